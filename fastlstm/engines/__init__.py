@@ -1,0 +1,122 @@
+"""The seam: what an engine is, which ones there are, and how one is chosen.
+
+Legend, used by every engine::
+
+    T steps, B sequences (rows), I input size, H hidden size, P output size (H, or proj_size)
+    N = sum(batch_sizes), the real steps of all sequences together
+    gates i, f, g, o in torch's order: rows 0:H, H:2H, 2H:3H, 3H:4H of every (4H, ...) array
+    z the gates' pre-activations; h the output state, c the cell state
+
+One step of one layer in one direction::
+
+    z = W_ih x + W_hh h + b                                              (1)
+    i = sigmoid(z_i); f = sigmoid(z_f); g = tanh(z_g); o = sigmoid(z_o)  (2)
+    c = f * c + i * g                                                    (3)
+    h = o * tanh(c)                                                      (4)
+    h = W_hr h                                    only with a projection (5)
+
+(Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000; projection: Sak,
+Senior & Beaufays 2014.)
+
+**The contract.** An engine is a module with these functions. The caller has checked and
+allocated everything; an engine checks nothing, fills what it is given, holds no state of its
+own, and may be called from many threads at once.
+
+``prepare(dtype)``
+    Makes ready what can be made ready before the first call, as compiling.
+
+``pack(w_ih, w_hh, b, w_hr) -> weights``
+    Brings one layer's parameters in one direction, (4H, I), (4H, P), (4H,) and (P, H) or None,
+    all of one dtype, into the engine's own order, in memory of its own. Called once per version
+    of the parameters; `weights` means nothing to anyone else and is not written by ``run``.
+
+``run(weights, x, batch_sizes, h, c, y, reverse)``
+    One layer in one direction over whole sequences, equations (1) to (5).
+
+    - `x` (N, I): the rows of step 0, then of step 1, ...; any distance between rows, values of
+      one row side by side. Not written.
+    - `batch_sizes` (T,) int64, not increasing: step t has the rows of the first
+      ``batch_sizes[t]`` sequences, so that sequences are sorted by length, longest first.
+    - `h` (B, P), `c` (B, H): C-contiguous, initial states in, and each sequence's state after
+      its own last step out (with `reverse`, after its step 0).
+    - `y` (N, P): h of every step, at its x's row. Filled; rows may lie apart, as `x`'s.
+    - `reverse`: from each sequence's own last step to step 0.
+
+``describe() -> dict``
+    For `engines`: the instruction set that runs, and the like.
+"""
+
+import functools
+import importlib
+import os
+
+MODULES = {"numba": "._numba", "numpy": "._numpy"}  # in order of preference
+_REMEDIES = {"numba": 'pip install "fastlstm[numba]"', "numpy": "pip install numpy"}
+
+
+@functools.cache
+def load(name):
+    """Return the engine's module; ImportError with the way out if it cannot be had."""
+    if name not in MODULES:
+        raise ValueError(f"engine must be one of {', '.join(('auto', *MODULES))}, got {name!r}")
+    try:
+        return importlib.import_module(MODULES[name], __package__)
+    except ImportError as error:
+        raise ImportError(
+            f"engine {name!r} is not available here ({error}). To get it: {_REMEDIES[name]}"
+        ) from error
+
+
+def choose(name="auto"):
+    """Return (name, module) of the engine to use: `name`, or FASTLSTM_ENGINE, or the first there is.
+
+    Only "auto" looks at the environment variable or falls back; a name that is asked for and
+    missing is an ImportError.
+    """
+    if name == "auto":
+        name = os.environ.get("FASTLSTM_ENGINE", "auto")
+    if name != "auto":
+        return name, load(name)
+    for name in MODULES:
+        try:
+            return name, load(name)
+        except ImportError:
+            if name == "numpy":
+                raise
+
+
+def engines():
+    """Tell which engines there are, what each runs on, and why one is missing.
+
+    Returns
+    -------
+    dict of str -> dict
+        In order of preference: "numba", "numpy". Each has "available" (bool) and "default"
+        (bool: what ``engine="auto"`` takes now), and either what the engine says of itself
+        ("version", "instruction_set", ...) or "reason", why it is missing and how to get it.
+
+    Examples
+    --------
+    >>> fastlstm.engines()["numpy"]["available"]
+    True
+    """
+    default = choose()[0]
+    table = {}
+    for name in MODULES:
+        try:
+            table[name] = {"available": True, "default": name == default, **load(name).describe()}
+        except ImportError as error:
+            table[name] = {"available": False, "default": False, "reason": str(error)}
+    return table
+
+
+def threads(num_threads):
+    """Return how many threads a call may use: `num_threads`, or FASTLSTM_NUM_THREADS, or 1."""
+    source = "num_threads"
+    if num_threads is None:
+        source = "FASTLSTM_NUM_THREADS"
+        text = os.environ.get(source, "1")
+        num_threads = int(text) if text.isdecimal() else text
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        raise ValueError(f"{source} must be an int of at least 1, got {num_threads!r}")
+    return num_threads

@@ -1,0 +1,386 @@
+"""What stands around an LSTM in a real model: torch's names and shapes, NumPy's arithmetic."""
+
+import math
+
+import numpy as np
+
+from .arrays import as_float, as_integers
+from .lstm import LSTM, drop
+from .packing import check_lengths
+from .parameters import Layer, check_bool, check_probability, check_size, uniform
+
+
+class Linear(Layer):
+    """y = x W^T + b, as torch.nn.Linear.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    dtype : {"float32", "float64"}
+    seed : int or numpy.random.Generator, optional
+        For the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+    Attributes
+    ----------
+    weight : ndarray of shape (out_features, in_features)
+    bias : ndarray of shape (out_features,), or None
+
+    Examples
+    --------
+    >>> linear = fastlstm.Linear(2, 1)
+    >>> linear.weight, linear.bias = [[1, 2]], [3]
+    >>> linear(np.array([[10, 20]], np.float32))
+    array([[53.]], dtype=float32)
+    """
+
+    def __init__(self, in_features, out_features, bias=True, *, dtype="float32", seed=None):
+        self.in_features = check_size("in_features", in_features)
+        self.out_features = check_size("out_features", out_features)
+        shapes = {"weight": (out_features, in_features)}
+        if check_bool("bias", bias):
+            shapes["bias"] = (out_features,)
+        else:
+            self.bias = None
+        super().__init__(shapes, dtype)
+        self.reset_parameters(seed)
+
+    def reset_parameters(self, seed=None):
+        """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
+        rng = np.random.default_rng(seed)
+        bound = 1 / math.sqrt(self.in_features)
+        self._set({name: uniform(rng, v.shape, bound) for name, v in self._views.items()})
+
+    def __call__(self, input):
+        """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
+        x = as_float(input, self.dtype, owner="Linear")
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"Linear: Expected input of shape (..., {self.in_features}), got {x.shape}"
+            )
+        y = x @ self.weight.T
+        if self.bias is not None:
+            y += self.bias
+        return y
+
+    def _arguments(self):
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class Embedding(Layer):
+    """A row of `weight` for every index, as torch.nn.Embedding.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+    padding_idx : int, optional
+        This row begins as zeros; negative counts from the end.
+    dtype : {"float32", "float64"}
+    seed : int or numpy.random.Generator, optional
+        For the initial weights, N(0, 1).
+
+    Attributes
+    ----------
+    weight : ndarray of shape (num_embeddings, embedding_dim)
+
+    Examples
+    --------
+    >>> embedding = fastlstm.Embedding(3, 2, padding_idx=0)
+    >>> embedding([[0, 0]])
+    array([[[0., 0.],
+            [0., 0.]]], dtype=float32)
+    """
+
+    def __init__(
+        self, num_embeddings, embedding_dim, padding_idx=None, *, dtype="float32", seed=None
+    ):
+        self.num_embeddings = check_size("num_embeddings", num_embeddings)
+        self.embedding_dim = check_size("embedding_dim", embedding_dim)
+        if padding_idx is not None:
+            check_size("padding_idx", padding_idx, least=None)
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(
+                    f"Padding_idx must be within num_embeddings, got {padding_idx} for "
+                    f"{num_embeddings} embeddings"
+                )
+            padding_idx = int(padding_idx) % num_embeddings
+        self.padding_idx = padding_idx
+        super().__init__({"weight": (num_embeddings, embedding_dim)}, dtype)
+        self.reset_parameters(seed)
+
+    def reset_parameters(self, seed=None):
+        """Draw the weights anew from N(0, 1); the padding row is zeros."""
+        weight = np.random.default_rng(seed).standard_normal(self._views["weight"].shape)
+        if self.padding_idx is not None:
+            weight[self.padding_idx] = 0
+        self._set({"weight": weight})
+
+    def __call__(self, input):
+        """Map indices (...) to (..., embedding_dim); ValueError if one is out of range."""
+        index = as_integers(input, "input of Embedding")
+        if index.size and not (0 <= index.min() and index.max() < self.num_embeddings):
+            raise ValueError(
+                f"index out of range: Embedding has rows 0..{self.num_embeddings - 1}, got indices "
+                f"from {index.min()} to {index.max()}"
+            )
+        return self.weight[index]
+
+    def _arguments(self):
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+
+
+class Dropout(Layer):
+    """In training mode zeroes values with probability p and scales the others by 1 / (1 - p).
+
+    Parameters
+    ----------
+    p : float in [0, 1]
+    seed : int or numpy.random.Generator, optional
+
+    Examples
+    --------
+    >>> fastlstm.Dropout(0.5).eval()(np.ones(3))
+    array([1., 1., 1.])
+    """
+
+    def __init__(self, p=0.5, *, seed=None):
+        super().__init__({})
+        self.p = check_probability(p)
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, input):
+        """Return an array of the input's shape; the input itself in evaluation."""
+        x = _as_any_float(input, "Dropout")
+        if self.training and self.p:
+            x = x.copy()
+            drop(x, self.p, self._rng)
+        return x
+
+    def _arguments(self):
+        return f"p={self.p}"
+
+
+class ReLU(Layer):
+    """max(x, 0), element by element.
+
+    Examples
+    --------
+    >>> fastlstm.ReLU()(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+
+    def __init__(self):
+        super().__init__({})
+
+    def __call__(self, input):
+        """Return an array of the input's shape."""
+        return np.maximum(_as_any_float(input, "ReLU"), 0)
+
+
+class Tanh(Layer):
+    """tanh(x), element by element.
+
+    Examples
+    --------
+    >>> fastlstm.Tanh()(np.array([0.0]))
+    array([0.])
+    """
+
+    def __init__(self):
+        super().__init__({})
+
+    def __call__(self, input):
+        """Return an array of the input's shape."""
+        return np.tanh(_as_any_float(input, "Tanh"))
+
+
+class Sigmoid(Layer):
+    """1 / (1 + exp(-x)), element by element.
+
+    Examples
+    --------
+    >>> fastlstm.Sigmoid()(np.array([0.0]))
+    array([0.5])
+    """
+
+    def __init__(self):
+        super().__init__({})
+
+    def __call__(self, input):
+        """Return an array of the input's shape."""
+        x = _as_any_float(input, "Sigmoid")
+        e = np.exp(-np.abs(x))  # at most 1: nothing overflows, small results keep their digits
+        return np.where(x >= 0, 1, e) / (1 + e)
+
+
+class Softmax(Layer):
+    """exp(x) / sum(exp(x)) along one axis.
+
+    Parameters
+    ----------
+    dim : int
+
+    Examples
+    --------
+    >>> fastlstm.Softmax()(np.zeros((1, 4)))
+    array([[0.25, 0.25, 0.25, 0.25]])
+    """
+
+    def __init__(self, dim=-1):
+        super().__init__({})
+        self.dim = check_size("dim", dim, least=None)
+
+    def __call__(self, input):
+        """Return an array of the input's shape; ValueError if it has no such axis."""
+        x = _as_any_float(input, "Softmax")
+        if not -x.ndim <= self.dim < x.ndim:
+            raise ValueError(f"Softmax: Expected input with an axis {self.dim}, got {x.ndim}D")
+        e = np.exp(x - x.max(axis=self.dim, keepdims=True, initial=-np.inf))
+        return e / e.sum(axis=self.dim, keepdims=True)
+
+    def _arguments(self):
+        return f"dim={self.dim}"
+
+
+class Last(Layer):
+    """From an LSTM's whole output, what a classifier wants: where each sequence's reading ended.
+
+    That is the forward direction at each sequence's own last step and, if `bidirectional`, the
+    backward direction at step 0, where it has read everything: h_n of the last layer.
+
+    Parameters
+    ----------
+    batch_first : bool
+        The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F).
+    bidirectional : bool
+        The features are [forward, backward], half and half.
+
+    Examples
+    --------
+    >>> fastlstm.Last()(np.array([[[1.0]], [[2.0]]]), lengths=[1])
+    array([[1.]])
+    """
+
+    def __init__(self, batch_first=False, bidirectional=False):
+        super().__init__({})
+        self.batch_first = check_bool("batch_first", batch_first)
+        self.bidirectional = check_bool("bidirectional", bidirectional)
+
+    def __call__(self, input, *, lengths=None):
+        """Map (T, B, F), (B, T, F) or (T, F), and B lengths, to (B, F) or (F,)."""
+        x = _as_any_float(input, "Last")
+        if x.ndim not in (2, 3):
+            raise ValueError(f"Last: Expected input to be 2D or 3D, got {x.ndim}D instead")
+        if self.bidirectional and x.shape[-1] % 2:
+            raise ValueError(f"Last: Expected an even number of features, got {x.shape[-1]}")
+        batched = x.ndim == 3
+        y = x[:, None] if not batched else x.swapaxes(0, 1) if self.batch_first else x
+        if not len(y):
+            raise ValueError("Expected sequence length to be larger than 0 in Last")
+        if lengths is None:
+            last = y[-1].copy()
+        else:
+            if not batched:
+                raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
+            lengths = check_lengths(lengths, y.shape[1], len(y))
+            last = y[lengths - 1, np.arange(y.shape[1])]
+        if self.bidirectional:
+            half = x.shape[-1] // 2
+            last[:, half:] = y[0, :, half:]
+        return last if batched else last[0]
+
+    def _arguments(self):
+        return f"batch_first={self.batch_first}, bidirectional={self.bidirectional}"
+
+
+class Sequential(Layer):
+    """Layers one after the other, as torch.nn.Sequential; an LSTM passes on its output.
+
+    Parameters
+    ----------
+    *layers : Layer, or one dict of str -> Layer
+        Positional layers are named "0", "1", ...; with a dict the names are the caller's, so
+        that `state_dict` has torch's names of a model with these attributes.
+
+    Raises
+    ------
+    TypeError
+        If something is not a layer.
+    ValueError
+        If a name is empty or holds a dot, or layers have different dtypes.
+
+    Examples
+    --------
+    >>> model = fastlstm.Sequential({"lstm": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)})
+    >>> model(np.zeros((5, 2, 3), np.float32)).shape
+    (5, 2, 1)
+    >>> list(model.state_dict())[-2:]
+    ['fc.weight', 'fc.bias']
+    """
+
+    def __init__(self, *layers):
+        if len(layers) == 1 and isinstance(layers[0], dict):
+            children = layers[0]
+        else:
+            children = {str(n): layer for n, layer in enumerate(layers)}
+        for name, layer in children.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential: {name!r} is not a layer but {type(layer).__name__}")
+            if not isinstance(name, str) or not name or "." in name:
+                raise ValueError(
+                    f"Sequential: a name must be a string without dots, not empty, got {name!r}"
+                )
+        dtypes = {
+            str(inner.dtype)
+            for layer in children.values()
+            for _, inner in layer.named_layers()
+            if inner.num_parameters
+        }
+        if len(dtypes) > 1:
+            raise ValueError(f"Sequential: layers have different dtypes: {sorted(dtypes)}")
+        super().__init__({}, dtypes.pop() if dtypes else "float32", children)
+
+    def __call__(self, input, *, lengths=None):
+        """Run all layers.
+
+        Parameters
+        ----------
+        input : what the first layer takes
+        lengths : B ints, optional
+            Each sequence's real steps, for every LSTM and Last inside.
+
+        Returns
+        -------
+        What the last layer gives; of an LSTM, its output.
+        """
+        x = input
+        for layer in self.children.values():
+            if isinstance(layer, (LSTM, Last, Sequential)):
+                x = layer(x, lengths=lengths)
+                x = x[0] if isinstance(layer, LSTM) else x
+            else:
+                x = layer(x)
+        return x
+
+    def __getitem__(self, name):
+        """A layer by its name, or by its position if an int."""
+        if isinstance(name, str):
+            return self.children[name]
+        return list(self.children.values())[name]
+
+    def __len__(self):
+        return len(self.children)
+
+    def __iter__(self):
+        return iter(self.children.values())
+
+
+def _as_any_float(value, owner):
+    """An array of float32 or float64, whichever it has: what layers without parameters take."""
+    dtype = getattr(value, "dtype", None)
+    wanted = np.float32 if getattr(dtype, "itemsize", 8) <= 4 else np.float64
+    return as_float(value, np.dtype(wanted), owner=owner)

@@ -1,0 +1,522 @@
+"""LSTM and LSTMCell, shaped as torch's: checks, states, order of layers; no arithmetic."""
+
+import warnings
+
+import numpy as np
+
+from .engines import choose, threads
+from .arrays import as_float
+from .packing import (
+    PackedSequence,
+    batch_sizes_of,
+    check_lengths,
+    check_packed,
+    lengths_of,
+    rows_of,
+)
+from .parameters import (
+    Layer,
+    check_bool,
+    check_probability,
+    check_size,
+    glorot,
+    orthogonal,
+    uniform,
+)
+from .stream import Stream
+
+
+class Recurrent(Layer):
+    """What LSTM and LSTMCell share: gates' initialisation, engine, packed weights.
+
+    `cells` lists, in torch's order, the (suffix of the names, input size) of each layer and
+    direction; `output_size` is what a cell passes on, H or proj_size.
+    """
+
+    def __init__(self, cells, hidden_size, output_size, bias, dtype, engine, seed):
+        self.hidden_size, self.bias = hidden_size, bias
+        self._suffixes = [suffix for suffix, _ in cells]
+        shapes = {}
+        for suffix, input_size in cells:
+            shapes["weight_ih" + suffix] = (4 * hidden_size, input_size)
+            shapes["weight_hh" + suffix] = (4 * hidden_size, output_size)
+            if bias:
+                shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (4 * hidden_size,)
+            if output_size != hidden_size:
+                shapes["weight_hr" + suffix] = (output_size, hidden_size)
+        super().__init__(shapes, dtype)
+        self.engine, self._engine = choose(engine)
+        self._engine.prepare(self.dtype)
+        self._packed = (None, None)  # (version of the parameters, weights in the engine's order)
+        self.reset_parameters(seed)
+
+    def reset_parameters(
+        self, seed=None, *, weight_ih="uniform", weight_hh="uniform", bias="uniform"
+    ):
+        """Draw the parameters anew.
+
+        Parameters
+        ----------
+        seed : int or numpy.random.Generator, optional
+            The same seed gives the same parameters; None takes fresh entropy. No global random
+            state is read or changed.
+        weight_ih, weight_hh : {"uniform", "glorot", "orthogonal", "zeros"}
+            "uniform" is torch's U(-1/sqrt(H), 1/sqrt(H)). Keras and MATLAB take glorot for
+            `weight_ih` and orthogonal for `weight_hh`, each over the whole (4H, ...) matrix.
+        bias : {"uniform", "unit_forget_gate", "zeros"}
+            "unit_forget_gate": 1 in the forget gate's ``bias_ih``, 0 everywhere else, so that
+            memory is kept at first (Jozefowicz, Zaremba & Sutskever 2015).
+
+        Notes
+        -----
+        A projection's ``weight_hr`` is always torch's uniform.
+        """
+        matrices, biases = ("uniform", "glorot", "orthogonal", "zeros"), (
+            "uniform",
+            "unit_forget_gate",
+            "zeros",
+        )
+        for name, value, known in (
+            ("weight_ih", weight_ih, matrices),
+            ("weight_hh", weight_hh, matrices),
+            ("bias", bias, biases),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        rng = np.random.default_rng(seed)
+        bound = 1 / np.sqrt(self.hidden_size)
+        draw = {
+            "uniform": lambda shape: uniform(rng, shape, bound),
+            "glorot": lambda shape: glorot(rng, shape),
+            "orthogonal": lambda shape: orthogonal(rng, shape),
+            "zeros": np.zeros,
+            "unit_forget_gate": np.zeros,
+        }
+        rules = {"weight_ih": weight_ih, "weight_hh": weight_hh, "weight_hr": "uniform"}
+        values = {
+            name: draw[rules.get("_".join(name.split("_")[:2]), bias)](view.shape)
+            for name, view in self._views.items()
+        }
+        if bias == "unit_forget_gate":
+            for name in values:
+                if name.startswith("bias_ih"):
+                    values[name][self.hidden_size : 2 * self.hidden_size] = 1
+        self._set(values)
+
+    def _weights(self):
+        """Each layer's and direction's parameters in the engine's order, packed once per version."""
+        version, packed = self._packed
+        if version != self._version:
+            version, packed = self._version, [self._pack(suffix) for suffix in self._suffixes]
+            self._packed = version, packed
+        return packed
+
+    def _pack(self, suffix):
+        get = self._views.get
+        b = np.zeros(4 * self.hidden_size, self.dtype)
+        if self.bias:
+            b = get("bias_ih" + suffix) + get("bias_hh" + suffix)
+        return self._engine.pack(
+            get("weight_ih" + suffix), get("weight_hh" + suffix), b, get("weight_hr" + suffix)
+        )
+
+
+class LSTM(Recurrent):
+    """A stack of LSTM layers over whole sequences: torch.nn.LSTM's arguments, names and shapes.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I, the features of a step; H, the units of a layer.
+    num_layers : int
+        Layers on top of each other, each fed with the outputs of the one below.
+    bias : bool
+        With biases ``bias_ih``, ``bias_hh`` or without.
+    batch_first : bool
+        Input and output are (B, T, ...) instead of (T, B, ...). States never are.
+    dropout : float in [0, 1]
+        In training mode: the share of every layer's outputs, the last one's excepted, that is
+        zeroed, the others scaled by 1 / (1 - dropout).
+    bidirectional : bool
+        Each layer also runs from the end; outputs are [forward, backward].
+    proj_size : int
+        P > 0 projects h to so many values with ``weight_hr``; less than H.
+    dtype : {"float32", "float64"}
+    engine : {"auto", "numba", "numpy"}
+        Who computes; "auto" is ``FASTLSTM_ENGINE`` or the fastest there is. See
+        `fastlstm.engines`.
+    num_threads : int, optional
+        How many threads one call may use, each on sequences of its own; None is
+        ``FASTLSTM_NUM_THREADS`` or 1. The values do not depend on it.
+    seed : int or numpy.random.Generator, optional
+        For the initial parameters, torch's U(-1/sqrt(H), 1/sqrt(H)), and for dropout.
+
+    Attributes
+    ----------
+    weight_ih_l{k}{_reverse}, weight_hh_l{k}{_reverse}, bias_ih_l{k}{_reverse},
+    bias_hh_l{k}{_reverse}, weight_hr_l{k}{_reverse} : ndarray
+        (4H, I) or, above the first layer, (4H, D*P); (4H, P); (4H,); (4H,); (P, H). Rows in the
+        gates' order i, f, g, o. Read-only views; assign to change.
+    engine : str
+        The engine's name.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type; torch's sentences.
+    ImportError
+        If the engine that is asked for is missing.
+
+    Notes
+    -----
+    The equations are in `fastlstm.engines`. Safe to call from many threads at once. Source of
+    names, shapes and order: torch.nn.LSTM.
+
+    Examples
+    --------
+    >>> lstm = fastlstm.LSTM(3, 4, num_layers=2, seed=0)
+    >>> output, (h_n, c_n) = lstm(np.ones((5, 2, 3), np.float32))
+    >>> output.shape, h_n.shape, c_n.shape
+    ((5, 2, 4), (2, 2, 4), (2, 2, 4))
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        proj_size=0,
+        *,
+        dtype="float32",
+        engine="auto",
+        num_threads=None,
+        seed=None,
+    ):
+        self.input_size = check_size("input_size", input_size)
+        hidden_size = check_size("hidden_size", hidden_size)
+        self.num_layers = check_size("num_layers", num_layers)
+        bias = check_bool("bias", bias)
+        self.batch_first = check_bool("batch_first", batch_first)
+        self.dropout = check_probability(dropout)
+        self.bidirectional = check_bool("bidirectional", bidirectional)
+        self.num_threads = threads(num_threads)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero "
+                f"dropout expects num_layers greater than 1, but got dropout={dropout} and "
+                f"num_layers={num_layers}",
+                stacklevel=2,
+            )
+        if check_size("proj_size", proj_size, least=None) < 0:
+            raise ValueError(
+                "proj_size should be a positive integer or zero to disable projections, "
+                f"got {proj_size}"
+            )
+        if proj_size >= hidden_size:
+            raise ValueError(
+                "proj_size has to be smaller than hidden_size, "
+                f"got proj_size={proj_size} and hidden_size={hidden_size}"
+            )
+        self.proj_size = int(proj_size)
+        self._output_size = self.proj_size or hidden_size
+        self._directions = 2 if self.bidirectional else 1
+        wide = self._directions * self._output_size
+        cells = [
+            (f"_l{layer}{suffix}", wide if layer else self.input_size)
+            for layer in range(self.num_layers)
+            for suffix in ("", "_reverse")[: self._directions]
+        ]
+        self._dropout_rng = np.random.default_rng(seed)
+        super().__init__(cells, hidden_size, self._output_size, bias, dtype, engine, seed)
+
+    def __call__(self, input, hx=None, *, lengths=None):
+        """Run the stack over whole sequences.
+
+        Parameters
+        ----------
+        input : array of shape (T, B, I), (B, T, I) if `batch_first`, (T, I) unbatched; or PackedSequence
+            Of the layer's dtype; see `fastlstm.arrays` for what is converted. Not written.
+        hx : (h_0, c_0), optional
+            Initial states (layers * D, B, P) and (layers * D, B, H), without B if unbatched;
+            index layer * D + direction. Zeros if not given. Not written.
+        lengths : B ints, optional
+            The real steps of each sequence, each from 1 to T, in any order. Steps past the end
+            are not computed; outputs there are 0; the backward direction begins at each
+            sequence's own last step.
+
+        Returns
+        -------
+        output : ndarray of shape (T, B, D*P), (B, T, D*P) or (T, D*P); or PackedSequence
+            As `input`. With `batch_first` a transposed view, as torch's.
+        (h_n, c_n) : ndarrays, as `hx`
+            The states after each sequence's own last step; of the backward direction, after
+            its step 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape, dtype or length does not fit; before any work.
+
+        Notes
+        -----
+        Cost: 8 H (I + P) multiply-adds... per real step, layer and direction, doubled as
+        floating-point operations.
+        """
+        if hasattr(input, "batch_sizes"):
+            return self._call_packed(input, hx, lengths)
+        x = as_float(input, self.dtype)
+        if x.ndim not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.ndim}D instead")
+        self._check_features(x)
+        batched = x.ndim == 3
+        swap = batched and self.batch_first
+        time, batch = (1, 0) if swap else (0, 1)
+        steps, rows = x.shape[time], x.shape[batch] if batched else 1
+        if not steps:
+            raise ValueError("Expected sequence length to be larger than 0 in RNN")
+        if lengths is not None:
+            if not batched:
+                raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
+            lengths = check_lengths(lengths, rows, steps)
+        h, c = self._states(hx, rows, batched)
+        wide = self._directions * self._output_size
+        if lengths is None or not rows:
+            packed = _rows(x.swapaxes(0, 1) if swap else x)
+            output = self._run(packed, np.full(steps, rows), h, c).reshape(steps, rows, wide)
+        else:
+            order = np.argsort(-lengths, kind="stable")
+            batch_sizes = batch_sizes_of(lengths)
+            step, sequence = rows_of(order, batch_sizes)
+            index = sequence * steps + step if swap else step * rows + sequence
+            h, c = h[:, order], c[:, order]
+            y = self._run(_rows(x)[index], batch_sizes, h, c)
+            output = np.zeros((*x.shape[:2], wide), self.dtype)
+            output.reshape(-1, wide)[index] = y
+            restore = np.argsort(order)
+            return output, (h[:, restore], c[:, restore])
+        if not batched:
+            return output[:, 0], (h[:, 0], c[:, 0])
+        return (output.swapaxes(0, 1) if swap else output), (h, c)
+
+    def _call_packed(self, packed, hx, lengths):
+        if lengths is not None:
+            raise ValueError("lengths cannot be given with a PackedSequence, which has its own")
+        data, batch_sizes, order, restore = check_packed(packed)
+        x = as_float(data, self.dtype)
+        if x.ndim != 2:
+            raise ValueError(f"LSTM: Expected data of a PackedSequence to be 2D, got {x.ndim}D")
+        self._check_features(x)
+        h, c = self._states(hx, len(order), True)
+        h, c = h[:, order], c[:, order]
+        y = self._run(_rows(x), batch_sizes, h, c)
+        indices = (None, None) if packed.sorted_indices is None else (order, restore)
+        return PackedSequence(y, batch_sizes, *indices), (h[:, restore], c[:, restore])
+
+    def _run(self, x, batch_sizes, h, c):
+        """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
+        weights, d = self._weights(), self._directions
+        if not len(x):
+            return np.zeros((0, d * self._output_size), self.dtype)
+        for layer in range(self.num_layers):
+            y = np.empty((len(x), d * self._output_size), self.dtype)
+            for k in range(layer * d, (layer + 1) * d):
+                part = y[:, (k % d) * self._output_size :][:, : self._output_size]
+                self._engine.run(weights[k], x, batch_sizes, h[k], c[k], part, k % d == 1)
+            if self.training and self.dropout and layer < self.num_layers - 1:
+                drop(y, self.dropout, self._dropout_rng)
+            x = y
+        return y
+
+    def _check_features(self, x):
+        if x.shape[-1] != self.input_size:
+            raise ValueError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {x.shape[-1]}"
+            )
+
+    def _states(self, hx, rows, batched):
+        """Return fresh, writable h (L*D, B, P) and c (L*D, B, H) from what the caller gave."""
+        cells = len(self._suffixes)
+        shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
+        if hx is None:
+            return np.zeros(shapes[0], self.dtype), np.zeros(shapes[1], self.dtype)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            raise TypeError(f"hx must be a tuple (h_0, c_0), got {_describe(hx)}")
+        given = [as_float(s, self.dtype, f"hx[{n}]", "LSTM") for n, s in enumerate(hx)]
+        want = 3 if batched else 2
+        if any(state.ndim != want for state in given):
+            kind = "batched 3-D" if batched else "unbatched 2-D"
+            raise ValueError(
+                f"For {kind} input, hx and cx should also be {want}-D but got "
+                f"({given[0].ndim}-D, {given[1].ndim}-D) tensors"
+            )
+        states = []
+        for n, (state, shape) in enumerate(zip(given, shapes, strict=True)):
+            expected = shape if batched else (shape[0], shape[2])
+            if state.shape != expected:
+                raise ValueError(
+                    f"Expected hidden[{n}] size {expected}, got {list(state.shape)}"
+                )
+            states.append(np.array(state.reshape(shape), order="C"))
+        return states
+
+    def stream(self, batch_size=1):
+        """Begin a live stream: a state of its own over these weights.
+
+        Parameters
+        ----------
+        batch_size : int
+            How many streams B advance together.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional: the end of a live stream is never known.
+        """
+        return Stream(self, check_size("batch_size", batch_size))
+
+    def _arguments(self):
+        text = f"{self.input_size}, {self.hidden_size}"
+        if self.proj_size:
+            text += f", proj_size={self.proj_size}"
+        if self.num_layers != 1:
+            text += f", num_layers={self.num_layers}"
+        if not self.bias:
+            text += f", bias={self.bias}"
+        if self.batch_first:
+            text += f", batch_first={self.batch_first}"
+        if self.dropout:
+            text += f", dropout={self.dropout}"
+        if self.bidirectional:
+            text += f", bidirectional={self.bidirectional}"
+        return text
+
+
+class LSTMCell(Recurrent):
+    """One step of one LSTM layer: torch.nn.LSTMCell's arguments, names and shapes.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool
+    dtype : {"float32", "float64"}
+    engine : {"auto", "numba", "numpy"}
+        As `LSTM`'s.
+    seed : int or numpy.random.Generator, optional
+        For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)).
+
+    Attributes
+    ----------
+    weight_ih, weight_hh, bias_ih, bias_hh : ndarray
+        (4H, I), (4H, H), (4H,), (4H,).
+
+    Examples
+    --------
+    >>> cell = fastlstm.LSTMCell(3, 4, seed=0)
+    >>> h, c = cell(np.ones((2, 3), np.float32))
+    >>> h, c = cell(np.ones((2, 3), np.float32), (h, c))
+    >>> h.shape, c.shape
+    ((2, 4), (2, 4))
+    """
+
+    def __init__(
+        self, input_size, hidden_size, bias=True, *, dtype="float32", engine="auto", seed=None
+    ):
+        self.input_size = check_size("input_size", input_size)
+        hidden_size = check_size("hidden_size", hidden_size)
+        bias = check_bool("bias", bias)
+        cells = [("", self.input_size)]
+        super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
+
+    def __call__(self, input, hx=None):
+        """Run one step.
+
+        Parameters
+        ----------
+        input : array of shape (B, I), or (I,) unbatched
+        hx : (h, c), each of shape (B, H) or (H,), optional
+            Zeros if not given. Not written.
+
+        Returns
+        -------
+        h, c : ndarrays, as `hx`
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; torch's sentences.
+        """
+        x = as_float(input, self.dtype, owner="LSTMCell")
+        if x.ndim not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {x.ndim}D instead")
+        if x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}"
+            )
+        rows = _rows(x[None] if x.ndim == 1 else x)
+        h, c = self._states(hx, len(rows), x.ndim)
+        if len(rows):
+            y = np.empty_like(h)
+            batch_sizes = np.array([len(rows)])
+            self._engine.run(self._weights()[0], rows, batch_sizes, h, c, y, False)
+        return (h[0], c[0]) if x.ndim == 1 else (h, c)
+
+    def _states(self, hx, rows, ndim):
+        shape = rows, self.hidden_size
+        if hx is None:
+            return np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            raise TypeError(f"hx must be a tuple (h, c), got {_describe(hx)}")
+        states = []
+        for n, state in enumerate(hx):
+            state = as_float(state, self.dtype, f"hx[{n}]", "LSTMCell")
+            if state.ndim not in (1, 2):
+                raise ValueError(
+                    f"LSTMCell: Expected hx[{n}] to be 1D or 2D, got {state.ndim}D instead"
+                )
+            if state.ndim != ndim:
+                raise ValueError(
+                    f"LSTMCell: Expected hx[{n}] to be {ndim}D as the input, got {state.ndim}D"
+                )
+            if ndim == 2 and len(state) != rows:
+                raise ValueError(
+                    f"Input batch size {rows} doesn't match hidden{n} batch size {len(state)}"
+                )
+            if state.shape[-1] != self.hidden_size:
+                raise ValueError(
+                    f"hidden{n} has inconsistent hidden_size: got {state.shape[-1]}, "
+                    f"expected {self.hidden_size}"
+                )
+            states.append(np.array(state.reshape(shape), order="C"))
+        return states
+
+    def _arguments(self):
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+
+
+def drop(values, p, rng):
+    """Zero each value with probability p, in place, and scale the others by 1 / (1 - p)."""
+    kept = rng.random(values.shape, values.dtype) >= p
+    values *= kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
+
+
+def _rows(x):
+    """x (..., I) as the engines want it: (N, I), its values side by side and aligned."""
+    if not (x.flags.c_contiguous and x.flags.aligned):
+        x = np.require(x, requirements=("C", "A"))
+    return x.reshape(-1, x.shape[-1])
+
+
+def _describe(value):
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} of shape {getattr(value, 'shape', None)}"

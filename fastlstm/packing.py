@@ -1,0 +1,292 @@
+"""Sequences of different lengths side by side: torch.nn.utils.rnn's names and rules, in NumPy."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .arrays import as_integers
+
+
+class PackedSequence(NamedTuple):
+    """Sequences sorted by length, longest first, with the padding taken out.
+
+    Attributes
+    ----------
+    data : ndarray of shape (sum of lengths, ...)
+        Step 0 of all sequences, then step 1 of those that have one, and so on.
+    batch_sizes : int64 ndarray of shape (T,)
+        How many sequences are alive at each step; not increasing.
+    sorted_indices, unsorted_indices : int64 ndarray of shape (B,), or None
+        ``sequences[sorted_indices]`` is the packed order; ``unsorted_indices`` undoes it. None
+        means that the caller's order was already sorted.
+    """
+
+    data: np.ndarray
+    batch_sizes: np.ndarray
+    sorted_indices: np.ndarray | None = None
+    unsorted_indices: np.ndarray | None = None
+
+
+def check_lengths(lengths, batch_size, longest=None):
+    """Return `lengths` as (B,) int64, each from 1 to `longest`; torch's sentences otherwise."""
+    lengths = as_integers(lengths, "lengths")
+    if lengths.ndim != 1 or len(lengths) != batch_size:
+        got = len(lengths) if lengths.ndim == 1 else f"shape {lengths.shape}"
+        raise ValueError(
+            f"Expected `len(lengths)` to be equal to batch_size, but got {got} "
+            f"(batch_size={batch_size})"
+        )
+    if lengths.size and lengths.min() <= 0:
+        raise ValueError(
+            "Length of all samples has to be greater than 0, but found an element in 'lengths' "
+            f"that is <= 0: {lengths.min()} at index {lengths.argmin()}"
+        )
+    if longest is not None and lengths.size and lengths.max() > longest:
+        raise ValueError(
+            f"Expected every length to be at most the input's {longest} steps, but got "
+            f"{lengths.max()} at index {lengths.argmax()}"
+        )
+    return lengths
+
+
+def batch_sizes_of(lengths):
+    """How many sequences are alive at each step: (T,) int64, T = the greatest length."""
+    steps = lengths.max(initial=0)
+    return len(lengths) - np.cumsum(np.bincount(lengths, minlength=steps + 1))[:steps]
+
+
+def rows_of(sorted_indices, batch_sizes):
+    """Index arrays (step, sequence) of every packed row, (N,) each: gathers and scatters padding."""
+    steps = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
+    firsts = np.repeat(np.cumsum(batch_sizes) - batch_sizes, batch_sizes)
+    return steps, sorted_indices[np.arange(len(steps)) - firsts]
+
+
+def pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):
+    """Take the padding out of a batch of sequences.
+
+    Parameters
+    ----------
+    input : array of shape (T, B, ...), or (B, T, ...) if `batch_first`
+    lengths : B ints, each from 1 to T
+    batch_first : bool
+    enforce_sorted : bool
+        If true, `lengths` must not increase; else the sequences are sorted, stably.
+
+    Returns
+    -------
+    PackedSequence
+
+    Raises
+    ------
+    ValueError
+        If lengths do not fit, torch's sentences; also where torch makes a malformed pack, for a
+        length greater than T.
+
+    Notes
+    -----
+    Copies the real steps once. Source: torch.nn.utils.rnn.pack_padded_sequence.
+
+    Examples
+    --------
+    >>> packed = fastlstm.pack_padded_sequence(np.array([[1, 2, 0], [3, 4, 5]]), [2, 3],
+    ...                                        batch_first=True, enforce_sorted=False)
+    >>> packed.data.tolist(), packed.batch_sizes.tolist(), packed.sorted_indices.tolist()
+    ([3, 1, 4, 2, 5], [2, 2, 1], [1, 0])
+    """
+    input = np.asarray(input)
+    if input.ndim < 2:
+        raise ValueError(f"Expected input to have at least 2 dimensions, got {input.ndim}")
+    padded = input.swapaxes(0, 1) if batch_first else input
+    lengths = check_lengths(lengths, padded.shape[1], padded.shape[0])
+    if not len(lengths):
+        raise ValueError("Cannot pack empty tensors: the batch has no sequences")
+    order = np.argsort(-lengths, kind="stable")
+    if enforce_sorted and np.any(np.diff(lengths) > 0):
+        raise ValueError(
+            "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. "
+            "You can pass `enforce_sorted=False` to pack_padded_sequence and/or pack_sequence "
+            "to sidestep this requirement."
+        )
+    batch_sizes = batch_sizes_of(lengths)
+    data = padded[rows_of(order, batch_sizes)]
+    if enforce_sorted:
+        return PackedSequence(data, batch_sizes)
+    return PackedSequence(data, batch_sizes, order, np.argsort(order))
+
+
+def pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_length=None):
+    """Put the padding back: the inverse of `pack_padded_sequence`.
+
+    Parameters
+    ----------
+    sequence : PackedSequence
+    batch_first : bool
+    padding_value : float
+        What stands past each sequence's end.
+    total_length : int, optional
+        Pad to so many steps instead of the longest sequence's.
+
+    Returns
+    -------
+    padded : ndarray of shape (T, B, ...), or (B, T, ...) if `batch_first`
+        In the caller's order of sequences.
+    lengths : int64 ndarray of shape (B,)
+
+    Raises
+    ------
+    ValueError
+        If `total_length` is less than the longest sequence, or the pack is malformed.
+
+    Examples
+    --------
+    >>> packed = fastlstm.pack_sequence([np.array([1, 2]), np.array([3])])
+    >>> padded, lengths = fastlstm.pad_packed_sequence(packed, batch_first=True, padding_value=-1)
+    >>> padded.tolist(), lengths.tolist()
+    ([[1, 2], [3, -1]], [2, 1])
+    """
+    data, batch_sizes, order, restore = check_packed(sequence)
+    steps = len(batch_sizes)
+    if total_length is not None and total_length < steps:
+        raise ValueError(
+            "Expected total_length to be at least the length of the longest sequence in input, "
+            f"but got total_length={total_length} and max sequence length being {steps}"
+        )
+    shape = (total_length or steps, len(order), *data.shape[1:])
+    padded = np.full(shape, padding_value, data.dtype)
+    padded[rows_of(order, batch_sizes)] = data
+    lengths = lengths_of(batch_sizes)[restore]
+    return (padded.swapaxes(0, 1) if batch_first else padded), lengths
+
+
+def pad_sequence(sequences, batch_first=False, padding_value=0.0, padding_side="right"):
+    """Stack sequences of different lengths into one padded array.
+
+    Parameters
+    ----------
+    sequences : list of arrays of shape (length, ...)
+    batch_first : bool
+    padding_value : float
+    padding_side : {"right", "left"}
+
+    Returns
+    -------
+    ndarray of shape (T, B, ...), or (B, T, ...) if `batch_first`
+
+    Raises
+    ------
+    ValueError
+        If there are no sequences, their further dimensions differ, or the side is unknown.
+
+    Examples
+    --------
+    >>> fastlstm.pad_sequence([np.array([1, 2]), np.array([3])], batch_first=True).tolist()
+    [[1, 2], [3, 0]]
+    """
+    if padding_side not in ("right", "left"):
+        raise ValueError(f"padding_side should be either 'right' or 'left', but got {padding_side}")
+    sequences = _check_sequences(sequences)
+    longest = max(len(s) for s in sequences)
+    shape = (len(sequences), longest, *sequences[0].shape[1:])
+    padded = np.full(shape, padding_value, np.result_type(*sequences))
+    for row, s in zip(padded, sequences, strict=True):
+        row[longest - len(s) if padding_side == "left" else 0 :][: len(s)] = s
+    return padded if batch_first else padded.swapaxes(0, 1)
+
+
+def pack_sequence(sequences, enforce_sorted=True):
+    """Pack a list of sequences of different lengths.
+
+    Parameters
+    ----------
+    sequences : list of arrays of shape (length, ...)
+    enforce_sorted : bool
+        If true, lengths must not increase; else the sequences are sorted, stably.
+
+    Returns
+    -------
+    PackedSequence
+
+    Raises
+    ------
+    ValueError
+        As `pack_padded_sequence` and `pad_sequence`.
+
+    Examples
+    --------
+    >>> fastlstm.pack_sequence([np.array([1, 2]), np.array([3])]).data.tolist()
+    [1, 3, 2]
+    """
+    sequences = _check_sequences(sequences)
+    lengths = [len(s) for s in sequences]
+    return pack_padded_sequence(pad_sequence(sequences), lengths, enforce_sorted=enforce_sorted)
+
+
+def unpack_sequence(packed_sequence):
+    """Return the sequences of a pack as a list of arrays, in the caller's order.
+
+    Parameters
+    ----------
+    packed_sequence : PackedSequence
+
+    Returns
+    -------
+    list of ndarray of shape (length, ...)
+
+    Examples
+    --------
+    >>> packed = fastlstm.pack_sequence([np.array([1, 2]), np.array([3])])
+    >>> [s.tolist() for s in fastlstm.unpack_sequence(packed)]
+    [[1, 2], [3]]
+    """
+    padded, lengths = pad_packed_sequence(packed_sequence, batch_first=True)
+    return [row[:length] for row, length in zip(padded, lengths, strict=True)]
+
+
+def lengths_of(batch_sizes):
+    """The lengths, longest first, (B,) int64, of the sequences of which so many live at each step."""
+    return np.searchsorted(-batch_sizes, -np.arange(1, batch_sizes[0] + 1), side="right")
+
+
+def check_packed(sequence):
+    """Return (data, batch_sizes, order, restore) of a pack, ours or torch's; a malformed one is refused."""
+    data, batch_sizes, order, restore = (None if part is None else np.asarray(part) for part in sequence)
+    batch_sizes = as_integers(batch_sizes, "batch_sizes")
+    if (
+        batch_sizes.ndim != 1
+        or not batch_sizes.size
+        or batch_sizes[-1] < 1
+        or np.any(np.diff(batch_sizes) > 0)
+    ):
+        raise ValueError(
+            "batch_sizes of a PackedSequence must be positive and not increasing, "
+            f"got {batch_sizes.tolist()}"
+        )
+    if data.ndim < 1 or len(data) != batch_sizes.sum():
+        raise ValueError(
+            f"Expected data of a PackedSequence to have {batch_sizes.sum()} rows, the sum of its "
+            f"batch_sizes, got shape {data.shape}"
+        )
+    identity = np.arange(batch_sizes[0])
+    if order is None and restore is None:
+        return data, batch_sizes, identity, identity
+    order = np.argsort(restore, kind="stable") if order is None else order
+    if not np.array_equal(np.sort(order), identity):
+        raise ValueError(
+            f"sorted_indices of a PackedSequence must be a permutation of 0..{len(identity) - 1}, "
+            f"got {order.tolist()}"
+        )
+    return data, batch_sizes, order, np.argsort(order)
+
+
+def _check_sequences(sequences):
+    sequences = [np.asarray(s) for s in sequences]
+    if not sequences:
+        raise ValueError("Expected a list of at least one sequence, got an empty one")
+    shapes = {s.shape[1:] if s.ndim else None for s in sequences}
+    if len(shapes) > 1 or None in shapes:
+        raise ValueError(
+            "Expected sequences of shape (length, ...) that agree after the first dimension, got "
+            f"{[s.shape for s in sequences]}"
+        )
+    return sequences

@@ -1,0 +1,215 @@
+"""Named parameters over one flat buffer, what every layer has in common, and initialisation.
+
+A layer's parameters live side by side in one array, in torch's order; each name is a view of it.
+So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
+"""
+
+import math
+
+import numpy as np
+
+DTYPES = ("float32", "float64")
+
+
+class Layer:
+    """What every layer is: parameters with torch's names, a training switch, children.
+
+    Parameters
+    ----------
+    shapes : dict of str -> tuple of int
+        The parameters, in torch's order.
+    dtype : {"float32", "float64"}
+    children : dict of str -> Layer, optional
+        The layers inside this one; their parameters' names are prefixed ``name.``.
+
+    Notes
+    -----
+    Parameters are read as attributes (``lstm.weight_ih_l0``: a view that refuses writing) and
+    changed by assigning to them or by `load_state_dict`, so that a layer knows when its weights
+    have changed. Changing them while another thread runs the layer is not safe; running it from
+    many threads is.
+    """
+
+    def __init__(self, shapes, dtype="float32", children=None):
+        self.dtype = check_dtype(dtype)
+        self.training = True
+        self.children = dict(children or {})
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        self._flat = np.zeros(sum(sizes), self.dtype)
+        pieces = np.split(self._flat, np.cumsum(sizes)[:-1]) if shapes else []
+        self._views = {
+            name: piece.reshape(shape)
+            for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+        }
+        self._version = 0  # counts the changes of the parameters
+
+    def __getattr__(self, name):
+        views = self.__dict__.get("_views", {})
+        if name not in views:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        view = views[name].view()
+        view.flags.writeable = False
+        return view
+
+    def __setattr__(self, name, value):
+        if name in self.__dict__.get("_views", {}):
+            self._set({name: value})
+        else:
+            object.__setattr__(self, name, value)
+
+    def _set(self, values):
+        """Copy arrays of the right shapes into the parameters of these names."""
+        for name, value in values.items():
+            value = np.asarray(value)
+            if value.shape != self._views[name].shape:
+                raise ValueError(
+                    f"{name} must have shape {self._views[name].shape}, got {value.shape}"
+                )
+            self._views[name][...] = value
+        self._version += 1
+
+    def named_layers(self, prefix=""):
+        """Yield (prefix of its parameters' names, layer) for this layer and all inside it."""
+        yield prefix, self
+        for name, child in self.children.items():
+            yield from child.named_layers(f"{prefix}{name}.")
+
+    @property
+    def num_parameters(self):
+        """How many numbers the layer and its children learn."""
+        return sum(layer._flat.size for _, layer in self.named_layers())
+
+    def train(self, mode=True):
+        """Switch the layer and its children to training (dropout on) or, False, to evaluation."""
+        for _, layer in self.named_layers():
+            layer.training = bool(mode)
+        return self
+
+    def eval(self):
+        """Switch to evaluation: ``train(False)``."""
+        return self.train(False)
+
+    def state_dict(self):
+        """Return all parameters by torch's names, in torch's order, as copies.
+
+        Returns
+        -------
+        dict of str -> ndarray
+        """
+        return {
+            prefix + name: view.copy()
+            for prefix, layer in self.named_layers()
+            for name, view in layer._views.items()
+        }
+
+    def load_state_dict(self, state_dict):
+        """Take all parameters from a mapping with torch's names; strict.
+
+        Parameters
+        ----------
+        state_dict : mapping of str -> array
+            Exactly the names of `state_dict`, each with its shape; arrays or torch tensors of
+            any float type (float64 into a float32 layer is rounded, as torch does it).
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unexpected, or a shape or type is wrong. Every fault is named,
+            and nothing has been changed.
+        """
+        expected = {
+            prefix + name: (layer, name)
+            for prefix, layer in self.named_layers()
+            for name in layer._views
+        }
+        arrays = {name: np.asarray(state_dict[name]) for name in expected if name in state_dict}
+        faults = []
+        if missing := [f'"{name}"' for name in expected if name not in state_dict]:
+            faults.append(f"Missing key(s) in state_dict: {', '.join(missing)}.")
+        if unexpected := [f'"{name}"' for name in state_dict if name not in expected]:
+            faults.append(f"Unexpected key(s) in state_dict: {', '.join(unexpected)}.")
+        for name, array in arrays.items():
+            layer, local = expected[name]
+            if array.shape != layer._views[local].shape:
+                faults.append(
+                    f"size mismatch for {name}: copying a param with shape {array.shape} from "
+                    f"checkpoint, the shape in current model is {layer._views[local].shape}."
+                )
+            if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+                faults.append(f"type mismatch for {name}: expected floats, got {array.dtype}.")
+        if faults:
+            raise ValueError(
+                "\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *faults])
+            )
+        for prefix, layer in self.named_layers():
+            layer._set({name: arrays[prefix + name] for name in layer._views})
+
+    def __repr__(self):
+        if not self.children:
+            return f"{type(self).__name__}({self._arguments()})"
+        lines = [
+            f"  ({name}): " + repr(child).replace("\n", "\n  ")
+            for name, child in self.children.items()
+        ]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def _arguments(self):
+        """What stands in the brackets of `repr`, as torch's ``extra_repr``."""
+        return ""
+
+
+def check_dtype(dtype):
+    """Return np.dtype float32 or float64, or say that nothing else will do."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+    return found
+
+
+def check_size(name, value, least=1):
+    """Return `value` as an int, refused unless it is one of at least `least` (None: any)."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+    if least is not None and value < least:
+        bound = "greater than zero" if least == 1 else f"at least {least}"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+    return int(value)
+
+
+def check_bool(name, value):
+    """Refuse a switch that is not a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    return bool(value)
+
+
+def check_probability(value):
+    """Refuse a dropout that is not a probability, in torch's words."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an "
+            f"element being zeroed, got {value!r}"
+        )
+    return float(value)
+
+
+def uniform(rng, shape, bound):
+    """U(-bound, bound): torch's rule for its recurrent and linear layers."""
+    return rng.uniform(-bound, bound, shape)
+
+
+def glorot(rng, shape):
+    """U(-a, a), a = sqrt(6 / (fan in + fan out)) of the whole matrix (Glorot & Bengio 2010)."""
+    return uniform(rng, shape, math.sqrt(6 / sum(shape)))
+
+
+def orthogonal(rng, shape):
+    """Orthonormal columns or rows, whichever are fewer (Saxe, McClelland & Ganguli 2014)."""
+    tall = max(shape), min(shape)
+    q, r = np.linalg.qr(rng.standard_normal(tall))
+    q *= np.sign(np.diag(r))  # without this q is not uniformly distributed
+    return q if tuple(shape) == tall else q.T

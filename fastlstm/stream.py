@@ -1,0 +1,173 @@
+"""Stream: a live state over weights that it shares with the layer and with other streams."""
+
+import numpy as np
+
+from .arrays import as_float
+
+
+class Stream:
+    """B sequences that arrive step by step, or chunk by chunk; made by `LSTM.stream`.
+
+    A stream keeps the states between calls; the weights stay the layer's and are shared by all
+    its streams. One stream belongs to one thread at a time; many streams of one layer may run at
+    once. A stream always evaluates: dropout is off whatever the layer's mode.
+
+    Parameters
+    ----------
+    lstm : LSTM
+        Unidirectional.
+    batch_size : int
+        B.
+
+    Raises
+    ------
+    ValueError
+        If `lstm` is bidirectional.
+
+    Examples
+    --------
+    >>> lstm = fastlstm.LSTM(3, 4, seed=0)
+    >>> x = np.ones((5, 1, 3), np.float32)
+    >>> stream = lstm.stream()
+    >>> steps = np.stack([stream.step(x_t) for x_t in x])
+    >>> np.allclose(steps, lstm(x)[0], atol=1e-6)
+    True
+    """
+
+    def __init__(self, lstm, batch_size=1):
+        if lstm.bidirectional:
+            raise ValueError(
+                "a stream needs a unidirectional LSTM: the backward direction begins at the end, "
+                "which a live stream does not have"
+            )
+        self._lstm, self.batch_size = lstm, batch_size
+        sizes = lstm._output_size, lstm.hidden_size
+        self._h, self._c = (
+            np.zeros((lstm.num_layers, batch_size, size), lstm.dtype) for size in sizes
+        )
+        self._one_step = np.array([batch_size])
+        self._between = [np.zeros((batch_size, sizes[0]), lstm.dtype) for _ in lstm._suffixes[1:]]
+        # the views that a step hands to the engine, made once
+        self._layers = list(zip(self._h, self._c, strict=True))
+
+    def step(self, x, out=None):
+        """Advance every stream by one step.
+
+        Parameters
+        ----------
+        x : array of shape (B, I)
+            Of the layer's dtype; `fastlstm.arrays` says what is converted.
+        out : ndarray of shape (B, P), optional
+            C-contiguous, of the layer's dtype: filled and returned, so that nothing is
+            allocated for the result. May not be `x`'s memory.
+
+        Returns
+        -------
+        ndarray of shape (B, P)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; the state has not moved.
+        """
+        lstm = self._lstm
+        if type(x) is not np.ndarray or x.dtype != lstm.dtype:
+            x = as_float(x, lstm.dtype, "x", "Stream")
+        if x.shape != (self.batch_size, lstm.input_size):
+            raise ValueError(
+                f"x must have shape {(self.batch_size, lstm.input_size)}, got {x.shape}"
+            )
+        shape = self.batch_size, lstm._output_size
+        if out is None:
+            out = np.empty(shape, lstm.dtype)
+        elif (
+            type(out) is not np.ndarray
+            or out.shape != shape
+            or out.dtype != lstm.dtype
+            or not out.flags.carray
+        ):
+            raise ValueError(
+                f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
+                f"{getattr(out, 'dtype', type(out).__name__)} of shape {getattr(out, 'shape', None)}"
+            )
+        if not x.flags.carray_ro:
+            x = np.require(x, requirements=("C", "A"))
+        weights = lstm._weights()
+        run = lstm._engine.run
+        for k, (h, c) in enumerate(self._layers):
+            y = out if k == len(self._between) else self._between[k]
+            run(weights[k], x, self._one_step, h, c, y, False)
+            x = y
+        return out
+
+    def run(self, x):
+        """Advance every stream by a chunk of steps: the same values as step by step.
+
+        Parameters
+        ----------
+        x : array of shape (T, B, I), or (B, T, I) if the layer is `batch_first`
+            T may be 0.
+
+        Returns
+        -------
+        ndarray of shape (T, B, P), or (B, T, P)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; the state has not moved.
+        """
+        lstm = self._lstm
+        x = as_float(x, lstm.dtype, "x", "Stream")
+        time_major = x.swapaxes(0, 1) if lstm.batch_first and x.ndim == 3 else x
+        if time_major.ndim != 3 or time_major.shape[1:] != (self.batch_size, lstm.input_size):
+            sizes = ("T", self.batch_size) if not lstm.batch_first else (self.batch_size, "T")
+            raise ValueError(
+                f"x must have shape ({sizes[0]}, {sizes[1]}, {lstm.input_size}), got {x.shape}"
+            )
+        steps = len(time_major)
+        rows = np.require(time_major, requirements=("C", "A")).reshape(-1, lstm.input_size)
+        batch_sizes = np.full(steps, self.batch_size)
+        for k, (h, c) in enumerate(self._layers):
+            y = np.empty((len(rows), lstm._output_size), lstm.dtype)
+            if steps:
+                lstm._engine.run(lstm._weights()[k], rows, batch_sizes, h, c, y, False)
+            rows = y
+        y = rows.reshape(steps, self.batch_size, lstm._output_size)
+        return y.swapaxes(0, 1) if lstm.batch_first else y
+
+    @property
+    def state(self):
+        """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume."""
+        return self._h.copy(), self._c.copy()
+
+    @state.setter
+    def state(self, state):
+        h, c = self._lstm._states(state, self.batch_size, True)
+        self._h[...], self._c[...] = h, c
+
+    def reset(self, mask=None):
+        """Set states to zero.
+
+        Parameters
+        ----------
+        mask : bool array of shape (B,), optional
+            Which streams begin anew; all if not given.
+
+        Raises
+        ------
+        ValueError
+            If `mask` is not B booleans.
+        """
+        if mask is None:
+            mask = np.ones(self.batch_size, bool)
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (self.batch_size,):
+            raise ValueError(
+                f"mask must be {self.batch_size} booleans, got {mask.dtype} of shape {mask.shape}"
+            )
+        self._h[:, mask] = 0
+        self._c[:, mask] = 0
+
+    def __repr__(self):
+        return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
