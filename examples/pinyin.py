@@ -24,12 +24,17 @@ import numpy as np
 import fastlstm
 
 NATURAL = """
+她在银行工作，每天步行上班。
+重庆的会议很重要。
+飞机降落以后，敌人投降了。
+他的音乐让大家很快乐。
+大家都去了首都北京，他还没有去。
+然而，他红了20年以后，他竟退出了大家的视线。
 银行行长行走在重庆的银行门前。
 这位校长说，孩子的头发又长长了。
 他快乐地听音乐，还学着弹弦乐。
 朝阳区的人朝东看，等着朝阳升起。
 我还没有把那20本书还给图书馆。
-然而，他红了20年以后，他竟退出了大家的视线。
 他得了第一名，跑得很快，还得再练习。
 这种花种在哪里？种子从哪里来？
 重要的事情，老师又重复了三遍。
@@ -45,7 +50,6 @@ NATURAL = """
 他一只脚踩着了火，着急得睡不着觉。
 曾先生曾经住在曾家村，姓单的邻居很简单。
 这个角色由一位女演员担任，她扮演主角。
-飞机降落以后，敌人投降了。
 他把钉子钉在墙上，把衣服缝好，缝很小。
 参加会议的人参差不齐，人参很贵。
 铺子里铺着地毯，店铺老板难得一笑，遇难的人得救了。
@@ -129,8 +133,8 @@ def load():
             "pinyin.py needs the package that carries the trained network: "
             "pip install --no-deps g2pM==0.1.2.5"
         )
-    # A pickle can run code. This one is part of a package whose code runs here anyway; a file of
-    # unknown origin is what fastlstm.load is for, which never unpickles.
+    # A pickle can run code. This one is part of a package whose code runs here anyway; for a file
+    # of unknown origin there is fastlstm.load, which runs no code from it.
     with open(Path(g2pM.__file__).with_name("np_ckpt.pkl"), "rb") as file:
         return g2pM.G2pM(), pickle.load(file)
 
@@ -158,7 +162,7 @@ def check(sentences, readings, expected):
     """Raise AssertionError at the first reading that differs from the package's own."""
     for sentence, ours, theirs in zip(sentences, readings, expected, strict=True):
         if ours != theirs:
-            at = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
+            at = [a == b for a, b in zip(ours, theirs, strict=True)].index(False)
             raise AssertionError(
                 f"{sentence[at]} (character {at + 1} of {sentence}): "
                 f"g2pM reads {theirs[at]}, fastlstm {ours[at]}"
@@ -185,10 +189,10 @@ def show(sentence, readings, package):
     """Print a sentence under its pinyin; * marks what the network chose."""
     columns = []
     pairs = zip(sentence, readings, strict=True)
-    for same, group in itertools.groupby(pairs, key=lambda pair: pair[0] == pair[1]):
-        if same:  # digits, Latin letters and punctuation stay together, as they are
-            text = "".join(character for character, _ in group)
-            columns.append((text, text))
+    for short, group in itertools.groupby(pairs, key=lambda pair: len(pair[1]) == 1):
+        group = list(group)
+        if short:  # not pinyin but digits, letters, punctuation: kept together, as g2pM does
+            columns.append(tuple("".join(row) for row in zip(*group, strict=True))[::-1])
             continue
         for character, reading in group:
             star = "*" if len(package.cedict[character]) > 1 else ""
@@ -199,11 +203,11 @@ def show(sentence, readings, package):
     for upper, lower in columns:
         size = max(width(upper), width(lower)) + 1
         if width(above) + size > available:
-            print(above, below, sep="\n")
+            print(above.rstrip(), below.rstrip(), sep="\n")
             above = below = ""
         above += upper + " " * (size - width(upper))
         below += lower + " " * (size - width(lower))
-    print(above, below, sep="\n", end="\n\n")
+    print(above.rstrip(), below.rstrip(), sep="\n", end="\n\n")
 
 
 def width(text):
@@ -258,8 +262,8 @@ def main(words):
         each = median / len(sentences)
         print(f"{name:30} {median * 1e3:7.1f} ms {each * 1e3:8.3f} ms {base / median:8.1f} x")
     lstm = pinyin.model.children["lstm"]
-    print(f"Engine {lstm.engine}; loading took {loading * 1e3:.0f} ms and the first call, which may")
-    print(f"compile, {first_call * 1e3:.0f} ms: neither is in the figures above.")
+    print(f"Engine {lstm.engine}; loading took {loading * 1e3:.0f} ms and the first call, which")
+    print(f"may compile, {first_call * 1e3:.0f} ms: neither is in the figures above.")
 
 
 if __name__ == "__main__":

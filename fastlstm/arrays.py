@@ -40,6 +40,14 @@ def as_integers(value, name):
     return array.astype(np.int64)
 
 
+def as_rows(x):
+    """Return x (..., I) as engines want it: (N, I), values side by side and aligned."""
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned):
+        x = np.require(x, requirements=("C", "A"))
+    return x.reshape(-1, x.shape[-1])
+
+
 def _as_array(value, name):
     if isinstance(value, np.ndarray) and type(value) is not np.ma.MaskedArray:
         return value

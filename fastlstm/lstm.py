@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from .engines import choose, threads
-from .arrays import as_float
+from .arrays import as_float, as_rows
 from .packing import (
     PackedSequence,
     batch_sizes_of,
@@ -285,19 +285,19 @@ class LSTM(Recurrent):
         h, c = self._states(hx, rows, batched)
         wide = self._directions * self._output_size
         if lengths is None or not rows:
-            packed = _rows(x.swapaxes(0, 1) if swap else x)
+            packed = as_rows(x.swapaxes(0, 1) if swap else x)
             output = self._run(packed, np.full(steps, rows), h, c).reshape(steps, rows, wide)
         else:
             order = np.argsort(-lengths, kind="stable")
             batch_sizes = batch_sizes_of(lengths)
             step, sequence = rows_of(order, batch_sizes)
             index = sequence * steps + step if swap else step * rows + sequence
-            h, c = h[:, order], c[:, order]
-            y = self._run(_rows(x)[index], batch_sizes, h, c)
+            h, c = h.take(order, axis=1), c.take(order, axis=1)
+            y = self._run(as_rows(x)[index], batch_sizes, h, c)
             output = np.zeros((*x.shape[:2], wide), self.dtype)
             output.reshape(-1, wide)[index] = y
             restore = np.argsort(order)
-            return output, (h[:, restore], c[:, restore])
+            return output, (h.take(restore, axis=1), c.take(restore, axis=1))
         if not batched:
             return output[:, 0], (h[:, 0], c[:, 0])
         return (output.swapaxes(0, 1) if swap else output), (h, c)
@@ -311,10 +311,10 @@ class LSTM(Recurrent):
             raise ValueError(f"LSTM: Expected data of a PackedSequence to be 2D, got {x.ndim}D")
         self._check_features(x)
         h, c = self._states(hx, len(order), True)
-        h, c = h[:, order], c[:, order]
-        y = self._run(_rows(x), batch_sizes, h, c)
+        h, c = h.take(order, axis=1), c.take(order, axis=1)
+        y = self._run(as_rows(x), batch_sizes, h, c)
         indices = (None, None) if packed.sorted_indices is None else (order, restore)
-        return PackedSequence(y, batch_sizes, *indices), (h[:, restore], c[:, restore])
+        return PackedSequence(y, batch_sizes, *indices), (h.take(restore, axis=1), c.take(restore, axis=1))
 
     def _run(self, x, batch_sizes, h, c):
         """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
@@ -462,7 +462,7 @@ class LSTMCell(Recurrent):
             raise ValueError(
                 f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}"
             )
-        rows = _rows(x[None] if x.ndim == 1 else x)
+        rows = as_rows(x[None] if x.ndim == 1 else x)
         h, c = self._states(hx, len(rows), x.ndim)
         if len(rows):
             y = np.empty_like(h)
@@ -507,13 +507,6 @@ def drop(values, p, rng):
     """Zero each value with probability p, in place, and scale the others by 1 / (1 - p)."""
     kept = rng.random(values.shape, values.dtype) >= p
     values *= kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
-
-
-def _rows(x):
-    """x (..., I) as the engines want it: (N, I), its values side by side and aligned."""
-    if not (x.flags.c_contiguous and x.flags.aligned):
-        x = np.require(x, requirements=("C", "A"))
-    return x.reshape(-1, x.shape[-1])
 
 
 def _describe(value):

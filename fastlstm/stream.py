@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .arrays import as_float
+from .arrays import as_float, as_rows
 
 
 class Stream:
@@ -90,8 +90,7 @@ class Stream:
                 f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
                 f"{getattr(out, 'dtype', type(out).__name__)} of shape {getattr(out, 'shape', None)}"
             )
-        if not x.flags.carray_ro:
-            x = np.require(x, requirements=("C", "A"))
+        x = as_rows(x)
         weights = lstm._weights()
         run = lstm._engine.run
         for k, (h, c) in enumerate(self._layers):
@@ -126,7 +125,7 @@ class Stream:
                 f"x must have shape ({sizes[0]}, {sizes[1]}, {lstm.input_size}), got {x.shape}"
             )
         steps = len(time_major)
-        rows = np.require(time_major, requirements=("C", "A")).reshape(-1, lstm.input_size)
+        rows = as_rows(time_major)
         batch_sizes = np.full(steps, self.batch_size)
         for k, (h, c) in enumerate(self._layers):
             y = np.empty((len(rows), lstm._output_size), lstm.dtype)

@@ -1,0 +1,325 @@
+"""Is anybody speaking? Silero VAD's trained network, run live, frame by frame, by fastlstm.
+
+Every 32 ms of sound go through a spectrum and four convolutions (NumPy), one step of an LSTM
+(`fastlstm.Stream`, which keeps the state) and a linear layer: the probability of speech. All
+weights come from the ONNX file in the package silero-vad (Silero Team), which is not imported.
+
+    pip install "fastlstm[numba,plot]" onnx
+    pip install --no-deps silero-vad==6.2.3
+    python examples/speech.py                              # a sound that it makes itself
+    python examples/speech.py recording.wav -o speech.png
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+import wave
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import fastlstm
+
+RATE = 16000  # samples a second
+HOP = 512  # new samples in a frame
+CONTEXT = 64  # samples of the frame before, which a frame begins with
+THRESHOLD = 0.5
+
+
+class Convolution(NamedTuple):
+    """A 1-D convolution; its weight (kernel, channels in, channels out) is one matrix's rows."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: int
+    padding: int
+
+    def __call__(self, x):
+        """Map (..., length, channels in) to (..., length out, channels out)."""
+        kernel, channels, outputs = self.weight.shape
+        padded = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(self.padding, self.padding), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=-2)
+        windows = windows[..., :: self.stride, :, :].swapaxes(-1, -2)
+        rows = windows.reshape(*windows.shape[:-2], kernel * channels)
+        return rows @ self.weight.reshape(kernel * channels, outputs) + self.bias
+
+
+class SpeechDetector:
+    """Silero VAD for one live sound.
+
+    Parameters
+    ----------
+    path : path-like
+        `silero_vad_16k_sequence.onnx`.
+
+    Raises
+    ------
+    ValueError
+        If the file holds another network.
+    """
+
+    def __init__(self, path):
+        (self.spectrum, *self.encoder, self.head), state = read_onnx(path)
+        rows, features = state["weight_ih_l0"].shape
+        self.lstm = fastlstm.LSTM(features, rows // 4)
+        self.lstm.load_state_dict(state)
+        self.stream = self.lstm.eval().stream()
+        self.hidden = np.empty((1, rows // 4), np.float32)
+
+    def features(self, frames):
+        """Map frames (..., 576) to what the LSTM reads (..., 128)."""
+        # Half a stride is mirrored at the end, so that the last of four windows is full.
+        ahead = self.spectrum.stride // 2
+        mirrored = np.concatenate([frames, frames[..., -2 : -2 - ahead : -1]], axis=-1)
+        waves = self.spectrum(mirrored[..., None])  # (..., 4, real and imaginary part of 129)
+        real, imaginary = np.split(waves, 2, axis=-1)
+        x = np.sqrt(real**2 + imaginary**2)
+        for convolution in self.encoder:
+            x = np.maximum(convolution(x), 0)
+        return x[..., 0, :]  # the strides have left one step of the four
+
+    def step(self, features):
+        """Advance the LSTM by one frame's features (128,); return the probability of speech."""
+        self.stream.step(features[None], out=self.hidden)
+        logit = self.head(np.maximum(self.hidden, 0))[0, 0]
+        return 1 / (1 + np.exp(-logit))
+
+    def __call__(self, frame):
+        """Return the probability of speech in the next frame (576,) of the sound."""
+        return self.step(self.features(frame))
+
+
+def read_onnx(path):
+    """Return the convolutions of Silero VAD and its LSTM's parameters under torch's names.
+
+    Found by following the graph: the convolutions are, in order, the spectrum, four of the
+    encoder and the head, and there is one LSTM.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("reading Silero VAD's network needs onnx: pip install onnx") from error
+
+    graph = onnx.load(path).graph
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    convolutions, lstms = [], []
+    for node in graph.node:
+        values = [tensors.get(name) for name in node.input]
+        if node.op_type == "Conv":
+            options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            weight = np.ascontiguousarray(values[1].transpose(2, 1, 0))
+            bias = values[2] if len(values) > 2 else np.zeros(weight.shape[2], np.float32)
+            convolutions.append(
+                Convolution(weight, bias, options["strides"][0], options["pads"][0])
+            )
+        elif node.op_type == "LSTM":
+            lstms.append([value[0] for value in values[1:4]])  # [0]: the only direction
+    if (len(convolutions), len(lstms)) != (6, 1):
+        raise ValueError(
+            f"{path}: expected Silero VAD's network of 6 convolutions and 1 LSTM, "
+            f"got {len(convolutions)} and {len(lstms)}"
+        )
+    w, r, biases = lstms[0]
+    arrays = {"weight_ih_l0": w, "weight_hh_l0": r}
+    arrays["bias_ih_l0"], arrays["bias_hh_l0"] = np.split(biases, 2)
+    return convolutions, {name: torch_order(array) for name, array in arrays.items()}
+
+
+def torch_order(array):
+    """Bring ONNX's blocks of rows for the gates i, o, f, g into torch's order i, f, g, o."""
+    i, o, f, g = np.split(array, 4)
+    return np.concatenate([i, f, g, o])
+
+
+def find_model():
+    """Return the path of the ONNX file in the installed package silero-vad."""
+    package = importlib.util.find_spec("silero_vad")
+    path = package and Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
+    if not path or not path.exists():
+        sys.exit(
+            "speech.py needs the package that carries the trained network: "
+            "pip install --no-deps silero-vad==6.2.3"
+        )
+    return path
+
+
+def read_wav(path):
+    """Return a WAV file's sound at 16 kHz, all channels averaged: (samples,) from -1 to 1."""
+    try:
+        with wave.open(str(path)) as file:
+            channels, size, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
+            raw = np.frombuffer(file.readframes(file.getnframes()), np.uint8)
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path}: expected a WAV file of PCM samples ({error})") from error
+    if size == 1:
+        raw = raw ^ 0x80  # 8-bit samples have no sign: 128 is silence
+    # Little-endian samples of 1 to 4 bytes become the high bytes of 32-bit ones.
+    count = raw.size // (size * channels)
+    samples = np.zeros((count, channels, 4), np.uint8)
+    samples[..., 4 - size :] = raw[: count * channels * size].reshape(count, channels, size)
+    sound = samples.view("<i4")[..., 0].mean(axis=1) / 2**31
+    if not sound.size:
+        raise ValueError(f"{path}: expected sound, got a WAV file of 0 samples")
+    if rate != RATE:  # cut or extend the spectrum
+        length = round(sound.size * RATE / rate)
+        spectrum = np.fft.rfft(sound)[: length // 2 + 1]
+        sound = np.fft.irfft(spectrum, length) * (length / sound.size)
+    return sound.astype(np.float32)
+
+
+def synthesise(seed=0):
+    """Return a sound of 9 s and its parts [(name, start, end in samples), ...]."""
+    rng = np.random.default_rng(seed)
+    seconds = np.arange(RATE) / RATE
+    parts = [
+        ("silence", np.zeros(RATE)),
+        ("babble", babble("aieouaeio", 120, rng)),
+        ("noise", 0.05 * rng.standard_normal(RATE)),
+        ("babble", babble("oaiuea", 210, rng)),
+        ("silence", np.zeros(RATE)),
+        ("tone", 0.3 * np.sin(2 * np.pi * 440 * seconds)),
+        ("babble", babble("uaioea", 160, rng)),
+        ("silence", np.zeros(RATE)),
+    ]
+    ends = np.cumsum([part.size for _, part in parts])
+    sound = np.concatenate([part for _, part in parts])
+    sound += 0.001 * rng.standard_normal(sound.size)  # no microphone is silent
+    spans = [(name, end - part.size, end) for (name, part), end in zip(parts, ends, strict=True)]
+    return sound.astype(np.float32), spans
+
+
+def babble(vowels, pitch, rng):
+    """Return one syllable of 0.2 s per vowel: harmonics of a falling pitch under its formants."""
+    formants = {  # Hz; Peterson and Barney 1952, men
+        "a": (730, 1090, 2440),
+        "e": (530, 1840, 2480),
+        "i": (270, 2290, 3010),
+        "o": (570, 840, 2410),
+        "u": (300, 870, 2240),
+    }
+    length = RATE // 5
+    at = np.arange(length * len(vowels))
+    middles = length * (np.arange(len(vowels)) + 0.5)
+    curves = [np.interp(at, middles, row) for row in zip(*map(formants.get, vowels), strict=True)]
+    frequency = pitch * (1.15 - 0.3 * at / at.size + 0.05 * np.sin(8 * np.pi * at / RATE))
+    phase = 2 * np.pi * np.cumsum(frequency) / RATE
+    voice = np.zeros(at.size)
+    for harmonic in range(1, 4500 // pitch):
+        for curve, strength, width in zip(curves, (1, 0.6, 0.3), (60, 90, 130), strict=True):
+            away = (harmonic * frequency - curve) / width
+            voice += strength / (1 + away**2) / harmonic**0.5 * np.sin(harmonic * phase)
+    opening = np.sin(np.pi * (at % length) / length) ** 0.6
+    hiss = np.diff(rng.standard_normal(at.size), prepend=0) * np.clip(1 - 2 * opening, 0, 1)
+    sound = voice * opening + 0.15 * hiss  # between vowels something like an s
+    return 0.4 * sound / np.abs(sound).max()
+
+
+def frames_of(sound):
+    """Return a view (T, 576) of a sound, its end filled with silence to a whole frame."""
+    count = -(-sound.size // HOP)
+    padded = np.zeros(CONTEXT + count * HOP, np.float32)
+    padded[CONTEXT : CONTEXT + sound.size] = sound
+    return np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + HOP)[::HOP]
+
+
+def segments(probability):
+    """Return [(start, end), ...] in seconds: the runs of frames at or above the threshold."""
+    speech = np.concatenate([[False], probability >= THRESHOLD, [False]])
+    edges = np.flatnonzero(speech[1:] != speech[:-1]) * HOP / RATE
+    return [(float(start), float(end)) for start, end in edges.reshape(-1, 2)]
+
+
+def draw(path, sound, probability, found, title, spans):
+    """Draw the sound with the speech found in it, and below it the probability, as a PNG file."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "fastlstm[plot]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    duration = sound.size / RATE
+    # The envelope in at most 4000 columns: as much as the picture shows, however long the sound.
+    size = max(1, -(-sound.size // 4000))
+    columns = np.pad(sound, (0, -sound.size % size), mode="edge").reshape(-1, size)
+    seconds = (np.arange(len(columns)) + 0.5) * size / RATE
+    figure, (above, below) = pyplot.subplots(
+        2, 1, sharex=True, figsize=(12, 5), height_ratios=(3, 2), layout="constrained"
+    )
+    above.fill_between(
+        seconds, columns.min(axis=1), columns.max(axis=1), color="0.35", linewidth=0.3
+    )
+    above.set_ylabel("amplitude")
+    above.set_title(title, loc="left")
+    limit = 1.25 * max(np.abs(sound).max(), 1e-3)
+    above.set_ylim(-limit, limit)
+    for name, start, end in spans:
+        above.text((start + end) / 2 / RATE, 0.88 * limit, name, ha="center", va="center")
+
+    edges = np.minimum(np.arange(probability.size + 1) * HOP / RATE, duration)
+    below.stairs(probability, edges, fill=True, color="tab:blue", alpha=0.35)
+    below.stairs(probability, edges, color="tab:blue", baseline=None)
+    below.axhline(THRESHOLD, color="tab:red", linestyle="--", linewidth=1, label="threshold")
+    below.set_ylabel("probability of speech")
+    below.set_ylim(0, 1.02)
+    below.set_xlabel("time (s)")
+    below.set_xlim(0, duration)
+    for n, (start, end) in enumerate(found):
+        label = "_" * n + "speech"  # matplotlib's legend leaves out what begins with _
+        above.axvspan(start, end, color="tab:blue", alpha=0.15, linewidth=0, zorder=0, label=label)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Find the speech in a sound, frame by frame.")
+    parser.add_argument("wav", nargs="?", help="a WAV file (default: a synthesised sound)")
+    parser.add_argument("-o", "--output", default="speech.png", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        run(options.wav, options.output)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"speech.py: {error}")
+
+
+def run(wav, output):
+    sound, spans = (read_wav(wav), ()) if wav else synthesise()
+    start = time.perf_counter()
+    detector = SpeechDetector(find_model())
+    frames = frames_of(sound)
+    detector(frames[0])  # the first call may compile
+    detector.stream.reset()
+    ready = time.perf_counter()
+
+    probability, lstm_seconds = np.empty(len(frames), np.float32), 0.0
+    for t, frame in enumerate(frames):
+        features = detector.features(frame)
+        before = time.perf_counter()
+        probability[t] = detector.step(features)
+        lstm_seconds += time.perf_counter() - before
+    took = time.perf_counter() - ready
+
+    duration = sound.size / RATE
+    name = Path(wav).name if wav else "synthesised sound"
+    print(f"{name}: {duration:.2f} s, {len(frames)} frames of {HOP * 1000 // RATE} ms")
+    found = segments(probability)
+    for first, last in found:
+        print(f"  speech {first:8.2f} s to {min(last, duration):8.2f} s")
+    if not found:
+        print("  no speech")
+    factor = took / duration
+    print(f"Real-time factor {factor:.4f}: {1 / factor:.0f} times faster than it sounds.")
+    frame, step = took / len(frames) * 1e6, lstm_seconds / len(frames) * 1e6
+    print(f"A frame takes {frame:.0f} us, {step:.0f} us of it the LSTM's step and the head.")
+    print(f"Engine {detector.lstm.engine}; loading and the first frame, which may compile,")
+    print(f"took {ready - start:.2f} s and are not in these figures.")
+    title = f"{name}, heard by Silero VAD in fastlstm"
+    draw(output, sound, probability, found, title, spans)
+    print(f"Drawn: {output}")
+
+
+if __name__ == "__main__":
+    main()

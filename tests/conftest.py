@@ -1,0 +1,41 @@
+"""What every test may ask for: an engine, a dtype, and the tolerance of the two."""
+
+import functools
+
+import pytest
+import support
+from fastlstm.engines import MODULES, load
+
+collect_ignore = ["data"]  # makers of the stored files: they need the frameworks that made them
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-engines", action="store_true", help="a missing engine is a failure, not a skip"
+    )
+
+
+# Scope "session" throughout: the values never change, and hypothesis wants no fixture per test.
+
+
+@pytest.fixture(params=MODULES, scope="session")
+def engine(request):
+    """The name of each engine."""
+    try:
+        load(request.param)
+    except ImportError as error:
+        if request.config.getoption("--require-engines"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    return request.param
+
+
+@pytest.fixture(params=["float32", "float64"], scope="session")
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tolerance(engine, dtype):
+    """`support.tolerance` of this engine and dtype: (terms, magnitude) -> keywords of allclose."""
+    return functools.partial(support.tolerance, engine, dtype)
