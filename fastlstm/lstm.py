@@ -286,7 +286,7 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         if lengths is None or not rows:
             packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run(packed, np.full(steps, rows), h, c).reshape(steps, rows, wide)
+            output = self._run(packed, np.full(steps, rows, np.int64), h, c).reshape(steps, rows, wide)
         else:
             order = np.argsort(-lengths, kind="stable")
             batch_sizes = batch_sizes_of(lengths)
@@ -466,7 +466,7 @@ class LSTMCell(Recurrent):
         h, c = self._states(hx, len(rows), x.ndim)
         if len(rows):
             y = np.empty_like(h)
-            batch_sizes = np.array([len(rows)])
+            batch_sizes = np.array([len(rows)], np.int64)
             self._engine.run(self._weights()[0], rows, batch_sizes, h, c, y, False)
         return (h[0], c[0]) if x.ndim == 1 else (h, c)
 

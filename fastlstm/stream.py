@@ -45,7 +45,7 @@ class Stream:
         self._h, self._c = (
             np.zeros((lstm.num_layers, batch_size, size), lstm.dtype) for size in sizes
         )
-        self._one_step = np.array([batch_size])
+        self._one_step = np.array([batch_size], np.int64)
         self._between = [np.zeros((batch_size, sizes[0]), lstm.dtype) for _ in lstm._suffixes[1:]]
         # the views that a step hands to the engine, made once
         self._layers = list(zip(self._h, self._c, strict=True))
@@ -126,7 +126,7 @@ class Stream:
             )
         steps = len(time_major)
         rows = as_rows(time_major)
-        batch_sizes = np.full(steps, self.batch_size)
+        batch_sizes = np.full(steps, self.batch_size, np.int64)
         for k, (h, c) in enumerate(self._layers):
             y = np.empty((len(rows), lstm._output_size), lstm.dtype)
             if steps:

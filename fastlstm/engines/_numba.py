@@ -15,6 +15,7 @@ The contract, the legend and the numbered equations are in `fastlstm.engines`. H
 
 import functools
 import math
+import time
 
 import numba
 import numpy as np
@@ -47,17 +48,23 @@ if _BYTES == 16 and "avx" in _FEATURES:
 # ---- LLVM vectors ---------------------------------------------------------------------------
 
 
+def _constant(kind, value):
+    """The number `value` in every lane."""
+    return ir.Constant(kind, [value] * kind.count if hasattr(kind, "count") else value)
+
+
 class _Vector:
     """An LLVM vector, or scalar, with the operators that the equations need."""
 
     def __init__(self, builder, value):
         self.builder, self.value, self.type = builder, value, value.type
+        self.lanes = getattr(self.type, "count", None)
+        self.element = str(getattr(self.type, "element", self.type))
 
     def like(self, value):
         """A constant of this vector's type, or another LLVM value in this class."""
         if isinstance(value, (int, float)):
-            lanes = getattr(self.type, "count", None)
-            value = ir.Constant(self.type, value if lanes is None else [value] * lanes)
+            value = _constant(self.type, value)
         return _Vector(self.builder, value)
 
     def _apply(self, instruction, a, b):
@@ -94,16 +101,24 @@ class _Vector:
     def fma(self, factor, addend):
         """self * factor + addend, rounded once where the machine can."""
         args = [v.value if isinstance(v, _Vector) else self.like(v).value for v in (factor, addend)]
-        lanes = getattr(self.type, "count", None)
-        element = self.type if lanes is None else self.type.element
-        name = {"float": "f32", "double": "f64"}[str(element)]
-        suffix = name if lanes is None else f"v{lanes}{name}"
+        suffix = {"float": "f32", "double": "f64"}[self.element]
+        suffix = suffix if self.lanes is None else f"v{self.lanes}{suffix}"
         function = cgutils.get_or_insert_function(
             self.builder.module,
             ir.FunctionType(self.type, [self.type] * 3),
             f"llvm.{'fma' if _FMA else 'fmuladd'}.{suffix}",
         )
         return self.like(self.builder.call(function, [self.value, *args]))
+
+    def power_of_two(self, mantissa, bias):
+        """2^n, where n stands in the lowest bits."""
+        integer = ir.IntType(32 if mantissa == 23 else 64)
+        if self.lanes is not None:
+            integer = ir.VectorType(integer, self.lanes)
+        bits = self.builder.bitcast(self.value, integer)
+        bits = self.builder.add(bits, _constant(integer, bias))
+        bits = self.builder.shl(bits, _constant(integer, mantissa))
+        return self.like(self.builder.bitcast(bits, self.type))
 
     def polynomial(self, coefficients):
         """c[0] + c[1] self + c[2] self^2 + ... by Horner's rule."""
@@ -115,62 +130,44 @@ class _Vector:
 
 # ---- equations (2) to (4) -------------------------------------------------------------------
 
-# tanh(x) = x P(x^2) / Q(x^2) on |x| <= 8.4: minimax of the relative error, 1.1e-8, by reweighted
-# least squares; with float32 rounding at most 3e-7 absolute (tests/test_engines.py).
-_TANH_BOUND = 8.4
-_TANH_P = (
-    0.9999999894820011, 0.13419570697406205, 0.003541606617208106,
-    2.137959202690218e-05, 1.445758953163824e-08,
-)  # fmt: skip
-_TANH_Q = (
-    1.0, 0.4675289452417701, 0.02605139870107501, 0.00033614094200691623, 8.219855969380845e-07,
-)  # fmt: skip
+# 2^r on |r| <= 1/2. float32: minimax of the relative error with c[0] = 1, 9.1e-8; float64: Taylor,
+# 4e-18.
+_EXP2 = {
+    "float": (1.0, 0.6931469775985506, 0.24022242084963316, 0.05550733744132586,
+              0.009671512658542656, 0.001326472693249577),
+    "double": [math.log(2) ** k / math.factorial(k) for k in range(14)],
+}  # fmt: skip
+# bits of the mantissa, the exponent's bias, and where 2^x is cut off: beyond 2^+-30 a gate does
+# not change any more in float32, and the product of three such powers and a cell must not overflow
+_FORMAT = {"float": (23, 127, 30.0), "double": (52, 1023, 300.0)}
 
 
-def _is_double(x):
-    return str(getattr(x.type, "element", x.type)) == "double"
-
-
-def _exp(x):
-    """exp(x) of doubles, |x| <= 708: 2^n exp(r), n = round(x / ln 2), Taylor to r^13 (4e-18)."""
-    builder = x.builder
-    magic = 1.5 * 2.0**52  # adding it leaves round(value) in the low bits
-    shifted = x.fma(1 / math.log(2), magic)
-    n = shifted - magic
-    # ln 2 in two parts: the first has zeros at its end, so that n times it is exact
-    r = n.fma(-6.93147180369123816490e-01, x)
-    r = n.fma(-1.90821492927058770002e-10, r)
-    series = r.polynomial([1 / math.factorial(k) for k in range(14)])
-    lanes = getattr(x.type, "count", None)
-    integer = ir.IntType(64) if lanes is None else ir.VectorType(ir.IntType(64), lanes)
-
-    def constant(value):
-        return ir.Constant(integer, value if lanes is None else [value] * lanes)
-
-    bits = builder.bitcast(shifted.value, integer)
-    bits = builder.shl(builder.add(bits, constant(1023)), constant(52))
-    return series * x.like(builder.bitcast(bits, x.type))
-
-
-def _tanh(x):
-    if _is_double(x):
-        # 1 - 2 / (exp(2 x) + 1): its error, some 1e-16, is absolute, as a gate's must be
-        return 1.0 - 2.0 / (_exp((x + x).clamp(40)) + 1.0)
-    x = x.clamp(_TANH_BOUND)
-    square = x * x
-    return x * square.polynomial(_TANH_P) / square.polynomial(_TANH_Q)
+def _exp(x, factor):
+    """exp(factor x), cut off: 2^n 2^r with n = round(y), r = y - n, y = factor x / ln 2."""
+    mantissa, bias, bound = _FORMAT[x.element]
+    y = (x * (factor / math.log(2))).clamp(bound)
+    magic = 1.5 * 2.0**mantissa  # added to y, it leaves n in the lowest bits
+    shifted = y + magic
+    r = y - (shifted - magic)
+    return r.polynomial(_EXP2[x.element]) * shifted.power_of_two(mantissa, bias)
 
 
 def _sigmoid(x):
-    if _is_double(x):
-        return 1.0 / (_exp(x.like(0.0) - x.clamp(708)) + 1.0)
-    return _tanh(x * 0.5).fma(0.5, 0.5)
+    return 1.0 / (_exp(x, -1) + 1.0)
+
+
+def _tanh(x):
+    e = _exp(x, -2)
+    return (1.0 - e) / (e + 1.0)  # its error, one rounding, is absolute, as a gate's must be
 
 
 def _cell(i, f, g, o, c):
-    i, f, g, o = _sigmoid(i), _sigmoid(f), _tanh(g), _sigmoid(o)  # (2)
-    c = f.fma(c, i * g)  # (3)
-    return o * _tanh(c), c  # (4)
+    """_sigmoid and _tanh in (3) and (4), with two divisions for five: one denominator each."""
+    i, f, g, o = _exp(i, -1) + 1.0, _exp(f, -1) + 1.0, _exp(g, -2), _exp(o, -1) + 1.0
+    ig = i * (g + 1.0)
+    c = c.fma(ig, (1.0 - g) * f) / (ig * f)  # (3): c / f + (1 - g) / (i (1 + g))
+    e = _exp(c, -2)
+    return (1.0 - e) / (o * (e + 1.0)), c  # (4)
 
 
 # ---- intrinsics: what jitted loops cannot say -----------------------------------------------
@@ -235,69 +232,64 @@ def _count_down(builder, count, step, carried, body):
     return results
 
 
-def _emit_tile(builder, kind, size, rows, panels, z, z_stride, start, start_stride, w, w_stride, sources):
-    """z = start + sum over the sources, k in order, of source[row, k] w[panel, k, gate, lane]."""
+def _emit_tile(builder, kind, size, rows, panels, z, z_stride, start, start_stride,
+               w, w_stride, x, x_stride, count):  # fmt: skip
     width = kind.count * size
     vectors = [(r, v) for r in range(rows) for v in range(panels * _GATES)]
+
+    def step(values, times=1):
+        w, x, *sums = values
+        for _ in range(times):
+            inputs = [
+                _broadcast(builder, _load(builder, _at(builder, x, (r, x_stride)), kind.element, size), kind)
+                for r in range(rows)
+            ]
+            for v in range(panels * _GATES):
+                panel, gate = divmod(v, _GATES)
+                at = _at(builder, w, (panel, w_stride), (gate, width))
+                weight = _Vector(builder, _load(builder, at, kind, size))
+                for r in range(rows):
+                    n = r * panels * _GATES + v
+                    sums[n] = inputs[r].fma(weight, _Vector(builder, sums[n])).value
+            w = builder.add(w, _INT(_GATES * width))
+            x = builder.add(x, _INT(size))
+        return w, x, *sums
+
     sums = [
         _load(builder, _at(builder, start, (r, start_stride), (v, width)), kind, size)
         for r, v in vectors
     ]
+    values = w, x, *sums
     unroll = max(1, 8 // (rows * panels))  # else the loop costs as much as a single row's products
-
-    for source, stride, count in sources:
-
-        def step(values, stride=stride, times=1):
-            w, source, *sums = values
-            for _ in range(times):
-                inputs = [
-                    _broadcast(builder, _load(builder, _at(builder, source, (r, stride)), kind.element, size), kind)
-                    for r in range(rows)
-                ]
-                for v in range(panels * _GATES):
-                    panel, gate = divmod(v, _GATES)
-                    weight = _load(builder, _at(builder, w, (panel, w_stride), (gate, width)), kind, size)
-                    for r in range(rows):
-                        n = r * panels * _GATES + v
-                        sums[n] = inputs[r].fma(_Vector(builder, weight), _Vector(builder, sums[n])).value
-                w = builder.add(w, _INT(_GATES * width))
-                source = builder.add(source, _INT(size))
-            return w, source, *sums
-
-        carried = w, source, *sums
-        if unroll > 1:
-            most = builder.and_(count, _INT(-unroll))
-            carried = _count_down(builder, most, unroll, carried, functools.partial(step, times=unroll))
-            count = builder.sub(count, most)
-        w, _, *sums = _count_down(builder, count, 1, carried, step)
-
+    if unroll > 1:
+        whole = builder.and_(count, _INT(-unroll))
+        values = _count_down(builder, whole, unroll, values, functools.partial(step, times=unroll))
+        count = builder.sub(count, whole)
+    _, _, *sums = _count_down(builder, count, 1, values, step)
     for (r, v), value in zip(vectors, sums, strict=True):
         _store(builder, value, _at(builder, z, (r, z_stride), (v, width)), size)
 
 
 @intrinsic
-def _tile(typing, zero, rows, panels, z, z_stride, start, start_stride, w, w_stride,
-          x, x_stride, nx, h, h_stride, nh):  # fmt: skip
-    """Equation (1) of a few rows in one or two panels: z = start + x W_ih + h W_hh."""
+def _tile(typing, zero, rows, panels, z, z_stride, start, start_stride, w, w_stride, x, x_stride, count):
+    """z[row, panel, gate, lane] = start[...] + sum over k < count of x[row, k] w[panel, k, gate, lane]."""
 
     def emit(context, builder, signature, args):
         dtype = signature.args[0]
-        rows, panels, *addresses = args[1:9]
-        x, x_stride, nx, h, h_stride, nh = args[9:]
+        rows, panels, *addresses = args[1:]
         done = builder.append_basic_block("done")
         switch = builder.switch(builder.add(builder.mul(rows, _INT(8)), panels), done)
         for case in _TILES:
             block = builder.append_basic_block("rows{}_panels{}".format(*case))
             switch.add_case(_INT(case[0] * 8 + case[1]), block)
             builder.position_at_end(block)
-            sources = (x, x_stride, nx), (h, h_stride, nh)
             kind = _vector_type(context, dtype)
-            _emit_tile(builder, kind, dtype.bitwidth // 8, *case, *addresses, sources)
+            _emit_tile(builder, kind, dtype.bitwidth // 8, *case, *addresses)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(zero, *[types.int64] * 14), emit
+    return types.void(zero, *[types.int64] * 11), emit
 
 
 @intrinsic
@@ -392,184 +384,230 @@ def _kernel(function):
 
 
 @_kernel
-def _product(zero, rows, panels, z, z_stride, start, start_stride, w, w_stride,
-             x, x_stride, nx, h, h_stride, nh):  # fmt: skip
-    _tile(zero, rows, panels, z, z_stride, start, start_stride, w, w_stride,
-          x, x_stride, nx, h, h_stride, nh)  # fmt: skip
+def _product(zero, rows, z, z_stride, start, start_stride, w, x, x_stride, count):
+    """One panel for any number of rows, in tiles as equal as can be."""
+    tiles = -(-rows // ROWS)
+    for k in range(tiles):
+        at = rows * k // tiles
+        _tile(zero, rows * (k + 1) // tiles - at, 1, z + at * z_stride, z_stride,
+              start + at * start_stride, start_stride, w, 0, x + at * x_stride, x_stride, count)  # fmt: skip
 
 
 @_kernel
-def _layer(zero, size, lanes, x, x_stride, y, y_stride, h_0, c_0, sizes, I, H, P,
-           w, b, w_hr, work, hoist, reverse):  # fmt: skip
-    """One layer in one direction; see `run`."""
+def _layer(zero, size, lanes, I, H, P, w, b, w_hr, work, x, x_stride, y, y_stride,
+           sizes, h_0, c_0, hoist, reverse):  # fmt: skip
+    """One layer in one direction; see `run`. `hoist`: the most rows of z_x made at once, or 0."""
     steps, most = sizes.size, sizes[0]
     width = lanes * size
-    panel_size = (I + P) * _GATES * width
     panels = -(-H // lanes)
-    # work: two buffers of h (this step's and the last one's), c, one tile's z, hoisted products
-    h_stride, c_stride = _strides(H, P, lanes, size)
-    h_old = work
-    h_new = h_old + most * h_stride
-    c = h_new + most * h_stride
-    m = c + most * c_stride  # o * tanh(c) on its way into the projection
-    tile = m + (most * c_stride if P != H else 0)
-    tile_stride = 2 * _GATES * width
-    z_x = tile + ROWS * tile_stride
-    z_stride = panels * _GATES * width
+    panel_size = (I + P) * _GATES * width
+    xh_stride, c_stride = _strides(I, H, P, lanes, size)
+    before_h = -(-I // lanes) * width
+    # work: rows [x | h] of this step and of the next, c, m = o tanh(c) that waits for the
+    # projection, z of a tile, z_x = the input's share of z for some steps
+    h_old = work + before_h
+    h_new = h_old + most * xh_stride
+    c = work + 2 * most * xh_stride
+    m = c + most * c_stride
+    z = m + (most * c_stride if P != H else 0)
+    z_stride = 2 * _GATES * width
+    z_x = z + ROWS * z_stride
+    z_x_stride = panels * _GATES * width
     for r in range(most):
-        _copy(h_old + r * h_stride, h_0 + r * P * size, P * size)
-        _copy(h_new + r * h_stride, h_0 + r * P * size, P * size)
+        _copy(h_old + r * xh_stride, h_0 + r * P * size, P * size)
+        _copy(h_new + r * xh_stride, h_0 + r * P * size, P * size)
         _copy(c + r * c_stride, c_0 + r * H * size, H * size)
-    total = 0
-    for t in range(steps):
-        total += sizes[t]
-    first = total if reverse else 0  # the row of this step's first sequence
-    left = 0  # steps whose input product is in z_x already
-    base = 0  # the row at which z_x begins
+    # how far the tile reaches back from h, and which weights it begins with
+    inputs = 0 if hoist > 0 else I
+    first_w = w + (I - inputs) * _GATES * width
+
+    first = sizes.sum() if reverse else 0  # this step's first row in x and y
+    hoisted = 0  # steps whose z_x is made already
+    hoist_first = 0  # its first row
+    live = tiles = even = odd = 0
     for n in range(steps):
         t = steps - 1 - n if reverse else n
-        live = sizes[t]
+        if sizes[t] != live:
+            # tiles as equal as can be: 8 rows are 4 + 4, not 6 + 2
+            live = sizes[t]
+            tiles = -(-live // ROWS)
+            even = live // tiles
+            odd = live - even * tiles
         if reverse:
             first -= live
-        if hoist > 0 and left == 0:
-            # the input products of some steps at once: whole tiles of rows
-            rows = 0
-            while left < steps - n and (left == 0 or rows + sizes[t - left if reverse else t + left] <= hoist):
-                rows += sizes[t - left if reverse else t + left]
-                left += 1
-            base = first + live - rows if reverse else first
-            blocks = -(-rows // ROWS)
-            for p in range(panels):
-                for k in range(blocks):
-                    at = rows * k // blocks
-                    _product(zero, rows * (k + 1) // blocks - at, 1,
-                             z_x + at * z_stride + p * _GATES * width, z_stride,
-                             b + p * _GATES * width, 0, w + p * panel_size, panel_size,
-                             x + (base + at) * x_stride, x_stride, I, x, 0, 0)  # fmt: skip
-        left -= 1
-        blocks = -(-live // ROWS)
-        pair = 2 if live == 1 else 1
+        if hoist > 0:
+            if hoisted == 0:
+                rows = 0
+                while hoisted < steps - n:
+                    more = sizes[t - hoisted if reverse else t + hoisted]
+                    if rows > 0 and rows + more > hoist:
+                        break
+                    rows += more
+                    hoisted += 1
+                hoist_first = first + live - rows if reverse else first
+                for p in range(panels):
+                    at = p * _GATES * width
+                    _product(zero, rows, z_x + at, z_x_stride, b + at, 0, w + p * panel_size,
+                             x + hoist_first * x_stride, x_stride, I)  # fmt: skip
+            hoisted -= 1
+        else:
+            for r in range(live):
+                _copy(h_old + r * xh_stride - I * size, x + (first + r) * x_stride, I * size)
         p = 0
         while p < panels:
-            together = min(pair, panels - p)
-            for k in range(blocks):
-                at = live * k // blocks
-                rows = live * (k + 1) // blocks - at
+            together = 2 if live == 1 and p + 1 < panels else 1
+            at = 0
+            for k in range(tiles):
+                rows = even + 1 if k < odd else even
+                start, start_stride = b + p * _GATES * width, 0
                 if hoist > 0:
-                    _product(zero, rows, together, tile, tile_stride,
-                             z_x + (first - base + at) * z_stride + p * _GATES * width, z_stride,
-                             w + p * panel_size + I * _GATES * width, panel_size,
-                             x, 0, 0, h_old + at * h_stride, h_stride, P)  # fmt: skip
-                else:
-                    _product(zero, rows, together, tile, tile_stride,
-                             b + p * _GATES * width, 0, w + p * panel_size, panel_size,
-                             x + (first + at) * x_stride, x_stride, I,
-                             h_old + at * h_stride, h_stride, P)  # fmt: skip
+                    start_stride = z_x_stride
+                    start = z_x + (first - hoist_first + at) * z_x_stride + p * _GATES * width
+                h = h_old + at * xh_stride - inputs * size
+                _tile(zero, rows, together, z, z_stride, start, start_stride,
+                      first_w + p * panel_size, panel_size, h, xh_stride, inputs + P)  # fmt: skip
                 for q in range(together):
                     unit = (p + q) * lanes
-                    to, to_stride = h_new + at * h_stride + unit * size, h_stride
+                    to, to_stride = h_new + at * xh_stride + unit * size, xh_stride
                     out, out_stride = y + (first + at) * y_stride + unit * size, y_stride
                     if P != H:
                         to, to_stride = m + at * c_stride + unit * size, c_stride
                         out, out_stride = to, to_stride
-                    _update(zero, rows, tile + q * _GATES * width, tile_stride,
+                    _update(zero, rows, z + q * _GATES * width, z_stride,
                             c + at * c_stride + unit * size, c_stride,
                             to, to_stride, out, out_stride, min(lanes, H - unit))  # fmt: skip
+                at += rows
             p += together
         if P != H:
-            # (5): the tile again, for blocks of 4 L outputs; its start is the zeros behind w_hr
+            # (5) in the same tile, 4 L outputs a panel; the zeros it starts with are before w_hr
             for p in range(-(-P // (_GATES * lanes))):
-                for k in range(blocks):
-                    at = live * k // blocks
-                    _product(zero, live * (k + 1) // blocks - at, 1,
-                             h_new + at * h_stride + p * _GATES * width, h_stride,
-                             w_hr, 0, w_hr + _GATES * width + p * H * _GATES * width, 0,
-                             m + at * c_stride, c_stride, H, x, 0, 0)  # fmt: skip
+                at = p * _GATES * width
+                _product(zero, live, h_new + at, xh_stride, w_hr, 0, w_hr + _GATES * width + H * at,
+                         m, c_stride, H)  # fmt: skip
             for r in range(live):
-                _copy(y + (first + r) * y_stride, h_new + r * h_stride, P * size)
+                _copy(y + (first + r) * y_stride, h_new + r * xh_stride, P * size)
         if not reverse:
-            # sequences that end here keep their h in both buffers
-            ending = sizes[t + 1] if t + 1 < steps else 0
-            for r in range(ending, live):
-                _copy(h_0 + r * P * size, h_new + r * h_stride, P * size)
             first += live
+            # sequences that end here
+            for r in range(sizes[t + 1] if t + 1 < steps else 0, live):
+                _copy(h_0 + r * P * size, h_new + r * xh_stride, P * size)
         h_old, h_new = h_new, h_old
     for r in range(most):
         if reverse:
-            _copy(h_0 + r * P * size, h_old + r * h_stride, P * size)
+            _copy(h_0 + r * P * size, h_old + r * xh_stride, P * size)
         _copy(c_0 + r * H * size, c + r * c_stride, H * size)
 
 
 @_kernel
-def _strides(H, P, lanes, size):
-    """Bytes from row to row of h and of c, room for whole panels; not a multiple of 256."""
-    h = -(-P // (_GATES * lanes)) * _GATES * lanes * size if P != H else -(-H // lanes) * lanes * size
+def _strides(I, H, P, lanes, size):
+    """Bytes from row to row of [x | h] and of c, whole vectors (of h, if projected, 4 together)."""
+    whole = lanes if P == H else _GATES * lanes
+    xh = (-(-I // lanes) * lanes + -(-P // whole) * whole) * size
     c = -(-H // lanes) * lanes * size
-    # rows that lie 4 KB apart would fall into the same few places of the cache
-    return h + (lanes * size if h % 256 == 0 else 0), c + (lanes * size if c % 256 == 0 else 0)
+    # rows at a multiple of 4 KB from each other would fall into the same few places of the cache
+    return xh + (lanes * size if xh % 256 == 0 else 0), c + (lanes * size if c % 256 == 0 else 0)
 
 
 # ---- the contract ---------------------------------------------------------------------------
 
+# Fewer sequences than this leave the tile short of rows: then the input's products are made
+# first, for many steps at once, as whole tiles, in chunks that stay in the second-level cache.
+_HOIST_BELOW = 2
+_HOIST_BYTES = 1 << 18
+
+
 class _Weights:
-    """One layer's panels in one direction, and work space that calls return for the next one."""
+    """One layer's panels in one direction, and work spaces, which calls take and give back."""
 
     def __init__(self, w_ih, w_hh, b, w_hr):
-        self.dtype = w_ih.dtype
-        self.size = self.dtype.itemsize
-        self.lanes = lanes = _BYTES // self.size
-        (rows, self.I), self.P = w_ih.shape, w_hh.shape[1]
-        self.H = H = rows // _GATES
+        dtype, size = w_ih.dtype, w_ih.itemsize
+        lanes = _BYTES // size
+        I, P, H = w_ih.shape[1], w_hh.shape[1], len(b) // _GATES
         panels = -(-H // lanes)
-        gates = np.zeros((self.I + self.P, _GATES, panels * lanes), self.dtype)
+        gates = np.zeros((I + P, _GATES, panels * lanes), dtype)
         gates[:, :, :H] = np.concatenate([w_ih, w_hh], 1).T.reshape(-1, _GATES, H)
-        bias = np.zeros((_GATES, panels * lanes), self.dtype)
+        bias = np.zeros((_GATES, panels * lanes), dtype)
         bias[:, :H] = b.reshape(_GATES, H)
         # [k][gate][unit] -> [panel][k][gate][lane]
-        self.w = _aligned(gates.reshape(-1, _GATES, panels, lanes).transpose(2, 0, 1, 3))
-        self.b = _aligned(bias.reshape(_GATES, panels, lanes).transpose(1, 0, 2))
-        self.w_hr = self.b
-        if w_hr is not None:
+        w = _aligned(gates.reshape(-1, _GATES, panels, lanes).transpose(2, 0, 1, 3))
+        b = _aligned(bias.reshape(_GATES, panels, lanes).transpose(1, 0, 2))
+        if w_hr is None:
+            w_hr = b  # not read
+        else:
+            # the projection's outputs take the gates' places in the tile: panels of 4 L of them
             wide = _GATES * lanes
-            blocks = -(-self.P // wide)
-            columns = np.zeros((H, blocks * wide), self.dtype)
-            columns[:, : self.P] = w_hr.T
-            panels_hr = columns.reshape(H, blocks, wide).transpose(1, 0, 2).ravel()
-            self.w_hr = _aligned(np.concatenate([np.zeros(wide, self.dtype), panels_hr]))
-        self.zero = self.dtype.type(0)
-        self.spare = []
+            blocks = -(-P // wide)
+            columns = np.zeros((H, blocks * wide), dtype)
+            columns[:, :P] = w_hr.T
+            columns = columns.reshape(H, blocks, wide).transpose(1, 0, 2).ravel()
+            w_hr = _aligned(np.concatenate([np.zeros(wide, dtype), columns]))
+        self.arrays = w, b, w_hr  # kept alive: the loops know only their addresses
+        self.constants = (dtype.type(0), size, lanes, I, H, P, *(a.ctypes.data for a in self.arrays))
+        xh_stride, c_stride = _strides.py_func(I, H, P, lanes, size)
+        self.row_bytes = 2 * xh_stride + 2 * c_stride
+        self.z_bytes = panels * _GATES * _BYTES
+        self.spare = []  # (work space, its address); append and pop are atomic
 
-HOIST_BELOW = 8
-HOIST_BYTES = 1 << 18
+
+def prepare(dtype):
+    """Compile, or read from the cache, everything for one dtype."""
+    global compile_seconds
+    dtype = numba.from_dtype(dtype)
+    begin = time.perf_counter()
+    for layout in "CA":
+        for readonly in (False, True):
+            _address.compile((types.Array(dtype, 2, layout, readonly=readonly),))
+    i = types.int64
+    _layer.compile((dtype, *[i] * 13, i[::1], i, i, i, types.boolean))
+    compile_seconds += time.perf_counter() - begin
+
+
+compile_seconds = 0.0
+
+
+def pack(w_ih, w_hh, b, w_hr):
+    return _Weights(w_ih, w_hh, b, w_hr)
+
 
 def run(weights, x, batch_sizes, h, c, y, reverse):
-    g = weights
-    B = len(h)
-    hs, cs = _strides.py_func(g.H, g.P, g.lanes, g.size)
-    zrow = -(-g.H // g.lanes) * _GATES * g.lanes * g.size
+    rows = len(h)
+    need = rows * weights.row_bytes + (ROWS * 2 * _GATES * _BYTES)
     hoist = 0
-    if B < HOIST_BELOW and len(batch_sizes) > 1:
-        hoist = max(min(len(x), HOIST_BYTES // zrow), B)
-    need = B*(2*hs+2*cs) + ROWS*2*_GATES*_BYTES + hoist*zrow
+    if rows < _HOIST_BELOW and len(batch_sizes) > 1:
+        hoist = max(rows, min(len(x), _HOIST_BYTES // weights.z_bytes))
+        need += hoist * weights.z_bytes
     try:
-        work = g.spare.pop()
-        if work.nbytes < need: work = _aligned(np.zeros(need, np.uint8))
+        work = weights.spare.pop()
     except IndexError:
-        work = _aligned(np.zeros(need, np.uint8))
-    _layer(g.zero, g.size, g.lanes, _address(x), x.strides[0], _address(y), y.strides[0], _address(h), _address(c),
-      batch_sizes, g.I, g.H, g.P, _address(g.w), _address(g.b), _address(g.w_hr), _address(work), hoist, reverse)
-    g.spare.append(work)
+        work = None
+    if work is None or work[0].size < need:
+        room = _aligned(np.zeros(need, np.uint8))
+        work = room, room.ctypes.data
+    _layer(
+        *weights.constants, work[1], _address(x), x.strides[0], _address(y), y.strides[0],
+        batch_sizes, _address(h), _address(c), hoist, reverse,
+    )  # fmt: skip
+    weights.spare.append(work)
 
-def _address(a): return a.ctypes.data
+
+def describe():
+    return {
+        "version": numba.__version__,
+        "instruction_set": f"{config.CPU_NAME or binding.get_host_cpu_name()}, {_BYTES * 8}-bit vectors"
+        + (" with FMA" if _FMA else ""),
+        "compile_seconds": round(compile_seconds, 3),
+    }
+
+
+@_kernel
+def _address(array):
+    return array.ctypes.data
+
 
 def _aligned(array):
-    """A copy that begins at a multiple of 64 bytes."""
+    """A copy that begins at a cache line."""
     room = np.empty(array.nbytes + 64, np.uint8)
     begin = -room.ctypes.data % 64
     copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-def pack(w_ih, w_hh, b, w_hr): return _Weights(w_ih, w_hh, b, w_hr)
-def prepare(dtype): pass
-def describe(): return {"version": numba.__version__, "instruction_set": f"{_BYTES*8}"}

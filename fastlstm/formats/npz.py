@@ -10,24 +10,17 @@ import re
 import numpy as np
 
 from . import stored_zip, structure
-from .dtypes import itemsize, numbers
 
 SUFFIXES = (".npz",)
 ORDERED = True  # np.savez keeps the caller's order
 
 _ENTRY = "__structure__"
-# The header of numpy.lib.format 1.0, as NumPy writes it: magic, version, size, a dict's repr.
+# What np.save writes before an array: numpy.lib.format 1.0's magic, size and a dict's repr.
 _HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00.."
-    rb"\{'descr': '([<>|])([fiub])([1248])', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:\d{1,18},? ?)*)\), \} *\n",
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:f[248]|[iu][1248]|b1|S\d{1,9}))', "
+    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \} *\n",
     re.DOTALL,
 )
-_TEXT_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '<U\d+', 'fortran_order': False, 'shape': \(\), \} *\n",
-    re.DOTALL,
-)
-_NAMES = {"f": "float", "i": "int", "u": "uint", "b": "bool"}
 
 
 def recognises(file):
@@ -50,18 +43,41 @@ def read(file):
     ValueError
         If the file is damaged, compressed, or holds anything but plain arrays.
     """
-    state, description = {}, None
-    for member in stored_zip.members(file).values():
-        name = member.name.removesuffix(".npy")
-        data = stored_zip.read(file, member)
-        if name == _ENTRY:
-            description = structure.loads(_text(data))
-        else:
-            state[name] = _array(name, data)
-    return state, description
+    state = {}
+    for name, member in stored_zip.members(file).items():
+        name = name.removesuffix(".npy")
+        state[name] = _array(name, stored_zip.read(file, member))
+    text = state.pop(_ENTRY, None)
+    if text is None:
+        return state, None
+    if text.dtype.kind != "S" or text.ndim:
+        raise ValueError(f"entry {_ENTRY!r} must be one string, got {text.dtype} {text.shape}")
+    return state, structure.loads(text.item())
 
 
 def write(file, model):
     """Write a model's parameters and structure."""
     text = structure.dumps(model)
-    np.savez(file, **model.state_dict(), **{_ENTRY: np.array(text)})
+    np.savez(file, **model.state_dict(), **{_ENTRY: np.array(text.encode())})
+
+
+def _array(name, data):
+    """The array in the bytes of a .npy file, in native byte order."""
+    header = _HEADER.match(data)
+    if header is None:
+        raise ValueError(
+            f"entry {name!r} is not a plain array of numbers as np.save writes it: Python objects, "
+            "records and other headers are refused"
+        )
+    dtype = np.dtype(header[1].decode())
+    shape = tuple(int(n) for n in header[3].split(b",") if n.strip())
+    expected, got = math.prod(shape) * dtype.itemsize, len(data) - header.end()
+    if expected != got:
+        raise ValueError(
+            f"entry {name!r} of shape {shape} and type {dtype} must have {expected} bytes, "
+            f"got {got}"
+        )
+    flat = np.frombuffer(data, dtype, offset=header.end()) if expected else np.zeros(0, dtype)
+    native = "f4" if dtype == np.float16 else dtype.newbyteorder("=")
+    order = "F" if header[2] == b"True" else "C"
+    return flat.astype(native, copy=False).reshape(shape, order=order)

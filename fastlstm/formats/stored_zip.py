@@ -1,8 +1,9 @@
 """Zip files whose members are stored plainly, as torch and NumPy write them, read with distrust.
 
 Python's zipfile finds the directory; everything in it is checked against the file before a member
-is read: no compression (so no bomb: a member is as long as its bytes in the file), no encryption,
-no two members of one name or over the same bytes, nothing outside the file, no wrong checksum.
+is read: nothing outside the file, no two members of one name or over the same bytes. A member that
+is compressed or encrypted is not read, so there is no bomb: each is as long as its bytes in the
+file. Checksums are verified.
 """
 
 import struct
@@ -17,11 +18,15 @@ _ENCRYPTED = 0x1
 
 @dataclass(frozen=True)
 class Member:
-    """Where a member's bytes lie, and their CRC-32 (0 if the writer did not compute it)."""
+    """Where a member's bytes lie, whether they are stored as they are, and their CRC-32.
+
+    The checksum is 0 if the writer did not compute it, which torch can be told.
+    """
 
     name: str
     start: int
     size: int
+    plain: bool
     crc: int
 
 
@@ -32,16 +37,17 @@ def is_zip(file):
 
 
 def members(file):
-    """Locate and check all members of an open zip file.
+    """Locate all members of an open zip file.
 
     Returns
     -------
     dict of str -> Member
+        In the order of the file.
 
     Raises
     ------
     ValueError
-        If the file is damaged or truncated, or a member breaks one of this module's rules.
+        If the file is damaged or truncated, or members share a name or bytes.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -52,24 +58,27 @@ def members(file):
     found = {}
     for info, limit in zip(infos, [i.header_offset for i in infos[1:]] + [end], strict=True):
         name = info.filename
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise ValueError(f"member {name!r} is compressed; it must be stored as it is")
-        if info.flag_bits & _ENCRYPTED:
-            raise ValueError(f"member {name!r} is encrypted")
         if name in found:
             raise ValueError(f"two members of the zip file have the name {name!r}")
-        start = _data_start(file, info.header_offset, name)
-        if start + info.file_size > limit:
+        start = _data_start(file, info)
+        if start + info.compress_size > limit:
             raise ValueError(
-                f"member {name!r} of {info.file_size} bytes overlaps what follows it: "
+                f"member {name!r} of {info.compress_size} bytes overlaps what follows it: "
                 f"there is room for {max(0, limit - start)}"
             )
-        found[name] = Member(name, start, info.file_size, info.CRC)
+        plain = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & _ENCRYPTED
+        if plain and info.file_size != info.compress_size:
+            raise ValueError(f"a damaged zip file: member {name!r} has two sizes")
+        found[name] = Member(name, start, info.file_size, plain, info.CRC)
     return found
 
 
 def read(file, member):
-    """Return a member's bytes as a bytearray; ValueError if they fail their checksum."""
+    """Return a member's bytes as a bytearray; ValueError if they are not plain or damaged."""
+    if not member.plain:
+        raise ValueError(
+            f"member {member.name!r} is compressed or encrypted; it must be stored as it is"
+        )
     data = bytearray(member.size)
     file.seek(member.start)
     file.readinto(data)
@@ -78,10 +87,16 @@ def read(file, member):
     return data
 
 
-def _data_start(file, header, name):
-    file.seek(max(0, header))
-    raw = file.read(_LOCAL_HEADER.size)
-    if header < 0 or len(raw) < _LOCAL_HEADER.size or not raw.startswith(_MAGIC):
-        raise ValueError(f"a damaged zip file: member {name!r} is not where its directory says")
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(raw)
-    return header + _LOCAL_HEADER.size + name_length + extra_length
+def _data_start(file, info):
+    """Where a member's bytes begin: after the header before them, which must be its own."""
+    if info.header_offset >= 0:
+        file.seek(info.header_offset)
+        header = file.read(_LOCAL_HEADER.size)
+        if len(header) == _LOCAL_HEADER.size and header.startswith(_MAGIC):
+            _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+            name = file.read(name_length)
+            if info.orig_filename in (name.decode(e, "replace") for e in ("utf-8", "cp437")):
+                return file.tell() + extra_length
+    raise ValueError(
+        f"a damaged zip file: member {info.filename!r} is not where its directory says"
+    )

@@ -31,7 +31,7 @@ ORDERED = True  # a state dict lists its layers as the model defined them
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MOST_PICKLE = 16 << 20  # a state dict of a hundred thousand tensors takes about as many bytes
+_MOST_PICKLE = 4 << 20  # bytes; about 150 describe a tensor, and one can cost 64 of memory
 _MOST_REPEATED = 16  # how often a file may name its numbers again (tied weights do it once)
 _MOST_DIMENSIONS = 32  # NumPy 1's limit
 _MOST_DEPTH, _LONGEST_NAME = 8, 255  # how far nested state dicts are searched for
@@ -117,16 +117,25 @@ def read(file, key=None):
 
 def write(file, model):
     """Write a model's state dict as the zip that torch.load (weights_only=True) opens."""
-    entries, storages = [], []
-    for key, (name, array) in enumerate(model.state_dict().items()):
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        storages.append((f"data/{key}", array.tobytes()))
-        entries.append(_plain(name) + _tensor_opcodes(str(key), array))
+    state = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        for name, array in model.state_dict().items()
+    }
+    entries = [
+        _plain(name) + _tensor_opcodes(str(key), array)
+        for key, (name, array) in enumerate(state.items())
+    ]
     data = b"\x80\x02" + _ORDERED_DICT + b"(" + b"".join(entries) + b"u."
     with zipfile.ZipFile(file, "w") as archive:
-        members = [("data.pkl", data), ("byteorder", b"little"), *storages, ("version", b"3\n")]
-        for name, content in members:
+
+        def add(name, content):  # dated 1980, so that equal models give equal files
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+
+        add("data.pkl", data)
+        add("byteorder", b"little")
+        for key, array in enumerate(state.values()):
+            add(f"data/{key}", array.tobytes())
+        add("version", b"3\n")
 
 
 # Writing: the few opcodes of a state dict, written by hand, because Python's pickler would import
@@ -167,7 +176,7 @@ def _read_zip(file):
     members = stored_zip.members(file)
     pickles = [name for name in members if _is_pickle(name)]
     if len(pickles) > 1:
-        raise ValueError(f"the zip file holds several pickles: {', '.join(pickles)}")
+        raise ValueError(f"it holds {len(pickles)} members named data.pkl, expected one")
     root = pickles[0].removesuffix("data.pkl")
     if (order := members.get(root + "byteorder")) is not None:
         _check_little(bytes(stored_zip.read(file, order)) if order.size < 9 else None)
@@ -204,7 +213,7 @@ def _read_stream(file):
     """Return the pickled object of a legacy stream and a function that fetches a storage."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    stream = io.BytesIO(file.read(_MOST_PICKLE))
+    stream = io.BytesIO(file.read(min(size, _MOST_PICKLE)))
     if _unpickle(stream, {}) != _MAGIC:
         raise ValueError(
             "it is a pickle, but not one of torch's: the magic number is missing. "
@@ -218,10 +227,12 @@ def _read_stream(file):
     storages = {}
     tree = _unpickle(stream, storages)
     keys = _unpickle(stream, {})
-    if not isinstance(keys, list) or any(storages.get(key) is None for key in keys):
+    if not isinstance(keys, list) or any(
+        type(key) is not str or key not in storages for key in keys
+    ):
         raise ValueError("the list of its storages is damaged")
     starts, position = {}, stream.tell()
-    for storage in map(storages.get, keys):
+    for storage in map(storages.__getitem__, keys):
         starts[storage.key] = start = position + 8  # after the count
         position = start + storage.count * itemsize(storage.dtype)
         if position > size:

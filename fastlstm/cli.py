@@ -1,0 +1,434 @@
+"""The ``fastlstm`` command: look into a model file, run it on a file of input, list the engines.
+
+A run goes through time in chunks, with the states carried from one to the next, so that input and
+output may be larger than memory; a model that needs the whole sequence runs in one go.
+"""
+
+import argparse
+import contextlib
+import csv
+import math
+import os
+import sys
+import wave
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .engines import MODULES, engines
+from .formats import load, load_lstm, load_state
+from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
+from .lstm import LSTM, LSTMCell
+
+CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
+
+_RUN_DESCRIPTION = """\
+Run a model on a file of input and write what its last layer gives.
+
+Input, by suffix:
+  .npy  (T, features), (T, B, features), or with --batch-first (B, T, features);
+        token numbers (T,), (T, B) or (B, T) where the model begins with an embedding
+  .csv  one sequence: a row for every time step, a column for every feature;
+        a first line without any number is taken as the names of the columns
+  .wav  one sequence: a step for every sample, a feature for every channel; PCM of
+        8, 16, 24 or 32 bits, scaled to -1 <= x < 1
+Values are converted to the model's dtype.
+
+Output, by suffix:
+  .npy  the array
+  .csv  one sequence: a row for every time step; where only the last step is left,
+        a row for every sequence
+
+The input goes through the model in chunks of time, a .npy file without being read as a
+whole, so that files may be larger than memory. A bidirectional LSTM, a layer that takes
+the last step, and --lengths need whole sequences: they run in one go, in memory.
+"""
+
+
+def main(argv=None):
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments; the process's own if not given.
+
+    Returns
+    -------
+    int
+        The exit code: 0; 1 if something is wrong with a file or a value, told in one line on
+        stderr; 130 if interrupted; 141 if the reader of the output went away. Wrong usage leaves
+        through argparse, with 2.
+
+    Examples
+    --------
+    >>> fastlstm.cli.main(["info", "missing.npz"])
+    1
+    """
+    try:
+        args = _parser().parse_args(argv)
+        args.action(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered goes nowhere, or the interpreter would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"fastlstm: error: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="fastlstm",
+        description="Run trained LSTMs on a CPU, without a deep-learning framework.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastlstm {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("model", metavar="MODEL", help="model file: .npz, .pt, .pth, .safetensors")
+    model.add_argument("--key", help="which state dict of a checkpoint that nests several")
+    model.add_argument(
+        "--prefix", help="take only the LSTM whose parameters' names begin so, as encoder.lstm"
+    )
+
+    info = commands.add_parser(
+        "info", parents=[model], help="show a model's layers, shapes, parameters and size"
+    )
+    info.set_defaults(action=_info, engine="numpy")
+
+    run = commands.add_parser(
+        "run",
+        parents=[model],
+        help="run a model on a file of input",
+        description=_RUN_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.set_defaults(action=_run)
+    run.add_argument("input", metavar="INPUT", type=Path, help=".npy, .csv or .wav file")
+    run.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, required=True, help=".npy or .csv file"
+    )
+    run.add_argument("--batch-first", action="store_true", help="input and output are (B, T, ...)")
+    run.add_argument(
+        "--lengths", help="real steps of each sequence: 3,5,2, or a .npy or .txt file of them"
+    )
+    run.add_argument(
+        "--state-in", metavar="S.npz", type=Path, help="begin with these states (arrays h and c)"
+    )
+    run.add_argument(
+        "--state-out", metavar="S.npz", type=Path, help="write the last states, to resume from"
+    )
+    run.add_argument(
+        "--engine", choices=("auto", *MODULES), default="auto", help="who computes (default: auto)"
+    )
+
+    table = commands.add_parser("engines", help="list the engines and why one is missing")
+    table.set_defaults(action=_engines)
+    return parser
+
+
+def _engines(args):
+    for name, facts in engines().items():
+        state = "default" if facts["default"] else "available" if facts["available"] else "missing"
+        rest = [
+            value if key == "reason" else f"{key.replace('_', ' ')} {value}"
+            for key, value in facts.items()
+            if key not in ("available", "default")
+        ]
+        print(f"{name:8}{state:11}{', '.join(rest)}")
+
+
+def _info(args):
+    model = _load(args)
+    parameters = model.state_dict()
+    print(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
+    print(model)
+    rows = [("parameter", "shape", "values")]
+    rows += [(name, str(p.shape), f"{p.size:,}") for name, p in parameters.items()]
+    rows += [("total", str(model.dtype), f"{model.num_parameters:,}")]
+    names, shapes, values = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, shape, value in rows:
+        print(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
+    print(f"{_bytes(sum(p.nbytes for p in parameters.values()))} in memory")
+
+
+def _bytes(size):
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024 or unit == "GiB":
+            return f"{size:,.1f} {unit}"
+
+
+def _load(args):
+    if args.prefix is None:
+        return load(args.model, key=args.key, engine=args.engine)
+    return load_lstm(args.model, prefix=args.prefix, key=args.key, engine=args.engine)
+
+
+def _run(args):
+    write = _by_suffix("output", args.output, {".npy": _write_npy, ".csv": _write_csv})
+    read = _by_suffix("input", args.input, {".npy": _npy, ".csv": _csv, ".wav": _wav})
+    for path in filter(None, (args.output, args.state_out)):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+    model = _load(args)
+    layers = [layer for _, layer in model.named_layers() if not layer.children]
+    if any(isinstance(layer, LSTMCell) for layer in layers):
+        raise ValueError(f"{args.model} holds an LSTMCell, which only Python code can step")
+    if args.batch_first:
+        for layer in layers:
+            if isinstance(layer, (LSTM, Last)):
+                layer.batch_first = True
+    states = _states(args, layers)
+    lengths = _lengths(args.lengths)
+
+    x = read(args.input)
+    tokens = bool(layers) and isinstance(layers[0], Embedding)
+    time, steps, batch = _layout(args, x.shape, tokens, layers)
+    if write is _write_csv and batch != 1 and not any(isinstance(n, Last) for n in layers):
+        raise ValueError(
+            f"{args.output} can hold one sequence, {args.input} has {batch}: write a .npy file"
+        )
+    chunk = steps
+    if lengths is None and all(map(_goes_by_steps, layers)):
+        widest = max((max(p.shape) for p in model.state_dict().values()), default=1)
+        chunk = max(1, CHUNK_VALUES // (batch * widest))
+
+    def pieces():
+        for start in _progress(range(0, steps, chunk)):
+            here = slice(start, start + chunk)
+            dtype = np.dtype(np.int64) if tokens else model.dtype
+            part = _convert(x[:, here] if time else x[here], dtype, args.input)
+            yield _advance(layers, part, states, lengths)
+
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(_aside(args.output))
+        state_out = stack.enter_context(_aside(args.state_out)) if args.state_out else None
+        write(output, pieces(), time, steps if chunk < steps else None)
+        if state_out:
+            ((h, c),) = states.values()
+            with open(state_out, "wb") as file:
+                np.savez(file, h=h, c=c)
+
+
+def _states(args, layers):
+    """Return the states to begin with, (h, c) by the LSTM's place in `layers`."""
+    if not (args.state_in or args.state_out):
+        return {}
+    lstms = [n for n, layer in enumerate(layers) if isinstance(layer, LSTM)]
+    if len(lstms) != 1:
+        raise ValueError(
+            f"--state-in and --state-out need a model with one LSTM, {args.model} has {len(lstms)}"
+        )
+    if not args.state_in:
+        return {}
+    state = load_state(args.state_in)
+    if set(state) != {"h", "c"}:
+        raise ValueError(
+            f"{args.state_in} must hold the arrays h and c, got {', '.join(state) or 'none'}"
+        )
+    dtype = layers[lstms[0]].dtype
+    return {lstms[0]: tuple(_convert(state[name], dtype, args.state_in) for name in "hc")}
+
+
+def _layout(args, shape, tokens, layers):
+    """Return (axis of time, T, B) of an input of this shape; B of an unbatched one is 1."""
+    batch_first = args.batch_first or any(isinstance(n, LSTM) and n.batch_first for n in layers)
+    names = [("T",), ("B", "T") if batch_first else ("T", "B")]
+    if not tokens:
+        names = [(*axes, "features") for axes in names]
+    if len(shape) not in map(len, names) or 0 in shape:
+        expected = " or ".join(f"({', '.join(axes)})" for axes in names)
+        raise ValueError(
+            f"{args.input} must have shape {expected}, every size at least 1, got {shape}"
+        )
+    if len(shape) == len(names[0]):
+        return 0, shape[0], 1
+    time = int(batch_first)
+    return time, shape[time], shape[1 - time]
+
+
+def _by_suffix(what, path, table):
+    try:
+        return table[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(f"{what} must end in {' or '.join(table)}, got {path}") from None
+
+
+def _goes_by_steps(layer):
+    """Tell whether the layer's output at a step needs nothing of the steps after it."""
+    if isinstance(layer, LSTM):
+        return not layer.bidirectional
+    if isinstance(layer, Softmax):
+        return layer.dim == -1
+    return isinstance(layer, (Linear, Embedding, Dropout, ReLU, Tanh, Sigmoid))
+
+
+def _advance(layers, x, states, lengths):
+    """Run the layers on a piece of the sequence; `states` are taken and left for the next one."""
+    for n, layer in enumerate(layers):
+        if isinstance(layer, LSTM):
+            x, states[n] = layer(x, states.get(n), lengths=lengths)
+        elif isinstance(layer, Last):
+            x = layer(x, lengths=lengths)
+        else:
+            x = layer(x)
+    return x
+
+
+def _progress(starts):
+    """Show a bar on a terminal after one second, where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return starts
+    return tqdm(starts, delay=1, disable=None, leave=False, unit="chunk")
+
+
+def _npy(path):
+    try:
+        # Mapped: only the pages of the chunk at hand are read.
+        return np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as .npy: {error}") from error
+
+
+def _csv(path):
+    values, columns = array("d"), None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True)
+            for row in rows:
+                if not row or columns is None and rows.line_num == 1 and _is_header(row):
+                    continue
+                columns = columns or len(row)
+                if len(row) != columns:
+                    raise ValueError(
+                        f"{path}, line {rows.line_num}: expected {columns} columns, got {len(row)}"
+                    )
+                try:
+                    values.extend(map(float, row))
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
+    if columns is None:
+        raise ValueError(f"{path} holds no rows of numbers")
+    return np.frombuffer(values).reshape(-1, columns)
+
+
+def _is_header(row):
+    return not any(map(_is_number, row))
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wav(path):
+    try:
+        with wave.open(str(path)) as file:
+            channels, width, frames = file.getnchannels(), file.getsampwidth(), file.getnframes()
+            data = file.readframes(frames)
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as PCM .wav: {error}") from error
+    if len(data) != channels * width * frames:
+        raise ValueError(
+            f"{path} is cut off: expected {channels * width * frames} bytes of samples, got "
+            f"{len(data)}"
+        )
+    if width == 1:  # the one unsigned width
+        samples = np.frombuffer(data, np.uint8).astype(np.int32) - 128
+    elif width == 3:  # into the upper three bytes of an int32, and down again with the sign
+        wide = np.zeros((channels * frames, 4), np.uint8)
+        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        samples = wide.view("<i4")[:, 0] >> 8
+    else:
+        samples = np.frombuffer(data, f"<i{width}")
+    return (samples / 2.0 ** (8 * width - 1)).reshape(-1, channels)
+
+
+def _convert(part, dtype, path):
+    if part.dtype.kind not in "fiub":
+        raise ValueError(f"{path} must hold real numbers, got dtype {part.dtype}")
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            values = np.array(part, dtype)
+    except FloatingPointError:
+        raise ValueError(f"{path} holds values that do not fit {dtype}") from None
+    if dtype.kind == "i" and not np.array_equal(values, part):
+        raise ValueError(f"{path} must hold whole numbers: the model begins with an embedding")
+    return values
+
+
+def _lengths(text):
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        return _npy(text)
+    if text.endswith(".txt"):
+        text = Path(text).read_text(encoding="utf-8")
+    words = text.replace(",", " ").split()
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {text!r}") from None
+
+
+def _read_state(path, dtype):
+    state = load_state(path)
+    if set(state) != {"h", "c"}:
+        raise ValueError(f"{path} must hold the arrays h and c, got {', '.join(state) or 'none'}")
+    return tuple(_convert(state[name], dtype, path) for name in "hc")
+
+
+@contextlib.contextmanager
+def _aside(path):
+    """Give a path to write to: it becomes `path` if all goes well, and vanishes if not."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_npy(path, pieces, time, steps):
+    """Write pieces of a sequence of `steps`, cut along axis `time`; one whole piece if None.
+
+    Not through a memory map: on a full disk that ends the process, a write raises OSError.
+    """
+    start = 0
+    with open(path, "wb") as file:
+        for y in pieces:
+            if steps is None:
+                time, steps = 0, len(y)
+            if not start:
+                shape = (*y.shape[:time], steps, *y.shape[time + 1 :])
+                head = {"descr": y.dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, head)
+                head_size, step_size = file.tell(), y.itemsize * math.prod(shape[time + 1 :])
+            for row, part in enumerate(y if time else y[None]):
+                file.seek(head_size + (row * steps + start) * step_size)
+                file.write(np.ascontiguousarray(part))
+            start += y.shape[time]
+
+
+def _write_csv(path, pieces, time, steps):
+    """Write pieces of one sequence, batched or not: a row for every step."""
+    with open(path, "w", encoding="ascii") as file:
+        for y in pieces:
+            digits = "%.9g" if y.dtype == np.float32 else "%.17g"  # enough to read the same back
+            np.savetxt(file, y.reshape(-1, y.shape[-1]), fmt=digits, delimiter=",")

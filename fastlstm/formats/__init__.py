@@ -1,0 +1,242 @@
+"""Model files: which format, told by its content when reading and by its suffix when writing.
+
+A format is a module with equal names: ``SUFFIXES``; ``ORDERED``, whether a file keeps the order of
+the parameters; ``recognises(file)``; ``read(file)`` -> (arrays by torch's names, structure or
+None); ``write(file, model)``. All of them refuse what they do not know with a ValueError, take no
+memory that the file's own size does not warrant, and run nothing from it.
+"""
+
+import os
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..parameters import Layer, check_bool
+from . import npz, safetensors, structure, torch_pt
+
+__all__ = ["load", "load_lstm", "load_state", "save"]
+
+# Asked in this order: safetensors' first bytes could otherwise pass for those of a pickle.
+_FORMATS = {"safetensors": safetensors, "torch": torch_pt, "npz": npz}
+
+
+def load(path, *, key=None, engine="auto"):
+    """Load a model from a file, ready to run.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A torch state dict (.pt, .pth; zip or legacy, read without torch), a .safetensors or a .npz
+        file.
+    key : str, optional
+        Which state dict of a torch checkpoint that nests several, as ``"model_state"`` or, nested
+        deeper, ``"ema.model"``.
+    engine : str
+        For the model's LSTMs; see `LSTM`.
+
+    Returns
+    -------
+    Layer
+        In evaluation mode. With the structure that `save` put into the file. Without one, as in
+        every torch file: what names and shapes tell. An LSTM's own names without prefix
+        (``weight_ih_l0``) give an LSTM; several layers, or a prefix, give a Sequential of an
+        Embedding, LSTMs and Linears, chained by their sizes.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, hostile or of no known format, or does not tell the layers and
+        their order; the sentence names the file, the fault and what was found.
+    OSError
+        If it cannot be opened.
+    ImportError
+        If the format needs a library that is missing.
+
+    Notes
+    -----
+    A torch file holds numbers and names only. ``batch_first``, dropout and layers without
+    parameters (activations, `Last`) are not in it, so the model has them as by default or not at
+    all: an LSTM and a Linear give the Linear's values at every step. float16 and bfloat16 are
+    widened to float32, which is exact. Cost: one pass over the file; memory for it twice.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.npz")
+    >>> model = fastlstm.Sequential(fastlstm.LSTM(3, 4), fastlstm.Last(), fastlstm.Linear(4, 1))
+    >>> save(model, path)
+    >>> load(path)(np.zeros((5, 2, 3), np.float32)).shape
+    (2, 1)
+    """
+    with _naming(path):
+        state, description, form = _read(path, key)
+        if description is None:
+            description = structure.infer(state, form.ORDERED)
+        return _fill(description, state, engine)
+
+
+def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
+    """Load one LSTM out of a file, whatever else there is in it.
+
+    Parameters
+    ----------
+    path, key, engine
+        As for `load`.
+    prefix : str, optional
+        What stands before ``weight_ih_l0`` in the parameters' names, with or without its dot:
+        ``"lstm"``, ``"encoder.rnn"``, ``""``. Not needed if there is one LSTM only.
+    batch_first : bool
+        As the model was made; a state dict does not tell.
+
+    Returns
+    -------
+    LSTM
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        As `load`; also if there is no such LSTM, or several and no prefix: the sentence lists
+        their prefixes.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.pt")
+    >>> save(fastlstm.Sequential({"rnn": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)}), path)
+    >>> load_lstm(path, prefix="rnn")
+    LSTM(3, 4)
+    """
+    check_bool("batch_first", batch_first)
+    with _naming(path):
+        state, _, _ = _read(path, key)
+        found = structure.lstms(state)
+        listed = ", ".join(repr(name) for name in list(found)[:20])
+        if not found:
+            raise ValueError(
+                "it holds no LSTM: no name ends in 'weight_ih_l0'. "
+                f"It holds {', '.join(map(repr, list(state)[:20])) or 'nothing'}"
+            )
+        if prefix is None and len(found) > 1:
+            raise ValueError(f"it holds several LSTMs, choose one with prefix=: {listed}")
+        if prefix is None:
+            (prefix,) = found
+        elif prefix and not prefix.endswith("."):
+            prefix += "."
+        if prefix not in found:
+            raise ValueError(f"no LSTM has the prefix {prefix!r}; there are {listed}")
+        description = structure.describe_lstm(prefix, found[prefix], bool(batch_first))
+        return _fill(description, found[prefix], engine)
+
+
+def load_state(path, *, key=None):
+    """Load the arrays of a file by their names, for `Layer.load_state_dict` or any other use.
+
+    Parameters
+    ----------
+    path, key
+        As for `load`.
+
+    Returns
+    -------
+    dict of str -> ndarray
+        Of the file's dtypes, but float16 and bfloat16 widened to float32 (exact). Weights that
+        torch stored once under two names share their memory.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        As `load`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "linear.npz")
+    >>> save(fastlstm.Linear(2, 1), path)
+    >>> list(load_state(path))
+    ['weight', 'bias']
+    """
+    with _naming(path):
+        return _read(path, key)[0]
+
+
+def save(model, path):
+    """Save a model; the suffix of the path tells the format.
+
+    Parameters
+    ----------
+    model : Layer
+    path : str or path-like
+        ``.npz`` (fastlstm's own, for np.load too) and ``.safetensors`` hold parameters and
+        structure, so that `load` gives the same model. ``.pt`` and ``.pth`` hold the state dict
+        for ``torch.load``, and no structure.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is not one of these.
+    TypeError
+        If `model` is not a layer, or its structure cannot be stored.
+    ImportError
+        If the format needs a library that is missing.
+
+    Notes
+    -----
+    The file is written aside and renamed, so a failure leaves the old one as it was.
+
+    Examples
+    --------
+    >>> save(fastlstm.LSTM(3, 4), "model.h5")
+    Traceback (most recent call last):
+    ...
+    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, got '.h5'
+    """
+    if not isinstance(model, Layer):
+        raise TypeError(f"model must be a layer, got {type(model).__name__}")
+    path = Path(path)
+    known = {suffix: form for form in _FORMATS.values() for suffix in form.SUFFIXES}
+    if path.suffix.lower() not in known:
+        raise ValueError(
+            f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
+        )
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(aside, "xb") as file:
+            known[path.suffix.lower()].write(file, model)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash could leave the new name with no content
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path):
+    """Put the file's name before every fault that is found in it."""
+    try:
+        yield
+    except ValueError as fault:
+        raise ValueError(f"{os.fspath(path)}: {fault}") from fault
+
+
+def _read(path, key):
+    """Return arrays, structure or None, and the format's module."""
+    with open(path, "rb") as file:
+        for form in _FORMATS.values():
+            if form.recognises(file):
+                break
+        else:
+            raise ValueError(f"its content is of no known format; known are {', '.join(_FORMATS)}")
+        file.seek(0)
+        if form is torch_pt:
+            return *torch_pt.read(file, key), form
+        if key is not None:
+            raise ValueError(f"key={key!r} is for torch checkpoints, which nest; this file is flat")
+        return *form.read(file), form
+
+
+def _fill(description, state, engine):
+    numbers = sum(array.size for array in state.values())
+    model = structure.build(description, engine, numbers=numbers)
+    model.load_state_dict(state)
+    return model.eval()
