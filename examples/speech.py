@@ -39,10 +39,12 @@ class Convolution(NamedTuple):
     def __call__(self, x):
         """Map (..., length, channels in) to (..., length out, channels out)."""
         kernel, channels, outputs = self.weight.shape
-        padded = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(self.padding, self.padding), (0, 0)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=-2)
-        windows = windows[..., :: self.stride, :, :].swapaxes(-1, -2)
-        rows = windows.reshape(*windows.shape[:-2], kernel * channels)
+        length = x.shape[-2] + 2 * self.padding
+        padded = np.zeros((*x.shape[:-2], length, channels), x.dtype)
+        padded[..., self.padding : length - self.padding, :] = x
+        starts = np.arange(0, length - kernel + 1, self.stride)
+        windows = padded[..., starts[:, None] + np.arange(kernel), :]
+        rows = windows.reshape(*x.shape[:-2], len(starts), kernel * channels)
         return rows @ self.weight.reshape(kernel * channels, outputs) + self.bias
 
 
@@ -83,7 +85,7 @@ class SpeechDetector:
     def step(self, features):
         """Advance the LSTM by one frame's features (128,); return the probability of speech."""
         self.stream.step(features[None], out=self.hidden)
-        logit = self.head(np.maximum(self.hidden, 0))[0, 0]
+        logit = np.maximum(self.hidden[0], 0) @ self.head.weight[0, :, 0] + self.head.bias[0]
         return 1 / (1 + np.exp(-logit))
 
     def __call__(self, frame):
@@ -252,7 +254,7 @@ def draw(path, sound, probability, found, title, spans):
         seconds, columns.min(axis=1), columns.max(axis=1), color="0.35", linewidth=0.3
     )
     above.set_ylabel("amplitude")
-    above.set_title(title, loc="left")
+    above.set_title(title, loc="left", pad=12)
     limit = 1.25 * max(np.abs(sound).max(), 1e-3)
     above.set_ylim(-limit, limit)
     for name, start, end in spans:
@@ -269,7 +271,7 @@ def draw(path, sound, probability, found, title, spans):
     for n, (start, end) in enumerate(found):
         label = "_" * n + "speech"  # matplotlib's legend leaves out what begins with _
         above.axvspan(start, end, color="tab:blue", alpha=0.15, linewidth=0, zorder=0, label=label)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(loc="upper right", ncols=2, frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -17,7 +17,7 @@ _HALF = ("float16", "bfloat16")
 
 def as_float(value, dtype, name="input", owner="RNN"):
     """Return `value` as an array of `dtype` (native byte order), by the rule of this module."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.dtype == dtype:
         return array
     swapped = array.dtype.newbyteorder("=") == dtype
@@ -34,7 +34,7 @@ def as_float(value, dtype, name="input", owner="RNN"):
 
 def as_integers(value, name):
     """Return `value` as an int64 array; ValueError if it holds anything but integers."""
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.dtype.kind not in "iu" and array.size:
         raise ValueError(f"{name} must hold integers, got dtype {array.dtype}")
     return array.astype(np.int64)
@@ -48,19 +48,20 @@ def as_rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def _as_array(value, name):
-    if isinstance(value, np.ndarray) and type(value) is not np.ma.MaskedArray:
-        return value
+def as_array(value, name):
+    """Return `value` as a plain array of whatever dtype it has."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost. Pass {name}.filled(...), "
             "or lengths= for sequences of different lengths"
         )
+    if str(getattr(value, "dtype", None)) == "torch.bfloat16":
+        value = value.float()  # exact; NumPy has no such type
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value)
     try:
         return np.asarray(value)
     except TypeError as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # torch's, of a tensor that requires grad
         raise ValueError(f"{name} cannot be read as an array: {error}") from error

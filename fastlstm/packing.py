@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import as_integers
+from .arrays import as_array, as_integers
 
 
 class PackedSequence(NamedTuple):
@@ -94,7 +94,7 @@ def pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True)
     >>> packed.data.tolist(), packed.batch_sizes.tolist(), packed.sorted_indices.tolist()
     ([3, 1, 4, 2, 5], [2, 2, 1], [1, 0])
     """
-    input = np.asarray(input)
+    input = as_array(input, "input")
     if input.ndim < 2:
         raise ValueError(f"Expected input to have at least 2 dimensions, got {input.ndim}")
     padded = input.swapaxes(0, 1) if batch_first else input
@@ -250,7 +250,10 @@ def lengths_of(batch_sizes):
 
 def check_packed(sequence):
     """Return (data, batch_sizes, order, restore) of a pack, ours or torch's; a malformed one is refused."""
-    data, batch_sizes, order, restore = (None if part is None else np.asarray(part) for part in sequence)
+    data, batch_sizes, order, restore = (
+        None if part is None else as_array(part, f"{name} of a PackedSequence")
+        for name, part in zip(PackedSequence._fields, sequence, strict=True)
+    )
     batch_sizes = as_integers(batch_sizes, "batch_sizes")
     if (
         batch_sizes.ndim != 1
@@ -280,7 +283,7 @@ def check_packed(sequence):
 
 
 def _check_sequences(sequences):
-    sequences = [np.asarray(s) for s in sequences]
+    sequences = [as_array(s, "a sequence") for s in sequences]
     if not sequences:
         raise ValueError("Expected a list of at least one sequence, got an empty one")
     shapes = {s.shape[1:] if s.ndim else None for s in sequences}

@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from .arrays import as_array
+
 DTYPES = ("float32", "float64")
 
 
@@ -122,7 +124,7 @@ class Layer:
             for prefix, layer in self.named_layers()
             for name in layer._views
         }
-        arrays = {name: np.asarray(state_dict[name]) for name in expected if name in state_dict}
+        arrays = {n: as_array(state_dict[n], n) for n in expected if n in state_dict}
         faults = []
         if missing := [f'"{name}"' for name in expected if name not in state_dict]:
             faults.append(f"Missing key(s) in state_dict: {', '.join(missing)}.")

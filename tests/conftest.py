@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import support
+
 from fastlstm.engines import MODULES, load
 
 collect_ignore = ["data"]  # makers of the stored files: they need the frameworks that made them
@@ -18,9 +19,7 @@ def pytest_addoption(parser):
 # Scope "session" throughout: the values never change, and hypothesis wants no fixture per test.
 
 
-@pytest.fixture(params=MODULES, scope="session")
-def engine(request):
-    """The name of each engine."""
+def _engine(request):
     try:
         load(request.param)
     except ImportError as error:
@@ -28,6 +27,18 @@ def engine(request):
             pytest.fail(str(error))
         pytest.skip(str(error))
     return request.param
+
+
+@pytest.fixture(params=MODULES, scope="session")
+def engine(request):
+    """The name of each engine."""
+    return _engine(request)
+
+
+@pytest.fixture(params=[name for name in MODULES if name != "numpy"], scope="session")
+def exact_engine(request):
+    """The engines without BLAS, which promise the same bits however the work is cut."""
+    return _engine(request)
 
 
 @pytest.fixture(params=["float32", "float64"], scope="session")

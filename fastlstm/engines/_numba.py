@@ -232,8 +232,9 @@ def _count_down(builder, count, step, carried, body):
     return results
 
 
-def _emit_tile(builder, kind, size, rows, panels, z, z_stride, start, start_stride,
-               w, w_stride, x, x_stride, count):  # fmt: skip
+def _emit_products(builder, kind, size, rows, panels, start, start_stride, w, w_stride,
+                   x, x_stride, count):  # fmt: skip
+    """start[row, panel, gate, lane] + sum over k < count of x[row, k] w[panel, k, gate, lane]."""
     width = kind.count * size
     vectors = [(r, v) for r in range(rows) for v in range(panels * _GATES)]
 
@@ -241,7 +242,9 @@ def _emit_tile(builder, kind, size, rows, panels, z, z_stride, start, start_stri
         w, x, *sums = values
         for _ in range(times):
             inputs = [
-                _broadcast(builder, _load(builder, _at(builder, x, (r, x_stride)), kind.element, size), kind)
+                _broadcast(
+                    builder, _load(builder, _at(builder, x, (r, x_stride)), kind.element, size), kind
+                )
                 for r in range(rows)
             ]
             for v in range(panels * _GATES):
@@ -266,71 +269,78 @@ def _emit_tile(builder, kind, size, rows, panels, z, z_stride, start, start_stri
         values = _count_down(builder, whole, unroll, values, functools.partial(step, times=unroll))
         count = builder.sub(count, whole)
     _, _, *sums = _count_down(builder, count, 1, values, step)
-    for (r, v), value in zip(vectors, sums, strict=True):
-        _store(builder, value, _at(builder, z, (r, z_stride), (v, width)), size)
+    return {key: _Vector(builder, value) for key, value in zip(vectors, sums, strict=True)}
 
 
-@intrinsic
-def _tile(typing, zero, rows, panels, z, z_stride, start, start_stride, w, w_stride, x, x_stride, count):
-    """z[row, panel, gate, lane] = start[...] + sum over k < count of x[row, k] w[panel, k, gate, lane]."""
+def _emit_products_into(builder, kind, size, rows, panels, z, z_stride, *addresses):
+    """z = the products."""
+    sums = _emit_products(builder, kind, size, rows, panels, *addresses)
+    for (r, v), value in sums.items():
+        at = _at(builder, z, (r, z_stride), (v, kind.count * size))
+        _store(builder, value.value, at, size)
+
+
+def _emit_cells(builder, kind, size, rows, panels, c, c_stride, h, h_stride, y, y_stride, units,
+                *addresses):  # fmt: skip
+    """c, h = the cell of the products; the first `units` units of h go to y too."""
+    sums = _emit_products(builder, kind, size, rows, panels, *addresses)
+    width = kind.count * size
+    stored = []
+    for r in range(rows):
+        for p in range(panels):
+            gates = [sums[r, p * _GATES + q] for q in range(_GATES)]
+            at_c = _at(builder, c, (r, c_stride), (p, width))
+            new_h, new_c = _cell(*gates, _Vector(builder, _load(builder, at_c, kind, size)))
+            _store(builder, new_c.value, at_c, size)
+            _store(builder, new_h.value, _at(builder, h, (r, h_stride), (p, width)), size)
+            stored.append((_at(builder, y, (r, y_stride), (p, width)), new_h.value))
+    whole = builder.icmp_signed("==", units, _INT(panels * kind.count))
+    with builder.if_else(whole) as (then, otherwise):
+        with then:
+            for at_y, value in stored:
+                _store(builder, value, at_y, size)
+        with otherwise:
+            for r in range(rows):
+                target, source = (
+                    builder.inttoptr(_at(builder, *place), kind.element.as_pointer())
+                    for place in ((y, (r, y_stride)), (h, (r, h_stride)))
+                )
+                cgutils.raw_memcpy(builder, target, source, units, size)
+
+
+def _tile(emit_case, addresses):
+    """The intrinsic ``(zero, rows, panels, *addresses)`` that runs `emit_case` of so many rows."""
 
     def emit(context, builder, signature, args):
         dtype = signature.args[0]
-        rows, panels, *addresses = args[1:]
         done = builder.append_basic_block("done")
-        switch = builder.switch(builder.add(builder.mul(rows, _INT(8)), panels), done)
-        for case in _TILES:
-            block = builder.append_basic_block("rows{}_panels{}".format(*case))
-            switch.add_case(_INT(case[0] * 8 + case[1]), block)
+        switch = builder.switch(builder.add(builder.mul(args[1], _INT(8)), args[2]), done)
+        for rows, panels in _TILES:
+            block = builder.append_basic_block(f"rows{rows}_panels{panels}")
+            switch.add_case(_INT(rows * 8 + panels), block)
             builder.position_at_end(block)
             kind = _vector_type(context, dtype)
-            _emit_tile(builder, kind, dtype.bitwidth // 8, *case, *addresses)
+            emit_case(builder, kind, dtype.bitwidth // 8, rows, panels, *args[3:])
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(zero, *[types.int64] * 11), emit
+    def typed(zero):
+        return types.void(zero, *[types.int64] * (addresses + 2)), emit
+
+    return typed
 
 
 @intrinsic
-def _update(typing, zero, rows, z, z_stride, c, c_stride, h, h_stride, y, y_stride, count):
-    """Equations (2) to (4) of a few rows in one panel; y gets the first `count` lanes of h."""
+def _products(typing, zero, rows, panels, z, z_stride, start, start_stride,
+              w, w_stride, x, x_stride, count):  # fmt: skip
+    return _tile(_emit_products_into, 9)(zero)
 
-    def emit(context, builder, signature, args):
-        dtype = signature.args[0]
-        size, kind = dtype.bitwidth // 8, _vector_type(context, dtype)
-        _, rows, z, z_stride, c, c_stride, h, h_stride, y, y_stride, count = args
-        full = builder.icmp_signed("==", count, _INT(kind.count))
 
-        def row(values):
-            z, c, h, y = values
-            gates = [
-                _Vector(builder, _load(builder, _at(builder, z, (q, kind.count * size)), kind, size))
-                for q in range(_GATES)
-            ]
-            new_h, new_c = _cell(*gates, _Vector(builder, _load(builder, c, kind, size)))
-            _store(builder, new_c.value, c, size)
-            _store(builder, new_h.value, h, size)
-            with builder.if_else(full) as (then, otherwise):
-                with then:
-                    _store(builder, new_h.value, y, size)
-                with otherwise:
-                    cgutils.raw_memcpy(
-                        builder,
-                        builder.inttoptr(y, kind.element.as_pointer()),
-                        builder.inttoptr(h, kind.element.as_pointer()),
-                        count,
-                        size,
-                    )
-            return [
-                builder.add(address, stride)
-                for address, stride in ((z, z_stride), (c, c_stride), (h, h_stride), (y, y_stride))
-            ]
-
-        _count_down(builder, rows, 1, (z, c, h, y), row)
-        return context.get_dummy_value()
-
-    return types.void(zero, *[types.int64] * 10), emit
+@intrinsic
+def _cells(typing, zero, rows, panels, c, c_stride, h, h_stride, y, y_stride, units,
+           start, start_stride, w, w_stride, x, x_stride, count):  # fmt: skip
+    return _tile(_emit_cells, 14)(zero)
 
 
 @intrinsic
@@ -389,7 +399,7 @@ def _product(zero, rows, z, z_stride, start, start_stride, w, x, x_stride, count
     tiles = -(-rows // ROWS)
     for k in range(tiles):
         at = rows * k // tiles
-        _tile(zero, rows * (k + 1) // tiles - at, 1, z + at * z_stride, z_stride,
+        _products(zero, rows * (k + 1) // tiles - at, 1, z + at * z_stride, z_stride,
               start + at * start_stride, start_stride, w, 0, x + at * x_stride, x_stride, count)  # fmt: skip
 
 
@@ -404,14 +414,12 @@ def _layer(zero, size, lanes, I, H, P, w, b, w_hr, work, x, x_stride, y, y_strid
     xh_stride, c_stride = _strides(I, H, P, lanes, size)
     before_h = -(-I // lanes) * width
     # work: rows [x | h] of this step and of the next, c, m = o tanh(c) that waits for the
-    # projection, z of a tile, z_x = the input's share of z for some steps
+    # projection, z_x = the input's share of z for some steps
     h_old = work + before_h
     h_new = h_old + most * xh_stride
     c = work + 2 * most * xh_stride
     m = c + most * c_stride
-    z = m + (most * c_stride if P != H else 0)
-    z_stride = 2 * _GATES * width
-    z_x = z + ROWS * z_stride
+    z_x = m + (most * c_stride if P != H else 0)
     z_x_stride = panels * _GATES * width
     for r in range(most):
         _copy(h_old + r * xh_stride, h_0 + r * P * size, P * size)
@@ -463,19 +471,16 @@ def _layer(zero, size, lanes, I, H, P, w, b, w_hr, work, x, x_stride, y, y_strid
                 if hoist > 0:
                     start_stride = z_x_stride
                     start = z_x + (first - hoist_first + at) * z_x_stride + p * _GATES * width
-                h = h_old + at * xh_stride - inputs * size
-                _tile(zero, rows, together, z, z_stride, start, start_stride,
-                      first_w + p * panel_size, panel_size, h, xh_stride, inputs + P)  # fmt: skip
-                for q in range(together):
-                    unit = (p + q) * lanes
-                    to, to_stride = h_new + at * xh_stride + unit * size, xh_stride
-                    out, out_stride = y + (first + at) * y_stride + unit * size, y_stride
-                    if P != H:
-                        to, to_stride = m + at * c_stride + unit * size, c_stride
-                        out, out_stride = to, to_stride
-                    _update(zero, rows, z + q * _GATES * width, z_stride,
-                            c + at * c_stride + unit * size, c_stride,
-                            to, to_stride, out, out_stride, min(lanes, H - unit))  # fmt: skip
+                unit = p * lanes * size
+                to, to_stride = h_new + at * xh_stride + unit, xh_stride
+                out, out_stride = y + (first + at) * y_stride + unit, y_stride
+                if P != H:
+                    to, to_stride = m + at * c_stride + unit, c_stride
+                    out, out_stride = to, to_stride
+                _cells(zero, rows, together, c + at * c_stride + unit, c_stride, to, to_stride,
+                       out, out_stride, min(together * lanes, H - p * lanes), start, start_stride,
+                       first_w + p * panel_size, panel_size,
+                       h_old + at * xh_stride - inputs * size, xh_stride, inputs + P)  # fmt: skip
                 at += rows
             p += together
         if P != H:
@@ -571,7 +576,7 @@ def pack(w_ih, w_hh, b, w_hr):
 
 def run(weights, x, batch_sizes, h, c, y, reverse):
     rows = len(h)
-    need = rows * weights.row_bytes + (ROWS * 2 * _GATES * _BYTES)
+    need = rows * weights.row_bytes
     hoist = 0
     if rows < _HOIST_BELOW and len(batch_sizes) > 1:
         hoist = max(rows, min(len(x), _HOIST_BYTES // weights.z_bytes))

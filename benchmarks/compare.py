@@ -1,0 +1,181 @@
+"""Measure fastlstm and its peers in turn in one run: ``python -m benchmarks.compare --help``."""
+
+from . import THREADS  # first: it pins the threads of whatever is imported next
+
+# isort: split
+import argparse
+import datetime
+import gc
+import importlib.metadata
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from . import machine, report
+from .cases import CASES
+from .peers import CONTESTANTS, ENGINES, PEERS, TOLERANCE, check, truth
+
+HERE = pathlib.Path(__file__).parent
+LIBRARIES = ("fastlstm", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
+# What a first call costs: in a process of its own, with a cache of compiled code of its own.
+FIRST_CALL = """
+import time, numpy, fastlstm
+begin = time.perf_counter()
+lstm = fastlstm.LSTM(32, 32, engine={engine!r})
+lstm(numpy.zeros((10, 2, 32), "float32"))
+print(time.perf_counter() - begin)
+"""
+
+
+def calls_of(contestant, seconds):
+    """How many calls take at least `seconds`, by a first call and a second that is warm."""
+    with contestant.context():
+        contestant.run()
+        calls = 1
+        while True:
+            begin = time.perf_counter()
+            for _ in range(calls):
+                contestant.run()
+            taken = time.perf_counter() - begin
+            if taken >= seconds / 2:
+                return max(1, round(calls * seconds / taken))
+            calls *= 2
+
+
+def in_turn(contestants, blocks, seconds):
+    """Seconds a call of each contestant, {name: [of each block]}: A B C, B C A, C A B, ..."""
+    calls = {name: calls_of(contestant, seconds) for name, contestant in contestants.items()}
+    times = {name: [] for name in contestants}
+    names = list(contestants)
+    gc.collect()
+    gc.disable()
+    try:
+        for block in range(blocks):
+            first = block % len(names)
+            for name in names[first:] + names[:first]:
+                run = contestants[name].run
+                with contestants[name].context():
+                    run()  # brings its weights back into the caches
+                    begin = time.perf_counter()
+                    for _ in range(calls[name]):
+                        run()
+                    times[name].append((time.perf_counter() - begin) / calls[name])
+    finally:
+        gc.enable()
+    return times
+
+
+def measure(case, names, blocks, seconds, absent):
+    """Check all contestants, then time them; return the case's entry in the results.
+
+    Contestants whose library is missing are added to `absent`, with the reason.
+    """
+    weights, x = case.draw()
+    contestants = {}
+    for name in names:
+        try:
+            contestants[name] = CONTESTANTS[name](case, weights, x)
+        except ImportError as error:
+            absent[name] = str(error)
+    contestants = {name: made for name, made in contestants.items() if made}
+    expected = truth(case, weights, x)
+    errors = {name: check(name, case, made, expected) for name, made in contestants.items()}
+    times = in_turn(contestants, blocks, seconds)
+    return {
+        "name": case.name,
+        "group": case.group,
+        "dtype": case.dtype,
+        "bar": case.bar,
+        "operations": case.operations,
+        "errors": errors,
+        "blocks": times,
+        "seconds": {name: statistics.median(taken) for name, taken in times.items()},
+    }
+
+
+def first_calls(engine):
+    """Seconds of an engine's first call: with nothing compiled yet, and in a second process."""
+    command = [sys.executable, "-c", FIRST_CALL.format(engine=engine)]
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        cold, cached = (
+            float(subprocess.run(command, env=environment, stdout=-1, check=True).stdout)
+            for _ in range(2)
+        )
+    return {"cold": cold, "cached": cached}
+
+
+def commit():
+    """The commit that is measured, "+" behind it if files differ from it; None outside git."""
+
+    def git(*args):
+        return subprocess.run(
+            ["git", *args], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", ":/fastlstm", ":/benchmarks")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions():
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    option = parser.add_argument
+    option("--cases", nargs="+", choices=CASES, metavar="CASE", default=list(CASES),
+           help="by name, as 100,32,256,256 (T,B,I,H); all if not given")  # fmt: skip
+    option("--engines", nargs="+", choices=ENGINES, default=list(ENGINES),
+           help="of fastlstm; bars are for the first")  # fmt: skip
+    option("--quick", action="store_true", help="3 short blocks: a look, no figures")
+    option("--out", type=pathlib.Path, default=HERE / "results", metavar="FOLDER",
+           help="for compare.json, .md and .png; default: benchmarks/results")  # fmt: skip
+    args = parser.parse_args()
+    blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
+
+    limits, cases, absent = machine.limits(), [], {}
+    for number, name in enumerate(args.cases, 1):
+        print(f"{number}/{len(args.cases)} {name}", file=sys.stderr, flush=True)
+        cases.append(measure(CASES[name], [*args.engines, *PEERS], blocks, seconds, absent))
+    engines = [name for name in args.engines if name not in absent]
+    results = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "threads": THREADS,
+        "blocks": blocks,
+        "seconds_per_block": seconds,
+        "tolerance": TOLERANCE,
+        "machine": machine.describe(),
+        "versions": versions(),
+        "engines": engines,
+        "peers": [name for name in PEERS if name not in absent],
+        "absent": absent,
+        "first_call": {name: first_calls(name) for name in engines},
+        "limits": limits,
+        "cases": cases,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = report.markdown(results)
+    (args.out / "compare.md").write_text(text)
+    report.plot(results, args.out / "compare.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

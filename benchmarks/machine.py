@@ -1,0 +1,187 @@
+"""This machine: its name, and the limits of one core, measured by two loops of LLVM vectors."""
+
+import functools
+import pathlib
+import platform
+import time
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_FEATURES = {name for name, there in binding.get_host_cpu_features().items() if there}
+_ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
+_FMA = _ARM or "fma" in _FEATURES
+VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
+# of 32 registers or of 16: as many sums under way as leave room for the operands
+_SUMS = 24 if _ARM or "avx512f" in _FEATURES else 12
+_STREAMS = 8
+_INT = ir.IntType(64)
+
+
+def _loop(builder, count, sums, offset, body):
+    """``for _ in range(count): sums, offset = body(sums, offset)``; returns sum(sums), lane 0."""
+    before, loop = builder.block, builder.append_basic_block("loop")
+    after = builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    carried = [count, offset, *sums]
+    phis = [builder.phi(value.type) for value in carried]
+    left, at, *values = phis
+    values, at = body(values, at)
+    left = builder.sub(left, _INT(1))
+    for phi, first, later in zip(phis, carried, (left, at, *values), strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, loop)
+    builder.cbranch(builder.icmp_signed(">", left, _INT(0)), loop, after)
+    builder.position_at_end(after)
+    total = functools.reduce(builder.fadd, values)
+    return builder.extract_element(total, ir.IntType(32)(0))
+
+
+def _vector(context, dtype):
+    return ir.VectorType(context.get_value_type(dtype), VECTOR_BYTES * 8 // dtype.bitwidth)
+
+
+@intrinsic
+def _multiply_add(typing, count, factor, addend):
+    """`count` times s = s * factor + addend, for _SUMS vectors s that are independent."""
+
+    def emit(context, builder, signature, args):
+        kind = _vector(context, signature.return_type)
+        suffix = f"v{kind.count}f{signature.return_type.bitwidth}"
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(kind, [kind] * 3),
+            f"llvm.{'fma' if _FMA else 'fmuladd'}.{suffix}",
+        )
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+        undefined = ir.Constant(kind, ir.Undefined)
+        factor, addend = (
+            builder.shuffle_vector(
+                builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, lanes
+            )
+            for value in args[1:]
+        )
+        sums = [ir.Constant(kind, [float(n)] * kind.count) for n in range(_SUMS)]
+        return _loop(
+            builder, args[0], sums, _INT(0),
+            lambda values, at: ([builder.call(function, [v, factor, addend]) for v in values], at),
+        )  # fmt: skip
+
+    return factor(types.int64, factor, factor), emit
+
+
+@intrinsic
+def _read(typing, count, address, size):
+    """`count` times the next _STREAMS vectors of `size` bytes, a power of 2, at `address`."""
+
+    def emit(context, builder, signature, args):
+        kind = _vector(context, types.float32)
+        count, address, size = args
+        mask = builder.sub(size, _INT(1))
+
+        def body(values, at):
+            base = builder.add(address, at)
+            added = []
+            for n, value in enumerate(values):
+                place = builder.add(base, _INT(n * VECTOR_BYTES))
+                pointer = builder.inttoptr(place, kind.as_pointer())
+                added.append(builder.fadd(value, builder.load(pointer, align=VECTOR_BYTES)))
+            return added, builder.and_(builder.add(at, _INT(_STREAMS * VECTOR_BYTES)), mask)
+
+        zero = ir.Constant(kind, [0.0] * kind.count)
+        return _loop(builder, count, [zero] * _STREAMS, _INT(0), body)
+
+    return types.float32(types.int64, types.int64, types.int64), emit
+
+
+@numba.njit(nogil=True)
+def multiply_add(count, factor, addend):
+    return _multiply_add(count, factor, addend)
+
+
+@numba.njit(nogil=True)
+def read(count, address, size):
+    return _read(count, address, size)
+
+
+def _best(call, amount, seconds):
+    """The greatest rate seen, amount of one call / its time, over `seconds` of calls."""
+    call()
+    end, best = time.perf_counter() + seconds, np.inf
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return amount / best
+
+
+def peak(dtype, seconds=0.3):
+    """GFLOP/s of one core in fused multiply-adds of `dtype` that touch no memory."""
+    number, count = np.dtype(dtype).type, 200_000
+    operations = 2 * count * _SUMS * VECTOR_BYTES // np.dtype(dtype).itemsize
+    call = functools.partial(multiply_add, count, number(0.9999), number(1e-6))
+    return _best(call, operations, seconds) / 1e9
+
+
+def bandwidth(size, seconds=0.1):
+    """GB/s of one core that reads `size` bytes, a power of 2, over and over."""
+    room = np.ones((size + 64) // 4, np.float32)
+    aligned = room.ctypes.data + -room.ctypes.data % 64
+    per_count = _STREAMS * VECTOR_BYTES
+    count = max(size, 1 << 23) // per_count
+    call = functools.partial(read, count, aligned, size)
+    return _best(call, count * per_count, seconds) / 1e9
+
+
+def caches():
+    """Sizes in bytes of this core's data caches, {"L1": ..., ...}; empty where Linux is not."""
+    sizes = {}
+    for index in sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        kind, level, size = (
+            (index / name).read_text().strip() for name in ("type", "level", "size")
+        )
+        if kind != "Instruction":
+            sizes[f"L{level}"] = int(size.removesuffix("K")) * 1024
+    return sizes
+
+
+def limits():
+    """Measure: {"peak": GFLOP/s by dtype, "read": GB/s by KB read, "read_by_level": GB/s}.
+
+    A level's figure is the best one among the sizes that do not fit into the level before.
+    """
+    curve = {size: bandwidth(size) for size in (1 << n for n in range(14, 28))}
+    levels, below = {}, 0
+    for level, size in (*caches().items(), ("memory", np.inf)):
+        within = [rate for n, rate in curve.items() if below < n <= size]
+        if within:
+            levels[level] = max(within)
+        below = size
+    return {
+        "peak": {dtype: peak(dtype) for dtype in ("float32", "float64")},
+        "read": {str(size // 1024): rate for size, rate in curve.items()},
+        "read_by_level": levels,
+    }
+
+
+def describe():
+    """The CPU's name, what it can do, and the operating system."""
+    name = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        name = {key.strip(): value.strip() for key, value in lines.items()}.get("model name", name)
+    return {
+        "cpu": name,
+        "architecture": binding.get_host_cpu_name(),
+        "vector_bits": VECTOR_BYTES * 8,
+        "features": sorted(_FEATURES),
+        "caches": caches(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,344 @@
+"""Ours and the peers, each in its cheapest form for the case, and the check that all are right.
+
+A contestant is made by ``CONTESTANTS[name](case, weights, x)``, with the same weights for all: an
+object, or None where it has no such layer; ImportError where its library is missing.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import fastlstm
+from fastlstm.engines import MODULES
+
+from . import THREADS
+
+# The greatest absolute error against torch in float64, of outputs and of states: some 40 eps.
+TOLERANCE = {"float32": 5e-6, "float64": 1e-14}
+STEPS_CHECKED = 5  # of a stream, so that its state is checked too
+
+
+class Contestant(NamedTuple):
+    """`run()` is what is timed, within `context()`; `read(result)` makes arrays of what it returns.
+
+    They are y (T, B, D*P) and, where the contestant has them for this case, h_n and c_n.
+    """
+
+    run: Callable
+    read: Callable
+    context: Callable = contextlib.nullcontext
+
+
+def _fastlstm(engine, case, weights, x):
+    lstm = fastlstm.LSTM(
+        case.I, case.H, case.layers, bidirectional=case.directions == 2, proj_size=case.proj_size,
+        dtype=case.dtype, engine=engine, num_threads=THREADS,
+    )  # fmt: skip
+    lstm.load_state_dict(weights)
+    if case.T == 1:
+        stream, out = lstm.stream(case.B), np.empty((case.B, case.output_size), case.dtype)
+        return Contestant(functools.partial(stream.step, x[0], out), lambda y: (y[None],))
+    lengths = case.lengths if case.shortest is not None else None
+    return Contestant(functools.partial(lstm, x, lengths=lengths), lambda got: (got[0], *got[1]))
+
+
+# ---- torch ----------------------------------------------------------------------------------
+
+
+def _torch_layer(case, weights):
+    import torch
+
+    torch.set_num_threads(THREADS)
+    lstm = torch.nn.LSTM(
+        case.I, case.H, case.layers, bidirectional=case.directions == 2,
+        proj_size=case.proj_size, dtype=getattr(torch, case.dtype),
+    )  # fmt: skip
+    lstm.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return torch, lstm
+
+
+def _arrays(*tensors):
+    return tuple(t.detach().numpy() for t in tensors)
+
+
+def _torch(case, weights, x):
+    """With oneDNN, which has neither float64 nor projections."""
+    if case.dtype != "float32" or case.proj_size:
+        return None
+    return _torch_lstm(case, weights, x)
+
+
+def _torch_without_onednn(case, weights, x):
+    return _torch_lstm(case, weights, x)._replace(context=_without_onednn)
+
+
+def _torch_lstm(case, weights, x):
+    """Ragged batches are computed over all of their padding."""
+    torch, lstm = _torch_layer(case, weights)
+    x, state = torch.from_numpy(x), None
+
+    def step():
+        nonlocal state
+        y, state = lstm(x, state)
+        return y
+
+    if case.T == 1:
+        return Contestant(step, _arrays, torch.inference_mode)
+    if case.shortest is not None:
+        return Contestant(lambda: lstm(x), lambda got: _arrays(got[0]), torch.inference_mode)
+    return Contestant(lambda: lstm(x), lambda got: _arrays(got[0], *got[1]), torch.inference_mode)
+
+
+@contextlib.contextmanager
+def _without_onednn():
+    import torch
+
+    with torch.inference_mode():
+        torch.backends.mkldnn.enabled = False
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = True
+
+
+def _torch_packed(case, weights, x):
+    """Packed before the clock starts, and left so."""
+    if case.shortest is None:
+        return None
+    torch, lstm = _torch_layer(case, weights)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.from_numpy(x), torch.from_numpy(case.lengths), enforce_sorted=False
+    )
+
+    def read(got):
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(got[0])
+        return _arrays(y, *got[1])
+
+    return Contestant(lambda: lstm(packed), read, torch.inference_mode)
+
+
+def _torch_cell(case, weights, x):
+    if case.T > 1:
+        return None
+    import torch
+
+    torch.set_num_threads(THREADS)
+    cell = torch.nn.LSTMCell(case.I, case.H)
+    cell.load_state_dict({n.removesuffix("_l0"): torch.from_numpy(w) for n, w in weights.items()})
+    x, state = torch.from_numpy(x[0]), None
+
+    def step():
+        nonlocal state
+        state = cell(x, state)
+        return state[0]
+
+    return Contestant(step, lambda y: _arrays(y[None]), torch.inference_mode)
+
+
+# ---- ONNX -----------------------------------------------------------------------------------
+
+
+def _onnx_model(case, weights):
+    """The same stack as an ONNX file: outputs y of the last layer, then h and c of each layer.
+
+    Inputs are x, with ragged batches lengths, and for a single step h and c.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    def value(name, shape, kind=TensorProto.FLOAT):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    inputs, outputs = [value("x", [case.T, case.B, case.I])], []
+    optional = ["", "", ""]  # sequence_lens, initial_h, initial_c
+    if case.shortest is not None:
+        inputs.append(value("lengths", [case.B], TensorProto.INT32))
+        optional[0] = "lengths"
+    if case.T == 1:
+        inputs += [value(name, [1, case.B, case.H]) for name in ("h", "c")]
+        optional[1:] = "h", "c"
+    nodes, stored, below = [], [], "x"
+
+    def of_layer(k, name):
+        suffixes = (f"_l{k}", f"_l{k}_reverse")[: case.directions]
+        # torch's gates i, f, g, o in ONNX's order i, o, f, g
+        gates = [weights[name + s].reshape(4, case.H, -1)[[0, 3, 1, 2]] for s in suffixes]
+        return np.stack(gates).reshape(case.directions, *weights[name + suffixes[0]].shape)
+
+    for k in range(case.layers):
+        bias = np.concatenate([of_layer(k, "bias_ih"), of_layer(k, "bias_hh")], axis=1)
+        for name, array in (
+            (f"W{k}", of_layer(k, "weight_ih")),
+            (f"R{k}", of_layer(k, "weight_hh")),
+            (f"B{k}", bias),
+        ):
+            stored.append(numpy_helper.from_array(array, name))
+        results = [f"y{k}", f"h{k}", f"c{k}"]
+        nodes.append(
+            helper.make_node(
+                "LSTM",
+                [below, f"W{k}", f"R{k}", f"B{k}", *optional],
+                results,
+                hidden_size=case.H,
+                direction=("forward", "bidirectional")[case.directions - 1],
+            )  # fmt: skip
+        )
+        outputs += results[1:]
+        if k < case.layers - 1:  # (T, D, B, H) -> (T, B, D*H)
+            wide, below = np.array([0, 0, case.directions * case.H]), f"x{k + 1}"
+            stored.append(numpy_helper.from_array(wide, f"shape{k}"))
+            nodes.append(helper.make_node("Transpose", [f"y{k}"], [f"t{k}"], perm=[0, 2, 1, 3]))
+            nodes.append(helper.make_node("Reshape", [f"t{k}", f"shape{k}"], [below]))
+    outputs = [value(name, None) for name in (f"y{case.layers - 1}", *outputs)]
+    graph = helper.make_graph(nodes, "lstm", inputs, outputs, stored)
+    opset = [helper.make_opsetid("", 14)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+def _read_onnx(got):
+    """ONNX's (T, D, B, H), then each layer's h and c, as torch's."""
+    y, *states = map(np.asarray, got)
+    y = y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
+    return (y, np.concatenate(states[::2]), np.concatenate(states[1::2])) if states else (y,)
+
+
+def _feeds(case, x):
+    ragged = {} if case.shortest is None else {"lengths": case.lengths.astype(np.int32)}
+    return {"x": x, **ragged}
+
+
+def _in_turn(calls):
+    """Call one and then the other: each writes its states where the other one reads its own."""
+    now, then = calls
+
+    def step():
+        nonlocal now, then
+        result = now()
+        now, then = then, now
+        return result
+
+    return step
+
+
+def _onnxruntime(case, weights, x):
+    if case.dtype != "float32" or case.proj_size:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(
+        _onnx_model(case, weights), options, providers=["CPUExecutionProvider"]
+    )
+    if case.T > 1:
+        return Contestant(functools.partial(session.run, None, _feeds(case, x)), _read_onnx)
+
+    def tensor(array):
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+    here, there = (
+        [tensor(np.zeros((1, case.B, case.H), np.float32)) for _ in "hc"] for _ in range(2)
+    )
+    x, y = tensor(x), tensor(np.empty((1, 1, case.B, case.H), np.float32))
+
+    def bound(before, after):
+        binding = session.io_binding()
+        for name, value in zip(("x", "h", "c"), (x, *before), strict=True):
+            binding.bind_ortvalue_input(name, value)
+        for name, value in zip(("y0", "h0", "c0"), (y, *after), strict=True):
+            binding.bind_ortvalue_output(name, value)
+        return functools.partial(session.run_with_iobinding, binding)
+
+    step = _in_turn([bound(here, there), bound(there, here)])
+    return Contestant(step, lambda _: _read_onnx([y.numpy()]))
+
+
+def _openvino(case, weights, x):
+    if case.dtype != "float32" or case.proj_size:
+        return None
+    import openvino
+
+    core = openvino.Core()
+    model = core.compile_model(
+        core.read_model(_onnx_model(case, weights)),
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": THREADS,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        },
+    )
+    if case.T > 1:
+        infer = model.create_infer_request().infer
+        run = functools.partial(infer, _feeds(case, x), share_inputs=True, share_outputs=True)
+        return Contestant(run, lambda got: _read_onnx(got.to_tuple()))
+    here, there = (
+        [openvino.Tensor(np.zeros((1, case.B, case.H), np.float32)) for _ in "hc"] for _ in range(2)
+    )
+    x = openvino.Tensor(x)
+    y = openvino.Tensor(np.empty((1, 1, case.B, case.H), np.float32))
+
+    def bound(before, after):
+        request = model.create_infer_request()
+        for k, value in enumerate((x, *before)):
+            request.set_input_tensor(k, value)
+        for k, value in enumerate((y, *after)):
+            request.set_output_tensor(k, value)
+        return request.infer
+
+    step = _in_turn([bound(here, there), bound(there, here)])
+    return Contestant(step, lambda _: _read_onnx([y.data]))
+
+
+# ---- who takes part, and whether they are right ------------------------------------------------
+
+ENGINES = {name: functools.partial(_fastlstm, name) for name in MODULES}
+PEERS = {
+    "torch": _torch,
+    "torch without oneDNN": _torch_without_onednn,
+    "torch packed": _torch_packed,
+    "torch LSTMCell": _torch_cell,
+    "onnxruntime": _onnxruntime,
+    "OpenVINO": _openvino,
+}
+CONTESTANTS = {**ENGINES, **PEERS}
+
+
+def truth(case, weights, x):
+    """y, h_n and c_n by torch in float64, or by the NumPy engine in float64 if torch is missing."""
+    doubled = {name: value.astype(np.float64) for name, value in weights.items()}
+    repeat = STEPS_CHECKED if case.T == 1 else 1
+    case, x = case._replace(T=case.T * repeat, dtype="float64"), np.repeat(x, repeat, axis=0)
+    x = x.astype(np.float64)
+    make = _torch_packed if case.shortest is not None else _torch_without_onednn
+    try:
+        contestant = make(case, doubled, x)
+    except ImportError:
+        contestant = _fastlstm("numpy", case, doubled, x)
+    with contestant.context():
+        return contestant.read(contestant.run())
+
+
+def check(name, case, contestant, expected):
+    """Return the greatest absolute error of a contestant; AssertionError if it is too great."""
+    with contestant.context():
+        if case.T == 1:
+            steps = [contestant.read(contestant.run())[0].copy() for _ in range(STEPS_CHECKED)]
+            got = (np.concatenate(steps),)
+        else:
+            got = contestant.read(contestant.run())
+    real = np.arange(len(expected[0]))[:, None] < case.lengths
+    if case.T == 1:
+        real = slice(None)
+    error = 0.0
+    for n, (array, right) in enumerate(zip(got, expected, strict=False)):
+        assert array.shape == right.shape, f"{name}, {case.name}: {array.shape}, {right.shape}"
+        difference = np.abs(array - right)
+        error = np.maximum(error, (difference if n else difference[real]).max())
+    assert error <= TOLERANCE[case.dtype], (
+        f"{name} differs from torch in case {case.name} by {error:.1e}; "
+        f"expected at most {TOLERANCE[case.dtype]:.0e}"
+    )
+    return float(error)

@@ -1,0 +1,492 @@
+"""Every engine against `_numpy` in float64, through the contract alone, and the contract itself."""
+
+import concurrent.futures
+import importlib
+import inspect
+import threading
+
+import numpy as np
+import pytest
+from support import Case, Guarded, assert_matches, assert_same_bits, make_case, run
+
+import fastlstm
+from fastlstm.engines import MODULES, _numpy, choose, load, threads
+from fastlstm.packing import rows_of
+
+FUNCTIONS = ["describe", "pack", "prepare", "run"]
+
+# (T, B, I, H), odd ones first: around the sizes of register tiles and vectors
+SHAPES = {
+    "odd": (7, 3, 5, 11),
+    "one": (1, 1, 1, 1),
+    **{f"hidden{H}": (3, 5, 4, H) for H in (1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65)},
+    **{f"batch{B}": (3, B, 4, 10) for B in (*range(1, 15), 30, 31, 32, 33)},
+    **{f"input{n}": (3, 2, n, 9) for n in (1, 2, 3, 15, 16, 17, 18, 40)},
+    "long": (512, 2, 3, 8),
+    "wide": (4, 33, 64, 96),
+    "alone": (300, 1, 3, 130),
+    "alone_wide": (9, 1, 70, 150),
+}
+
+RAGGED = {
+    "two": [2, 1],
+    "equal": [3, 3, 3],
+    "stairs": [9, 8, 7, 6, 5, 4, 3, 2, 1],
+    "cliff": [12, 1, 1, 1, 1, 1, 1],
+    "plateaus": [10] * 7 + [6] * 5 + [2] * 14,
+    "one_long": [300, 2],
+    "alone": [300],
+}
+
+
+@pytest.fixture
+def module(engine):
+    return load(engine)
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(module, engine, dtype, shape, reverse):
+    T, B, inputs, H = SHAPES[shape]
+    assert_matches(module, make_case(T, B, inputs, H, reverse=reverse, dtype=dtype), engine)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("lengths", RAGGED)
+def test_ragged(module, engine, dtype, lengths, reverse):
+    case = make_case(I=5, H=11, lengths=RAGGED[lengths], reverse=reverse, dtype=dtype)
+    assert_matches(module, case, engine)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 2, 1], [5]], ids=str)
+@pytest.mark.parametrize(
+    "P, H", [(1, 2), (7, 33), (16, 17), (17, 40), (31, 65), (64, 65), (65, 70), (129, 130)]
+)
+def test_projection(module, engine, dtype, P, H, lengths, reverse):
+    case = make_case(I=3, H=H, P=P, lengths=lengths, reverse=reverse, dtype=dtype)
+    assert_matches(module, case, engine)
+
+
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [4, 2, 1]], ids=str)
+@pytest.mark.parametrize("P", [None, 6])
+@pytest.mark.parametrize("gap", [1, 3, 16])
+def test_rows_lie_apart(module, engine, dtype, lengths, P, gap):
+    """x and y are columns of wider buffers, whose other columns stay as they are."""
+    for H in (11, 16, 33):
+        case = make_case(I=5, H=H, P=P, lengths=lengths, dtype=dtype)
+        assert_matches(module, case, engine, gap)
+
+
+@pytest.mark.parametrize("gain", [50, 1000])
+def test_saturated(module, engine, dtype, gain):
+    case = make_case(7, 5, 5, 11, gain=gain, dtype=dtype)
+    z = case.x @ case.w_ih.T
+    assert np.abs(z).max() > gain and np.abs(z).min() < gain / 10
+    assert_matches(module, case, engine)
+
+
+def test_zeros(module, engine, dtype):
+    """i = f = o = 1/2, g = 0: c is halved at every step."""
+    case = make_case(3, 2, 3, 9, dtype=dtype)
+    zeros = [np.zeros_like(a) if a is not None else None for a in case[:5]]
+    case = Case(*zeros, case.batch_sizes, np.zeros_like(case.h), np.ones_like(case.c), False)
+    assert_matches(module, case, engine)
+    np.testing.assert_array_equal(run(module, case)["c"], 1 / 8)
+
+
+def test_denormals(module, engine, dtype):
+    """Tiny values neither break anything nor change how the machine treats them afterwards."""
+    tiny = np.finfo(dtype).smallest_subnormal * 5
+    case = make_case(3, 2, 3, 9, dtype=dtype)
+    case = case._replace(x=np.full_like(case.x, tiny), h=np.full_like(case.h, -tiny))
+    assert_matches(module, case, engine)
+    assert tiny * np.dtype(dtype).type(3) > 0
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("lengths", [[4] * 7, [4, 4, 3, 3, 2, 1, 1]], ids=["padded", "ragged"])
+def test_nan_and_inf_stay_in_their_sequence(module, engine, dtype, value, lengths):
+    """In every sequence's row, the values are those of `_numpy`, and others stay as without it."""
+    clean = make_case(I=5, H=19, lengths=lengths, dtype=dtype)
+    expected = run(module, clean)
+    step, sequence = rows_of(np.arange(7), clean.batch_sizes)
+    for victim in range(7):
+        x = clean.x.copy()
+        x[sequence == victim, 2] = value
+        assert_matches(module, clean._replace(x=x), engine)
+        got = run(module, clean._replace(x=x))
+        assert np.isnan(got["y"][sequence == victim]).all() == np.isnan(value)
+        bound, others = clean.tolerance(engine), np.arange(7) != victim
+        for rows, name in [(sequence != victim, "y"), (others, "h"), (others, "c")]:
+            np.testing.assert_allclose(got[name][rows], expected[name][rows], **bound)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_inf_in_states_and_weights(module, engine, dtype, value):
+    case = make_case(3, 4, 3, 9, dtype=dtype)
+    for name in ("h", "c", "w_ih", "w_hh", "b"):
+        poisoned = getattr(case, name).copy()
+        poisoned.flat[4] = value
+        assert_matches(module, case._replace(**{name: poisoned}), engine)
+
+
+# ---- the contract ---------------------------------------------------------------------------
+
+
+def test_the_same_functions(module):
+    """Same names, same parameters, so that any engine can stand in for any other."""
+    for name in FUNCTIONS:
+        assert inspect.signature(getattr(module, name)) == inspect.signature(getattr(_numpy, name))
+
+
+def test_pack_keeps_nothing_of_the_callers(module, dtype):
+    """Parameters changed after `pack` change nothing, and `pack` changes no parameter."""
+    case = make_case(P=2, dtype=dtype)
+    parameters = [a.copy() for a in case[:4]]
+    weights = module.pack(*parameters)
+    for parameter, original in zip(parameters, case, strict=False):
+        assert_same_bits(parameter, original)
+        parameter[...] = np.nan
+    expected = run(module, case)
+    h, c, y = case.h.copy(), case.c.copy(), np.empty_like(expected["y"])
+    module.run(weights, case.x, case.batch_sizes, h, c, y, case.reverse)
+    for name, got in {"h": h, "c": c, "y": y}.items():
+        assert_same_bits(got, expected[name])
+
+
+def test_pack_takes_read_only_parameters(module, dtype):
+    case = make_case(P=2, dtype=dtype)
+    expected = run(module, case)
+    for array in case[:4]:
+        array.flags.writeable = False
+    assert_same_bits(run(module, case)["y"], expected["y"])
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_read_only_input(module, dtype, gap):
+    case = make_case(dtype=dtype)
+    expected = run(module, case)
+    x = Guarded(case.x, gap).array
+    x.flags.writeable = False
+    h, c, y = case.h.copy(), case.c.copy(), np.empty_like(expected["y"])
+    module.run(module.pack(*case[:4]), x, case.batch_sizes, h, c, y, False)
+    assert_same_bits(y, expected["y"])
+
+
+def test_two_calls_give_the_same_bits(module, dtype):
+    """On the same weights, after calls of other sizes in between."""
+    case = make_case(9, 5, 4, 33, dtype=dtype)
+    weights = module.pack(*case[:4])
+    results = []
+    for T, B in [(9, 5), (1, 1), (2, 40), (60, 1), (9, 5)]:
+        h, c = np.resize(case.h, (B, 33)), np.resize(case.c, (B, 33))
+        y = np.empty((T * B, 33), dtype)
+        x = np.resize(case.x, (T * B, 4))
+        module.run(weights, x, np.full(T, B, np.int64), h, c, y, False)
+        results.append([y, h, c])
+    for first, last in zip(results[0], results[-1], strict=True):
+        assert_same_bits(first, last)
+
+
+def test_eight_threads_share_one_layer(engine, dtype):
+    """The result of each is the serial one, bit for bit."""
+    lstm = fastlstm.LSTM(5, 33, 2, bidirectional=True, dtype=dtype, engine=engine, seed=1)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((40, B, 5)).astype(dtype) for B in (1, 2, 3, 5, 8, 13, 21, 34)]
+    serial = [lstm(x) for x in inputs]
+    barrier = threading.Barrier(8)
+
+    def work(x):
+        barrier.wait()
+        return [lstm(x) for _ in range(5)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for results, (output, (h_n, c_n)) in zip(pool.map(work, inputs), serial, strict=True):
+            for got, (got_h, got_c) in results:
+                assert_same_bits(got, output)
+                assert_same_bits(got_h, h_n)
+                assert_same_bits(got_c, c_n)
+
+
+def test_eight_threads_begin_at_once(engine, dtype):
+    """The first calls of all, with weights not packed yet."""
+    x = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(dtype)
+    expected = fastlstm.LSTM(4, 17, 2, dtype=dtype, engine=engine, seed=1)(x)[0]
+    for _ in range(5):
+        lstm = fastlstm.LSTM(4, 17, 2, dtype=dtype, engine=engine, seed=1)
+        barrier = threading.Barrier(8)
+
+        def work(_, lstm=lstm, barrier=barrier):
+            barrier.wait()
+            return lstm(x)[0]
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for got in pool.map(work, range(8)):
+                assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 8])
+def test_num_threads_change_no_value(engine, dtype, num_threads):
+    options = dict(bidirectional=True, dtype=dtype, engine=engine, seed=1)
+    one = fastlstm.LSTM(5, 33, 2, **options, num_threads=1)
+    many = fastlstm.LSTM(5, 33, 2, **options, num_threads=num_threads)
+    rng = np.random.default_rng(0)
+    for B in (1, 2, 3, 7, 64):
+        x = rng.standard_normal((20, B, 5)).astype(dtype)
+        lengths = rng.integers(1, 21, B)
+        for given in (None, lengths):
+            expected, (h_n, c_n) = one(x, lengths=given)
+            got, (got_h, got_c) = many(x, lengths=given)
+            bound = {"rtol": 0, "atol": 0}
+            if engine == "numpy":  # its BLAS adds in another order for another number of rows
+                bound = {"rtol": 0, "atol": 50 * np.finfo(dtype).eps}
+            np.testing.assert_allclose(got, expected, **bound)
+            np.testing.assert_allclose(got_h, h_n, **bound)
+            np.testing.assert_allclose(got_c, c_n, **bound)
+
+
+# ---- one answer -----------------------------------------------------------------------------
+# A row's result does not depend, bit for bit, on how the work was cut.
+
+
+@pytest.fixture
+def exact(exact_engine):
+    return load(exact_engine)
+
+
+CUTS = [None, 5]  # without and with projection
+
+
+def _rows(case, B, rows):
+    """The case of some of the B sequences of an unragged case."""
+    x = case.x.reshape(-1, B, case.x.shape[1])[:, rows]
+    return case._replace(
+        x=x.reshape(-1, x.shape[2]),
+        batch_sizes=np.full(len(x), x.shape[1], np.int64),
+        h=case.h[rows],
+        c=case.c[rows],
+    )
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("P", CUTS)
+@pytest.mark.parametrize("H", [7, 16, 35])
+def test_bits_do_not_depend_on_batch(exact, dtype, H, P, reverse):
+    B = 13
+    case = make_case(6, B, 5, H, P=P, reverse=reverse, dtype=dtype)
+    whole = run(exact, case)
+    for size in range(1, B + 1):
+        for first in {0, 1, 5, B - size} & set(range(B - size + 1)):
+            part = slice(first, first + size)
+            got = run(exact, _rows(case, B, part))
+            y = whole["y"].reshape(6, B, -1)[:, part]
+            assert_same_bits(got["y"], y.reshape(-1, y.shape[2]))
+            assert_same_bits(got["h"], whole["h"][part])
+            assert_same_bits(got["c"], whole["c"][part])
+
+
+@pytest.mark.parametrize("P", CUTS)
+def test_bits_do_not_depend_on_position(exact, dtype, P):
+    B = 9
+    case = make_case(6, B, 5, 18, P=P, dtype=dtype)
+    order = np.random.default_rng(0).permutation(B)
+    whole, moved = run(exact, case), run(exact, _rows(case, B, order))
+    assert_same_bits(moved["y"], whole["y"].reshape(6, B, -1)[:, order].reshape(moved["y"].shape))
+    for name in "hc":
+        assert_same_bits(moved[name], whole[name][order])
+
+
+@pytest.mark.parametrize("P", CUTS)
+@pytest.mark.parametrize("B", [1, 2, 7])
+@pytest.mark.parametrize("cuts", [[0, 1], [0, 5, 7], [0, *range(1, 300, 29)], "each"], ids=str)
+def test_bits_do_not_depend_on_chunks(exact, dtype, B, P, cuts):
+    T = 300 if cuts != "each" else 20
+    case = make_case(T, B, 5, 70, P=P, dtype=dtype)
+    cuts = list(range(T)) if cuts == "each" else cuts
+    whole = run(exact, case)
+    x, state, pieces = case.x.reshape(T, B, -1), {"h": case.h, "c": case.c}, []
+    for begin, end in zip(cuts, [*cuts[1:], T], strict=True):
+        chunk = case._replace(
+            x=x[begin:end].reshape(-1, 5), batch_sizes=case.batch_sizes[begin:end], **state
+        )
+        got = run(exact, chunk)
+        pieces.append(got["y"])
+        state = {"h": got["h"], "c": got["c"]}
+    assert_same_bits(np.concatenate(pieces), whole["y"])
+    for name in "hc":
+        assert_same_bits(state[name], whole[name])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("P", CUTS)
+@pytest.mark.parametrize("lengths", RAGGED)
+def test_bits_do_not_depend_on_raggedness(exact, dtype, lengths, P, reverse):
+    """Each sequence alone gives what it gives among the others."""
+    case = make_case(I=5, H=20, P=P, lengths=RAGGED[lengths], reverse=reverse, dtype=dtype)
+    whole = run(exact, case)
+    step, sequence = rows_of(np.arange(len(case.h)), case.batch_sizes)
+    for n, length in enumerate(RAGGED[lengths]):
+        alone = case._replace(
+            x=case.x[sequence == n],
+            batch_sizes=np.ones(length, np.int64),
+            h=case.h[n : n + 1],
+            c=case.c[n : n + 1],
+        )
+        got = run(exact, alone)
+        assert_same_bits(got["y"], whole["y"][sequence == n])
+        assert_same_bits(got["h"], whole["h"][n : n + 1])
+        assert_same_bits(got["c"], whole["c"][n : n + 1])
+
+
+def test_bits_do_not_depend_on_layout(exact, dtype):
+    """Distance between rows, and where in memory they begin."""
+    case = make_case(6, 5, 5, 18, dtype=dtype)
+    whole = run(exact, case)
+    for gap in (1, 2, 16):
+        for name, got in run(exact, case, gap).items():
+            assert_same_bits(got, whole[name])
+
+
+@pytest.mark.parametrize("B", [1, 3])
+def test_bits_of_steps_sequence_and_lengths(exact_engine, dtype, B):
+    """Through the layers: `Stream.step`, `Stream.run`, the whole, and among ragged others."""
+    lstm = fastlstm.LSTM(5, 20, 2, dtype=dtype, engine=exact_engine, seed=1)
+    x = np.random.default_rng(0).standard_normal((30, B, 5)).astype(dtype)
+    whole, (h_n, c_n) = lstm(x)
+    steps, chunks = lstm.stream(B), lstm.stream(B)
+    assert_same_bits(np.stack([steps.step(x_t) for x_t in x]), whole)
+    assert_same_bits(np.concatenate([chunks.run(x[:11]), chunks.run(x[11:])]), whole)
+    for h, c in (steps.state, chunks.state):
+        assert_same_bits(h, h_n)
+        assert_same_bits(c, c_n)
+    longer = np.concatenate([x, x[:7]])
+    ragged, (h, c) = lstm(np.concatenate([longer, longer[:, :1]], axis=1), lengths=[30] * B + [37])
+    assert_same_bits(ragged[:30, :B], whole)
+    assert_same_bits(h[:, :B], h_n)
+    assert_same_bits(c[:, :B], c_n)
+
+
+# ---- activations ----------------------------------------------------------------------------
+
+
+def _patterns(dtype):
+    """Every 1009th bit pattern of float32; of float64 as many, spread over all; and the corners."""
+    if dtype == "float32":
+        values = np.arange(0, 2**32, 1009, dtype=np.uint32).view(np.float32)
+    else:
+        values = np.arange(0, 2**64 - 2**42, 2**42, dtype=np.uint64).view(np.float64)
+        values = np.concatenate([values, np.linspace(-50, 50, 1_000_001)])
+    tiny = np.finfo(dtype).smallest_subnormal
+    corners = np.array([0.0, -0.0, tiny, -tiny, 1.0, -1.0, np.inf, -np.inf, np.nan], dtype)
+    return np.concatenate([values, corners])
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_activations_are_within_their_bound(dtype, name):
+    """At most 5 u from the truth: 3e-7 in float32, 5.6e-16 in float64; only nan gives nan."""
+    numba = pytest.importorskip("numba", reason="the vectorised activations need Numba")
+    function = getattr(load("numba"), name)
+
+    @numba.njit
+    def apply(values, results):
+        for n in range(values.size):
+            results[n] = function(values[n])
+
+    x = _patterns(dtype)
+    got = np.empty_like(x)
+    apply(x, got)
+    with np.errstate(all="ignore"):  # signalling nan, overflow of exp
+        # longdouble, for NumPy's own float64 functions are off by an ulp themselves
+        wide = x.astype(np.longdouble)
+        exact = 1 / (1 + np.exp(-wide)) if name == "sigmoid" else np.tanh(wide)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+    number = ~np.isnan(x)
+    x, got, exact = x[number], got[number], exact[number]
+    error = np.abs(got - exact).astype(np.float64)
+    worst = error.argmax()
+    bound = 3e-7 if dtype == "float32" else 5 * np.finfo(dtype).eps / 2
+    assert error[worst] <= bound, (x[worst], got[worst])
+    assert len(x) > 4_000_000
+
+
+# ---- the choice -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    """As on a machine where Numba cannot be imported."""
+    monkeypatch.setitem(MODULES, "numba", "._nowhere")
+    monkeypatch.delenv("FASTLSTM_ENGINE", raising=False)
+    load.cache_clear()
+    yield
+    load.cache_clear()
+
+
+def test_the_first_engine_there_is(monkeypatch, engine):
+    monkeypatch.delenv("FASTLSTM_ENGINE", raising=False)
+    name, module = choose("auto")
+    assert list(MODULES).index(name) <= list(MODULES).index(engine)
+    assert module is load(name)
+    assert fastlstm.LSTM(1, 1).engine == fastlstm.LSTMCell(1, 1).engine == name
+
+
+def test_environment_forces_an_engine(monkeypatch, engine):
+    monkeypatch.setenv("FASTLSTM_ENGINE", engine)
+    assert fastlstm.LSTM(1, 1).engine == engine
+    assert fastlstm.LSTM(1, 1, engine="numpy").engine == "numpy"
+    assert [name for name, about in fastlstm.engines().items() if about["default"]] == [engine]
+
+
+def test_a_missing_engine_is_passed_over(without_numba):
+    assert fastlstm.LSTM(1, 1).engine == "numpy"
+    about = fastlstm.engines()
+    assert about["numpy"] == {"available": True, "default": True, **_numpy.describe()}
+    assert not about["numba"]["available"] and not about["numba"]["default"]
+    assert "pip install" in about["numba"]["reason"]
+
+
+def test_a_missing_engine_that_is_forced_is_an_error(without_numba, monkeypatch):
+    sentence = (
+        r"engine 'numba' is not available here \(No module named 'fastlstm.engines._nowhere'\). "
+        r'To get it: pip install "fastlstm\[numba\]"'
+    )
+    with pytest.raises(ImportError, match=sentence):
+        fastlstm.LSTM(1, 1, engine="numba")
+    monkeypatch.setenv("FASTLSTM_ENGINE", "numba")
+    with pytest.raises(ImportError, match=sentence):
+        fastlstm.LSTMCell(1, 1)
+
+
+def test_an_unknown_engine_is_an_error():
+    with pytest.raises(ValueError, match="engine must be one of auto, .*numpy, got 'cuda'"):
+        fastlstm.LSTM(1, 1, engine="cuda")
+
+
+def test_engines_tell_of_themselves(engine):
+    about = fastlstm.engines()
+    assert list(about) == list(MODULES)
+    assert about[engine]["available"] is True
+    assert about[engine]["version"] == importlib.import_module(engine).__version__
+    assert isinstance(about[engine]["instruction_set"], str)
+
+
+def test_number_of_threads(monkeypatch):
+    monkeypatch.delenv("FASTLSTM_NUM_THREADS", raising=False)
+    assert threads(None) == 1 and threads(3) == 3
+    monkeypatch.setenv("FASTLSTM_NUM_THREADS", "4")
+    assert threads(None) == 4 and threads(3) == 3
+    for value in (0, -1, True, 2.0, "2"):
+        with pytest.raises(ValueError, match="num_threads must be an int of at least 1, got "):
+            threads(value)
+    for value in ("0", "-1", "all", ""):
+        monkeypatch.setenv("FASTLSTM_NUM_THREADS", value)
+        with pytest.raises(
+            ValueError, match="FASTLSTM_NUM_THREADS must be an int of at least 1, got "
+        ):
+            threads(None)
