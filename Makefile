@@ -19,7 +19,7 @@ test: $(VENV)/.test
 	$(RUN) -m pytest
 
 bench: $(VENV)/.bench
-	$(RUN) -m pytest benchmarks
+	$(RUN) -m benchmarks.compare
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

@@ -67,7 +67,7 @@ class Case(NamedTuple):
 
     @property
     def operations(self):
-        """Useful floating-point operations: twice the multiply-adds of matrix products, real steps."""
+        """Useful floating-point operations: matrix products over real steps, 2 a multiply-add."""
         P = self.output_size
         step = sum(8 * self.H * (self.input_size(k) + P) for k in range(self.layers))
         if self.proj_size:

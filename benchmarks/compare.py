@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 
+import fastlstm
+
 from . import machine, report
 from .cases import CASES
 from .peers import CONTESTANTS, ENGINES, PEERS, TOLERANCE, check, truth
 
 HERE = pathlib.Path(__file__).parent
-LIBRARIES = ("fastlstm", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
+LIBRARIES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
 # What a first call costs: in a process of its own, with a cache of compiled code of its own.
 FIRST_CALL = """
 import time, numpy, fastlstm
@@ -126,7 +128,7 @@ def commit():
 
 
 def versions():
-    found = {}
+    found = {"fastlstm": fastlstm.__version__}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

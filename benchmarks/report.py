@@ -17,7 +17,7 @@ def ratio(case, engine, peers):
 def _time(seconds):
     """Three digits: 9.52 us, 312 us, 16.5 ms."""
     value, unit = (seconds * 1e6, "us") if seconds < 1e-3 else (seconds * 1e3, "ms")
-    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
+    return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
 
 
 def _line(cells):
@@ -52,8 +52,9 @@ def _table(cases, results):
             times = ratio(case, engine, peers)
             cells.append("-" if times is None else f"{times:.2f}" + (" slower" * (times < 1)))
         cells.append("" if case["bar"] is None else f"{case['bar']:g} {_verdict(case, results)}")
-        rate = case["operations"] / case["seconds"][engines[0]] / 1e9
-        cells.append(f"{rate / peak[case['dtype']]:.0%} ({rate:.0f} GFLOP/s)")
+        rates = {n: case["operations"] / taken / 1e9 for n, taken in case["seconds"].items()}
+        cells.append(f"{rates[engines[0]]:.0f}")
+        cells += [f"{rates[n] / peak[case['dtype']]:.0%}" if n else "-" for n in (engines[0], best)]
         text += _line(cells)
     return text
 
@@ -83,7 +84,7 @@ def markdown(results):
         f"{limits['peak']['float64']:.0f} float64; reads in GB/s: {reads}.\n\n"
         f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
         "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
-        f"Bar and share of the multiply-add peak: {first}.\n"
+        f"Bar, GFLOP/s (useful operations) and their share of the multiply-add peak: {first}'s.\n"
     )
     for group, members in _groups(results):
         text += f"\n## {group}\n\n" + _table(members, results)
@@ -120,9 +121,9 @@ def plot(results, path):
 
     engines, peers = results["engines"], results["peers"]
     thickness = 0.8 / len(engines)
-    rows = len(results["cases"]) + 1.5 * len(list(_groups(results)))
+    rows = len(results["cases"]) + 1.3 * len(list(_groups(results)))
     figure, axes = plt.subplots(
-        figsize=(9, 1.5 + (0.1 + 0.15 * len(engines)) * rows), layout="constrained"
+        figsize=(9, 1.5 + (0.1 + 0.12 * len(engines)) * rows), layout="constrained"
     )
     labels, y = {}, 0
     for group, cases in _groups(results):
@@ -134,17 +135,20 @@ def plot(results, path):
                 times = ratio(case, engine, peers)
                 if times is None:
                     continue
-                place = y + (n - (len(engines) - 1) / 2) * thickness
+                place, reach = y + (n - (len(engines) - 1) / 2) * thickness, times
                 axes.barh(place, times - 1, 0.9 * thickness, left=1, color=f"C{n}")
-                side = 1 if times >= 1 else -1
+                if n == 0 and case["bar"] is not None:
+                    reach = max(times, case["bar"])
+                    axes.plot(
+                        [case["bar"]] * 2, [place - thickness / 2, place + thickness / 2],
+                        color="black", lw=2.5,
+                    )  # fmt: skip
+                side = 1 if reach >= 1 else -1
                 axes.annotate(
-                    f"{times:.2f}", (times, place), (4 * side, 0), textcoords="offset points",
+                    f"{times:.2f}", (reach, place), (5 * side, 0), textcoords="offset points",
                     size=7, va="center", ha="left" if side > 0 else "right",
-                    bbox={"pad": 0.5, "color": "white", "alpha": 0.8},
                 )  # fmt: skip
-            if case["bar"] is not None:
-                axes.plot([case["bar"]] * 2, [y - 0.45, y + 0.45], color="black", lw=2)
-        y += 1.5
+        y += 1.3
     axes.axvline(1, color="black", lw=0.8)
     axes.set(xscale="log", ylim=(y - 0.5, -0.8), yticks=list(labels))
     axes.set_yticklabels(labels.values(), size=8)

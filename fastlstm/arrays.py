@@ -50,6 +50,8 @@ def as_rows(x):
 
 def as_array(value, name):
     """Return `value` as a plain array of whatever dtype it has."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost. Pass {name}.filled(...), "

@@ -50,6 +50,14 @@ class Recurrent(Layer):
         self._packed = (None, None)  # (version of the parameters, weights in the engine's order)
         self.reset_parameters(seed)
 
+    def __getstate__(self):
+        return {**super().__getstate__(), "_engine": None, "_packed": (None, None)}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._engine = choose(self.engine)[1]
+        self._engine.prepare(self.dtype)
+
     def reset_parameters(
         self, seed=None, *, weight_ih="uniform", weight_hh="uniform", bias="uniform"
     ):

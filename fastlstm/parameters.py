@@ -36,13 +36,8 @@ class Layer:
         self.dtype = check_dtype(dtype)
         self.training = True
         self.children = dict(children or {})
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        self._flat = np.zeros(sum(sizes), self.dtype)
-        pieces = np.split(self._flat, np.cumsum(sizes)[:-1]) if shapes else []
-        self._views = {
-            name: piece.reshape(shape)
-            for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-        }
+        self._flat = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        self._views = _views_of(self._flat, shapes)
         self._version = 0  # counts the changes of the parameters
 
     def __getattr__(self, name):
@@ -58,6 +53,14 @@ class Layer:
             self._set({name: value})
         else:
             object.__setattr__(self, name, value)
+
+    def __getstate__(self):
+        """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
+        shapes = {name: view.shape for name, view in self._views.items()}
+        return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _views=_views_of(state["_flat"], state["_views"]))
 
     def _set(self, values):
         """Copy arrays of the right shapes into the parameters of these names."""
@@ -158,6 +161,14 @@ class Layer:
     def _arguments(self):
         """What stands in the brackets of `repr`, as torch's ``extra_repr``."""
         return ""
+
+
+def _views_of(flat, shapes):
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()], dtype=int)
+    return {
+        name: piece.reshape(shape)
+        for (name, shape), piece in zip(shapes.items(), np.split(flat, ends)[:-1], strict=True)
+    }
 
 
 def check_dtype(dtype):

@@ -50,6 +50,14 @@ class Stream:
         # the views that a step hands to the engine, made once
         self._layers = list(zip(self._h, self._c, strict=True))
 
+    def __getstate__(self):
+        """For pickle and copy: `_layers` would come back as arrays of their own."""
+        return self._lstm, self.batch_size, self.state
+
+    def __setstate__(self, state):
+        self.__init__(*state[:2])
+        self.state = state[2]
+
     def step(self, x, out=None):
         """Advance every stream by one step.
 

@@ -84,7 +84,9 @@ def chain():
     return fastlstm.Sequential(
         {
             "embedding": fastlstm.Embedding(11, 3, seed=1),
-            "rnn": fastlstm.Sequential({"lstm": fastlstm.LSTM(3, 5, 2, bidirectional=True, seed=2)}),
+            "rnn": fastlstm.Sequential(
+                {"lstm": fastlstm.LSTM(3, 5, 2, bidirectional=True, seed=2)}
+            ),
             "fc": fastlstm.Linear(10, 4, seed=3),
         }
     )
@@ -246,7 +248,6 @@ def test_round_trip_with_structure(tmp_path, suffix, dtype):
     assert not any(layer.training for _, layer in again.named_layers())
     assert again["encoder"][0].engine == "numpy"
     indices = np.array([[0, 2, 10, 4], [1, 1, 9, 3]])
-    model["encoder"]  # the same engine for both, so that the same bits come out
     here = structure.build(structure.describe(model), "numpy").eval()
     here.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(again(indices, lengths=[4, 2]), here(indices, lengths=[4, 2]))
@@ -432,7 +433,9 @@ def test_key_chooses_among_nested_state_dicts(tmp_path):
     top = {"class_weights": np.full(3, 3.0), "loss": np.array(0.5)}
     assert_same(load_state(path, key=""), top, "float32")
     listed = "'' (2 tensors), 'model' (1 tensors), 'ema.model' (1 tensors)"
-    with pytest.raises(ValueError, match=re.escape(f"several state dicts, choose one with key=: {listed}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"several state dicts, choose one with key=: {listed}")
+    ):
         load_state(path)
     for function in (load, load_lstm, load_state):
         with pytest.raises(ValueError, match=re.escape(f"has the key 'ema'; it holds {listed}")):
@@ -497,9 +500,8 @@ FC = {"weight": (4, 3), "bias": (4,)}
         (zeros({"weight_ih": (12, 2), "weight_hh": (12, 3)}), "LSTMCell(2, 3, bias=False)"),
         (zeros(FC), "Linear(in_features=3, out_features=4, bias=True)"),
         (zeros(LSTM_23, "a.b."), "Sequential(\n  (a): Sequential(\n    (b): LSTM(2, 3)\n  )\n)"),
-        # sizes tell the order, whatever the file's is
         (
-            zeros(FC, "fc.") | zeros(LSTM_23, "lstm.") | zeros({"e.weight": (9, 2)}),
+            zeros({"e.weight": (9, 2)}) | zeros(LSTM_23, "lstm.") | zeros(FC, "fc."),
             "Sequential(\n  (e): Embedding(9, 2)\n  (lstm): LSTM(2, 3)\n"
             "  (fc): Linear(in_features=3, out_features=4, bias=True)\n)",
         ),
@@ -522,10 +524,21 @@ def test_inference(state, expected, ordered):
     assert model.dtype == next(iter(state.values())).dtype
 
 
+def test_without_an_order_the_sizes_must_tell_it():
+    state = zeros(FC, "fc.") | zeros(LSTM_23, "lstm.") | zeros({"embed.weight": (9, 2)})
+    assert list(infer(state, ordered=False).children) == ["embed", "lstm", "fc"]
+    with pytest.raises(ValueError, match="no chain fits their sizes"):
+        infer(state)
+    loop = zeros({"a.weight": (2, 4), "a.bias": (2,)}) | zeros(LSTM_23, "b.") | zeros(FC, "c.")
+    assert list(infer(loop).children) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="several chains fit their sizes"):
+        infer(loop, ordered=False)
+
+
 def test_the_order_of_the_file_decides_between_equal_sizes():
     state = zeros(lstm_shapes(3, 3), "b.") | zeros(lstm_shapes(3, 3), "a.") | zeros(FC, "fc.")
     assert list(infer(state).children) == ["b", "a", "fc"]
-    with pytest.raises(ValueError, match="several orders or layers fit their sizes. Found 'b.'"):
+    with pytest.raises(ValueError, match="several chains fit their sizes. Found 'b.'"):
         infer(state, ordered=False)
     tied = zeros({"embed.weight": (9, 3)}) | zeros(lstm_shapes(3, 3), "lstm.")
     tied |= zeros({"decode.weight": (9, 3)})
@@ -544,19 +557,19 @@ def test_the_order_of_the_file_decides_between_equal_sizes():
         (zeros(LSTM_23) | zeros(FC), "not known are '...'", "Found no layers"),
         (
             zeros(LSTM_23, "lstm.") | zeros({"fc.weight": (4, 5), "fc.bias": (4,)}),
-            "no order fits their sizes",
+            "no chain fits their sizes",
             "Found 'lstm.': LSTM 2 -> 3, 'fc.': Linear 5 -> 4",
         ),
         (
             zeros(LSTM_23, "lstm.")
             | zeros(FC, "fc1.")
             | zeros({"fc2.weight": (2, 4), "fc2.bias": (2,)}),
-            "no order fits their sizes without two Linear layers in a row",
+            "no chain fits their sizes without two Linear layers in a row",
             "'fc1.': Linear 3 -> 4, 'fc2.': Linear 4 -> 2",
         ),
         (
             zeros({"e.weight": (2, 2)}) | zeros(LSTM_23, "lstm."),
-            "several orders or layers fit their sizes",
+            "several chains fit their sizes",
             "'e.': Linear 2 -> 2 or Embedding indices -> 2",
         ),
         (
@@ -565,7 +578,9 @@ def test_the_order_of_the_file_decides_between_equal_sizes():
             "'net.0.': LSTM 2 -> 3",
         ),
         (
-            zeros(LSTM_23, "a.x.") | zeros(lstm_shapes(3, 5), "b.") | zeros(lstm_shapes(5, 7), "a.y."),
+            zeros(LSTM_23, "a.x.")
+            | zeros(lstm_shapes(3, 5), "b.")
+            | zeros(lstm_shapes(5, 7), "a.y."),
             "their names do not nest as their sizes chain",
             "'a.x.': LSTM 2 -> 3",
         ),
@@ -598,31 +613,35 @@ def test_inference_is_quick_where_nothing_fits():
     state = {}
     for n in range(8):  # every order of seven fits, none of eight does
         state |= zeros(lstm_shapes(3, 3) if n < 7 else lstm_shapes(5, 5), f"{n}.")
-    with pytest.raises(ValueError, match="no order fits"):
-        infer(state)
+    with pytest.raises(ValueError, match="no chain fits"):
+        infer(state, ordered=False)
 
 
 def test_load_names_the_faults_of_an_lstm(tmp_path):
-    shapes = lstm_shapes(2, 3) | {"weight_ih_l2": (12, 3), "weight_hh_l0": (3, 3)}
+    shapes = lstm_shapes(2, 3) | {"weight_ih_l99999": (12, 3)}
     np.savez(tmp_path / "x.npz", **zeros(shapes))
-    with pytest.raises(ValueError, match="x.npz: its structure needs|x.npz: Error") as error:
+    with pytest.raises(ValueError, match="x.npz: its structure needs 7199988 numbers or more, the"):
         load(tmp_path / "x.npz")
-    del shapes["weight_ih_l2"], shapes["bias_ih_l0"]
+    del shapes["weight_ih_l99999"], shapes["bias_ih_l0"]
     shapes["weight_hh_l0"] = (12, 4)
     np.savez(tmp_path / "x.npz", **zeros(shapes))
     with pytest.raises(ValueError) as error:
         load(tmp_path / "x.npz")
     assert 'Missing key(s) in state_dict: "bias_ih_l0".' in str(error.value)
     assert "size mismatch for weight_hh_l0" in str(error.value)
-    del shapes["weight_hh_l0"]
+    del shapes["weight_ih_l0"]
     np.savez(tmp_path / "x.npz", **zeros(shapes))
-    with pytest.raises(ValueError, match="x.npz: an LSTM lacks 'weight_hh_l0'; it has weight_ih_l0"):
+    with pytest.raises(
+        ValueError, match="x.npz: an LSTM lacks 'weight_ih_l0'; it has weight_hh_l0"
+    ):
         load(tmp_path / "x.npz")
 
 
 def test_load_lstm_chooses_by_prefix(tmp_path):
     lstms = {"enc": fastlstm.LSTM(2, 3, seed=0), "dec": fastlstm.LSTM(3, 5, 2, seed=1)}
-    model = fastlstm.Sequential(lstms | {"fc1": fastlstm.Linear(5, 4), "fc2": fastlstm.Linear(4, 1)})
+    model = fastlstm.Sequential(
+        lstms | {"fc1": fastlstm.Linear(5, 4), "fc2": fastlstm.Linear(4, 1)}
+    )
     save(model, tmp_path / "x.pt")
     for prefix, expected in lstms.items():
         for written in (prefix, prefix + "."):
@@ -654,7 +673,10 @@ LINEAR = {"layer": "Linear", "in_features": 2, "out_features": 1, "bias": True, 
         ({"layer": 3}, 'a layer must be an object with a "layer"'),
         ({"layer": "os.system"}, "an unknown layer 'os.system'; known are LSTM"),
         ({"layer": "Layer"}, "an unknown layer 'Layer'"),
-        (LINEAR | {"seed": 1}, "gives Linear the arguments ['bias', 'dtype', 'in_features', 'out_f"),
+        (
+            LINEAR | {"seed": 1},
+            "gives Linear the arguments ['bias', 'dtype', 'in_features', 'out_f",
+        ),
         ({"layer": "Linear"}, "gives Linear the arguments [], expected ['bias'"),
         (LINEAR | {"in_features": True}, "gives Linear in_features of type bool, expected int"),
         (LINEAR | {"in_features": 2.0}, "gives Linear in_features of type float, expected int"),
@@ -725,7 +747,7 @@ def npy(descr, shape, data=b"", order="False"):
 def entry(text):
     """The bytes of the structure's member."""
     file = io.BytesIO()
-    np.save(file, np.array(text))
+    np.save(file, np.array(text.encode()))
     return file.getvalue()
 
 
@@ -739,6 +761,16 @@ def legacy(*pickles, data=b"", protocol=2):
     """A maker of a legacy stream: ready pickles as bytes, everything else is pickled."""
     parts = [p if isinstance(p, bytes) else pickle.dumps(p, protocol) for p in pickles]
     return lambda path: path.write_bytes(b"".join(parts) + data)
+
+
+def zipped(name, content, method):
+    """A maker of a zip file with this member."""
+
+    def make(path):
+        with zipfile.ZipFile(path, "w", method) as file:
+            file.writestr(name, content)
+
+    return make
 
 
 def stored(name, change):
@@ -833,12 +865,12 @@ HOSTILE = {
     "bytes": (pt(b"B" + struct.pack("<I", 2**32 - 1) + b"."), "its pickle is damaged or truncated"),
     "string": (pt(b"\x8d" + struct.pack("<Q", BOMB) + b"."), "its pickle is damaged or truncated"),
     "memo": (pt(b"]r" + struct.pack("<I", 2**32 - 1) + b"."), "expected a state dict, got a list"),
-    "deep": (pt(b"]" + b"\x85" * 200_000 + b"."), "expected a state dict, got a tuple"),
-    "deep key": (pt(b"})" + b"\x85" * 200_000 + b"Ns."), "it holds no tensors, so no state dict"),
-    "deep dicts": (pt(b"}X\x01\0\0\0a" * 50_000 + b"N" + b"s" * 50_000 + b"."), "holds no tensors"),
+    "deep": (pt(b"]" + b"\x85" * 50_000 + b"."), "expected a state dict, got a tuple"),
+    "deep key": (pt(b"})" + b"\x85" * 50_000 + b"Ns."), "it holds no tensors, so no state dict"),
+    "deep dicts": (pt(b"}X\x01\0\0\0a" * 20_000 + b"N" + b"s" * 20_000 + b"."), "holds no tensors"),
     "itself": (pt(b"}q\0X\x01\0\0\0ah\0s."), "it holds no tensors, so no state dict"),
     "deep count": (
-        pt(one(tensor((4,), count=4).replace(b"K\x04tQ", b")" + b"\x85" * 99_999 + b"tQ"))),
+        pt(one(tensor((4,), count=4).replace(b"K\x04tQ", b")" + b"\x85" * 50_000 + b"tQ"))),
         "storage '0' must hold a count of numbers, got a tuple",
     ),
     "large pickle": (pt(b"N0" * (3 << 20)), "its pickle has 6291456 bytes; a state dict's has at"),
@@ -883,8 +915,7 @@ HOSTILE = {
     "count": (pt(one(tensor((2,), count=-4))), "storage '0' must hold a count of numbers, got -4"),
     "repeated": (
         pt(
-            b"}(" + b"".join(b"K\1" + b"X\1\0\0\0%c" % c + tensor((4,)) for c in b"").join([b"", b""])
-            + b"".join(b"X\1\0\0\0%c" % c + tensor((4,)) for c in range(65, 85)) + b"u.",
+            b"}(" + b"".join(b"X\1\0\0\0%c" % c + tensor((4,)) for c in range(65, 85)) + b"u.",
             s0=bytes(16),
         ),
         "the tensors name 80 numbers, many times those that are stored",
@@ -909,21 +940,28 @@ HOSTILE = {
         "is damaged: its checksum is wrong",
     ),
     "two of a name": (pt(b"N.", [("x/data.pkl", b"N.")]), "two members of the zip file have the n"),
-    "overlap": (stored("lstm", directory(PLACE, 0, 2)), "is not where its directory says"),
-    "too long": (
-        stored("lstm", lambda d: directory(SIZE, 900)(directory(REAL, 900)(d))),
-        "overlaps what follows it: there is room for",
+    "same place": (
+        stored("lstm", directory(PLACE, 0, 2)),
+        "overlaps what follows it: there is room",
+    ),
+    "overlap": (
+        stored("lstm", lambda d: directory(SIZE, 1800)(directory(REAL, 1800)(d))),
+        "member 'lstm/data.pkl' of 1800 bytes overlaps what follows it: there is room for 16",
     ),
     "two sizes": (stored("lstm", directory(REAL, 2**31)), "has two sizes"),
     "outside": (stored("lstm", directory(PLACE, 2**31)), "a damaged"),
-    "encrypted": (stored("lstm", directory(FLAGS, 0x801)), "is compressed or encrypted; it must be"),
-    "future zip": (stored("lstm", directory((6, "<H"), 99)), "a damaged or truncated zip file: zip"),
+    "encrypted": (
+        stored("lstm", directory(FLAGS, 0x801)),
+        "is compressed or encrypted; it must be",
+    ),
+    "future zip": (
+        stored("lstm", directory((6, "<H"), 99)),
+        "a damaged or truncated zip file: zip",
+    ),
     "renamed": (stored("lstm", directory((46, "<B"), 65)), "is not where its directory says"),
     "compressed": (
-        lambda path: zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED).writestr(
-            "x/data.pkl", b"N." * 999
-        ),
-        "a damaged or truncated zip file",
+        zipped("x/data.pkl", b"N." * 999, zipfile.ZIP_DEFLATED),
+        "member 'x/data.pkl' is compressed or encrypted; it must be stored as it is",
     ),
     # legacy streams
     "not torch's": (legacy({"a": 1}), "it is a pickle, but not one of torch's"),
@@ -932,7 +970,7 @@ HOSTILE = {
     "old big-endian": (legacy(MAGIC, 1001, {"little_endian": False}), "on a big-endian machine"),
     "old code": (legacy(MAGIC, 1001, MACHINE, FIRE + b")R."), f"it asks for '{__name__}.fire'"),
     "old keys": (legacy(MAGIC, 1001, MACHINE, LEGACY_TENSOR, ["1"]), "list of its storages is dam"),
-    "old lists": (legacy(MAGIC, 1001, MACHINE, LEGACY_TENSOR, [[]]), "its pickle is damaged"),
+    "old lists": (legacy(MAGIC, 1001, MACHINE, LEGACY_TENSOR, [[]]), "list of its storages is"),
     "old missing": (
         legacy(MAGIC, 1001, MACHINE, LEGACY_TENSOR, []),
         "storage '0' is missing",
@@ -952,7 +990,10 @@ HOSTILE = {
     "old truncated": (stored("lstm_legacy", lambda data: data[:-1]), "it is truncated: storage"),
     "old half": (stored("lstm_legacy", lambda data: data[:999]), "its pickle is damaged or trunc"),
     # npz
-    "objects": (npz(weight=npy("|O", (2,), b"cos\nsystem\n.")), "entry 'weight' is not a plain arr"),
+    "objects": (
+        npz(weight=npy("|O", (2,), b"cos\nsystem\n.")),
+        "entry 'weight' is not a plain arr",
+    ),
     "records": (npz(weight=npy([("a", "<f4")], (1,), bytes(4))), "is not a plain array of numbers"),
     "long double": (npz(weight=npy("<f16", (1,), bytes(16))), "is not a plain array of numbers"),
     "no header": (npz(weight=b"abc"), "entry 'weight' is not a plain array of numbers"),
@@ -968,13 +1009,16 @@ HOSTILE = {
     ),
     "not JSON": (npz(__structure__=entry("{")), "its structure is damaged JSON"),
     "deep JSON": (npz(__structure__=entry(NESTED_JSON)), "its structure is damaged JSON"),
-    "JSON list": (npz(__structure__=entry("[1]")), "must be an object of a version and a structure"),
+    "JSON list": (
+        npz(__structure__=entry("[1]")),
+        "must be an object of a version and a structure",
+    ),
     "version": (
         npz(__structure__=entry('{"version": 2, "structure": {}}')),
         "its structure must have version 1, got 2",
     ),
     "no text": (npz(__structure__=npy("<f8", (), bytes(8))), "'__structure__' must be one string"),
-    "bad text": (npz(__structure__=npy("<U1", (), b"\xff" * 4)), "codepoint"),
+    "bad text": (npz(__structure__=npy("|S2", (), b"\xff{")), "its structure is damaged JSON"),
     "structure bomb": (
         npz(__structure__=entry(json.dumps(HUGE_LSTM))),
         "its structure needs 4398050705408 numbers or more, the file holds 1",
@@ -1007,10 +1051,7 @@ HOSTILE = {
     # no model files at all
     "empty": (lambda path: path.write_bytes(b""), "of no known format; known are safetensors, to"),
     "text": (lambda path: path.write_text("Hello, world"), "its content is of no known format"),
-    "other zip": (
-        lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "Hello"),
-        "a damaged or truncated zip file",
-    ),
+    "other zip": (zipped("a.txt", b"Hello", zipfile.ZIP_STORED), "its content is of no known form"),
 }
 
 
@@ -1034,13 +1075,6 @@ def test_hostile_files_are_refused(tmp_path, name):
     assert not RAN
     # A pickle's opcode is one byte and may make one object, of 64 bytes or so with its place.
     assert peak < 2_000_000 + 150 * size
-
-
-def _valid_files():
-    """One small file of each format and form."""
-    small = fastlstm.Sequential({"lstm": fastlstm.LSTM(1, 2, seed=0), "fc": fastlstm.Linear(2, 1)})
-    files = {name: (DATA / f"{name}.pt").read_bytes() for name in ("checkpoint", "views_legacy")}
-    return small, files
 
 
 # Random damage
@@ -1070,7 +1104,9 @@ def test_random_damage_is_a_value_error_or_arrays(valid, data):
     else:
         damaged = bytearray(content)
         places = st.integers(0, len(content) - 1)
-        for place, byte in data.draw(st.dictionaries(places, st.integers(0, 255), max_size=4)).items():
+        for place, byte in data.draw(
+            st.dictionaries(places, st.integers(0, 255), max_size=4)
+        ).items():
             damaged[place] = byte
     path.write_bytes(damaged)
     try:

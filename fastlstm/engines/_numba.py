@@ -110,13 +110,12 @@ class _Vector:
         )
         return self.like(self.builder.call(function, [self.value, *args]))
 
-    def power_of_two(self, mantissa, bias):
-        """2^n, where n stands in the lowest bits."""
-        integer = ir.IntType(32 if mantissa == 23 else 64)
+    def to_exponent(self, mantissa):
+        """The lowest bits moved to where the exponent stands, above so many of the mantissa."""
+        integer = ir.IntType({"float": 32, "double": 64}[self.element])
         if self.lanes is not None:
             integer = ir.VectorType(integer, self.lanes)
         bits = self.builder.bitcast(self.value, integer)
-        bits = self.builder.add(bits, _constant(integer, bias))
         bits = self.builder.shl(bits, _constant(integer, mantissa))
         return self.like(self.builder.bitcast(bits, self.type))
 
@@ -137,19 +136,20 @@ _EXP2 = {
               0.009671512658542656, 0.001326472693249577),
     "double": [math.log(2) ** k / math.factorial(k) for k in range(14)],
 }  # fmt: skip
-# bits of the mantissa, the exponent's bias, and where 2^x is cut off: beyond 2^+-30 a gate does
+# bits of the mantissa, the exponent's bias, and where 2^y is cut off: beyond 2^+-30 a gate does
 # not change any more in float32, and the product of three such powers and a cell must not overflow
 _FORMAT = {"float": (23, 127, 30.0), "double": (52, 1023, 300.0)}
 
 
 def _exp(x, factor):
-    """exp(factor x), cut off: 2^n 2^r with n = round(y), r = y - n, y = factor x / ln 2."""
+    """exp(factor x), cut off: 2^n 2^r with y = factor x / ln 2, n = round(y), r = y - n."""
     mantissa, bias, bound = _FORMAT[x.element]
-    y = (x * (factor / math.log(2))).clamp(bound)
-    magic = 1.5 * 2.0**mantissa  # added to y, it leaves n in the lowest bits
-    shifted = y + magic
-    r = y - (shifted - magic)
-    return r.polynomial(_EXP2[x.element]) * shifted.power_of_two(mantissa, bias)
+    to_y = factor / math.log(2)
+    x = x.clamp(bound / abs(to_y))
+    magic = 1.5 * 2.0**mantissa + bias  # added to y, it leaves n + bias in the lowest bits
+    shifted = x.fma(to_y, magic)
+    r = x.fma(to_y, magic - shifted)
+    return r.polynomial(_EXP2[x.element]) * shifted.to_exponent(mantissa)
 
 
 def _sigmoid(x):

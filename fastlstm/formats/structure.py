@@ -18,7 +18,7 @@ from ..lstm import LSTM, LSTMCell
 
 _VERSION = 1
 _MOST_NESTED = 16  # Sequentials in Sequentials
-_MOST_CHAINED = 8  # layers whose orders are all tried
+_MOST_CHAINED = 8  # layers, whose orders may all be tried
 
 _OPTIONAL_INT = (int, type(None))
 _ARGUMENTS = {  # the layers that can be described, their arguments and those arguments' types
@@ -250,12 +250,11 @@ def lstms(state):
 def describe_lstm(prefix, arrays, batch_first=False):
     """Return the structure of an LSTM whose arrays `lstms` has found; ValueError if it has none."""
     inputs = _matrix(prefix, arrays, "weight_ih_l0")
-    hidden = _matrix(prefix, arrays, "weight_hh_l0")
     projected = "weight_hr_l0" in arrays
     return {
         "layer": "LSTM",
         "input_size": inputs.shape[1],
-        "hidden_size": hidden.shape[0] // 4,
+        "hidden_size": inputs.shape[0] // 4,
         "num_layers": 1 + max(int(re.search(r"_l(\d+)", name)[1]) for name in arrays),
         "bias": any(name.startswith("bias") for name in arrays),
         "batch_first": batch_first,
@@ -269,16 +268,18 @@ def describe_lstm(prefix, arrays, batch_first=False):
 def infer(state, ordered=True):
     """Return the structure that a state dict's names and shapes admit, if there is but one.
 
-    Layers are chained by their sizes: an Embedding (a matrix without bias, first), LSTMs and
-    Linears, each taking what the one before gives. Where sizes admit several orders, that of the
-    state dict decides. A single LSTM, LSTMCell or Linear without prefix is returned as such, all
-    else as a Sequential with the names' prefixes.
+    Layers are chained by their sizes, each taking what the one before gives: an Embedding (a
+    matrix without bias, first), LSTMs and Linears, but not two Linears in a row, which have an
+    activation between them that no name tells. A single LSTM, LSTMCell or Linear without prefix
+    is returned as such, all else as a Sequential with the names' prefixes.
 
     Parameters
     ----------
     state : dict of str -> ndarray
     ordered : bool
-        Whether the state dict has the model's order.
+        Whether the state dict has the model's order, which is then kept. If not, the sizes must
+        admit one order only, and there may be one Linear: two that surround an LSTM would fit
+        the other way round as well.
 
     Returns
     -------
@@ -316,14 +317,13 @@ def infer(state, ordered=True):
         raise unclear(f"a name has more than {_MOST_NESTED} parts")
     if gap := _gap(choices):
         raise unclear(f"{gap!r} has no parameters, and what it is stands nowhere")
-    chains = list(islice(_chains(list(choices.values())), 2))
-    if len(chains) > 1 and ordered:
-        chains = list(islice(_chains(list(choices.values()), keep_order=True), 2))
-    if len(chains) > 1:
-        raise unclear("several orders or layers fit their sizes")
+    chains = list(islice(_chains(list(choices.values()), ordered), 2))
     if not chains:
-        raise unclear("no order fits their sizes without two Linear layers in a row")
+        raise unclear("no chain fits their sizes without two Linear layers in a row")
     links = chains[0]
+    linears = sum(link.description["layer"] == "Linear" for link in links)
+    if len(chains) > 1 or (linears > 1 and not ordered):
+        raise unclear("several chains fit their sizes")
     if len(links) == 1 and not links[0].prefix:
         return links[0].description
     nested = _nest([(link.prefix[:-1].split("."), link.description) for link in links])
@@ -373,14 +373,14 @@ def _links(prefix, arrays):
     return links
 
 
-def _chains(choices, before=None, keep_order=False):
+def _chains(choices, ordered, before=None):
     """Yield every list of links that uses each choice once and in which each follows the last."""
     if not choices:
         yield []
-    for n, links in enumerate(choices[:1] if keep_order else choices):
+    for n, links in enumerate(choices[:1] if ordered else choices):
         for link in links:
             if before is None or link.follows(before):
-                for rest in _chains(choices[:n] + choices[n + 1 :], link, keep_order):
+                for rest in _chains(choices[:n] + choices[n + 1 :], ordered, link):
                     yield [link, *rest]
 
 
