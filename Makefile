@@ -19,7 +19,7 @@ test: $(VENV)/.test
 	$(RUN) -m pytest
 
 bench: $(VENV)/.bench
-	$(RUN) -m benchmarks.compare
+	$(RUN) -m pytest -p benchmarks benchmarks --benchmark-only
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

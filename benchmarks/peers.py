@@ -338,7 +338,7 @@ def check(name, case, contestant, expected):
         difference = np.abs(array - right)
         error = np.maximum(error, (difference if n else difference[real]).max())
     assert error <= TOLERANCE[case.dtype], (
-        f"{name} differs from torch in case {case.name} by {error:.1e}; "
+        f"{name} is wrong in case {case.name}: it differs from the truth by {error:.1e}, "
         f"expected at most {TOLERANCE[case.dtype]:.0e}"
     )
     return float(error)

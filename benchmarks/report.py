@@ -34,13 +34,8 @@ def _groups(results):
 def _table(cases, results):
     engines, peers, peak = results["engines"], results["peers"], results["limits"]["peak"]
     columns = [n for n in (*engines, *peers) if any(n in case["seconds"] for case in cases)]
-    heads = [
-        "T,B,I,H",
-        *columns,
-        *(f"{engine}: ratio" for engine in engines),
-        "bar",
-        "share of peak",
-    ]
+    ratios = [f"ratio {engine}" for engine in engines]
+    heads = ["T,B,I,H", *columns, *ratios, "bar", "GFLOP/s", "of peak", "best peer's"]
     text = _line(heads) + _line(["---"] + ["---:"] * (len(heads) - 1))
     for case in cases:
         best = best_peer(case, peers)
@@ -64,6 +59,13 @@ def _verdict(case, results):
     return "" if times is None else "met" if times >= case["bar"] else "missed"
 
 
+def _errors(cases):
+    worst = {}
+    for case in cases:
+        worst[case["dtype"]] = max(worst.get(case["dtype"], 0), *case["errors"].values())
+    return " and ".join(f"{error:.0e} ({dtype})" for dtype, error in worst.items())
+
+
 def _listed(names):
     return "; ".join(names) or "none"
 
@@ -74,6 +76,7 @@ def markdown(results):
     first, peers = results["engines"][0], results["peers"]
     reads = ", ".join(f"{rate:.0f} {name}" for name, rate in limits["read_by_level"].items())
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    truth = "the NumPy engine" if "torch" in results["absent"] else "torch"
     text = (
         f"# fastlstm and its peers, {results['threads']} thread\n\n"
         f"{machine['cpu']} ({machine['architecture']}, {machine['vector_bits']}-bit vectors), "
@@ -84,7 +87,9 @@ def markdown(results):
         f"{limits['peak']['float64']:.0f} float64; reads in GB/s: {reads}.\n\n"
         f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
         "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
-        f"Bar, GFLOP/s (useful operations) and their share of the multiply-add peak: {first}'s.\n"
+        f"Bar and GFLOP/s (useful operations) are {first}'s; of peak: its share of the multiply-add "
+        "peak, and the best peer's. All outputs were checked first: at most "
+        f"{_errors(cases)} from {truth} in float64.\n"
     )
     for group, members in _groups(results):
         text += f"\n## {group}\n\n" + _table(members, results)

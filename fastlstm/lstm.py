@@ -1,5 +1,6 @@
 """LSTM and LSTMCell, shaped as torch's: checks, states, order of layers; no arithmetic."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -294,7 +295,7 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         if lengths is None or not rows:
             packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run(packed, np.full(steps, rows, np.int64), h, c).reshape(steps, rows, wide)
+            output = self._run(packed, _uniform(steps, rows), h, c).reshape(steps, rows, wide)
         else:
             order = np.argsort(-lengths, kind="stable")
             batch_sizes = batch_sizes_of(lengths)
@@ -331,8 +332,7 @@ class LSTM(Recurrent):
             return np.zeros((0, d * self._output_size), self.dtype)
         for layer in range(self.num_layers):
             y = np.empty((len(x), d * self._output_size), self.dtype)
-            for k in range(layer * d, (layer + 1) * d):
-                part = y[:, (k % d) * self._output_size :][:, : self._output_size]
+            for k, part in enumerate(np.split(y, 2, axis=1) if d == 2 else (y,), layer * d):
                 self._engine.run(weights[k], x, batch_sizes, h[k], c[k], part, k % d == 1)
             if self.training and self.dropout and layer < self.num_layers - 1:
                 drop(y, self.dropout, self._dropout_rng)
@@ -515,6 +515,12 @@ def drop(values, p, rng):
     """Zero each value with probability p, in place, and scale the others by 1 / (1 - p)."""
     kept = rng.random(values.shape, values.dtype) >= p
     values *= kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _uniform(steps, rows):
+    """The batch sizes of sequences of one length."""
+    return np.full(steps, rows, np.int64)
 
 
 def _describe(value):

@@ -181,9 +181,9 @@ def write(name, text):
     [
         "1,-2\n0.5,3e-1\n",
         "left,right\r\n1,-2\r\n0.5,.3\r\n",
-        '\ufeff"left","right"\n" 1",-2\n\n0.50,0.3',
+        '\ufeff1,-2\n\n" 0.50",0.3',
     ],
-    ids=["plain", "header", "quotes, mark, no last line end"],
+    ids=["plain", "header", "byte order mark, quotes, no last line end"],
 )
 def test_csv_in(text):
     with open("x.csv", "w", newline="", encoding="utf-8") as file:

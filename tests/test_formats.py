@@ -511,7 +511,7 @@ FC = {"weight": (4, 3), "bias": (4,)}
             "  (lstm): LSTM(2, 3)\n)",
         ),
         (
-            zeros(lstm_shapes(3, 5), "up.1.") | zeros(LSTM_23, "up.0."),
+            zeros(LSTM_23, "up.0.") | zeros(lstm_shapes(3, 5), "up.1."),
             "Sequential(\n  (up): Sequential(\n    (0): LSTM(2, 3)\n    (1): LSTM(3, 5)\n  )\n)",
         ),
     ],
@@ -879,9 +879,14 @@ HOSTILE = {
     "empty stack": (pt(b"\x80\x02a."), "its pickle is damaged"),
     "no mark": (pt(b"\x80\x02]e."), "its pickle is damaged"),
     "no memo": (pt(b"\x80\x02h\x05."), "its pickle is damaged"),
+    "no pairs": (
+        pt(b"ccollections\nOrderedDict\n(](K\1K\2etR."),
+        "its pickle is damaged",
+    ),
+    "odd escape": (pt(b"co\\s\nsystem\n."), "its pickle is damaged or truncated: invalid escape"),
     "items of a list": (pt(b"]NNs."), "it sets items of a list"),
     "append to an int": (pt(b"K\1Na."), "its pickle is damaged"),
-    "odd items": (pt(b"}(Nu."), "shorter"),
+    "odd items": (pt(b"}(Nu."), "its pickle is damaged: it sets items of a dict"),
     "persistent string": (pt(one(b"X\x01\0\0\0wQ")), "its pickle is damaged"),
     "long key": (pt(one(tensor((4,), key="k" * 300))), "a storage's key must be a short string"),
     "other storage": (

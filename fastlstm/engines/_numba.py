@@ -404,11 +404,12 @@ def _product(zero, rows, z, z_stride, start, start_stride, w, x, x_stride, count
 
 
 @_kernel
-def _layer(zero, size, lanes, I, H, P, w, b, w_hr, work, x, x_stride, y, y_stride,
-           sizes, h_0, c_0, hoist, reverse):  # fmt: skip
+def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, reverse):
     """One layer in one direction; see `run`. `hoist`: the most rows of z_x made at once, or 0."""
+    I, H, P, w, b, w_hr, size, width = plan
     steps, most = sizes.size, sizes[0]
-    width = lanes * size
+    lanes = width // size
+    h_0, c_0 = h_n.ctypes.data, c_n.ctypes.data
     panels = -(-H // lanes)
     panel_size = (I + P) * _GATES * width
     xh_stride, c_stride = _strides(I, H, P, lanes, size)
@@ -547,7 +548,8 @@ class _Weights:
             columns = columns.reshape(H, blocks, wide).transpose(1, 0, 2).ravel()
             w_hr = _aligned(np.concatenate([np.zeros(wide, dtype), columns]))
         self.arrays = w, b, w_hr  # kept alive: the loops know only their addresses
-        self.constants = (dtype.type(0), size, lanes, I, H, P, *(a.ctypes.data for a in self.arrays))
+        self.zero = dtype.type(0)  # tells the loops the type
+        self.plan = np.array([I, H, P, *(a.ctypes.data for a in self.arrays), size, _BYTES], np.int64)
         xh_stride, c_stride = _strides.py_func(I, H, P, lanes, size)
         self.row_bytes = 2 * xh_stride + 2 * c_stride
         self.z_bytes = panels * _GATES * _BYTES
@@ -563,11 +565,13 @@ def prepare(dtype):
         for readonly in (False, True):
             _address.compile((types.Array(dtype, 2, layout, readonly=readonly),))
     i = types.int64
-    _layer.compile((dtype, *[i] * 13, i[::1], i, i, i, types.boolean))
+    state = dtype[:, ::1]
+    _layer.compile((dtype, i[::1], *[i] * 5, i[::1], state, state, i, types.boolean))
     compile_seconds += time.perf_counter() - begin
 
 
 compile_seconds = 0.0
+_EMPTY = np.zeros(0, np.uint8)
 
 
 def pack(w_ih, w_hh, b, w_hr):
@@ -582,17 +586,17 @@ def run(weights, x, batch_sizes, h, c, y, reverse):
         hoist = max(rows, min(len(x), _HOIST_BYTES // weights.z_bytes))
         need += hoist * weights.z_bytes
     try:
-        work = weights.spare.pop()
+        work, address = weights.spare.pop()
     except IndexError:
-        work = None
-    if work is None or work[0].size < need:
-        room = _aligned(np.zeros(need, np.uint8))
-        work = room, room.ctypes.data
+        work, address = _EMPTY, 0
+    if work.size < need:
+        work = _aligned(np.zeros(need, np.uint8))
+        address = work.ctypes.data
     _layer(
-        *weights.constants, work[1], _address(x), x.strides[0], _address(y), y.strides[0],
-        batch_sizes, _address(h), _address(c), hoist, reverse,
+        weights.zero, weights.plan, address, _address(x), x.strides[0], _address(y), y.strides[0],
+        batch_sizes, h, c, hoist, reverse,
     )  # fmt: skip
-    weights.spare.append(work)
+    weights.spare.append((work, address))
 
 
 def describe():

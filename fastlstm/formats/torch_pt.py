@@ -364,7 +364,7 @@ def _unpickle(stream, storages):
                 elif name == "APPENDS":
                     stack[-1].extend(items)
                 else:
-                    _put(stack[-1], zip(items[::2], items[1::2], strict=True))
+                    _put(stack[-1], [items[n : n + 2] for n in range(0, len(items), 2)])
             elif name == "APPEND":
                 item = stack.pop()
                 stack[-1].append(item)
@@ -401,7 +401,7 @@ def _unpickle(stream, storages):
 def _opcodes(stream):
     try:
         yield from pickletools.genops(stream)
-    except ValueError as fault:
+    except (ValueError, Warning) as fault:  # a warning of an odd escape, where it is an error
         raise ValueError(f"its pickle is damaged or truncated: {fault}") from fault
 
 
@@ -421,7 +421,8 @@ def _named(module, name):
 
 
 def _put(target, items):
-    if not isinstance(target, dict):
+    """Add (key, value) pairs to a dict; those whose key cannot be a name are left out."""
+    if not isinstance(target, dict) or any(len(item) != 2 for item in items):
         raise ValueError(f"its pickle is damaged: it sets items of {_describe(target)}")
     target.update((key, value) for key, value in items if isinstance(key, _ATOMS))
 

@@ -1,0 +1,40 @@
+"""Every case and contestant for pytest-benchmark, one group a case, to follow a change over time.
+
+``python -m pytest -p benchmarks benchmarks --benchmark-only -k "numba and 256"``; the option -p
+pins the threads before any other module is imported. Ratios come from `benchmarks.compare`, which
+measures in turn.
+"""
+
+import functools
+
+import pytest
+
+from .cases import CASES
+from .peers import CONTESTANTS, check, truth
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(case):
+    """A case's weights, input and right result; its contestants run one after the other."""
+    weights, x = case.draw()
+    return weights, x, truth(case, weights, x)
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.benchmark(
+    min_rounds=5, max_time=0.3, disable_gc=True, warmup=True, warmup_iterations=1
+)
+def test_case(benchmark, case, name):
+    weights, x, expected = _drawn(case)
+    try:
+        contestant = CONTESTANTS[name](case, weights, x)
+    except ImportError as error:
+        pytest.skip(str(error))
+    if contestant is None:
+        pytest.skip(f"{name} has nothing of its own for this case")
+    check(name, case, contestant, expected)
+    benchmark.group = f"{case.group}: {case.name}"
+    benchmark.extra_info["operations"] = case.operations
+    with contestant.context():
+        benchmark(contestant.run)
