@@ -106,7 +106,9 @@ def first_calls(engine):
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
         cold, cached = (
-            float(subprocess.run(command, env=environment, stdout=-1, check=True).stdout)
+            float(
+                subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+            )
             for _ in range(2)
         )
     return {"cold": cold, "cached": cached}

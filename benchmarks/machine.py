@@ -180,7 +180,7 @@ def describe():
         "cpu": name,
         "architecture": binding.get_host_cpu_name(),
         "vector_bits": VECTOR_BYTES * 8,
-        "features": sorted(_FEATURES),
+        "features": " ".join(sorted(_FEATURES)),
         "caches": caches(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -87,8 +87,8 @@ def markdown(results):
         f"{limits['peak']['float64']:.0f} float64; reads in GB/s: {reads}.\n\n"
         f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
         "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
-        f"Bar and GFLOP/s (useful operations) are {first}'s; of peak: its share of the multiply-add "
-        "peak, and the best peer's. All outputs were checked first: at most "
+        f"Bar and GFLOP/s (useful operations) are {first}'s; of peak: its share of the "
+        "multiply-add peak, and the best peer's. All outputs were checked first: at most "
         f"{_errors(cases)} from {truth} in float64.\n"
     )
     for group, members in _groups(results):

@@ -22,7 +22,8 @@ def as_float(value, dtype, name="input", owner="RNN"):
         return array
     swapped = array.dtype.newbyteorder("=") == dtype
     untyped = isinstance(value, (list, tuple, int, float)) and array.dtype.kind in "fiub"
-    if swapped or untyped or array.dtype.name in _HALF:
+    half = array.dtype.name in _HALF or _is_torch_bfloat16(value)
+    if swapped or untyped or half:
         return array.astype(dtype)
     way_out = f'Convert {name}: {name}.astype("{dtype}")'
     if array.dtype.name in ("float32", "float64"):
@@ -57,7 +58,7 @@ def as_array(value, name):
             f"{name} is a masked array, whose mask would be lost. Pass {name}.filled(...), "
             "or lengths= for sequences of different lengths"
         )
-    if str(getattr(value, "dtype", None)) == "torch.bfloat16":
+    if _is_torch_bfloat16(value):
         value = value.float()  # exact; NumPy has no such type
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value)
@@ -67,3 +68,7 @@ def as_array(value, name):
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
     except (ValueError, RuntimeError) as error:  # torch's, of a tensor that requires grad
         raise ValueError(f"{name} cannot be read as an array: {error}") from error
+
+
+def _is_torch_bfloat16(value):
+    return str(getattr(value, "dtype", None)) == "torch.bfloat16"

@@ -272,8 +272,9 @@ class LSTM(Recurrent):
 
         Notes
         -----
-        Cost: 8 H (I + P) multiply-adds... per real step, layer and direction, doubled as
-        floating-point operations.
+        Cost: 8 H (I + P) floating-point operations for every real step, layer and direction, and
+        2 P H for a projection's; memory for the outputs of two layers. With `lengths`, input and
+        output are copied once more.
         """
         if hasattr(input, "batch_sizes"):
             return self._call_packed(input, hx, lengths)
@@ -295,14 +296,14 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         if lengths is None or not rows:
             packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run(packed, _uniform(steps, rows), h, c).reshape(steps, rows, wide)
+            output = self._run_in_threads(packed, _uniform(steps, rows), h, c).reshape(steps, rows, wide)
         else:
             order = np.argsort(-lengths, kind="stable")
             batch_sizes = batch_sizes_of(lengths)
             step, sequence = rows_of(order, batch_sizes)
             index = sequence * steps + step if swap else step * rows + sequence
             h, c = h.take(order, axis=1), c.take(order, axis=1)
-            y = self._run(as_rows(x)[index], batch_sizes, h, c)
+            y = self._run_in_threads(as_rows(x)[index], batch_sizes, h, c)
             output = np.zeros((*x.shape[:2], wide), self.dtype)
             output.reshape(-1, wide)[index] = y
             restore = np.argsort(order)
@@ -321,9 +322,31 @@ class LSTM(Recurrent):
         self._check_features(x)
         h, c = self._states(hx, len(order), True)
         h, c = h.take(order, axis=1), c.take(order, axis=1)
-        y = self._run(as_rows(x), batch_sizes, h, c)
+        y = self._run_in_threads(as_rows(x), batch_sizes, h, c)
         indices = (None, None) if packed.sorted_indices is None else (order, restore)
         return PackedSequence(y, batch_sizes, *indices), (h.take(restore, axis=1), c.take(restore, axis=1))
+
+    def _run_in_threads(self, x, batch_sizes, h, c):
+        """`_run`, thread k on sequences k, k + n, ...: as they are sorted, the shares are even."""
+        parts = min(self.num_threads, h.shape[1])
+        work = 8 * len(x) * self.num_parameters
+        if parts < 2 or work < _WORTH_THREADS or (self.training and self.dropout):
+            return self._run(x, batch_sizes, h, c)
+        from concurrent.futures import ThreadPoolExecutor
+
+        y = np.empty((len(x), self._directions * self._output_size), self.dtype)
+        place = np.arange(len(x)) - np.repeat(np.cumsum(batch_sizes) - batch_sizes, batch_sizes)
+
+        def run(part):
+            rows = np.flatnonzero(place % parts == part)
+            sizes = (batch_sizes - part + parts - 1) // parts
+            own_h, own_c = (np.array(state[:, part::parts], order="C") for state in (h, c))
+            y[rows] = self._run(x[rows], sizes[sizes > 0], own_h, own_c)
+            h[:, part::parts], c[:, part::parts] = own_h, own_c
+
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(run, range(parts)))
+        return y
 
     def _run(self, x, batch_sizes, h, c):
         """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
@@ -351,7 +374,7 @@ class LSTM(Recurrent):
         cells = len(self._suffixes)
         shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
         if hx is None:
-            return np.zeros(shapes[0], self.dtype), np.zeros(shapes[1], self.dtype)
+            return [np.zeros(shape, self.dtype) for shape in shapes]
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
             raise TypeError(f"hx must be a tuple (h_0, c_0), got {_describe(hx)}")
         given = [as_float(s, self.dtype, f"hx[{n}]", "LSTM") for n, s in enumerate(hx)]
@@ -509,6 +532,11 @@ class LSTMCell(Recurrent):
 
     def _arguments(self):
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+
+
+# floating-point operations, about a millisecond's: below that, starting threads costs more than
+# they save
+_WORTH_THREADS = 1e8
 
 
 def drop(values, p, rng):

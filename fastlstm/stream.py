@@ -43,20 +43,10 @@ class Stream:
         self._lstm, self.batch_size = lstm, batch_size
         sizes = lstm._output_size, lstm.hidden_size
         self._h, self._c = (
-            np.zeros((lstm.num_layers, batch_size, size), lstm.dtype) for size in sizes
+            [np.zeros((batch_size, size), lstm.dtype) for _ in lstm._suffixes] for size in sizes
         )
         self._one_step = np.array([batch_size], np.int64)
         self._between = [np.zeros((batch_size, sizes[0]), lstm.dtype) for _ in lstm._suffixes[1:]]
-        # the views that a step hands to the engine, made once
-        self._layers = list(zip(self._h, self._c, strict=True))
-
-    def __getstate__(self):
-        """For pickle and copy: `_layers` would come back as arrays of their own."""
-        return self._lstm, self.batch_size, self.state
-
-    def __setstate__(self, state):
-        self.__init__(*state[:2])
-        self.state = state[2]
 
     def step(self, x, out=None):
         """Advance every stream by one step.
@@ -101,9 +91,8 @@ class Stream:
         x = as_rows(x)
         weights = lstm._weights()
         run = lstm._engine.run
-        for k, (h, c) in enumerate(self._layers):
-            y = out if k == len(self._between) else self._between[k]
-            run(weights[k], x, self._one_step, h, c, y, False)
+        for w, h, c, y in zip(weights, self._h, self._c, (*self._between, out), strict=True):
+            run(w, x, self._one_step, h, c, y, False)
             x = y
         return out
 
@@ -135,10 +124,10 @@ class Stream:
         steps = len(time_major)
         rows = as_rows(time_major)
         batch_sizes = np.full(steps, self.batch_size, np.int64)
-        for k, (h, c) in enumerate(self._layers):
+        for w, h, c in zip(lstm._weights(), self._h, self._c, strict=True):
             y = np.empty((len(rows), lstm._output_size), lstm.dtype)
             if steps:
-                lstm._engine.run(lstm._weights()[k], rows, batch_sizes, h, c, y, False)
+                lstm._engine.run(w, rows, batch_sizes, h, c, y, False)
             rows = y
         y = rows.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if lstm.batch_first else y
@@ -146,12 +135,15 @@ class Stream:
     @property
     def state(self):
         """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume."""
-        return self._h.copy(), self._c.copy()
+        return np.stack(self._h), np.stack(self._c)
 
     @state.setter
     def state(self, state):
+        if state is None:
+            raise TypeError("state must be a tuple (h, c), got None; reset() makes it zero")
         h, c = self._lstm._states(state, self.batch_size, True)
-        self._h[...], self._c[...] = h, c
+        for own, new in zip((*self._h, *self._c), (*h, *c), strict=True):
+            own[...] = new
 
     def reset(self, mask=None):
         """Set states to zero.
@@ -173,8 +165,8 @@ class Stream:
             raise ValueError(
                 f"mask must be {self.batch_size} booleans, got {mask.dtype} of shape {mask.shape}"
             )
-        self._h[:, mask] = 0
-        self._c[:, mask] = 0
+        for state in (*self._h, *self._c):
+            state[mask] = 0
 
     def __repr__(self):
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"

@@ -34,6 +34,7 @@ _PROTOCOL = 1001
 _MOST_PICKLE = 4 << 20  # bytes; about 150 describe a tensor, and one can cost 64 of memory
 _MOST_REPEATED = 16  # how often a file may name its numbers again (tied weights do it once)
 _MOST_DIMENSIONS = 32  # NumPy 1's limit
+_LARGEST = 1 << 48  # of a tensor's offset, shape and strides, which NumPy turns into bytes
 _MOST_DEPTH, _LONGEST_NAME = 8, 255  # how far nested state dicts are searched for
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -321,10 +322,10 @@ def _describe(value):
 
 _ATOMS = (str, int, float, bool, type(None))  # the keys that dicts keep
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = (
+_LITERALS = set(
     "BININT BININT1 BININT2 INT LONG LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING "
-    "SHORT_BINSTRING BINBYTES SHORT_BINBYTES"
-).split()
+    "SHORT_BINSTRING BINBYTES SHORT_BINBYTES".split()
+)
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -422,8 +423,10 @@ def _named(module, name):
 
 def _put(target, items):
     """Add (key, value) pairs to a dict; those whose key cannot be a name are left out."""
-    if not isinstance(target, dict) or any(len(item) != 2 for item in items):
+    if not isinstance(target, dict):
         raise ValueError(f"its pickle is damaged: it sets items of {_describe(target)}")
+    if any(len(item) != 2 for item in items):
+        raise ValueError("its pickle is damaged: an item of a dict is not a pair")
     target.update((key, value) for key, value in items if isinstance(key, _ATOMS))
 
 
@@ -454,8 +457,10 @@ def _tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None
             f"a tensor must have as many strides as dimensions, at most {_MOST_DIMENSIONS}, got "
             f"{len(strides)} and {len(shape)}"
         )
-    if any(type(n) is not int or n < 0 for n in (offset, *shape, *strides)):
-        raise ValueError("a tensor's offset, shape and strides must be natural numbers")
+    if any(type(n) is not int or not 0 <= n <= _LARGEST for n in (offset, *shape, *strides)):
+        raise ValueError(
+            f"a tensor's offset, shape and strides must be whole numbers from 0 to {_LARGEST}"
+        )
     size = math.prod(shape)
     end = offset
     if size:
@@ -465,7 +470,7 @@ def _tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None
             f"a tensor of shape {shape}, strides {strides} and offset {offset} "
             f"does not lie within its storage of {storage.count} numbers"
         )
-    return _Tensor(storage, offset, shape, strides)
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(data, requires_grad, hooks):

@@ -1,0 +1,331 @@
+"""Streams: step by step, chunk by chunk, and the state between."""
+
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+from fastlstm import LSTM
+
+OPTIONS = {
+    "plain": {},
+    "layers": dict(num_layers=3),
+    "projection": dict(num_layers=2, proj_size=2),
+    "no_bias": dict(bias=False),
+    "batch_first": dict(num_layers=2, batch_first=True),
+}
+T, B = 7, 3
+
+
+@pytest.fixture(params=OPTIONS, scope="module")
+def options(request):
+    return OPTIONS[request.param]
+
+
+def _input(steps=T, rows=B, dtype="float32", seed=0):
+    return np.random.default_rng(seed).standard_normal((steps, rows, 4)).astype(dtype)
+
+
+def _close(tolerance):
+    bound = tolerance(terms=4 + 5 + 5 + 1, magnitude=2)
+    return lambda got, expected: np.testing.assert_allclose(got, expected, **bound)
+
+
+def test_steps_are_the_sequence(engine, dtype, tolerance, options):
+    lstm = LSTM(4, 5, **options, dtype=dtype, engine=engine, seed=0)
+    close, x = _close(tolerance), _input(dtype=dtype)
+    output, (h_n, c_n) = lstm(x.swapaxes(0, 1) if lstm.batch_first else x)
+    output = output.swapaxes(0, 1) if lstm.batch_first else output
+    stream = lstm.stream(B)
+    for t in range(T):
+        y = stream.step(x[t])
+        assert (y.shape, y.dtype) == (output[t].shape, output.dtype)
+        close(y, output[t])
+    h, c = stream.state
+    close(h, h_n)
+    close(c, c_n)
+
+
+def test_step_into_an_array(engine, dtype, options):
+    """`out` is filled and returned, the input and what was given before stay."""
+    lstm = LSTM(4, 5, **options, dtype=dtype, engine=engine, seed=0)
+    one, other, x = lstm.stream(B), lstm.stream(B), _input(dtype=dtype)
+    x.flags.writeable = False
+    P = lstm.proj_size or 5
+    outs = np.full((T, B, P), np.nan, dtype)
+    for t in range(T):
+        assert one.step(x[t], out=outs[t]) is not None
+        expected = other.step(x[t])
+        assert_same_bits(outs[t], expected)
+        assert np.isnan(outs[t + 1 :]).all()
+    out = outs[0]
+    assert one.step(x[0], out=out) is out
+
+
+def test_results_are_not_overwritten_by_the_next_step(engine):
+    stream = LSTM(4, 5, 2, engine=engine, seed=0).stream(B)
+    x = _input()
+    first = stream.step(x[0])
+    kept, (h, c) = first.copy(), stream.state
+    h_kept, c_kept = h.copy(), c.copy()
+    stream.step(x[1])
+    stream.run(x)
+    for a, b in [(first, kept), (h, h_kept), (c, c_kept)]:
+        assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("cuts", [[0, 7], [0, 1, 7], [0, 3, 3, 5, 7], list(range(8))], ids=str)
+def test_chunks_are_the_sequence(engine, dtype, tolerance, options, cuts):
+    """Also empty ones, and single steps in between."""
+    lstm = LSTM(4, 5, **options, dtype=dtype, engine=engine, seed=0)
+    swap = (lambda a: a.swapaxes(0, 1)) if lstm.batch_first else (lambda a: a)
+    close, x = _close(tolerance), _input(dtype=dtype)
+    output, (h_n, c_n) = lstm(swap(x))
+    stream = lstm.stream(B)
+    chunks = [swap(x[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    results = [stream.run(chunk) for chunk in chunks]
+    assert [len(swap(y)) for y in results] == list(np.diff(cuts))
+    close(np.concatenate([swap(y) for y in results]), swap(output))
+    h, c = stream.state
+    close(h, h_n)
+    close(c, c_n)
+    y = stream.step(x[0])
+    longer, _ = lstm(swap(np.concatenate([x, x[:1]])))
+    close(y, swap(longer)[-1])
+
+
+def test_save_and_resume(engine, options):
+    """A state set later, in another stream, goes on bit for bit."""
+    lstm = LSTM(4, 5, **options, engine=engine, seed=0)
+    x, stream = _input(), lstm.stream(B)
+    for t in range(3):
+        stream.step(x[t])
+    saved = stream.state
+    h, c = (a.copy() for a in saved)
+    expected = [stream.step(x[t]) for t in range(3, T)]
+    other = lstm.stream(B)
+    other.step(x[6])
+    other.state = saved
+    for t, y in zip(range(3, T), expected, strict=True):
+        assert_same_bits(other.step(x[t]), y)
+    assert_same_bits(saved[0], h)  # neither by `step` nor by assigning
+    assert_same_bits(saved[1], c)
+
+
+def test_a_state_begins_the_sequence(engine, dtype, tolerance, options):
+    """As (h_0, c_0) of a whole sequence."""
+    lstm = LSTM(4, 5, **options, dtype=dtype, engine=engine, seed=0)
+    rng, x = np.random.default_rng(1), _input(dtype=dtype)
+    h, c = (
+        rng.uniform(-1, 1, (lstm.num_layers, B, size)).astype(dtype)
+        for size in (lstm.proj_size or 5, 5)
+    )
+    stream = lstm.stream(B)
+    stream.state = h, c
+    given = x.swapaxes(0, 1) if lstm.batch_first else x
+    _close(tolerance)(stream.run(given), lstm(given, (h, c))[0])
+
+
+def test_reset(engine, options):
+    lstm = LSTM(4, 5, **options, engine=engine, seed=0)
+    stream, x = lstm.stream(B), _input()
+    expected = stream.step(x[0])
+    stream.step(x[1])
+    stream.reset()
+    assert not stream.state[0].any() and not stream.state[1].any()
+    assert_same_bits(stream.step(x[0]), expected)
+
+
+@pytest.mark.parametrize("mask", [[True, False, True], [False] * 3, [True] * 3], ids=str)
+def test_reset_of_some(engine, options, mask):
+    """Those rows begin anew, the others go on."""
+    lstm = LSTM(4, 5, **options, engine=engine, seed=0)
+    stream, x = lstm.stream(B), _input()
+    for t in range(3):
+        stream.step(x[t])
+    h, c = stream.state
+    assert h.all() and c.all()
+    stream.reset(mask if mask[1] else np.array(mask))
+    fresh = ~np.array(mask)[:, None]
+    assert_same_bits(stream.state[0], h * fresh + np.float32(0))
+    assert_same_bits(stream.state[1], c * fresh + np.float32(0))
+    expected = lstm.stream(B)
+    expected.state = h * fresh, c * fresh
+    assert_same_bits(stream.step(x[3]), expected.step(x[3]))
+
+
+def test_streams_share_weights_and_nothing_else(engine):
+    lstm = LSTM(4, 5, 2, engine=engine, seed=0)
+    x, other_x = _input(), _input(seed=1)
+    alone = lstm.stream(B)
+    expected = [alone.step(x_t) for x_t in x]
+    one, other = lstm.stream(B), lstm.stream(B)
+    for t in range(T):
+        got = one.step(x[t])
+        other.step(other_x[t])
+        lstm(other_x)
+        assert_same_bits(got, expected[t])
+    assert not np.array_equal(one.state[0], other.state[0])
+
+
+def test_streams_of_one_row(engine, tolerance):
+    """The default; rows of a wider stream are streams of their own."""
+    lstm = LSTM(4, 5, 2, engine=engine, seed=0)
+    x, close = _input(), _close(lambda **sizes: tolerance(**sizes))
+    wide, singles = lstm.stream(B), [lstm.stream() for _ in range(B)]
+    assert singles[0].batch_size == 1
+    for x_t in x:
+        y = wide.step(x_t)
+        for n, single in enumerate(singles):
+            close(single.step(x_t[n : n + 1]), y[n : n + 1])
+
+
+def test_streams_evaluate(engine):
+    """Dropout is off whatever the layer's mode."""
+    lstm = LSTM(4, 5, 2, dropout=0.5, engine=engine, seed=0)
+    x, stream = _input(), lstm.stream(B)
+    assert lstm.training
+    steps, chunk = [stream.step(x_t) for x_t in x], lstm.stream(B).run(x)
+    evaluating = lstm.eval().stream(B)
+    for t in range(T):
+        assert_same_bits(evaluating.step(x[t]), steps[t])
+    assert_same_bits(chunk, lstm.stream(B).run(x))
+
+
+SAME_VALUES = {
+    "list": lambda x: x.tolist(),
+    "fortran": np.asfortranarray,
+    "strided": lambda x: x.repeat(2, axis=-1)[..., ::2],
+    "big_endian": lambda x: x.astype(">f4"),
+    "torch": lambda x: pytest.importorskip("torch", reason="tensors need torch").tensor(x),
+}
+
+
+@pytest.mark.parametrize("name", SAME_VALUES)
+def test_the_same_values_in_another_shape_of_memory(engine, name):
+    lstm = LSTM(4, 5, 2, engine=engine, seed=0)
+    one, other, x = lstm.stream(B), lstm.stream(B), _input()
+    convert = SAME_VALUES[name]
+    assert_same_bits(one.step(convert(x[0])), other.step(x[0]))
+    assert_same_bits(one.run(convert(x)), other.run(x))
+    one.state, other.state = map(convert, lstm.stream(B).state), lstm.stream(B).state
+    assert_same_bits(one.step(x[0]), other.step(x[0]))
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_copy_goes_on_by_itself(engine, duplicate):
+    stream, x = LSTM(4, 5, 2, engine=engine, seed=0).stream(B), _input()
+    stream.run(x[:3])
+    twin = duplicate(stream)
+    expected = stream.run(x[3:])
+    got = np.stack([twin.step(x_t) for x_t in x[3:]])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    assert_same_bits(twin.state[0][-1], got[-1])
+    np.testing.assert_allclose(twin.state[1], stream.state[1], rtol=0, atol=1e-6)
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+
+def _bad_out(**changes):
+    shape, dtype = changes.get("shape", (B, 5)), changes.get("dtype", "float32")
+    return np.zeros(shape, dtype)
+
+
+def _read_only():
+    out = _bad_out()
+    out.flags.writeable = False
+    return out
+
+
+x = _input()
+OUT = "out must be a writable C-contiguous float32 array of shape (3, 5), got "
+DTYPE = (
+    "dtype (float64) does not match weight dtype (float32). Convert {0}: "
+    '{0}.astype("float32"), or convert model: build it with dtype="float64"'
+)
+ERRORS = {
+    "step_rows": (lambda s: s.step(x[0, :2]), ValueError, "x must have shape (3, 4), got (2, 4)"),
+    "step_features": (lambda s: s.step(x[0, :, :3]), ValueError,
+                      "x must have shape (3, 4), got (3, 3)"),
+    "step_of_a_chunk": (lambda s: s.step(x), ValueError, "x must have shape (3, 4), got (7, 3, 4)"),
+    "step_dtype": (lambda s: s.step(x[0].astype(float)), ValueError,
+                   "Stream x " + DTYPE.format("x")),
+    "step_masked": (lambda s: s.step(np.ma.masked_less(x[0], 0)), TypeError,
+                    "x is a masked array, whose mask would be lost. Pass x.filled(...), or "
+                    "lengths= for sequences of different lengths"),
+    "out_shape": (lambda s: s.step(x[0], out=_bad_out(shape=(3, 6))), ValueError,
+                  OUT + "float32 of shape (3, 6)"),
+    "out_dtype": (lambda s: s.step(x[0], out=_bad_out(dtype="float64")), ValueError,
+                  OUT + "float64 of shape (3, 5)"),
+    "out_strided": (lambda s: s.step(x[0], out=_bad_out(shape=(3, 10))[:, ::2]), ValueError,
+                    OUT + "float32 of shape (3, 5)"),
+    "out_read_only": (lambda s: s.step(x[0], out=_read_only()), ValueError,
+                      OUT + "float32 of shape (3, 5)"),
+    "out_list": (lambda s: s.step(x[0], out=[[0] * 5] * 3), ValueError, OUT + "list of shape None"),
+    "run_of_a_step": (lambda s: s.run(x[0]), ValueError, "x must have shape (T, 3, 4), got (3, 4)"),
+    "run_rows": (lambda s: s.run(x[:, :2]), ValueError, "x must have shape (T, 3, 4), got (7, 2, 4)"),
+    "run_dtype": (lambda s: s.run(x.astype(float)), ValueError, "Stream x " + DTYPE.format("x")),
+    "state_shape": (lambda s: setattr(s, "state", (np.ones((2, 3, 5), "f"), np.ones((2, 3, 4), "f"))),
+                    ValueError, "Expected hidden[1] size (2, 3, 5), got [2, 3, 4]"),
+    "state_of_one": (lambda s: setattr(s, "state", np.ones((2, 3, 5), "f")), TypeError,
+                     "hx must be a tuple (h_0, c_0), got ndarray of shape (2, 3, 5)"),
+    "state_dtype": (lambda s: setattr(s, "state", (np.ones((2, 3, 5), "f"), np.ones((2, 3, 5)))),
+                    ValueError, "LSTM hx[1] " + DTYPE.format("hx[1]")),
+    "mask_shape": (lambda s: s.reset([True, False]), ValueError,
+                   "mask must be 3 booleans, got bool of shape (2,)"),
+    "mask_of_indices": (lambda s: s.reset([0, 1, 2]), ValueError,
+                        "mask must be 3 booleans, got int64 of shape (3,)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_leave_the_state_where_it_was(engine, name):
+    call, kind, sentence = ERRORS[name]
+    stream = LSTM(4, 5, 2, engine=engine, seed=0).stream(B)
+    stream.step(x[0])
+    h, c = stream.state
+    with pytest.raises(kind) as caught:
+        call(stream)
+    assert str(caught.value) == sentence
+    assert_same_bits(stream.state[0], h)
+    assert_same_bits(stream.state[1], c)
+
+
+def test_errors_of_batch_first(engine):
+    stream = LSTM(4, 5, batch_first=True, engine=engine).stream(B)
+    with pytest.raises(ValueError, match=re.escape("x must have shape (3, T, 4), got (7, 3, 4)")):
+        stream.run(x)
+
+
+def test_a_bidirectional_layer_has_no_stream():
+    with pytest.raises(ValueError) as caught:
+        LSTM(4, 5, bidirectional=True).stream()
+    assert str(caught.value) == (
+        "a stream needs a unidirectional LSTM: the backward direction begins at the end, which a "
+        "live stream does not have"
+    )
+
+
+@pytest.mark.parametrize(
+    "size, kind, sentence",
+    [
+        (0, ValueError, "batch_size must be greater than zero, got 0"),
+        (2.0, TypeError, "batch_size should be of type int, got: float"),
+    ],
+)
+def test_errors_of_the_number_of_streams(size, kind, sentence):
+    with pytest.raises(kind, match=f"^{sentence}$"):
+        LSTM(4, 5).stream(size)
+
+
+def test_repr():
+    stream = LSTM(4, 5, 2).stream(3)
+    assert repr(stream) == "Stream(LSTM(4, 5, num_layers=2), batch_size=3)"
