@@ -22,18 +22,19 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 # ---- the machine ----------------------------------------------------------------------------
 
 
 def _features():
-    """The features that numba compiles for: the host's, unless NUMBA_CPU_NAME says otherwise."""
-    if config.CPU_FEATURES is not None:
-        return {f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+")}
-    if config.CPU_NAME is not None and config.CPU_NAME != "host":
-        return set()
-    return {name for name, there in binding.get_host_cpu_features().items() if there}
+    """What numba compiles for: the host's features, unless NUMBA_CPU_NAME says otherwise."""
+    features = config.CPU_FEATURES
+    if features is None:
+        host = config.CPU_NAME in (None, "host")
+        features = get_host_cpu_features() if host else ""
+    return {feature[1:] for feature in features.split(",") if feature.startswith("+")}
 
 
 _FEATURES = _features()
@@ -406,13 +407,12 @@ def _product(zero, rows, z, z_stride, start, start_stride, w, x, x_stride, count
 @_kernel
 def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, reverse):
     """One layer in one direction; see `run`. `hoist`: the most rows of z_x made at once, or 0."""
-    I, H, P, w, b, w_hr, size, width = plan
+    I, H, P, w, b, w_hr, size, width, xh_stride, c_stride = plan
     steps, most = sizes.size, sizes[0]
     lanes = width // size
     h_0, c_0 = h_n.ctypes.data, c_n.ctypes.data
     panels = -(-H // lanes)
     panel_size = (I + P) * _GATES * width
-    xh_stride, c_stride = _strides(I, H, P, lanes, size)
     before_h = -(-I // lanes) * width
     # work: rows [x | h] of this step and of the next, c, m = o tanh(c) that waits for the
     # projection, z_x = the input's share of z for some steps
@@ -504,21 +504,12 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
         _copy(c_0 + r * H * size, c + r * c_stride, H * size)
 
 
-@_kernel
-def _strides(I, H, P, lanes, size):
-    """Bytes from row to row of [x | h] and of c, whole vectors (of h, if projected, 4 together)."""
-    whole = lanes if P == H else _GATES * lanes
-    xh = (-(-I // lanes) * lanes + -(-P // whole) * whole) * size
-    c = -(-H // lanes) * lanes * size
-    # rows at a multiple of 4 KB from each other would fall into the same few places of the cache
-    return xh + (lanes * size if xh % 256 == 0 else 0), c + (lanes * size if c % 256 == 0 else 0)
-
-
 # ---- the contract ---------------------------------------------------------------------------
 
-# Fewer sequences than this leave the tile short of rows: then the input's products are made
-# first, for many steps at once, as whole tiles, in chunks that stay in the second-level cache.
-_HOIST_BELOW = 2
+# One sequence alone leaves the tile short of rows: if its weights are larger than this, and do not
+# stay in the first-level cache anyhow, the input's products are made first, for many steps at
+# once, as whole tiles, in chunks that stay in the second-level cache.
+_HOIST_ABOVE = 1 << 14
 _HOIST_BYTES = 1 << 18
 
 
@@ -549,28 +540,35 @@ class _Weights:
             w_hr = _aligned(np.concatenate([np.zeros(wide, dtype), columns]))
         self.arrays = w, b, w_hr  # kept alive: the loops know only their addresses
         self.zero = dtype.type(0)  # tells the loops the type
-        self.plan = np.array([I, H, P, *(a.ctypes.data for a in self.arrays), size, _BYTES], np.int64)
-        xh_stride, c_stride = _strides.py_func(I, H, P, lanes, size)
-        self.row_bytes = 2 * xh_stride + 2 * c_stride
+        # bytes from row to row of [x | h], whole vectors (of a projected h, 4 together), and of c
+        whole = lanes if P == H else _GATES * lanes
+        strides = [
+            _off_4k(cells * size)
+            for cells in (_up(I, lanes) + _up(P, whole), _up(H, lanes))
+        ]
+        places = [a.ctypes.data for a in self.arrays]
+        self.plan = np.array([I, H, P, *places, size, _BYTES, *strides], np.int64)
+        self.row_bytes = 2 * sum(strides)
         self.z_bytes = panels * _GATES * _BYTES
         self.spare = []  # (work space, its address); append and pop are atomic
 
 
+@functools.cache
 def prepare(dtype):
-    """Compile, or read from the cache, everything for one dtype."""
-    global compile_seconds
-    dtype = numba.from_dtype(dtype)
+    """Compile, or read from the cache, everything for one dtype: no call waits for it later."""
+    global _prepare_seconds
     begin = time.perf_counter()
+    dtype = numba.from_dtype(dtype)
     for layout in "CA":
         for readonly in (False, True):
             _address.compile((types.Array(dtype, 2, layout, readonly=readonly),))
     i = types.int64
     state = dtype[:, ::1]
     _layer.compile((dtype, i[::1], *[i] * 5, i[::1], state, state, i, types.boolean))
-    compile_seconds += time.perf_counter() - begin
+    _prepare_seconds += time.perf_counter() - begin
 
 
-compile_seconds = 0.0
+_prepare_seconds = 0.0
 _EMPTY = np.zeros(0, np.uint8)
 
 
@@ -582,8 +580,8 @@ def run(weights, x, batch_sizes, h, c, y, reverse):
     rows = len(h)
     need = rows * weights.row_bytes
     hoist = 0
-    if rows < _HOIST_BELOW and len(batch_sizes) > 1:
-        hoist = max(rows, min(len(x), _HOIST_BYTES // weights.z_bytes))
+    if rows == 1 and len(x) > 1 and weights.arrays[0].nbytes > _HOIST_ABOVE:
+        hoist = max(1, min(len(x), _HOIST_BYTES // weights.z_bytes))
         need += hoist * weights.z_bytes
     try:
         work, address = weights.spare.pop()
@@ -604,13 +602,22 @@ def describe():
         "version": numba.__version__,
         "instruction_set": f"{config.CPU_NAME or binding.get_host_cpu_name()}, {_BYTES * 8}-bit vectors"
         + (" with FMA" if _FMA else ""),
-        "compile_seconds": round(compile_seconds, 3),
+        "prepare_seconds": round(_prepare_seconds, 3),
     }
 
 
 @_kernel
 def _address(array):
     return array.ctypes.data
+
+
+def _up(count, whole):
+    return -(-count // whole) * whole
+
+
+def _off_4k(stride):
+    """Rows at a multiple of 4 KB from each other would fall into the same few places of the cache."""
+    return stride + _BYTES if stride % 256 == 0 else stride
 
 
 def _aligned(array):
