@@ -80,10 +80,13 @@ class Recurrent(Layer):
         -----
         A projection's ``weight_hr`` is always torch's uniform.
         """
-        matrices, biases = ("uniform", "glorot", "orthogonal", "zeros"), (
-            "uniform",
-            "unit_forget_gate",
-            "zeros",
+        matrices, biases = (
+            ("uniform", "glorot", "orthogonal", "zeros"),
+            (
+                "uniform",
+                "unit_forget_gate",
+                "zeros",
+            ),
         )
         for name, value, known in (
             ("weight_ih", weight_ih, matrices),
@@ -296,7 +299,9 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         if lengths is None or not rows:
             packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run_in_threads(packed, _uniform(steps, rows), h, c).reshape(steps, rows, wide)
+            output = self._run_in_threads(packed, _uniform(steps, rows), h, c).reshape(
+                steps, rows, wide
+            )
         else:
             order = np.argsort(-lengths, kind="stable")
             batch_sizes = batch_sizes_of(lengths)
@@ -324,7 +329,10 @@ class LSTM(Recurrent):
         h, c = h.take(order, axis=1), c.take(order, axis=1)
         y = self._run_in_threads(as_rows(x), batch_sizes, h, c)
         indices = (None, None) if packed.sorted_indices is None else (order, restore)
-        return PackedSequence(y, batch_sizes, *indices), (h.take(restore, axis=1), c.take(restore, axis=1))
+        return PackedSequence(y, batch_sizes, *indices), (
+            h.take(restore, axis=1),
+            c.take(restore, axis=1),
+        )
 
     def _run_in_threads(self, x, batch_sizes, h, c):
         """`_run`, thread k on sequences k, k + n, ...: as they are sorted, the shares are even."""
@@ -389,9 +397,7 @@ class LSTM(Recurrent):
         for n, (state, shape) in enumerate(zip(given, shapes, strict=True)):
             expected = shape if batched else (shape[0], shape[2])
             if state.shape != expected:
-                raise ValueError(
-                    f"Expected hidden[{n}] size {expected}, got {list(state.shape)}"
-                )
+                raise ValueError(f"Expected hidden[{n}] size {expected}, got {list(state.shape)}")
             states.append(np.array(state.reshape(shape), order="C"))
         return states
 

@@ -244,7 +244,9 @@ def _emit_products(builder, kind, size, rows, panels, start, start_stride, w, w_
         for _ in range(times):
             inputs = [
                 _broadcast(
-                    builder, _load(builder, _at(builder, x, (r, x_stride)), kind.element, size), kind
+                    builder,
+                    _load(builder, _at(builder, x, (r, x_stride)), kind.element, size),
+                    kind,
                 )
                 for r in range(rows)
             ]
@@ -462,9 +464,12 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
         else:
             for r in range(live):
                 _copy(h_old + r * xh_stride - I * size, x + (first + r) * x_stride, I * size)
-        p = 0
-        while p < panels:
-            together = 2 if live == 1 and p + 1 < panels else 1
+        together = 2 if live == 1 else 1
+        groups = -(-panels // together)
+        for group in range(groups):
+            # every other step backwards: it begins with the panels that are still in the cache
+            p = (group if n % 2 == 0 else groups - 1 - group) * together
+            both = min(together, panels - p)
             at = 0
             for k in range(tiles):
                 rows = even + 1 if k < odd else even
@@ -478,12 +483,11 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
                 if P != H:
                     to, to_stride = m + at * c_stride + unit, c_stride
                     out, out_stride = to, to_stride
-                _cells(zero, rows, together, c + at * c_stride + unit, c_stride, to, to_stride,
-                       out, out_stride, min(together * lanes, H - p * lanes), start, start_stride,
+                _cells(zero, rows, both, c + at * c_stride + unit, c_stride, to, to_stride,
+                       out, out_stride, min(both * lanes, H - p * lanes), start, start_stride,
                        first_w + p * panel_size, panel_size,
                        h_old + at * xh_stride - inputs * size, xh_stride, inputs + P)  # fmt: skip
                 at += rows
-            p += together
         if P != H:
             # (5) in the same tile, 4 L outputs a panel; the zeros it starts with are before w_hr
             for p in range(-(-P // (_GATES * lanes))):
@@ -543,8 +547,7 @@ class _Weights:
         # bytes from row to row of [x | h], whole vectors (of a projected h, 4 together), and of c
         whole = lanes if P == H else _GATES * lanes
         strides = [
-            _off_4k(cells * size)
-            for cells in (_up(I, lanes) + _up(P, whole), _up(H, lanes))
+            _off_4k(cells * size) for cells in (_up(I, lanes) + _up(P, whole), _up(H, lanes))
         ]
         places = [a.ctypes.data for a in self.arrays]
         self.plan = np.array([I, H, P, *places, size, _BYTES, *strides], np.int64)
