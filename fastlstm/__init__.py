@@ -13,6 +13,7 @@ One step of one layer in one direction, the gates i, f, g, o in torch's order::
 """
 
 from .engines import engines
+from .formats import load, load_lstm, load_state, save
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .packing import (
@@ -42,9 +43,13 @@ __all__ = [
     "Stream",
     "Tanh",
     "engines",
+    "load",
+    "load_lstm",
+    "load_state",
     "pack_padded_sequence",
     "pack_sequence",
     "pad_packed_sequence",
     "pad_sequence",
+    "save",
     "unpack_sequence",
 ]

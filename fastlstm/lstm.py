@@ -5,14 +5,13 @@ import warnings
 
 import numpy as np
 
-from .engines import choose, threads
 from .arrays import as_float, as_rows
+from .engines import choose, threads
 from .packing import (
     PackedSequence,
     batch_sizes_of,
     check_lengths,
     check_packed,
-    lengths_of,
     rows_of,
 )
 from .parameters import (
@@ -116,7 +115,7 @@ class Recurrent(Layer):
         self._set(values)
 
     def _weights(self):
-        """Each layer's and direction's parameters in the engine's order, packed once per version."""
+        """Each layer's and direction's parameters as the engine packs them, once per version."""
         version, packed = self._packed
         if version != self._version:
             version, packed = self._version, [self._pack(suffix) for suffix in self._suffixes]
@@ -250,7 +249,7 @@ class LSTM(Recurrent):
 
         Parameters
         ----------
-        input : array of shape (T, B, I), (B, T, I) if `batch_first`, (T, I) unbatched; or PackedSequence
+        input : array of shape (T, B, I), or (B, T, I) if `batch_first`, or (T, I); PackedSequence
             Of the layer's dtype; see `fastlstm.arrays` for what is converted. Not written.
         hx : (h_0, c_0), optional
             Initial states (layers * D, B, P) and (layers * D, B, H), without B if unbatched;

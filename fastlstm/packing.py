@@ -56,7 +56,7 @@ def batch_sizes_of(lengths):
 
 
 def rows_of(sorted_indices, batch_sizes):
-    """Index arrays (step, sequence) of every packed row, (N,) each: gathers and scatters padding."""
+    """Arrays (step, sequence) of every packed row, (N,) each: they gather and scatter padding."""
     steps = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
     firsts = np.repeat(np.cumsum(batch_sizes) - batch_sizes, batch_sizes)
     return steps, sorted_indices[np.arange(len(steps)) - firsts]
@@ -244,12 +244,12 @@ def unpack_sequence(packed_sequence):
 
 
 def lengths_of(batch_sizes):
-    """The lengths, longest first, (B,) int64, of the sequences of which so many live at each step."""
+    """The lengths, longest first, (B,) int64, of sequences of which so many live at each step."""
     return np.searchsorted(-batch_sizes, -np.arange(1, batch_sizes[0] + 1), side="right")
 
 
 def check_packed(sequence):
-    """Return (data, batch_sizes, order, restore) of a pack, ours or torch's; a malformed one is refused."""
+    """(data, batch_sizes, order, restore) of a pack, ours or torch's; a malformed one is refused."""
     data, batch_sizes, order, restore = (
         None if part is None else as_array(part, f"{name} of a PackedSequence")
         for name, part in zip(PackedSequence._fields, sequence, strict=True)

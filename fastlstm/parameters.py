@@ -201,8 +201,8 @@ def check_bool(name, value):
 
 def check_probability(value):
     """Refuse a dropout that is not a probability, in torch's words."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1:
+    numbers = (int, float, np.integer, np.floating)
+    if not isinstance(value, numbers) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an "
             f"element being zeroed, got {value!r}"

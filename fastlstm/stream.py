@@ -86,7 +86,8 @@ class Stream:
         ):
             raise ValueError(
                 f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
-                f"{getattr(out, 'dtype', type(out).__name__)} of shape {getattr(out, 'shape', None)}"
+                f"{type(out).__name__} {getattr(out, 'dtype', None)} of shape "
+                f"{getattr(out, 'shape', None)}"
             )
         x = as_rows(x)
         weights = lstm._weights()

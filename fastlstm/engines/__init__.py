@@ -68,7 +68,7 @@ def load(name):
 
 
 def choose(name="auto"):
-    """Return (name, module) of the engine to use: `name`, or FASTLSTM_ENGINE, or the first there is.
+    """Return (name, module) of the engine: `name`, or FASTLSTM_ENGINE, or the first there is.
 
     Only "auto" looks at the environment variable or falls back; a name that is asked for and
     missing is an ImportError.

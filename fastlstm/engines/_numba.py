@@ -194,7 +194,7 @@ def _store(builder, value, address, align):
 
 
 def _at(builder, address, *steps):
-    """address + index * stride + ...; an index is a Python int, a stride in bytes too or a value."""
+    """address + index * stride + ...; index a Python int, stride in bytes an int or a value."""
     for index, stride in steps:
         if index:
             stride = stride if isinstance(stride, ir.Value) else _INT(stride)
@@ -403,7 +403,8 @@ def _product(zero, rows, z, z_stride, start, start_stride, w, x, x_stride, count
     for k in range(tiles):
         at = rows * k // tiles
         _products(zero, rows * (k + 1) // tiles - at, 1, z + at * z_stride, z_stride,
-              start + at * start_stride, start_stride, w, 0, x + at * x_stride, x_stride, count)  # fmt: skip
+                  start + at * start_stride, start_stride,
+                  w, 0, x + at * x_stride, x_stride, count)  # fmt: skip
 
 
 @_kernel
@@ -601,10 +602,10 @@ def run(weights, x, batch_sizes, h, c, y, reverse):
 
 
 def describe():
+    cpu = config.CPU_NAME or binding.get_host_cpu_name()
     return {
         "version": numba.__version__,
-        "instruction_set": f"{config.CPU_NAME or binding.get_host_cpu_name()}, {_BYTES * 8}-bit vectors"
-        + (" with FMA" if _FMA else ""),
+        "instruction_set": f"{cpu}, {_BYTES * 8}-bit vectors{' with FMA' if _FMA else ''}",
         "prepare_seconds": round(_prepare_seconds, 3),
     }
 
@@ -619,7 +620,7 @@ def _up(count, whole):
 
 
 def _off_4k(stride):
-    """Rows at a multiple of 4 KB from each other would fall into the same few places of the cache."""
+    """Rows at a multiple of 4 KB from each other would share the same few places of the cache."""
     return stride + _BYTES if stride % 256 == 0 else stride
 
 

@@ -1,0 +1,235 @@
+"""The rules of the house: what imports what, what is documented, what stands in the README."""
+
+import ast
+import inspect
+import itertools
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fastlstm
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "fastlstm"
+
+# Arrows point down only: a module imports from floors below its own. A folder is one room: its
+# modules may import each other, but for engines, of which none knows another.
+FLOORS = [
+    ["engines", "arrays"],
+    ["packing", "parameters"],
+    ["stream"],
+    ["lstm"],
+    ["layers"],
+    ["formats", "training"],
+    ["cli", "plot"],
+    ["__init__", "__main__"],
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imports(path):
+    """Yield (module, level of the relative import, whether it is run at import) of a file."""
+    tree = ast.parse(path.read_text("utf-8"))
+    late = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, 0, node not in late
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield name, node.level, node not in late
+
+
+def wrong_arrows(name, path):
+    """Imports of `path`, the module `name` of the package, that break the rules."""
+    *folder, module = name.split(".")
+    room = folder[0] if folder else module
+    for imported, level, at_import in imports(path):
+        first = imported.split(".")[0]
+        if level == 0:
+            outside = first not in {*sys.stdlib_module_names, "numpy"}
+            # an engine is its library's; anything else loads one where it is used
+            if first == "fastlstm" or (outside and at_import and name != "engines._numba"):
+                yield f"{name} imports {imported}"
+        elif level == len(folder) + 1:  # from the package
+            if first in FLOOR and FLOOR[first] >= FLOOR[room]:
+                yield f"{name} imports {first}, which is not below it"
+        elif room == "engines":
+            yield f"{name} imports {imported}, but no engine knows another"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_arrows_point_down(name):
+    assert name.split(".")[0] in FLOOR, "a new module needs a floor"
+    assert list(wrong_arrows(name, MODULES[name])) == []
+
+
+@pytest.mark.parametrize(
+    "name, source",
+    [
+        ("engines._numpy", "from . import _numba"),
+        ("engines._numpy", "from ..lstm import LSTM"),
+        ("engines._numpy", "import numba"),
+        ("arrays", "from .lstm import LSTM"),
+        ("parameters", "from . import packing"),
+        ("stream", "from .lstm import LSTM"),
+        ("lstm", "import fastlstm"),
+        ("lstm", "if True:\n    import torch"),
+        ("layers", "class A:\n    from .formats import load"),
+        ("lstm", "def f():\n    from .layers import Linear"),
+        ("formats.npz", "from ..cli import main"),
+        ("formats.npz", "import safetensors"),
+    ],
+)
+def test_wrong_arrows_are_seen(tmp_path, name, source):
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    assert len(list(wrong_arrows(name, path))) == 1
+
+
+@pytest.mark.parametrize(
+    "name, source",
+    [
+        ("lstm", "import os, numpy\nfrom .arrays import as_rows\nfrom .engines import choose"),
+        ("formats.npz", "from . import structure\nfrom .zip import a\nfrom ..layers import Linear"),
+        ("formats.npz", "def f():\n    import safetensors"),
+        ("engines._numba", "import numba, llvmlite"),
+        ("cli", "from . import __version__\nfrom .formats import load"),
+    ],
+)
+def test_right_arrows_are_let_through(tmp_path, name, source):
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    assert list(wrong_arrows(name, path)) == []
+
+
+def _foreign_modules(statement):
+    """What a fresh interpreter has loaded after `statement`, without NumPy and what comes with it."""
+    code = (
+        "import sys, numpy; before = set(sys.modules)\n"
+        f"{statement}\n"
+        "after = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(after - set(sys.stdlib_module_names) - {'numpy', 'fastlstm'}))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return run.stdout.split()
+
+
+def test_import_loads_numpy_alone():
+    assert _foreign_modules("import fastlstm") == []
+    assert _foreign_modules("import fastlstm; fastlstm.LSTM(2, 3, engine='numpy')") == []
+
+
+def test_import_of_more_is_seen():
+    pytest.importorskip("numba", reason="needs a module that must not be loaded")
+    assert "numba" in _foreign_modules("import fastlstm.engines._numba")
+
+
+# ---- documentation --------------------------------------------------------------------------
+
+
+def _public():
+    """(name, object) of everything public, methods and properties included."""
+    for name in fastlstm.__all__:
+        thing = getattr(fastlstm, name)
+        yield name, thing
+        if inspect.isclass(thing):
+            for attribute, value in inspect.getmembers(thing):
+                own = getattr(value, "__module__", "") or ""
+                documented = own.startswith("fastlstm") or isinstance(value, property)
+                if documented and (not attribute.startswith("_") or attribute == "__call__"):
+                    yield f"{name}.{attribute}", value
+
+
+PUBLIC = dict(_public())
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_public_is_documented(name):
+    thing, doc = PUBLIC[name], inspect.getdoc(PUBLIC[name])
+    assert doc and doc.splitlines()[0].endswith((".", ":")), "a sentence of purpose"
+    if "." in name:
+        return
+    assert "Examples\n--------\n>>> " in doc.replace("    ", "") or name == "PackedSequence"
+    arguments = [] if isinstance(thing, property) else inspect.signature(thing).parameters.values()
+    if name == "PackedSequence":
+        assert "Attributes\n----------" in doc
+    elif arguments:
+        assert "Parameters\n----------" in doc
+        for argument in arguments:
+            stars = "*" if argument.kind is argument.VAR_POSITIONAL else ""
+            pattern = rf"^{re.escape(stars)}(\w+, )*\b{argument.name}(, \w+)*( :|$)"
+            assert re.search(pattern, doc.replace("*layers : Layer, or", "*layers :"), re.M), argument
+    if inspect.isfunction(thing):
+        assert "Returns\n-------" in doc
+
+
+def test_all_is_sorted_and_there():
+    assert len(set(fastlstm.__all__)) == len(fastlstm.__all__)
+    for name in fastlstm.__all__:
+        assert getattr(fastlstm, name) is not None
+    design = {
+        "LSTM", "LSTMCell", "Linear", "Embedding", "Dropout", "Last", "Sequential", "ReLU", "Tanh",
+        "Sigmoid", "Softmax", "Stream", "PackedSequence", "pack_padded_sequence",
+        "pad_packed_sequence", "pack_sequence", "pad_sequence", "unpack_sequence", "engines",
+        "load", "save", "load_state", "load_lstm",
+    }  # fmt: skip
+    assert design <= set(fastlstm.__all__)
+
+
+def test_every_module_says_what_it_is_for():
+    for name, path in MODULES.items():
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), name
+
+
+def test_version():
+    """Written in one place: the project's file takes it from the package, or says the same."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    written = re.search(r'^version = "(.*)"$', text, re.M)
+    if written:
+        assert written[1] == fastlstm.__version__
+    else:
+        assert 'version = { attr = "fastlstm.__version__" }' in text
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fastlstm.__version__)
+    assert f"[{fastlstm.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+# ---- README ---------------------------------------------------------------------------------
+
+
+def _blocks(text):
+    """The ```python blocks of a Markdown text, each behind as many empty lines as precede it."""
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
+    return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in found]
+
+
+def test_readme_runs(tmp_path, monkeypatch):
+    """Every ```python block, one after the other, in an empty folder."""
+    path = ROOT / "README.md"
+    blocks = _blocks(path.read_text("utf-8"))
+    assert blocks, "a README shows how it is done"
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, str(path), "exec"), names)
+
+
+def test_blocks_are_found():
+    text = "a\n```python\nx = 1\n```\n```\nno\n```\n```python\ny = 2\n```\n"
+    assert _blocks(text) == ["\n\nx = 1\n", "\n" * 8 + "y = 2\n"]
+    assert list(itertools.chain(_blocks("```sh\nls\n```\n"))) == []
