@@ -84,10 +84,10 @@ class Stream:
             or out.dtype != lstm.dtype
             or not out.flags.carray
         ):
+            kind = getattr(out, "dtype", type(out).__name__)
             raise ValueError(
                 f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
-                f"{type(out).__name__} {getattr(out, 'dtype', None)} of shape "
-                f"{getattr(out, 'shape', None)}"
+                f"{kind} of shape {getattr(out, 'shape', None)}"
             )
         x = as_rows(x)
         weights = lstm._weights()

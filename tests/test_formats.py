@@ -979,6 +979,11 @@ HOSTILE = {
         stored("lstm", lambda d: directory(SIZE, 1800)(directory(REAL, 1800)(d))),
         "member 'lstm/data.pkl' of 1800 bytes overlaps what follows it: there is room for 16",
     ),
+    # the next entries of the directory become an entry's comment
+    "lost members": (
+        stored("lstm", directory((32, "<H"), 3000)),
+        "bytes after 'lstm/data.pkl' belong to no member",
+    ),
     "two sizes": (stored("lstm", directory(REAL, 2**31)), "has two sizes"),
     "outside": (stored("lstm", directory(PLACE, 2**31)), "a damaged"),
     "encrypted": (

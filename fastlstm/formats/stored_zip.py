@@ -1,9 +1,10 @@
 """Zip files whose members are stored plainly, as torch and NumPy write them, read with distrust.
 
 Python's zipfile finds the directory; everything in it is checked against the file before a member
-is read: nothing outside the file, no two members of one name or over the same bytes. A member that
-is compressed or encrypted is not read, so there is no bomb: each is as long as its bytes in the
-file. Checksums are verified.
+is read: nothing outside the file, no two members of one name or over the same bytes, no bytes
+without a member, which would be one that a damaged directory has lost. A member that is compressed
+or encrypted is not read, so there is no bomb: each is as long as its bytes in the file. Checksums
+are verified.
 """
 
 import struct
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # magic, ..., length of the name, of the extra field
 _MAGIC = b"PK\x03\x04"
 _ENCRYPTED = 0x1
+_DESCRIPTOR = 24  # bytes that may follow a member: its sizes and checksum once more
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,14 @@ def members(file):
         if name in found:
             raise ValueError(f"two members of the zip file have the name {name!r}")
         start = _data_start(file, info)
-        if start + info.compress_size > limit:
+        gap = limit - start - info.compress_size
+        if gap < 0:
             raise ValueError(
                 f"member {name!r} of {info.compress_size} bytes overlaps what follows it: "
                 f"there is room for {max(0, limit - start)}"
             )
+        if gap > _DESCRIPTOR:
+            raise ValueError(f"a damaged zip file: {gap} bytes after {name!r} belong to no member")
         plain = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & _ENCRYPTED
         if plain and info.file_size != info.compress_size:
             raise ValueError(f"a damaged zip file: member {name!r} has two sizes")
