@@ -335,6 +335,8 @@ class LSTM(Recurrent):
 
     def _run_in_threads(self, x, batch_sizes, h, c):
         """`_run`, thread k on sequences k, k + n, ...: as they are sorted, the shares are even."""
+        if self.num_threads == 1:
+            return self._run(x, batch_sizes, h, c)
         parts = min(self.num_threads, h.shape[1])
         work = 8 * len(x) * self.num_parameters
         if parts < 2 or work < _WORTH_THREADS or (self.training and self.dropout):
@@ -381,7 +383,7 @@ class LSTM(Recurrent):
         cells = len(self._suffixes)
         shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
         if hx is None:
-            return [np.zeros(shape, self.dtype) for shape in shapes]
+            return np.zeros(shapes[0], self.dtype), np.zeros(shapes[1], self.dtype)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
             raise TypeError(f"hx must be a tuple (h_0, c_0), got {_describe(hx)}")
         given = [as_float(s, self.dtype, f"hx[{n}]", "LSTM") for n, s in enumerate(hx)]

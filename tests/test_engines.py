@@ -3,11 +3,14 @@
 import concurrent.futures
 import importlib
 import inspect
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
-from support import Case, Guarded, assert_matches, assert_same_bits, make_case, run
+from support import Case, Guarded, assert_matches, assert_same_bits, make_case, run, tolerance
 
 import fastlstm
 from fastlstm.engines import MODULES, _numpy, choose, load, threads
@@ -370,6 +373,51 @@ def test_bits_of_steps_sequence_and_lengths(exact_engine, dtype, B):
     assert_same_bits(ragged[:30, :B], whole)
     assert_same_bits(h[:, :B], h_n)
     assert_same_bits(c[:, :B], c_n)
+
+
+AVX2 = "sse sse2 sse3 ssse3 sse4.1 sse4.2 avx avx2 fma popcnt bmi bmi2 cx8 cmov 64bit"
+OTHER_MACHINES = {  # Numba's settings, and what the engine must then say of itself
+    "AVX2": ("haswell", ",".join("+" + feature for feature in AVX2.split()), "256-bit"),
+    "SSE2": ("generic", "", "128-bit"),
+}
+OTHER_MACHINE = """
+import numpy as np, fastlstm, sys
+lstm = fastlstm.LSTM(5, 37, 2, bidirectional=True, proj_size=11, dtype=sys.argv[1], engine="numba",
+                     seed=0)
+x = np.random.default_rng(0).standard_normal((30, 7, 5)).astype(sys.argv[1])
+output, (h, c) = lstm(x, lengths=[3, 30, 1, 7, 30, 12, 5])
+np.savez(sys.argv[2], output=output, h=h, c=c)
+print(fastlstm.engines()["numba"]["instruction_set"])
+"""
+
+
+@pytest.mark.parametrize("machine", OTHER_MACHINES)
+def test_bits_do_not_depend_on_vectors(tmp_path, dtype, machine):
+    """A machine with shorter vectors gives the same bits; one without FMA, values as near."""
+    pytest.importorskip("numba", reason="compares the machines that Numba compiles for")
+    if "512-bit" not in load("numba").describe()["instruction_set"]:
+        pytest.skip("needs a machine with AVX-512 to compare the others with")
+    cpu, features, vectors = OTHER_MACHINES[machine]
+    other = {
+        **os.environ,
+        "NUMBA_CPU_NAME": cpu,
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    results = []
+    for name, environment in (("here", dict(os.environ)), ("other", other)):
+        path = tmp_path / f"{name}.npz"
+        command = [sys.executable, "-c", OTHER_MACHINE, dtype, path]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert (vectors in run.stdout) == (name == "other")
+        results.append(np.load(path))
+    here, there = results
+    for name in here:
+        if machine == "AVX2":
+            assert_same_bits(there[name], here[name])
+        else:
+            bound = tolerance("numba", dtype, terms=22 + 11 + 37 + 1, magnitude=1.5)
+            np.testing.assert_allclose(there[name], here[name], **bound)
 
 
 # ---- activations ----------------------------------------------------------------------------
