@@ -4,6 +4,7 @@ import concurrent.futures
 import importlib
 import inspect
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import fastlstm
 from fastlstm.engines import MODULES, _numpy, choose, load, threads
 from fastlstm.packing import rows_of
 
+ROOT = pathlib.Path(__file__).parents[1]
 FUNCTIONS = ["describe", "pack", "prepare", "run"]
 
 # (T, B, I, H), odd ones first: around the sizes of register tiles and vectors
@@ -391,8 +393,10 @@ print(fastlstm.engines()["numba"]["instruction_set"])
 """
 
 
-@pytest.mark.parametrize("machine", OTHER_MACHINES)
-def test_bits_do_not_depend_on_vectors(tmp_path, dtype, machine):
+@pytest.mark.parametrize(
+    "machine, dtype", [("AVX2", "float32"), ("AVX2", "float64"), ("SSE2", "float32")]
+)
+def test_bits_do_not_depend_on_vectors(tmp_path, machine, dtype):
     """A machine with shorter vectors gives the same bits; one without FMA, values as near."""
     pytest.importorskip("numba", reason="compares the machines that Numba compiles for")
     if "512-bit" not in load("numba").describe()["instruction_set"]:
@@ -408,7 +412,9 @@ def test_bits_do_not_depend_on_vectors(tmp_path, dtype, machine):
     for name, environment in (("here", dict(os.environ)), ("other", other)):
         path = tmp_path / f"{name}.npz"
         command = [sys.executable, "-c", OTHER_MACHINE, dtype, path]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
         assert (vectors in run.stdout) == (name == "other")
         results.append(np.load(path))
     here, there = results
