@@ -60,14 +60,23 @@ def as_array(value, name):
         )
     if _is_torch_bfloat16(value):
         value = value.float()  # exact; NumPy has no such type
-    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-        return np.from_dlpack(value)
+    if isinstance(value, tuple) and any(hasattr(part, "shape") for part in value):
+        raise TypeError(
+            f"{name} is a tuple of arrays, not an array; of what an LSTM returns, "
+            "(output, (h_n, c_n)), pass the output on"
+        )
     try:
-        return np.asarray(value)
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            array = np.from_dlpack(value)
+        else:
+            array = np.asarray(value)
     except TypeError as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
-    except (ValueError, RuntimeError) as error:  # torch's, of a tensor that requires grad
+    except (ValueError, RuntimeError, BufferError) as error:  # as a tensor that requires grad
         raise ValueError(f"{name} cannot be read as an array: {error}") from error
+    if array.dtype.kind in "OUS":
+        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
+    return array
 
 
 def _is_torch_bfloat16(value):

@@ -49,7 +49,7 @@ class Linear(Layer):
         """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.in_features)
-        self._set({name: uniform(rng, v.shape, bound) for name, v in self._views.items()})
+        self._set({n: uniform(rng, v.shape, bound, self.dtype) for n, v in self._views.items()})
 
     def __call__(self, input):
         """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
@@ -113,7 +113,7 @@ class Embedding(Layer):
 
     def reset_parameters(self, seed=None):
         """Draw the weights anew from N(0, 1); the padding row is zeros."""
-        weight = np.random.default_rng(seed).standard_normal(self._views["weight"].shape)
+        weight = np.random.default_rng(seed).standard_normal(self._views["weight"].shape, self.dtype)
         if self.padding_idx is not None:
             weight[self.padding_idx] = 0
         self._set({"weight": weight})

@@ -97,22 +97,21 @@ class Recurrent(Layer):
         rng = np.random.default_rng(seed)
         bound = 1 / np.sqrt(self.hidden_size)
         draw = {
-            "uniform": lambda shape: uniform(rng, shape, bound),
-            "glorot": lambda shape: glorot(rng, shape),
+            "uniform": lambda shape: uniform(rng, shape, bound, self.dtype),
+            "glorot": lambda shape: glorot(rng, shape, self.dtype),
             "orthogonal": lambda shape: orthogonal(rng, shape),
             "zeros": np.zeros,
             "unit_forget_gate": np.zeros,
         }
-        rules = {"weight_ih": weight_ih, "weight_hh": weight_hh, "weight_hr": "uniform"}
-        values = {
-            name: draw[rules.get("_".join(name.split("_")[:2]), bias)](view.shape)
-            for name, view in self._views.items()
-        }
-        if bias == "unit_forget_gate":
-            for name in values:
-                if name.startswith("bias_ih"):
-                    values[name][self.hidden_size : 2 * self.hidden_size] = 1
-        self._set(values)
+        rules = {
+            "weight_ih": weight_ih, "weight_hh": weight_hh, "weight_hr": "uniform",
+            "bias_ih": bias, "bias_hh": bias,
+        }  # fmt: skip
+        for name, view in self._views.items():
+            kind = "_".join(name.split("_")[:2])
+            self._set({name: draw[rules[kind]](view.shape)})
+            if kind == "bias_ih" and bias == "unit_forget_gate":
+                view[self.hidden_size : 2 * self.hidden_size] = 1
 
     def _weights(self):
         """Each layer's and direction's parameters as the engine packs them, once per version."""
@@ -262,7 +261,7 @@ class LSTM(Recurrent):
         Returns
         -------
         output : ndarray of shape (T, B, D*P), (B, T, D*P) or (T, D*P); or PackedSequence
-            As `input`. With `batch_first` a transposed view, as torch's.
+            As `input`. With `batch_first` and no `lengths` a transposed view, as torch's.
         (h_n, c_n) : ndarrays, as `hx`
             The states after each sequence's own last step; of the backward direction, after
             its step 0.
@@ -327,7 +326,8 @@ class LSTM(Recurrent):
         h, c = self._states(hx, len(order), True)
         h, c = h.take(order, axis=1), c.take(order, axis=1)
         y = self._run_in_threads(as_rows(x), batch_sizes, h, c)
-        indices = (None, None) if packed.sorted_indices is None else (order, restore)
+        in_order = packed.sorted_indices is None and packed.unsorted_indices is None
+        indices = (None, None) if in_order else (order, restore)
         return PackedSequence(y, batch_sizes, *indices), (
             h.take(restore, axis=1),
             c.take(restore, axis=1),
@@ -419,7 +419,7 @@ class LSTM(Recurrent):
         ValueError
             If the layer is bidirectional: the end of a live stream is never known.
         """
-        return Stream(self, check_size("batch_size", batch_size))
+        return Stream(self, batch_size)
 
     def _arguments(self):
         text = f"{self.input_size}, {self.hidden_size}"
@@ -552,13 +552,18 @@ def drop(values, p, rng):
     values *= kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
 
 
-@functools.lru_cache(maxsize=64)
 def _uniform(steps, rows):
-    """The batch sizes of sequences of one length."""
+    """The batch sizes of sequences of one length; of a few steps kept, for small calls' sake."""
+    return _few_uniform(steps, rows) if steps <= 1024 else np.full(steps, rows, np.int64)
+
+
+@functools.lru_cache(maxsize=64)
+def _few_uniform(steps, rows):
     return np.full(steps, rows, np.int64)
 
 
 def _describe(value):
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"{type(value).__name__} of shape {getattr(value, 'shape', None)}"
+    shape = f" of shape {value.shape}" if hasattr(value, "shape") else ""
+    return type(value).__name__ + shape

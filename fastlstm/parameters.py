@@ -11,6 +11,11 @@ import numpy as np
 from .arrays import as_array
 
 DTYPES = ("float32", "float64")
+# attributes that the parameters' shapes, or what is packed from them, were made by
+_STRUCTURE = frozenset(
+    "input_size hidden_size num_layers bias bidirectional proj_size engine dtype children "
+    "in_features out_features num_embeddings embedding_dim padding_idx".split()
+)
 
 
 class Layer:
@@ -50,7 +55,11 @@ class Layer:
 
     def __setattr__(self, name, value):
         if name in self.__dict__.get("_views", {}):
-            self._set({name: value})
+            self._set({name: _as_parameter(value, name)})
+        elif name in _STRUCTURE and name in self.__dict__:
+            raise AttributeError(
+                f"{name} of {type(self).__name__} cannot be changed: build another layer"
+            )
         else:
             object.__setattr__(self, name, value)
 
@@ -65,7 +74,6 @@ class Layer:
     def _set(self, values):
         """Copy arrays of the right shapes into the parameters of these names."""
         for name, value in values.items():
-            value = np.asarray(value)
             if value.shape != self._views[name].shape:
                 raise ValueError(
                     f"{name} must have shape {self._views[name].shape}, got {value.shape}"
@@ -127,6 +135,10 @@ class Layer:
             for prefix, layer in self.named_layers()
             for name in layer._views
         }
+        if not hasattr(state_dict, "keys"):
+            raise TypeError(
+                f"Expected state_dict to be dict-like, got {type(state_dict).__name__}"
+            )
         arrays = {n: as_array(state_dict[n], n) for n in expected if n in state_dict}
         faults = []
         if missing := [f'"{name}"' for name in expected if name not in state_dict]:
@@ -140,7 +152,7 @@ class Layer:
                     f"size mismatch for {name}: copying a param with shape {array.shape} from "
                     f"checkpoint, the shape in current model is {layer._views[local].shape}."
                 )
-            if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            if not _holds_floats(array):
                 faults.append(f"type mismatch for {name}: expected floats, got {array.dtype}.")
         if faults:
             raise ValueError(
@@ -171,15 +183,28 @@ def _views_of(flat, shapes):
     }
 
 
+def _holds_floats(array):
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _as_parameter(value, name):
+    """What may be assigned to a parameter: floats of any precision, or a list of numbers."""
+    array = as_array(value, name)
+    untyped = isinstance(value, (list, tuple, int))
+    if not _holds_floats(array) and not (untyped and array.dtype.kind in "iu"):
+        raise ValueError(f"{name} must hold floats, got {array.dtype}")
+    return array
+
+
 def check_dtype(dtype):
     """Return np.dtype float32 or float64, or say that nothing else will do."""
     try:
-        found = np.dtype(dtype)
+        name = np.dtype(dtype).name
     except TypeError:
-        found = None
-    if found is None or found.name not in DTYPES:
+        name = None
+    if dtype is None or name not in DTYPES:
         raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
-    return found
+    return np.dtype(name)
 
 
 def check_size(name, value, least=1):
@@ -210,14 +235,17 @@ def check_probability(value):
     return float(value)
 
 
-def uniform(rng, shape, bound):
+def uniform(rng, shape, bound, dtype):
     """U(-bound, bound): torch's rule for its recurrent and linear layers."""
-    return rng.uniform(-bound, bound, shape)
+    values = rng.random(shape, dtype)
+    values *= 2 * bound
+    values -= bound
+    return values
 
 
-def glorot(rng, shape):
+def glorot(rng, shape, dtype):
     """U(-a, a), a = sqrt(6 / (fan in + fan out)) of the whole matrix (Glorot & Bengio 2010)."""
-    return uniform(rng, shape, math.sqrt(6 / sum(shape)))
+    return uniform(rng, shape, math.sqrt(6 / sum(shape)), dtype)
 
 
 def orthogonal(rng, shape):

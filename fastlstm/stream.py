@@ -3,6 +3,7 @@
 import numpy as np
 
 from .arrays import as_float, as_rows
+from .parameters import check_size
 
 
 class Stream:
@@ -10,7 +11,7 @@ class Stream:
 
     A stream keeps the states between calls; the weights stay the layer's and are shared by all
     its streams. One stream belongs to one thread at a time; many streams of one layer may run at
-    once. A stream always evaluates: dropout is off whatever the layer's mode.
+    once. A stream always evaluates, dropout off whatever the layer's mode, and on one thread.
 
     Parameters
     ----------
@@ -35,12 +36,14 @@ class Stream:
     """
 
     def __init__(self, lstm, batch_size=1):
+        if not hasattr(lstm, "stream"):
+            raise TypeError(f"a stream needs an LSTM, got {type(lstm).__name__}")
         if lstm.bidirectional:
             raise ValueError(
                 "a stream needs a unidirectional LSTM: the backward direction begins at the end, "
                 "which a live stream does not have"
             )
-        self._lstm, self.batch_size = lstm, batch_size
+        self._lstm, self.batch_size = lstm, check_size("batch_size", batch_size)
         sizes = lstm._output_size, lstm.hidden_size
         self._h, self._c = (
             [np.zeros((batch_size, size), lstm.dtype) for _ in lstm._suffixes] for size in sizes
@@ -84,10 +87,9 @@ class Stream:
             or out.dtype != lstm.dtype
             or not out.flags.carray
         ):
-            kind = getattr(out, "dtype", type(out).__name__)
             raise ValueError(
                 f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
-                f"{kind} of shape {getattr(out, 'shape', None)}"
+                + _describe(out)
             )
         x = as_rows(x)
         weights = lstm._weights()
@@ -171,3 +173,14 @@ class Stream:
 
     def __repr__(self):
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
+
+
+def _describe(out):
+    if not isinstance(out, np.ndarray):
+        return type(out).__name__
+    faults = [
+        "" if out.flags.writeable else ", read-only",
+        "" if out.flags.c_contiguous else ", not contiguous",
+        "" if out.flags.aligned else ", not aligned",
+    ]
+    return f"{out.dtype} of shape {out.shape}{''.join(faults)}"

@@ -535,8 +535,13 @@ def test_number_of_threads(monkeypatch):
     assert threads(None) == 1 and threads(3) == 3
     monkeypatch.setenv("FASTLSTM_NUM_THREADS", "4")
     assert threads(None) == 4 and threads(3) == 3
-    for value in (0, -1, True, 2.0, "2"):
-        with pytest.raises(ValueError, match="num_threads must be an int of at least 1, got "):
+    assert threads(np.int64(2)) == 2
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"^num_threads must be at least 1, got {value}$"):
+            threads(value)
+    for value in (True, 2.0, "2"):
+        sentence = f"^num_threads should be of type int, got: {type(value).__name__}$"
+        with pytest.raises(TypeError, match=sentence):
             threads(value)
     for value in ("0", "-1", "all", ""):
         monkeypatch.setenv("FASTLSTM_NUM_THREADS", value)

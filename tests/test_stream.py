@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import assert_same_bits
 
-from fastlstm import LSTM
+from fastlstm import LSTM, LSTMCell, Stream
 
 OPTIONS = {
     "plain": {},
@@ -268,11 +268,11 @@ ERRORS = {
     "out_dtype": (lambda s: s.step(x[0], out=_bad_out(dtype="float64")), ValueError,
                   OUT + "float64 of shape (3, 5)"),
     "out_strided": (lambda s: s.step(x[0], out=_bad_out(shape=(3, 10))[:, ::2]), ValueError,
-                    OUT + "float32 of shape (3, 5)"),
+                    OUT + "float32 of shape (3, 5), not contiguous"),
     "out_read_only": (lambda s: s.step(x[0], out=_read_only()), ValueError,
-                      OUT + "float32 of shape (3, 5)"),
+                      OUT + "float32 of shape (3, 5), read-only"),
     "out_list": (lambda s: s.step(x[0], out=[[0] * 5] * 3), ValueError,
-                 OUT + "list of shape None"),
+                 OUT + "list"),
     "run_of_a_step": (lambda s: s.run(x[0]), ValueError, "x must have shape (T, 3, 4), got (3, 4)"),
     "run_rows": (lambda s: s.run(x[:, :2]), ValueError,
                  "x must have shape (T, 3, 4), got (7, 2, 4)"),
@@ -335,3 +335,10 @@ def test_errors_of_the_number_of_streams(size, kind, sentence):
 def test_repr():
     stream = LSTM(4, 5, 2).stream(3)
     assert repr(stream) == "Stream(LSTM(4, 5, num_layers=2), batch_size=3)"
+
+
+def test_what_a_stream_is_made_of():
+    with pytest.raises(TypeError, match="^a stream needs an LSTM, got LSTMCell$"):
+        Stream(LSTMCell(3, 4))
+    with pytest.raises(ValueError, match="^batch_size must be greater than zero, got -1$"):
+        Stream(LSTM(3, 4), -1)

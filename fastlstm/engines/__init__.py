@@ -50,6 +50,8 @@ import functools
 import importlib
 import os
 
+import numpy as np
+
 MODULES = {"numba": "._numba", "numpy": "._numpy"}  # in order of preference
 _REMEDIES = {"numba": 'pip install "fastlstm[numba]"', "numpy": "pip install numpy"}
 
@@ -112,11 +114,13 @@ def engines():
 
 def threads(num_threads):
     """Return how many threads a call may use: `num_threads`, or FASTLSTM_NUM_THREADS, or 1."""
-    source = "num_threads"
     if num_threads is None:
-        source = "FASTLSTM_NUM_THREADS"
-        text = os.environ.get(source, "1")
-        num_threads = int(text) if text.isdecimal() else text
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
-        raise ValueError(f"{source} must be an int of at least 1, got {num_threads!r}")
-    return num_threads
+        text = os.environ.get("FASTLSTM_NUM_THREADS", "1")
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"FASTLSTM_NUM_THREADS must be an int of at least 1, got {text!r}")
+        return int(text)
+    if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)):
+        raise TypeError(f"num_threads should be of type int, got: {type(num_threads).__name__}")
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    return int(num_threads)

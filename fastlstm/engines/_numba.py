@@ -574,6 +574,7 @@ def prepare(dtype):
 
 _prepare_seconds = 0.0
 _EMPTY = np.zeros(0, np.uint8)
+_KEEP_BYTES = 1 << 23  # a larger work space is not kept: a call that needs it does not notice
 
 
 def pack(w_ih, w_hh, b, w_hr):
@@ -598,7 +599,8 @@ def run(weights, x, batch_sizes, h, c, y, reverse):
         weights.zero, weights.plan, address, _address(x), x.strides[0], _address(y), y.strides[0],
         batch_sizes, h, c, hoist, reverse,
     )  # fmt: skip
-    weights.spare.append((work, address))
+    if need <= _KEEP_BYTES:
+        weights.spare.append((work, address))
 
 
 def describe():
