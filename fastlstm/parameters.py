@@ -136,9 +136,7 @@ class Layer:
             for name in layer._views
         }
         if not hasattr(state_dict, "keys"):
-            raise TypeError(
-                f"Expected state_dict to be dict-like, got {type(state_dict).__name__}"
-            )
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict).__name__}")
         arrays = {n: as_array(state_dict[n], n) for n in expected if n in state_dict}
         faults = []
         if missing := [f'"{name}"' for name in expected if name not in state_dict]:
