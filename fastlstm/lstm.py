@@ -45,6 +45,7 @@ class Recurrent(Layer):
             if output_size != hidden_size:
                 shapes["weight_hr" + suffix] = (output_size, hidden_size)
         super().__init__(shapes, dtype)
+        self._asked_engine = engine  # a copy elsewhere chooses anew
         self.engine, self._engine = choose(engine)
         self._engine.prepare(self.dtype)
         self._packed = (None, None)  # (version of the parameters, weights in the engine's order)
@@ -55,7 +56,7 @@ class Recurrent(Layer):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._engine = choose(self.engine)[1]
+        self.__dict__["engine"], self._engine = choose(self._asked_engine)
         self._engine.prepare(self.dtype)
 
     def reset_parameters(
@@ -109,9 +110,10 @@ class Recurrent(Layer):
         }  # fmt: skip
         for name, view in self._views.items():
             kind = "_".join(name.split("_")[:2])
-            self._set({name: draw[rules[kind]](view.shape)})
+            values = draw[rules[kind]](view.shape)
             if kind == "bias_ih" and bias == "unit_forget_gate":
-                view[self.hidden_size : 2 * self.hidden_size] = 1
+                values[self.hidden_size : 2 * self.hidden_size] = 1
+            self._set({name: values})
 
     def _weights(self):
         """Each layer's and direction's parameters as the engine packs them, once per version."""
@@ -274,8 +276,9 @@ class LSTM(Recurrent):
         Notes
         -----
         Cost: 8 H (I + P) floating-point operations for every real step, layer and direction, and
-        2 P H for a projection's; memory for the outputs of two layers. With `lengths`, input and
-        output are copied once more.
+        2 P H for a projection's; memory for the outputs of two layers (engine numpy: and 4 H values
+        for every step). With `batch_first`, `lengths` or several threads the input is copied once
+        more, with the latter two the output too.
         """
         if hasattr(input, "batch_sizes"):
             return self._call_packed(input, hx, lengths)

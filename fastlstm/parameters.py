@@ -78,6 +78,7 @@ class Layer:
                 raise ValueError(
                     f"{name} must have shape {self._views[name].shape}, got {value.shape}"
                 )
+        for name, value in values.items():
             self._views[name][...] = value
         self._version += 1
 

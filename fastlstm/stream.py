@@ -12,6 +12,7 @@ class Stream:
     A stream keeps the states between calls; the weights stay the layer's and are shared by all
     its streams. One stream belongs to one thread at a time; many streams of one layer may run at
     once. A stream always evaluates, dropout off whatever the layer's mode, and on one thread.
+    ``copy.copy(stream)`` branches off at the point reached.
 
     Parameters
     ----------
@@ -50,6 +51,12 @@ class Stream:
         )
         self._one_step = np.array([batch_size], np.int64)
         self._between = [np.zeros((batch_size, sizes[0]), lstm.dtype) for _ in lstm._suffixes[1:]]
+
+    def __copy__(self):
+        """A stream at the same point, with a state of its own, over the same weights."""
+        copy = Stream(self._lstm, self.batch_size)
+        copy.state = self.state
+        return copy
 
     def step(self, x, out=None):
         """Advance every stream by one step.

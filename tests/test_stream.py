@@ -342,3 +342,18 @@ def test_what_a_stream_is_made_of():
         Stream(LSTMCell(3, 4))
     with pytest.raises(ValueError, match="^batch_size must be greater than zero, got -1$"):
         Stream(LSTM(3, 4), -1)
+
+
+def test_a_copy_branches_off(engine):
+    """The same weights, a state of its own from the point reached."""
+    lstm = LSTM(4, 5, 2, engine=engine, seed=0)
+    stream = lstm.stream(B)
+    stream.step(x[0])
+    branch = copy.copy(stream)
+    before = branch.state
+    expected = stream.step(x[1])
+    for now, then in zip(branch.state, before, strict=True):
+        assert_same_bits(now, then)
+    assert_same_bits(branch.step(x[1]), expected)
+    lstm.weight_ih_l0 = np.zeros((20, 4))
+    assert_same_bits(branch.step(x[2]), stream.step(x[2]))

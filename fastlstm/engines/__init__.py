@@ -19,8 +19,8 @@ One step of one layer in one direction::
 Senior & Beaufays 2014.)
 
 **The contract.** An engine is a module with these functions. The caller has checked and
-allocated everything; an engine checks nothing, fills what it is given, holds no state of its
-own, and may be called from many threads at once.
+allocated what is listed; an engine checks nothing, fills what it is given, keeps nothing that
+could change a result, and may be called from many threads at once.
 
 ``prepare(dtype)``
     Makes ready what can be made ready before the first call, as compiling.
@@ -28,13 +28,13 @@ own, and may be called from many threads at once.
 ``pack(w_ih, w_hh, b, w_hr) -> weights``
     Brings one layer's parameters in one direction, (4H, I), (4H, P), (4H,) and (P, H) or None,
     all of one dtype, into the engine's own order, in memory of its own. Called once per version
-    of the parameters; `weights` means nothing to anyone else and is not written by ``run``.
+    of the parameters; `weights` means nothing to anyone else, and its values do not change.
 
 ``run(weights, x, batch_sizes, h, c, y, reverse)``
     One layer in one direction over whole sequences, equations (1) to (5).
 
     - `x` (N, I): the rows of step 0, then of step 1, ...; any distance between rows, values of
-      one row side by side. Not written.
+      one row side by side, aligned. Not written.
     - `batch_sizes` (T,) int64, not increasing: step t has the rows of the first
       ``batch_sizes[t]`` sequences, so that sequences are sorted by length, longest first.
     - `h` (B, P), `c` (B, H): C-contiguous, initial states in, and each sequence's state after
@@ -64,9 +64,9 @@ def load(name):
     try:
         return importlib.import_module(MODULES[name], __package__)
     except ImportError as error:
-        raise ImportError(
-            f"engine {name!r} is not available here ({error}). To get it: {_REMEDIES[name]}"
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError)
+        way_out = f". To get it: {_REMEDIES[name]}" if missing else ""
+        raise ImportError(f"engine {name!r} is not available here ({error}){way_out}") from error
 
 
 def choose(name="auto"):
@@ -76,7 +76,10 @@ def choose(name="auto"):
     missing is an ImportError.
     """
     if name == "auto":
-        name = os.environ.get("FASTLSTM_ENGINE", "auto")
+        name = os.environ.get("FASTLSTM_ENGINE") or "auto"
+        if name not in ("auto", *MODULES):
+            known = ", ".join(("auto", *MODULES))
+            raise ValueError(f"FASTLSTM_ENGINE must be one of {known}, got {name!r}")
     if name != "auto":
         return name, load(name)
     for name in MODULES:
@@ -102,7 +105,10 @@ def engines():
     >>> fastlstm.engines()["numpy"]["available"]
     True
     """
-    default = choose()[0]
+    try:
+        default = choose()[0]
+    except ImportError:  # FASTLSTM_ENGINE asks for one that is missing; the table says why
+        default = None
     table = {}
     for name in MODULES:
         try:

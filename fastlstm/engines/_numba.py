@@ -15,6 +15,7 @@ The contract, the legend and the numbered equations are in `fastlstm.engines`. H
 
 import functools
 import math
+import threading
 import time
 
 import numba
@@ -25,19 +26,17 @@ from numba.core import cgutils, config
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
+
 # ---- the machine ----------------------------------------------------------------------------
 
-
-def _features():
-    """What numba compiles for: the host's features, unless NUMBA_CPU_NAME says otherwise."""
-    features = config.CPU_FEATURES
-    if features is None:
-        host = config.CPU_NAME in (None, "host")
-        features = get_host_cpu_features() if host else ""
-    return {feature[1:] for feature in features.split(",") if feature.startswith("+")}
-
-
-_FEATURES = _features()
+# As numba itself decides: its cache is keyed by processor and features, and what is compiled here
+# must follow from that key alone, or code from the cache would meet panels of another width.
+_flags = config.CPU_FEATURES
+if _flags is None:
+    _flags = "" if config.CPU_NAME == "generic" else get_host_cpu_features()
+_FEATURES = {flag[1:] for flag in _flags.split(",") if flag.startswith("+")}
 _ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
 _FMA = _ARM or "fma" in _FEATURES
 # bytes of a vector, and how many rows' accumulators, 4 vectors each, fit beside weights and input
@@ -137,9 +136,9 @@ _EXP2 = {
               0.009671512658542656, 0.001326472693249577),
     "double": [math.log(2) ** k / math.factorial(k) for k in range(14)],
 }  # fmt: skip
-# bits of the mantissa, the exponent's bias, and where 2^y is cut off: beyond 2^+-30 a gate does
-# not change any more in float32, and the product of three such powers and a cell must not overflow
-_FORMAT = {"float": (23, 127, 30.0), "double": (52, 1023, 300.0)}
+# bits of the mantissa, the exponent's bias, and where 2^y is cut off: the product of three such
+# powers must not overflow, and a gate that is shut lets nothing through that could be seen
+_FORMAT = {"float": (23, 127, 40.0), "double": (52, 1023, 300.0)}
 
 
 def _exp(x, factor):
@@ -153,22 +152,18 @@ def _exp(x, factor):
     return r.polynomial(_EXP2[x.element]) * shifted.to_exponent(mantissa)
 
 
-def _sigmoid(x):
-    return 1.0 / (_exp(x, -1) + 1.0)
+def _cell(z_i, z_f, z_g, z_o, c):
+    """h and c of one step, each brought to one denominator: two divisions for five.
 
-
-def _tanh(x):
-    e = _exp(x, -2)
-    return (1.0 - e) / (e + 1.0)  # its error, one rounding, is absolute, as a gate's must be
-
-
-def _cell(i, f, g, o, c):
-    """_sigmoid and _tanh in (3) and (4), with two divisions for five: one denominator each."""
-    i, f, g, o = _exp(i, -1) + 1.0, _exp(f, -1) + 1.0, _exp(g, -2), _exp(o, -1) + 1.0
-    ig = i * (g + 1.0)
-    c = c.fma(ig, (1.0 - g) * f) / (ig * f)  # (3): c / f + (1 - g) / (i (1 + g))
+    (2) sigmoid(z) = 1 / (1 + exp(-z)) and tanh(z) = (1 - exp(-2 z)) / (1 + exp(-2 z)), whose error,
+    one rounding, is absolute, as a gate's must be.
+    """
+    one_over_i, one_over_f, one_over_o = (_exp(z, -1) + 1.0 for z in (z_i, z_f, z_o))
+    e = _exp(z_g, -2)
+    below = one_over_i * (e + 1.0)
+    c = c.fma(below, (1.0 - e) * one_over_f) / (below * one_over_f)  # (3)
     e = _exp(c, -2)
-    return (1.0 - e) / (o * (e + 1.0)), c  # (4)
+    return (1.0 - e) / (one_over_o * (e + 1.0)), c  # (4)
 
 
 # ---- intrinsics: what jitted loops cannot say -----------------------------------------------
@@ -358,32 +353,6 @@ def _copy(typing, target, source, size):
     return types.void(types.int64, types.int64, types.int64), emit
 
 
-def _scalar_intrinsic(function):
-    """The same arithmetic as in the cell, for one number: what the tests measure."""
-
-    @intrinsic
-    def apply(typing, x):
-        def emit(context, builder, signature, args):
-            return function(_Vector(builder, args[0])).value
-
-        return x(x), emit
-
-    return apply
-
-
-_sigmoid_of, _tanh_of = _scalar_intrinsic(_sigmoid), _scalar_intrinsic(_tanh)
-
-
-@njit
-def sigmoid(x):
-    return _sigmoid_of(x)
-
-
-@njit
-def tanh(x):
-    return _tanh_of(x)
-
-
 # ---- loops ----------------------------------------------------------------------------------
 
 
@@ -408,8 +377,20 @@ def _product(zero, rows, z, z_stride, start, start_stride, w, x, x_stride, count
 
 
 @_kernel
+def _project(zero, rows, P, H, size, width, h, h_stride, w_hr, m, m_stride):
+    """(5), h = W_hr m, in the same tile, 4 L outputs a panel; zeros to start with precede W_hr."""
+    wide = _GATES * width
+    for p in range(-(-P * size // wide)):
+        _product(zero, rows, h + p * wide, h_stride, w_hr, 0, w_hr + (1 + p * H) * wide,
+                 m, m_stride, H)  # fmt: skip
+
+
+@_kernel
 def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, reverse):
-    """One layer in one direction; see `run`. `hoist`: the most rows of z_x made at once, or 0."""
+    """One layer in one direction; see `run`.
+
+    `hoist`: of one sequence alone, how many steps' share of the input is made at once; or 0.
+    """
     I, H, P, w, b, w_hr, size, width, xh_stride, c_stride = plan
     steps, most = sizes.size, sizes[0]
     lanes = width // size
@@ -426,6 +407,7 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
     z_x = m + (most * c_stride if P != H else 0)
     z_x_stride = panels * _GATES * width
     for r in range(most):
+        # both: with `reverse` a row may join at an even step or at an odd one
         _copy(h_old + r * xh_stride, h_0 + r * P * size, P * size)
         _copy(h_new + r * xh_stride, h_0 + r * P * size, P * size)
         _copy(c + r * c_stride, c_0 + r * H * size, H * size)
@@ -449,17 +431,11 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
             first -= live
         if hoist > 0:
             if hoisted == 0:
-                rows = 0
-                while hoisted < steps - n:
-                    more = sizes[t - hoisted if reverse else t + hoisted]
-                    if rows > 0 and rows + more > hoist:
-                        break
-                    rows += more
-                    hoisted += 1
-                hoist_first = first + live - rows if reverse else first
+                hoisted = min(hoist, steps - n)
+                hoist_first = first - hoisted + 1 if reverse else first
                 for p in range(panels):
                     at = p * _GATES * width
-                    _product(zero, rows, z_x + at, z_x_stride, b + at, 0, w + p * panel_size,
+                    _product(zero, hoisted, z_x + at, z_x_stride, b + at, 0, w + p * panel_size,
                              x + hoist_first * x_stride, x_stride, I)  # fmt: skip
             hoisted -= 1
         else:
@@ -490,11 +466,7 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
                        h_old + at * xh_stride - inputs * size, xh_stride, inputs + P)  # fmt: skip
                 at += rows
         if P != H:
-            # (5) in the same tile, 4 L outputs a panel; the zeros it starts with are before w_hr
-            for p in range(-(-P // (_GATES * lanes))):
-                at = p * _GATES * width
-                _product(zero, live, h_new + at, xh_stride, w_hr, 0, w_hr + _GATES * width + H * at,
-                         m, c_stride, H)  # fmt: skip
+            _project(zero, live, P, H, size, width, h_new, xh_stride, w_hr, m, c_stride)
             for r in range(live):
                 _copy(y + (first + r) * y_stride, h_new + r * xh_stride, P * size)
         if not reverse:
@@ -548,33 +520,45 @@ class _Weights:
         # bytes from row to row of [x | h], whole vectors (of a projected h, 4 together), and of c
         whole = lanes if P == H else _GATES * lanes
         strides = [
-            _off_4k(cells * size) for cells in (_up(I, lanes) + _up(P, whole), _up(H, lanes))
+            _off_beat(cells * size) for cells in (_up(I, lanes) + _up(P, whole), _up(H, lanes))
         ]
         places = [a.ctypes.data for a in self.arrays]
         self.plan = np.array([I, H, P, *places, size, _BYTES, *strides], np.int64)
-        self.row_bytes = 2 * sum(strides)
+        # [x | h] twice, c, and o tanh(c) on its way into a projection
+        self.row_bytes = 2 * strides[0] + (1 if P == H else 2) * strides[1]
         self.z_bytes = panels * _GATES * _BYTES
         self.spare = []  # (work space, its address); append and pop are atomic
 
 
-@functools.cache
 def prepare(dtype):
     """Compile, or read from the cache, everything for one dtype: no call waits for it later."""
+    with _preparing:
+        _prepare(dtype)
+
+
+@functools.cache
+def _prepare(dtype):
     global _prepare_seconds
     begin = time.perf_counter()
-    dtype = numba.from_dtype(dtype)
-    for layout in "CA":
-        for readonly in (False, True):
-            _address.compile((types.Array(dtype, 2, layout, readonly=readonly),))
-    i = types.int64
+    dtype, i = numba.from_dtype(dtype), types.int64
     state = dtype[:, ::1]
-    _layer.compile((dtype, i[::1], *[i] * 5, i[::1], state, state, i, types.boolean))
+    try:
+        for layout in "CA":
+            for readonly in (False, True):
+                _address.compile((types.Array(dtype, 2, layout, readonly=readonly),))
+        _layer.compile((dtype, i[::1], *[i] * 5, i[::1], state, state, i, types.boolean))
+    except OSError as error:
+        raise OSError(
+            f"numba cannot keep what it compiled ({error}): make room, or set NUMBA_CACHE_DIR to a "
+            "folder that can be written"
+        ) from error
     _prepare_seconds += time.perf_counter() - begin
 
 
+_preparing = threading.Lock()
 _prepare_seconds = 0.0
 _EMPTY = np.zeros(0, np.uint8)
-_KEEP_BYTES = 1 << 23  # a larger work space is not kept: a call that needs it does not notice
+_KEEP_BYTES = 1 << 23  # a larger work space is given back: beside its call it costs nothing
 
 
 def pack(w_ih, w_hh, b, w_hr):
@@ -593,7 +577,7 @@ def run(weights, x, batch_sizes, h, c, y, reverse):
     except IndexError:
         work, address = _EMPTY, 0
     if work.size < need:
-        work = _aligned(np.zeros(need, np.uint8))
+        work = _room(need)
         address = work.ctypes.data
     _layer(
         weights.zero, weights.plan, address, _address(x), x.strides[0], _address(y), y.strides[0],
@@ -621,15 +605,20 @@ def _up(count, whole):
     return -(-count // whole) * whole
 
 
-def _off_4k(stride):
-    """Rows at a multiple of 4 KB from each other would share the same few places of the cache."""
+def _off_beat(stride):
+    """Rows whose distance divides 4 KB would share the same few places of the cache."""
     return stride + _BYTES if stride % 256 == 0 else stride
+
+
+def _room(size):
+    """So many bytes that begin at a cache line, with no values yet."""
+    room = np.empty(size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + size]
 
 
 def _aligned(array):
     """A copy that begins at a cache line."""
-    room = np.empty(array.nbytes + 64, np.uint8)
-    begin = -room.ctypes.data % 64
-    copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = _room(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
