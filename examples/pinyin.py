@@ -10,6 +10,7 @@ directions, two linear layers. Dictionary, vocabulary and weights are those of t
     python examples/pinyin.py 银行行长行走在路上 重庆的重要会议
 """
 
+import argparse
 import itertools
 import os
 import pickle
@@ -225,7 +226,10 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def main(words):
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Chinese text in, pinyin out.")
+    parser.add_argument("sentences", nargs="*", help="Chinese text (default: some of ours)")
+    words = parser.parse_args(arguments).sentences
     start = time.perf_counter()
     package, state = load()
     pinyin = Pinyin(package, state)
@@ -271,4 +275,9 @@ def main(words):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is still buffered goes nowhere, for nobody reads
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import __version__
 from .engines import MODULES, engines
-from .formats import load, load_lstm, load_state
+from .formats import load, load_lstm, load_state, structure, written_aside
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 
@@ -78,8 +78,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"fastlstm: error: {text}", file=sys.stderr)
+        print(f"fastlstm: error: {_line(error) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 
@@ -135,29 +134,55 @@ def _parser():
     return parser
 
 
+def _line(error):
+    return " ".join(str(error).split())
+
+
 def _engines(args):
-    for name, facts in engines().items():
+    fault = None
+    try:
+        table = engines()
+    except ValueError as error:  # FASTLSTM_ENGINE names no engine: what there is without it
+        fault = error
+        del os.environ["FASTLSTM_ENGINE"]
+        table = engines()
+    for name, facts in table.items():
         state = "default" if facts["default"] else "available" if facts["available"] else "missing"
         rest = [
             value if key == "reason" else f"{key.replace('_', ' ')} {value}"
             for key, value in facts.items()
-            if key not in ("available", "default")
+            if key not in ("available", "default", "prepare_seconds")  # nothing is prepared here
         ]
         print(f"{name:8}{state:11}{', '.join(rest)}")
+    if fault:
+        raise fault
 
 
 def _info(args):
-    model = _load(args)
-    parameters = model.state_dict()
+    lstms = ()
+    try:
+        layers = _load(args)
+        arrays = layers.state_dict()
+    except ValueError as error:
+        if args.prefix is not None:
+            raise
+        arrays = load_state(args.model, key=args.key)  # a file that cannot be read fails again
+        layers = _line(error).removeprefix(f"{args.model}: ")
+        with contextlib.suppress(ValueError):  # there may be none
+            lstms = structure.lstms(arrays)
     print(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
-    print(model)
+    print(layers)
     rows = [("parameter", "shape", "values")]
-    rows += [(name, str(p.shape), f"{p.size:,}") for name, p in parameters.items()]
-    rows += [("total", str(model.dtype), f"{model.num_parameters:,}")]
+    for name, p in arrays.items():
+        rows.append((name if name.isprintable() else repr(name), str(p.shape), f"{p.size:,}"))
+    dtypes = sorted({str(p.dtype) for p in arrays.values()})
+    rows.append(("total", ", ".join(dtypes), f"{sum(p.size for p in arrays.values()):,}"))
     names, shapes, values = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, shape, value in rows:
         print(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
-    print(f"{_bytes(sum(p.nbytes for p in parameters.values()))} in memory")
+    print(f"{_bytes(sum(p.nbytes for p in arrays.values()))} in memory")
+    if lstms:
+        print(f"for --prefix: {', '.join(map(repr, lstms))}")
 
 
 def _bytes(size):
@@ -176,6 +201,8 @@ def _load(args):
 def _run(args):
     write = _by_suffix("output", args.output, {".npy": _write_npy, ".csv": _write_csv})
     read = _by_suffix("input", args.input, {".npy": _npy, ".csv": _csv, ".wav": _wav})
+    if args.state_out:
+        _by_suffix("--state-out", args.state_out, {".npz": None})
     for path in filter(None, (args.output, args.state_out)):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
@@ -209,14 +236,12 @@ def _run(args):
             part = _convert(x[:, here] if time else x[here], dtype, args.input)
             yield _advance(layers, part, states, lengths)
 
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(_aside(args.output))
-        state_out = stack.enter_context(_aside(args.state_out)) if args.state_out else None
-        write(output, pieces(), time, steps if chunk < steps else None)
-        if state_out:
-            ((h, c),) = states.values()
-            with open(state_out, "wb") as file:
-                np.savez(file, h=h, c=c)
+    with written_aside(args.output) as file:
+        write(file, pieces(), time, steps if chunk < steps else None)
+    if args.state_out:  # once the output stands, or a failure would leave a gap in a stream
+        ((h, c),) = states.values()
+        with written_aside(args.state_out) as file:
+            np.savez(file, h=h, c=c)
 
 
 def _states(args, layers):
@@ -241,7 +266,7 @@ def _states(args, layers):
 
 def _layout(args, shape, tokens, layers):
     """Return (axis of time, T, B) of an input of this shape; B of an unbatched one is 1."""
-    batch_first = args.batch_first or any(isinstance(n, LSTM) and n.batch_first for n in layers)
+    batch_first = any(getattr(layer, "batch_first", False) for layer in layers) or args.batch_first
     names = [("T",), ("B", "T") if batch_first else ("T", "B")]
     if not tokens:
         names = [(*axes, "features") for axes in names]
@@ -307,8 +332,8 @@ def _csv(path):
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
             for row in rows:
-                if not row or columns is None and rows.line_num == 1 and _is_header(row):
-                    continue
+                if not row or rows.line_num == 1 and not any(map(_is_number, row)):
+                    continue  # the names of the columns
                 columns = columns or len(row)
                 if len(row) != columns:
                     raise ValueError(
@@ -323,10 +348,6 @@ def _csv(path):
     if columns is None:
         raise ValueError(f"{path} holds no rows of numbers")
     return np.frombuffer(values).reshape(-1, columns)
-
-
-def _is_header(row):
-    return not any(map(_is_number, row))
 
 
 def _is_number(text):
@@ -387,48 +408,28 @@ def _lengths(text):
         raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {text!r}") from None
 
 
-def _read_state(path, dtype):
-    state = load_state(path)
-    if set(state) != {"h", "c"}:
-        raise ValueError(f"{path} must hold the arrays h and c, got {', '.join(state) or 'none'}")
-    return tuple(_convert(state[name], dtype, path) for name in "hc")
-
-
-@contextlib.contextmanager
-def _aside(path):
-    """Give a path to write to: it becomes `path` if all goes well, and vanishes if not."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_npy(path, pieces, time, steps):
+def _write_npy(file, pieces, time, steps):
     """Write pieces of a sequence of `steps`, cut along axis `time`; one whole piece if None.
 
     Not through a memory map: on a full disk that ends the process, a write raises OSError.
     """
     start = 0
-    with open(path, "wb") as file:
-        for y in pieces:
-            if steps is None:
-                time, steps = 0, len(y)
-            if not start:
-                shape = (*y.shape[:time], steps, *y.shape[time + 1 :])
-                head = {"descr": y.dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, head)
-                head_size, step_size = file.tell(), y.itemsize * math.prod(shape[time + 1 :])
-            for row, part in enumerate(y if time else y[None]):
-                file.seek(head_size + (row * steps + start) * step_size)
-                file.write(np.ascontiguousarray(part))
-            start += y.shape[time]
+    for y in pieces:
+        if steps is None:
+            time, steps = 0, len(y)
+        if not start:
+            shape = (*y.shape[:time], steps, *y.shape[time + 1 :])
+            head = {"descr": y.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, head)
+            head_size, step_size = file.tell(), y.itemsize * math.prod(shape[time + 1 :])
+        for row, part in enumerate(y if time else y[None]):
+            file.seek(head_size + (row * steps + start) * step_size)
+            file.write(np.ascontiguousarray(part))
+        start += y.shape[time]
 
 
-def _write_csv(path, pieces, time, steps):
+def _write_csv(file, pieces, time, steps):
     """Write pieces of one sequence, batched or not: a row for every step."""
-    with open(path, "w", encoding="ascii") as file:
-        for y in pieces:
-            digits = "%.9g" if y.dtype == np.float32 else "%.17g"  # enough to read the same back
-            np.savetxt(file, y.reshape(-1, y.shape[-1]), fmt=digits, delimiter=",")
+    for y in pieces:
+        digits = "%.9g" if y.dtype == np.float32 else "%.17g"  # enough to read the same back
+        np.savetxt(file, y.reshape(-1, y.shape[-1]), fmt=digits, delimiter=",")

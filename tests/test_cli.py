@@ -110,6 +110,19 @@ def test_batch_first_option_reads_and_writes_the_batch_first(monkeypatch):
     assert_same(run(model, X.swapaxes(0, 1), "--batch-first"), model(X))
 
 
+def test_batch_first_option_of_a_torch_file():
+    """Which does not say that its model was made with batch_first=True."""
+    torch = pytest.importorskip("torch", reason="torch's own values are the reference")
+    net = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(2, 5, batch_first=True)})
+    net["fc"] = torch.nn.Linear(5, 4)
+    torch.save(net.state_dict(), "model.pt")
+    x = np.ascontiguousarray(X.swapaxes(0, 1))
+    np.save("x.npy", x)
+    assert cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", "--batch-first"]) == 0
+    expected = net["fc"](net["rnn"](torch.from_numpy(x))[0]).detach().numpy()
+    np.testing.assert_allclose(np.load("y.npy"), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("text", ["3,11,5", "lengths.txt", "lengths.npy"])
 def test_lengths_from_the_line_or_a_file(text):
     np.save("lengths.npy", [3, 11, 5])
@@ -347,6 +360,8 @@ def test_files_that_are_no_arrays(capsys):
             "model.npz must hold the arrays h and c, got weight_ih_l0",
         ),
         (["-o", "y.npy", "--prefix", "gone"], "no LSTM has the prefix 'gone.'; there are ''"),
+        (["-o", "y.npy", "--state-out", "y.npy"], "--state-out must end in .npz, got y.npy"),
+        (["-o", "y.npy", "--state-out", "s.txt"], "--state-out must end in .npz, got s.txt"),
     ],
 )
 def test_bad_options(options, sentence, capsys):
@@ -375,7 +390,8 @@ def test_errors_of_many_lines_become_one(monkeypatch, capsys):
         raise ValueError("first:\n\tsecond\n\tthird")
 
     monkeypatch.setattr(cli, "load", fail)
-    assert error_of(capsys, "info", "model.npz") == "first: second third"
+    sentence = error_of(capsys, "run", "model.npz", "x.npy", "-o", "y.npy")
+    assert sentence == "first: second third"
 
 
 @pytest.mark.parametrize(("fault", "code"), [(KeyboardInterrupt, 130), (OSError("full"), 1)])
@@ -423,6 +439,51 @@ def test_info(capsys):
     )
 
 
+def test_info_where_the_file_does_not_tell_the_layers(capsys):
+    lstms = {"enc": LSTM(2, 3), "rnn": LSTM(4, 1)}
+    arrays = Sequential({"fc1": Linear(2, 2), **lstms}).state_dict()
+    np.savez("model.npz", **arrays, **{"norm.count": np.array(7), "a\x1b": np.ones(2, bool)})
+    assert cli.main(["info", "model.npz"]) == 0
+    out, err = capsys.readouterr()
+    size, reason, *table = out.splitlines()
+    assert err == "" and re.fullmatch(r"model\.npz: \d\.\d KiB", size)
+    assert reason.startswith("its layers cannot be told from names and shapes: not known are 'norm")
+    assert table[:2] == [
+        "parameter         shape                 values",
+        "fc1.weight        (2, 2)                     4",
+    ]
+    assert table[-5:] == [
+        "norm.count        ()                         1",
+        "'a\\x1b'           (2,)                       2",
+        "total             bool, float32, int64     121",
+        "0.5 KiB in memory",
+        "for --prefix: 'enc.', 'rnn.'",
+    ]
+    save(Linear(2, 2), "model.pt")
+    os.truncate("model.pt", 400)
+    assert "a damaged or truncated zip file" in error_of(capsys, "info", "model.pt")
+    assert "no LSTM has the prefix 'gone.'" in error_of(
+        capsys, "info", "model.npz", "--prefix", "gone"
+    )
+
+
+def test_info_where_there_is_no_lstm(capsys):
+    np.savez(
+        "model.npz", **{"gru.weight_ih_l0": np.ones((9, 2)), "gru.weight_hh_l0": np.ones((9, 3))}
+    )
+    assert cli.main(["info", "model.npz"]) == 0
+    out = capsys.readouterr().out
+    assert "'gru....' (a GRU, not an LSTM)" in out and "--prefix" not in out
+
+
+def test_engines_under_a_variable_that_names_none(capsys, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_ENGINE", "abacus")
+    assert cli.main(["engines"]) == 1
+    out, err = capsys.readouterr()
+    assert re.search("^numpy +(default|available) +version ", out, re.M)
+    assert re.fullmatch("fastlstm: error: .* must be one of auto, .* got 'abacus'\n", err)
+
+
 def test_engines(capsys, monkeypatch):
     monkeypatch.setattr(
         cli,
@@ -430,14 +491,14 @@ def test_engines(capsys, monkeypatch):
         lambda: {
             "fast": {"available": False, "default": False, "reason": "no luck; pip install luck"},
             "numpy": {"available": True, "default": True, "version": "2.0", "instruction_set": "X"},
-            "other": {"available": True, "default": False, "version": "1.0"},
+            "other": {"available": True, "default": False, "version": "1", "prepare_seconds": 0.0},
         },
     )
     assert cli.main(["engines"]) == 0
     assert capsys.readouterr().out == (
         "fast    missing    no luck; pip install luck\n"
         "numpy   default    version 2.0, instruction set X\n"
-        "other   available  version 1.0\n"
+        "other   available  version 1\n"
     )
 
 

@@ -155,6 +155,24 @@ def test_pinyin_as_a_program():
     assert "all readings are" in output and "fastlstm, in one batch" in output
 
 
+def test_pinyin_help(capsys):
+    with pytest.raises(SystemExit) as leave:
+        pinyin.main(["--help"])
+    assert leave.value.code == 0 and "sentences" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE to imitate")
+def test_pinyin_without_a_reader_is_quiet():
+    pytest.importorskip("g2pM")
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, EXAMPLES / "pinyin.py", "走了"]
+    env = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONUTF8": "1"}
+    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, env=env)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_pinyin_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "g2pM", None)
     with pytest.raises(SystemExit, match="pip install --no-deps g2pM==0.1.2.5"):

@@ -453,6 +453,24 @@ def test_key_chooses_among_nested_state_dicts(tmp_path):
         load(tmp_path / "flat.npz", key="model")
 
 
+@pytest.mark.parametrize("beside", [{"rng": rule(0, 9)}, {"mean": rule(0, 3), "std": rule(1, 3)}])
+def test_what_stands_beside_a_state_dict_is_none(tmp_path, beside):
+    state = by_rule(lstm_shapes(2, 3))
+    write_pt(tmp_path / "x.pt", {**beside, "model": state, "stats": {"class_weights": rule(0, 4)}})
+    assert_same(load_state(tmp_path / "x.pt"), state, "float32")
+    assert repr(load(tmp_path / "x.pt")) == "LSTM(2, 3)"
+
+
+def test_load_lstm_takes_the_one_state_dict_with_an_lstm(tmp_path):
+    state = {f"rnn.{name}": array for name, array in by_rule(lstm_shapes(2, 3)).items()}
+    write_pt(tmp_path / "x.pt", {"body": state, "head": {"fc.weight": rule(0, 1, 3)}})
+    assert repr(load_lstm(tmp_path / "x.pt")) == "LSTM(2, 3)"
+    several = "several state dicts, choose one with key=: 'body' (4 tensors), 'head' (1 tensors)"
+    for function in (load, load_state):
+        with pytest.raises(ValueError, match=re.escape(several)):
+            function(tmp_path / "x.pt")
+
+
 def test_one_dict_under_two_names_is_one(tmp_path):
     data = b"\x80\x02}(X\x01\0\0\0a}qcX\x01\0\0\0w" + tensor((4,)) + b"sX\x01\0\0\0bhcu."
     write_pt(tmp_path / "x.pt", data=data, members=[("x/data/0", bytes(16))])
@@ -488,6 +506,38 @@ def test_legacy_files_of_python_2(tmp_path):
     assert_same(load_state(tmp_path / "x.pt"), {"w": numbers})
 
 
+# Which axis is time
+
+
+def test_batch_first_where_the_file_does_not_tell(tmp_path):
+    save(chain(), tmp_path / "model.pt")
+    x = np.arange(12).reshape(2, 6) % 11  # (B, T)
+    model = load(tmp_path / "model.pt", batch_first=np.True_)
+    assert model["rnn"]["lstm"].batch_first
+    time_major = load(tmp_path / "model.pt")
+    np.testing.assert_allclose(model(x), time_major(x.T).swapaxes(0, 1), rtol=0, atol=1e-6)
+    with pytest.raises(TypeError, match="batch_first should be of type bool, got: int"):
+        load(tmp_path / "model.pt", batch_first=1)
+
+
+@pytest.mark.parametrize("layer", [fastlstm.LSTM(2, 3), fastlstm.Last()])
+def test_batch_first_may_not_contradict_the_file(tmp_path, layer):
+    save(fastlstm.Sequential(layer), tmp_path / "model.npz")
+    with pytest.raises(ValueError, match="model.npz: batch_first=True contradicts its structure"):
+        load(tmp_path / "model.npz", batch_first=True)
+    save(fastlstm.LSTM(2, 3, batch_first=True), tmp_path / "model.npz")
+    for wish in (True, False):
+        assert load(tmp_path / "model.npz", batch_first=wish).batch_first
+
+
+def test_load_lstm_believes_the_files_own_structure(tmp_path):
+    lstms = {"a": fastlstm.LSTM(2, 3, batch_first=True, seed=0), "b": fastlstm.LSTM(3, 2)}
+    save(fastlstm.Sequential(lstms), tmp_path / "model.npz")
+    lstm = load_lstm(tmp_path / "model.npz", prefix="a")
+    assert lstm.batch_first and not lstm.training
+    assert_same(lstm.state_dict(), lstms["a"].state_dict())
+
+
 # Inference
 
 
@@ -509,6 +559,10 @@ FC = {"weight": (4, 3), "bias": (4,)}
         (zeros(FC), "Linear(in_features=3, out_features=4, bias=True)"),
         (zeros(LSTM_23, "a.b."), "Sequential(\n  (a): Sequential(\n    (b): LSTM(2, 3)\n  )\n)"),
         (
+            zeros({"a.weight_ih": (12, 2), "a.weight_hh": (12, 3)}),
+            "Sequential(\n  (a): LSTMCell(2, 3, bias=False)\n)",
+        ),
+        (
             zeros({"e.weight": (9, 2)}) | zeros(LSTM_23, "lstm.") | zeros(FC, "fc."),
             "Sequential(\n  (e): Embedding(9, 2)\n  (lstm): LSTM(2, 3)\n"
             "  (fc): Linear(in_features=3, out_features=4, bias=True)\n)",
@@ -523,7 +577,7 @@ FC = {"weight": (4, 3), "bias": (4,)}
             "Sequential(\n  (up): Sequential(\n    (0): LSTM(2, 3)\n    (1): LSTM(3, 5)\n  )\n)",
         ),
     ],
-    ids=["lstm", "float64", "cell", "linear", "prefix", "embedding", "linear before", "numbers"],
+    ids="lstm float64 cell linear prefix prefixed-cell embedding linear-before numbers".split(),
 )
 def test_inference(state, expected, ordered):
     model = infer(state, ordered)
@@ -572,13 +626,28 @@ def test_the_order_of_the_file_decides_between_equal_sizes():
             zeros(LSTM_23, "lstm.")
             | zeros(FC, "fc1.")
             | zeros({"fc2.weight": (2, 4), "fc2.bias": (2,)}),
-            "no chain fits their sizes without two Linear layers in a row",
+            "no chain fits their sizes in the order of the file without two Linear layers in a row",
             "'fc1.': Linear 3 -> 4, 'fc2.': Linear 4 -> 2",
         ),
         (
             zeros({"e.weight": (2, 2)}) | zeros(LSTM_23, "lstm."),
             "several chains fit their sizes",
             "'e.': Linear 2 -> 2 or Embedding indices -> 2",
+        ),
+        (
+            zeros({"cell.weight_ih": (12, 2), "cell.weight_hh": (12, 3)}) | zeros(FC, "fc."),
+            "an LSTMCell is stepped by code of its own, which no name tells",
+            "Found 'cell.': LSTMCell 2 -> h, c, 'fc.': Linear 3 -> 4",
+        ),
+        (
+            zeros({"gru.weight_ih_l0": (9, 2), "gru.weight_hh_l0": (9, 3)}) | zeros(FC, "fc."),
+            "not known are 'gru....' (a GRU, not an LSTM)",
+            "Found 'fc.': Linear 3 -> 4",
+        ),
+        (
+            zeros({"weight_ih": (3, 2), "weight_hh": (3, 3)}),
+            "not known are '...' (a plain RNN, not an LSTM)",
+            "Found no layers",
         ),
         (
             zeros(LSTM_23, "net.0.") | zeros(FC, "net.2."),
@@ -631,7 +700,7 @@ def test_load_names_the_faults_of_an_lstm(tmp_path):
     with pytest.raises(ValueError, match="x.npz: its structure needs 7199988 numbers or more, the"):
         load(tmp_path / "x.npz")
     del shapes["weight_ih_l99999"], shapes["bias_ih_l0"]
-    shapes["weight_hh_l0"] = (12, 4)
+    shapes["weight_hh_l0"] = (12, 5)
     np.savez(tmp_path / "x.npz", **zeros(shapes))
     with pytest.raises(ValueError) as error:
         load(tmp_path / "x.npz")
@@ -667,6 +736,25 @@ def test_load_lstm_chooses_by_prefix(tmp_path):
         load_lstm(tmp_path / "y.npz")
     save(lstms["enc"], tmp_path / "z.npz")
     assert_same(load_lstm(tmp_path / "z.npz", prefix="").state_dict(), lstms["enc"].state_dict())
+
+
+def test_load_lstm_tells_a_gru_from_an_lstm(tmp_path):
+    gru = {"gru.weight_ih_l0": (9, 2), "gru.weight_hh_l0": (9, 3), "gru.bias_ih_l0": (9,)}
+    np.savez(tmp_path / "x.npz", **zeros(gru))
+    with pytest.raises(ValueError, match=r"no LSTM: 'gru\.\.\.\.' \(a GRU, not an LSTM\)\. It h"):
+        load_lstm(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **zeros(gru), **zeros(lstm_shapes(3, 5), "lstm."))
+    assert repr(load_lstm(tmp_path / "x.npz")) == "LSTM(3, 5)"
+    projected = zeros({"weight_ih_l0": (12, 2), "weight_hh_l0": (12, 4), "weight_hr_l0": (4, 3)})
+    assert structure.infer(projected)["proj_size"] == 4
+
+
+def test_wrong_arguments_are_not_the_files_fault(tmp_path):
+    for function in (load, load_lstm):
+        with pytest.raises(ValueError, match="^engine must be one of .*, got 'abacus'$"):
+            function(tmp_path / "gone.pt", engine="abacus")
+    with pytest.raises(TypeError, match="^prefix must be a string, got int$"):
+        load_lstm(tmp_path / "gone.pt", prefix=1)
 
 
 # Descriptions of unknown origin

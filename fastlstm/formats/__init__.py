@@ -11,6 +11,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..engines import choose
 from ..parameters import Layer, check_bool
 from . import npz, safetensors, structure, torch_pt
 
@@ -20,7 +21,7 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 _FORMATS = {"safetensors": safetensors, "torch": torch_pt, "npz": npz}
 
 
-def load(path, *, key=None, engine="auto"):
+def load(path, *, key=None, batch_first=False, engine="auto"):
     """Load a model from a file, ready to run.
 
     Parameters
@@ -30,7 +31,10 @@ def load(path, *, key=None, engine="auto"):
         file.
     key : str, optional
         Which state dict of a torch checkpoint that nests several, as ``"model_state"`` or, nested
-        deeper, ``"ema.model"``.
+        deeper, ``"ema.model"``. Not needed if only one has names as layers give them.
+    batch_first : bool
+        How the LSTMs take their input, where the file does not tell: True for a torch model that
+        was made with ``batch_first=True``.
     engine : str
         For the model's LSTMs; see `LSTM`.
 
@@ -46,7 +50,8 @@ def load(path, *, key=None, engine="auto"):
     ------
     ValueError
         If the file is damaged, hostile or of no known format, or does not tell the layers and
-        their order; the sentence names the file, the fault and what was found.
+        their order; the sentence names the file, the fault and what was found. Also if its
+        structure is time-major and `batch_first` is True.
     OSError
         If it cannot be opened.
     ImportError
@@ -54,10 +59,11 @@ def load(path, *, key=None, engine="auto"):
 
     Notes
     -----
-    A torch file holds numbers and names only. ``batch_first``, dropout and layers without
-    parameters (activations, `Last`) are not in it, so the model has them as by default or not at
-    all: an LSTM and a Linear give the Linear's values at every step. float16 and bfloat16 are
-    widened to float32, which is exact. Cost: one pass over the file; memory for it twice.
+    A torch file holds numbers and names only. Whether the batch comes first is not in it: say so
+    with `batch_first`, or the two axes are mixed up in silence. Dropout and layers without
+    parameters (activations, `Last`) are not in it either, and the model has none: an LSTM and a
+    Linear give the Linear's values at every step. float16 and bfloat16 are widened to float32,
+    which is exact. Cost: one pass over the file; memory for it twice.
 
     Examples
     --------
@@ -68,11 +74,13 @@ def load(path, *, key=None, engine="auto"):
     >>> load(path)(np.zeros((5, 2, 3), np.float32)).shape
     (2, 1)
     """
+    batch_first = check_bool("batch_first", batch_first)
+    choose(engine)  # here, for a wrong one is not the file's fault
     with _naming(path):
         state, description, form = _read(path, key)
         if description is None:
-            description = structure.infer(state, form.ORDERED)
-        return _fill(description, state, engine)
+            description = structure.infer(state, form.ORDERED, batch_first)
+        return _fill(description, state, batch_first, engine)
 
 
 def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
@@ -80,13 +88,11 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
 
     Parameters
     ----------
-    path, key, engine
+    path, key, batch_first, engine
         As for `load`.
     prefix : str, optional
         What stands before ``weight_ih_l0`` in the parameters' names, with or without its dot:
         ``"lstm"``, ``"encoder.rnn"``, ``""``. Not needed if there is one LSTM only.
-    batch_first : bool
-        As the model was made; a state dict does not tell.
 
     Returns
     -------
@@ -98,6 +104,8 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
     ValueError
         As `load`; also if there is no such LSTM, or several and no prefix: the sentence lists
         their prefixes.
+    TypeError
+        If the prefix is not a string.
 
     Examples
     --------
@@ -107,16 +115,14 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
     >>> load_lstm(path, prefix="rnn")
     LSTM(3, 4)
     """
-    check_bool("batch_first", batch_first)
+    batch_first = check_bool("batch_first", batch_first)
+    choose(engine)
+    if not isinstance(prefix, (str, type(None))):
+        raise TypeError(f"prefix must be a string, got {type(prefix).__name__}")
     with _naming(path):
-        state, _, _ = _read(path, key)
+        state, description, _ = _read(path, key, r"(^|\.)weight_ih_l0$")
         found = structure.lstms(state)
-        listed = ", ".join(repr(name) for name in list(found)[:20])
-        if not found:
-            raise ValueError(
-                "it holds no LSTM: no name ends in 'weight_ih_l0'. "
-                f"It holds {', '.join(map(repr, list(state)[:20])) or 'nothing'}"
-            )
+        listed = ", ".join(map(repr, list(found)[:20]))
         if prefix is None and len(found) > 1:
             raise ValueError(f"it holds several LSTMs, choose one with prefix=: {listed}")
         if prefix is None:
@@ -125,8 +131,11 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
             prefix += "."
         if prefix not in found:
             raise ValueError(f"no LSTM has the prefix {prefix!r}; there are {listed}")
-        description = structure.describe_lstm(prefix, found[prefix], bool(batch_first))
-        return _fill(description, found[prefix], engine)
+        if description is not None:
+            model = _fill(description, state, batch_first, engine)
+            return dict(model.named_layers())[prefix]
+        description = structure.describe_lstm(prefix, found[prefix], batch_first)
+        return _fill(description, found[prefix], batch_first, engine)
 
 
 def load_state(path, *, key=None):
@@ -199,10 +208,17 @@ def save(model, path):
         raise ValueError(
             f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
         )
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with written_aside(path) as file:
+        known[path.suffix.lower()].write(file, model)
+
+
+@contextmanager
+def written_aside(path):
+    """Give a file to write to: it becomes `path`, a Path, if all goes well, and vanishes if not."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(aside, "xb") as file:
-            known[path.suffix.lower()].write(file, model)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # or a crash could leave the new name with no content
         os.replace(aside, path)
@@ -219,7 +235,7 @@ def _naming(path):
         raise ValueError(f"{os.fspath(path)}: {fault}") from fault
 
 
-def _read(path, key):
+def _read(path, key, likely=torch_pt.PARAMETER):
     """Return arrays, structure or None, and the format's module."""
     with open(path, "rb") as file:
         for form in _FORMATS.values():
@@ -229,14 +245,16 @@ def _read(path, key):
             raise ValueError(f"its content is of no known format; known are {', '.join(_FORMATS)}")
         file.seek(0)
         if form is torch_pt:
-            return *torch_pt.read(file, key), form
+            return *torch_pt.read(file, key, likely), form
         if key is not None:
             raise ValueError(f"key={key!r} is for torch checkpoints, which nest; this file is flat")
         return *form.read(file), form
 
 
-def _fill(description, state, engine):
+def _fill(description, state, batch_first, engine):
     numbers = sum(array.size for array in state.values())
     model = structure.build(description, engine, numbers=numbers)
+    if batch_first and not all(getattr(n, "batch_first", True) for _, n in model.named_layers()):
+        raise ValueError("batch_first=True contradicts its structure, which is time-major")
     model.load_state_dict(state)
     return model.eval()

@@ -20,34 +20,21 @@ _VERSION = 1
 _MOST_NESTED = 16  # Sequentials in Sequentials
 _MOST_CHAINED = 8  # layers, whose orders may all be tried
 
-_OPTIONAL_INT = (int, type(None))
-_ARGUMENTS = {  # the layers that can be described, their arguments and those arguments' types
-    LSTM: {
-        "input_size": int,
-        "hidden_size": int,
-        "num_layers": int,
-        "bias": bool,
-        "batch_first": bool,
-        "dropout": float,
-        "bidirectional": bool,
-        "proj_size": int,
-        "dtype": str,
-    },
-    LSTMCell: {"input_size": int, "hidden_size": int, "bias": bool, "dtype": str},
-    Linear: {"in_features": int, "out_features": int, "bias": bool, "dtype": str},
-    Embedding: {
-        "num_embeddings": int,
-        "embedding_dim": int,
-        "padding_idx": _OPTIONAL_INT,
-        "dtype": str,
-    },
-    Dropout: {"p": float},
-    ReLU: {},
-    Tanh: {},
-    Sigmoid: {},
-    Softmax: {"dim": int},
-    Last: {"batch_first": bool, "bidirectional": bool},
+_ARGUMENTS = {  # the layers that can be described, and their arguments
+    LSTM: "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size "
+    "dtype",
+    LSTMCell: "input_size hidden_size bias dtype",
+    Linear: "in_features out_features bias dtype",
+    Embedding: "num_embeddings embedding_dim padding_idx dtype",
+    Dropout: "p",
+    ReLU: "",
+    Tanh: "",
+    Sigmoid: "",
+    Softmax: "dim",
+    Last: "batch_first bidirectional",
 }
+_TYPES = dict.fromkeys(("bias", "batch_first", "bidirectional"), (bool,))
+_TYPES |= {"dropout": (float,), "p": (float,), "dtype": (str,), "padding_idx": (int, type(None))}
 _LAYERS = {layer.__name__: layer for layer in _ARGUMENTS}
 
 
@@ -84,7 +71,7 @@ def describe(model):
             f"{', '.join([*_LAYERS, 'Sequential'])}. A .pt file holds the parameters alone"
         )
     return {"layer": type(model).__name__} | {
-        name: _argument(model, name) for name in _ARGUMENTS[type(model)]
+        name: _argument(model, name) for name in _ARGUMENTS[type(model)].split()
     }
 
 
@@ -166,13 +153,13 @@ def _check(description, depth=0):
             f"its structure has an unknown layer {kind[:50]!r}; known are "
             f"{', '.join([*_LAYERS, 'Sequential'])}"
         )
-    expected = _ARGUMENTS[_LAYERS[kind]]
-    if given.keys() != expected.keys():
+    expected = _ARGUMENTS[_LAYERS[kind]].split()
+    if given.keys() != set(expected):
         raise ValueError(
             f"its structure gives {kind} the arguments {sorted(given)}, expected {sorted(expected)}"
         )
-    for name, types in expected.items():
-        types = types if isinstance(types, tuple) else (types,)
+    for name in expected:
+        types = _TYPES.get(name, (int,))
         if type(given[name]) not in types:
             raise ValueError(
                 f"its structure gives {kind} {name} of type {type(given[name]).__name__}, "
@@ -239,15 +226,21 @@ class _Link(NamedTuple):
 
 
 def lstms(state):
-    """Return the arrays of every LSTM in a state dict: prefix -> local name -> array."""
-    return {
-        prefix: {name: array for name, array in arrays.items() if "_l" in name}
-        for prefix, arrays in _groups(state).items()
-        if any("_l" in name for name in arrays)
-    }
+    """Return the arrays of each LSTM in a state dict, prefix -> local name -> array; not none."""
+    found, fault = {}, "no name ends in 'weight_ih_l0'"
+    for prefix, arrays in _groups(state).items():
+        arrays = {name: array for name, array in arrays.items() if "_l" in name}
+        if other := _other(arrays):
+            fault = f"{prefix + '...'!r}{other}"
+        elif arrays:
+            found[prefix] = arrays
+    if not found:
+        names = ", ".join(map(repr, list(state)[:20])) or "nothing"
+        raise ValueError(f"it holds no LSTM: {fault}. It holds {names}")
+    return found
 
 
-def describe_lstm(prefix, arrays, batch_first=False):
+def describe_lstm(prefix, arrays, batch_first):
     """Return the structure of an LSTM whose arrays `lstms` has found; ValueError if it has none."""
     inputs = _matrix(prefix, arrays, "weight_ih_l0")
     projected = "weight_hr_l0" in arrays
@@ -265,7 +258,7 @@ def describe_lstm(prefix, arrays, batch_first=False):
     }
 
 
-def infer(state, ordered=True):
+def infer(state, ordered=True, batch_first=False):
     """Return the structure that a state dict's names and shapes admit, if there is but one.
 
     Layers are chained by their sizes, each taking what the one before gives: an Embedding (a
@@ -280,6 +273,8 @@ def infer(state, ordered=True):
         Whether the state dict has the model's order, which is then kept. If not, the sizes must
         admit one order only, and there may be one Linear: two that surround an LSTM would fit
         the other way round as well.
+    batch_first : bool
+        Of the LSTMs; no name tells.
 
     Returns
     -------
@@ -296,9 +291,14 @@ def infer(state, ordered=True):
     >>> infer({"weight": np.zeros((1, 4)), "bias": np.zeros(1)})["in_features"]
     4
     """
-    choices = {prefix: _links(prefix, arrays) for prefix, arrays in _groups(state).items()}
-    others = [name for name in state if not _NAME.fullmatch(name)]
-    others += [f"{prefix}..." for prefix, links in choices.items() if not links]
+    groups = _groups(state)
+    choices = {prefix: _links(prefix, arrays, batch_first) for prefix, arrays in groups.items()}
+    others = [repr(name) for name in state if not _NAME.fullmatch(name)]
+    others += [
+        f"{prefix + '...'!r}{_other(groups[prefix])}"
+        for prefix, links in choices.items()
+        if not links
+    ]
 
     def unclear(reason):
         found = [f"{p!r}: {' or '.join(map(str, links))}" for p, links in choices.items() if links]
@@ -310,16 +310,19 @@ def infer(state, ordered=True):
         )
 
     if others:
-        raise unclear(f"not known are {', '.join(map(repr, others[:20]))}")
+        raise unclear(f"not known are {', '.join(others[:20])}")
     if not 1 <= len(choices) <= _MOST_CHAINED:
         raise unclear(f"there are {len(choices)} layers, at most {_MOST_CHAINED} are chained")
     if any(len(prefix.split(".")) > _MOST_NESTED for prefix in choices):
         raise unclear(f"a name has more than {_MOST_NESTED} parts")
+    if len(choices) > 1 and any(links[0].gives is None for links in choices.values()):
+        raise unclear("an LSTMCell is stepped by code of its own, which no name tells")
     if gap := _gap(choices):
         raise unclear(f"{gap!r} has no parameters, and what it is stands nowhere")
     chains = list(islice(_chains(list(choices.values()), ordered), 2))
     if not chains:
-        raise unclear("no chain fits their sizes without two Linear layers in a row")
+        order = "the order of the file" if ordered else "any order"
+        raise unclear(f"no chain fits their sizes in {order} without two Linear layers in a row")
     links = chains[0]
     linears = sum(link.description["layer"] == "Linear" for link in links)
     if len(chains) > 1 or (linears > 1 and not ordered):
@@ -341,6 +344,15 @@ def _groups(state):
     return groups
 
 
+def _other(arrays):
+    """Name what has an LSTM's names but not its gates: without projection weight_hh is (4H, H)."""
+    matrix = arrays.get("weight_hh_l0", arrays.get("weight_hh"))
+    if matrix is None or matrix.ndim != 2 or not matrix.size or "weight_hr_l0" in arrays:
+        return ""
+    kinds = {3: " (a GRU, not an LSTM)", 1: " (a plain RNN, not an LSTM)"}
+    return kinds.get(matrix.shape[0] / matrix.shape[1], "")
+
+
 def _matrix(prefix, arrays, name):
     if name not in arrays:
         raise ValueError(f"an LSTM lacks {prefix + name!r}; it has {', '.join(arrays)}")
@@ -349,10 +361,12 @@ def _matrix(prefix, arrays, name):
     return arrays[name]
 
 
-def _links(prefix, arrays):
+def _links(prefix, arrays, batch_first):
     """Return what a group of arrays may be: nothing, one layer, or Embedding and Linear."""
+    if _other(arrays):
+        return []
     if all("_l" in name for name in arrays):
-        d = describe_lstm(prefix, arrays)
+        d = describe_lstm(prefix, arrays, batch_first)
         gives = (1 + d["bidirectional"]) * (d["proj_size"] or d["hidden_size"])
         return [_Link(prefix, d["input_size"], gives, d)]
     if {"weight_ih", "weight_hh"} <= arrays.keys() <= _CELL:

@@ -17,6 +17,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 import zipfile
 from dataclasses import dataclass
 from types import FunctionType
@@ -28,6 +29,7 @@ from .dtypes import itemsize, numbers
 
 SUFFIXES = (".pt", ".pth")
 ORDERED = True  # a state dict lists its layers as the model defined them
+PARAMETER = r"(^|\.)(weight|bias)($|_[ih][hr])"  # the names of what a layer learns
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -85,7 +87,7 @@ def recognises(file):
     return file.read(26).startswith((b"\x80", f"L{_MAGIC}L".encode()))
 
 
-def read(file, key=None):
+def read(file, key=None, likely=PARAMETER):
     """Read a state dict from an open file.
 
     Parameters
@@ -93,6 +95,9 @@ def read(file, key=None):
     file : binary file
     key : str, optional
         Which state dict of a checkpoint that nests several: the dotted path to it.
+    likely : str
+        Without a key, dicts with a name in which this pattern is found go before all others, as a
+        generator's state or a mean that stand beside the model.
 
     Returns
     -------
@@ -107,7 +112,7 @@ def read(file, key=None):
         If the file is damaged, asks for anything but numbers, or holds no such state dict.
     """
     tree, fetch = _read_zip(file) if stored_zip.is_zip(file) else _read_stream(file)
-    tensors = _state_dict(tree, key)
+    tensors = _state_dict(tree, key, likely)
     storages = {tensor.storage for tensor in tensors.values()}
     named = sum(math.prod(tensor.shape) for tensor in tensors.values())
     if named > _MOST_REPEATED * sum(storage.count for storage in storages):
@@ -269,16 +274,18 @@ def _view(array, tensor):
 # Which of the nested dicts is the state dict
 
 
-def _state_dict(tree, key):
+def _state_dict(tree, key, likely):
     """Return the tensors of the one state dict that fits."""
     if not isinstance(tree, dict):
         raise ValueError(f"expected a state dict, got {_describe(tree)}; save model.state_dict()")
     found = _candidates(tree)
+    if key is None:
+        found = {p: t for p, t in found.items() if any(re.search(likely, n) for n in t)} or found
+    if key in found:
+        return found[key]
     listed = ", ".join(f"{path!r} ({len(found[path])} tensors)" for path in list(found)[:20])
     if key is not None:
-        if key not in found:
-            raise ValueError(f"no state dict has the key {key!r}; it holds {listed or 'none'}")
-        return found[key]
+        raise ValueError(f"no state dict has the key {key!r}; it holds {listed or 'none'}")
     if not found:
         raise ValueError("it holds no tensors, so no state dict")
     if len(found) > 1:
