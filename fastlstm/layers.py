@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from .arrays import as_float, as_integers
-from .lstm import LSTM, drop
+from .arrays import as_array, as_float, as_integers
+from .lstm import LSTM, LSTMCell, drop
 from .packing import check_lengths
 from .parameters import Layer, check_bool, check_probability, check_size, uniform
 
@@ -113,7 +113,9 @@ class Embedding(Layer):
 
     def reset_parameters(self, seed=None):
         """Draw the weights anew from N(0, 1); the padding row is zeros."""
-        weight = np.random.default_rng(seed).standard_normal(self._views["weight"].shape, self.dtype)
+        weight = np.random.default_rng(seed).standard_normal(
+            self._views["weight"].shape, self.dtype
+        )
         if self.padding_idx is not None:
             weight[self.padding_idx] = 0
         self._set({"weight": weight})
@@ -213,8 +215,11 @@ class Sigmoid(Layer):
     def __call__(self, input):
         """Return an array of the input's shape."""
         x = _as_any_float(input, "Sigmoid")
-        e = np.exp(-np.abs(x))  # at most 1: nothing overflows, small results keep their digits
-        return np.where(x >= 0, 1, e) / (1 + e)
+        y = np.negative(x, out=np.empty_like(x))
+        with np.errstate(over="ignore"):  # then y is infinite and 1 / y is 0, as it should be
+            np.exp(y, out=y)
+        y += 1
+        return np.divide(1, y, out=y)
 
 
 class Softmax(Layer):
@@ -239,8 +244,10 @@ class Softmax(Layer):
         x = _as_any_float(input, "Softmax")
         if not -x.ndim <= self.dim < x.ndim:
             raise ValueError(f"Softmax: Expected input with an axis {self.dim}, got {x.ndim}D")
-        e = np.exp(x - x.max(axis=self.dim, keepdims=True, initial=-np.inf))
-        return e / e.sum(axis=self.dim, keepdims=True)
+        y = x - x.max(axis=self.dim, keepdims=True, initial=-np.inf)
+        np.exp(y, out=y)
+        y /= y.sum(axis=self.dim, keepdims=True)
+        return y
 
     def _arguments(self):
         return f"dim={self.dim}"
@@ -304,12 +311,13 @@ class Sequential(Layer):
     ----------
     *layers : Layer, or one dict of str -> Layer
         Positional layers are named "0", "1", ...; with a dict the names are the caller's, so
-        that `state_dict` has torch's names of a model with these attributes.
+        that `state_dict` has torch's names of a model with these attributes. A layer is read as
+        ``model.name``, ``model["name"]`` or ``model[0]``; a slice is a Sequential of these layers.
 
     Raises
     ------
     TypeError
-        If something is not a layer.
+        If something is not a layer, or an LSTMCell, which gives (h, c), is not the last one.
     ValueError
         If a name is empty or holds a dot, or layers have different dtypes.
 
@@ -334,6 +342,12 @@ class Sequential(Layer):
                 raise ValueError(
                     f"Sequential: a name must be a string without dots, not empty, got {name!r}"
                 )
+        for name, layer in list(children.items())[:-1]:
+            if isinstance(_last(layer), LSTMCell):
+                raise TypeError(
+                    f"Sequential: {name!r} gives the (h, c) of an LSTMCell, which no layer takes; "
+                    "put it last or use an LSTM"
+                )
         dtypes = {
             str(inner.dtype)
             for layer in children.values()
@@ -350,6 +364,7 @@ class Sequential(Layer):
         Parameters
         ----------
         input : what the first layer takes
+            A list before a layer without parameters becomes an array of the model's dtype.
         lengths : B ints, optional
             Each sequence's real steps, for every LSTM and Last inside.
 
@@ -358,6 +373,8 @@ class Sequential(Layer):
         What the last layer gives; of an LSTM, its output.
         """
         x = input
+        if isinstance(x, (list, tuple)) and self.children and not self[0].num_parameters:
+            x = as_float(x, self.dtype, owner="Sequential")
         for layer in self.children.values():
             if isinstance(layer, (LSTM, Last, Sequential)):
                 x = layer(x, lengths=lengths)
@@ -366,10 +383,23 @@ class Sequential(Layer):
                 x = layer(x)
         return x
 
+    def __getattr__(self, name):
+        children = self.__dict__.get("children", {})
+        return children[name] if name in children else super().__getattr__(name)
+
+    def __setattr__(self, name, value):
+        if name not in self.__dict__ and name in self.__dict__.get("children", {}):
+            raise AttributeError(
+                f"Sequential: layer {name!r} cannot be replaced; build a new Sequential"
+            )
+        super().__setattr__(name, value)
+
     def __getitem__(self, name):
-        """A layer by its name, or by its position if an int."""
+        """A layer by its name, or by its position if an int; a Sequential if a slice."""
         if isinstance(name, str):
             return self.children[name]
+        if isinstance(name, slice):
+            return Sequential(dict(list(self.children.items())[name]))
         return list(self.children.values())[name]
 
     def __len__(self):
@@ -379,8 +409,18 @@ class Sequential(Layer):
         return iter(self.children.values())
 
 
+def _last(layer):
+    """The layer whose result a layer gives: of a Sequential, its last one's."""
+    return _last(layer[-1]) if isinstance(layer, Sequential) and len(layer) else layer
+
+
 def _as_any_float(value, owner):
     """An array of float32 or float64, whichever it has: what layers without parameters take."""
-    dtype = getattr(value, "dtype", None)
-    wanted = np.float32 if getattr(dtype, "itemsize", 8) <= 4 else np.float64
-    return as_float(value, np.dtype(wanted), owner=owner)
+    array = as_array(value, "input")
+    wanted = np.float32 if array.dtype.itemsize <= 4 else np.float64
+    try:
+        return as_float(value, np.dtype(wanted))
+    except ValueError:
+        raise ValueError(
+            f"{owner}: Expected input of float32 or float64, got {array.dtype}"
+        ) from None

@@ -529,7 +529,7 @@ def test_a_shut_gate_lets_nothing_through(engine, dtype):
     module.prepare(np.dtype(dtype))
     weights = module.pack(*(np.zeros((4, 1), dtype) for _ in range(2)),
                           np.array([SHUT, OPEN, 0.5, 0], dtype), None)  # fmt: skip
-    steps = 100_000
+    steps = 20_000
     for start in (0, 0.25):
         h, c = np.zeros((1, 1), dtype), np.full((1, 1), start, dtype)
         x, y = np.zeros((steps, 1), dtype), np.empty((steps, 1), dtype)

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from fastlstm import (
     Embedding,
     Last,
     Linear,
+    LSTMCell,
     ReLU,
     Sequential,
     Sigmoid,
@@ -164,6 +164,27 @@ def test_activations_are_torchs(torch, dtype, layer, name):
     assert_same_bits(x, kept)
 
 
+def test_sigmoid_by_hand(dtype):
+    """Small results keep their digits; nothing warns; any shape and strides."""
+    x = np.array([-np.inf, -1e30, -80, -1, 0, 80, 1e30, np.inf, np.nan], dtype)
+    e = np.exp(np.array([80, 1], "float64"))
+    expected = [0, 0, 1 / (1 + e[0]), 1 / (1 + e[1]), 0.5, 1, 1, 1, np.nan]
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(Sigmoid()(x), expected, rtol=4 * eps)
+    np.testing.assert_allclose(Sigmoid()(x[::-2]), expected[::-2], rtol=4 * eps)
+    spread = np.broadcast_to(x[2:4], (3, 2))
+    np.testing.assert_allclose(Sigmoid()(spread), [expected[2:4]] * 3, rtol=4 * eps)
+    assert Sigmoid()(np.zeros((), dtype)) == 0.5 and Sigmoid()(x[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [ReLU, Tanh, Sigmoid, Softmax, Last])
+def test_the_input_is_left_as_it_is(dtype, kind):
+    x = _random(4, 5, dtype=dtype)
+    kept = x.copy()
+    kind()(x)[...] = 7
+    assert_same_bits(x, kept)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("dim", [-1, 0, 1])
 def test_softmax_is_torchs(torch, dtype, dim):
@@ -193,9 +214,10 @@ def test_layers_without_parameters_take_either_float(kind):
         assert layer(_random(2, 3, dtype=dtype)).dtype == dtype
     assert layer(_random(2, 3).astype(np.float16)).dtype == np.float32
     assert layer([[1.0, 2.0]]).dtype == np.float64
-    sentence = "input dtype (int64) does not match weight dtype (float64). Convert input: "
-    with pytest.raises(ValueError, match=re.escape(f"{kind.__name__} {sentence}")):
-        layer(np.ones((2, 3), int))
+    sentence = f"{kind.__name__}: Expected input of float32 or float64, got "
+    for value, name in ((np.ones((2, 3), int), "int64"), (np.ones((2, 3), "i1"), "int8"),
+                        (np.ones(2, complex), "complex128")):  # fmt: skip
+        _check(lambda value=value: layer(value), ValueError, sentence + name)
     with pytest.raises(TypeError, match="input is a masked array"):
         layer(np.ma.masked_less(_random(2, 3), 0))
     assert layer.num_parameters == 0 and layer.state_dict() == {}
@@ -374,8 +396,43 @@ def test_sequential_is_a_container():
         _ = model["head"]
     with pytest.raises(IndexError):
         _ = model[3]
+    assert model.lstm is model["lstm"] and model.fc is layers[2]
+    with pytest.raises(AttributeError, match="Sequential has no attribute 'head'"):
+        _ = model.head
+    with pytest.raises(AttributeError, match="layer 'fc' cannot be replaced; build a new Seq"):
+        model.fc = Linear(10, 7)
+    assert model.fc is layers[2]
     assert model.num_parameters == sum(layer.num_parameters for layer in layers)
     assert [name for name, _ in model.named_layers()] == ["", "embedding.", "lstm.", "fc."]
+
+
+def test_a_slice_of_a_sequential_is_one(torch):
+    """The same layers under the same names, as torch's."""
+    layers = {"a": Linear(2, 3), "b": Tanh(), "c": Linear(3, 1)}
+    model, part = Sequential(layers), Sequential(layers)[1:]
+    assert type(part) is Sequential and list(part.children) == ["b", "c"]
+    assert part.c is model.c and list(part.state_dict()) == ["c.weight", "c.bias"]
+    theirs = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    ours = Sequential(Tanh(), Tanh(), Linear(3, 1))
+    assert repr(ours[1:]) == repr(theirs[1:]) and repr(ours[::-2]) == repr(theirs[::-2])
+
+
+def test_attributes_of_a_layer_come_before_children():
+    """A child may have any name; what Layer has stays what it is."""
+    model = Sequential({"training": ReLU(), "dtype": Tanh(), "train": Dropout()}).eval()
+    assert model.training is False and model.dtype == np.float32
+    assert not model["train"].training and isinstance(model["dtype"], Tanh)
+
+
+@pytest.mark.parametrize("first", [Dropout(), Softmax(), Sequential(Tanh())], ids=str)
+def test_sequential_converts_lists(dtype, first):
+    """Also where the first layer has no dtype of its own."""
+    model = Sequential(first, Sequential(LSTM(3, 4, dtype=dtype), Tanh())).eval()
+    x = [[1.0, -2.0, 3.0], [0.5, 0.25, 4.0]]
+    got = model(x)
+    assert got.dtype == dtype
+    assert_same_bits(got, model(np.array(x, dtype)))
+    assert Sequential(Sequential(Embedding(4, 3)), Linear(3, 2))([[1, 2]]).shape == (1, 2, 2)
 
 
 def test_sequential_switches_all_of_its_layers():
@@ -418,6 +475,15 @@ def test_sequential_in_float64():
 def test_sequential_errors():
     _check(lambda: Sequential(Linear(2, 2), np.tanh), TypeError,
            "Sequential: '1' is not a layer but ufunc")  # fmt: skip
+    sentence = " gives the (h, c) of an LSTMCell, which no layer takes; put it last or use an LSTM"
+    _check(
+        lambda: Sequential(LSTMCell(3, 4), Linear(4, 1)), TypeError, "Sequential: '0'" + sentence
+    )
+    nested = Sequential({"cell": Sequential(ReLU(), LSTMCell(3, 4))})
+    _check(lambda: Sequential({"rnn": nested, "fc": Linear(4, 1)}), TypeError,
+           "Sequential: 'rnn'" + sentence)  # fmt: skip
+    h, c = Sequential(ReLU(), LSTMCell(3, 4))(_random(2, 3))
+    assert h.shape == c.shape == (2, 4)
     _check(lambda: Sequential({"a.b": ReLU()}), ValueError,
            "Sequential: a name must be a string without dots, not empty, got 'a.b'")  # fmt: skip
     _check(lambda: Sequential({"": ReLU()}), ValueError,

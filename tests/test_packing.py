@@ -1,5 +1,7 @@
 """Sequences of different lengths: every helper against torch's, and by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,6 +170,55 @@ def test_packs_are_copies():
     assert x.all()
 
 
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_strides_do_not_matter(batch_first, strided):
+    """Views, rows of one sequence with odd strides, no features at all."""
+    x = _draw((4, 3, 2), "float32")
+    given = x.swapaxes(0, 1) if batch_first else x
+    expected = pack_padded_sequence(x, [4, 3, 1])
+    got = pack_padded_sequence(given if strided else given.copy(), [4, 3, 1], batch_first)
+    assert_same_bits(got.data, expected.data)
+    data = np.repeat(got.data, 2, axis=0)[::2] if strided else got.data
+    padded, _ = pad_packed_sequence(got._replace(data=data))
+    assert_same_bits(padded[:, 0], x[:, 0])
+    one = PackedSequence(data[::2][:1], np.array([1]))
+    assert_same_bits(pad_packed_sequence(one)[0], x[:1, :1])
+    nothing = pack_padded_sequence(x[:, :, :0], [4, 3, 1])
+    assert nothing.data.shape == (8, 0) and pad_packed_sequence(nothing)[0].shape == (4, 3, 0)
+
+
+def test_one_long_sequence_among_many_short_ones():
+    """Memory goes with the real steps: padded, these would be 80 MB."""
+    x = [np.full((20_000, 1), 7.0), *np.arange(499.0).reshape(-1, 1, 1)]
+    tracemalloc.start()
+    sequences = unpack_sequence(pack_sequence(x, enforce_sorted=False))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+    for got, expected in zip(sequences, x, strict=True):
+        assert_same_bits(got, expected)
+
+
+def test_unpacked_sequences_own_their_memory():
+    pack = pack_sequence([_draw((3, 2), "float32"), _draw((1, 2), "float32")])
+    kept = pack.data.copy()
+    for sequence in unpack_sequence(pack):
+        assert sequence.base is None
+        sequence[...] = 0
+    assert_same_bits(pack.data, kept)
+
+
+def test_either_order_is_enough():
+    """sorted_indices and unsorted_indices say the same; a pack needs one of them."""
+    x = [_draw((n, 2), "float32") + 100 * n for n in (1, 3, 2)]
+    pack = pack_sequence(x, enforce_sorted=False)
+    assert (pack.sorted_indices.tolist(), pack.unsorted_indices.tolist()) == ([1, 2, 0], [2, 0, 1])
+    for name in ("sorted_indices", "unsorted_indices"):
+        for got, expected in zip(unpack_sequence(pack._replace(**{name: None})), x, strict=True):
+            assert_same_bits(got, expected)
+
+
 # ---- errors ---------------------------------------------------------------------------------
 
 X = _draw((4, 3, 2), "float32")
@@ -218,6 +269,23 @@ ERRORS = {
         "batch_sizes of a PackedSequence must be positive and not increasing, got []"),
     "order": (lambda: pad_packed_sequence(_pack(order=np.array([0, 2]))), ValueError,
         "sorted_indices of a PackedSequence must be a permutation of 0..1, got [0, 2]"),
+    "order_of_floats": (lambda: pad_packed_sequence(_pack(order=np.array([0.0, 1.0]))), ValueError,
+        "sorted_indices of a PackedSequence must hold integers, got dtype float64"),
+    "order_too_short": (lambda: pad_packed_sequence(_pack(order=np.array([0]))), ValueError,
+        "sorted_indices of a PackedSequence must be a permutation of 0..1, got [0]"),
+    "restore": (lambda: pad_packed_sequence(_pack(restore=np.array([1, 1]))), ValueError,
+        "unsorted_indices of a PackedSequence must be a permutation of 0..1, got [1, 1]"),
+    "contradiction": (
+        lambda: unpack_sequence(_pack(order=np.array([1, 0]), restore=np.array([0, 1]))),
+        ValueError, "unsorted_indices of a PackedSequence must undo its sorted_indices: expected "
+        "[1, 0], got [0, 1]"),
+    "not_a_pack": (lambda: pad_packed_sequence(X), TypeError,
+        "Expected a PackedSequence, got ndarray"),
+    "not_a_pack_either": (lambda: unpack_sequence([X[:, 0]]), TypeError,
+        "Expected a PackedSequence, got list"),
+    "empty_sequence": (lambda: pack_sequence([X[:, 0], X[:0, 0]]), ValueError,
+        "Length of all samples has to be greater than 0, but found an element in 'lengths' that "
+        "is <= 0: 0 at index 1"),
     "empty_list": (lambda: pad_sequence([]), ValueError,
         "Expected a list of at least one sequence, got an empty one"),
     "features": (lambda: pad_sequence([X[:, 0], X[:, 0, :1]]), ValueError,
