@@ -12,7 +12,16 @@ import threading
 
 import numpy as np
 import pytest
-from support import ACTIVATION, Case, Guarded, assert_matches, assert_same_bits, make_case, run, tolerance
+from support import (
+    ACTIVATION,
+    Case,
+    Guarded,
+    assert_matches,
+    assert_same_bits,
+    make_case,
+    run,
+    tolerance,
+)
 
 import fastlstm
 from fastlstm.engines import MODULES, _numpy, choose, load, threads
@@ -427,10 +436,13 @@ def test_bits_do_not_depend_on_vectors(tmp_path, machine, dtype):
             np.testing.assert_allclose(there[name], here[name], **bound)
 
 
-CACHED = OTHER_MACHINE + """
+CACHED = (
+    OTHER_MACHINE
+    + """
 from fastlstm.engines import _numba
 print(sum(_numba._layer.stats.cache_misses.values()))
 """
+)
 
 
 def test_processor_by_name_shares_the_cache(tmp_path):
@@ -453,7 +465,7 @@ def test_processor_by_name_shares_the_cache(tmp_path):
 
 def test_without_jit_there_is_no_numba_engine():
     pytest.importorskip("numba", reason="switches Numba's compiler off")
-    script = "import fastlstm; print(fastlstm.LSTM(5, 3).engine); fastlstm.LSTM(5, 3, engine='numba')"
+    script = "import fastlstm as f; print(f.LSTM(5, 3).engine); f.LSTM(5, 3, engine='numba')"
     run = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, cwd=ROOT,
         capture_output=True, text=True,

@@ -1248,3 +1248,10 @@ def test_random_damage_is_a_value_error_or_arrays(valid, data):
             load(path, engine="numpy")
         except ValueError as error:
             assert str(error).startswith(f"{path}: ")
+
+
+def test_structure_of_layers_that_do_not_go_together():
+    cell = structure.describe(fastlstm.LSTMCell(3, 4))
+    children = {"cell": cell, "relu": {"layer": "ReLU"}}
+    with pytest.raises(ValueError, match="^its structure cannot be built: Sequential: 'cell' "):
+        structure.build({"layer": "Sequential", "children": children})

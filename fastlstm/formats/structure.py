@@ -104,7 +104,10 @@ def build(description, engine="auto", *, numbers=None):
     needed = _check(description)
     if numbers is not None and needed > numbers:
         raise ValueError(f"its structure needs {needed} numbers or more, the file holds {numbers}")
-    return _construct(description, engine)
+    try:
+        return _construct(description, engine)
+    except TypeError as fault:  # layers that are known, but do not go together
+        raise ValueError(f"its structure cannot be built: {fault}") from fault
 
 
 def dumps(model):
