@@ -201,11 +201,15 @@ INPUTS = [
      "Expected data of a PackedSequence to have 4 rows, the sum of its batch_sizes, got shape "
      "(5, 3)"),
     (dict(input="abc"), TypeError, "input must be an array of numbers, got str"),
+    (dict(input=b"abc"), TypeError, "input must be an array of numbers, got bytes"),
     (dict(input=(X, (X, X))), TypeError,
      "input is a tuple of arrays, not an array; of what an LSTM returns, (output, (h_n, c_n)), "
      "pass the output on"),
     (dict(input=X, hx=(None, None)), TypeError, "hx[0] must be an array of numbers, got NoneType"),
     (dict(input=X, hx="hc"), TypeError, "hx must be a tuple (h_0, c_0), got str"),
+    (dict(input=[[1, 2, 3j]]), ValueError,
+     "RNN input dtype (complex128) does not match weight dtype (float32). Convert input: "
+     'input.astype("float32")'),
 ]  # fmt: skip
 
 
@@ -556,6 +560,46 @@ def test_dropout_comes_from_the_seed(engine):
     assert not np.array_equal(outputs[0], outputs[1])
 
 
+# ---- threads --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads_at_once(monkeypatch):
+    """However little there is to do, it is shared among threads."""
+    monkeypatch.setattr("fastlstm.lstm._WORTH_THREADS", 0)
+
+
+@pytest.mark.parametrize("kind", ["padded", "lengths", "pack"])
+def test_threads_share_the_sequences(threads_at_once, engine, dtype, kind):
+    """Every one has its share, as the contract says, and begins with the caller's states."""
+    options = dict(num_layers=2, bidirectional=True, proj_size=2, dtype=dtype, engine=engine)
+    one = LSTM(3, 5, **options, num_threads=1, seed=0)
+    many = LSTM(3, 5, **options, num_threads=3, seed=0)
+    watched = _watch(many)
+    x, lengths = _random(6, 7, 3, dtype=dtype), [1, 6, 4, 1, 6, 2, 3]
+    hx = _random(4, 7, 2, seed=1, dtype=dtype), _random(4, 7, 5, seed=2, dtype=dtype)
+    keywords = {"lengths": lengths} if kind == "lengths" else {}
+    if kind == "pack":
+        x = fastlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    got, expected = many(x, hx, **keywords), one(x, hx, **keywords)
+    shares = (18, 12, 12) if kind == "padded" else (10, 8, 5)  # of every third, the longest first
+    assert sorted(map(len, watched.inputs)) == sorted(4 * shares)
+    bound = {"rtol": 0, "atol": 0}
+    if engine == "numpy":  # its BLAS adds in another order for another number of rows
+        bound = {"rtol": 0, "atol": 50 * np.finfo(dtype).eps}
+    for a, b in zip(_everything(got), _everything(expected), strict=True):
+        if isinstance(a, fastlstm.PackedSequence):
+            a, b = a.data, b.data
+        np.testing.assert_allclose(a, b, **bound)
+
+
+def test_dropout_does_not_depend_on_threads(threads_at_once, engine):
+    one, many = (LSTM(3, 4, 2, dropout=0.5, engine=engine, seed=1, num_threads=n) for n in (1, 3))
+    x = _random(5, 7, 3)
+    for _ in range(2):
+        assert_same_bits(many(x)[0], one(x)[0])
+
+
 # ---- parameters -----------------------------------------------------------------------------
 
 NAMES = [
@@ -809,6 +853,14 @@ def test_kinds_of_initialisation():
     np.testing.assert_allclose(wide.weight_ih_l0 @ wide.weight_ih_l0.T, np.eye(8), atol=1e-14)
     lstm.reset_parameters(5)
     assert_same_bits(lstm.weight_ih_l0, LSTM(8, 6, dtype="float64", seed=5).weight_ih_l0)
+    corners = []
+    for seed in range(20):  # no sign is preferred, as a bare QR decomposition would
+        lstm.reset_parameters(seed, weight_hh="orthogonal")
+        corners.append(lstm.weight_hh_l0[0, 0])
+    assert min(corners) < 0 < max(corners)
+    projected = LSTM(8, 64, proj_size=32)
+    projected.reset_parameters(weight_ih="zeros", weight_hh="zeros", bias="zeros")
+    assert 0.9 / 8 < np.abs(projected.weight_hr_l0).max() <= 1 / 8
 
 
 @pytest.mark.parametrize(

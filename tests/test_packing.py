@@ -105,6 +105,15 @@ def test_pad_sequence(rnn, lengths, features, dtype, batch_first, padding, side)
     assert_same_bits(np.ascontiguousarray(got), np.ascontiguousarray(expected))
 
 
+def test_sequences_of_different_types():
+    """Side by side they take the type that holds them all, wherever it stands."""
+    whole, half = np.array([1, 2]), np.array([0.5])
+    assert_same_bits(pad_sequence([whole, half], True), np.array([[1.0, 2.0], [0.5, 0.0]]))
+    assert_same_bits(pad_sequence([half, whole], True), np.array([[0.5, 0.0], [1.0, 2.0]]))
+    pack = pack_sequence([whole, half])
+    assert_same_bits(pack.data, np.array([1.0, 0.5, 2.0]))
+
+
 @settings(deadline=None, max_examples=50)
 @given(LENGTHS, FEATURES, KINDS)
 def test_pack_sequence_and_back(rnn, lengths, features, dtype):
@@ -263,6 +272,8 @@ ERRORS = {
         "(4, 2)"),
     "increasing": (lambda: pad_packed_sequence(_pack(batch_sizes=[1, 2, 1])), ValueError,
         "batch_sizes of a PackedSequence must be positive and not increasing, got [1, 2, 1]"),
+    "fallen_and_risen": (lambda: pad_packed_sequence(_pack(batch_sizes=[2, 1, 2])), ValueError,
+        "batch_sizes of a PackedSequence must be positive and not increasing, got [2, 1, 2]"),
     "not_positive": (lambda: pad_packed_sequence(_pack(batch_sizes=[4, 0])), ValueError,
         "batch_sizes of a PackedSequence must be positive and not increasing, got [4, 0]"),
     "none_at_all": (lambda: pad_packed_sequence(_pack(X[:0, 0], np.zeros(0, int))), ValueError,
