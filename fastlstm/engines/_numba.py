@@ -39,8 +39,9 @@ if _flags is None:
 _FEATURES = {flag[1:] for flag in _flags.split(",") if flag.startswith("+")}
 _ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
 _FMA = _ARM or "fma" in _FEATURES
-# bytes of a vector, and how many rows' accumulators, 4 vectors each, fit beside weights and input
-_BYTES, ROWS = (64, 6) if "avx512f" in _FEATURES else (16, 6) if _ARM else (16, 2)
+# bytes of a vector, and how many rows' accumulators, 4 vectors each, fit beside weights and input;
+# of 32 registers a sixth row would leave too few for the cell, and 6 rows of input fill a small L1
+_BYTES, ROWS = (64, 5) if "avx512f" in _FEATURES else (16, 5) if _ARM else (16, 2)
 if _BYTES == 16 and "avx" in _FEATURES:
     _BYTES, ROWS = 32, 3
 
@@ -422,7 +423,7 @@ def _layer(zero, plan, work, x, x_stride, y, y_stride, sizes, h_n, c_n, hoist, r
     for n in range(steps):
         t = steps - 1 - n if reverse else n
         if sizes[t] != live:
-            # tiles as equal as can be: 8 rows are 4 + 4, not 6 + 2
+            # tiles as equal as can be: 8 rows are 4 + 4, not 5 + 3
             live = sizes[t]
             tiles = -(-live // ROWS)
             even = live // tiles
