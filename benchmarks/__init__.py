@@ -1,24 +1,30 @@
 """fastlstm and its peers, measured in turn in one run; README.md has the protocol.
 
-Importing this package pins every library to one thread. They look at these variables when they are
-loaded, so it has to come before them.
+Importing this package pins every library to one thread, or to two where the command line says
+``--threads 2``. They look at these variables when they are loaded, so it has to come before them.
 """
 
+import argparse
 import os
 import sys
 
-THREADS = 1
+COMMAND = argparse.ArgumentParser(
+    "python -m benchmarks.compare", add_help=False, allow_abbrev=False
+)
+COMMAND.add_argument(
+    "--threads", type=int, choices=(1, 2), default=1, help="for everyone; default: 1"
+)
+THREADS = COMMAND.parse_known_args()[0].threads
 _VARIABLES = (
     "FASTLSTM_NUM_THREADS",
     "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-_pinned = dict.fromkeys(_VARIABLES, str(THREADS))
+# NumPy's BLAS runs in our own engine `numpy` alone, whose threads are slices of the batch.
+_BLAS = ("OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_pinned = {**dict.fromkeys(_VARIABLES, str(THREADS)), **dict.fromkeys(_BLAS, "1")}
 
 if "numpy" in sys.modules and not _pinned.items() <= os.environ.items():
     raise RuntimeError(

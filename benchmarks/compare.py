@@ -1,6 +1,6 @@
 """Measure fastlstm and its peers in turn in one run: ``python -m benchmarks.compare --help``."""
 
-from . import THREADS  # first: it pins the threads of whatever is imported next
+from . import COMMAND, THREADS  # first: it pins the threads of whatever is imported next
 
 # isort: split
 import argparse
@@ -18,12 +18,14 @@ import time
 
 import fastlstm
 
-from . import machine, report
-from .cases import CASES
-from .peers import CONTESTANTS, ENGINES, PEERS, TOLERANCE, check, truth
+from . import alone, limit, machine, plots, report
+from .cases import CASES, TWO_THREADS
+from .peers import CONTESTANTS, ENGINES, ONE_THREAD, PEERS, TOLERANCE, check, truth
 
 HERE = pathlib.Path(__file__).parent
 LIBRARIES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
+# After these seconds threads that spin for more work have gone to sleep.
+PAUSE = 0.02 if THREADS > 1 else 0
 # What a first call costs: in a process of its own, with a cache of compiled code of its own.
 FIRST_CALL = """
 import time, numpy, fastlstm
@@ -61,6 +63,7 @@ def in_turn(contestants, blocks, seconds):
             first = block % len(names)
             for name in names[first:] + names[:first]:
                 run = contestants[name].run
+                time.sleep(PAUSE)
                 with contestants[name].context():
                     run()  # brings its weights back into the caches
                     begin = time.perf_counter()
@@ -72,28 +75,32 @@ def in_turn(contestants, blocks, seconds):
     return times
 
 
-def measure(case, names, blocks, seconds, absent):
+def measure(case, names, rounds, limits, absent):
     """Check all contestants, then time them; return the case's entry in the results.
 
-    Contestants whose library is missing are added to `absent`, with the reason.
+    `rounds` says how many blocks, and of how many seconds. Contestants whose library is missing
+    are added to `absent`, with the reason.
     """
     weights, x = case.draw()
     contestants = {}
     for name in names:
         try:
-            contestants[name] = CONTESTANTS[name](case, weights, x)
+            contestants[name] = {**CONTESTANTS, **ONE_THREAD}[name](case, weights, x)
         except ImportError as error:
             absent[name] = str(error)
     contestants = {name: made for name, made in contestants.items() if made}
     expected = truth(case, weights, x)
     errors = {name: check(name, case, made, expected) for name, made in contestants.items()}
-    times = in_turn(contestants, blocks, seconds)
+    times = in_turn(contestants, *rounds)
     return {
         "name": case.name,
         "group": case.group,
+        "steps": case.T,
         "dtype": case.dtype,
         "bar": case.bar,
+        "peak_bar": case.peak_bar,
         "operations": case.operations,
+        **limit.of(case, limits),
         "errors": errors,
         "blocks": times,
         "seconds": {name: statistics.median(taken) for name, taken in times.items()},
@@ -139,24 +146,43 @@ def versions():
     return found
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+def arguments(cases):
+    parser = argparse.ArgumentParser(
+        prog=COMMAND.prog, description=__doc__, parents=[COMMAND], allow_abbrev=False
+    )
     option = parser.add_argument
-    option("--cases", nargs="+", choices=CASES, metavar="CASE", default=list(CASES),
+    option("--cases", nargs="+", choices=cases, metavar="CASE", default=list(cases),
            help="by name, as 100,32,256,256 (T,B,I,H); all if not given")  # fmt: skip
     option("--engines", nargs="+", choices=ENGINES, default=list(ENGINES),
-           help="of fastlstm; bars are for the first")  # fmt: skip
+           help="of fastlstm; bars are for the first that is there")  # fmt: skip
     option("--quick", action="store_true", help="3 short blocks: a look, no figures")
     option("--out", type=pathlib.Path, default=HERE / "results", metavar="FOLDER",
-           help="for compare.json, .md and .png; default: benchmarks/results")  # fmt: skip
-    args = parser.parse_args()
-    blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
+           help="for tables, plots and JSON; default: benchmarks/results")  # fmt: skip
+    return parser.parse_args()
 
-    limits, cases, absent = machine.limits(), [], {}
+
+def main():
+    known = CASES if THREADS == 1 else TWO_THREADS
+    args = arguments(known)
+    blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
+    described = fastlstm.engines()
+    absent = {n: e["reason"] for n, e in described.items() if not e["available"]}
+    engines = [name for name in args.engines if name not in absent]
+    if not engines:
+        sys.exit(f"No engine to measure: {absent}")
+    one_thread = f"{engines[0]}, 1 thread" if THREADS > 1 else None
+
+    limits, cases = machine.limits(), []
+    names = [*engines, *[one_thread] * (THREADS > 1), *PEERS]
     for number, name in enumerate(args.cases, 1):
         print(f"{number}/{len(args.cases)} {name}", file=sys.stderr, flush=True)
-        cases.append(measure(CASES[name], [*args.engines, *PEERS], blocks, seconds, absent))
-    engines = [name for name in args.engines if name not in absent]
+        cases.append(measure(known[name], names, (blocks, seconds), limits, absent))
+    c_program = []
+    if THREADS == 1:
+        try:
+            c_program = alone.measure()
+        except FileNotFoundError as error:
+            absent["step.c"] = str(error)
     results = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -166,18 +192,28 @@ def main():
         "tolerance": TOLERANCE,
         "machine": machine.describe(),
         "versions": versions(),
+        "instruction_sets": {name: described[name]["instruction_set"] for name in engines},
         "engines": engines,
+        "one_thread": one_thread,
         "peers": [name for name in PEERS if name not in absent],
         "absent": absent,
         "first_call": {name: first_calls(name) for name in engines},
         "limits": limits,
         "cases": cases,
+        "c_program": c_program,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
+    write(results, args.out)
+
+
+def write(results, folder):
+    """compare.json, .md and .png and roofline.png, with -2threads behind the name if so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = "" if THREADS == 1 else f"-{THREADS}threads"
+    (folder / f"compare{suffix}.json").write_text(json.dumps(results, indent=1) + "\n")
     text = report.markdown(results)
-    (args.out / "compare.md").write_text(text)
-    report.plot(results, args.out / "compare.png")
+    (folder / f"compare{suffix}.md").write_text(text)
+    plots.ratios(results, folder / f"compare{suffix}.png")
+    plots.roofline(results, folder / f"roofline{suffix}.png")
     print(text)
 
 

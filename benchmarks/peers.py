@@ -32,10 +32,10 @@ class Contestant(NamedTuple):
     context: Callable = contextlib.nullcontext
 
 
-def _fastlstm(engine, case, weights, x):
+def _fastlstm(engine, case, weights, x, num_threads=THREADS):
     lstm = fastlstm.LSTM(
         case.I, case.H, case.layers, bidirectional=case.directions == 2, proj_size=case.proj_size,
-        dtype=case.dtype, engine=engine, num_threads=THREADS,
+        dtype=case.dtype, engine=engine, num_threads=num_threads,
     )  # fmt: skip
     lstm.load_state_dict(weights)
     if case.T == 1:
@@ -302,6 +302,9 @@ PEERS = {
     "torch LSTMCell": _torch_cell,
     "onnxruntime": _onnxruntime,
     "OpenVINO": _openvino,
+}
+ONE_THREAD = {
+    f"{name}, 1 thread": functools.partial(_fastlstm, name, num_threads=1) for name in ENGINES
 }
 CONTESTANTS = {**ENGINES, **PEERS}
 

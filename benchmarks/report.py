@@ -1,4 +1,8 @@
-"""The results of `compare` as Markdown and as a plot."""
+"""The results of `compare` as Markdown."""
+
+# Two medians of one run that differ by less than 2 % do not differ.
+SAME = 0.98
+NUMBA_BAR = 0.9  # of native's speed, in cases of 10 steps and more
 
 
 def best_peer(case, peers):
@@ -14,49 +18,96 @@ def ratio(case, engine, peers):
     return case["seconds"][best] / case["seconds"][engine]
 
 
-def _time(seconds):
-    """Three digits: 9.52 us, 312 us, 16.5 ms."""
-    value, unit = (seconds * 1e6, "us") if seconds < 1e-3 else (seconds * 1e3, "ms")
-    return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
+def title(results):
+    return f"{results['threads']} thread{'s' * (results['threads'] > 1)}"
 
 
-def _line(cells):
-    return "| " + " | ".join(cells) + " |\n"
-
-
-def _groups(results):
+def groups(results):
     """The cases group by group, groups in the order in which they first appear."""
     order = list(dict.fromkeys(case["group"] for case in results["cases"]))
     for group in order:
         yield group, [case for case in results["cases"] if case["group"] == group]
 
 
+def rate(case, name):
+    """GFLOP/s, useful operations."""
+    return case["operations"] / case["seconds"][name] / 1e9
+
+
+def of_peak(case, name, results):
+    return rate(case, name) / results["limits"]["peak"][case["dtype"]] / results["threads"]
+
+
+def _bars(case, results):
+    """{what: (value, bar)} of all that the first engine, or numba, has to reach in a case."""
+    first, seconds = results["engines"][0], case["seconds"]
+    bars = {
+        "ratio": (ratio(case, first, results["peers"]), case["bar"]),
+        "of peak": (of_peak(case, first, results), case["peak_bar"]),
+    }
+    if results["one_thread"]:
+        bars["against 1 thread"] = (seconds[results["one_thread"]] / seconds[first], SAME)
+    elif first == "native" and "numba" in results["engines"] and case["steps"] >= 10:
+        bars["numba/native"] = (seconds["native"] / seconds["numba"], NUMBA_BAR)
+    return {what: pair for what, pair in bars.items() if None not in pair}
+
+
+def _verdict(value, bar):
+    return "met" if value >= bar else "missed"
+
+
+def _time(seconds):
+    """Three digits: 9.52 us, 312 us, 16.5 ms."""
+    value, unit = (seconds * 1e6, "us") if seconds < 1e-3 else (seconds * 1e3, "ms")
+    return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
+
+
+def _markdown_table(rows):
+    head, *rows = rows
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def _row(case, results):
+    """{head of the column: cell} of a case."""
+    engines, peers, seconds = results["engines"], results["peers"], case["seconds"]
+    best, bars = best_peer(case, peers), _bars(case, results)
+    row = {"T,B,I,H": case["name"]}
+    for name in filter(None, (*engines, results["one_thread"], *peers)):
+        if name in seconds:
+            row[name] = f"**{_time(seconds[name])}**" if name == best else _time(seconds[name])
+    for engine in engines:
+        times = ratio(case, engine, peers)
+        row[f"ratio {engine}"] = "-" if times is None else f"{times:.2f}" + " slower" * (times < 1)
+    value, bar = bars.pop("ratio", (0, None))
+    row["bar"] = "" if bar is None else f"{bar:g} {_verdict(value, bar)}"
+    row["GFLOP/s"] = f"{rate(case, engines[0]):.0f}"
+    row["of peak"] = f"{of_peak(case, engines[0], results):.0%}"
+    if "of peak" in bars:
+        value, bar = bars.pop("of peak")
+        row["of peak"] += f" ({bar:.0%} {_verdict(value, bar)})"
+    row["of limit"] = f"{case['least_seconds'] / seconds[engines[0]]:.0%} ({case['level']})"
+    row["best peer's"] = f"{case['least_seconds'] / seconds[best]:.0%}" if best else "-"
+    for what, (value, bar) in bars.items():
+        row[what] = f"{value:.2f} {_verdict(value, bar)}"
+    return row
+
+
 def _table(cases, results):
-    engines, peers, peak = results["engines"], results["peers"], results["limits"]["peak"]
-    columns = [n for n in (*engines, *peers) if any(n in case["seconds"] for case in cases)]
-    ratios = [f"ratio {engine}" for engine in engines]
-    heads = ["T,B,I,H", *columns, *ratios, "bar", "GFLOP/s", "of peak", "best peer's"]
-    text = _line(heads) + _line(["---"] + ["---:"] * (len(heads) - 1))
-    for case in cases:
-        best = best_peer(case, peers)
-        cells = [case["name"]]
-        for name in columns:
-            cell = _time(case["seconds"][name]) if name in case["seconds"] else "-"
-            cells.append(f"**{cell}**" if name == best else cell)
-        for engine in engines:
-            times = ratio(case, engine, peers)
-            cells.append("-" if times is None else f"{times:.2f}" + (" slower" * (times < 1)))
-        cells.append("" if case["bar"] is None else f"{case['bar']:g} {_verdict(case, results)}")
-        rates = {n: case["operations"] / taken / 1e9 for n, taken in case["seconds"].items()}
-        cells.append(f"{rates[engines[0]]:.0f}")
-        cells += [f"{rates[n] / peak[case['dtype']]:.0%}" if n else "-" for n in (engines[0], best)]
-        text += _line(cells)
-    return text
+    """Columns that any of the cases has, in the order of the case that has most."""
+    rows = [_row(case, results) for case in cases]
+    heads = list(max(rows, key=len))
+    return _markdown_table([heads, *([row.get(head, "-") for head in heads] for row in rows)])
 
 
-def _verdict(case, results):
-    times = ratio(case, results["engines"][0], results["peers"])
-    return "" if times is None else "met" if times >= case["bar"] else "missed"
+def _c_program(results):
+    lines = [["LSTM alone", "one step", "bar"]]
+    for entry in results["c_program"]:
+        verdict = _verdict(entry["bar"], entry["nanoseconds"])
+        lines.append(
+            [entry["sizes"], f"{entry['nanoseconds']:.0f} ns", f"{entry['bar']} ns {verdict}"]
+        )
+    return "\n## In C, without Python\n\n" + _markdown_table(lines)
 
 
 def _errors(cases):
@@ -70,111 +121,68 @@ def _listed(names):
     return "; ".join(names) or "none"
 
 
-def markdown(results):
-    """What was measured where, each group of cases as a table, wins and losses in words."""
-    machine, limits, cases = results["machine"], results["limits"], results["cases"]
-    first, peers = results["engines"][0], results["peers"]
+def _head(results):
+    """What was measured where, and what the columns mean."""
+    machine, limits, first = results["machine"], results["limits"], results["engines"][0]
     reads = ", ".join(f"{rate:.0f} {name}" for name, rate in limits["read_by_level"].items())
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     truth = "the NumPy engine" if "torch" in results["absent"] else "torch"
-    text = (
-        f"# fastlstm and its peers, {results['threads']} thread\n\n"
+    runs = _listed(f"{name} on {isa}" for name, isa in results["instruction_sets"].items())
+    return (
+        f"# fastlstm and its peers, {title(results)}\n\n"
         f"{machine['cpu']} ({machine['architecture']}, {machine['vector_bits']}-bit vectors), "
         f"{machine['system']}, Python {machine['python']}, {versions}. "
-        f"Commit {results['commit']}, {results['date']}.\n\n"
+        f"Commit {results['commit']}, {results['date']}. Engines: {runs}.\n\n"
         f"Limits of one core, measured in the same run: "
         f"{limits['peak']['float32']:.0f} GFLOP/s float32, "
         f"{limits['peak']['float64']:.0f} float64; reads in GB/s: {reads}.\n\n"
         f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
         "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
-        f"Bar and GFLOP/s (useful operations) are {first}'s; of peak: its share of the "
-        "multiply-add peak, and the best peer's. All outputs were checked first: at most "
-        f"{_errors(cases)} from {truth} in float64.\n"
+        f"Bar and GFLOP/s (useful operations) are {first}'s. Of peak: its share of the "
+        f"multiply-add peak of {title(results)}. Of limit: the least time by peak and bandwidth "
+        "(of the cache named) / its time, and the same of the best peer. All outputs were checked "
+        f"first: at most {_errors(results['cases'])} from {truth} in float64.\n"
     )
-    for group, members in _groups(results):
-        text += f"\n## {group}\n\n" + _table(members, results)
-    ratios = {case["name"]: ratio(case, first, peers) for case in cases}
+
+
+def _conclusions(results):
+    """Losses and missed bars, in words."""
+    first, cases = results["engines"][0], results["cases"]
+    ratios = {case["name"]: ratio(case, first, results["peers"]) for case in cases}
     slower = [f"{n} ({r:.2f})" for n, r in ratios.items() if r is not None and r < 1]
-    missed = [
-        f"{case['name']} ({ratios[case['name']]:.2f} of {case['bar']:g})"
+    bars = [
+        (what, f"{case['name']} ({value:.2f} of {bar:g})", _verdict(value, bar))
         for case in cases
-        if case["bar"] is not None and _verdict(case, results) == "missed"
+        for what, (value, bar) in _bars(case, results).items()
+    ] + [
+        (
+            "step.c",
+            f"{entry['sizes']} ({entry['nanoseconds']:.0f} ns of {entry['bar']})",
+            _verdict(entry["bar"], entry["nanoseconds"]),
+        )
+        for entry in results["c_program"]
     ]
-    text += (
-        f"\nSlower than the best peer ({first}): {_listed(slower)}.\n\n"
-        f"Bars missed ({first}): {_listed(missed)}.\n\n"
-        "First call, compilation included, and the same in a second process: "
-        + _listed(
-            f"{engine} {taken['cold']:.2f} s, {taken['cached']:.2f} s"
-            for engine, taken in results["first_call"].items()
-        )
-        + ".\n"
+    text = f"\nSlower than the best peer ({first}): {_listed(slower)}.\n"
+    for kind in dict.fromkeys(what for what, *_ in bars):
+        verdicts = [(name, verdict) for what, name, verdict in bars if what == kind]
+        missed = _listed(name for name, verdict in verdicts if verdict == "missed")
+        text += f"\nBars missed, {kind}, of {len(verdicts)}: {missed}.\n"
+    first_calls = _listed(
+        f"{engine} {taken['cold']:.2f} s, {taken['cached']:.2f} s"
+        for engine, taken in results["first_call"].items()
     )
+    return text + f"\nFirst call, compilation included, and in a second process: {first_calls}.\n"
+
+
+def markdown(results):
+    """What was measured where, each group of cases as a table, wins and losses in words."""
+    text = _head(results)
+    for group, members in groups(results):
+        text += f"\n## {group}\n\n" + _table(members, results)
+    if results["c_program"]:
+        text += _c_program(results)
+    text += _conclusions(results)
     if results["absent"]:
-        text += (
-            "\nAbsent: " + _listed(f"{n} ({why})" for n, why in results["absent"].items()) + ".\n"
-        )
+        reasons = _listed(f"{name} ({why})" for name, why in results["absent"].items())
+        text += f"\nAbsent: {reasons}.\n"
     return text
-
-
-def plot(results, path):
-    """Ratio bars of every engine and case, group by group; black marks are the bars to reach."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    engines, peers = results["engines"], results["peers"]
-    thickness = 0.8 / len(engines)
-    rows = len(results["cases"]) + 1.3 * len(list(_groups(results)))
-    figure, axes = plt.subplots(
-        figsize=(9, 1.5 + (0.1 + 0.12 * len(engines)) * rows), layout="constrained"
-    )
-    labels, y = {}, 0
-    for group, cases in _groups(results):
-        axes.text(0.01, y, group, transform=axes.get_yaxis_transform(), weight="bold", va="center")
-        for case in cases:
-            y += 1
-            labels[y] = case["name"]
-            for n, engine in enumerate(engines):
-                times = ratio(case, engine, peers)
-                if times is None:
-                    continue
-                place, reach = y + (n - (len(engines) - 1) / 2) * thickness, times
-                axes.barh(place, times - 1, 0.9 * thickness, left=1, color=f"C{n}")
-                if n == 0 and case["bar"] is not None:
-                    reach = max(times, case["bar"])
-                    axes.plot(
-                        [case["bar"]] * 2, [place - thickness / 2, place + thickness / 2],
-                        color="black", lw=2.5,
-                    )  # fmt: skip
-                side = 1 if reach >= 1 else -1
-                axes.annotate(
-                    f"{times:.2f}", (reach, place), (5 * side, 0), textcoords="offset points",
-                    size=7, va="center", ha="left" if side > 0 else "right",
-                )  # fmt: skip
-        y += 1.3
-    axes.axvline(1, color="black", lw=0.8)
-    axes.set(xscale="log", ylim=(y - 0.5, -0.8), yticks=list(labels))
-    axes.set_yticklabels(labels.values(), size=8)
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("best peer's time / ours (right of 1: ours is faster)")
-    machine = results["machine"]
-    axes.set_title(
-        f"{', '.join(engines)} against the best of {', '.join(peers)}\n{machine['cpu']} "
-        f"({machine['architecture']}), {results['threads']} thread, {results['date'][:10]}",
-        size=9,
-    )
-    handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{n}") for n in range(len(engines))]
-    marks = [plt.Line2D([], [], color="black", lw=2)]
-    figure.legend(
-        handles + marks, [*engines, f"bar for {engines[0]}"], loc="outside lower center",
-        ncols=len(engines) + 1, frameon=False,
-    )  # fmt: skip
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from .arrays import as_float, as_rows
-from .engines import choose, threads
+from .engines import choose, stack, threads
 from .packing import (
     PackedSequence,
     batch_sizes_of,
@@ -48,11 +48,11 @@ class Recurrent(Layer):
         self._asked_engine = engine  # a copy elsewhere chooses anew
         self.engine, self._engine = choose(engine)
         self._engine.prepare(self.dtype)
-        self._packed = (None, None)  # (version of the parameters, weights in the engine's order)
+        self._packed = {}  # apart -> (version of the parameters, their stacks)
         self.reset_parameters(seed)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_engine": None, "_packed": (None, None)}
+        return {**super().__getstate__(), "_engine": None, "_packed": {}}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -115,22 +115,25 @@ class Recurrent(Layer):
                 values[self.hidden_size : 2 * self.hidden_size] = 1
             self._set({name: values})
 
-    def _weights(self):
-        """Each layer's and direction's parameters as the engine packs them, once per version."""
-        version, packed = self._packed
+    def _stacks(self, apart=False):
+        """The parameters as the engine packs them, once per version: one stack, or layers apart."""
+        version, stacks = self._packed.get(apart, (None, None))
         if version != self._version:
-            version, packed = self._version, [self._pack(suffix) for suffix in self._suffixes]
-            self._packed = version, packed
-        return packed
+            version, d = self._version, self._directions
+            cells = [self._parameters(suffix) for suffix in self._suffixes]
+            size = d if apart else len(cells)
+            groups = (cells[k : k + size] for k in range(0, len(cells), size))
+            stacks = [stack(self._engine, group, d) for group in groups]
+            self._packed[apart] = version, stacks
+        return stacks
 
-    def _pack(self, suffix):
+    def _parameters(self, suffix):
+        """(w_ih, w_hh, b, w_hr) of one layer in one direction."""
         get = self._views.get
         b = np.zeros(4 * self.hidden_size, self.dtype)
         if self.bias:
             b = get("bias_ih" + suffix) + get("bias_hh" + suffix)
-        return self._engine.pack(
-            get("weight_ih" + suffix), get("weight_hh" + suffix), b, get("weight_hr" + suffix)
-        )
+        return get("weight_ih" + suffix), get("weight_hh" + suffix), b, get("weight_hr" + suffix)
 
 
 class LSTM(Recurrent):
@@ -154,12 +157,13 @@ class LSTM(Recurrent):
     proj_size : int
         P > 0 projects h to so many values with ``weight_hr``; less than H.
     dtype : {"float32", "float64"}
-    engine : {"auto", "numba", "numpy"}
+    engine : {"auto", "native", "numba", "numpy"}
         Who computes; "auto" is ``FASTLSTM_ENGINE`` or the fastest there is. See
         `fastlstm.engines`.
     num_threads : int, optional
-        How many threads one call may use, each on sequences of its own; None is
-        ``FASTLSTM_NUM_THREADS`` or 1. The values do not depend on it.
+        How many threads one call may use; None is ``FASTLSTM_NUM_THREADS`` or as many as this
+        process may keep busy (with engine numpy 1: its BLAS has threads of its own). Small work
+        takes one in any case. The values do not depend on it.
     seed : int or numpy.random.Generator, optional
         For the initial parameters, torch's U(-1/sqrt(H), 1/sqrt(H)), and for dropout.
 
@@ -215,7 +219,6 @@ class LSTM(Recurrent):
         self.batch_first = check_bool("batch_first", batch_first)
         self.dropout = check_probability(dropout)
         self.bidirectional = check_bool("bidirectional", bidirectional)
-        self.num_threads = threads(num_threads)
         if self.dropout and self.num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero "
@@ -244,6 +247,7 @@ class LSTM(Recurrent):
         ]
         self._dropout_rng = np.random.default_rng(seed)
         super().__init__(cells, hidden_size, self._output_size, bias, dtype, engine, seed)
+        self.num_threads = threads(num_threads, self.engine)
 
     def __call__(self, input, hx=None, *, lengths=None):
         """Run the stack over whole sequences.
@@ -300,7 +304,7 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         if lengths is None or not rows:
             packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run_in_threads(packed, _uniform(steps, rows), h, c).reshape(
+            output = self._run(packed, _uniform(steps, rows), h, c).reshape(
                 steps, rows, wide
             )
         else:
@@ -309,7 +313,7 @@ class LSTM(Recurrent):
             step, sequence = rows_of(order, batch_sizes)
             index = sequence * steps + step if swap else step * rows + sequence
             h, c = h.take(order, axis=1), c.take(order, axis=1)
-            y = self._run_in_threads(as_rows(x)[index], batch_sizes, h, c)
+            y = self._run(as_rows(x)[index], batch_sizes, h, c)
             output = np.zeros((*x.shape[:2], wide), self.dtype)
             output.reshape(-1, wide)[index] = y
             restore = np.argsort(order)
@@ -328,7 +332,7 @@ class LSTM(Recurrent):
         self._check_features(x)
         h, c = self._states(hx, len(order), True)
         h, c = h.take(order, axis=1), c.take(order, axis=1)
-        y = self._run_in_threads(as_rows(x), batch_sizes, h, c)
+        y = self._run(as_rows(x), batch_sizes, h, c)
         in_order = packed.sorted_indices is None and packed.unsorted_indices is None
         indices = (None, None) if in_order else (order, restore)
         return PackedSequence(y, batch_sizes, *indices), (
@@ -336,42 +340,18 @@ class LSTM(Recurrent):
             c.take(restore, axis=1),
         )
 
-    def _run_in_threads(self, x, batch_sizes, h, c):
-        """`_run`, thread k on sequences k, k + n, ...: as they are sorted, the shares are even."""
-        if self.num_threads == 1:
-            return self._run(x, batch_sizes, h, c)
-        parts = min(self.num_threads, h.shape[1])
-        work = 8 * len(x) * self.num_parameters
-        if parts < 2 or work < _WORTH_THREADS or (self.training and self.dropout):
-            return self._run(x, batch_sizes, h, c)
-        from concurrent.futures import ThreadPoolExecutor
-
-        y = np.empty((len(x), self._directions * self._output_size), self.dtype)
-        place = np.arange(len(x)) - np.repeat(np.cumsum(batch_sizes) - batch_sizes, batch_sizes)
-
-        def run(part):
-            rows = np.flatnonzero(place % parts == part)
-            sizes = (batch_sizes - part + parts - 1) // parts
-            own_h, own_c = (np.array(state[:, part::parts], order="C") for state in (h, c))
-            y[rows] = self._run(x[rows], sizes[sizes > 0], own_h, own_c)
-            h[:, part::parts], c[:, part::parts] = own_h, own_c
-
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(run, range(parts)))
-        return y
-
     def _run(self, x, batch_sizes, h, c):
         """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
-        weights, d = self._weights(), self._directions
-        if not len(x):
-            return np.zeros((0, d * self._output_size), self.dtype)
-        for layer in range(self.num_layers):
-            y = np.empty((len(x), d * self._output_size), self.dtype)
-            for k, part in enumerate(np.split(y, 2, axis=1) if d == 2 else (y,), layer * d):
-                self._engine.run(weights[k], x, batch_sizes, h[k], c[k], part, k % d == 1)
-            if self.training and self.dropout and layer < self.num_layers - 1:
+        d, y = self._directions, None
+        drops = self.training and self.dropout
+        for k, layers in enumerate(self._stacks(apart=bool(drops))):
+            if k:
                 drop(y, self.dropout, self._dropout_rng)
-            x = y
+                x = y
+            y = np.empty((len(x), d * self._output_size), self.dtype)
+            cells = slice(k * d, (k + 1) * d) if drops else slice(None)
+            if len(x):
+                layers.run(x, batch_sizes, h[cells], c[cells], y, self.num_threads)
         return y
 
     def _check_features(self, x):
@@ -450,7 +430,7 @@ class LSTMCell(Recurrent):
         I and H.
     bias : bool
     dtype : {"float32", "float64"}
-    engine : {"auto", "numba", "numpy"}
+    engine : {"auto", "native", "numba", "numpy"}
         As `LSTM`'s.
     seed : int or numpy.random.Generator, optional
         For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)).
@@ -475,7 +455,7 @@ class LSTMCell(Recurrent):
         self.input_size = check_size("input_size", input_size)
         hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
-        cells = [("", self.input_size)]
+        self._directions, cells = 1, [("", self.input_size)]
         super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
 
     def __call__(self, input, hx=None):
@@ -506,9 +486,8 @@ class LSTMCell(Recurrent):
         rows = as_rows(x[None] if x.ndim == 1 else x)
         h, c = self._states(hx, len(rows), x.ndim)
         if len(rows):
-            y = np.empty_like(h)
             batch_sizes = np.array([len(rows)], np.int64)
-            self._engine.run(self._weights()[0], rows, batch_sizes, h, c, y, False)
+            self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
         return (h[0], c[0]) if x.ndim == 1 else (h, c)
 
     def _states(self, hx, rows, ndim):
@@ -542,11 +521,6 @@ class LSTMCell(Recurrent):
 
     def _arguments(self):
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
-
-
-# floating-point operations, about a millisecond's: below that, starting threads costs more than
-# they save
-_WORTH_THREADS = 1e8
 
 
 def drop(values, p, rng):

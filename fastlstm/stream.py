@@ -1,5 +1,7 @@
 """Stream: a live state over weights that it shares with the layer and with other streams."""
 
+import functools
+
 import numpy as np
 
 from .arrays import as_float, as_rows
@@ -11,7 +13,7 @@ class Stream:
 
     A stream keeps the states between calls; the weights stay the layer's and are shared by all
     its streams. One stream belongs to one thread at a time; many streams of one layer may run at
-    once. A stream always evaluates, dropout off whatever the layer's mode, and on one thread.
+    once. A stream always evaluates, dropout off whatever the layer's mode.
     ``copy.copy(stream)`` branches off at the point reached.
 
     Parameters
@@ -45,12 +47,25 @@ class Stream:
                 "which a live stream does not have"
             )
         self._lstm, self.batch_size = lstm, check_size("batch_size", batch_size)
-        sizes = lstm._output_size, lstm.hidden_size
         self._h, self._c = (
-            [np.zeros((batch_size, size), lstm.dtype) for _ in lstm._suffixes] for size in sizes
+            np.zeros((lstm.num_layers, self.batch_size, size), lstm.dtype)
+            for size in (lstm._output_size, lstm.hidden_size)
         )
-        self._one_step = np.array([batch_size], np.int64)
-        self._between = [np.zeros((batch_size, sizes[0]), lstm.dtype) for _ in lstm._suffixes[1:]]
+        self._take_step()
+
+    def _take_step(self):
+        """Where the engine has a step of its own, checks and all in one call, take that."""
+        make = getattr(self._lstm._engine, "Stepper", None)
+        if make:
+            states = self._lstm, self._h, self._c
+            self.step = make(*states, functools.partial(_step, *states)).step
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._take_step()
 
     def __copy__(self):
         """A stream at the same point, with a state of its own, over the same weights."""
@@ -78,33 +93,7 @@ class Stream:
         ValueError, TypeError
             If a shape or dtype does not fit; the state has not moved.
         """
-        lstm = self._lstm
-        if type(x) is not np.ndarray or x.dtype != lstm.dtype:
-            x = as_float(x, lstm.dtype, "x", "Stream")
-        if x.shape != (self.batch_size, lstm.input_size):
-            raise ValueError(
-                f"x must have shape {(self.batch_size, lstm.input_size)}, got {x.shape}"
-            )
-        shape = self.batch_size, lstm._output_size
-        if out is None:
-            out = np.empty(shape, lstm.dtype)
-        elif (
-            type(out) is not np.ndarray
-            or out.shape != shape
-            or out.dtype != lstm.dtype
-            or not out.flags.carray
-        ):
-            raise ValueError(
-                f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
-                + _describe(out)
-            )
-        x = as_rows(x)
-        weights = lstm._weights()
-        run = lstm._engine.run
-        for w, h, c, y in zip(weights, self._h, self._c, (*self._between, out), strict=True):
-            run(w, x, self._one_step, h, c, y, False)
-            x = y
-        return out
+        return _step(self._lstm, self._h, self._c, x, out)
 
     def run(self, x):
         """Advance every stream by a chunk of steps: the same values as step by step.
@@ -134,26 +123,23 @@ class Stream:
         steps = len(time_major)
         rows = as_rows(time_major)
         batch_sizes = np.full(steps, self.batch_size, np.int64)
-        for w, h, c in zip(lstm._weights(), self._h, self._c, strict=True):
-            y = np.empty((len(rows), lstm._output_size), lstm.dtype)
-            if steps:
-                lstm._engine.run(w, rows, batch_sizes, h, c, y, False)
-            rows = y
-        y = rows.reshape(steps, self.batch_size, lstm._output_size)
+        y = np.empty((len(rows), lstm._output_size), lstm.dtype)
+        if steps:
+            lstm._stacks()[0].run(rows, batch_sizes, self._h, self._c, y, lstm.num_threads)
+        y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if lstm.batch_first else y
 
     @property
     def state(self):
         """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume."""
-        return np.stack(self._h), np.stack(self._c)
+        return self._h.copy(), self._c.copy()
 
     @state.setter
     def state(self, state):
         if state is None:
             raise TypeError("state must be a tuple (h, c), got None; reset() makes it zero")
         h, c = self._lstm._states(state, self.batch_size, True)
-        for own, new in zip((*self._h, *self._c), (*h, *c), strict=True):
-            own[...] = new
+        self._h[...], self._c[...] = h, c
 
     def reset(self, mask=None):
         """Set states to zero.
@@ -175,11 +161,33 @@ class Stream:
             raise ValueError(
                 f"mask must be {self.batch_size} booleans, got {mask.dtype} of shape {mask.shape}"
             )
-        for state in (*self._h, *self._c):
-            state[mask] = 0
+        self._h[:, mask] = self._c[:, mask] = 0
 
     def __repr__(self):
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
+
+
+def _step(lstm, h, c, x, out):
+    """Advance the states h, c of B streams by one step; see `Stream.step`."""
+    if type(x) is not np.ndarray or x.dtype != lstm.dtype:
+        x = as_float(x, lstm.dtype, "x", "Stream")
+    rows, shape = h.shape[1], h.shape[1:]
+    if x.shape != (rows, lstm.input_size):
+        raise ValueError(f"x must have shape {(rows, lstm.input_size)}, got {x.shape}")
+    if out is None:
+        out = np.empty(shape, lstm.dtype)
+    elif (
+        type(out) is not np.ndarray
+        or out.shape != shape
+        or out.dtype != lstm.dtype
+        or not out.flags.carray
+    ):
+        raise ValueError(
+            f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
+            + _describe(out)
+        )
+    lstm._stacks()[0].run(as_rows(x), np.array([rows]), h, c, out, lstm.num_threads)
+    return out
 
 
 def _describe(out):

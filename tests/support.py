@@ -10,7 +10,7 @@ from fastlstm.packing import batch_sizes_of
 # How far one sigmoid or tanh is from the truth, in units of u = eps / 2, beside the engine's name:
 # NumPy's own are taken as within 2 u, the vectorised ones as within 5 u (3e-7 in float32), which
 # test_engines.py proves.
-ACTIVATION = {"numpy": 2, "numba": 5}
+ACTIVATION = {"numpy": 2, "numba": 5, "native": 5}
 
 # How much larger than one step's error the sum of all steps' errors gets. c passes its error on
 # through f, near 1/2 in these cases: 1 + 1/2 + 1/4 + ... = 2.

@@ -25,7 +25,7 @@ from support import (
 )
 
 import fastlstm
-from fastlstm.engines import MODULES, _numpy, choose, load, threads
+from fastlstm.engines import MODULES, _numpy, choose, cpus, load, threads
 from fastlstm.packing import rows_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -663,20 +663,51 @@ def test_engines_tell_of_themselves(engine):
 
 def test_number_of_threads(monkeypatch):
     monkeypatch.delenv("FASTLSTM_NUM_THREADS", raising=False)
-    assert threads(None) == 1 and threads(3) == 3
+    assert threads(None, "numpy") == 1 and threads(3, "numpy") == 3
+    assert threads(None, "native") == threads(None, "numba") == cpus()
     monkeypatch.setenv("FASTLSTM_NUM_THREADS", "4")
-    assert threads(None) == 4 and threads(3) == 3
-    assert threads(np.int64(2)) == 2
+    assert threads(None, "numpy") == threads(None, "native") == 4 and threads(3, "native") == 3
+    assert threads(np.int64(2), "native") == 2
     for value in (0, -1):
         with pytest.raises(ValueError, match=f"^num_threads must be at least 1, got {value}$"):
-            threads(value)
+            threads(value, "native")
     for value in (True, 2.0, "2"):
         sentence = f"^num_threads should be of type int, got: {type(value).__name__}$"
         with pytest.raises(TypeError, match=sentence):
-            threads(value)
-    for value in ("0", "-1", "all", ""):
+            threads(value, "native")
+    for value in ("0", "-1", "all", " "):
         monkeypatch.setenv("FASTLSTM_NUM_THREADS", value)
         with pytest.raises(
             ValueError, match="FASTLSTM_NUM_THREADS must be an int of at least 1, got "
         ):
-            threads(None)
+            threads(None, "native")
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({}, 8),
+        ({"sys/fs/cgroup/cpu.max": "max 100000"}, 8),
+        ({"sys/fs/cgroup/cpu.max": "300000 100000"}, 3),
+        ({"sys/fs/cgroup/cpu.max": "350000 100000"}, 3),
+        ({"sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+        ({"sys/fs/cgroup/cpu.max": "1600000 100000"}, 8),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"sys/fs/cgroup/cpu.max": "not a number"}, 8),
+        # of a group inside of others the narrowest counts
+        ({"sys/fs/cgroup/a/b/cpu.max": "max 100000",
+          "sys/fs/cgroup/a/cpu.max": "400000 100000"}, 4),
+        ({"sys/fs/cgroup/a/b/cpu.max": "200000 100000",
+          "sys/fs/cgroup/a/cpu.max": "400000 100000"}, 2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_containers_quota(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for name, text in {"proc/self/cgroup": "0::/a/b\n", **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpus(tmp_path) == expected

@@ -12,7 +12,7 @@ from support import assert_same_bits
 
 import fastlstm
 from fastlstm import LSTM, LSTMCell
-from fastlstm.engines import load
+from fastlstm.engines import _stack, load
 
 
 def _random(*shape, seed=0, dtype="float32"):
@@ -566,7 +566,7 @@ def test_dropout_comes_from_the_seed(engine):
 @pytest.fixture
 def threads_at_once(monkeypatch):
     """However little there is to do, it is shared among threads."""
-    monkeypatch.setattr("fastlstm.lstm._WORTH_THREADS", 0)
+    monkeypatch.setattr(_stack, "_WORTH_THREADS", 0)
 
 
 @pytest.mark.parametrize("kind", ["padded", "lengths", "pack"])

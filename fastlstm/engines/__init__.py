@@ -44,16 +44,28 @@ could change a result, and may be called from many threads at once.
 
 ``describe() -> dict``
     For `engines`: the instruction set that runs, and the like.
+
+Layers run `stack(module, parameters, directions)`, whole stacks with one method,
+``run(x, batch_sizes, h, c, y, threads)``: as above, but for `h` (layers * directions, B, P), `c`
+(layers * directions, B, H) and `y` (N, directions * P); `threads` is how many may work at once. For
+engines that know no more than the contract this is a loop (`engines._stack`); the native engine has
+a ``Stack`` of its own, one call into C, and a ``Stepper``, one stream's step in one call.
 """
 
+import contextlib
 import functools
 import importlib
 import os
+import pathlib
 
 import numpy as np
 
-MODULES = {"numba": "._numba", "numpy": "._numpy"}  # in order of preference
-_REMEDIES = {"numba": 'pip install "fastlstm[numba]"', "numpy": "pip install numpy"}
+MODULES = {"native": "._native", "numba": "._numba", "numpy": "._numpy"}  # in order of preference
+_REMEDIES = {
+    "native": "install a C compiler (GCC or Clang), then reinstall fastlstm",
+    "numba": 'pip install "fastlstm[numba]"',
+    "numpy": "pip install numpy",
+}
 
 
 @functools.cache
@@ -90,15 +102,33 @@ def choose(name="auto"):
                 raise
 
 
+def stack(module, parameters, directions):
+    """Pack a stack of layers for an engine.
+
+    Parameters
+    ----------
+    module : module
+        What `choose` returned.
+    parameters : list of (w_ih, w_hh, b, w_hr)
+        For each layer, and in it for each direction, as `pack` takes them.
+    directions : {1, 2}
+    """
+    if hasattr(module, "Stack"):
+        return module.Stack(parameters, directions)
+    from ._stack import Stack
+
+    return Stack(module, parameters, directions)
+
+
 def engines():
     """Tell which engines there are, what each runs on, and why one is missing.
 
     Returns
     -------
     dict of str -> dict
-        In order of preference: "numba", "numpy". Each has "available" (bool) and "default"
-        (bool: what ``engine="auto"`` takes now), and either what the engine says of itself
-        ("version", "instruction_set", ...) or "reason", why it is missing and how to get it.
+        In order of preference: "native", "numba", "numpy". Each has "available" (bool) and
+        "default" (bool: what ``engine="auto"`` takes now), and either what the engine says of
+        itself ("version", "instruction_set", ...) or "reason", why it is missing and how to get it.
 
     Examples
     --------
@@ -118,10 +148,15 @@ def engines():
     return table
 
 
-def threads(num_threads):
-    """Return how many threads a call may use: `num_threads`, or FASTLSTM_NUM_THREADS, or 1."""
+def threads(num_threads, engine):
+    """Return how many threads a call may use: `num_threads`, FASTLSTM_NUM_THREADS, or `cpus()`.
+
+    The engine numpy takes one, for its BLAS has threads of its own, unless it is told otherwise.
+    """
     if num_threads is None:
-        text = os.environ.get("FASTLSTM_NUM_THREADS", "1")
+        text = os.environ.get("FASTLSTM_NUM_THREADS")
+        if not text:
+            return 1 if engine == "numpy" else cpus()
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"FASTLSTM_NUM_THREADS must be an int of at least 1, got {text!r}")
         return int(text)
@@ -130,3 +165,33 @@ def threads(num_threads):
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads}")
     return int(num_threads)
+
+
+def cpus(root="/"):
+    """Return how many processors this process may keep busy: its affinity, its container's quota.
+
+    `root` is where the files of Linux's control groups, versions 2 and 1, are looked for.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    for quota, period in _quotas(pathlib.Path(root)):
+        if quota > 0:
+            count = min(count, max(1, quota // period))
+    return count
+
+
+def _quotas(root):
+    """Yield (microseconds of processor time, in so many) for every group this process is in."""
+    groups = root / "sys/fs/cgroup"
+    with contextlib.suppress(OSError, ValueError):
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+        group = groups / own.strip("/")
+        for folder in (group, *group.parents):
+            if (folder / "cpu.max").exists():
+                quota, period = (folder / "cpu.max").read_text().split()
+                yield (0 if quota == "max" else int(quota)), int(period)
+    with contextlib.suppress(OSError, ValueError):
+        yield tuple(
+            int((groups / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+        )

@@ -1,0 +1,167 @@
+"""The results of `compare` as plots: bars of ratios, and the roofline of the machine."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from .report import best_peer, groups, rate, ratio, title
+
+
+def _machine(results):
+    machine = results["machine"]
+    return f"{machine['cpu']} ({machine['architecture']}), {title(results)}, {results['date'][:10]}"
+
+
+def _plain_ticks(axis):
+    """1, 2, 5, 10, ... on a logarithmic axis."""
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def ratios(results, path):
+    """Ratio bars of every engine and case, group by group; black marks are the bars to reach."""
+    engines, peers = results["engines"], results["peers"]
+    thickness = 0.8 / len(engines)
+    rows = len(results["cases"]) + 1.3 * len(list(groups(results)))
+    figure, axes = plt.subplots(
+        figsize=(9, 1.5 + (0.1 + 0.12 * len(engines)) * rows), layout="constrained"
+    )
+    labels, y = {}, 0
+    for group, cases in groups(results):
+        axes.text(0.01, y, group, transform=axes.get_yaxis_transform(), weight="bold", va="center")
+        for case in cases:
+            y += 1
+            labels[y] = case["name"]
+            for n, engine in enumerate(engines):
+                times = ratio(case, engine, peers)
+                if times is not None:
+                    place = y + (n - (len(engines) - 1) / 2) * thickness
+                    bar = case["bar"] if n == 0 else None
+                    _ratio(axes, place, thickness, times, bar, f"C{n}")
+        y += 1.3
+    axes.axvline(1, color="black", lw=0.8)
+    axes.set(xscale="log", ylim=(y - 0.5, -0.8), yticks=list(labels))
+    axes.set_yticklabels(labels.values(), size=8)
+    axes.margins(x=0.12)
+    _plain_ticks(axes.xaxis)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("best peer's time / ours (right of 1: ours is faster)")
+    axes.set_title(
+        f"{', '.join(engines)} against the best peer of each case\n{_machine(results)}", size=9
+    )
+    handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{n}") for n in range(len(engines))]
+    marks = [plt.Line2D([], [], color="black", lw=2)]
+    figure.legend(
+        handles + marks, [*engines, f"bar for {engines[0]}"], loc="outside lower center",
+        ncols=len(engines) + 1, frameon=False,
+    )  # fmt: skip
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _ratio(axes, place, thickness, times, bar, color):
+    """One bar from 1, its figure, and a mark where it has to reach."""
+    axes.barh(place, times - 1, 0.9 * thickness, left=1, color=color)
+    reach = times
+    if bar is not None:
+        reach = max(times, bar) if times >= 1 else times
+        ends = place - 0.4 * thickness, place + 0.4 * thickness
+        axes.plot([bar] * 2, ends, color="black", lw=2.5)
+    side = 1 if reach >= 1 else -1
+    axes.annotate(
+        f"{times:.2f}", (reach, place), (5 * side, 0), textcoords="offset points",
+        size=7, va="center", ha="left" if side > 0 else "right",
+    )  # fmt: skip
+
+
+def roofline(results, path):
+    """GFLOP/s over FLOP per byte of weights read: the roofs, the first engine, the best peer.
+
+    A case has the colour of the cache that holds its weights, and so of the roof that it is under
+    (Williams, Waterman & Patterson 2009).
+    """
+    first, cases = results["engines"][0], results["cases"]
+    colors = {name: f"C{n}" for n, name in enumerate(results["limits"]["read_by_level"])}
+    figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
+    axes.set(xscale="log", yscale="log")
+    points = []
+    for case in cases:
+        x, color = case["operations"] / case["bytes"], colors[case["level"]]
+        names = filter(None, (first, best_peer(case, results["peers"])))
+        rates = [rate(case, name) for name in names]
+        axes.plot([x] * len(rates), rates, color=color, lw=1)
+        for y, fill in zip(rates, (color, "white"), strict=False):
+            axes.plot(x, y, "o", color=color, mfc=fill, zorder=3)
+            points.append((x, y, case["name"] if fill == color else None))
+    _roofs(axes, results, colors, points)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("useful FLOP per byte of weights read")
+    axes.set_ylabel("useful GFLOP/s")
+    axes.set_title(f"{first} and the best peer under the roofs of {_machine(results)}", size=10)
+    handles = [
+        plt.Line2D([], [], color="gray", marker="o", ls="", mfc=fill) for fill in ("gray", "white")
+    ]
+    axes.legend(handles, [first, "best peer"], loc="lower right", frameon=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_ticks(axis)
+    _name_points(figure, axes, points)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _roofs(axes, results, colors, points):
+    """The bandwidth of each level up to the peak, the peaks, and the limits of the axes."""
+    limits, threads = results["limits"], results["threads"]
+    dtypes = dict.fromkeys(case["dtype"] for case in results["cases"])
+    peaks = {dtype: limits["peak"][dtype] * threads for dtype in dtypes}
+    x, y, _ = zip(*points, strict=True)
+    left, right = min(x) / 4, max(x) * 4
+    axes.set_xlim(left, right)
+    axes.set_ylim(min(y) / 1.6, max(peaks.values()) * 1.5)
+    fastest = max(limits["read_by_level"].values()) * threads
+    for dtype, peak in peaks.items():
+        axes.plot([peak / fastest, right], [peak, peak], color="black", lw=1)
+        axes.annotate(
+            f"{dtype}:\n{peak:.0f} GFLOP/s", (right, peak), (4, 0), textcoords="offset points",
+            size=8, va="center",
+        )  # fmt: skip
+    top = max(peaks.values())
+    for name, bandwidth in limits["read_by_level"].items():
+        bandwidth *= threads
+        axes.plot([left, top / bandwidth], [left * bandwidth, top], color=colors[name], lw=1)
+        at = max(left, axes.get_ylim()[0] / bandwidth) * 1.08
+        axes.text(
+            at, at * bandwidth * 1.06, f"{name}: {bandwidth:.0f} GB/s", color=colors[name], size=8,
+            rotation=np.degrees(np.arctan(bandwidth)), rotation_mode="anchor",
+            transform_rotates_text=True,
+        )  # fmt: skip
+
+
+def _name_points(figure, axes, points):
+    """Each name at the first place near its point that is free of points and of other names."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    pixels = axes.transData.transform([point[:2] for point in points])
+    taken = [matplotlib.transforms.Bbox([p - 5, p + 5]) for p in pixels]
+    rows = sorted(range(-12, 13), key=abs)
+    for x, y, name in points:
+        if name is None:
+            continue
+        for side, row in ((side, row) for row in rows for side in (1, -1)):
+            text = axes.annotate(
+                name, (x, y), (12 * side, 5 * row), textcoords="offset points", size=7,
+                va="center", ha="left" if side > 0 else "right",
+                bbox={"color": "white", "alpha": 0.85, "pad": 0},
+                arrowprops={"arrowstyle": "-", "lw": 0.4, "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
+            text.update_positions(renderer)
+            box = matplotlib.text.Text.get_window_extent(text, renderer)
+            if not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()

@@ -1,0 +1,115 @@
+/* An LSTM alone, without Python: one step of the C API over and over, timed or written out.
+
+    cc -std=c11 -O3 -ffp-contract=off -pthread -I fastlstm/native \
+        benchmarks/step.c fastlstm/native/[a-z]*.c -lm -o step
+    ./step 1 32                 I and H: nanoseconds of a step in float32, the median of many blocks
+    ./step 1 32 32 1 4 5 avx2   I, H, P, B, bytes of a value, steps, instruction set (or the best):
+                                no clock; writes raw w_ih, w_hh, b, w_hr (if P < H), x, y, h, c
+
+Weights are uniform in +-1/sqrt(H) and x in +-1, by a fixed seed. h and c begin with zero and go on
+from step to step. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "fastlstm.h"
+
+enum { BLOCKS = 501, NANOSECONDS = 1000000 }; /* of a block, at least */
+
+static void *allocate(size_t bytes)
+{
+    size_t whole = bytes / 64 * 64 + 64;
+    void *memory = aligned_alloc(64, whole);
+    if (!memory) {
+        fprintf(stderr, "no memory for %zu bytes\n", whole);
+        exit(1);
+    }
+    return memset(memory, 0, whole);
+}
+
+static void *draw(int64_t count, int itemsize, double bound)
+{
+    static uint64_t state = 1;
+    void *drawn = allocate(count * itemsize);
+    for (int64_t n = 0; n < count; n++) {
+        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+        double value = bound * ((double)(state >> 11) / (1ull << 52) - 1);
+        if (itemsize == 4)
+            ((float *)drawn)[n] = (float)value;
+        else
+            ((double *)drawn)[n] = value;
+    }
+    return drawn;
+}
+
+static double run(const fl_stack *stack, const fl_call *call, long steps)
+{
+    struct timespec begin, end;
+    timespec_get(&begin, TIME_UTC);
+    for (long n = 0; n < steps; n++)
+        fl_run(stack, call);
+    timespec_get(&end, TIME_UTC);
+    return (end.tv_sec - begin.tv_sec) * 1e9 + (end.tv_nsec - begin.tv_nsec);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_time(const fl_stack *stack, const fl_call *call, int64_t outputs)
+{
+    static double blocks[BLOCKS];
+    long steps = 1;
+    while (run(stack, call, steps) < NANOSECONDS)
+        steps *= 2;
+    for (int n = 0; n < BLOCKS; n++)
+        blocks[n] = run(stack, call, steps) / steps;
+    qsort(blocks, BLOCKS, sizeof *blocks, ascending);
+    double sum = 0;
+    for (int64_t n = 0; n < outputs; n++)
+        sum += ((float *)call->y)[n];
+    printf("%.1f ns a step, %s, sum of outputs %.9g\n", blocks[BLOCKS / 2], fl_stack_isa(stack), sum);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 3 && argc != 7 && argc != 8) {
+        fprintf(stderr, "expected I H, or I H P B ITEMSIZE STEPS [ISA], as step.c says\n");
+        return 1;
+    }
+    int written = argc > 3;
+    int64_t I = atoll(argv[1]), H = atoll(argv[2]), P = written ? atoll(argv[3]) : H;
+    int64_t B = written ? atoll(argv[4]) : 1;
+    int itemsize = written ? atoi(argv[5]) : 4, isa = fl_isa(argc == 8 ? argv[7] : NULL);
+    if (isa < 0) {
+        fprintf(stderr, "instruction set %s is not compiled in or not in this machine\n", argv[7]);
+        return 1;
+    }
+    enum { W_IH, W_HH, BIAS, W_HR, X, Y, STATE, CELL, ARRAYS };
+    int64_t counts[ARRAYS] = {4 * H * I, 4 * H * P, 4 * H, P < H ? P * H : 0,
+                              B * I, B * P, B * P, B * H};
+    void *arrays[ARRAYS];
+    for (int n = 0; n < ARRAYS; n++)
+        arrays[n] = draw(counts[n], itemsize, n < X ? 1 / sqrt((double)H) : n == X ? 1 : 0);
+
+    fl_shape shape = {.itemsize = itemsize, .layers = 1, .directions = 1,
+                      .input = I, .hidden = H, .output = P};
+    const void *parameters[] = {arrays[W_IH], arrays[W_HH], arrays[BIAS], P < H ? arrays[W_HR] : NULL};
+    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    fl_call call = {.x = arrays[X], .x_stride = I * itemsize, .y = arrays[Y], .y_stride = P * itemsize,
+                    .steps = 1, .batch = B, .h = arrays[STATE], .c = arrays[CELL], .threads = 1};
+    call.room = allocate(fl_room_bytes(stack, &call));
+    if (!written) {
+        print_time(stack, &call, P);
+        return 0;
+    }
+    run(stack, &call, atol(argv[6]));
+    for (int n = 0; n < ARRAYS; n++)
+        fwrite(arrays[n], itemsize, counts[n], stdout);
+    return 0;
+}

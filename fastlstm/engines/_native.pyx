@@ -1,0 +1,279 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The C kernels of fastlstm/native: pointers out of arrays, the GIL off, one call; nothing else.
+
+The contract, the legend and the numbered equations are in `fastlstm.engines`; how it is fast stands
+in ``fastlstm/native/kernels.inc``.
+"""
+
+import os
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+
+cnp.import_array()
+
+
+cdef extern from "fastlstm.h":
+    ctypedef struct fl_shape:
+        int32_t itemsize, layers, directions
+        int64_t input, hidden, output
+    ctypedef struct fl_stack:
+        pass
+    ctypedef struct fl_call:
+        const void *x
+        void *y
+        int64_t x_stride, y_stride, steps, batch
+        const int64_t *batch_sizes
+        void *h
+        void *c
+        void *room
+        int32_t threads, reverse
+    int fl_isa(const char *name)
+    const char *fl_isa_name(int isa)
+    size_t fl_stack_bytes(const fl_shape *shape, int isa)
+    fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *const *parameters)
+    const char *fl_stack_isa(const fl_stack *stack)
+    int fl_stack_lanes(const fl_stack *stack)
+    size_t fl_room_bytes(const fl_stack *stack, const fl_call *call) nogil
+    void fl_run(const fl_stack *stack, const fl_call *call) nogil
+
+
+def _choose_isa():
+    """The number of the instruction set: FASTLSTM_ISA, or the best that this machine has."""
+    name = os.environ.get("FASTLSTM_ISA")
+    if not name:
+        return fl_isa(NULL)
+    isa = fl_isa(name.encode())
+    if isa < 0:
+        names = [known for known in map(_isa_name, range(9)) if known]
+        here = [known for known in names if fl_isa(known.encode()) >= 0]
+        lacks = "which this machine lacks" if isa == -2 else "which is not known"
+        raise ValueError(
+            f"FASTLSTM_ISA is {name!r}, {lacks}: expected one of {', '.join(here)}, or nothing"
+        )
+    return isa
+
+
+def _isa_name(int isa):
+    name = fl_isa_name(isa)
+    return name.decode() if name != NULL else None
+
+
+cdef int _ISA = _choose_isa()
+
+# A larger room is given back: beside its call it costs nothing.
+cdef size_t _KEEP_BYTES = 1 << 23
+# Work of a step, in bytes of weights, that takes longer than handing over the GIL does.
+cdef size_t _WORTH_GIL = 1 << 18
+
+
+cdef struct Room:
+    void *memory
+    size_t size
+
+
+cdef inline void *_aligned(void *memory) noexcept nogil:
+    return <void *>((<uintptr_t>memory + 63) & ~<uintptr_t>63)
+
+
+cdef class Stack:
+    """Packed weights of some layers, one on top of the other, that run in one call.
+
+    Parameters
+    ----------
+    parameters : list of (w_ih, w_hh, b, w_hr)
+        For each layer, and in it for each direction, as `pack` takes them.
+    directions : {1, 2}
+    """
+
+    cdef fl_stack *stack
+    cdef void *memory
+    cdef size_t bytes
+    cdef fl_shape shape
+    cdef Room spare[4]  # rooms that calls take and give back
+
+    def __cinit__(self, list parameters, int directions):
+        cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], part
+        cdef const void *pointers[4]
+        self.shape.itemsize = w_ih.dtype.itemsize
+        self.shape.directions = directions
+        self.shape.layers = len(parameters) // directions
+        self.shape.input = w_ih.shape[1]
+        self.shape.output = w_hh.shape[1]
+        self.shape.hidden = w_hh.shape[0] // 4
+        self.bytes = fl_stack_bytes(&self.shape, _ISA)
+        self.memory = PyMem_RawMalloc(self.bytes + 64)
+        places = cnp.PyArray_EMPTY(1, [4 * len(parameters)], cnp.NPY_INTP, 0)
+        if self.memory == NULL:
+            raise MemoryError()
+        cdef void **all_pointers = <void **>cnp.PyArray_DATA(places)
+        kept = []
+        for k, parts in enumerate(parameters):
+            for n in range(4):
+                all_pointers[4 * k + n] = NULL
+                if parts[n] is not None:
+                    part = cnp.PyArray_GETCONTIGUOUS(parts[n])
+                    kept.append(part)
+                    all_pointers[4 * k + n] = cnp.PyArray_DATA(part)
+        self.stack = fl_pack(
+            _aligned(self.memory), &self.shape, _ISA, <const void *const *>all_pointers
+        )
+
+    def __dealloc__(self):
+        for k in range(4):
+            PyMem_RawFree(self.spare[k].memory)
+        PyMem_RawFree(self.memory)
+
+    @property
+    def isa(self):
+        """The instruction set whose kernels these weights are packed for."""
+        return fl_stack_isa(self.stack).decode()
+
+    @property
+    def lanes(self):
+        """How many units of a layer share a vector."""
+        return fl_stack_lanes(self.stack)
+
+    cdef Room take(self, size_t size) except *:
+        """A room of at least so many bytes, no other call's."""
+        cdef Room room = Room(NULL, 0)
+        cdef int k
+        for k in range(4):
+            if self.spare[k].memory != NULL:
+                room = self.spare[k]
+                self.spare[k] = Room(NULL, 0)
+                break
+        if room.size < size:
+            PyMem_RawFree(room.memory)
+            room = Room(PyMem_RawMalloc(size + 64), size)
+            if room.memory == NULL:
+                raise MemoryError()
+        return room
+
+    cdef void give(self, Room room) noexcept:
+        cdef int k
+        if room.size <= _KEEP_BYTES:
+            for k in range(4):
+                if self.spare[k].memory == NULL:
+                    self.spare[k] = room
+                    return
+        PyMem_RawFree(room.memory)
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes, cnp.ndarray h not None,
+            cnp.ndarray c not None, cnp.ndarray y not None, int threads=1, bint reverse=False):
+        """Run all layers over packed rows `x`, as `run` of the contract does one.
+
+        `h`, `c`: (layers * directions, B, P) and (..., B, H); `y`: (N, directions * P).
+        `batch_sizes` None: all sequences have the same length.
+        """
+        cdef fl_call call
+        call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
+        call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
+        call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
+        call.batch = cnp.PyArray_DIM(h, cnp.PyArray_NDIM(h) - 2)
+        if batch_sizes is None:
+            call.batch_sizes = NULL
+            call.steps = cnp.PyArray_DIM(x, 0) // call.batch
+        else:
+            call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
+            call.steps = cnp.PyArray_DIM(batch_sizes, 0)
+        call.threads, call.reverse = threads, reverse
+        cdef Room room = self.take(fl_room_bytes(self.stack, &call))
+        call.room = _aligned(room.memory)
+        with nogil:
+            fl_run(self.stack, &call)
+        self.give(room)
+
+
+cdef class Stepper:
+    """The step of one stream: B sequences through a whole stack in one call.
+
+    Parameters
+    ----------
+    layer : LSTM
+        Its stack is asked for again whenever its parameters have changed.
+    h, c : ndarrays of shape (layers, B, P) and (layers, B, H)
+        The stream's states, changed in place.
+    otherwise : callable (x, out)
+        Called in place of a step whose arguments are not arrays that fit as they are.
+    """
+
+    cdef object layer, version, otherwise
+    cdef Stack stack
+    cdef cnp.ndarray h, c
+    cdef fl_call call
+    cdef int type_number
+    cdef void *memory
+    cdef Py_ssize_t inputs, outputs
+
+    def __init__(self, layer, cnp.ndarray h not None, cnp.ndarray c not None, otherwise):
+        self.layer, self.otherwise, self.h, self.c = layer, otherwise, h, c
+        self.type_number = cnp.PyArray_TYPE(h)
+        self.inputs, self.outputs = layer.input_size, cnp.PyArray_DIM(h, 2)
+        self.call.h, self.call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
+        self.call.batch, self.call.steps = cnp.PyArray_DIM(h, 1), 1
+        self.call.threads = layer.num_threads
+        self.call.x_stride = self.inputs * h.dtype.itemsize
+        self.call.y_stride = self.outputs * h.dtype.itemsize
+        self.version = layer._version
+        self.stack = layer._stacks()[0]
+        self.memory = PyMem_RawMalloc(fl_room_bytes(self.stack.stack, &self.call) + 64)
+        if self.memory == NULL:
+            raise MemoryError()
+        self.call.room = _aligned(self.memory)
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.memory)
+
+    cdef inline bint fits(self, object array, Py_ssize_t size):
+        return (
+            cnp.PyArray_CheckExact(array)
+            and cnp.PyArray_TYPE(array) == self.type_number
+            and cnp.PyArray_NDIM(array) == 2
+            and cnp.PyArray_DIM(array, 0) == self.call.batch
+            and cnp.PyArray_DIM(array, 1) == size
+            and cnp.PyArray_ISCARRAY_RO(array)
+        )
+
+    def step(self, x, out=None):
+        cdef cnp.npy_intp shape[2]
+        if not self.fits(x, self.inputs):
+            return self.otherwise(x, out)
+        if out is None:
+            shape[0], shape[1] = self.call.batch, self.outputs
+            out = cnp.PyArray_EMPTY(2, shape, self.type_number, 0)
+        elif not (self.fits(out, self.outputs) and cnp.PyArray_ISWRITEABLE(out)):
+            return self.otherwise(x, out)
+        version = self.layer._version
+        if version is not self.version:
+            self.stack, self.version = self.layer._stacks()[0], version
+        self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
+        if self.stack.bytes < _WORTH_GIL:
+            fl_run(self.stack.stack, &self.call)
+        else:
+            with nogil:
+                fl_run(self.stack.stack, &self.call)
+        return out
+
+
+# ---- the contract ---------------------------------------------------------------------------
+
+
+def prepare(dtype):
+    pass
+
+
+def pack(w_ih, w_hh, b, w_hr):
+    return Stack([(w_ih, w_hh, b, w_hr)], 1)
+
+
+def run(weights, x, batch_sizes, h, c, y, reverse):
+    (<Stack?>weights).run(x, batch_sizes, h, c, y, 1, reverse)
+
+
+def describe():
+    from .. import __version__
+
+    return {"version": __version__, "instruction_set": _isa_name(_ISA)}

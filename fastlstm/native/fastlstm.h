@@ -1,0 +1,69 @@
+/* LSTM stacks on a CPU, in C11: no dependencies, no allocation, no global settings changed.
+
+Legend, as everywhere in fastlstm: T steps, B sequences, I input size, H hidden size, P output size
+(H, or the projection's), N = the sum of all batch sizes; gates i, f, g, o. The equations (1) to (5)
+stand in fastlstm/engines/__init__.py, and in kernels.inc where they run.
+
+    fl_shape shape = {.itemsize = 4, .layers = 1, .directions = 1, .input = 1, .hidden = 32, .output = 32};
+    int isa = fl_isa(NULL);
+    fl_stack *stack = fl_pack(aligned_alloc(64, fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    fl_call call = {.x = x, .x_stride = 4, .y = y, .y_stride = 128, .steps = 1, .batch = 1,
+                    .h = h, .c = c, .threads = 1};
+    call.room = aligned_alloc(64, fl_room_bytes(stack, &call));
+    fl_run(stack, &call);
+
+Nothing is checked: sizes and pointers must be right. */
+
+#ifndef FASTLSTM_H
+#define FASTLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Of a stack: itemsize 4 is float, 8 double; directions 1 or 2; output == hidden: no projection. */
+typedef struct {
+    int32_t itemsize, layers, directions;
+    int64_t input, hidden, output;
+} fl_shape;
+
+/* A stack's weights, packed for one instruction set; read-only, any number of threads may run it. */
+typedef struct fl_stack fl_stack;
+
+/* One run over packed rows: those of step 0, then of step 1, ...; sequences longest first. */
+typedef struct {
+    const void *x; /* (N, I), values of a row side by side */
+    void *y;       /* (N, directions * P); filled */
+    int64_t x_stride, y_stride; /* bytes from row to row */
+    int64_t steps, batch;       /* T, B */
+    const int64_t *batch_sizes; /* (T,), not increasing, the first one B; NULL: B in every step */
+    void *h, *c; /* (layers * directions, B, P) and (..., B, H): states before, states after */
+    void *room;  /* fl_room_bytes, at a multiple of 64; anything may be in it */
+    int32_t threads; /* how many may work, the caller among them; values do not depend on it */
+    int32_t reverse; /* of a stack of one direction: run from each sequence's end */
+} fl_call;
+
+/* The number of an instruction set by name, or of the best that this machine has (NULL); -1: not
+known, or not compiled in; -2: this machine lacks it. */
+int fl_isa(const char *name);
+
+/* The name of number 0 (the best), 1, ... of those compiled in; NULL past the last. */
+const char *fl_isa_name(int isa);
+
+/* Bytes of a stack's packed weights. */
+size_t fl_stack_bytes(const fl_shape *shape, int isa);
+
+/* Pack into `memory`, of so many bytes at a multiple of 64. `parameters`: for each layer, and in it
+for each direction, w_ih (4H, I or directions * P), w_hh (4H, P), b (4H), w_hr (P, H) or NULL. */
+fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *const *parameters);
+
+/* The instruction set whose kernels run this stack, and how many units of a layer share a vector. */
+const char *fl_stack_isa(const fl_stack *stack);
+int fl_stack_lanes(const fl_stack *stack);
+
+/* Bytes of room that `call` needs: its steps, batch, batch_sizes and threads are read. */
+size_t fl_room_bytes(const fl_stack *stack, const fl_call *call);
+
+/* Equations (1) to (5) for all layers, directions and steps. */
+void fl_run(const fl_stack *stack, const fl_call *call);
+
+#endif

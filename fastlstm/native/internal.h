@@ -1,0 +1,81 @@
+/* What the C files of this folder share, and nobody else sees. */
+
+#ifndef FASTLSTM_INTERNAL_H
+#define FASTLSTM_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "fastlstm.h"
+
+enum { GATES = 4, MOST_THREADS = 64 };
+
+/* One layer's weights in one direction. Panels of one vector's lanes L of units,
+[panel][k][gate][lane], k over the inputs, then the outputs; b [panel][gate][lane]; w_hr in panels of
+4 L outputs, [panel][k][4 L], k over the units. Units past H are padded with zeros. */
+typedef struct {
+    int64_t I, H, P;
+    void *w, *b, *w_hr;
+} fl_cell;
+
+/* Where the threads that share each step's units meet: `claimed[share]` counts the phases of which
+somebody took that share, `done` the shares that are finished. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t claimed[MOST_THREADS];
+    _Alignas(64) _Atomic int64_t done;
+} fl_meeting;
+
+/* One layer in one direction over the sequences part, part + parts, ...; strides in bytes. */
+typedef struct {
+    const fl_cell *cell;
+    const void *x;
+    void *y, *h, *c;
+    int64_t x_stride, y_stride;
+    const int64_t *batch_sizes; /* NULL: `batch` in every step */
+    int64_t steps, batch, total; /* total: rows of x */
+    int64_t part, parts;
+    int reverse, shares;
+    fl_meeting *meeting; /* NULL: one thread does all of it */
+    void *room;
+} fl_task;
+
+/* What is compiled once for each instruction set and type of number. A task is run by `begin`, once;
+`steps`, in every thread that takes part; `end`, once. */
+typedef struct {
+    int lanes;
+    void (*pack)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *b, const void *w_hr);
+    size_t (*room)(const fl_task *task);
+    void (*begin)(const fl_task *task);
+    void (*steps)(const fl_task *task, int mine);
+    void (*end)(const fl_task *task);
+} fl_kernels;
+
+typedef struct {
+    const char *name;
+    int (*there)(void);
+    fl_kernels kernels[2]; /* of float, of double */
+} fl_isa_table;
+
+extern const fl_isa_table fl_isas[];
+extern const int fl_isa_count;
+
+/* Run work(context, 0) here and, where threads are free, work(context, k), k < threads, in others;
+return when all that began have returned. One call alone must do all the work if it has to. */
+void fl_together(int threads, void (*work)(void *context, int thread), void *context);
+
+/* Whether this thread is the first that takes `share` of phase `number`; each is taken in turn. */
+static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
+{
+    return atomic_load_explicit(&meeting->claimed[share], memory_order_relaxed) == number
+        && atomic_compare_exchange_strong(&meeting->claimed[share], &number, number + 1);
+}
+
+/* Wait, awake, until `count` is at least `value`; yields the processor if that takes long. */
+void fl_wait(const _Atomic int64_t *count, int64_t value);
+
+/* x rounded up to a multiple of `whole`. */
+static inline int64_t fl_up(int64_t x, int64_t whole)
+{
+    return (x + whole - 1) / whole * whole;
+}
+
+#endif

@@ -1,0 +1,175 @@
+/* The kernels of every instruction set, from one source: kernels.inc is included once for each and
+for each type of number, in a region compiled for that instruction set. */
+
+#include <math.h>
+#include <string.h>
+
+#include "internal.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define STRING(x) #x
+#define JOIN_(a, b, c) fl_##a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(function) JOIN(function, ISA, REAL)
+
+/* Code between BEGIN and END is compiled for the instruction set, all else for the baseline. */
+#if defined(__clang__)
+#define BEGIN(features) \
+    _Pragma(STRING(clang attribute push(__attribute__((target(features))), apply_to = function)))
+#define END _Pragma("clang attribute pop")
+#else
+#define BEGIN(features) _Pragma("GCC push_options") _Pragma(STRING(GCC target(features)))
+#define END _Pragma("GCC pop_options")
+#endif
+
+/* 2^r on |r| <= 1/2, c[0] + c[1] r + ... float: minimax of the relative error with c[0] = 1, 9.1e-8;
+double: Taylor, ln(2)^k / k!, 4e-18. Then bits of the mantissa, the exponent's bias, and where 2^y is
+cut off: the product of three such powers must not overflow, and a gate that is shut lets nothing
+through that could be seen. */
+#define EXP2_float {1.0f, 0.6931469775985506f, 0.24022242084963316f, 0.05550733744132586f, \
+                    0.009671512658542656f, 0.001326472693249577f}
+#define EXP2_double {1.0, 0.6931471805599453, 0.2402265069591007, 0.055504108664821576, \
+                     0.009618129107628477, 0.0013333558146428441, 0.00015403530393381606, \
+                     1.5252733804059838e-05, 1.3215486790144305e-06, 1.0178086009239696e-07, \
+                     7.054911620801121e-09, 4.44553827187081e-10, 2.5678435993488196e-11, \
+                     1.3691488853904124e-12}
+#define DEGREE_float 5
+#define DEGREE_double 13
+#define MANTISSA_float 23
+#define MANTISSA_double 52
+#define BIAS_float 127
+#define BIAS_double 1023
+#define CUT_OFF_float 40
+#define CUT_OFF_double 300
+#define INTEGER_float int32_t
+#define INTEGER_double int64_t
+/* how the intrinsics' names end */
+#define X86_float ps
+#define X86_double pd
+#define NEON_float f32
+#define NEON_double f64
+
+#define GLUE_(a, b) a##b
+#define GLUE(a, b) GLUE_(a, b)
+#define OF(name) GLUE(name##_, REAL)
+
+/* One sequence alone makes its input's products first where its weights are larger than this (they do
+not stay in the first-level cache), in chunks of so many bytes (they stay in the second-level one). */
+#define HOIST_ABOVE (1 << 14)
+#define HOIST_BYTES (1 << 18)
+
+/* ROWS: how many rows' accumulators, one vector a gate, fit the registers beside weights and input;
+of 32 registers a sixth row would leave too few for the cell, and six rows of [x | h] fill a small
+first-level cache. */
+
+#if defined(__x86_64__)
+
+#define ISA avx512
+#define VECTOR_BYTES 64
+#define ROWS 5
+#define INTRINSIC(name) GLUE(_mm512_##name##_, OF(X86))
+#define FMA INTRINSIC(fmadd)
+#define MIN INTRINSIC(min)
+#define MAX INTRINSIC(max)
+BEGIN("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#define REAL float
+#include "kernels.inc"
+#undef REAL
+#define REAL double
+#include "kernels.inc"
+#undef REAL
+END
+#undef ISA
+#undef VECTOR_BYTES
+#undef ROWS
+#undef INTRINSIC
+
+#define ISA avx2
+#define VECTOR_BYTES 32
+#define ROWS 3
+#define INTRINSIC(name) GLUE(_mm256_##name##_, OF(X86))
+BEGIN("avx2,fma")
+#define REAL float
+#include "kernels.inc"
+#undef REAL
+#define REAL double
+#include "kernels.inc"
+#undef REAL
+END
+#undef ISA
+#undef VECTOR_BYTES
+#undef ROWS
+#undef INTRINSIC
+#undef FMA
+#undef MIN
+#undef MAX
+
+static int has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("fma");
+}
+
+static int has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+#elif defined(__aarch64__)
+
+#define ISA neon
+#define VECTOR_BYTES 16
+#define ROWS 5
+#define FMA(a, b, c) GLUE(vfmaq_, OF(NEON))(c, a, b)
+#define MIN GLUE(vminq_, OF(NEON))
+#define MAX GLUE(vmaxq_, OF(NEON))
+#define REAL float
+#include "kernels.inc"
+#undef REAL
+#define REAL double
+#include "kernels.inc"
+#undef REAL
+#undef ISA
+#undef VECTOR_BYTES
+#undef ROWS
+#undef FMA
+#undef MIN
+#undef MAX
+
+#endif
+
+#define ISA baseline
+#define VECTOR_BYTES 16
+#define ROWS 2
+#define REAL float
+#include "kernels.inc"
+#undef REAL
+#define REAL double
+#include "kernels.inc"
+#undef REAL
+
+static int always(void)
+{
+    return 1;
+}
+
+#define TABLE(isa, bytes, type) {bytes / (int)sizeof(type), fl_pack_##isa##_##type, fl_room_##isa##_##type, \
+    fl_begin_##isa##_##type, fl_steps_##isa##_##type, fl_end_##isa##_##type}
+
+const fl_isa_table fl_isas[] = {
+#if defined(__x86_64__)
+    {"avx512", has_avx512, {TABLE(avx512, 64, float), TABLE(avx512, 64, double)}},
+    {"avx2", has_avx2, {TABLE(avx2, 32, float), TABLE(avx2, 32, double)}},
+#elif defined(__aarch64__)
+    {"neon", always, {TABLE(neon, 16, float), TABLE(neon, 16, double)}},
+#endif
+    {"baseline", always, {TABLE(baseline, 16, float), TABLE(baseline, 16, double)}},
+};
+const int fl_isa_count = sizeof fl_isas / sizeof fl_isas[0];

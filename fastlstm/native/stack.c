@@ -1,0 +1,338 @@
+/* The C API: packing a stack, its room, and its run over layers, directions and threads. */
+
+#include <string.h>
+
+#include "internal.h"
+
+struct fl_stack {
+    fl_shape shape;
+    const fl_isa_table *isa;
+    const fl_kernels *kernels;
+    fl_cell cells[]; /* [layer][direction]; their weights follow */
+};
+
+/* ---- instruction sets ------------------------------------------------------------------------ */
+
+const char *fl_isa_name(int isa)
+{
+    return isa >= 0 && isa < fl_isa_count ? fl_isas[isa].name : NULL;
+}
+
+int fl_isa(const char *name)
+{
+    for (int isa = 0; isa < fl_isa_count; isa++)
+        if (name ? !strcmp(name, fl_isas[isa].name) : fl_isas[isa].there())
+            return fl_isas[isa].there() ? isa : -2;
+    return -1;
+}
+
+/* ---- packing --------------------------------------------------------------------------------- */
+
+static int64_t inputs_of(const fl_shape *shape, int layer)
+{
+    return layer ? shape->directions * shape->output : shape->input;
+}
+
+/* Place the arrays of all cells behind the stack, for `lanes`; return the end. `stack` may be NULL. */
+static size_t place(fl_stack *stack, const fl_shape *shape, int lanes)
+{
+    int cells = shape->layers * shape->directions;
+    size_t at = fl_up(sizeof(fl_stack) + cells * sizeof(fl_cell), 64);
+    int64_t H = shape->hidden, P = shape->output, wide = (int64_t)GATES * lanes;
+    int64_t gates = fl_up(H, lanes) * GATES;
+    for (int k = 0; k < cells; k++) {
+        int64_t I = inputs_of(shape, k / shape->directions);
+        int64_t counts[] = {(I + P) * gates, gates, P == H ? 0 : wide + fl_up(P, wide) * H};
+        void *places[3];
+        for (int n = 0; n < 3; n++) {
+            places[n] = (char *)stack + at;
+            at = fl_up(at + counts[n] * shape->itemsize, 64);
+        }
+        if (stack)
+            stack->cells[k] = (fl_cell){I, H, P, places[0], places[1], places[2]};
+    }
+    return at;
+}
+
+static const fl_kernels *kernels_of(const fl_shape *shape, int isa)
+{
+    return &fl_isas[isa].kernels[shape->itemsize == sizeof(double)];
+}
+
+size_t fl_stack_bytes(const fl_shape *shape, int isa)
+{
+    return place(NULL, shape, kernels_of(shape, isa)->lanes);
+}
+
+fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *const *parameters)
+{
+    fl_stack *stack = memory;
+    stack->shape = *shape;
+    stack->isa = &fl_isas[isa];
+    stack->kernels = kernels_of(shape, isa);
+    place(stack, shape, stack->kernels->lanes);
+    for (int k = 0; k < shape->layers * shape->directions; k++, parameters += 4)
+        stack->kernels->pack(&stack->cells[k], parameters[0], parameters[1], parameters[2], parameters[3]);
+    return stack;
+}
+
+const char *fl_stack_isa(const fl_stack *stack)
+{
+    return stack->isa->name;
+}
+
+int fl_stack_lanes(const fl_stack *stack)
+{
+    return stack->kernels->lanes;
+}
+
+/* ---- denormals -------------------------------------------------------------------------------- */
+/* They are 0 while a kernel runs, for they cost a hundred times a number's time, and a state that
+fades away leaves thousands; afterwards the thread's setting is what it was. */
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+typedef unsigned setting;
+static setting flush_denormals(void)
+{
+    setting before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);
+    return before;
+}
+static void restore(setting before)
+{
+    _mm_setcsr(before);
+}
+#elif defined(__aarch64__)
+typedef uint64_t setting;
+static setting flush_denormals(void)
+{
+    setting before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (UINT64_C(1) << 24)));
+    return before;
+}
+static void restore(setting before)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
+}
+#else
+typedef int setting;
+static setting flush_denormals(void)
+{
+    return 0;
+}
+static void restore(setting before)
+{
+    (void)before;
+}
+#endif
+
+/* ---- running ---------------------------------------------------------------------------------- */
+
+/* How the work is cut: into `parts` of the sequences, each through the whole stack; or, layer by
+layer, into whole `directions` and `shares` of each step's units. */
+typedef struct {
+    int threads, parts, shares, directions;
+} cut;
+
+/* One run, as all its threads see it. */
+typedef struct {
+    const fl_stack *stack;
+    const fl_call *call;
+    cut cut;
+    int64_t total; /* rows */
+    int layer;     /* that runs now, if not in parts */
+    _Alignas(64) _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
+    fl_meeting meeting;
+} run;
+
+static int64_t rows_of(const fl_call *call)
+{
+    int64_t total = call->steps * call->batch;
+    if (call->batch_sizes) {
+        total = 0;
+        for (int64_t t = 0; t < call->steps; t++)
+            total += call->batch_sizes[t];
+    }
+    return total;
+}
+
+/* Floating-point operations, about a tenth of a millisecond's: below, threads cost more than they save. */
+#define WORTH_THREADS 1e7
+/* Weights of one step, in bytes, that are worth meeting at every step. */
+#define WORTH_MEETING (1 << 18)
+
+static cut cut_of(const fl_stack *stack, const fl_call *call, int64_t total)
+{
+    const fl_shape *s = &stack->shape;
+    cut one = {1, 1, 1, 1};
+    double work = 0;
+    for (int layer = 0; layer < s->layers; layer++)
+        work += 8.0 * s->directions * s->hidden * (inputs_of(s, layer) + s->output);
+    int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    if (n < 2 || work * total < WORTH_THREADS)
+        return one;
+    if (call->batch >= 4 * n)
+        return (cut){n, n, 1, 1};
+    if (s->directions == 2)
+        return (cut){2, 1, 1, 2};
+    if (4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING)
+        return (cut){n, 1, n, 1};
+    if (call->batch > 1)
+        return n < call->batch ? (cut){n, n, 1, 1} : (cut){(int)call->batch, (int)call->batch, 1, 1};
+    return one;
+}
+
+/* Bytes from row to row of what one layer hands to the next. */
+static int64_t between_stride(const fl_stack *stack)
+{
+    int64_t stride = stack->shape.directions * stack->shape.output * stack->shape.itemsize;
+    return stride % 256 ? stride : stride + 64;
+}
+
+/* Where things lie in the room: the run, what layers hand on (twice, in turn), a room for each task
+that runs at once. */
+typedef struct {
+    size_t between[2], tasks, task, end;
+} plan;
+
+static fl_task task_of(const run *run, int layer, int direction, int part, const plan *plan);
+
+static plan plan_of(const run *run)
+{
+    const fl_shape *s = &run->stack->shape;
+    int64_t between = fl_up(run->total * between_stride(run->stack), 64);
+    plan plan = {.between[1] = s->layers > 1 ? between : 0};
+    plan.tasks = plan.between[1] + (s->layers > 2 ? between : 0);
+    for (int layer = 0; layer < s->layers && layer < 2; layer++) {
+        fl_task task = task_of(run, layer, 0, 0, &plan);
+        size_t room = run->stack->kernels->room(&task);
+        if (plan.task < room)
+            plan.task = room;
+    }
+    plan.end = plan.tasks + plan.task * run->cut.parts * run->cut.directions;
+    return plan;
+}
+
+static fl_task task_of(const run *run, int layer, int direction, int part, const plan *plan)
+{
+    const fl_call *call = run->call;
+    const fl_shape *s = &run->stack->shape;
+    int cell = layer * s->directions + direction;
+    char *room = call->room;
+    fl_task task = {
+        .cell = &run->stack->cells[cell],
+        .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
+        .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
+        .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
+        .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
+        .total = run->total, .part = part, .parts = run->cut.parts,
+        .reverse = direction || call->reverse, .shares = run->cut.shares,
+        .meeting = run->cut.shares > 1 ? (fl_meeting *)&run->meeting : NULL,
+        .room = room + plan->tasks + plan->task * (part + direction % run->cut.directions),
+    };
+    if (layer) {
+        task.x = room + plan->between[(layer - 1) % 2];
+        task.x_stride = between_stride(run->stack);
+    }
+    if (layer < s->layers - 1) {
+        task.y = room + plan->between[layer % 2];
+        task.y_stride = between_stride(run->stack);
+    }
+    task.y = (char *)task.y + direction * s->output * s->itemsize;
+    return task;
+}
+
+/* One layer in one direction, all in this thread. */
+static void alone(const run *run, int layer, int direction, int part, const plan *plan)
+{
+    const fl_task task = task_of(run, layer, direction, part, plan);
+    run->stack->kernels->begin(&task);
+    run->stack->kernels->steps(&task, 0);
+    run->stack->kernels->end(&task);
+}
+
+static void whole_stack(const run *run, int part, const plan *plan)
+{
+    for (int layer = 0; layer < run->stack->shape.layers; layer++)
+        for (int direction = 0; direction < run->stack->shape.directions; direction++)
+            alone(run, layer, direction, part, plan);
+}
+
+static void take_parts(void *context, int thread)
+{
+    run *run = context;
+    const plan plan = plan_of(run);
+    setting before = flush_denormals();
+    (void)thread;
+    for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.parts;)
+        whole_stack(run, (int)part, &plan);
+    restore(before);
+}
+
+static void take_directions(void *context, int thread)
+{
+    run *run = context;
+    const plan plan = plan_of(run);
+    setting before = flush_denormals();
+    (void)thread;
+    for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;)
+        alone(run, run->layer, (int)direction, 0, &plan);
+    restore(before);
+}
+
+static void take_shares(void *context, int thread)
+{
+    run *run = context;
+    const plan plan = plan_of(run);
+    const fl_task task = task_of(run, run->layer, 0, 0, &plan);
+    setting before = flush_denormals();
+    run->stack->kernels->steps(&task, thread);
+    restore(before);
+}
+
+static void in_threads(run *run, const plan *plan)
+{
+    if (run->cut.parts > 1) {
+        fl_together(run->cut.threads, take_parts, run);
+        return;
+    }
+    for (run->layer = 0; run->layer < run->stack->shape.layers; run->layer++) {
+        if (run->cut.directions > 1) {
+            run->next = 0;
+            fl_together(run->cut.threads, take_directions, run);
+        } else {
+            const fl_task task = task_of(run, run->layer, 0, 0, plan);
+            memset(&run->meeting, 0, sizeof run->meeting);
+            run->stack->kernels->begin(&task);
+            fl_together(run->cut.threads, take_shares, run);
+            run->stack->kernels->end(&task);
+        }
+    }
+}
+
+static run run_of(const fl_stack *stack, const fl_call *call)
+{
+    int64_t total = rows_of(call);
+    return (run){.stack = stack, .call = call, .total = total, .cut = cut_of(stack, call, total)};
+}
+
+size_t fl_room_bytes(const fl_stack *stack, const fl_call *call)
+{
+    const run run = run_of(stack, call);
+    return plan_of(&run).end;
+}
+
+void fl_run(const fl_stack *stack, const fl_call *call)
+{
+    run run = run_of(stack, call);
+    const plan plan = plan_of(&run);
+    if (run.cut.threads > 1) {
+        in_threads(&run, &plan);
+        return;
+    }
+    setting before = flush_denormals();
+    whole_stack(&run, 0, &plan);
+    restore(before);
+}

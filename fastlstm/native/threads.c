@@ -1,0 +1,153 @@
+/* A few threads of our own: no other library's are used, changed or needed.
+
+They are made when first asked for, wait awake for a moment after each call, so that calls in a row
+find them ready, and then sleep. One call at a time has them; another that comes meanwhile runs alone.
+Nobody waits for a thread that has not begun: who comes late finds its work done by the others. */
+
+#define _POSIX_C_SOURCE 200809L
+
+#include "internal.h"
+
+#if defined(_WIN32) || defined(__STDC_NO_THREADS__) && !defined(__unix__) && !defined(__APPLE__)
+
+void fl_together(int threads, void (*work)(void *context, int thread), void *context)
+{
+    (void)threads;
+    work(context, 0);
+}
+
+void fl_wait(const _Atomic int64_t *count, int64_t value)
+{
+    (void)count, (void)value; /* one thread: all is done */
+}
+
+#else
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+
+enum { AWAKE_NS = 50000, SPINS = 4096 };
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake, left;
+    int busy, made;
+    void (*work)(void *context, int thread);
+    void *context;
+    int given;                    /* numbers given to those who take part */
+    _Atomic int64_t wanted;       /* how many more may take part */
+    _Atomic int64_t inside;       /* how many do, but for the caller */
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static inline void spin(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void fl_wait(const _Atomic int64_t *count, int64_t value)
+{
+    for (int64_t spins = 0; atomic_load_explicit(count, memory_order_acquire) < value; spins++)
+        if (spins < SPINS)
+            spin();
+        else
+            sched_yield();
+}
+
+static int64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+static void *worker(void *nothing)
+{
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        if (!pool.wanted) { /* another call may follow at once */
+            pthread_mutex_unlock(&pool.lock);
+            for (int64_t end = now() + AWAKE_NS; !atomic_load(&pool.wanted) && now() < end;)
+                for (int spins = 0; spins < 32; spins++)
+                    spin();
+            pthread_mutex_lock(&pool.lock);
+        }
+        while (!pool.wanted)
+            pthread_cond_wait(&pool.wake, &pool.lock);
+        pool.wanted--;
+        pool.inside++;
+        int number = ++pool.given;
+        pthread_mutex_unlock(&pool.lock);
+        pool.work(pool.context, number);
+        pthread_mutex_lock(&pool.lock);
+        if (--pool.inside == 0)
+            pthread_cond_signal(&pool.left);
+    }
+    return nothing;
+}
+
+/* A forked child has none of the threads, whatever they were doing. */
+static void forget(void)
+{
+    pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    pool.wake = pool.left = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    pool.busy = pool.made = 0;
+    pool.wanted = pool.inside = 0;
+}
+
+static void prepare(void)
+{
+    pthread_atfork(NULL, NULL, forget);
+}
+
+/* Threads of ours take no signals: those are the program's. */
+static void make(int threads)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    for (pthread_t thread; pool.made < threads && !pthread_create(&thread, NULL, worker, NULL); pool.made++)
+        pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void fl_together(int threads, void (*work)(void *context, int thread), void *context)
+{
+    pthread_once(&once, prepare);
+    pthread_mutex_lock(&pool.lock);
+    if (pool.busy) {
+        pthread_mutex_unlock(&pool.lock);
+        work(context, 0);
+        return;
+    }
+    make(threads - 1);
+    pool.busy = 1;
+    pool.work = work;
+    pool.context = context;
+    pool.given = 0;
+    pool.wanted = threads - 1 < pool.made ? threads - 1 : pool.made;
+    for (int k = 0; k < pool.wanted; k++)
+        pthread_cond_signal(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+
+    work(context, 0);
+
+    pthread_mutex_lock(&pool.lock);
+    pool.wanted = 0;
+    pthread_mutex_unlock(&pool.lock);
+    for (int spins = 0; atomic_load(&pool.inside) && spins < SPINS; spins++)
+        spin();
+    pthread_mutex_lock(&pool.lock);
+    while (pool.inside)
+        pthread_cond_wait(&pool.left, &pool.lock);
+    pool.busy = 0;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+#endif

@@ -1,0 +1,121 @@
+"""The package as a user gets it: an sdist, a wheel from it, a fresh environment, a run there."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+
+import numpy as np
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="the native engine needs GCC or Clang"),
+    *(
+        pytest.mark.skipif(not importlib.util.find_spec(tool), reason=f"needs {tool}, to build")
+        for tool in ("pip", "setuptools", "Cython")
+    ),
+]
+
+ROOT = pathlib.Path(__file__).parents[1]
+MADE = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.so", "_native.c")
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+NO_COMPILER = {"CC": "/nonexistent", "FASTLSTM_REQUIRE_NATIVE": ""}
+
+# Prints what ran, and where it lies, after comparing it with the engine for reading.
+RUN = """
+import numpy as np, fastlstm
+options = dict(num_layers=2, bidirectional=True, proj_size=2, dtype="float64")
+lstm, truth = fastlstm.LSTM(3, 5, **options), fastlstm.LSTM(3, 5, **options, engine="numpy")
+truth.load_state_dict(lstm.state_dict())
+x = np.random.default_rng(0).standard_normal((7, 4, 3))
+np.testing.assert_allclose(lstm(x)[0], truth(x)[0], rtol=0, atol=1e-14)
+print(lstm.engine, fastlstm.__file__)
+"""
+
+
+def python(*command, cwd, prefix=sys.prefix, **environment):
+    """Run the Python of an environment; return the finished process, its output as text."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "FASTLSTM_ENGINE")}
+    return subprocess.run(
+        [pathlib.Path(prefix, "bin", "python"), *command],
+        cwd=cwd,
+        env=inherited | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def build_wheel(sdist, folder, **environment):
+    """Build with pip what a user without network could; return the process and the folder."""
+    options = "--verbose --no-deps --no-index --no-build-isolation --no-cache-dir".split()
+    command = ["-m", "pip", "wheel", *options, "--wheel-dir", folder, sdist]
+    return python(*command, cwd=folder, **environment)
+
+
+def run_installed(wheel, folder):
+    """Install into an environment of its own, which sees NumPy where it is; run `RUN` there."""
+    prefix = folder / "environment"
+    venv.create(prefix)
+    packages = next(prefix.glob("lib/python*/site-packages"))
+    (packages / "numpy.pth").write_text(str(pathlib.Path(np.__file__).parents[1]))
+    options = ["--no-deps", "--no-index", "--target", packages]
+    install = python("-m", "pip", "install", *options, wheel, cwd=folder)
+    assert install.returncode == 0, install.stdout
+    run = python("-I", "-c", RUN, cwd=folder, prefix=prefix)
+    assert run.returncode == 0, run.stdout
+    engine, place = run.stdout.split()
+    assert pathlib.Path(place).is_relative_to(packages)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The path of an sdist that is made of a copy of the sources alone."""
+    folder = tmp_path_factory.mktemp("sdist")
+    copy = shutil.copytree(ROOT, folder / "source", ignore=MADE)
+    code = "import setuptools.build_meta; setuptools.build_meta.build_sdist('..')"
+    made = python("-c", code, cwd=copy)
+    assert made.returncode == 0, made.stdout
+    (path,) = folder.glob("*.tar.gz")
+    return path
+
+
+def test_wheel_from_sdist(sdist, tmp_path):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastlstm/native").iterdir()}
+    assert sources and names >= {*sources, "fastlstm/engines/_native.pyx"}
+    assert "fastlstm/engines/_native.c" not in names
+
+    built = build_wheel(sdist, tmp_path, FASTLSTM_REQUIRE_NATIVE="1")
+    assert built.returncode == 0, built.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 3_000_000
+    with zipfile.ZipFile(wheel) as archive:
+        files = [info.filename for info in archive.infolist() if "dist-info" not in info.filename]
+        assert sum(info.file_size for info in archive.infolist()) < 3_000_000
+    modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastlstm").rglob("*.py")}
+    assert {*files} == modules | {f"fastlstm/engines/_native{SUFFIX}"}
+    assert run_installed(wheel, tmp_path) == "native"
+
+
+def test_without_a_compiler(sdist, tmp_path):
+    built = build_wheel(sdist, tmp_path, **NO_COMPILER)
+    assert built.returncode == 0, built.stdout
+    (warning,) = (line for line in built.stdout.splitlines() if "native engine" in line)
+    assert "could not be built" in warning and "/nonexistent" in warning and "GCC" in warning
+    (wheel,) = tmp_path.glob("*.whl")
+    assert run_installed(wheel, tmp_path) in ("numba", "numpy")
+
+
+def test_required_without_a_compiler(sdist, tmp_path):
+    built = build_wheel(sdist, tmp_path, **NO_COMPILER | {"FASTLSTM_REQUIRE_NATIVE": "1"})
+    assert built.returncode != 0 and "/nonexistent" in built.stdout
+    assert not [*tmp_path.glob("*.whl")]
