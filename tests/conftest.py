@@ -14,31 +14,41 @@ def pytest_addoption(parser):
     parser.addoption(
         "--require-engines", action="store_true", help="a missing engine is a failure, not a skip"
     )
+    parser.addoption(
+        "--require-native", action="store_true", help="the native engine must not be missing"
+    )
 
 
 # Scope "session" throughout: the values never change, and hypothesis wants no fixture per test.
 
 
-def _engine(request):
+def _engine(config, name):
     try:
-        load(request.param)
+        load(name)
     except ImportError as error:
-        if request.config.getoption("--require-engines"):
+        native = name == "native" and config.getoption("--require-native")
+        if native or config.getoption("--require-engines"):
             pytest.fail(str(error))
         pytest.skip(str(error))
-    return request.param
+    return name
 
 
 @pytest.fixture(params=MODULES, scope="session")
 def engine(request):
     """The name of each engine."""
-    return _engine(request)
+    return _engine(request.config, request.param)
 
 
 @pytest.fixture(params=[name for name in MODULES if name != "numpy"], scope="session")
 def exact_engine(request):
     """The engines without BLAS, which promise the same bits however the work is cut."""
-    return _engine(request)
+    return _engine(request.config, request.param)
+
+
+@pytest.fixture(scope="session")
+def native(request):
+    """The native engine's module."""
+    return load(_engine(request.config, "native"))
 
 
 @pytest.fixture(params=["float32", "float64"], scope="session")

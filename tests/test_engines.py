@@ -481,7 +481,10 @@ def test_processor_by_name_shares_the_cache(tmp_path):
 
 def test_without_jit_there_is_no_numba_engine():
     pytest.importorskip("numba", reason="switches Numba's compiler off")
-    script = "import fastlstm as f; print(f.LSTM(5, 3).engine); f.LSTM(5, 3, engine='numba')"
+    script = (
+        "import fastlstm as f; del f.engines.__globals__['MODULES']['native']; "
+        "print(f.LSTM(5, 3).engine); f.LSTM(5, 3, engine='numba')"
+    )
     run = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, cwd=ROOT,
         capture_output=True, text=True,
@@ -579,8 +582,9 @@ def test_a_large_memory(engine, dtype, f, share):
 
 
 @pytest.fixture
-def without_numba(monkeypatch):
-    """As on a machine where Numba cannot be imported."""
+def numpy_alone(monkeypatch):
+    """As on a machine where nothing was compiled and Numba cannot be imported."""
+    monkeypatch.setitem(MODULES, "native", "._nowhere")
     monkeypatch.setitem(MODULES, "numba", "._nowhere")
     monkeypatch.delenv("FASTLSTM_ENGINE", raising=False)
     load.cache_clear()
@@ -603,15 +607,23 @@ def test_environment_forces_an_engine(monkeypatch, engine):
     assert [name for name, about in fastlstm.engines().items() if about["default"]] == [engine]
 
 
-def test_a_missing_engine_is_passed_over(without_numba):
+def test_a_missing_engine_is_passed_over(numpy_alone):
     assert fastlstm.LSTM(1, 1).engine == "numpy"
     about = fastlstm.engines()
     assert about["numpy"] == {"available": True, "default": True, **_numpy.describe()}
-    assert not about["numba"]["available"] and not about["numba"]["default"]
-    assert "pip install" in about["numba"]["reason"]
+    for name, way_out in {"numba": "pip install", "native": "C compiler"}.items():
+        assert not about[name]["available"] and not about[name]["default"]
+        assert way_out in about[name]["reason"]
 
 
-def test_a_missing_engine_that_is_forced_is_an_error(without_numba, monkeypatch):
+def test_the_next_engine_is_taken(numpy_alone, monkeypatch):
+    """Numba where only the native engine is missing."""
+    monkeypatch.setitem(MODULES, "numba", "._numba")
+    pytest.importorskip("numba", reason="is what is taken next")
+    assert fastlstm.LSTM(1, 1).engine == "numba"
+
+
+def test_a_missing_engine_that_is_forced_is_an_error(numpy_alone, monkeypatch):
     sentence = (
         r"engine 'numba' is not available here \(No module named 'fastlstm.engines._nowhere'\). "
         r'To get it: pip install "fastlstm\[numba\]"'
@@ -623,7 +635,7 @@ def test_a_missing_engine_that_is_forced_is_an_error(without_numba, monkeypatch)
         fastlstm.LSTMCell(1, 1)
 
 
-def test_a_missing_engine_that_is_forced_is_told_of(without_numba, monkeypatch):
+def test_a_missing_engine_that_is_forced_is_told_of(numpy_alone, monkeypatch):
     monkeypatch.setenv("FASTLSTM_ENGINE", "numba")
     about = fastlstm.engines()
     assert "pip install" in about["numba"]["reason"]
@@ -657,7 +669,8 @@ def test_engines_tell_of_themselves(engine):
     about = fastlstm.engines()
     assert list(about) == list(MODULES)
     assert about[engine]["available"] is True
-    assert about[engine]["version"] == importlib.import_module(engine).__version__
+    package = fastlstm if engine == "native" else importlib.import_module(engine)
+    assert about[engine]["version"] == package.__version__
     assert isinstance(about[engine]["instruction_set"], str)
 
 

@@ -7,7 +7,8 @@ in ``fastlstm/native/kernels.inc``.
 
 import os
 
-cimport cython
+import numpy as np
+
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
@@ -89,14 +90,13 @@ cdef class Stack:
     """
 
     cdef fl_stack *stack
-    cdef void *memory
+    cdef cnp.ndarray memory  # NumPy asks for huge pages, which spare large weights many misses
     cdef size_t bytes
     cdef fl_shape shape
     cdef Room spare[4]  # rooms that calls take and give back
 
     def __cinit__(self, list parameters, int directions):
-        cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], part
-        cdef const void *pointers[4]
+        cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], pointers
         self.shape.itemsize = w_ih.dtype.itemsize
         self.shape.directions = directions
         self.shape.layers = len(parameters) // directions
@@ -104,27 +104,21 @@ cdef class Stack:
         self.shape.output = w_hh.shape[1]
         self.shape.hidden = w_hh.shape[0] // 4
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
-        self.memory = PyMem_RawMalloc(self.bytes + 64)
-        places = cnp.PyArray_EMPTY(1, [4 * len(parameters)], cnp.NPY_INTP, 0)
-        if self.memory == NULL:
-            raise MemoryError()
-        cdef void **all_pointers = <void **>cnp.PyArray_DATA(places)
+        self.memory = np.empty(self.bytes + 64, np.uint8)
+        pointers = np.zeros(4 * len(parameters), np.uintp)
         kept = []
-        for k, parts in enumerate(parameters):
-            for n in range(4):
-                all_pointers[4 * k + n] = NULL
-                if parts[n] is not None:
-                    part = cnp.PyArray_GETCONTIGUOUS(parts[n])
-                    kept.append(part)
-                    all_pointers[4 * k + n] = cnp.PyArray_DATA(part)
+        for k, array in enumerate(array for arrays in parameters for array in arrays):
+            if array is not None:
+                kept.append(np.ascontiguousarray(array))
+                pointers[k] = kept[-1].ctypes.data
         self.stack = fl_pack(
-            _aligned(self.memory), &self.shape, _ISA, <const void *const *>all_pointers
+            _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA,
+            <const void *const *>cnp.PyArray_DATA(pointers),
         )
 
     def __dealloc__(self):
         for k in range(4):
             PyMem_RawFree(self.spare[k].memory)
-        PyMem_RawFree(self.memory)
 
     @property
     def isa(self):

@@ -33,19 +33,19 @@ typedef struct {
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, total; /* total: rows of x */
     int64_t part, parts;
-    int reverse, shares;
-    fl_meeting *meeting; /* NULL: one thread does all of it */
+    int reverse, shares; /* shares: among how many threads each step's units are split */
     void *room;
 } fl_task;
 
-/* What is compiled once for each instruction set and type of number. A task is run by `begin`, once;
-`steps`, in every thread that takes part; `end`, once. */
+/* What is compiled once for each instruction set and type of number. A task is run by `alone`, or
+by several threads: `begin`, once; `share`, in every thread; `end`, once. */
 typedef struct {
     int lanes;
     void (*pack)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *b, const void *w_hr);
-    size_t (*room)(const fl_task *task);
+    size_t (*room)(const fl_task *task); /* bytes */
+    void (*alone)(const fl_task *task);
     void (*begin)(const fl_task *task);
-    void (*steps)(const fl_task *task, int mine);
+    void (*share)(const fl_task *task, fl_meeting *meeting, int mine);
     void (*end)(const fl_task *task);
 } fl_kernels;
 

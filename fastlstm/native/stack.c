@@ -136,15 +136,17 @@ typedef struct {
     int threads, parts, shares, directions;
 } cut;
 
-/* One run, as all its threads see it. */
+/* One run, as all its threads see it, and where things lie in its room: what layers hand on (twice,
+in turn), a room for each task that runs at once. */
 typedef struct {
     const fl_stack *stack;
     const fl_call *call;
     cut cut;
     int64_t total; /* rows */
+    size_t between[2], tasks, task_size;
     int layer;     /* that runs now, if not in parts */
-    _Alignas(64) _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
-    fl_meeting meeting;
+    _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
+    fl_meeting *meeting;
 } run;
 
 static int64_t rows_of(const fl_call *call)
@@ -166,12 +168,14 @@ static int64_t rows_of(const fl_call *call)
 static cut cut_of(const fl_stack *stack, const fl_call *call, int64_t total)
 {
     const fl_shape *s = &stack->shape;
-    cut one = {1, 1, 1, 1};
+    const cut one = {1, 1, 1, 1};
+    int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    if (n < 2)
+        return one;
     double work = 0;
     for (int layer = 0; layer < s->layers; layer++)
-        work += 8.0 * s->directions * s->hidden * (inputs_of(s, layer) + s->output);
-    int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
-    if (n < 2 || work * total < WORTH_THREADS)
+        work += 8.0 * total * s->directions * s->hidden * (inputs_of(s, layer) + s->output);
+    if (work < WORTH_THREADS)
         return one;
     if (call->batch >= 4 * n)
         return (cut){n, n, 1, 1};
@@ -191,31 +195,7 @@ static int64_t between_stride(const fl_stack *stack)
     return stride % 256 ? stride : stride + 64;
 }
 
-/* Where things lie in the room: the run, what layers hand on (twice, in turn), a room for each task
-that runs at once. */
-typedef struct {
-    size_t between[2], tasks, task, end;
-} plan;
-
-static fl_task task_of(const run *run, int layer, int direction, int part, const plan *plan);
-
-static plan plan_of(const run *run)
-{
-    const fl_shape *s = &run->stack->shape;
-    int64_t between = fl_up(run->total * between_stride(run->stack), 64);
-    plan plan = {.between[1] = s->layers > 1 ? between : 0};
-    plan.tasks = plan.between[1] + (s->layers > 2 ? between : 0);
-    for (int layer = 0; layer < s->layers && layer < 2; layer++) {
-        fl_task task = task_of(run, layer, 0, 0, &plan);
-        size_t room = run->stack->kernels->room(&task);
-        if (plan.task < room)
-            plan.task = room;
-    }
-    plan.end = plan.tasks + plan.task * run->cut.parts * run->cut.directions;
-    return plan;
-}
-
-static fl_task task_of(const run *run, int layer, int direction, int part, const plan *plan)
+static fl_task task_of(const run *run, int layer, int direction, int part)
 {
     const fl_call *call = run->call;
     const fl_shape *s = &run->stack->shape;
@@ -229,110 +209,131 @@ static fl_task task_of(const run *run, int layer, int direction, int part, const
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .total = run->total, .part = part, .parts = run->cut.parts,
         .reverse = direction || call->reverse, .shares = run->cut.shares,
-        .meeting = run->cut.shares > 1 ? (fl_meeting *)&run->meeting : NULL,
-        .room = room + plan->tasks + plan->task * (part + direction % run->cut.directions),
+        .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
-        task.x = room + plan->between[(layer - 1) % 2];
+        task.x = room + run->between[(layer - 1) % 2];
         task.x_stride = between_stride(run->stack);
     }
     if (layer < s->layers - 1) {
-        task.y = room + plan->between[layer % 2];
+        task.y = room + run->between[layer % 2];
         task.y_stride = between_stride(run->stack);
     }
     task.y = (char *)task.y + direction * s->output * s->itemsize;
     return task;
 }
 
-/* One layer in one direction, all in this thread. */
-static void alone(const run *run, int layer, int direction, int part, const plan *plan)
+static void prepare(run *run, const fl_stack *stack, const fl_call *call)
 {
-    const fl_task task = task_of(run, layer, direction, part, plan);
-    run->stack->kernels->begin(&task);
-    run->stack->kernels->steps(&task, 0);
-    run->stack->kernels->end(&task);
+    const fl_shape *s = &stack->shape;
+    run->stack = stack;
+    run->call = call;
+    run->total = rows_of(call);
+    run->cut = cut_of(stack, call, run->total);
+    run->between[0] = run->between[1] = run->tasks = run->task_size = 0;
+    if (s->layers > 1) {
+        int64_t between = fl_up(run->total * between_stride(stack), 64);
+        run->between[1] = between;
+        run->tasks = s->layers > 2 ? 2 * between : between;
+    }
 }
 
-static void whole_stack(const run *run, int part, const plan *plan)
+/* The room of one task; layers above the second need what the second does. */
+static size_t task_size(const run *run)
+{
+    size_t most = 0;
+    for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++) {
+        const fl_task task = task_of(run, layer, 0, 0);
+        size_t size = run->stack->kernels->room(&task);
+        if (most < size)
+            most = size;
+    }
+    return most;
+}
+
+size_t fl_room_bytes(const fl_stack *stack, const fl_call *call)
+{
+    run run;
+    prepare(&run, stack, call);
+    return run.tasks + task_size(&run) * run.cut.parts * run.cut.directions;
+}
+
+static void whole_stack(const run *run, int part)
 {
     for (int layer = 0; layer < run->stack->shape.layers; layer++)
-        for (int direction = 0; direction < run->stack->shape.directions; direction++)
-            alone(run, layer, direction, part, plan);
+        for (int direction = 0; direction < run->stack->shape.directions; direction++) {
+            const fl_task task = task_of(run, layer, direction, part);
+            run->stack->kernels->alone(&task);
+        }
 }
 
 static void take_parts(void *context, int thread)
 {
     run *run = context;
-    const plan plan = plan_of(run);
     setting before = flush_denormals();
     (void)thread;
     for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.parts;)
-        whole_stack(run, (int)part, &plan);
+        whole_stack(run, (int)part);
     restore(before);
 }
 
 static void take_directions(void *context, int thread)
 {
     run *run = context;
-    const plan plan = plan_of(run);
     setting before = flush_denormals();
     (void)thread;
-    for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;)
-        alone(run, run->layer, (int)direction, 0, &plan);
+    for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;) {
+        const fl_task task = task_of(run, run->layer, (int)direction, 0);
+        run->stack->kernels->alone(&task);
+    }
     restore(before);
 }
 
 static void take_shares(void *context, int thread)
 {
-    run *run = context;
-    const plan plan = plan_of(run);
-    const fl_task task = task_of(run, run->layer, 0, 0, &plan);
+    const run *run = context;
+    const fl_task task = task_of(run, run->layer, 0, 0);
     setting before = flush_denormals();
-    run->stack->kernels->steps(&task, thread);
+    run->stack->kernels->share(&task, run->meeting, thread);
     restore(before);
 }
 
-static void in_threads(run *run, const plan *plan)
+static void share_layer(run *run)
 {
+    const fl_task task = task_of(run, run->layer, 0, 0);
+    fl_meeting meeting = {.done = 0};
+    run->meeting = &meeting;
+    run->stack->kernels->begin(&task);
+    fl_together(run->cut.threads, take_shares, run);
+    run->stack->kernels->end(&task);
+}
+
+static void in_threads(run *run)
+{
+    run->task_size = task_size(run);
+    run->next = 0;
     if (run->cut.parts > 1) {
         fl_together(run->cut.threads, take_parts, run);
         return;
     }
     for (run->layer = 0; run->layer < run->stack->shape.layers; run->layer++) {
-        if (run->cut.directions > 1) {
-            run->next = 0;
+        run->next = 0;
+        if (run->cut.directions > 1)
             fl_together(run->cut.threads, take_directions, run);
-        } else {
-            const fl_task task = task_of(run, run->layer, 0, 0, plan);
-            memset(&run->meeting, 0, sizeof run->meeting);
-            run->stack->kernels->begin(&task);
-            fl_together(run->cut.threads, take_shares, run);
-            run->stack->kernels->end(&task);
-        }
+        else
+            share_layer(run);
     }
-}
-
-static run run_of(const fl_stack *stack, const fl_call *call)
-{
-    int64_t total = rows_of(call);
-    return (run){.stack = stack, .call = call, .total = total, .cut = cut_of(stack, call, total)};
-}
-
-size_t fl_room_bytes(const fl_stack *stack, const fl_call *call)
-{
-    const run run = run_of(stack, call);
-    return plan_of(&run).end;
 }
 
 void fl_run(const fl_stack *stack, const fl_call *call)
 {
-    run run = run_of(stack, call);
-    const plan plan = plan_of(&run);
+    run run;
+    prepare(&run, stack, call);
     if (run.cut.threads > 1) {
-        in_threads(&run, &plan);
+        in_threads(&run);
         return;
     }
     setting before = flush_denormals();
-    whole_stack(&run, 0, &plan);
+    whole_stack(&run, 0);
     restore(before);
 }

@@ -1,0 +1,105 @@
+/* Many callers at once share stacks, and each call asks for many threads: every result must be, bit
+for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
+
+    threads ROUNDS
+
+The stacks make each way of cutting the work happen: sequences, directions, units of a step. */
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastlstm.h"
+
+enum { CALLERS = 3, MOST = 1 << 19 };
+
+typedef struct {
+    fl_shape shape;
+    int64_t steps, batch;
+    fl_stack *stack;
+    float *expected;
+} work;
+
+static work works[] = {
+    {.shape = {4, 2, 1, 16, 40, 40}, .steps = 12, .batch = 32},   /* sequences */
+    {.shape = {4, 2, 2, 16, 64, 64}, .steps = 60, .batch = 2},    /* directions */
+    {.shape = {4, 2, 1, 32, 256, 256}, .steps = 12, .batch = 1},  /* units */
+    {.shape = {4, 2, 1, 32, 300, 250}, .steps = 8, .batch = 2},   /* units, then outputs */
+};
+enum { WORKS = sizeof works / sizeof *works };
+
+static float numbers[MOST]; /* weights, inputs and states */
+static long rounds;
+
+static void *room(size_t bytes)
+{
+    void *memory = aligned_alloc(64, bytes / 64 * 64 + 64);
+    if (!memory)
+        abort();
+    return memory;
+}
+
+static int64_t outputs_of(const work *w)
+{
+    return w->steps * w->batch * w->shape.directions * w->shape.output;
+}
+
+static float *run(const work *w, int threads)
+{
+    const fl_shape *s = &w->shape;
+    size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
+    fl_call call = {
+        .x = numbers, .x_stride = s->input * (int64_t)sizeof(float),
+        .y = room(outputs_of(w) * sizeof(float)),
+        .y_stride = s->directions * s->output * (int64_t)sizeof(float),
+        .steps = w->steps, .batch = w->batch,
+        .h = memset(room(states), 0, states), .c = memset(room(states), 0, states),
+        .threads = threads,
+    };
+    call.room = room(fl_room_bytes(w->stack, &call));
+    fl_run(w->stack, &call);
+    free(call.h);
+    free(call.c);
+    free(call.room);
+    return call.y;
+}
+
+static void *caller(void *first)
+{
+    for (long n = 0; n < rounds; n++) {
+        const work *w = &works[((long)(size_t)first + n) % WORKS];
+        float *y = run(w, 2 + (int)(n % 4));
+        if (memcmp(y, w->expected, outputs_of(w) * sizeof(float))) {
+            fprintf(stderr, "other bits: work %d, round %ld\n", (int)(w - works), n);
+            exit(1);
+        }
+        free(y);
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    rounds = argc > 1 ? atol(argv[1]) : 100;
+    uint64_t state = 1;
+    for (int n = 0; n < MOST; n++) {
+        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+        numbers[n] = (float)(state >> 40) / (1 << 24) / 4 - 0.125f;
+    }
+    const void *parameters[] = {numbers, numbers + 1, numbers + 2, numbers + 3, numbers + 4, numbers + 5,
+                                numbers + 6, numbers + 7, numbers + 8, numbers + 9, numbers + 10,
+                                numbers + 11, numbers + 12, numbers + 13, numbers + 14, numbers + 15};
+    int isa = fl_isa(NULL);
+    for (work *w = works; w < works + WORKS; w++) {
+        w->stack = fl_pack(room(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
+        w->expected = run(w, 1);
+    }
+    pthread_t callers[CALLERS];
+    for (size_t n = 0; n < CALLERS; n++)
+        if (pthread_create(&callers[n], NULL, caller, (void *)n))
+            abort();
+    for (int n = 0; n < CALLERS; n++)
+        pthread_join(callers[n], NULL);
+    return 0;
+}

@@ -1,0 +1,182 @@
+"""The C kernels without Python: other compilers, other machines, and still the same bits.
+
+Programs in tests/native are built from fastlstm/native by each compiler that is here, without a
+warning; CFLAGS of the environment (a sanitizer's) come last.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from support import tolerance
+
+from fastlstm.engines import _numpy, load, stack
+from fastlstm.packing import batch_sizes_of
+
+ROOT = pathlib.Path(__file__).parents[1]
+NATIVE, PROGRAMS = ROOT / "fastlstm" / "native", ROOT / "tests" / "native"
+FLAGS = "-std=c11 -O3 -ffp-contract=off -pthread -Wall -Wextra -Werror".split()
+COMPILERS = {
+    "gcc": ["gcc"],
+    "clang": ["clang"],
+    "arm64": ["aarch64-linux-gnu-gcc", "-static"],  # runs in an emulator
+}
+ARM64 = platform.machine().lower() in ("arm64", "aarch64")
+HERE = ("neon",) if ARM64 else ("avx512", "avx2")
+TARGETS = [
+    (compiler, isa)
+    for compiler in COMPILERS
+    for isa in ("baseline", *(("neon",) if compiler == "arm64" else HERE))
+]
+
+
+class Case(NamedTuple):
+    """A stack and its call. With `lengths`, longest first, T and B are theirs; P 0: H."""
+
+    T: int = 4
+    B: int = 3
+    I: int = 5  # noqa: E741 (the legend's name)
+    H: int = 17
+    P: int = 0
+    lengths: tuple = ()
+    layers: int = 1
+    directions: int = 1
+    threads: int = 1
+    reverse: bool = False
+    dtype: str = "float32"
+    gain: float = 1
+
+    def arrays(self):
+        """Parameters of each cell, batch sizes, x, h, c."""
+        rng = np.random.default_rng(list(self.lengths) + [self.T, self.B, self.I, self.H])
+        lengths = self.lengths or [self.T] * self.B
+        H, P, cells = self.H, self.P or self.H, self.layers * self.directions
+        parameters = []
+        for cell in range(cells):
+            inputs = self.I if cell < self.directions else self.directions * P
+            shapes = [(4 * H, inputs), (4 * H, P), (4 * H,), (P, H)][: 4 if self.P else 3]
+            drawn = [rng.uniform(-1, 1, s).astype(self.dtype) / np.sqrt(H) for s in shapes]
+            parameters.append([a.astype(self.dtype) for a in drawn])
+        x = rng.standard_normal((sum(lengths), self.I)) * self.gain
+        h = rng.uniform(-1, 1, (cells, len(lengths), P)) * min(self.gain, 1)
+        c = rng.standard_normal((cells, len(lengths), H)) * min(self.gain, 1)
+        state = [a.astype(self.dtype) for a in (x, h, c)]
+        return parameters, batch_sizes_of(np.array(lengths)), *state
+
+
+CASES = {
+    "one": Case(1, 1, 1, 1),
+    **{f"hidden{H}": Case(3, 2, 4, H) for H in (7, 15, 16, 33)},
+    **{f"batch{B}": Case(3, B, 4, 10) for B in (2, 5, 6, 11)},
+    "alone": Case(300, 1, 20, 70),
+    "alone_reverse": Case(300, 1, 20, 70, reverse=True),
+    "ragged_reverse": Case(I=6, H=19, lengths=(9, 8, 8, 5, 3, 1, 1), reverse=True),
+    "projection": Case(I=7, H=70, P=65, lengths=(4, 4, 2, 1)),
+    "double": Case(I=7, H=33, P=17, lengths=(4, 4, 2, 1), layers=2, dtype="float64"),
+    "double_alone": Case(40, 1, 20, 70, dtype="float64"),
+    "stack": Case(6, 5, 5, 18, layers=3, directions=2),
+    "stack_ragged": Case(I=5, H=18, P=6, lengths=(5, 5, 3, 1), layers=3, directions=2),
+    "threads_batch": Case(60, 16, 32, 64, layers=2, threads=2),
+    "threads_directions": Case(150, 2, 32, 64, directions=2, threads=2),
+    "threads_units": Case(20, 1, 64, 256, layers=2, threads=3),
+    "threads_units_ragged": Case(I=64, H=300, P=250, lengths=(9, 7, 2), threads=2),
+    "saturated": Case(7, 5, 5, 11, gain=1000),
+    "denormal": Case(7, 5, 5, 11, gain=1e-39),
+}
+
+
+def run_in_python(engine, case, dtype):
+    """y, h, c of an engine: the stack, or with `reverse` its only cell, in one thread."""
+    parameters, batch_sizes, x, h, c = case.arrays()
+    x, h, c = (a.astype(dtype) for a in (x, h, c))
+    y = np.empty((len(x), case.directions * h.shape[2]), dtype)
+    cells = [[a.astype(dtype) for a in cell] + [None] * (4 - len(cell)) for cell in parameters]
+    if case.reverse:
+        engine.run(engine.pack(*cells[0]), x, batch_sizes, h[0], c[0], y, True)
+    else:
+        stack(engine, cells, case.directions).run(x, batch_sizes, h, c, y, 1)
+    return y, h, c
+
+
+def run_in_c(command, case):
+    """y, h, c of the program bits."""
+    parameters, batch_sizes, x, h, c = case.arrays()
+    head = [x.itemsize, case.layers, case.directions, case.I, case.H, case.P or case.H]
+    head += [len(batch_sizes), h.shape[1], case.threads, case.reverse, bool(case.lengths)]
+    arrays = [np.array(head, np.int64), *(a for cell in parameters for a in cell)]
+    arrays += [batch_sizes.astype(np.int64)] * bool(case.lengths) + [x, h, c]
+    given = b"".join(a.tobytes() for a in arrays)
+    ran = subprocess.run(command, input=given, capture_output=True)
+    if ran.returncode == 2:
+        pytest.skip(f"this machine lacks {command[-1]}")
+    assert ran.returncode == 0, ran.stderr.decode()
+    shapes = (len(x), case.directions * h.shape[2]), h.shape, c.shape
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
+    *parts, rest = np.split(np.frombuffer(ran.stdout, case.dtype), ends)
+    assert not rest.size
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Start every compiler that is here at once; the function returns a program's command."""
+    folder, extra = tmp_path_factory.mktemp("native"), shlex.split(os.environ.get("CFLAGS", ""))
+
+    def compile(compiler, program):
+        sources = [PROGRAMS / f"{program}.c", *sorted(NATIVE.glob("*.c"))]
+        command = [*COMPILERS[compiler], *FLAGS, f"-I{NATIVE}", *sources, *extra]
+        command += ["-o", folder / f"{program}-{compiler}"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def command(compiler, program):
+        emulator = ["qemu-aarch64"] * (compiler == "arm64")
+        for tool in (COMPILERS[compiler][0], *emulator):
+            if not shutil.which(tool):
+                pytest.skip(f"no {tool} here")
+        compiled = running[compiler, program].result()
+        assert compiled.returncode == 0, compiled.stderr
+        return [*emulator, folder / f"{program}-{compiler}"]
+
+    with concurrent.futures.ThreadPoolExecutor(len(COMPILERS)) as pool:
+        running = {
+            (compiler, program): pool.submit(compile, compiler, program)
+            for compiler, program in [("gcc", "threads"), *((name, "bits") for name in COMPILERS)]
+            if shutil.which(COMPILERS[compiler][0])
+        }
+        yield command
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("compiler, isa", TARGETS)
+def test_bits(build, compiler, isa, name):
+    """Near the truth and, but where nothing fuses multiply and add, the bits of every machine."""
+    case = CASES[name]
+    got = run_in_c([*build(compiler, "bits"), isa], case)
+    inputs = max(case.I, (case.layers > 1) * case.directions * case.H)
+    x = case.arrays()[2].astype(np.float64)
+    squares = (max((x**2).sum(1).max(), inputs) + (case.P or case.H) + 1) / case.H
+    bound = tolerance("native", case.dtype, inputs + 2 * case.H + 1, np.sqrt(squares))
+    for part, expected in zip(got, run_in_python(_numpy, case, np.float64), strict=True):
+        np.testing.assert_allclose(part, expected, **bound)
+    if isa != "baseline":
+        try:
+            native = load("native")
+        except ImportError as error:
+            pytest.skip(str(error))
+        if native.describe()["instruction_set"] == "baseline":
+            pytest.skip("without FMA the bits are others")
+        for part, expected in zip(got, run_in_python(native, case, case.dtype), strict=True):
+            assert part.tobytes() == expected.tobytes()
+
+
+def test_threads(build):
+    """Callers and threads at once get the bits of one thread, and nothing races."""
+    ran = subprocess.run([*build("gcc", "threads"), "100"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
