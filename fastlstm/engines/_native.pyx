@@ -109,8 +109,9 @@ cdef class Stack:
         kept = []
         for k, array in enumerate(array for arrays in parameters for array in arrays):
             if array is not None:
-                kept.append(np.ascontiguousarray(array))
-                pointers[k] = kept[-1].ctypes.data
+                array = np.ascontiguousarray(array)
+                kept.append(array)
+                pointers[k] = array.ctypes.data
         self.stack = fl_pack(
             _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA,
             <const void *const *>cnp.PyArray_DATA(pointers),
