@@ -482,8 +482,8 @@ def test_processor_by_name_shares_the_cache(tmp_path):
 def test_without_jit_there_is_no_numba_engine():
     pytest.importorskip("numba", reason="switches Numba's compiler off")
     script = (
-        "import fastlstm as f; del f.engines.__globals__['MODULES']['native']; "
-        "print(f.LSTM(5, 3).engine); f.LSTM(5, 3, engine='numba')"
+        "import fastlstm; from fastlstm.engines import MODULES; del MODULES['native']; "
+        "print(fastlstm.LSTM(5, 3).engine); fastlstm.LSTM(5, 3, engine='numba')"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, cwd=ROOT,

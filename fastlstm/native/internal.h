@@ -24,7 +24,7 @@ typedef struct {
     _Alignas(64) _Atomic int64_t done;
 } fl_meeting;
 
-/* One layer in one direction over the sequences part, part + parts, ...; strides in bytes. */
+/* One layer in one direction over `rows` of the sequences, from `row` on; strides in bytes. */
 typedef struct {
     const fl_cell *cell;
     const void *x;
@@ -32,7 +32,7 @@ typedef struct {
     int64_t x_stride, y_stride;
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, total; /* total: rows of x */
-    int64_t part, parts;
+    int64_t row, rows;
     int reverse, shares; /* shares: among how many threads each step's units are split */
     void *room;
 } fl_task;

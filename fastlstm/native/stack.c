@@ -130,8 +130,8 @@ static void restore(setting before)
 
 /* ---- running ---------------------------------------------------------------------------------- */
 
-/* How the work is cut: into `parts` of the sequences, each through the whole stack; or, layer by
-layer, into whole `directions` and `shares` of each step's units. */
+/* How the work is cut: into `parts` of the sequences, side by side, each through the whole stack; or,
+layer by layer, into whole `directions` and `shares` of each step's units. */
 typedef struct {
     int threads, parts, shares, directions;
 } cut;
@@ -146,7 +146,8 @@ typedef struct {
     size_t between[2], tasks, task_size;
     int layer;     /* that runs now, if not in parts */
     _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
-    fl_meeting *meeting;
+    const fl_task *task;  /* whose units are shared, if any, */
+    fl_meeting *meeting;  /* and where */
 } run;
 
 static int64_t rows_of(const fl_call *call)
@@ -161,9 +162,9 @@ static int64_t rows_of(const fl_call *call)
 }
 
 /* Floating-point operations, about a tenth of a millisecond's: below, threads cost more than they save. */
-#define WORTH_THREADS 1e7
+#define WORTH_THREADS 5e5
 /* Weights of one step, in bytes, that are worth meeting at every step. */
-#define WORTH_MEETING (1 << 18)
+#define WORTH_MEETING (1 << 16)
 
 static cut cut_of(const fl_stack *stack, const fl_call *call, int64_t total)
 {
@@ -177,15 +178,16 @@ static cut cut_of(const fl_stack *stack, const fl_call *call, int64_t total)
         work += 8.0 * total * s->directions * s->hidden * (inputs_of(s, layer) + s->output);
     if (work < WORTH_THREADS)
         return one;
+    int meeting = 4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING;
     if (call->batch >= 4 * n)
         return (cut){n, n, 1, 1};
-    if (s->directions == 2)
+    if (s->directions == 2 && (n == 2 || !meeting))
         return (cut){2, 1, 1, 2};
-    if (4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING)
+    if (meeting)
         return (cut){n, 1, n, 1};
-    if (call->batch > 1)
-        return n < call->batch ? (cut){n, n, 1, 1} : (cut){(int)call->batch, (int)call->batch, 1, 1};
-    return one;
+    if (n > call->batch)
+        n = (int)call->batch;
+    return n > 1 ? (cut){n, n, 1, 1} : one;
 }
 
 /* Bytes from row to row of what one layer hands to the next. */
@@ -195,19 +197,33 @@ static int64_t between_stride(const fl_stack *stack)
     return stride % 256 ? stride : stride + 64;
 }
 
+/* Where part k of the sequences begins: all have about the same number of steps to do, in sum. */
+static int64_t row_of(const run *run, int part)
+{
+    const fl_call *call = run->call;
+    if (!call->batch_sizes || part == run->cut.parts)
+        return call->batch * part / run->cut.parts;
+    int64_t row = 0, steps = run->total * part / run->cut.parts;
+    for (int64_t t = call->steps; steps > 0 && t > 0; t--) /* longest first: t steps, of so many */
+        for (; row < call->batch_sizes[t - 1] && steps > 0; row++)
+            steps -= t;
+    return row;
+}
+
 static fl_task task_of(const run *run, int layer, int direction, int part)
 {
     const fl_call *call = run->call;
     const fl_shape *s = &run->stack->shape;
     int cell = layer * s->directions + direction;
     char *room = call->room;
+    int64_t row = row_of(run, part);
     fl_task task = {
         .cell = &run->stack->cells[cell],
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
         .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
-        .total = run->total, .part = part, .parts = run->cut.parts,
+        .total = run->total, .row = row, .rows = row_of(run, part + 1) - row,
         .reverse = direction || call->reverse, .shares = run->cut.shares,
         .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
@@ -243,11 +259,12 @@ static size_t task_size(const run *run)
 {
     size_t most = 0;
     for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++) {
-        const fl_task task = task_of(run, layer, 0, 0);
-        size_t size = run->stack->kernels->room(&task);
-        if (most < size)
-            most = size;
-    }
+        for (int part = 0; part < run->cut.parts; part++) {
+            const fl_task task = task_of(run, layer, 0, part);
+            size_t size = run->stack->kernels->room(&task);
+            if (most < size)
+                most = size;
+        }
     return most;
 }
 
@@ -292,16 +309,16 @@ static void take_directions(void *context, int thread)
 static void take_shares(void *context, int thread)
 {
     const run *run = context;
-    const fl_task task = task_of(run, run->layer, 0, 0);
     setting before = flush_denormals();
-    run->stack->kernels->share(&task, run->meeting, thread);
+    run->stack->kernels->share(run->task, run->meeting, thread);
     restore(before);
 }
 
-static void share_layer(run *run)
+static void share_layer(run *run, int direction)
 {
-    const fl_task task = task_of(run, run->layer, 0, 0);
+    const fl_task task = task_of(run, run->layer, direction, 0);
     fl_meeting meeting = {.done = 0};
+    run->task = &task;
     run->meeting = &meeting;
     run->stack->kernels->begin(&task);
     fl_together(run->cut.threads, take_shares, run);
@@ -321,7 +338,8 @@ static void in_threads(run *run)
         if (run->cut.directions > 1)
             fl_together(run->cut.threads, take_directions, run);
         else
-            share_layer(run);
+            for (int direction = 0; direction < run->stack->shape.directions; direction++)
+                share_layer(run, direction);
     }
 }
 
