@@ -8,6 +8,7 @@ import concurrent.futures
 import ctypes
 import gc
 import hashlib
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -575,3 +576,374 @@ def test_outs_that_are_refused(engine, name):
     assert (out == 7).all()
     for got, expected in zip(stream.state, (h, c), strict=True):
         assert_same_bits(got, expected)
+
+
+# ---- threads --------------------------------------------------------------------------------
+# In processes of their own, where no thread is but Python's and ours.
+
+
+def tasks():
+    """How many threads this process has."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def fork(work):
+    """Run a function in a forked child; fail if it fails there, or hangs."""
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)
+        try:
+            work()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def thread_every_work():
+    """Every work is worth threads, and all that were asked for (directions: two) are made."""
+
+    def check(name):
+        assert tasks() == 1
+        answer(WORKS[name], 1)
+        assert tasks() == 1
+        for threads in (2, 3):
+            answer(WORKS[name], threads)
+            assert tasks() == (2 if "directions" in name else threads), name
+
+    for name in WORKS:
+        if name != "denormal_double":
+            fork(lambda name=name: check(name))
+
+
+@on_linux
+def test_threads_run_where_they_are_worth_it():
+    child(thread_every_work)
+
+
+def threads_by_default(expected):
+    """Small work makes none, large work as many as said."""
+    lstm = LSTM(32, 96, engine="native")
+    lstm(np.zeros((10, 4, 32), np.float32))
+    lstm.stream().step(np.zeros((1, 32), np.float32))
+    assert tasks() == 1
+    lstm(np.zeros((60, 64, 32), np.float32))
+    assert tasks() == expected, tasks()
+
+
+@on_linux
+@pytest.mark.parametrize("number", ["", "1", "3"])
+def test_threads_by_default(number):
+    child(threads_by_default, int(number or cpus()), FASTLSTM_NUM_THREADS=number)
+
+
+def work_beside_others():
+    """Threads other than the caller's do a part of the work, if not of each call."""
+    until, lstm = time.monotonic() + 20, LSTM(64, 256, engine="native", num_threads=2)
+    x = np.zeros((20, 64, 64), np.float32)
+    while time.process_time() < 1.2 * time.thread_time():
+        lstm(x)
+        assert time.monotonic() < until
+
+
+@pytest.mark.skipif(cpus() < 2, reason="needs a second processor")
+def test_threads_take_part():
+    child(work_beside_others)
+
+
+@pytest.mark.parametrize("work", ["slices", "directions", "units_projected"])
+def test_eight_callers_with_two_threads_each(native, work):
+    """One stack, called at once: one has the second thread, the others work alone."""
+    work, threads = WORKS[work], 8
+    parameters, x, h, c = draw(work)
+    stack, sizes = native.Stack(parameters, work.directions), batch_sizes_of(np.array(work.lengths))
+    expected, barrier = answer(work), threading.Barrier(threads)
+
+    def call(_):
+        own_h, own_c, y = h.copy(), c.copy(), np.empty_like(expected["y"])
+        barrier.wait()
+        for _ in range(5):
+            own_h[...], own_c[...], y[...] = h, c, np.nan
+            stack.run(x, sizes, own_h, own_c, y, 2, work.reverse)
+            assert_same_answers({"y": y, "h": own_h.reshape(-1, h.shape[2]),
+                                 "c": own_c.reshape(-1, c.shape[2])}, expected)  # fmt: skip
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        list(pool.map(call, range(threads)))
+
+
+FORKED = ("slices", "directions", "units")
+
+
+def check_forked():
+    for name in FORKED:
+        assert_same_answers(answer(WORKS[name], 3), EXPECTED[name])
+
+
+EXPECTED = {}
+
+
+def forks():
+    """After threads have run; in a child of a child; beside a call; through multiprocessing."""
+    EXPECTED.update({name: answer(WORKS[name]) for name in FORKED})
+    check_forked()
+    fork(check_forked)
+    fork(lambda: (check_forked(), fork(check_forked)))
+    check_forked()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.starmap(check_forked, [()] * 4)
+    stop = threading.Event()
+
+    def call():
+        while not stop.is_set():
+            check_forked()
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    for _ in range(20):
+        fork(check_forked)
+    stop.set()
+    caller.join()
+    check_forked()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_runs():
+    child(forks)
+
+
+def sleep_after_work():
+    answer(WORKS["slices"], 3)
+    answer(WORKS["units"], 3)
+    before = time.process_time()
+    time.sleep(1)
+    print(time.process_time() - before)
+
+
+def test_idle_threads_burn_nothing():
+    assert float(child(sleep_after_work)) < 0.05
+
+
+def end_in_the_middle():
+    """The interpreter ends while a thread of ours sleeps and another one works."""
+    answer(WORKS["units"], 3)
+    begun = threading.Event()
+
+    def call():
+        while True:
+            begun.set()
+            answer(WORKS["units"], 3)
+
+    threading.Thread(target=call, daemon=True).start()
+    begun.wait()
+    time.sleep(0.01)
+    print("end")
+
+
+def test_the_end_of_the_interpreter():
+    for _ in range(3):
+        assert child(end_in_the_middle) == "end\n"
+
+
+def interrupt():
+    """Ctrl-C in a long call: heard after it, by Python's own thread, and the call is whole."""
+    work = Work((400,) * 64, 64, 256)
+    parameters, x, h, c = draw(work)
+    stack, y = load("native").Stack(parameters, 1), np.full((len(x), 256), np.nan, np.float32)
+    expected, sizes = np.empty_like(y), np.full(400, 64)
+    stack.run(x, sizes, h.copy(), c.copy(), expected, 2)
+    for task in os.listdir("/proc/self/task"):
+        status = pathlib.Path("/proc/self/task", task, "status").read_text()
+        blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
+        assert bool(blocked >> signal.SIGINT - 1 & 1) == (int(task) != os.getpid())
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        stack.run(x, sizes, h.copy(), c.copy(), y, 2)
+        time.sleep(60)
+    assert_same_bits(y, expected)
+    stack.run(x, sizes, h, c, y, 2)
+    assert_same_bits(y, expected)
+
+
+@on_linux
+def test_an_interrupt():
+    child(interrupt)
+
+
+def beside_torch():
+    """In turn, and at once: both right, torch's threads as many as before."""
+    torch = importlib.import_module("torch")
+    torch.manual_seed(0)
+    theirs = torch.nn.LSTM(64, 128, 2).requires_grad_(False)
+    ours = LSTM(64, 128, 2, engine="native", num_threads=2)
+    x, before = torch.randn(60, 32, 64), torch.get_num_threads()
+    expected = theirs(x)[0]
+    ours.load_state_dict(theirs.state_dict())
+    output = ours(x)[0]
+    np.testing.assert_allclose(output, expected, rtol=0, atol=5e-6)
+
+    def run_theirs():
+        np.testing.assert_allclose(theirs(x)[0], expected, rtol=0, atol=1e-6)
+
+    def run_ours():
+        assert_same_bits(ours(x)[0], output)
+
+    for _ in range(10):
+        run_theirs()
+        run_ours()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(run) for run in [run_theirs, run_ours] * 10]:
+            done.result()
+    assert torch.get_num_threads() == before
+
+
+def test_beside_torch():
+    pytest.importorskip("torch", reason="runs beside torch")
+    child(beside_torch, OPENBLAS_NUM_THREADS="")
+
+
+LOADED = """
+import pathlib, re
+def libraries():
+    return {*re.findall("/.*[.]so.*", pathlib.Path("/proc/self/maps").read_text())}
+import numpy as np
+before = libraries()
+import fastlstm
+lstm = fastlstm.LSTM(32, 96, engine="native", num_threads=3)
+lstm(np.zeros((60, 64, 32), np.float32))
+print(*libraries() - before)
+"""
+
+
+@on_linux
+def test_no_runtime_of_other_threads_is_loaded():
+    """No OpenMP that could clash with another library's."""
+    loaded = python("-c", LOADED)
+    assert "_native" in loaded
+    assert not re.search("omp|mkl|tbb", loaded)
+
+
+# ---- what is left as it was -----------------------------------------------------------------
+
+
+def control():
+    """This thread's setting of denormals, rounding and exceptions: x86's MXCSR."""
+    environment = (ctypes.c_uint32 * 8)()
+    assert ctypes.CDLL("libm.so.6").fegetenv(environment) == 0
+    return environment
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows x86's register")
+@pytest.mark.parametrize("work, threads", [("small", 1), ("slices", 3), ("directions", 3), ("units", 3)])
+def test_the_setting_of_denormals_stays(native, work, threads):
+    work = {**WORKS, **SMALL}[work]
+    parameters, x, h, c = draw(work)
+    stack, sizes = native.Stack(parameters, work.directions), batch_sizes_of(np.array(work.lengths))
+    y, seen = np.empty((len(x), work.directions * h.shape[2]), np.float32), []
+
+    def check(changes):
+        environment = control()
+        environment[7] ^= changes
+        assert ctypes.CDLL("libm.so.6").fesetenv(environment) == 0
+        for _ in range(3):
+            stack.run(x, sizes, h, c, y, threads, work.reverse)
+        seen.append((environment[7], control()[7]))
+
+    for changes in (0, 0x8000, 0x0040, 0x6000):  # flush to zero; denormals are zero; rounding
+        thread = threading.Thread(target=check, args=(changes,))
+        thread.start()
+        thread.join()
+    assert [before & 0xFFC0 for before, _ in seen] == [after & 0xFFC0 for _, after in seen]
+    assert len({before & 0xFFC0 for before, _ in seen}) == 4
+    assert np.finfo(np.float32).smallest_subnormal * np.float32(3) > 0
+
+
+@pytest.mark.parametrize("call", ["run", "step"])
+def test_another_thread_goes_on_meanwhile(native, call):
+    """The GIL is released: nobody would get it here who is not given it."""
+    lstm, inside, counted, end = LSTM(64, 1024, engine="native", num_threads=1), [], [], []
+    x = np.zeros((6, 256, 64), np.float32)
+    stream = lstm.stream(256)
+    work = {"run": lambda: lstm(x), "step": lambda: [stream.step(x_t) for x_t in x]}[call]
+    work()
+
+    def count():
+        while not end:
+            counted.extend(inside)
+            time.sleep(1e-4)
+
+    counting = threading.Thread(target=count)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100)
+    try:
+        counting.start()
+        inside.append(1)
+        work()
+        inside.clear()
+    finally:
+        sys.setswitchinterval(interval)
+        end.append(1)
+        counting.join()
+    assert len(counted) >= 3
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held():
+    """How many bytes more than at first are held."""
+    tracemalloc.start()
+    first, _ = tracemalloc.get_traced_memory()
+
+    def held():
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - first
+
+    yield held
+    tracemalloc.stop()
+
+
+def test_rooms_do_not_add_up(held):
+    """Whatever sizes come in whatever order: one room of at most 8 MB is kept, then none."""
+    lstm, rng = LSTM(5, 64, 2, engine="native", num_threads=2, seed=0), np.random.default_rng(0)
+    weights = held()
+    for T, B in rng.integers(1, 200, (60, 2)):
+        lstm(np.zeros((T, B, 5), np.float32))
+        assert held() < weights + (9 << 20)
+    lstm(np.zeros((1, 30_000, 5), np.float32))
+    del lstm
+    assert held() < 1 << 15
+
+
+def test_rooms_of_many_callers(held):
+    """As many as ran at once, four at most, and none when the layer is gone."""
+    lstm = LSTM(5, 64, 2, engine="native", num_threads=1, seed=0)
+    x = np.zeros((100, 100, 5), np.float32)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: lstm(x)[0].sum(), range(40)))
+    assert held() < 4 * (9 << 20)
+    del lstm, pool
+    assert held() < 1 << 17
+
+
+def test_streams_leave_nothing(held):
+    lstm, x = LSTM(32, 64, 2, engine="native", seed=0), np.zeros((100, 32), np.float32)
+    lstm.stream(100).step(x)
+    weights = held()
+    for _ in range(50):
+        lstm.stream(100).step(x)
+    assert held() < weights + (1 << 15)
+
+
+def test_packed_weights_of_old_versions_are_gone(held):
+    lstm = LSTM(64, 64, 2, engine="native", seed=0)
+    stream, x = lstm.stream(), np.zeros((1, 64), np.float32)
+    stream.step(x)
+    weights = held()
+    for seed in range(20):
+        lstm.reset_parameters(seed)
+        stream.step(x)
+    assert held() < weights + (1 << 15)

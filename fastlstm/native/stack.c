@@ -258,7 +258,7 @@ static void prepare(run *run, const fl_stack *stack, const fl_call *call)
 static size_t task_size(const run *run)
 {
     size_t most = 0;
-    for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++) {
+    for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++)
         for (int part = 0; part < run->cut.parts; part++) {
             const fl_task task = task_of(run, layer, 0, part);
             size_t size = run->stack->kernels->room(&task);
