@@ -5,18 +5,26 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
-SETUP := $(VENV)/.created pyproject.toml setup.py
+SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $(wildcard fastlstm/native/*)
 # Packages that carry a trained model. Their own dependencies are not needed to read it.
 G2PM := g2pM==0.1.2.5
 SILERO := silero-vad==6.2.3
 
-.PHONY: demo test bench lint clean
+ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+TSAN := -O1 -g -fsanitize=thread
+IN_ASAN := ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD=`gcc -print-file-name=libasan.so`
+SANITIZED := build/sanitize
+
+.PHONY: demo test bench lint sanitize clean
+
+# What is tested or timed is the native engine; all else also works without a compiler.
+test bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
 
 test: $(VENV)/.test
-	$(RUN) -m pytest
+	$(RUN) -m pytest --require-native
 
 bench: $(VENV)/.bench
 	$(RUN) -m pytest -p benchmarks benchmarks --benchmark-only
@@ -24,6 +32,16 @@ bench: $(VENV)/.bench
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# Linux and GCC. The package is built apart; -k leaves out what emulates another machine or preloads
+# a library of its own. The first pytest is not `-m pytest`, which would find the package here first.
+sanitize: $(VENV)/.test
+	CC=gcc CFLAGS="$(ASAN)" $(RUN) setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)
+	$(IN_ASAN) PYTHONPATH=$(SANITIZED) $(VENV)/bin/pytest --require-native --confcutdir tests \
+	    $(addprefix tests/test_,engines.py native.py lstm.py stream.py) \
+	    -k "native and not lesser_machine and not nothing_at_all"
+	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -k gcc
+	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -k "gcc and threads"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

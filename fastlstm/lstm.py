@@ -284,13 +284,13 @@ class LSTM(Recurrent):
         for every step). With `batch_first`, `lengths` or several threads the input is copied once
         more, with the latter two the output too.
         """
-        if hasattr(input, "batch_sizes"):
+        if type(input) is not np.ndarray and hasattr(input, "batch_sizes"):
             return self._call_packed(input, hx, lengths)
         x = as_float(input, self.dtype)
-        if x.ndim not in (2, 3):
+        batched = x.ndim == 3
+        if not batched and x.ndim != 2:
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.ndim}D instead")
         self._check_features(x)
-        batched = x.ndim == 3
         swap = batched and self.batch_first
         time, batch = (1, 0) if swap else (0, 1)
         steps, rows = x.shape[time], x.shape[batch] if batched else 1
@@ -342,16 +342,21 @@ class LSTM(Recurrent):
 
     def _run(self, x, batch_sizes, h, c):
         """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
-        d, y = self._directions, None
-        drops = self.training and self.dropout
-        for k, layers in enumerate(self._stacks(apart=bool(drops))):
+        wide = self._directions * self._output_size
+        if not (self.dropout and self.training):
+            y = np.empty((len(x), wide), self.dtype)
+            if len(x):
+                self._stacks()[0].run(x, batch_sizes, h, c, y, self.num_threads)
+            return y
+        d = self._directions
+        for k, layer in enumerate(self._stacks(apart=True)):
             if k:
                 drop(y, self.dropout, self._dropout_rng)
                 x = y
-            y = np.empty((len(x), d * self._output_size), self.dtype)
-            cells = slice(k * d, (k + 1) * d) if drops else slice(None)
+            y = np.empty((len(x), wide), self.dtype)
             if len(x):
-                layers.run(x, batch_sizes, h[cells], c[cells], y, self.num_threads)
+                cells = slice(k * d, (k + 1) * d)
+                layer.run(x, batch_sizes, h[cells], c[cells], y, self.num_threads)
         return y
 
     def _check_features(self, x):

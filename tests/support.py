@@ -1,10 +1,13 @@
-"""One layer in one direction as test data, and the comparison that every engine must pass."""
+"""One layer in one direction as test data, and the comparison that every engine must pass.
+
+At the end, whole stacks for the native engine, which runs them in one call.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.engines import _numpy
+from fastlstm.engines import _numpy, load
 from fastlstm.packing import batch_sizes_of
 
 # How far one sigmoid or tanh is from the truth, in units of u = eps / 2, beside the engine's name:
@@ -148,3 +151,70 @@ def assert_same_bits(got, expected):
         f"{np.sum(got != expected)} of {got.size} values differ, by at most "
         f"{np.abs(got - expected).max(initial=0)}"
     )
+
+
+class Work(NamedTuple):
+    """A stack and its sequences, longest first; `x` and `w` scale inputs and their weights."""
+
+    lengths: tuple
+    I: int
+    H: int
+    P: int | None = None
+    layers: int = 1
+    directions: int = 1
+    reverse: bool = False
+    dtype: str = "float32"
+    x: float = 1
+    w: float = 1
+
+
+def draw(work):
+    """(parameters, x, h, c) of a work; the states hold denormals too."""
+    rng = np.random.default_rng([len(work.lengths), work.I, work.H])
+    P, bound = work.P or work.H, 1 / np.sqrt(work.H)
+
+    def uniform(*shape, scale=bound):
+        return (rng.uniform(-1, 1, shape) * scale).astype(work.dtype)
+
+    parameters = []
+    for layer in range(work.layers):
+        wide, scale = (work.directions * P, 1) if layer else (work.I, work.w)
+        for _ in range(work.directions):
+            w_hr = uniform(P, work.H) if work.P else None
+            w_ih = uniform(4 * work.H, wide, scale=bound * scale)
+            parameters.append((w_ih, uniform(4 * work.H, P), uniform(4 * work.H), w_hr))
+    cells, rows = work.layers * work.directions, len(work.lengths)
+    h, c = uniform(cells, rows, P, scale=1), uniform(cells, rows, work.H, scale=2)
+    c[..., ::5] *= np.finfo(work.dtype).smallest_normal
+    x = rng.standard_normal((sum(work.lengths), work.I)) * work.x
+    return parameters, x.astype(work.dtype), h, c
+
+
+def ready(work):
+    """A function of `threads` that runs the work and returns y, h and c; it writes nothing else.
+
+    For threads, sequences of one length come without their batch sizes.
+    """
+    parameters, x, h, c = draw(work)
+    stack = load("native").Stack(parameters, work.directions)
+    sizes = batch_sizes_of(np.array(work.lengths))
+    even = len(set(work.lengths)) == 1
+    nothing = np.full((len(x), work.directions * h.shape[2]), np.nan, work.dtype)
+
+    def run(threads=1):
+        values = {"y": nothing, "h": h.reshape(-1, h.shape[2]), "c": c.reshape(-1, c.shape[2])}
+        buffers = {name: Guarded(value) for name, value in values.items()}
+        results = {name: buffer.array for name, buffer in buffers.items()}
+        given, own_h, own_c = x.copy(), results["h"].reshape(h.shape), results["c"].reshape(c.shape)
+        batch_sizes = None if even and threads > 1 else sizes
+        stack.run(given, batch_sizes, own_h, own_c, results["y"], threads, work.reverse)
+        assert_same_bits(given, x)
+        for name, buffer in buffers.items():
+            buffer.check(name)
+        return results
+
+    return run
+
+
+def answer(work, threads=1):
+    return ready(work)(threads)

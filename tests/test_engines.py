@@ -49,6 +49,7 @@ RAGGED = {
     "equal": [3, 3, 3],
     "stairs": [9, 8, 7, 6, 5, 4, 3, 2, 1],
     "cliff": [12, 1, 1, 1, 1, 1, 1],
+    "every_tile": range(30, 0, -1),
     "plateaus": [10] * 7 + [6] * 5 + [2] * 14,
     "one_long": [300, 2],
     "alone": [300],
@@ -150,6 +151,15 @@ def test_nan_and_inf_in_states_and_weights(module, engine, dtype, value):
         poisoned = getattr(case, name).copy()
         poisoned.flat[4] = value
         assert_matches(module, case._replace(**{name: poisoned}), engine)
+
+
+@pytest.mark.parametrize("gate", range(4), ids="ifgo")
+def test_an_infinite_gate(module, engine, dtype, gate):
+    """It is open, shut or at one; through b, for an infinite x makes nan of other gates' zeros."""
+    for sign in (1, -1):
+        case = make_case(1, 3, 2, 9, dtype=dtype)
+        case.b[gate * 9 + 4] = sign * np.inf
+        assert_matches(module, case, engine)
 
 
 # ---- the contract ---------------------------------------------------------------------------
@@ -552,6 +562,23 @@ def test_activations_are_within_their_bound(engine, dtype, gate):
     worst = error.argmax()
     assert error[worst] <= ACTIVATION[engine] * np.finfo(dtype).eps / 2, (x[worst], got[worst])
     assert len(x) > 1_000_000
+
+
+def test_h_is_within_the_bound_of_an_activation(exact):
+    """Though four of them make it: z and c of all sizes, against exact numbers."""
+    rng = np.random.default_rng(0)
+    rows = 200_000
+    z = (rng.standard_normal((rows, 4)) * 10 ** rng.uniform(-3, 2, (rows, 1))).astype(np.float32)
+    c = (rng.standard_normal((rows, 1)) * 10 ** rng.uniform(-3, 1, (rows, 1))).astype(np.float32)
+    i, f, g, o = z.T.astype(np.float64)
+    with np.errstate(over="ignore"):
+        i, f, o = (1 / (1 + np.exp(-a)) for a in (i, f, o))
+    truth = f * c[:, 0] + i * np.tanh(g)
+    weights = np.eye(4, dtype=np.float32), np.zeros((4, 1), np.float32), np.zeros(4, np.float32)
+    h, y = np.zeros_like(c), np.empty_like(c)
+    exact.run(exact.pack(*weights, None), z, np.array([rows]), h, c, y, False)
+    assert np.abs(y[:, 0] - o * np.tanh(truth)).max() <= 3e-7
+    assert (np.abs(c[:, 0] - truth) <= 5e-7 * np.maximum(1, np.abs(truth))).all()
 
 
 def test_a_shut_gate_lets_nothing_through(engine, dtype):

@@ -195,7 +195,21 @@ def test_streams_evaluate(engine):
     assert_same_bits(chunk, lstm.stream(B).run(x))
 
 
+class Subclass(np.ndarray):
+    pass
+
+
+def _misaligned(x):
+    room = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    room[...] = x
+    return room
+
+
 SAME_VALUES = {
+    "subclass": lambda x: x.view(Subclass),
+    "misaligned": _misaligned,
+    "reversed": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "buffer": memoryview,
     "list": lambda x: x.tolist(),
     "fortran": np.asfortranarray,
     "strided": lambda x: x.repeat(2, axis=-1)[..., ::2],
@@ -213,6 +227,36 @@ def test_the_same_values_in_another_shape_of_memory(engine, name):
     assert_same_bits(one.run(convert(x)), other.run(x))
     one.state = tuple(map(convert, other.state))
     assert_same_bits(one.step(x[0]), other.step(x[0]))
+
+
+def test_half_floats_are_widened(engine):
+    lstm, half = LSTM(4, 5, 2, engine=engine, seed=0), _input(dtype="float16")
+    one, other = lstm.stream(B), lstm.stream(B)
+    for x_t in half:
+        out = np.empty((B, 5), np.float32)
+        assert one.step(x_t, out=out) is out
+        assert_same_bits(out, other.step(x_t.astype(np.float32)))
+
+
+def test_the_next_step_sees_changed_parameters(engine, dtype):
+    lstm, other = (LSTM(4, 5, 2, dtype=dtype, engine=engine, seed=seed) for seed in (0, 1))
+    stream, x, before = lstm.stream(B), _input(dtype=dtype)[0], 0
+    for change in (
+        lambda: lstm.load_state_dict(other.state_dict()),
+        lambda: setattr(lstm, "weight_hh_l1", lstm.weight_hh_l1 * 2),
+        lambda: setattr(lstm, "bias_ih_l0", np.ones(20)),
+        lambda: lstm.reset_parameters(seed=5),
+    ):
+        stream.step(x)
+        change()
+        same = LSTM(4, 5, 2, dtype=dtype, engine=engine)
+        same.load_state_dict(lstm.state_dict())
+        expected = same.stream(B)
+        expected.state = stream.state
+        y = stream.step(x)
+        assert_same_bits(y, expected.step(x))
+        assert np.abs(y - before).max() > 1e-3
+        before = y
 
 
 @pytest.mark.parametrize(
@@ -271,6 +315,14 @@ ERRORS = {
                     OUT + "float32 of shape (3, 5), not contiguous"),
     "out_read_only": (lambda s: s.step(x[0], out=_read_only()), ValueError,
                       OUT + "float32 of shape (3, 5), read-only"),
+    "out_subclass": (lambda s: s.step(x[0], out=_bad_out().view(Subclass)), ValueError,
+                     OUT + "float32 of shape (3, 5)"),
+    "out_misaligned": (lambda s: s.step(x[0], out=_misaligned(_bad_out())), ValueError,
+                       OUT + "float32 of shape (3, 5), not aligned"),
+    "out_transposed": (lambda s: s.step(x[0], out=np.asfortranarray(_bad_out())), ValueError,
+                       OUT + "float32 of shape (3, 5), not contiguous"),
+    "out_big_endian": (lambda s: s.step(x[0], out=_bad_out(dtype=">f4")), ValueError,
+                       OUT + ">f4 of shape (3, 5)"),
     "out_list": (lambda s: s.step(x[0], out=[[0] * 5] * 3), ValueError,
                  OUT + "list"),
     "run_of_a_step": (lambda s: s.run(x[0]), ValueError, "x must have shape (T, 3, 4), got (3, 4)"),

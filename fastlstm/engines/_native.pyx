@@ -30,7 +30,7 @@ cdef extern from "fastlstm.h":
         void *h
         void *c
         void *room
-        int32_t threads, reverse
+        int32_t threads, reverse, odd
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
@@ -174,7 +174,7 @@ cdef class Stack:
         else:
             call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
             call.steps = cnp.PyArray_DIM(batch_sizes, 0)
-        call.threads, call.reverse = threads, reverse
+        call.threads, call.reverse, call.odd = threads, reverse, 0
         cdef Room room = self.take(fl_room_bytes(self.stack, &call))
         call.room = _aligned(room.memory)
         with nogil:
@@ -245,6 +245,7 @@ cdef class Stepper:
         if version is not self.version:
             self.stack, self.version = self.layer._stacks()[0], version
         self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
+        self.call.odd ^= 1
         if self.stack.bytes < _WORTH_GIL:
             fl_run(self.stack.stack, &self.call)
         else:

@@ -40,6 +40,7 @@ typedef struct {
     void *room;  /* fl_room_bytes, at a multiple of 64; anything may be in it */
     int32_t threads; /* how many may work, the caller among them; values do not depend on it */
     int32_t reverse; /* of a stack of one direction: run from each sequence's end */
+    int32_t odd;     /* in a stream, other than in the call before: saves time, changes no value */
 } fl_call;
 
 /* The number of an instruction set by name, or of the best that this machine has (NULL); -1: not

@@ -33,7 +33,8 @@ typedef struct {
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, total; /* total: rows of x */
     int64_t row, rows;
-    int reverse, shares; /* shares: among how many threads each step's units are split */
+    int reverse, odd;
+    int shares; /* among how many threads each step's units are split */
     void *room;
 } fl_task;
 

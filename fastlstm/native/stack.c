@@ -224,7 +224,7 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .total = run->total, .row = row, .rows = row_of(run, part + 1) - row,
-        .reverse = direction || call->reverse, .shares = run->cut.shares,
+        .reverse = direction || call->reverse, .odd = call->odd, .shares = run->cut.shares,
         .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
