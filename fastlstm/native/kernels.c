@@ -18,12 +18,15 @@ for each type of number, in a region compiled for that instruction set. */
 #define JOIN(a, b, c) JOIN_(a, b, c)
 #define NAME(function) JOIN(function, ISA, REAL)
 
-/* Code between BEGIN and END is compiled for the instruction set, all else for the baseline. */
+/* Code between BEGIN and END is compiled for the instruction set, all else for the baseline. UNROLL: the
+whole of a short loop, so that what it indexes can stay in registers. */
 #if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
 #define BEGIN(features) \
     _Pragma(STRING(clang attribute push(__attribute__((target(features))), apply_to = function)))
 #define END _Pragma("clang attribute pop")
 #else
+#define UNROLL _Pragma("GCC unroll 16")
 #define BEGIN(features) _Pragma("GCC push_options") _Pragma(STRING(GCC target(features)))
 #define END _Pragma("GCC pop_options")
 #endif
