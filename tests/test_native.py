@@ -508,6 +508,7 @@ def end_beside_work():
 
 def interrupt_work():
     """Ctrl-C in a long call is heard after it, by Python's own thread, and the call is whole."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     work = Work((400,) * 64, 64, 256)
     parameters, x, h, c = draw(work)
     stack, y = load("native").Stack(parameters, 1), np.full((len(x), 256), np.nan, np.float32)
