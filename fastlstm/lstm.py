@@ -1,6 +1,5 @@
 """LSTM and LSTMCell, shaped as torch's: checks, states, order of layers; no arithmetic."""
 
-import functools
 import warnings
 
 import numpy as np
@@ -13,6 +12,7 @@ from .packing import (
     check_lengths,
     check_packed,
     rows_of,
+    uniform_sizes,
 )
 from .parameters import (
     Layer,
@@ -304,9 +304,7 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         if lengths is None or not rows:
             packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run(packed, _uniform(steps, rows), h, c).reshape(
-                steps, rows, wide
-            )
+            output = self._run(packed, uniform_sizes(steps, rows), h, c).reshape(steps, rows, wide)
         else:
             order = np.argsort(-lengths, kind="stable")
             batch_sizes = batch_sizes_of(lengths)
@@ -491,7 +489,7 @@ class LSTMCell(Recurrent):
         rows = as_rows(x[None] if x.ndim == 1 else x)
         h, c = self._states(hx, len(rows), x.ndim)
         if len(rows):
-            batch_sizes = np.array([len(rows)], np.int64)
+            batch_sizes = uniform_sizes(1, len(rows))
             self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
         return (h[0], c[0]) if x.ndim == 1 else (h, c)
 
@@ -532,16 +530,6 @@ def drop(values, p, rng):
     """Zero each value with probability p, in place, and scale the others by 1 / (1 - p)."""
     kept = rng.random(values.shape, values.dtype) >= p
     values *= kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
-
-
-def _uniform(steps, rows):
-    """The batch sizes of sequences of one length; of a few steps kept, for small calls' sake."""
-    return _few_uniform(steps, rows) if steps <= 1024 else np.full(steps, rows, np.int64)
-
-
-@functools.lru_cache(maxsize=64)
-def _few_uniform(steps, rows):
-    return np.full(steps, rows, np.int64)
 
 
 def _describe(value):

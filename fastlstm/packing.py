@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import functools
+
 import numpy as np
 
 from .arrays import as_array, as_integers
@@ -47,6 +49,16 @@ def check_lengths(lengths, batch_size, longest=None):
             f"{lengths.max()} at index {lengths.argmax()}"
         )
     return lengths
+
+
+def uniform_sizes(steps, rows):
+    """Return the batch sizes of sequences of one length; a few are kept, for small calls' sake."""
+    return _few_uniform_sizes(steps, rows) if steps <= 1024 else np.full(steps, rows, np.int64)
+
+
+@functools.lru_cache(maxsize=64)
+def _few_uniform_sizes(steps, rows):
+    return np.full(steps, rows, np.int64)
 
 
 def batch_sizes_of(lengths):

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from .arrays import as_float, as_rows
+from .packing import uniform_sizes
 from .parameters import check_size
 
 
@@ -122,7 +123,7 @@ class Stream:
             )
         steps = len(time_major)
         rows = as_rows(time_major)
-        batch_sizes = np.full(steps, self.batch_size, np.int64)
+        batch_sizes = uniform_sizes(steps, self.batch_size)
         y = np.empty((len(rows), lstm._output_size), lstm.dtype)
         if steps:
             lstm._stacks()[0].run(rows, batch_sizes, self._h, self._c, y, lstm.num_threads)
@@ -186,7 +187,7 @@ def _step(lstm, h, c, x, out):
             f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
             + _describe(out)
         )
-    lstm._stacks()[0].run(as_rows(x), np.array([rows]), h, c, out, lstm.num_threads)
+    lstm._stacks()[0].run(as_rows(x), uniform_sizes(1, rows), h, c, out, lstm.num_threads)
     return out
 
 

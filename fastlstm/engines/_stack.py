@@ -49,13 +49,11 @@ class Stack:
             list(pool.map(run, range(parts)))
 
     def _run(self, x, batch_sizes, h, c, y):
-        d, outputs = self._directions, h.shape[2]
+        run, d, last = self._engine.run, self._directions, len(self._weights) - 1
         for k, weights in enumerate(self._weights):
-            layer, direction = divmod(k, d)
-            if direction == 0:
-                above = y if k + d == len(self._weights) else np.empty_like(y)
-            columns = slice(direction * outputs, (direction + 1) * outputs)
-            part = above[:, columns]
-            self._engine.run(weights, x, batch_sizes, h[k], c[k], part, direction == 1)
-            if direction == d - 1:
+            if k % d == 0:  # a layer's first direction
+                above = y if k + d > last else np.empty_like(y)
+            part = above if d == 1 else np.split(above, 2, axis=1)[k % 2]
+            run(weights, x, batch_sizes, h[k], c[k], part, k % d == 1)
+            if (k + 1) % d == 0:
                 x = above
