@@ -201,7 +201,9 @@ static int64_t between_stride(const fl_stack *stack)
 static int64_t row_of(const run *run, int part)
 {
     const fl_call *call = run->call;
-    if (!call->batch_sizes || part == run->cut.parts)
+    if (part == 0 || part == run->cut.parts)
+        return part ? call->batch : 0;
+    if (!call->batch_sizes)
         return call->batch * part / run->cut.parts;
     int64_t row = 0, steps = run->total * part / run->cut.parts;
     for (int64_t t = call->steps; steps > 0 && t > 0; t--) /* longest first: t steps, of so many */
