@@ -245,6 +245,24 @@ def test_every_size(native, dtype):
     check_sizes(native, zip([1] * 70, B, inputs, [None] * 70, strict=True), dtype)
 
 
+@pytest.mark.parametrize("work", ["denormal", "denormal_double", "denormal_units"])
+def test_denormal_inputs_are_zero(work):
+    """Though their products with large weights would be seen."""
+    work = WORKS[work]
+    for threads in (1, 2):
+        assert_same_answers(answer(work, threads), answer(work._replace(x=0)))
+
+
+def test_denormal_states_are_zero(native, dtype):
+    """A memory that fades away does not cost hundreds of times a number's time on its way."""
+    b = np.array([-100, -20, 0, 0], dtype)
+    weights = native.pack(np.zeros((4, 1), dtype), np.zeros((4, 1), dtype), b, None)
+    h, y, x = (np.zeros((1, 1), dtype) for _ in range(3))
+    c = np.full((1, 1), np.finfo(dtype).smallest_normal * 2**20, dtype)
+    native.run(weights, x, np.array([1]), h, c, y, False)
+    assert c == 0 < np.finfo(dtype).smallest_subnormal * 2
+
+
 # ---- one answer -----------------------------------------------------------------------------
 
 
