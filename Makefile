@@ -23,7 +23,7 @@ test bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
 
-test: $(VENV)/.test
+test: $(VENV)/.dev
 	$(RUN) -m pytest --require-native
 
 bench: $(VENV)/.bench
@@ -33,13 +33,14 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-# Linux and GCC. The package is built apart; -k leaves out what emulates another machine or preloads
-# a library of its own. The first pytest is not `-m pytest`, which would find the package here first.
-sanitize: $(VENV)/.test
+# Linux and GCC. The package is built apart; -k leaves out what takes long there: other processes,
+# counts of memory, another machine's emulation. The first pytest is not `-m pytest`, which would
+# find the package here first.
+sanitize: $(VENV)/.dev
 	CC=gcc CFLAGS="$(ASAN)" $(RUN) setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)
 	$(IN_ASAN) PYTHONPATH=$(SANITIZED) $(VENV)/bin/pytest --require-native --confcutdir tests \
 	    $(addprefix tests/test_,engines.py native.py lstm.py stream.py) \
-	    -k "native and not lesser_machine and not nothing_at_all"
+	    -k "native and not (process_of_its_own or lesser_machine or allocates or rooms)"
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -k gcc
 	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -k "gcc and threads"
 
@@ -56,15 +57,11 @@ $(VENV)/.demo: $(SETUP)
 	$(INSTALL) --no-deps $(G2PM)
 	touch $@
 
-$(VENV)/.test: $(SETUP)
-	$(INSTALL) --editable ".[test]"
-	$(INSTALL) --no-deps $(G2PM) $(SILERO)
-	touch $@
-
 $(VENV)/.bench: $(SETUP)
 	$(INSTALL) --editable ".[bench]"
 	touch $@
 
 $(VENV)/.dev: $(SETUP)
 	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --no-deps $(G2PM) $(SILERO)
 	touch $@

@@ -247,7 +247,12 @@ class LSTM(Recurrent):
         ]
         self._dropout_rng = np.random.default_rng(seed)
         super().__init__(cells, hidden_size, self._output_size, bias, dtype, engine, seed)
+        self._asked_threads = num_threads  # a copy elsewhere counts its own processors
         self.num_threads = threads(num_threads, self.engine)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.num_threads = threads(self._asked_threads, self.engine)
 
     def __call__(self, input, hx=None, *, lengths=None):
         """Run the stack over whole sequences.
@@ -281,8 +286,8 @@ class LSTM(Recurrent):
         -----
         Cost: 8 H (I + P) floating-point operations for every real step, layer and direction, and
         2 P H for a projection's; memory for the outputs of two layers (engine numpy: and 4 H values
-        for every step). With `batch_first`, `lengths` or several threads the input is copied once
-        more, with the latter two the output too.
+        for every step). With `batch_first` or `lengths` the input is copied once more, with the
+        latter the output too, and by several threads in the engines numba and numpy.
         """
         if type(input) is not np.ndarray and hasattr(input, "batch_sizes"):
             return self._call_packed(input, hx, lengths)

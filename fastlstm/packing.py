@@ -1,8 +1,7 @@
 """Sequences of different lengths side by side: torch.nn.utils.rnn's names and rules, in NumPy."""
 
-from typing import NamedTuple
-
 import functools
+from typing import NamedTuple
 
 import numpy as np
 

@@ -57,7 +57,7 @@ class Stream:
     def _take_step(self):
         """Where the engine has a step of its own, checks and all in one call, take that."""
         make = getattr(self._lstm._engine, "Stepper", None)
-        if make:
+        if make and type(self).step is Stream.step:
             states = self._lstm, self._h, self._c
             self.step = make(*states, functools.partial(_step, *states)).step
 

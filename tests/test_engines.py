@@ -708,17 +708,17 @@ def test_number_of_threads(monkeypatch):
     monkeypatch.setenv("FASTLSTM_NUM_THREADS", "4")
     assert threads(None, "numpy") == threads(None, "native") == 4 and threads(3, "native") == 3
     assert threads(np.int64(2), "native") == 2
-    for value in (0, -1):
-        with pytest.raises(ValueError, match=f"^num_threads must be at least 1, got {value}$"):
+    for value in (0, -1, 1025):
+        with pytest.raises(ValueError, match=f"^num_threads must be from 1 to 1024, got {value}$"):
             threads(value, "native")
     for value in (True, 2.0, "2"):
         sentence = f"^num_threads should be of type int, got: {type(value).__name__}$"
         with pytest.raises(TypeError, match=sentence):
             threads(value, "native")
-    for value in ("0", "-1", "all", " "):
+    for value in ("0", "-1", "all", " ", "99999999999"):
         monkeypatch.setenv("FASTLSTM_NUM_THREADS", value)
         with pytest.raises(
-            ValueError, match="FASTLSTM_NUM_THREADS must be an int of at least 1, got "
+            ValueError, match="FASTLSTM_NUM_THREADS must be an int from 1 to 1024, got "
         ):
             threads(None, "native")
 

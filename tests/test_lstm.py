@@ -87,7 +87,7 @@ REFUSED_BY_US = [
     (dict(dtype="float16"), ValueError, """dtype must be "float32" or "float64", got 'float16'"""),
     (dict(dtype="double32"), ValueError,
      """dtype must be "float32" or "float64", got 'double32'"""),
-    (dict(num_threads=0), ValueError, "num_threads must be at least 1, got 0"),
+    (dict(num_threads=0), ValueError, "num_threads must be from 1 to 1024, got 0"),
 ]  # fmt: skip
 
 

@@ -148,6 +148,9 @@ def engines():
     return table
 
 
+_MOST_THREADS = 1024
+
+
 def threads(num_threads, engine):
     """Return how many threads a call may use: `num_threads`, FASTLSTM_NUM_THREADS, or `cpus()`.
 
@@ -157,13 +160,15 @@ def threads(num_threads, engine):
         text = os.environ.get("FASTLSTM_NUM_THREADS")
         if not text:
             return 1 if engine == "numpy" else cpus()
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"FASTLSTM_NUM_THREADS must be an int of at least 1, got {text!r}")
+        if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+            raise ValueError(
+                f"FASTLSTM_NUM_THREADS must be an int from 1 to {_MOST_THREADS}, got {text!r}"
+            )
         return int(text)
     if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)):
         raise TypeError(f"num_threads should be of type int, got: {type(num_threads).__name__}")
-    if num_threads < 1:
-        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    if not 1 <= num_threads <= _MOST_THREADS:
+        raise ValueError(f"num_threads must be from 1 to {_MOST_THREADS}, got {num_threads}")
     return int(num_threads)
 
 

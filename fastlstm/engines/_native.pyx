@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The C kernels of fastlstm/native: pointers out of arrays, the GIL off, one call; nothing else.
+"""The C kernels of fastlstm/native: pointers out of arrays, room to work in, the GIL off, one call.
 
 The contract, the legend and the numbered equations are in `fastlstm.engines`; how it is fast stands
 in ``fastlstm/native/kernels.inc``.
 """
 
+import itertools
 import os
 
 import numpy as np
@@ -48,7 +49,8 @@ def _choose_isa():
         return fl_isa(NULL)
     isa = fl_isa(name.encode())
     if isa < 0:
-        names = [known for known in map(_isa_name, range(9)) if known]
+        names = map(_isa_name, itertools.count())
+        names = itertools.takewhile(lambda known: known is not None, names)
         here = [known for known in names if fl_isa(known.encode()) >= 0]
         lacks = "which this machine lacks" if isa == -2 else "which is not known"
         raise ValueError(
@@ -66,7 +68,7 @@ cdef int _ISA = _choose_isa()
 
 # A larger room is given back: beside its call it costs nothing.
 cdef size_t _KEEP_BYTES = 1 << 23
-# Work of a step, in bytes of weights, that takes longer than handing over the GIL does.
+# Work of a step, in bytes of weights times rows, that takes longer than handing over the GIL does.
 cdef size_t _WORTH_GIL = 1 << 18
 
 
@@ -233,7 +235,10 @@ cdef class Stepper:
         )
 
     def step(self, x, out=None):
+        """Advance every stream by one step; see `fastlstm.Stream.step`."""
         cdef cnp.npy_intp shape[2]
+        cdef fl_call call
+        cdef Stack stack
         if not self.fits(x, self.inputs):
             return self.otherwise(x, out)
         if out is None:
@@ -246,11 +251,12 @@ cdef class Stepper:
             self.stack, self.version = self.layer._stacks()[0], version
         self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
         self.call.odd ^= 1
-        if self.stack.bytes < _WORTH_GIL:
+        if self.stack.bytes * self.call.batch < _WORTH_GIL:
             fl_run(self.stack.stack, &self.call)
-        else:
+        else:  # with what another thread cannot change, whatever it does to this stream meanwhile
+            call, stack = self.call, self.stack
             with nogil:
-                fl_run(self.stack.stack, &self.call)
+                fl_run(stack.stack, &call)
         return out
 
 

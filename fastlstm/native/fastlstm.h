@@ -1,4 +1,5 @@
-/* LSTM stacks on a CPU, in C11: no dependencies, no allocation, no global settings changed.
+/* LSTM stacks on a CPU, in C11: no dependencies, no allocation, no settings changed. With more than
+one thread allowed it keeps a few threads of its own, which sleep between calls.
 
 Legend, as everywhere in fastlstm: T steps, B sequences, I input size, H hidden size, P output size
 (H, or the projection's), N = the sum of all batch sizes; gates i, f, g, o. The equations (1) to (5)
@@ -34,11 +35,12 @@ typedef struct {
     const void *x; /* (N, I), values of a row side by side */
     void *y;       /* (N, directions * P); filled */
     int64_t x_stride, y_stride; /* bytes from row to row */
-    int64_t steps, batch;       /* T, B */
-    const int64_t *batch_sizes; /* (T,), not increasing, the first one B; NULL: B in every step */
+    int64_t steps, batch;       /* T, B, each at least 1 */
+    const int64_t *batch_sizes; /* (T,), not increasing, from B to at least 1; NULL: B in every step */
     void *h, *c; /* (layers * directions, B, P) and (..., B, H): states before, states after */
     void *room;  /* fl_room_bytes, at a multiple of 64; anything may be in it */
-    int32_t threads; /* how many may work, the caller among them; values do not depend on it */
+    int32_t threads; /* how many may work, the caller among them; values do not depend on it.
+                        A real-time thread should ask for 1: it may have to wait for others. */
     int32_t reverse; /* of a stack of one direction: run from each sequence's end */
     int32_t odd;     /* in a stream, other than in the call before: saves time, changes no value */
 } fl_call;

@@ -43,7 +43,7 @@ by several threads: `begin`, once; `share`, in every thread; `end`, once. */
 typedef struct {
     int lanes;
     void (*pack)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *b, const void *w_hr);
-    size_t (*room)(const fl_task *task); /* bytes */
+    size_t (*room)(const fl_task *task); /* bytes; of the task cell, steps, batch, row, rows */
     void (*alone)(const fl_task *task);
     void (*begin)(const fl_task *task);
     void (*share)(const fl_task *task, fl_meeting *meeting, int mine);

@@ -43,9 +43,10 @@ static size_t place(fl_stack *stack, const fl_shape *shape, int lanes)
     for (int k = 0; k < cells; k++) {
         int64_t I = inputs_of(shape, k / shape->directions);
         int64_t counts[] = {(I + P) * gates, gates, P == H ? 0 : wide + fl_up(P, wide) * H};
-        void *places[3];
+        void *places[3] = {0};
         for (int n = 0; n < 3; n++) {
-            places[n] = (char *)stack + at;
+            if (stack)
+                places[n] = (char *)stack + at;
             at = fl_up(at + counts[n] * shape->itemsize, 64);
         }
         if (stack)
@@ -86,17 +87,18 @@ int fl_stack_lanes(const fl_stack *stack)
     return stack->kernels->lanes;
 }
 
-/* ---- denormals -------------------------------------------------------------------------------- */
-/* They are 0 while a kernel runs, for they cost a hundred times a number's time, and a state that
-fades away leaves thousands; afterwards the thread's setting is what it was. */
+/* ---- how numbers are treated ------------------------------------------------------------------- */
+/* While a kernel runs, denormals are 0, for they cost a hundred times a number's time and a state that
+fades away leaves thousands; rounding is to nearest and nothing traps, whatever the caller had, or one
+thread's bits would not be another's. Afterwards the thread's setting is what it was. */
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 typedef unsigned setting;
-static setting flush_denormals(void)
+static setting set(void)
 {
     setting before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040);
+    _mm_setcsr(0x9fc0); /* flush to zero, denormals are zero, all exceptions masked */
     return before;
 }
 static void restore(setting before)
@@ -105,11 +107,11 @@ static void restore(setting before)
 }
 #elif defined(__aarch64__)
 typedef uint64_t setting;
-static setting flush_denormals(void)
+static setting set(void)
 {
     setting before;
     __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"(before | (UINT64_C(1) << 24)));
+    __asm__ volatile("msr fpcr, %0" : : "r"(UINT64_C(1) << 24));
     return before;
 }
 static void restore(setting before)
@@ -118,7 +120,7 @@ static void restore(setting before)
 }
 #else
 typedef int setting;
-static setting flush_denormals(void)
+static setting set(void)
 {
     return 0;
 }
@@ -262,7 +264,12 @@ static size_t task_size(const run *run)
     size_t most = 0;
     for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++)
         for (int part = 0; part < run->cut.parts; part++) {
-            const fl_task task = task_of(run, layer, 0, part);
+            int64_t row = row_of(run, part);
+            const fl_task task = {
+                .cell = &run->stack->cells[layer * run->stack->shape.directions],
+                .steps = run->call->steps, .batch = run->call->batch,
+                .row = row, .rows = row_of(run, part + 1) - row,
+            };
             size_t size = run->stack->kernels->room(&task);
             if (most < size)
                 most = size;
@@ -289,7 +296,7 @@ static void whole_stack(const run *run, int part)
 static void take_parts(void *context, int thread)
 {
     run *run = context;
-    setting before = flush_denormals();
+    setting before = set();
     (void)thread;
     for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.parts;)
         whole_stack(run, (int)part);
@@ -299,7 +306,7 @@ static void take_parts(void *context, int thread)
 static void take_directions(void *context, int thread)
 {
     run *run = context;
-    setting before = flush_denormals();
+    setting before = set();
     (void)thread;
     for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;) {
         const fl_task task = task_of(run, run->layer, (int)direction, 0);
@@ -311,7 +318,7 @@ static void take_directions(void *context, int thread)
 static void take_shares(void *context, int thread)
 {
     const run *run = context;
-    setting before = flush_denormals();
+    setting before = set();
     run->stack->kernels->share(run->task, run->meeting, thread);
     restore(before);
 }
@@ -353,7 +360,7 @@ void fl_run(const fl_stack *stack, const fl_call *call)
         in_threads(&run);
         return;
     }
-    setting before = flush_denormals();
+    setting before = set();
     whole_stack(&run, 0);
     restore(before);
 }

@@ -8,7 +8,7 @@ Nobody waits for a thread that has not begun: who comes late finds its work done
 
 #include "internal.h"
 
-#if defined(_WIN32) || defined(__STDC_NO_THREADS__) && !defined(__unix__) && !defined(__APPLE__)
+#if !defined(__unix__) && !defined(__APPLE__)
 
 void fl_together(int threads, void (*work)(void *context, int thread), void *context)
 {
@@ -92,7 +92,7 @@ static void *worker(void *nothing)
     return nothing;
 }
 
-/* A forked child has none of the threads, whatever they were doing. */
+/* A forked child has none of the threads, whatever they were doing; it makes its own. */
 static void forget(void)
 {
     pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
@@ -101,7 +101,7 @@ static void forget(void)
     pool.wanted = pool.inside = 0;
 }
 
-static void prepare(void)
+static void register_forget(void)
 {
     pthread_atfork(NULL, NULL, forget);
 }
@@ -119,7 +119,7 @@ static void make(int threads)
 
 void fl_together(int threads, void (*work)(void *context, int thread), void *context)
 {
-    pthread_once(&once, prepare);
+    pthread_once(&once, register_forget);
     pthread_mutex_lock(&pool.lock);
     if (pool.busy) {
         pthread_mutex_unlock(&pool.lock);
