@@ -168,6 +168,41 @@ class Work(NamedTuple):
     w: float = 1
 
 
+# Each above 1e8 floating-point operations, so that threads are worth it.
+WORKS = {
+    "slices": Work((60,) * 64, 32, 96),
+    "slices_narrow": Work((330,) * 64, 32, 16),
+    "slices_double": Work((60,) * 33, 33, 96, dtype="float64"),
+    "slices_stack": Work((20,) * 64, 40, 65, 33, layers=3, directions=2),
+    "one_long": Work((200, *(100,) * 20), 64, 64),
+    "one_long_reverse": Work((200, *(100,) * 20), 64, 64, reverse=True),
+    "cliff": Work((300, 299, 298, *(50,) * 10), 64, 80, reverse=True),
+    "stairs": Work((*range(200, 150, -1),), 32, 40),
+    "stairs_reverse": Work((*range(200, 150, -1),), 32, 40, 20, layers=2, reverse=True),
+    "few": Work((60,) * 7, 300, 150),
+    "directions": Work((100,), 100, 130, layers=3, directions=2),
+    "directions_ragged": Work((70, 61, 61, 60, 33, 2, 1), 64, 100, 40, directions=2),
+    "units": Work((250,), 16, 256),
+    "units_reverse": Work((250,), 33, 257, reverse=True),
+    "units_of_two": Work((90, 61), 16, 300, layers=2),
+    "units_projected": Work((120,), 300, 300, 290),
+    "units_joining": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, reverse=True),
+    "units_leaving": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, layers=3),
+    "units_double": Work((120,), 130, 200, layers=2, dtype="float64"),
+    "denormal": Work((60,) * 64, 32, 96, x=1e-41, w=1e37),
+    "denormal_double": Work((100,), 100, 130, directions=2, dtype="float64", x=1e-311, w=1e306),
+    "denormal_units": Work((250,), 16, 256, x=1e-41, w=1e37),
+    "saturated": Work((60,) * 7, 300, 150, x=1e3),
+    "huge": Work((250,), 16, 256, x=1e30, w=1e-30),
+}
+
+SMALL = {
+    "small": Work((9, 5, 5, 1), 7, 21, 10, layers=2, directions=2),
+    "small_alone": Work((6,), 40, 50),
+    "small_double": Work((4, 4, 4, 1), 9, 19, reverse=True, dtype="float64"),
+}
+
+
 def draw(work):
     """(parameters, x, h, c) of a work; the states hold denormals too."""
     rng = np.random.default_rng([len(work.lengths), work.I, work.H])
@@ -218,3 +253,10 @@ def ready(work):
 
 def answer(work, threads=1):
     return ready(work)(threads)
+
+
+def assert_same_answers(got, expected):
+    """Assert that all that a work gives is finite, and the same bit for bit."""
+    for name, values in expected.items():
+        assert np.isfinite(values).all(), name
+        assert_same_bits(got[name], values)

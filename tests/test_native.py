@@ -25,7 +25,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from support import Work, answer, assert_matches, assert_same_bits, draw, make_case, ready
+from support import (
+    SMALL,
+    WORKS,
+    Work,
+    answer,
+    assert_matches,
+    assert_same_answers,
+    assert_same_bits,
+    draw,
+    make_case,
+    ready,
+)
 
 import fastlstm
 from fastlstm import LSTM
@@ -57,50 +68,6 @@ def child(function, *arguments, **options):
     return python(
         "-c", f"import test_native; test_native.{function.__name__}(*{arguments})", **options
     )
-
-
-# ---- work -----------------------------------------------------------------------------------
-
-
-# Each above 1e8 floating-point operations, so that threads are worth it.
-WORKS = {
-    "slices": Work((60,) * 64, 32, 96),
-    "slices_narrow": Work((330,) * 64, 32, 16),
-    "slices_double": Work((60,) * 33, 33, 96, dtype="float64"),
-    "slices_stack": Work((20,) * 64, 40, 65, 33, layers=3, directions=2),
-    "one_long": Work((200, *(100,) * 20), 64, 64),
-    "one_long_reverse": Work((200, *(100,) * 20), 64, 64, reverse=True),
-    "cliff": Work((300, 299, 298, *(50,) * 10), 64, 80, reverse=True),
-    "stairs": Work((*range(200, 150, -1),), 32, 40),
-    "stairs_reverse": Work((*range(200, 150, -1),), 32, 40, 20, layers=2, reverse=True),
-    "few": Work((60,) * 7, 300, 150),
-    "directions": Work((100,), 100, 130, layers=3, directions=2),
-    "directions_ragged": Work((70, 61, 61, 60, 33, 2, 1), 64, 100, 40, directions=2),
-    "units": Work((250,), 16, 256),
-    "units_reverse": Work((250,), 33, 257, reverse=True),
-    "units_of_two": Work((90, 61), 16, 300, layers=2),
-    "units_projected": Work((120,), 300, 300, 290),
-    "units_joining": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, reverse=True),
-    "units_leaving": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, layers=3),
-    "units_double": Work((120,), 130, 200, layers=2, dtype="float64"),
-    "denormal": Work((60,) * 64, 32, 96, x=1e-41, w=1e37),
-    "denormal_double": Work((100,), 100, 130, directions=2, dtype="float64", x=1e-311, w=1e306),
-    "denormal_units": Work((250,), 16, 256, x=1e-41, w=1e37),
-    "saturated": Work((60,) * 7, 300, 150, x=1e3),
-    "huge": Work((250,), 16, 256, x=1e30, w=1e-30),
-}
-
-SMALL = {
-    "small": Work((9, 5, 5, 1), 7, 21, 10, layers=2, directions=2),
-    "small_alone": Work((6,), 40, 50),
-    "small_double": Work((4, 4, 4, 1), 9, 19, reverse=True, dtype="float64"),
-}
-
-
-def assert_same_answers(got, expected):
-    for name, values in expected.items():
-        assert np.isfinite(values).all(), name
-        assert_same_bits(got[name], values)
 
 
 def digests(*names):
@@ -480,8 +447,13 @@ def work_in_forks():
         for name, run in works.items():
             assert_same_answers(run(3), expected[name])
 
-    check()
-    fork(lambda: (check(), fork(check), check()))
+    def check_here():
+        assert tasks() == 1
+        check()
+        assert tasks() == 3
+
+    check_here()
+    fork(lambda: (check_here(), fork(check_here), check()))
     context = multiprocessing.get_context("fork")
     process = context.Process(target=check)
     process.start()
@@ -496,10 +468,21 @@ def work_in_forks():
     caller = threading.Thread(target=call)
     caller.start()
     for _ in range(20):
-        fork(check)
+        fork(check_here)
     stop.set()
     caller.join()
     check()
+
+
+def work_misused():
+    """A stream stepped by two threads while its weights change: no values, but no crash either."""
+    lstm, x = LSTM(64, 256, engine="native", num_threads=1), np.zeros((50, 16, 64), np.float32)
+    stream = lstm.stream(16)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        steps = pool.map(stream.step, itertools.chain.from_iterable([x] * 6))
+        for _ in range(50):
+            lstm.reset_parameters(0)
+        assert len([*steps]) == 300
 
 
 def sleep_after_work():
@@ -592,8 +575,8 @@ def load_nothing():
 @on_linux
 @pytest.mark.parametrize(
     "function",
-    [work_in_threads, work_beside_others, work_in_forks, sleep_after_work, end_beside_work,
-     interrupt_work, work_beside_torch, load_nothing],
+    [work_in_threads, work_beside_others, work_in_forks, work_misused, sleep_after_work,
+     end_beside_work, interrupt_work, work_beside_torch, load_nothing],
     ids=lambda function: function.__name__,
 )  # fmt: skip
 def test_in_a_process_of_its_own(function):
@@ -612,8 +595,9 @@ def test_in_a_process_of_its_own(function):
     "work, threads", [("small", 1), ("slices", 3), ("directions", 2), ("units", 3)]
 )
 def test_the_setting_of_denormals_stays(work, threads):
-    """And those of rounding and exceptions, whatever they were."""
+    """And those of rounding and exceptions, whatever they were; nor do they change a bit."""
     run, libm, seen = ready({**WORKS, **SMALL}[work]), ctypes.CDLL("libm.so.6"), []
+    expected = run()
 
     def control():
         environment = (ctypes.c_uint32 * 8)()
@@ -624,43 +608,37 @@ def test_the_setting_of_denormals_stays(work, threads):
         environment = control()
         environment[7] ^= changes
         libm.fesetenv(environment)
-        for _ in range(3):
-            run(threads)
-        seen.append((environment[7] & 0xFFC0, control()[7] & 0xFFC0))
+        results = run(threads)
+        seen.append((environment[7] & 0xFFC0, control()[7] & 0xFFC0, results))
 
     for changes in (0, 0x8000, 0x0040, 0x6000):  # flush to zero; denormals are zero; rounding
         thread = threading.Thread(target=check, args=(changes,))
         thread.start()
         thread.join()
-    assert [before for before, _ in seen] == [after for _, after in seen]
-    assert len({before for before, _ in seen}) == 4
+    for before, after, results in seen:
+        assert before == after
+        assert_same_answers(results, expected)
+    assert len({before for before, _, _ in seen}) == 4
 
 
 @pytest.mark.parametrize("call", ["run", "step"])
 def test_another_thread_goes_on_meanwhile(call):
     """The GIL is released: nobody would get it here who is not given it."""
-    lstm, inside, counted, end = LSTM(64, 1024, engine="native", num_threads=1), [], [], []
-    x, stream = np.zeros((6, 128, 64), np.float32), lstm.stream(128)
+    lstm, begun, heard = LSTM(64, 96, engine="native", num_threads=1), threading.Event(), []
+    x, stream = np.zeros((4, 4000, 64), np.float32), lstm.stream(4000)
     work = {"run": lambda: lstm(x), "step": lambda: [stream.step(x_t) for x_t in x]}[call]
     work()
-
-    def count():
-        while not end:
-            counted.extend(inside)
-            time.sleep(1e-4)
-
-    counting, interval = threading.Thread(target=count), sys.getswitchinterval()
+    other = threading.Thread(target=lambda: (begun.wait(), heard.append(True)))
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(100)
     try:
-        counting.start()
-        inside.append(1)
+        other.start()
+        begun.set()
         work()
-        inside.clear()
+        assert heard
     finally:
         sys.setswitchinterval(interval)
-        end.append(1)
-        counting.join()
-    assert len(counted) >= 3
+        other.join()
 
 
 # ---- memory ---------------------------------------------------------------------------------
