@@ -41,8 +41,8 @@ sanitize: $(VENV)/.dev
 	$(IN_ASAN) PYTHONPATH=$(SANITIZED) $(VENV)/bin/pytest --require-native --confcutdir tests \
 	    $(addprefix tests/test_,engines.py native.py lstm.py stream.py) \
 	    -k "native and not (process_of_its_own or lesser_machine or allocates or rooms)"
-	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -k gcc
-	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -k "gcc and threads"
+	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -k "gcc and test_bits"
+	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -k test_threads
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
