@@ -21,8 +21,10 @@ import time
 import unicodedata
 from pathlib import Path
 
-# One thread for the matrices of both sides: fastlstm's default, and more only wait at these sizes.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+# One thread for both sides: NumPy reads its variable when it is imported, fastlstm when a layer is
+# built.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("FASTLSTM_NUM_THREADS", "1")
 
 import numpy as np
 
