@@ -62,7 +62,9 @@ import numpy as np
 
 MODULES = {"native": "._native", "numba": "._numba", "numpy": "._numpy"}  # in order of preference
 _REMEDIES = {
-    "native": "install a C compiler (GCC or Clang), then reinstall fastlstm",
+    # pip may have kept a wheel that was built without the engine
+    "native": "install a C compiler (GCC or Clang), then "
+    "pip install --force-reinstall --no-cache-dir fastlstm",
     "numba": 'pip install "fastlstm[numba]"',
     "numpy": "pip install numpy",
 }
