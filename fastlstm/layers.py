@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from .arrays import as_array, as_float, as_integers
-from .lstm import LSTM, LSTMCell, drop
+from .lstm import LSTM, LSTMCell, dropout_mask
 from .packing import check_lengths
 from .parameters import Layer, check_bool, check_probability, check_size, uniform
 
@@ -158,8 +158,7 @@ class Dropout(Layer):
         """Return an array of the input's shape; the input itself in evaluation."""
         x = _as_any_float(input, "Dropout")
         if self.training and self.p:
-            x = x.copy()
-            drop(x, self.p, self._rng)
+            x = x * dropout_mask(x, self.p, self._rng)
         return x
 
     def _arguments(self):

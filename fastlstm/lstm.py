@@ -5,15 +5,9 @@ import warnings
 import numpy as np
 
 from .arrays import as_float, as_rows
+from .batch import Packed, Padded, Ragged
 from .engines import choose, stack, threads
-from .packing import (
-    PackedSequence,
-    batch_sizes_of,
-    check_lengths,
-    check_packed,
-    rows_of,
-    uniform_sizes,
-)
+from .packing import batch_sizes_of, check_lengths, check_packed, rows_of, uniform_sizes
 from .parameters import (
     Layer,
     check_bool,
@@ -115,17 +109,37 @@ class Recurrent(Layer):
                 values[self.hidden_size : 2 * self.hidden_size] = 1
             self._set({name: values})
 
-    def _stacks(self, apart=False):
-        """The parameters as the engine packs them, once per version: one stack, or layers apart."""
-        version, stacks = self._packed.get(apart, (None, None))
+    def _stacks(self, apart=False, back=False):
+        """The parameters as the engine packs them, once per version: one stack, or layers apart.
+
+        `back`: layers apart, for gradients too.
+        """
+        version, stacks = self._packed.get((apart, back), (None, None))
         if version != self._version:
             version, d = self._version, self._directions
             cells = [self._parameters(suffix) for suffix in self._suffixes]
-            size = d if apart else len(cells)
+            size = d if apart or back else len(cells)
             groups = (cells[k : k + size] for k in range(0, len(cells), size))
-            stacks = [stack(self._engine, group, d) for group in groups]
-            self._packed[apart] = version, stacks
+            stacks = [stack(self._engine, group, d, back) for group in groups]
+            self._packed[apart, back] = version, stacks
         return stacks
+
+    def _back(self, layer, cells, tape, dy, dh, dc):
+        """Go back through one layer of the stack, the `cells` in it; returns dx (N, I)."""
+        suffixes, own, dw = self._suffixes[cells], self._own_grads(), []
+        for suffix in suffixes:
+            db = np.zeros(4 * self.hidden_size, self.dtype)
+            names = "weight_ih" + suffix, "weight_hh" + suffix, "weight_hr" + suffix
+            dw_ih, dw_hh, dw_hr = map(own.get, names)
+            dw.append((dw_ih, dw_hh, db, dw_hr))
+        dx = np.empty((len(dy), dw[0][0].shape[1]), self.dtype)
+        if len(dy):
+            layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
+        if self.bias:
+            for suffix, (_, _, db, _) in zip(suffixes, dw, strict=True):
+                own["bias_ih" + suffix] += db
+                own["bias_hh" + suffix] += db
+        return dx
 
     def _parameters(self, suffix):
         """(w_ih, w_hh, b, w_hr) of one layer in one direction."""
@@ -289,8 +303,108 @@ class LSTM(Recurrent):
         for every step). With `batch_first` or `lengths` the input is copied once more, with the
         latter the output too, and by several threads in the engines numba and numpy.
         """
+        batch = self._arrange(input, lengths)
+        h, c = batch.sort(self._states(hx, batch.size, batch.batched))
+        y = self._run(batch.x, batch.batch_sizes, h, c)
+        return batch.restore(y), batch.unsort((h, c))
+
+    def vjp(self, input, hx=None, *, lengths=None, checkpoint_every=None):
+        """Run, and return how to go backwards: vector-Jacobian products, as JAX names them.
+
+        Parameters
+        ----------
+        input, hx, lengths
+            As in a call. `input` is kept, not copied: do not write into it before the pullback.
+        checkpoint_every : int, optional
+            Keep the states of every so many steps instead of all gates and cells, and compute these
+            again on the way back. With engine native the gradients are the same bits.
+
+        Returns
+        -------
+        (output, (h_n, c_n)) : as a call's
+            `output` may be read-only, for the pullback reads it.
+        pullback : callable
+            ``dx, (dh_0, dc_0) = pullback(d_output, (dh_n, dc_n))``: from the gradients of what was
+            returned to those of `input` and `hx`, in their shapes, and adds those of the parameters
+            to `grads`. Each argument may be None for zeros, the second left out. May be called
+            again, with other gradients; several may be alive. Dropout takes the masks of the run.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As a call, from both; nothing has been changed then.
+
+        Notes
+        -----
+        Cost: a call's, and backwards twice that. Kept are input and output, 5 H values for every
+        real step, layer and direction (gates and c), and between layers what they hand on; with
+        `checkpoint_every` k, H + P for every k steps in place of the 5 H, and a call's time more.
+
+        Examples
+        --------
+        >>> lstm = fastlstm.LSTM(3, 4, seed=0)
+        >>> (output, (h_n, c_n)), pullback = lstm.vjp(np.ones((5, 2, 3), np.float32))
+        >>> dx, (dh_0, dc_0) = pullback(np.ones_like(output))
+        >>> dx.shape, lstm.grads["weight_ih_l0"].shape
+        ((5, 2, 3), (16, 3))
+        """
+        if checkpoint_every is not None:
+            check_size("checkpoint_every", checkpoint_every)
+        batch = self._arrange(input, lengths)
+        h, c = batch.sort(self._states(hx, batch.size, batch.batched))
+        d, x, tapes = self._directions, batch.x, []
+        for k, layer in enumerate(self._stacks(back=True)):
+            mask = None
+            if k and self.dropout and self.training:
+                mask = dropout_mask(x, self.dropout, self._dropout_rng)
+                x = x * mask
+            y = np.empty((len(x), d * self._output_size), self.dtype)
+            cells = slice(k * d, (k + 1) * d)
+            tape = None
+            if len(x):
+                every = checkpoint_every or 0
+                tape = layer.record(
+                    x, batch.batch_sizes, h[cells], c[cells], y, self.num_threads, every
+                )
+            tapes.append((layer, cells, tape, mask))
+            x = y
+        y.flags.writeable = False
+
+        def pullback(d_output=None, d_states=None):
+            dy = self._d_output(d_output, batch, y.shape[1])
+            dh, dc = batch.sort(self._d_states(d_states, batch))
+            for layer, cells, tape, mask in reversed(tapes):
+                dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells])
+                if mask is not None:
+                    dy *= mask
+            return batch.restore(dy), batch.unsort((dh, dc))
+
+        return (batch.restore(y), batch.unsort((h, c))), pullback
+
+    def _d_states(self, d_states, batch):
+        """The gradients of a run's final states; what is None becomes zeros."""
+        if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
+            zeros = batch.unsort(self._states(None, batch.size, batch.batched))
+            pairs = zip(d_states, zeros, strict=True)
+            d_states = [zero if given is None else given for given, zero in pairs]
+        return self._states(d_states, batch.size, batch.batched, "d_states")
+
+    def _d_output(self, d_output, batch, wide):
+        """The gradient of a run's output as packed rows; zeros if there is none."""
+        if d_output is None:
+            return np.zeros((len(batch.x), wide), self.dtype)
+        if hasattr(d_output, "batch_sizes"):
+            d_output = d_output.data
+        dy = as_float(d_output, self.dtype, "d_output", "LSTM")
+        expected = batch.output_shape(wide)
+        if dy.shape != expected:
+            raise ValueError(f"Expected d_output of the output's shape {expected}, got {dy.shape}")
+        return batch.rows(dy)
+
+    def _arrange(self, input, lengths):
+        """Check an input, and bring it into the layout of the engines."""
         if type(input) is not np.ndarray and hasattr(input, "batch_sizes"):
-            return self._call_packed(input, hx, lengths)
+            return self._arrange_packed(input, lengths)
         x = as_float(input, self.dtype)
         batched = x.ndim == 3
         if not batched and x.ndim != 2:
@@ -298,34 +412,23 @@ class LSTM(Recurrent):
         self._check_features(x)
         swap = batched and self.batch_first
         time, batch = (1, 0) if swap else (0, 1)
-        steps, rows = x.shape[time], x.shape[batch] if batched else 1
+        steps, size = x.shape[time], x.shape[batch] if batched else 1
         if not steps:
             raise ValueError("Expected sequence length to be larger than 0 in RNN")
         if lengths is not None:
             if not batched:
                 raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
-            lengths = check_lengths(lengths, rows, steps)
-        h, c = self._states(hx, rows, batched)
-        wide = self._directions * self._output_size
-        if lengths is None or not rows:
-            packed = as_rows(x.swapaxes(0, 1) if swap else x)
-            output = self._run(packed, uniform_sizes(steps, rows), h, c).reshape(steps, rows, wide)
-        else:
-            order = np.argsort(-lengths, kind="stable")
-            batch_sizes = batch_sizes_of(lengths)
-            step, sequence = rows_of(order, batch_sizes)
-            index = sequence * steps + step if swap else step * rows + sequence
-            h, c = h.take(order, axis=1), c.take(order, axis=1)
-            y = self._run(as_rows(x)[index], batch_sizes, h, c)
-            output = np.zeros((*x.shape[:2], wide), self.dtype)
-            output.reshape(-1, wide)[index] = y
-            restore = np.argsort(order)
-            return output, (h.take(restore, axis=1), c.take(restore, axis=1))
-        if not batched:
-            return output[:, 0], (h[:, 0], c[:, 0])
-        return (output.swapaxes(0, 1) if swap else output), (h, c)
+            lengths = check_lengths(lengths, size, steps)
+        if lengths is None or not size:
+            rows = as_rows(x.swapaxes(0, 1) if swap else x)
+            return Padded(rows, uniform_sizes(steps, size), size, batched, swap)
+        order = np.argsort(-lengths, kind="stable")
+        batch_sizes = batch_sizes_of(lengths)
+        step, sequence = rows_of(order, batch_sizes)
+        index = sequence * steps + step if swap else step * size + sequence
+        return Ragged(as_rows(x)[index], batch_sizes, order, index, x.shape[:2])
 
-    def _call_packed(self, packed, hx, lengths):
+    def _arrange_packed(self, packed, lengths):
         if lengths is not None:
             raise ValueError("lengths cannot be given with a PackedSequence, which has its own")
         data, batch_sizes, order, restore = check_packed(packed)
@@ -333,14 +436,9 @@ class LSTM(Recurrent):
         if x.ndim != 2:
             raise ValueError(f"LSTM: Expected data of a PackedSequence to be 2D, got {x.ndim}D")
         self._check_features(x)
-        h, c = self._states(hx, len(order), True)
-        h, c = h.take(order, axis=1), c.take(order, axis=1)
-        y = self._run(as_rows(x), batch_sizes, h, c)
         in_order = packed.sorted_indices is None and packed.unsorted_indices is None
-        indices = (None, None) if in_order else (order, restore)
-        return PackedSequence(y, batch_sizes, *indices), (
-            h.take(restore, axis=1),
-            c.take(restore, axis=1),
+        return Packed(
+            as_rows(x), batch_sizes, order, (None, None) if in_order else (order, restore)
         )
 
     def _run(self, x, batch_sizes, h, c):
@@ -354,8 +452,7 @@ class LSTM(Recurrent):
         d = self._directions
         for k, layer in enumerate(self._stacks(apart=True)):
             if k:
-                drop(y, self.dropout, self._dropout_rng)
-                x = y
+                x = y * dropout_mask(y, self.dropout, self._dropout_rng)
             y = np.empty((len(x), wide), self.dtype)
             if len(x):
                 cells = slice(k * d, (k + 1) * d)
@@ -369,15 +466,15 @@ class LSTM(Recurrent):
                 f"Expected {self.input_size}, got {x.shape[-1]}"
             )
 
-    def _states(self, hx, rows, batched):
+    def _states(self, hx, rows, batched, what="hx"):
         """Return fresh, writable h (L*D, B, P) and c (L*D, B, H) from what the caller gave."""
         cells = len(self._suffixes)
         shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
         if hx is None:
             return np.zeros(shapes[0], self.dtype), np.zeros(shapes[1], self.dtype)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            raise TypeError(f"hx must be a tuple (h_0, c_0), got {_describe(hx)}")
-        given = [as_float(s, self.dtype, f"hx[{n}]", "LSTM") for n, s in enumerate(hx)]
+            raise TypeError(f"{what} must be a tuple (h_0, c_0), got {_describe(hx)}")
+        given = [as_float(s, self.dtype, f"{what}[{n}]", "LSTM") for n, s in enumerate(hx)]
         want = 3 if batched else 2
         if any(state.ndim != want for state in given):
             kind = "batched 3-D" if batched else "unbatched 2-D"
@@ -463,7 +560,7 @@ class LSTMCell(Recurrent):
         self.input_size = check_size("input_size", input_size)
         hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
-        self._directions, cells = 1, [("", self.input_size)]
+        self._directions, self.num_threads, cells = 1, 1, [("", self.input_size)]
         super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
 
     def __call__(self, input, hx=None):
@@ -484,6 +581,60 @@ class LSTMCell(Recurrent):
         ValueError, TypeError
             If a shape or dtype does not fit; torch's sentences.
         """
+        rows, h, c = self._arrange(input, hx)
+        if len(rows):
+            batch_sizes = uniform_sizes(1, len(rows))
+            self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
+        return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
+
+    def vjp(self, input, hx=None):
+        """Run one step, and return how to go backwards.
+
+        Parameters
+        ----------
+        input, hx
+            As in a call. `input` is kept, not copied: do not write into it before the pullback.
+
+        Returns
+        -------
+        (h, c) : as a call's
+        pullback : callable
+            ``dx, (dh_0, dc_0) = pullback((dh, dc))``: from the gradients of h and c, each of which
+            may be None for zeros, to those of `input` and `hx`; adds those of the parameters to
+            `grads`. See `LSTM.vjp`.
+
+        Examples
+        --------
+        >>> cell = fastlstm.LSTMCell(3, 4, seed=0)
+        >>> (h, c), pullback = cell.vjp(np.ones((2, 3), np.float32))
+        >>> dx, (dh_0, dc_0) = pullback((np.ones_like(h), None))
+        >>> dx.shape, dc_0.shape
+        ((2, 3), (2, 4))
+        """
+        x, h, c = self._arrange(input, hx)
+        single = np.ndim(input) == 1
+        layer, tape, rows = self._stacks(back=True)[0], None, len(x)
+        if rows:
+            sizes = uniform_sizes(1, rows)
+            tape = layer.record(x, sizes, h[None], c[None], np.empty_like(h), self.num_threads)
+
+        def pullback(d_states):
+            dh, dc = self._d_states(d_states, rows, 1 if single else 2)
+            dy = np.zeros_like(dh)
+            dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None])
+            return (dx[0], (dh[0], dc[0])) if single else (dx, (dh, dc))
+
+        return ((h[0], c[0]) if single else (h, c)), pullback
+
+    def _d_states(self, d_states, rows, ndim):
+        """The gradients of a step's h and c; what is None becomes zeros."""
+        if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
+            zero = np.zeros((rows, self.hidden_size)[2 - ndim :], self.dtype)
+            d_states = [zero if given is None else given for given in d_states]
+        return self._states(d_states, rows, ndim, "d_states")
+
+    def _arrange(self, input, hx):
+        """(rows (B, I), h, c) of what a step is given, checked; the states are fresh."""
         x = as_float(input, self.dtype, owner="LSTMCell")
         if x.ndim not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {x.ndim}D instead")
@@ -492,28 +643,25 @@ class LSTMCell(Recurrent):
                 f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}"
             )
         rows = as_rows(x[None] if x.ndim == 1 else x)
-        h, c = self._states(hx, len(rows), x.ndim)
-        if len(rows):
-            batch_sizes = uniform_sizes(1, len(rows))
-            self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
-        return (h[0], c[0]) if x.ndim == 1 else (h, c)
+        return rows, *self._states(hx, len(rows), x.ndim)
 
-    def _states(self, hx, rows, ndim):
+    def _states(self, hx, rows, ndim, what="hx"):
         shape = rows, self.hidden_size
         if hx is None:
             return np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            raise TypeError(f"hx must be a tuple (h, c), got {_describe(hx)}")
+            raise TypeError(f"{what} must be a tuple (h, c), got {_describe(hx)}")
         states = []
         for n, state in enumerate(hx):
-            state = as_float(state, self.dtype, f"hx[{n}]", "LSTMCell")
+            name = f"{what}[{n}]"
+            state = as_float(state, self.dtype, name, "LSTMCell")
             if state.ndim not in (1, 2):
                 raise ValueError(
-                    f"LSTMCell: Expected hx[{n}] to be 1D or 2D, got {state.ndim}D instead"
+                    f"LSTMCell: Expected {name} to be 1D or 2D, got {state.ndim}D instead"
                 )
             if state.ndim != ndim:
                 raise ValueError(
-                    f"LSTMCell: Expected hx[{n}] to be {ndim}D as the input, got {state.ndim}D"
+                    f"LSTMCell: Expected {name} to be {ndim}D as the input, got {state.ndim}D"
                 )
             if ndim == 2 and len(state) != rows:
                 raise ValueError(
@@ -531,10 +679,10 @@ class LSTMCell(Recurrent):
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
 
 
-def drop(values, p, rng):
-    """Zero each value with probability p, in place, and scale the others by 1 / (1 - p)."""
+def dropout_mask(values, p, rng):
+    """Factors for `values`: 0 with probability p, 1 / (1 - p) otherwise."""
     kept = rng.random(values.shape, values.dtype) >= p
-    values *= kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
 
 
 def _describe(value):

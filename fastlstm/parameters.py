@@ -34,7 +34,7 @@ class Layer:
     Parameters are read as attributes (``lstm.weight_ih_l0``: a view that refuses writing) and
     changed by assigning to them or by `load_state_dict`, so that a layer knows when its weights
     have changed. Changing them while another thread runs the layer is not safe; running it from
-    many threads is.
+    many threads is. Pullbacks add into `grads`: one thread at a time.
     """
 
     def __init__(self, shapes, dtype="float32", children=None):
@@ -43,6 +43,7 @@ class Layer:
         self.children = dict(children or {})
         self._flat = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         self._views = _views_of(self._flat, shapes)
+        self._gradients = None  # as `_flat`, once asked for
         self._version = 0  # counts the changes of the parameters
 
     def __getattr__(self, name):
@@ -66,10 +67,61 @@ class Layer:
     def __getstate__(self):
         """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
         shapes = {name: view.shape for name, view in self._views.items()}
-        return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes}
+        return {
+            **self.__dict__, "_flat": self._flat.copy(), "_views": shapes, "_gradients": None
+        }  # fmt: skip
 
     def __setstate__(self, state):
         self.__dict__.update(state, _views=_views_of(state["_flat"], state["_views"]))
+
+    def _own_gradients(self):
+        """The gradients of this layer's own parameters, flat as these; zeros at first."""
+        if self._gradients is None:
+            self._gradients = np.zeros_like(self._flat)
+        return self._gradients
+
+    def _own_grads(self):
+        """Views of `_own_gradients` by the parameters' own names."""
+        shapes = {name: view.shape for name, view in self._views.items()}
+        return _views_of(self._own_gradients(), shapes)
+
+    @property
+    def grads(self):
+        """The gradients by torch's names, as `state_dict`: views of what pullbacks add into.
+
+        Returns
+        -------
+        dict of str -> ndarray
+            Zeros before the first pullback and after `zero_grad`.
+        """
+        return {
+            prefix + name: view
+            for prefix, layer in self.named_layers()
+            for name, view in layer._own_grads().items()
+        }
+
+    def zero_grad(self):
+        """Set all gradients to zero; without it, pullbacks go on adding."""
+        for _, layer in self.named_layers():
+            layer._zero_own_grads()
+
+    def _zero_own_grads(self):
+        if self._gradients is not None:
+            self._gradients[...] = 0
+
+    def buffers(self):
+        """Yield what an optimiser works on: (layer, parameters, gradients), each array flat.
+
+        For this layer and those inside it that have parameters; names and shapes of what lies side
+        by side are the layer's own. Who writes parameters calls the layer's `changed`.
+        """
+        for _, layer in self.named_layers():
+            if layer._flat.size:
+                yield layer, layer._flat, layer._own_gradients()
+
+    def changed(self):
+        """Tell the layer that its parameters were written: what is packed from them is stale."""
+        self._version += 1
 
     def _set(self, values):
         """Copy arrays of the right shapes into the parameters of these names."""

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "fastlstm"
 FLOORS = [
     ["engines", "arrays"],
     ["packing", "parameters"],
-    ["stream"],
+    ["stream", "batch"],
     ["lstm"],
     ["layers"],
     ["formats", "training"],

@@ -18,6 +18,17 @@ One step of one layer in one direction::
 (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000; projection: Sak,
 Senior & Beaufays 2014.)
 
+Backward through the same step; `d` before a name is the gradient of it, `_0` after one what it was
+before the step, dh and dc what the later steps left (with a projection, m is o * tanh(c)), and +=
+sums over all steps::
+
+    dh += dy;  dm = W_hr^T dh;  dW_hr += dh m^T          dm = dh without a projection (6)
+    dc += dm * o * (1 - tanh(c)^2)                                                 (7)
+    dz_i = dc * g * i * (1 - i);    dz_f = dc * c_0 * f * (1 - f)
+    dz_g = dc * i * (1 - g^2);      dz_o = dm * tanh(c) * o * (1 - o)              (8)
+    dc_0 = dc * f;  dh_0 = W_hh^T dz                                               (9)
+    dx = W_ih^T dz;  dW_ih += dz x^T;  dW_hh += dz h_0^T;  db += dz                (10)
+
 **The contract.** An engine is a module with these functions. The caller has checked and
 allocated what is listed; an engine checks nothing, fills what it is given, keeps nothing that
 could change a result, and may be called from many threads at once.
@@ -30,7 +41,7 @@ could change a result, and may be called from many threads at once.
     all of one dtype, into the engine's own order, in memory of its own. Called once per version
     of the parameters; `weights` means nothing to anyone else, and its values do not change.
 
-``run(weights, x, batch_sizes, h, c, y, reverse)``
+``run(weights, x, batch_sizes, h, c, y, reverse, saved=None)``
     One layer in one direction over whole sequences, equations (1) to (5).
 
     - `x` (N, I): the rows of step 0, then of step 1, ...; any distance between rows, values of
@@ -41,15 +52,38 @@ could change a result, and may be called from many threads at once.
       its own last step out (with `reverse`, after its step 0).
     - `y` (N, P): h of every step, at its x's row. Filled; rows may lie apart, as `x`'s.
     - `reverse`: from each sequence's own last step to step 0.
+    - `saved`: (gates, cells), (N, 4H) and (N, H), C-contiguous; filled with i, f, g, o and with c
+      of every row, for `back`.
+
+``back(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse)``
+    The gradients of such a run, equations (6) to (10).
+
+    - `h`, `c`: the *initial* states; with x, y and `saved` as `run` had or left them. Not written.
+    - `dy` (N, P), rows may lie apart. Not written.
+    - `dh` (B, P), `dc` (B, H): C-contiguous; gradients of the final states in, of the initial out.
+    - `dx` (N, I), and `dw`, which is dw_ih (4H, I), dw_hh (4H, P), db (4H,) and dw_hr (P, H) or
+      None: C-contiguous, added into.
 
 ``describe() -> dict``
     For `engines`: the instruction set that runs, and the like.
 
-Layers run `stack(module, parameters, directions)`, whole stacks with one method,
-``run(x, batch_sizes, h, c, y, threads)``: as above, but for `h` (layers * directions, B, P), `c`
-(layers * directions, B, H) and `y` (N, directions * P); `threads` is how many may work at once. For
-engines that know no more than the contract this is a loop (`engines._stack`); the native engine has
-a ``Stack`` of its own, one call into C, and a ``Stepper``, one stream's step in one call.
+Layers run `stack(module, parameters, directions)`, whole stacks with these methods:
+
+``run(x, batch_sizes, h, c, y, threads)``
+    As above, but for `h` (layers * directions, B, P), `c` (layers * directions, B, H) and `y`
+    (N, directions * P); `threads` is how many may work at once.
+
+``record(x, batch_sizes, h, c, y, threads, every=0) -> tape``
+    The same for a stack of one layer, made with ``back=True``. The tape holds what `back` needs: x
+    and y themselves, the initial states, gates and cells; with `every`, instead of the latter two
+    the states at every so many steps, from which `back` runs again.
+
+``back(tape, dy, dh, dc, dx, dw, threads)``
+    As above for one layer: `dy` (N, directions * P), `dh` and `dc` (directions, B, ...); `dx` is
+    filled; `dw` has for each direction what is added into. A tape can be used again.
+
+For engines that know no more than the contract this is a loop (`engines._stack`); the native engine
+has a ``Stack`` of its own, one call into C, and a ``Stepper``, one stream's step in one call.
 """
 
 import contextlib
@@ -104,7 +138,7 @@ def choose(name="auto"):
                 raise
 
 
-def stack(module, parameters, directions):
+def stack(module, parameters, directions, back=False):
     """Pack a stack of layers for an engine.
 
     Parameters
@@ -114,9 +148,11 @@ def stack(module, parameters, directions):
     parameters : list of (w_ih, w_hh, b, w_hr)
         For each layer, and in it for each direction, as `pack` takes them.
     directions : {1, 2}
+    back : bool
+        Whether the stack's gradients will be asked for too.
     """
     if hasattr(module, "Stack"):
-        return module.Stack(parameters, directions)
+        return module.Stack(parameters, directions, back)
     from ._stack import Stack
 
     return Stack(module, parameters, directions)

@@ -97,7 +97,7 @@ cdef class Stack:
     cdef fl_shape shape
     cdef Room spare[4]  # rooms that calls take and give back
 
-    def __cinit__(self, list parameters, int directions):
+    def __cinit__(self, list parameters, int directions, bint back=False):
         cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], pointers
         self.shape.itemsize = w_ih.dtype.itemsize
         self.shape.directions = directions

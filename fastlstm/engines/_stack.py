@@ -1,5 +1,7 @@
 """A stack of layers on an engine that knows one layer in one direction: loops and threads."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 # floating-point operations, about a millisecond's: below that, starting threads costs more than
@@ -21,6 +23,7 @@ class Stack:
     def __init__(self, engine, parameters, directions):
         self._engine, self._directions = engine, directions
         self._weights = [engine.pack(*arrays) for arrays in parameters]
+        self._hidden = parameters[0][1].shape[0] // 4, parameters[0][1].dtype
         self._size = sum(a.size for arrays in parameters for a in arrays if a is not None)
 
     def run(self, x, batch_sizes, h, c, y, threads):
@@ -57,3 +60,69 @@ class Stack:
             run(weights, x, batch_sizes, h[k], c[k], part, k % d == 1)
             if (k + 1) % d == 0:
                 x = above
+
+    def record(self, x, batch_sizes, h, c, y, threads, every=0):
+        """As `Stack.record` of the contract, in one thread."""
+        sides = np.split(y, self._directions, axis=1)
+        return [
+            self._record(k, x, batch_sizes, h[k], c[k], side, every) for k, side in enumerate(sides)
+        ]
+
+    def _record(self, k, x, batch_sizes, h, c, y, every):
+        segments = []
+        for steps in _segments(len(batch_sizes), every, reverse=k == 1):
+            sizes = batch_sizes[steps]
+            first = batch_sizes[: steps.start].sum()
+            rows, live = slice(first, first + sizes.sum()), sizes[0]
+            saved = None if every else self._room_to_save(k, rows)
+            segment = _Segment(
+                x[rows], sizes, h[:live].copy(), c[:live].copy(), y[rows], rows, saved
+            )
+            self._engine.run(
+                self._weights[k], segment.x, sizes, h[:live], c[:live], segment.y, k == 1, saved
+            )
+            segments.append(segment)
+        return segments
+
+    def back(self, tape, dy, dh, dc, dx, dw, threads):
+        """As `Stack.back` of the contract, in one thread."""
+        dx[...] = 0
+        sides = np.split(dy, self._directions, axis=1)
+        for k, (segments, side) in enumerate(zip(tape, sides, strict=True)):
+            for s in reversed(segments):
+                saved, live = s.saved or self._save_again(k, s), s.batch_sizes[0]
+                self._engine.back(
+                    self._weights[k], *s[:5], saved, side[s.rows], dh[k][:live], dc[k][:live],
+                    dx[s.rows], dw[k], k == 1,
+                )  # fmt: skip
+
+    def _save_again(self, k, s):
+        saved = self._room_to_save(k, s.rows)
+        y, h, c = np.empty(s.y.shape, s.y.dtype), s.h.copy(), s.c.copy()
+        self._engine.run(self._weights[k], s.x, s.batch_sizes, h, c, y, k == 1, saved)
+        return saved
+
+    def _room_to_save(self, k, rows):
+        hidden, dtype = self._hidden
+        count = rows.stop - rows.start
+        return np.empty((count, 4 * hidden), dtype), np.empty((count, hidden), dtype)
+
+
+class _Segment(NamedTuple):
+    """Some steps of one direction on a tape: what `run` took and gave, in the order of `back`."""
+
+    x: np.ndarray
+    batch_sizes: np.ndarray
+    h: np.ndarray  # before its first step, as c
+    c: np.ndarray
+    y: np.ndarray
+    rows: slice
+    saved: tuple | None
+
+
+def _segments(steps, every, reverse):
+    """Slices of at most `every` steps, in the order in which they are computed; one if 0."""
+    every = every or steps
+    if reverse:
+        return [slice(max(0, end - every), end) for end in range(steps, 0, -every)]
+    return [slice(start, min(start + every, steps)) for start in range(0, steps, every)]

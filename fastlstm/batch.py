@@ -1,0 +1,85 @@
+"""A batch as its caller holds it, padded, with lengths or packed; engines see packed rows.
+
+What the three classes have in common: ``x`` (N, I), ``batch_sizes`` (T,), ``size`` B, and whether the
+caller's arrays have an axis for the batch. `rows` brings what is shaped as the caller's output into
+the engines' order, `restore` brings rows back; `sort` and `unsort` do so for pairs of states.
+"""
+
+import numpy as np
+
+from .arrays import as_rows
+from .packing import PackedSequence
+
+
+class Padded:
+    """Sequences of one length: already in the engines' order, but for a transposition."""
+
+    def __init__(self, x, batch_sizes, size, batched, swap):
+        self.x, self.batch_sizes, self.size = x, batch_sizes, size
+        self.batched, self.swap = batched, swap
+
+    def output_shape(self, wide):
+        steps = len(self.batch_sizes)
+        if not self.batched:
+            return steps, wide
+        return (self.size, steps, wide) if self.swap else (steps, self.size, wide)
+
+    def rows(self, array):
+        return as_rows(array.swapaxes(0, 1) if self.swap else array)
+
+    def restore(self, rows):
+        if not self.batched:
+            return rows
+        output = rows.reshape(len(self.batch_sizes), self.size, rows.shape[1])
+        return output.swapaxes(0, 1) if self.swap else output
+
+    def sort(self, states):
+        return states
+
+    def unsort(self, states):
+        return states if self.batched else tuple(state[:, 0] for state in states)
+
+
+class Ragged:
+    """Padded sequences of the lengths given: `index` says where each row lies among the padding."""
+
+    batched = True
+
+    def __init__(self, x, batch_sizes, order, index, shape):
+        self.x, self.batch_sizes, self.size = x, batch_sizes, len(order)
+        self.order, self.index, self.shape = order, index, shape
+
+    def output_shape(self, wide):
+        return *self.shape, wide
+
+    def rows(self, array):
+        return as_rows(array)[self.index]
+
+    def restore(self, rows):
+        output = np.zeros((*self.shape, rows.shape[1]), rows.dtype)
+        output.reshape(-1, rows.shape[1])[self.index] = rows
+        return output
+
+    def sort(self, states):
+        return tuple(state.take(self.order, axis=1) for state in states)
+
+    def unsort(self, states):
+        undo = np.argsort(self.order)
+        return tuple(state.take(undo, axis=1) for state in states)
+
+
+class Packed(Ragged):
+    """A `PackedSequence`; `indices` are its own two, or None where it came sorted."""
+
+    def __init__(self, x, batch_sizes, order, indices):
+        super().__init__(x, batch_sizes, order, None, None)
+        self.indices = indices
+
+    def output_shape(self, wide):
+        return len(self.x), wide
+
+    def rows(self, array):
+        return as_rows(array)
+
+    def restore(self, rows):
+        return PackedSequence(rows, self.batch_sizes, *self.indices)
