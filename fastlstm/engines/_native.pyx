@@ -21,6 +21,7 @@ cdef extern from "fastlstm.h":
     ctypedef struct fl_shape:
         int32_t itemsize, layers, directions
         int64_t input, hidden, output
+        int32_t back
     ctypedef struct fl_stack:
         pass
     ctypedef struct fl_call:
@@ -32,6 +33,17 @@ cdef extern from "fastlstm.h":
         void *c
         void *room
         int32_t threads, reverse, odd
+        void *tape
+        int64_t every
+    ctypedef struct fl_back_call:
+        const fl_call *call
+        const void *dy
+        int64_t dy_stride
+        void *dh
+        void *dc
+        void *dx
+        void *const *dw
+        void *room
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
@@ -40,6 +52,9 @@ cdef extern from "fastlstm.h":
     int fl_stack_lanes(const fl_stack *stack)
     size_t fl_room_bytes(const fl_stack *stack, const fl_call *call) nogil
     void fl_run(const fl_stack *stack, const fl_call *call) nogil
+    size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call) nogil
+    size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back) nogil
+    void fl_back(const fl_stack *stack, const fl_back_call *back) nogil
 
 
 def _choose_isa():
@@ -89,6 +104,8 @@ cdef class Stack:
     parameters : list of (w_ih, w_hh, b, w_hr)
         For each layer, and in it for each direction, as `pack` takes them.
     directions : {1, 2}
+    back : bool
+        Whether gradients will be asked for too.
     """
 
     cdef fl_stack *stack
@@ -100,7 +117,7 @@ cdef class Stack:
     def __cinit__(self, list parameters, int directions, bint back=False):
         cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], pointers
         self.shape.itemsize = w_ih.dtype.itemsize
-        self.shape.directions = directions
+        self.shape.directions, self.shape.back = directions, back
         self.shape.layers = len(parameters) // directions
         self.shape.input = w_ih.shape[1]
         self.shape.output = w_hh.shape[1]
@@ -165,23 +182,81 @@ cdef class Stack:
         `h`, `c`: (layers * directions, B, P) and (..., B, H); `y`: (N, directions * P).
         `batch_sizes` None: all sequences have the same length.
         """
-        cdef fl_call call
-        call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
-        call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
-        call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
-        call.batch = cnp.PyArray_DIM(h, cnp.PyArray_NDIM(h) - 2)
-        if batch_sizes is None:
-            call.batch_sizes = NULL
-            call.steps = cnp.PyArray_DIM(x, 0) // call.batch
-        else:
-            call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
-            call.steps = cnp.PyArray_DIM(batch_sizes, 0)
-        call.threads, call.reverse, call.odd = threads, reverse, 0
+        self.run_recorded(x, batch_sizes, h, c, y, threads, reverse, None, 0)
+
+    cdef fl_call run_recorded(
+        self, cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c, cnp.ndarray y,
+        int threads, bint reverse, Tape tape, int64_t every,
+    ):
+        cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
+        call.reverse, call.every = reverse, every
+        if tape is not None:
+            tape.memory = np.empty(fl_tape_bytes(self.stack, &call) + 64, np.uint8)
+            call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
         cdef Room room = self.take(fl_room_bytes(self.stack, &call))
         call.room = _aligned(room.memory)
         with nogil:
             fl_run(self.stack, &call)
         self.give(room)
+        return call
+
+    def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes, cnp.ndarray h not None,
+               cnp.ndarray c not None, cnp.ndarray y not None, int threads=1, int64_t every=0,
+               bint reverse=False):
+        """As `record` of the contract; `reverse` of a stack of one direction, as `run`."""
+        cdef Tape tape = Tape()
+        tape.arrays = x, batch_sizes, y
+        tape.call = self.run_recorded(x, batch_sizes, h, c, y, threads, reverse, tape, every)
+        return tape
+
+    def back(self, Tape tape not None, cnp.ndarray dy not None, cnp.ndarray dh not None,
+             cnp.ndarray dc not None, cnp.ndarray dx, list dw, int threads=1):
+        """As `back` of the contract; `dx` may be None."""
+        cdef fl_call run = tape.call
+        cdef fl_back_call call
+        cdef void *gradients[8]
+        cdef int k = 0
+        for arrays in dw:
+            for array in arrays:
+                gradients[k] = NULL if array is None else cnp.PyArray_DATA(array)
+                k += 1
+        run.threads = threads
+        call.call, call.dw = &run, gradients
+        call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
+        call.dh, call.dc = cnp.PyArray_DATA(dh), cnp.PyArray_DATA(dc)
+        call.dx = NULL if dx is None else cnp.PyArray_DATA(dx)
+        cdef Room room = self.take(fl_back_room_bytes(self.stack, &call))
+        call.room = _aligned(room.memory)
+        with nogil:
+            fl_back(self.stack, &call)
+        self.give(room)
+
+
+cdef class Tape:
+    """What a recorded run leaves for the way back; x and y themselves are kept, not copied."""
+
+    cdef fl_call call
+    cdef cnp.ndarray memory
+    cdef tuple arrays
+
+
+cdef fl_call call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,
+                     cnp.ndarray y, int threads):
+    """A call over these arrays; `batch_sizes` None: all sequences have the same length."""
+    cdef fl_call call
+    call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
+    call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
+    call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
+    call.batch = cnp.PyArray_DIM(h, cnp.PyArray_NDIM(h) - 2)
+    if batch_sizes is None:
+        call.batch_sizes = NULL
+        call.steps = cnp.PyArray_DIM(x, 0) // call.batch
+    else:
+        call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
+        call.steps = cnp.PyArray_DIM(batch_sizes, 0)
+    call.threads, call.reverse, call.odd = threads, 0, 0
+    call.tape, call.every, call.room = NULL, 0, NULL
+    return call
 
 
 cdef class Stepper:

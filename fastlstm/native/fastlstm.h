@@ -25,6 +25,7 @@ Nothing is checked: sizes and pointers must be right. */
 typedef struct {
     int32_t itemsize, layers, directions;
     int64_t input, hidden, output;
+    int32_t back; /* whether it is packed for `fl_back` too */
 } fl_shape;
 
 /* A stack's weights, packed for one instruction set; read-only, any number of threads may run it. */
@@ -43,7 +44,20 @@ typedef struct {
                         A real-time thread should ask for 1: it may have to wait for others. */
     int32_t reverse; /* of a stack of one direction: run from each sequence's end */
     int32_t odd;     /* in a stream, other than in the call before: saves time, changes no value */
+    void *tape;      /* of a stack of one layer, NULL or fl_tape_bytes at a multiple of 64, filled for `fl_back` */
+    int64_t every;   /* the tape holds states at every so many steps; 0: all gates and cells */
 } fl_call;
+
+/* The way back through a recorded call. */
+typedef struct {
+    const fl_call *call; /* as it ran, but for h, c, which are not read, and threads, which may differ */
+    const void *dy;      /* (N, directions * P) */
+    int64_t dy_stride;   /* bytes from row to row */
+    void *dh, *dc;       /* (directions, B, P) and (..., B, H): of the states after, of the states before */
+    void *dx;            /* (N, I), rows side by side; filled; NULL: not wanted */
+    void *const *dw;     /* for each direction dw_ih, dw_hh, db, dw_hr, as fl_pack's parameters; added into */
+    void *room;          /* fl_back_room_bytes, at a multiple of 64 */
+} fl_back_call;
 
 /* The number of an instruction set by name, or of the best that this machine has (NULL); -1: not
 known, or not compiled in; -2: this machine lacks it. */
@@ -68,5 +82,14 @@ size_t fl_room_bytes(const fl_stack *stack, const fl_call *call);
 
 /* Equations (1) to (5) for all layers, directions and steps. */
 void fl_run(const fl_stack *stack, const fl_call *call);
+
+/* Bytes of the tape of a call: its steps, batch, batch_sizes and `every` are read. */
+size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
+
+/* Bytes of room that the way back needs: of its call steps, batch, batch_sizes, every, threads are read. */
+size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back);
+
+/* Equations (6) to (10) for both directions and all steps; the tape can be used again. */
+void fl_back(const fl_stack *stack, const fl_back_call *back);
 
 #endif

@@ -11,11 +11,23 @@ enum { GATES = 4, MOST_THREADS = 64 };
 
 /* One layer's weights in one direction. Panels of one vector's lanes L of units,
 [panel][k][gate][lane], k over the inputs, then the outputs; b [panel][gate][lane]; w_hr in panels of
-4 L outputs, [panel][k][4 L], k over the units. Units past H are padded with zeros. */
+4 L outputs, [panel][k][4 L], k over the units. Units past H are padded with zeros.
+
+For the way back, or NULL: W_ih, W_hh and W_hr transposed, in panels of 4 L inputs, outputs and units,
+[panel][k][4 L]; k over [panel of units][gate][lane], or, of W_hr, over the outputs. */
 typedef struct {
     int64_t I, H, P;
     void *w, *b, *w_hr;
+    void *back_ih, *back_hh, *back_hr;
 } fl_cell;
+
+/* What a recorded run of one layer in one direction leaves for the way back: the first h; c at every
+so many steps (0: at the first), [part][panel][sequence][lane]; of every row the gates,
+[panel][row][gate][lane], and c, [panel][row][lane]. What is NULL is not recorded. */
+typedef struct {
+    void *h, *states, *gates, *cells;
+    int64_t every;
+} fl_tape;
 
 /* Where the threads that share each step's units meet: `claimed[share]` counts the phases of which
 somebody took that share, `done` the shares that are finished. */
@@ -35,8 +47,21 @@ typedef struct {
     int64_t row, rows;
     int reverse, odd;
     int shares; /* among how many threads each step's units are split */
+    fl_tape tape;
     void *room;
 } fl_task;
+
+/* The way back through a recorded task: all its rows, by all threads. */
+typedef struct {
+    fl_task task; /* as it ran; c is NULL, h the room of `again`, see backward.inc */
+    const void *dy;
+    int64_t dy_stride;
+    void *dh, *dc, *dx;
+    void *dw_ih, *dw_hh, *db, *dw_hr;
+    int add; /* into dx, instead of filling it */
+    int shares, by_units; /* how many threads; whether they share the units of each step, or the rows */
+    void *room;
+} fl_back_task;
 
 /* What is compiled once for each instruction set and type of number. A task is run by `alone`, or
 by several threads: `begin`, once; `share`, in every thread; `end`, once. */
@@ -48,6 +73,9 @@ typedef struct {
     void (*begin)(const fl_task *task);
     void (*share)(const fl_task *task, fl_meeting *meeting, int mine);
     void (*end)(const fl_task *task);
+    void (*pack_back)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *w_hr);
+    size_t (*back_room)(const fl_back_task *back);
+    void (*back)(const fl_back_task *back, fl_meeting *meeting, int mine); /* in every thread */
 } fl_kernels;
 
 typedef struct {

@@ -67,6 +67,14 @@ not stay in the first-level cache), in chunks of so many bytes (they stay in the
 #define HOIST_ABOVE (1 << 14)
 #define HOIST_BYTES (1 << 18)
 
+/* On the way back: rows of a chunk and of one product over rows, and after how many rows the sums are added
+to the gradients: a sum of sums is more accurate, and 4096 rows' products take a hundred times longer. */
+#define CHUNK 128
+#define FLUSH 4096
+
+/* What threads do side by side on the way back, each a share, before all go on; see backward.inc. */
+enum { ENTER_PHASE, AGAIN_PHASE, ROWS_PHASE, CELLS_PHASE, RECUR_PHASE, SUMS_PHASE, ADD_PHASE, LEAVE_PHASE };
+
 /* ROWS: how many rows' accumulators, one vector a gate, fit the registers beside weights and input;
 of 32 registers a sixth row would leave too few for the cell, and six rows of [x | h] fill a small
 first-level cache. */
@@ -164,7 +172,8 @@ static int always(void)
 }
 
 #define TABLE(isa, bytes, type) {bytes / (int)sizeof(type), fl_pack_##isa##_##type, fl_room_##isa##_##type, \
-    fl_alone_##isa##_##type, fl_begin_##isa##_##type, fl_share_##isa##_##type, fl_end_##isa##_##type}
+    fl_alone_##isa##_##type, fl_begin_##isa##_##type, fl_share_##isa##_##type, fl_end_##isa##_##type, \
+    fl_pack_back_##isa##_##type, fl_back_room_##isa##_##type, fl_back_##isa##_##type}
 
 const fl_isa_table fl_isas[] = {
 #if defined(__x86_64__)

@@ -42,15 +42,18 @@ static size_t place(fl_stack *stack, const fl_shape *shape, int lanes)
     int64_t gates = fl_up(H, lanes) * GATES;
     for (int k = 0; k < cells; k++) {
         int64_t I = inputs_of(shape, k / shape->directions);
-        int64_t counts[] = {(I + P) * gates, gates, P == H ? 0 : wide + fl_up(P, wide) * H};
-        void *places[3] = {0};
-        for (int n = 0; n < 3; n++) {
+        int64_t counts[] = {
+            (I + P) * gates, gates, P == H ? 0 : wide + fl_up(P, wide) * H,
+            fl_up(I, wide) * gates, fl_up(P, wide) * gates, P == H ? 0 : fl_up(H, wide) * P,
+        };
+        void *places[6] = {0};
+        for (int n = 0; n < (shape->back ? 6 : 3); n++) {
             if (stack)
                 places[n] = (char *)stack + at;
             at = fl_up(at + counts[n] * shape->itemsize, 64);
         }
         if (stack)
-            stack->cells[k] = (fl_cell){I, H, P, places[0], places[1], places[2]};
+            stack->cells[k] = (fl_cell){I, H, P, places[0], places[1], places[2], places[3], places[4], places[5]};
     }
     return at;
 }
@@ -72,8 +75,11 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *cons
     stack->isa = &fl_isas[isa];
     stack->kernels = kernels_of(shape, isa);
     place(stack, shape, stack->kernels->lanes);
-    for (int k = 0; k < shape->layers * shape->directions; k++, parameters += 4)
+    for (int k = 0; k < shape->layers * shape->directions; k++, parameters += 4) {
         stack->kernels->pack(&stack->cells[k], parameters[0], parameters[1], parameters[2], parameters[3]);
+        if (shape->back)
+            stack->kernels->pack_back(&stack->cells[k], parameters[0], parameters[1], parameters[3]);
+    }
     return stack;
 }
 
@@ -163,6 +169,36 @@ static int64_t rows_of(const fl_call *call)
     return total;
 }
 
+/* A direction's part of a tape. */
+static fl_tape tape_of(const fl_stack *stack, const fl_call *call, int64_t total, int direction, size_t *bytes)
+{
+    const fl_shape *s = &stack->shape;
+    int64_t lanes = stack->kernels->lanes, units = fl_up(s->hidden, lanes);
+    int64_t parts = call->every ? (call->steps + call->every - 1) / call->every : 1;
+    int64_t rows = call->every ? 0 : total;
+    int64_t counts[] = {call->batch * s->output, parts * units * call->batch, rows * units * GATES, rows * units};
+    size_t sizes[4], all = 0;
+    for (int n = 0; n < 4; n++)
+        all += sizes[n] = fl_up(counts[n] * s->itemsize, 64);
+    *bytes = all * s->directions;
+    char *at = (char *)call->tape + direction * all;
+    if (!call->tape)
+        return (fl_tape){0};
+    fl_tape tape = {.h = at, .states = at + sizes[0], .every = call->every};
+    if (rows) {
+        tape.gates = at + sizes[0] + sizes[1];
+        tape.cells = at + sizes[0] + sizes[1] + sizes[2];
+    }
+    return tape;
+}
+
+size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call)
+{
+    size_t bytes;
+    tape_of(stack, call, rows_of(call), 0, &bytes);
+    return bytes;
+}
+
 /* Floating-point operations, about a tenth of a millisecond's: below, threads cost more than they save. */
 #define WORTH_THREADS 5e5
 /* Weights of one step, in bytes, that are worth meeting at every step. */
@@ -221,6 +257,7 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
     int cell = layer * s->directions + direction;
     char *room = call->room;
     int64_t row = row_of(run, part);
+    size_t bytes;
     fl_task task = {
         .cell = &run->stack->cells[cell],
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
@@ -229,6 +266,7 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .total = run->total, .row = row, .rows = row_of(run, part + 1) - row,
         .reverse = direction || call->reverse, .odd = call->odd, .shares = run->cut.shares,
+        .tape = tape_of(run->stack, call, run->total, direction, &bytes),
         .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
@@ -363,4 +401,71 @@ void fl_run(const fl_stack *stack, const fl_call *call)
     setting before = set();
     whole_stack(&run, 0);
     restore(before);
+}
+
+/* ---- the way back ------------------------------------------------------------------------------- */
+
+typedef struct {
+    const fl_stack *stack;
+    const fl_back_task *task;
+    fl_meeting *meeting;
+} way_back;
+
+/* One direction's task; the gradients of both share dx. */
+static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back, int direction)
+{
+    const fl_call *call = back->call;
+    const fl_shape *s = &stack->shape;
+    size_t bytes, state = call->batch * s->itemsize;
+    int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    int64_t total = rows_of(call);
+    if (16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS)
+        n = 1;
+    fl_back_task task = {
+        .task = {
+            .cell = &stack->cells[direction], .x = call->x, .x_stride = call->x_stride,
+            .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
+            .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .total = total,
+            .rows = call->batch, .reverse = direction || call->reverse,
+            .tape = tape_of(stack, call, total, direction, &bytes),
+        },
+        .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
+        .dh = (char *)back->dh + direction * state * s->output,
+        .dc = (char *)back->dc + direction * state * s->hidden,
+        .dx = back->dx, .add = direction, .shares = n, .room = back->room,
+        .by_units = n > 1 && call->batch < 4 * n && s->output == s->hidden
+            && 4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING,
+    };
+    if (back->dw) {
+        void *const *dw = back->dw + 4 * direction;
+        task.dw_ih = dw[0], task.dw_hh = dw[1], task.db = dw[2], task.dw_hr = dw[3];
+    }
+    return task;
+}
+
+size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back)
+{
+    const fl_back_task task = back_task_of(stack, back, 0);
+    return stack->kernels->back_room(&task);
+}
+
+static void take_back(void *context, int thread)
+{
+    const way_back *way = context;
+    setting before = set();
+    way->stack->kernels->back(way->task, way->meeting, thread);
+    restore(before);
+}
+
+void fl_back(const fl_stack *stack, const fl_back_call *back)
+{
+    for (int direction = 0; direction < stack->shape.directions; direction++) {
+        const fl_back_task task = back_task_of(stack, back, direction);
+        fl_meeting meeting = {.done = 0};
+        way_back way = {stack, &task, task.shares > 1 ? &meeting : NULL};
+        if (task.shares > 1)
+            fl_together(task.shares, take_back, &way);
+        else
+            take_back(&way, 0);
+    }
 }
