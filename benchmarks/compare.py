@@ -75,22 +75,29 @@ def in_turn(contestants, blocks, seconds):
     return times
 
 
-def measure(case, names, rounds, limits, absent):
-    """Check all contestants, then time them; return the case's entry in the results.
+def made(makers, names, drawn, absent):
+    """Return {name: contestant} of all that take part in a case, made of what was `drawn` for it.
 
-    `rounds` says how many blocks, and of how many seconds. Contestants whose library is missing
-    are added to `absent`, with the reason.
+    Those whose library is missing are added to `absent`, with the reason.
     """
-    weights, x = case.draw()
     contestants = {}
     for name in names:
         try:
-            contestants[name] = {**CONTESTANTS, **ONE_THREAD}[name](case, weights, x)
+            contestants[name] = makers[name](*drawn)
         except ImportError as error:
             absent[name] = str(error)
-    contestants = {name: made for name, made in contestants.items() if made}
+    return {name: contestant for name, contestant in contestants.items() if contestant}
+
+
+def measure(case, names, rounds, limits, absent):
+    """Check all contestants, then time them; return the case's entry in the results.
+
+    `rounds` says how many blocks, and of how many seconds; for `absent` see `made`.
+    """
+    weights, x = case.draw()
+    contestants = made({**CONTESTANTS, **ONE_THREAD}, names, (case, weights, x), absent)
     expected = truth(case, weights, x)
-    errors = {name: check(name, case, made, expected) for name, made in contestants.items()}
+    errors = {name: check(name, case, one, expected) for name, one in contestants.items()}
     times = in_turn(contestants, *rounds)
     return {
         "name": case.name,
@@ -146,31 +153,53 @@ def versions():
     return found
 
 
-def arguments(cases):
+def command_line(prog, description, cases, engines):
+    """The parser of what `compare` and `train` have in common; `engines` are the default."""
     parser = argparse.ArgumentParser(
-        prog=COMMAND.prog, description=__doc__, parents=[COMMAND], allow_abbrev=False
+        prog=prog, description=description, parents=[COMMAND], allow_abbrev=False
     )
     option = parser.add_argument
     option("--cases", nargs="+", choices=cases, metavar="CASE", default=list(cases),
            help="by name, as 100,32,256,256 (T,B,I,H); all if not given")  # fmt: skip
-    option("--engines", nargs="+", choices=ENGINES, default=list(ENGINES),
+    option("--engines", nargs="+", choices=ENGINES, default=list(engines),
            help="of fastlstm; bars are for the first that is there")  # fmt: skip
     option("--quick", action="store_true", help="3 short blocks: a look, no figures")
     option("--out", type=pathlib.Path, default=HERE / "results", metavar="FOLDER",
            help="for tables, plots and JSON; default: benchmarks/results")  # fmt: skip
-    return parser.parse_args()
+    return parser
+
+
+def engines_there(asked):
+    """Return the engines of those asked for that are here, and why the others are not."""
+    absent = {n: e["reason"] for n, e in fastlstm.engines().items() if not e["available"]}
+    engines = [name for name in asked if name not in absent]
+    if not engines:
+        sys.exit(f"No engine to measure: {absent}")
+    return engines, absent
+
+
+def setting(engines):
+    """What was measured, when and where: the first entries of the results."""
+    described = fastlstm.engines()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "threads": THREADS,
+        "machine": machine.describe(),
+        "versions": versions(),
+        "instruction_sets": {name: described[name]["instruction_set"] for name in engines},
+        "engines": engines,
+        "one_thread": f"{engines[0]}, 1 thread" if THREADS > 1 else None,
+    }
 
 
 def main():
     known = CASES if THREADS == 1 else TWO_THREADS
-    args = arguments(known)
+    args = command_line(COMMAND.prog, __doc__, known, ENGINES).parse_args()
     blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
-    described = fastlstm.engines()
-    absent = {n: e["reason"] for n, e in described.items() if not e["available"]}
-    engines = [name for name in args.engines if name not in absent]
-    if not engines:
-        sys.exit(f"No engine to measure: {absent}")
-    one_thread = f"{engines[0]}, 1 thread" if THREADS > 1 else None
+    engines, absent = engines_there(args.engines)
+    described = setting(engines)
+    one_thread = described["one_thread"]
 
     limits, cases = machine.limits(), []
     names = [*engines, *[one_thread] * (THREADS > 1), *PEERS]
@@ -184,17 +213,10 @@ def main():
         except FileNotFoundError as error:
             absent["step.c"] = str(error)
     results = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "threads": THREADS,
+        **described,
         "blocks": blocks,
         "seconds_per_block": seconds,
         "tolerance": TOLERANCE,
-        "machine": machine.describe(),
-        "versions": versions(),
-        "instruction_sets": {name: described[name]["instruction_set"] for name in engines},
-        "engines": engines,
-        "one_thread": one_thread,
         "peers": [name for name in PEERS if name not in absent],
         "absent": absent,
         "first_call": {name: first_calls(name) for name in engines},
@@ -212,7 +234,10 @@ def write(results, folder):
     (folder / f"compare{suffix}.json").write_text(json.dumps(results, indent=1) + "\n")
     text = report.markdown(results)
     (folder / f"compare{suffix}.md").write_text(text)
-    plots.ratios(results, folder / f"compare{suffix}.png")
+    plots.ratios(
+        report.ratios(results), results, folder / f"compare{suffix}.png",
+        "the best peer of each case", "best peer's time / ours (right of 1: ours is faster)",
+    )  # fmt: skip
     plots.roofline(results, folder / f"roofline{suffix}.png")
     print(text)
 

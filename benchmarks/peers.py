@@ -32,12 +32,18 @@ class Contestant(NamedTuple):
     context: Callable = contextlib.nullcontext
 
 
-def _fastlstm(engine, case, weights, x, num_threads=THREADS):
+def fastlstm_layer(engine, case, weights, num_threads):
+    """The case's layer with these weights, ours."""
     lstm = fastlstm.LSTM(
         case.I, case.H, case.layers, bidirectional=case.directions == 2, proj_size=case.proj_size,
         dtype=case.dtype, engine=engine, num_threads=num_threads,
     )  # fmt: skip
     lstm.load_state_dict(weights)
+    return lstm
+
+
+def _fastlstm(engine, case, weights, x, num_threads=THREADS):
+    lstm = fastlstm_layer(engine, case, weights, num_threads)
     if case.T == 1:
         stream, out = lstm.stream(case.B), np.empty((case.B, case.output_size), case.dtype)
         return Contestant(functools.partial(stream.step, x[0], out), lambda y: (y[None],))
@@ -48,7 +54,8 @@ def _fastlstm(engine, case, weights, x, num_threads=THREADS):
 # ---- torch ----------------------------------------------------------------------------------
 
 
-def _torch_layer(case, weights):
+def torch_layer(case, weights):
+    """torch, and the case's layer with these weights."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -72,12 +79,12 @@ def _torch(case, weights, x):
 
 
 def _torch_without_onednn(case, weights, x):
-    return _torch_lstm(case, weights, x)._replace(context=_without_onednn)
+    return _torch_lstm(case, weights, x)._replace(context=_inference_without_onednn)
 
 
 def _torch_lstm(case, weights, x):
     """Ragged batches are computed over all of their padding."""
-    torch, lstm = _torch_layer(case, weights)
+    torch, lstm = torch_layer(case, weights)
     x, state = torch.from_numpy(x), None
 
     def step():
@@ -93,22 +100,30 @@ def _torch_lstm(case, weights, x):
 
 
 @contextlib.contextmanager
-def _without_onednn():
+def without_onednn():
+    """A context in which torch does not use oneDNN."""
     import torch
 
-    with torch.inference_mode():
-        torch.backends.mkldnn.enabled = False
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = True
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+@contextlib.contextmanager
+def _inference_without_onednn():
+    import torch
+
+    with torch.inference_mode(), without_onednn():
+        yield
 
 
 def _torch_packed(case, weights, x):
     """Packed before the clock starts, and left so."""
     if case.shortest is None:
         return None
-    torch, lstm = _torch_layer(case, weights)
+    torch, lstm = torch_layer(case, weights)
     packed = torch.nn.utils.rnn.pack_padded_sequence(
         torch.from_numpy(x), torch.from_numpy(case.lengths), enforce_sorted=False
     )

@@ -1,4 +1,4 @@
-"""The results of `compare` as plots: bars of ratios, and the roofline of the machine."""
+"""The results as plots: bars of ratios, and the roofline of the machine."""
 
 import matplotlib
 
@@ -7,7 +7,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from .report import best_peer, groups, rate, ratio, title
+from .report import best_peer, rate, title
 
 
 def _machine(results):
@@ -22,26 +22,28 @@ def _plain_ticks(axis):
     axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
-def ratios(results, path):
-    """Ratio bars of every engine and case, group by group; black marks are the bars to reach."""
-    engines, peers = results["engines"], results["peers"]
+def ratios(drawn, results, path, against, label):
+    """Ratio bars of every engine and case, group by group; black marks are the bars to reach.
+
+    `drawn` is {group: [(name, ratio of each engine or None, bar of the first engine or None)]},
+    `label` says what the ratios are, `against` whom.
+    """
+    engines = results["engines"]
     thickness = 0.8 / len(engines)
-    rows = len(results["cases"]) + 1.3 * len(list(groups(results)))
+    rows = sum(map(len, drawn.values())) + 1.3 * len(drawn)
     figure, axes = plt.subplots(
         figsize=(9, 1.5 + (0.1 + 0.12 * len(engines)) * rows), layout="constrained"
     )
     labels, y = {}, 0
-    for group, cases in groups(results):
+    for group, members in drawn.items():
         axes.text(0.01, y, group, transform=axes.get_yaxis_transform(), weight="bold", va="center")
-        for case in cases:
+        for name, of_engines, bar in members:
             y += 1
-            labels[y] = case["name"]
-            for n, engine in enumerate(engines):
-                times = ratio(case, engine, peers)
+            labels[y] = name
+            for n, times in enumerate(of_engines):
                 if times is not None:
                     place = y + (n - (len(engines) - 1) / 2) * thickness
-                    bar = case["bar"] if n == 0 else None
-                    _ratio(axes, place, thickness, times, bar, f"C{n}")
+                    _ratio(axes, place, thickness, times, None if n else bar, f"C{n}")
         y += 1.3
     axes.axvline(1, color="black", lw=0.8)
     axes.set(xscale="log", ylim=(y - 0.5, -0.8), yticks=list(labels))
@@ -50,10 +52,8 @@ def ratios(results, path):
     _plain_ticks(axes.xaxis)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.set_xlabel("best peer's time / ours (right of 1: ours is faster)")
-    axes.set_title(
-        f"{', '.join(engines)} against the best peer of each case\n{_machine(results)}", size=9
-    )
+    axes.set_xlabel(label)
+    axes.set_title(f"{', '.join(engines)} against {against}\n{_machine(results)}", size=9)
     handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{n}") for n in range(len(engines))]
     marks = [plt.Line2D([], [], color="black", lw=2)]
     figure.legend(

@@ -1,8 +1,9 @@
-"""The results of `compare` as Markdown."""
+"""The results of `compare` and of `train` as Markdown."""
 
 # Two medians of one run that differ by less than 2 % do not differ.
 SAME = 0.98
 NUMBA_BAR = 0.9  # of native's speed, in cases of 10 steps and more
+OURS = "fastlstm.fit"  # the one of our programs that counts
 
 
 def best_peer(case, peers):
@@ -16,6 +17,18 @@ def ratio(case, engine, peers):
     if best is None or engine not in case["seconds"]:
         return None
     return case["seconds"][best] / case["seconds"][engine]
+
+
+def ratios(results):
+    """What `plots.ratios` draws of the cases."""
+    engines, peers = results["engines"], results["peers"]
+    return {
+        group: [
+            (case["name"], [ratio(case, engine, peers) for engine in engines], case["bar"])
+            for case in cases
+        ]
+        for group, cases in groups(results)
+    }
 
 
 def title(results):
@@ -68,17 +81,30 @@ def _markdown_table(rows):
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
+def _times(case, results):
+    """The columns of a case's times, the best peer's bold."""
+    seconds, best = case["seconds"], best_peer(case, results["peers"])
+    row = {"T,B,I,H": case["name"]}
+    for name in filter(None, (*results["engines"], results["one_thread"], *results["peers"])):
+        if name in seconds:
+            row[name] = f"**{_time(seconds[name])}**" if name == best else _time(seconds[name])
+    return row
+
+
+def _ratios(case, results, peers):
+    """The columns of a case's ratios to the best of `peers`."""
+    row = {}
+    for engine in results["engines"]:
+        times = ratio(case, engine, peers)
+        row[f"ratio {engine}"] = "-" if times is None else f"{times:.2f}" + " slower" * (times < 1)
+    return row
+
+
 def _row(case, results):
     """{head of the column: cell} of a case."""
     engines, peers, seconds = results["engines"], results["peers"], case["seconds"]
     best, bars = best_peer(case, peers), _bars(case, results)
-    row = {"T,B,I,H": case["name"]}
-    for name in filter(None, (*engines, results["one_thread"], *peers)):
-        if name in seconds:
-            row[name] = f"**{_time(seconds[name])}**" if name == best else _time(seconds[name])
-    for engine in engines:
-        times = ratio(case, engine, peers)
-        row[f"ratio {engine}"] = "-" if times is None else f"{times:.2f}" + " slower" * (times < 1)
+    row = {**_times(case, results), **_ratios(case, results, peers)}
     value, bar = bars.pop("ratio", (0, None))
     row["bar"] = "" if bar is None else f"{bar:g} {_verdict(value, bar)}"
     row["GFLOP/s"] = f"{rate(case, engines[0]):.0f}"
@@ -93,9 +119,8 @@ def _row(case, results):
     return row
 
 
-def _table(cases, results):
-    """Columns that any of the cases has, in the order of the case that has most."""
-    rows = [_row(case, results) for case in cases]
+def _table(rows):
+    """Columns that any of the rows has, in the order of the row that has most."""
     heads = list(max(rows, key=len))
     return _markdown_table([heads, *([row.get(head, "-") for head in heads] for row in rows)])
 
@@ -121,19 +146,26 @@ def _listed(names):
     return "; ".join(names) or "none"
 
 
-def _head(results):
-    """What was measured where, and what the columns mean."""
-    machine, limits, first = results["machine"], results["limits"], results["engines"][0]
-    reads = ", ".join(f"{rate:.0f} {name}" for name, rate in limits["read_by_level"].items())
+def _setting(results):
+    """What was measured where and when."""
+    machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    truth = "the NumPy engine" if "torch" in results["absent"] else "torch"
     runs = _listed(f"{name} on {isa}" for name, isa in results["instruction_sets"].items())
     return (
-        f"# fastlstm and its peers, {title(results)}\n\n"
         f"{machine['cpu']} ({machine['architecture']}, {machine['vector_bits']}-bit vectors), "
         f"{machine['system']}, Python {machine['python']}, {versions}. "
         f"Commit {results['commit']}, {results['date']}. Engines: {runs}.\n\n"
-        f"Limits of one core, measured in the same run: "
+    )
+
+
+def _head(results):
+    """What was measured where, and what the columns mean."""
+    limits, first = results["limits"], results["engines"][0]
+    truth = "the NumPy engine" if "torch" in results["absent"] else "torch"
+    reads = ", ".join(f"{rate:.0f} {name}" for name, rate in limits["read_by_level"].items())
+    return (
+        f"# fastlstm and its peers, {title(results)}\n\n"
+        f"{_setting(results)}Limits of one core, measured in the same run: "
         f"{limits['peak']['float32']:.0f} GFLOP/s float32, "
         f"{limits['peak']['float64']:.0f} float64; reads in GB/s: {reads}.\n\n"
         f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
@@ -143,6 +175,16 @@ def _head(results):
         "(of the cache named) / its time, and the same of the best peer. All outputs were checked "
         f"first: at most {_errors(results['cases'])} from {truth} in float64.\n"
     )
+
+
+def _missed(bars):
+    """Of each kind the bars that are missed, from (kind, case and figures, verdict)s."""
+    text = ""
+    for kind in dict.fromkeys(what for what, *_ in bars):
+        verdicts = [(name, verdict) for what, name, verdict in bars if what == kind]
+        missed = _listed(name for name, verdict in verdicts if verdict == "missed")
+        text += f"\nBars missed, {kind}, of {len(verdicts)}: {missed}.\n"
+    return text
 
 
 def _conclusions(results):
@@ -162,11 +204,7 @@ def _conclusions(results):
         )
         for entry in results["c_program"]
     ]
-    text = f"\nSlower than the best peer ({first}): {_listed(slower)}.\n"
-    for kind in dict.fromkeys(what for what, *_ in bars):
-        verdicts = [(name, verdict) for what, name, verdict in bars if what == kind]
-        missed = _listed(name for name, verdict in verdicts if verdict == "missed")
-        text += f"\nBars missed, {kind}, of {len(verdicts)}: {missed}.\n"
+    text = f"\nSlower than the best peer ({first}): {_listed(slower)}.\n" + _missed(bars)
     first_calls = _listed(
         f"{engine} {taken['cold']:.2f} s, {taken['cached']:.2f} s"
         for engine, taken in results["first_call"].items()
@@ -178,11 +216,154 @@ def markdown(results):
     """What was measured where, each group of cases as a table, wins and losses in words."""
     text = _head(results)
     for group, members in groups(results):
-        text += f"\n## {group}\n\n" + _table(members, results)
+        text += f"\n## {group}\n\n" + _table([_row(case, results) for case in members])
     if results["c_program"]:
         text += _c_program(results)
-    text += _conclusions(results)
-    if results["absent"]:
-        reasons = _listed(f"{name} ({why})" for name, why in results["absent"].items())
-        text += f"\nAbsent: {reasons}.\n"
-    return text
+    return text + _conclusions(results) + _absent(results)
+
+
+def _absent(results):
+    reasons = _listed(f"{name} ({why})" for name, why in results["absent"].items())
+    return f"\nAbsent: {reasons}.\n" if results["absent"] else ""
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def _training_bars(case, results):
+    """{what: (value, bar)} of all that the first engine has to reach in a training step."""
+    first, seconds = results["engines"][0], case["seconds"]
+    bars = {"ratio": (ratio(case, first, [case["against"]]), case["bar"])}
+    if results["one_thread"]:
+        against_one = seconds[results["one_thread"]] / seconds[first]
+        bars["against 1 thread"] = against_one, case["threads_bar"]
+    return {what: pair for what, pair in bars.items() if None not in pair}
+
+
+def _training_row(case, results):
+    first, bars = results["engines"][0], _training_bars(case, results)
+    row = {**_times(case, results), **_ratios(case, results, [case["against"]])}
+    value, bar = bars.get("ratio", (0, None))
+    row["bar"] = "" if bar is None else f"{bar:g} {_verdict(value, bar)}"
+    row["ratio to best"] = _ratios(case, results, results["peers"])[f"ratio {first}"]
+    row["GFLOP/s"] = f"{rate(case, first):.0f}"
+    row["of peak"] = f"{of_peak(case, first, results):.0%}"
+    if results["one_thread"]:
+        against_one = case["seconds"][results["one_thread"]] / case["seconds"][first]
+        row["against 1 thread"] = f"{against_one:.2f}"
+        if "against 1 thread" in bars:
+            row["against 1 thread"] += " " + _verdict(*bars["against 1 thread"])
+    return row
+
+
+def _memory(results):
+    rows = [["T,B,I,H", results["engines"][0], "torch", "torch's / ours", "at most torch's"]]
+    for case in results["memory"]:
+        ours, theirs = case["ours"], case["torch"]
+        sizes = [f"{size / 1e6:.3g} MB" for size in (ours, theirs)]
+        rows.append([case["name"], *sizes, f"{theirs / ours:.2f}", _verdict(theirs, ours)])
+    return (
+        "\n## Peak memory of a step\n\n"
+        "Above x, the gradient of the output and the weights; torch packed in ragged batches.\n\n"
+        + _markdown_table(rows)
+    )
+
+
+def _program(results):
+    program = results["program"]
+    best = min(program["seconds"].values())
+    rows = [["program", "whole process", "after imports", "time / fastlstm.fit's", "last losses"]]
+    for name, seconds in program["seconds"].items():
+        cell = f"{seconds:.2f} s"
+        rows.append(
+            [
+                name,
+                f"**{cell}**" if seconds == best else cell,
+                f"{program['after_imports'][name]:.2f} s",
+                f"{seconds / program['seconds'][OURS]:.2f}",
+                "{:.3g}, {:.3g}".format(*program["last_losses"][name]),
+            ]
+        )
+    runs = len(program["runs"][OURS])
+    return (
+        "\n## The many-to-one program\n\n"
+        f"Whole processes, imports included, {runs} of each in turn, medians. Last losses: train, "
+        f"test; those of all epochs are at most {max(program['apart'].values()):.0e} of their "
+        "value apart.\n\n" + _markdown_table(rows)
+    )
+
+
+def _training_verdicts(results):
+    """(kind, case and figures, verdict) of every bar of a run of `train`."""
+    for case in results["cases"]:
+        for what, (value, bar) in _training_bars(case, results).items():
+            yield what, f"{case['name']} ({value:.2f} of {bar:g})", _verdict(value, bar)
+    for case in results["memory"]:
+        text = f"{case['name']} ({case['ours'] / 1e6:.3g} MB, torch {case['torch'] / 1e6:.3g})"
+        yield "memory", text, _verdict(case["torch"], case["ours"])
+    if results["program"]:
+        value, bar = program_ratio(results["program"]), results["program"]["bar"]
+        yield "program", f"{value:.2f} of {bar:g}", _verdict(value, bar)
+
+
+def program_ratio(program):
+    """torch's time, as such programs are written, / `fastlstm.fit`'s."""
+    return program["seconds"]["torch, DataLoader"] / program["seconds"][OURS]
+
+
+def training(results):
+    """What `train` measured as tables, wins and losses in words."""
+    first, cases = results["engines"][0], results["cases"]
+    peaks = results["limits"]["peak"]
+    text = f"# Training, {title(results)}\n\n{_setting(results)}"
+    if cases:
+        text += (
+            "A step: forward and backward, to the gradients of x and of all weights. Medians of "
+            f"{results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, in turn. "
+            "Ratio: torch's time / ours, packed sequences in ragged batches; above 1, ours is "
+            f"faster. Ratio to best: the same of {first} to torch's fastest form (bold). Bar and "
+            f"GFLOP/s (3 times the forward pass's useful operations) are {first}'s. Of peak: "
+            f"its share of the multiply-add peak of {title(results)}, measured in the same run at "
+            f"{peaks['float32']:.0f} GFLOP/s a core in float32, {peaks['float64']:.0f} in float64. "
+            f"All gradients were checked first: at most {_errors(cases)} of each one's greatest "
+            "value from torch in float64.\n"
+        )
+    for group, members in groups(results):
+        text += f"\n## {group}\n\n" + _table([_training_row(case, results) for case in members])
+    if results["memory"]:
+        text += _memory(results)
+    if results["program"]:
+        text += _program(results)
+    ratios_to_best = {case["name"]: ratio(case, first, results["peers"]) for case in cases}
+    slower = [f"{n} ({r:.2f})" for n, r in ratios_to_best.items() if r is not None and r < 1]
+    if cases:
+        text += f"\nSlower than torch's fastest form ({first}): {_listed(slower)}.\n"
+    return text + _missed(list(_training_verdicts(results))) + _absent(results)
+
+
+def training_ratios(results):
+    """What `plots.ratios` draws of a run of `train`."""
+    engines, drawn = results["engines"], {}
+    nothing = [None] * (len(engines) - 1)  # for the engines after the first
+    for group, cases in groups(results):
+        packed = " (packed)" * any(case["against"] == "torch packed" for case in cases)
+        drawn[f"Step, torch's time{packed} / ours: {group.lower()}"] = [
+            (c["name"], [ratio(c, e, [c["against"]]) for e in engines], c["bar"]) for c in cases
+        ]
+    threads = {
+        c["name"]: _training_bars(c, results).get("against 1 thread") for c in results["cases"]
+    }
+    if any(threads.values()):
+        drawn["Step, one thread's time / two threads'"] = [
+            (name, [pair[0], *nothing], pair[1]) for name, pair in threads.items() if pair
+        ]
+    if results["memory"]:
+        drawn["Peak memory of a step, torch's / ours"] = [
+            (case["name"], [case["torch"] / case["ours"], *nothing], 1)
+            for case in results["memory"]
+        ]
+    if results["program"]:
+        drawn["Whole program, torch's time / ours"] = [
+            ("1000x10x1", [program_ratio(results["program"]), *nothing], results["program"]["bar"])
+        ]
+    return drawn

@@ -1,15 +1,16 @@
-"""Every case and contestant for pytest-benchmark, one group a case, to follow a change over time.
+"""Every case for pytest-benchmark, one group a case, to follow a change over time.
 
 ``python -m pytest -p benchmarks benchmarks --benchmark-only -k "numba and 256"``; the option -p
-pins the threads before any other module is imported. Ratios come from `benchmarks.compare`, which
-measures in turn.
+pins the threads before any other module is imported. Ratios come from `benchmarks.compare` and
+`benchmarks.train`, which measure in turn.
 """
 
 import functools
 
 import pytest
 
-from .cases import CASES
+from . import train
+from .cases import CASES, TRAINING
 from .peers import CONTESTANTS, check, truth
 
 
@@ -38,3 +39,28 @@ def test_case(benchmark, case, name):
     benchmark.extra_info["operations"] = case.operations
     with contestant.context():
         benchmark(contestant.run)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn_for_training(case):
+    drawn = case, *train.draw(case)
+    return drawn, train.truth(*drawn)
+
+
+@pytest.mark.parametrize("name", train.DEFAULT_ENGINES)
+@pytest.mark.parametrize("case", TRAINING.values(), ids=TRAINING)
+@pytest.mark.benchmark(
+    min_rounds=5, max_time=0.3, disable_gc=True, warmup=True, warmup_iterations=1
+)
+def test_training_step(benchmark, case, name):
+    """Ours alone: torch's steps take seconds, and do not change."""
+    pytest.importorskip("torch")  # who says what is right
+    drawn, expected = _drawn_for_training(case)
+    try:
+        contestant = train.CONTESTANTS[name](*drawn)
+    except ImportError as error:
+        pytest.skip(str(error))
+    train.check(name, case, contestant, expected)
+    benchmark.group = f"Training: {case.name}"
+    benchmark.extra_info["operations"] = 3 * case.operations
+    benchmark(contestant.run)

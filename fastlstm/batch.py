@@ -1,8 +1,8 @@
 """A batch as its caller holds it, padded, with lengths or packed; engines see packed rows.
 
-What the three classes have in common: ``x`` (N, I), ``batch_sizes`` (T,), ``size`` B, and whether the
-caller's arrays have an axis for the batch. `rows` brings what is shaped as the caller's output into
-the engines' order, `restore` brings rows back; `sort` and `unsort` do so for pairs of states.
+What the three classes have in common: ``x`` (N, I), ``batch_sizes`` (T,), ``size`` B, and whether
+the caller's arrays have an axis for the batch. `rows` brings what is shaped as the caller's output
+into the engines' order, `restore` brings rows back; `sort` and `unsort` do so for pairs of states.
 """
 
 import numpy as np
@@ -83,3 +83,7 @@ class Packed(Ragged):
 
     def restore(self, rows):
         return PackedSequence(rows, self.batch_sizes, *self.indices)
+
+    def is_packed_as(self, batch_sizes, order):
+        same_sizes = np.array_equal(self.batch_sizes, batch_sizes)
+        return same_sizes and np.array_equal(self.order, order)

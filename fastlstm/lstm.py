@@ -394,7 +394,11 @@ class LSTM(Recurrent):
         if d_output is None:
             return np.zeros((len(batch.x), wide), self.dtype)
         if hasattr(d_output, "batch_sizes"):
-            d_output = d_output.data
+            d_output, sizes, order, _ = check_packed(d_output)
+            if isinstance(batch, Packed) and not batch.is_packed_as(sizes, order):
+                raise ValueError(
+                    "Expected d_output packed as the output: the same lengths in the same order"
+                )
         dy = as_float(d_output, self.dtype, "d_output", "LSTM")
         expected = batch.output_shape(wide)
         if dy.shape != expected:

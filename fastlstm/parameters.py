@@ -43,7 +43,7 @@ class Layer:
         self.children = dict(children or {})
         self._flat = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         self._views = _views_of(self._flat, shapes)
-        self._gradients = None  # as `_flat`, once asked for
+        self._gradients = self._grad_views = None  # as `_flat` and `_views`, once asked for
         self._version = 0  # counts the changes of the parameters
 
     def __getattr__(self, name):
@@ -67,23 +67,19 @@ class Layer:
     def __getstate__(self):
         """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
         shapes = {name: view.shape for name, view in self._views.items()}
-        return {
-            **self.__dict__, "_flat": self._flat.copy(), "_views": shapes, "_gradients": None
-        }  # fmt: skip
+        without = {"_gradients": None, "_grad_views": None}
+        return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes, **without}
 
     def __setstate__(self, state):
         self.__dict__.update(state, _views=_views_of(state["_flat"], state["_views"]))
 
-    def _own_gradients(self):
-        """The gradients of this layer's own parameters, flat as these; zeros at first."""
+    def _own_grads(self):
+        """The gradients of this layer's own parameters, views by their names; zeros at first."""
         if self._gradients is None:
             self._gradients = np.zeros_like(self._flat)
-        return self._gradients
-
-    def _own_grads(self):
-        """Views of `_own_gradients` by the parameters' own names."""
-        shapes = {name: view.shape for name, view in self._views.items()}
-        return _views_of(self._own_gradients(), shapes)
+            shapes = {name: view.shape for name, view in self._views.items()}
+            self._grad_views = _views_of(self._gradients, shapes)
+        return self._grad_views
 
     @property
     def grads(self):
@@ -116,8 +112,8 @@ class Layer:
         by side are the layer's own. Who writes parameters calls the layer's `changed`.
         """
         for _, layer in self.named_layers():
-            if layer._flat.size:
-                yield layer, layer._flat, layer._own_gradients()
+            if layer._own_grads():
+                yield layer, layer._flat, layer._gradients
 
     def changed(self):
         """Tell the layer that its parameters were written: what is packed from them is stale."""

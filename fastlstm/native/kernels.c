@@ -71,6 +71,8 @@ not stay in the first-level cache), in chunks of so many bytes (they stay in the
 to the gradients: a sum of sums is more accurate, and 4096 rows' products take a hundred times longer. */
 #define CHUNK 128
 #define FLUSH 4096
+/* Of weights that many rows share there, how many bytes at once. */
+#define W_BYTES (1 << 19)
 
 /* What threads do side by side on the way back, each a share, before all go on; see backward.inc. */
 enum { ENTER_PHASE, AGAIN_PHASE, ROWS_PHASE, CELLS_PHASE, RECUR_PHASE, SUMS_PHASE, ADD_PHASE, LEAVE_PHASE };

@@ -1,0 +1,65 @@
+"""Training: what to make small (losses), who changes the parameters (optimisers), how fast."""
+
+from .batches import Arrays, Batch, Batches, Sequences
+from .checkpoint import Checkpoint
+from .diagnosis import NonFiniteError
+from .loop import EarlyStopping, History, State, StopTraining, fit, predict
+from .losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NSELoss,
+    QuantileLoss,
+    nse,
+)
+from .optimisers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
+from .schedules import (
+    CosineAnnealingLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
+from .series import Standardizer, Windows, split_by_time, windows
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Arrays",
+    "BCEWithLogitsLoss",
+    "Batch",
+    "Batches",
+    "Checkpoint",
+    "CosineAnnealingLR",
+    "CrossEntropyLoss",
+    "EarlyStopping",
+    "History",
+    "HuberLoss",
+    "L1Loss",
+    "LinearLR",
+    "MSELoss",
+    "NSELoss",
+    "NonFiniteError",
+    "OneCycleLR",
+    "QuantileLoss",
+    "RMSprop",
+    "ReduceLROnPlateau",
+    "Sequences",
+    "SequentialLR",
+    "Standardizer",
+    "State",
+    "StepLR",
+    "StopTraining",
+    "Windows",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "fit",
+    "nse",
+    "predict",
+    "split_by_time",
+    "windows",
+]

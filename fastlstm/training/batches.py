@@ -1,0 +1,349 @@
+"""Batches of samples: what a data set is, padding of ragged ones, and the order of an epoch.
+
+A data set is anything with ``len(data)`` and ``data[indices] -> Batch``; a ragged one also has
+`lengths`, the steps of each sample. `Arrays` and `Sequences` are here, `Windows` is in `series`.
+Samples are the first axis everywhere and time is the second, (B, T, F): for a model that is not
+`batch_first` the two must be swapped.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..arrays import as_array, as_integers
+from ..packing import check_lengths, pad_sequence
+from ..parameters import check_bool, check_dtype, check_size
+
+
+class Batch(NamedTuple):
+    """Some samples: what goes into a model, what should come out, and what the loss must know.
+
+    Parameters
+    ----------
+    x : ndarray of shape (B, T, F), or what else the model takes, samples first
+    y : ndarray of shape (B, ...)
+        The targets; (B, T, ...) if every step has one.
+    weights : ndarray of shape (B,), or None
+        How much each sample counts.
+    mask : bool ndarray of shape (B, T), or None
+        Of ragged samples with a target for every step: True where there is one, False on padding.
+    lengths : int64 ndarray of shape (B,), or None
+        Of ragged samples: how many of the T steps are real.
+
+    Examples
+    --------
+    >>> fastlstm.training.Arrays(np.zeros((9, 5, 2)), np.zeros(9))[:4].x.shape
+    (4, 5, 2)
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    lengths: np.ndarray | None = None
+
+
+class Arrays:
+    """Samples that are in arrays already; the first axis counts them.
+
+    Parameters
+    ----------
+    x : array of shape (N, ...)
+        A memory-mapped one is read batch by batch. Types stay as they are.
+    y : array of shape (N, ...)
+    weights : array of shape (N,), optional
+        How much each sample counts in the loss.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples, or not equally many in all.
+
+    Examples
+    --------
+    >>> data = fastlstm.training.Arrays([[0, 1], [2, 3], [4, 5]], [0, 1, 0], weights=[1, 2, 3])
+    >>> len(data)
+    3
+    >>> batch = data[[2, 0]]
+    >>> batch.x.tolist(), batch.y.tolist(), batch.weights.tolist()
+    ([[4, 5], [0, 1]], [0, 0], [3, 1])
+    """
+
+    def __init__(self, x, y, weights=None):
+        self.x, self.y = as_array(x, "x"), as_array(y, "y")
+        self.weights = None if weights is None else as_array(weights, "weights")
+        if not self.x.ndim or not len(self.x):
+            raise ValueError(f"Expected x with at least one sample, got shape {self.x.shape}")
+        if self.y.shape[:1] != self.x.shape[:1]:
+            raise ValueError(
+                f"Expected y of shape ({len(self.x)}, ...), as many rows as x, got {self.y.shape}"
+            )
+        if weights is not None and self.weights.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"Expected weights of shape ({len(self.x)},), one a sample, got "
+                f"{self.weights.shape}"
+            )
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, indices):
+        """Return the Batch of these samples (integers, or a slice), a copy."""
+        rows = check_indices(indices, len(self))
+        parts = (self.x, self.y, self.weights)
+        return Batch(*(None if a is None else np.ascontiguousarray(a[rows]) for a in parts))
+
+
+class Sequences:
+    """Sequences of different lengths, each with one target, or with one for every step.
+
+    Parameters
+    ----------
+    sequences : list of N arrays of shape (T_i, F), or (T_i,)
+        If all are integers of shape (T_i,) they are tokens, for an Embedding. Other values of
+        that shape are one feature.
+    targets : array of shape (N, ...), or list of N arrays of shape (T_i, ...)
+        In an array, or a list of numbers, each sequence has one: a class, a value, a vector. In a
+        list of arrays (or of lists) each step has one.
+    dtype : {"float32", "float64"}
+        Of features and targets in a batch. Tokens and integer targets become int64.
+
+    Attributes
+    ----------
+    lengths : int64 ndarray of shape (N,)
+        The T_i.
+
+    Raises
+    ------
+    ValueError
+        If there are no sequences, one is empty, features differ, or the targets do not fit.
+
+    Notes
+    -----
+    A batch is padded with zeros behind each end, up to its own longest sequence; a model takes
+    its `lengths`. Only the batch is copied, twice.
+
+    Examples
+    --------
+    >>> data = fastlstm.training.Sequences([[5, 6, 7], [8]], [[1, 0, 1], [1]])
+    >>> batch = data[[1, 0]]
+    >>> batch.x.tolist(), batch.lengths.tolist()
+    ([[8, 0, 0], [5, 6, 7]], [1, 3])
+    >>> batch.y.tolist(), batch.mask.tolist()
+    ([[1, 0, 0], [1, 0, 1]], [[True, False, False], [True, True, True]])
+    """
+
+    def __init__(self, sequences, targets, *, dtype="float32"):
+        self.dtype = check_dtype(dtype)
+        self.sequences, self.tokens = _as_sequences(sequences)
+        self.lengths = check_lengths([len(s) for s in self.sequences], len(self.sequences))
+        # The type tells, not the values: 3 numbers for a sequence of 3 steps may be either.
+        self.per_step = isinstance(targets, (list, tuple)) and any(map(np.ndim, targets))
+        if self.per_step:
+            self.targets = [as_array(t, "a sequence's targets") for t in targets]
+        else:
+            self.targets = np.atleast_1d(as_array(targets, "targets"))
+        if len(self.targets) != len(self):
+            raise ValueError(
+                f"Expected targets for {len(self)} sequences, got them for {len(self.targets)}"
+            )
+        if self.per_step:
+            self._check_steps()
+        parts = self.targets if self.per_step else [self.targets]
+        self._classes = all(part.dtype.kind in "iu" for part in parts)
+
+    def _check_steps(self):
+        for number, (target, length) in enumerate(zip(self.targets, self.lengths, strict=True)):
+            if target.shape[:1] != (length,):
+                raise ValueError(
+                    f"Expected a list of targets to have one for each of the {length} steps of "
+                    f"sequence {number}, got shape {target.shape}; one for each whole sequence "
+                    "comes as an array of shape (N, ...)"
+                )
+        if len(shapes := {target.shape[1:] for target in self.targets}) > 1:
+            raise ValueError(f"Expected targets of one shape at every step, got {sorted(shapes)}")
+
+    def __len__(self):
+        return len(self.sequences)
+
+    def __getitem__(self, indices):
+        """Return the padded Batch of these sequences (integers, or a slice)."""
+        rows = check_indices(indices, len(self))
+        lengths = self.lengths[rows]
+        x = self._cast(_pad(self.sequences, rows), self.tokens)
+        if not self.per_step:
+            return Batch(x, self._cast(self.targets[rows], self._classes), lengths=lengths)
+        y = self._cast(_pad(self.targets, rows), self._classes)
+        return Batch(x, y, mask=np.arange(x.shape[1]) < lengths[:, None], lengths=lengths)
+
+    def _cast(self, array, integers):
+        return np.ascontiguousarray(array, np.int64 if integers else self.dtype)
+
+
+class Batches:
+    """The batches of every epoch, in an order that depends on nothing but seed and epoch.
+
+    Parameters
+    ----------
+    data : Arrays, Sequences, Windows, or a tuple (x, y) or (x, y, weights) of arrays
+        Or any other data set: something with ``len(data)``, ``data[indices] -> Batch`` and, if it
+        is ragged, `lengths`.
+    batch_size : int
+        Samples in a batch. One batch of an epoch may have fewer.
+    shuffle : bool
+        Draw a new order for every epoch; False keeps the data's own.
+    seed : int
+        Of the order, at least 0.
+    drop_last : bool
+        Leave out the samples, others in every epoch if they are shuffled, that fill no batch.
+    pool : int
+        Of shuffled ragged data the samples of so many batches, drawn at random, are sorted by
+        length before they are cut into batches, and then the batches are shuffled: more make
+        less padding, fewer mix lengths better, 1 mixes them wholly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `data` is no data set, or an option is wrong.
+
+    Notes
+    -----
+    An epoch's order takes a sort of the N samples. It is made of PCG64's raw numbers, which are
+    the same in every version of NumPy and on every machine. If each pool holds lengths from a to
+    b, its batches have no more than ``batch_size * (b - a)`` steps of padding together.
+
+    Examples
+    --------
+    >>> batches = fastlstm.training.Batches((np.arange(5), np.arange(5)), 2, seed=3)
+    >>> len(batches)
+    3
+    >>> [batch.x.tolist() for batch in batches.epoch(0)]
+    [[0, 4], [1, 3], [2]]
+    >>> [batch.x.tolist() for batch in batches.epoch(0, first=2)]
+    [[2]]
+    """
+
+    def __init__(self, data, batch_size, *, shuffle=True, seed=0, drop_last=False, pool=50):
+        self.data = as_data(data)
+        self.batch_size = check_size("batch_size", batch_size)
+        self.shuffle = check_bool("shuffle", shuffle)
+        self.seed = check_size("seed", seed, least=0)
+        self.drop_last = check_bool("drop_last", drop_last)
+        self.pool = check_size("pool", pool)
+        if not len(self):
+            raise ValueError(
+                f"Expected enough samples for one batch of {batch_size}, got {len(self.data)}"
+            )
+
+    def __len__(self):
+        """How many batches an epoch has."""
+        whole, rest = divmod(len(self.data), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def order(self, epoch):
+        """Tell which samples each batch of an epoch holds.
+
+        Parameters
+        ----------
+        epoch : int
+            At least 0.
+
+        Returns
+        -------
+        list of int64 ndarray of shape (batch_size,)
+            One may be shorter.
+        """
+        random = np.random.PCG64([self.seed, check_size("epoch", epoch, least=0)])
+        samples = np.arange(len(self.data))
+        if self.shuffle:
+            samples = _permutation(random, len(samples))
+        samples = samples[: len(self) * self.batch_size]
+        lengths = getattr(self.data, "lengths", None)
+        ragged = self.shuffle and lengths is not None
+        if ragged:
+            pools = _cut(samples, self.pool * self.batch_size)
+            sorts = [np.argsort(lengths[pool], kind="stable") for pool in pools]
+            samples = np.concatenate([p[sort] for p, sort in zip(pools, sorts, strict=True)])
+        batches = _cut(samples, self.batch_size)
+        return [batches[k] for k in _permutation(random, len(batches))] if ragged else batches
+
+    def epoch(self, epoch, first=0):
+        """Iterate over the batches of an epoch, from number `first` on.
+
+        Parameters
+        ----------
+        epoch : int
+            At least 0.
+        first : int
+            How many batches to pass over; they are not read.
+
+        Returns
+        -------
+        iterator of Batch
+        """
+        check_size("first", first, least=0)
+        return map(self.data.__getitem__, self.order(epoch)[first:])
+
+
+def as_data(data):
+    """Return `data` as a data set: a tuple of arrays as Arrays, anything else as it is."""
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        return Arrays(*data)
+    if isinstance(data, (list, tuple, np.ndarray)) or not (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    ):
+        raise TypeError(
+            "Expected data to be Arrays, Sequences, Windows, or a tuple (x, y) or (x, y, weights), "
+            f"got {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, tuple) else "")
+        )
+    return data
+
+
+def check_indices(indices, count):
+    """Return which of `count` samples are meant, (B,) int64; a slice is one of all of them."""
+    if isinstance(indices, slice):
+        return np.arange(*indices.indices(count))
+    indices = as_integers(indices, "indices of samples")
+    if indices.ndim != 1 or not indices.size:
+        raise ValueError(
+            "Expected a slice or a list of at least one index of a sample, "
+            f"got shape {indices.shape}"
+        )
+    if indices.min() < 0 or indices.max() >= count:
+        raise IndexError(
+            f"Expected indices of samples from 0 to {count - 1}, got some from {indices.min()} to "
+            f"{indices.max()}"
+        )
+    return indices
+
+
+def _as_sequences(sequences):
+    """(arrays that agree in their features, whether they are tokens)."""
+    if not isinstance(sequences, (list, tuple)):
+        raise TypeError(f"Expected a list of sequences, got {type(sequences).__name__}")
+    arrays = [as_array(s, "a sequence") for s in sequences]
+    if not arrays:
+        raise ValueError("Expected a list of at least one sequence, got an empty one")
+    if all(s.ndim == 1 and s.dtype.kind in "iu" for s in arrays):
+        return arrays, True
+    arrays = [s[:, None] if s.ndim == 1 else s for s in arrays]
+    shapes = {s.shape[1:] for s in arrays}
+    if len(shapes) > 1 or arrays[0].ndim != 2:
+        raise ValueError(
+            "Expected sequences of shape (T_i, F) with one F, or (T_i,), got "
+            f"{sorted({np.shape(s) for s in sequences})}"
+        )
+    return arrays, False
+
+
+def _pad(arrays, rows):
+    return pad_sequence([arrays[k] for k in rows], batch_first=True)
+
+
+def _permutation(random, count):
+    """A random order of `count` things from raw numbers, equal ones, should there be any, too."""
+    return np.argsort(random.random_raw(count), kind="stable")
+
+
+def _cut(samples, size):
+    return [samples[first : first + size] for first in range(0, len(samples), size)]

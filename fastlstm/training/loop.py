@@ -1,0 +1,680 @@
+"""`fit`, the training loop, and what belongs to it: history, early stopping, prediction.
+
+A step is the same few lines for every model: run it, loss, pullback, update. All the rest is there
+for the day when something goes wrong: what is not finite is found before it reaches the weights,
+Ctrl-C waits until an update is whole, and the end of an epoch is a `State` that `Checkpoint` can
+write down.
+
+Callbacks are functions of that state. Those that need more may have the methods ``start(state)``,
+called before the first epoch, ``finish(state)``, before `fit` returns, and ``state_dict()`` with
+``load_state_dict(mapping)``, for what a checkpoint must keep of them.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+
+from ..arrays import as_array
+from ..layers import Last, Sequential
+from ..lstm import LSTM
+from ..parameters import Layer, check_size
+from .batches import Arrays, Batches
+from .checkpoint import Checkpoint, restore
+from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
+from .optimisers import Optimiser, check_number, clip_grad_norm, clip_grad_value
+from .schedules import OneCycleLR, ReduceLROnPlateau
+
+
+class History(dict):
+    """What `fit` saw: a list for each name, with a value for each epoch.
+
+    "loss", the mean over the epoch's batches, each before its update; "validation_loss", after the
+    epoch, if there is validation data; "lr", the learning rate that the epoch began with;
+    "seconds". Callbacks may add lists of their own. It is a dict: ``dict(history)`` and
+    ``json.dumps(history)`` do what one expects.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As a dict's.
+
+    Attributes
+    ----------
+    interrupted : bool
+        Ctrl-C ended the training. An epoch that was not whole is not in the lists.
+    stopped : str or None
+        Which callback ended it, and when.
+
+    Examples
+    --------
+    >>> history = fastlstm.training.History(loss=[0.5, 0.25])
+    >>> history["loss"][-1], history.interrupted
+    (0.25, False)
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.interrupted, self.stopped = False, None
+
+
+class StopTraining(Exception):
+    """Raised by a callback, ends the training after this epoch, as returning True does.
+
+    Examples
+    --------
+    >>> def good_enough(state):
+    ...     if state.history["loss"][-1] < 1e-3:
+    ...         raise fastlstm.training.StopTraining
+    """
+
+
+@dataclasses.dataclass
+class State:
+    """A training at the end of an epoch, as callbacks see it.
+
+    Parameters
+    ----------
+    model : Layer
+        In training mode.
+    optimizer, schedule : as `fit` got them
+    callbacks : list
+    history : History
+        This epoch's values are in it.
+    epochs : int
+        How many there will be.
+    order : dict
+        What the order of the data depends on.
+    epoch : int
+        How many have been done: 1 after the first.
+
+    Examples
+    --------
+    >>> def report(state):
+    ...     print(f"{state.epoch}/{state.epochs}: {state.history['loss'][-1]:.4f}")
+    """
+
+    model: Layer
+    optimizer: object
+    schedule: object
+    callbacks: list
+    history: History
+    epochs: int
+    order: dict
+    epoch: int = 0
+
+
+class EarlyStopping:
+    """Stop when the validation loss has not fallen for a while, and take the best weights.
+
+    Parameters
+    ----------
+    patience : int
+        After so many epochs in a row that are no better than the best one.
+    min_delta : float >= 0
+        Better is less by more than this.
+    monitor : str
+        The name in the history of what is to become small.
+
+    Attributes
+    ----------
+    best : float
+    best_epoch : int
+        From 1; 0 before the first epoch.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type. By `fit`, if there is no `monitor`.
+
+    Notes
+    -----
+    The model has the weights of the best epoch whenever `fit` returns: stopped early or not, or
+    interrupted. The optimiser's state is the last epoch's.
+
+    Examples
+    --------
+    >>> x = np.zeros((4, 5, 1), np.float32)
+    >>> train, validation = (x, np.ones((4, 1), np.float32)), (x, np.zeros((4, 1), np.float32))
+    >>> model = fastlstm.Sequential(fastlstm.LSTM(1, 2), fastlstm.Last(), fastlstm.Linear(2, 1))
+    >>> model[2].bias = [0.0]
+    >>> early = fastlstm.training.EarlyStopping(patience=2)
+    >>> history = fastlstm.training.fit(
+    ...     model, train, fastlstm.training.MSELoss(), fastlstm.training.SGD(model, lr=0.1),
+    ...     50, 4, validation=validation, callbacks=[early],
+    ... )
+    >>> history.stopped
+    'EarlyStopping after epoch 3'
+    >>> early.best_epoch
+    1
+    """
+
+    def __init__(self, patience, min_delta=0.0, monitor="validation_loss"):
+        self.patience = check_size("patience", patience)
+        self.min_delta = check_number("min_delta", min_delta, least=0)
+        self.monitor = monitor
+        self._forget()
+
+    def _forget(self):
+        self.best, self.best_epoch, self._weights = math.inf, 0, {}
+
+    def start(self, state):
+        """Forget an earlier training."""
+        if self.monitor == "validation_loss" and self.monitor not in state.history:
+            raise ValueError(
+                "EarlyStopping: Expected 'validation_loss' in the history; pass validation= to fit"
+            )
+        self._forget()
+
+    def __call__(self, state):
+        """Keep the weights if they are the best so far; True if it is time to stop."""
+        if self.monitor not in state.history:
+            raise ValueError(
+                f"EarlyStopping: Expected {self.monitor!r} in the history, which has "
+                f"{', '.join(state.history)}"
+            )
+        value = state.history[self.monitor][-1]
+        if value < self.best - self.min_delta:
+            weights = state.model.state_dict()
+            self.best, self.best_epoch, self._weights = float(value), state.epoch, weights
+        return state.epoch - self.best_epoch >= self.patience
+
+    def finish(self, state):
+        """Give the model its best weights."""
+        if self._weights:
+            state.model.load_state_dict(self._weights)
+
+    def state_dict(self):
+        """Return all that the next epochs depend on."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self._weights}
+
+    def load_state_dict(self, state_dict):
+        """Take over what `state_dict` returned."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self._weights = state_dict["weights"]
+
+
+def fit(
+    model, data, loss, optimizer, epochs, batch_size=32, *, validation=None, schedule=None,
+    schedule_per=None, clip_norm=None, clip_value=None, callbacks=(), shuffle=True, seed=0,
+    resume=None, progress=True, verbose=False,
+):  # fmt: skip
+    """Train a model.
+
+    Parameters
+    ----------
+    model : Layer
+        An LSTM, whose output is the prediction, or a Sequential; `batch_first` or not.
+    data : data set, or (x, y), or (x, y, weights)
+        Samples first: x (N, T, F), or (N, T) tokens for an Embedding; y as the model's prediction:
+        (N, ...) behind a `Last`, otherwise (N, T, ...). See `fastlstm.training.batches`.
+    loss : callable
+        ``value, gradient = loss(prediction, target, weights=..., mask=...)``, its value a number.
+    optimizer : SGD, RMSprop, Adam or AdamW
+        Of this model.
+    epochs : int
+        How often to go through the data, in all: with `resume` those before count.
+    batch_size : int
+        Samples for one update.
+    validation : as `data`, optional
+        Its loss is computed in evaluation mode after each epoch.
+    schedule : StepLR, LinearLR, CosineAnnealingLR, OneCycleLR, SequentialLR, ReduceLROnPlateau
+        Of this optimiser. ReduceLROnPlateau sees the validation loss or, without one, the loss.
+    schedule_per : {"epoch", "batch"}, optional
+        When to step the schedule; not given, OneCycleLR per batch and others per epoch.
+    clip_norm, clip_value : float, optional
+        Scale gradients whose norm over all parameters is larger; bring each into [-v, v].
+    callbacks : list of callables
+        Each called with the `State` at the end of each epoch; any that returns True, or raises
+        `StopTraining`, ends the training. `EarlyStopping` and `Checkpoint` are callbacks.
+    shuffle : bool
+        Take the samples in another order each epoch.
+    seed : int
+        For that order, which depends on nothing else.
+    resume : path, optional
+        Go on from the file of a `Checkpoint`, with the same other arguments; `epochs` alone may
+        grow.
+    progress : bool
+        Show a bar, if tqdm is installed and standard error is a terminal.
+    verbose : bool
+        Print a line for each epoch.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError, TypeError
+        If something does not fit: before any work, and nothing has been changed. The model has run
+        on the first batch of all data by then, in evaluation mode.
+    NonFiniteError
+        If a loss, a gradient or an update is nan or inf. The model has the weights of before that
+        batch; the sentence says which, and where nan or inf came up first.
+    OSError
+        If `resume` cannot be opened.
+
+    Notes
+    -----
+    Ctrl-C ends the training; `fit` returns, ``history.interrupted`` is True, and the weights are
+    those of a whole number of updates. Each layer is in training or evaluation mode as before, on
+    errors too. A loss over several batches is their mean, each with its samples' weights (steps'
+    where there is a mask), or their sum for a loss with reduction "sum". Batches whose samples all
+    have weight 0 are left out.
+
+    Two trainings with the same arguments, initial weights and random states give the same bits,
+    and so does one that was killed and resumed::
+
+        resume = path if os.path.exists(path) else None
+        fit(..., callbacks=[Checkpoint(path)], resume=resume)
+
+    Cost: besides model, loss and optimiser, one copy of the parameters and a look at each
+    parameter and gradient for every batch.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.random((200, 10, 1), np.float32)
+    >>> y = x[:, -2]  # what was last but one
+    >>> model = fastlstm.Sequential(
+    ...     fastlstm.LSTM(1, 8, seed=0), fastlstm.Last(), fastlstm.Linear(8, 1, seed=0)
+    ... )
+    >>> history = fastlstm.training.fit(
+    ...     model, (x[:150], y[:150]), fastlstm.training.MSELoss(),
+    ...     fastlstm.training.Adam(model, lr=0.01), epochs=20, batch_size=10,
+    ...     validation=(x[150:], y[150:]),
+    ... )
+    >>> history["validation_loss"][-1] < history["validation_loss"][0] / 10
+    True
+    """
+    view = SamplesFirst(model)
+    check_size("epochs", epochs)
+    batches = Batches(data, batch_size, shuffle=shuffle, seed=seed)
+    held_out = None if validation is None else Batches(validation, batch_size, shuffle=False)
+    _check_parts(model, loss, optimizer, schedule)
+    names = ("loss", "validation_loss", "lr", "seconds")
+    history = History({n: [] for n in names if held_out is not None or n != "validation_loss"})
+    order = {"data": f"{len(batches.data)} samples", "batch_size": batch_size}
+    order |= {"shuffle": shuffle, "seed": seed}
+    state = State(model, optimizer, schedule, _in_order(callbacks), history, epochs, order)
+    per_batch = _is_per_batch(schedule, schedule_per)
+    with _Interrupts() as interrupts:
+        training = _Training(state, view, loss, per_batch, clip_norm, clip_value, interrupts)
+        training.check(batches, "data")
+        if held_out is not None:
+            training.check(held_out, "validation")
+        for callback in state.callbacks:
+            _hook(callback, "start", state)
+        if resume is not None:
+            restore(resume, state)
+        with mode(model, training=True):
+            try:
+                training.run(batches, held_out, progress, verbose)
+            except KeyboardInterrupt:
+                history.interrupted = True
+            interrupts.hold()  # the rest is quick, and must be whole
+            for callback in state.callbacks:
+                _hook(callback, "finish", state)
+    return history
+
+
+class _Training:
+    """What `fit` does with batches: a step with each of an epoch, and what is at its end."""
+
+    def __init__(self, state, view, loss, per_batch, clip_norm, clip_value, interrupts):
+        self.state, self.model, self.view, self.loss = state, state.model, view, loss
+        self.per_batch, self.interrupts = per_batch, interrupts
+        self.clip_norm = (
+            None if clip_norm is None else check_number("clip_norm", clip_norm, above=0)
+        )
+        self.clip_value = clip_value
+        if clip_value is not None:
+            check_number("clip_value", clip_value, above=0)
+        self.buffers = list({id(entry[0]): entry for entry in state.model.buffers()}.values())
+        self.before = [np.empty_like(parameters) for _, parameters, _ in self.buffers]
+        self.place = None  # batches, number of the one at hand
+
+    @np.errstate(all="ignore")
+    def check(self, batches, name):
+        """Refuse data that do not fit model and loss."""
+        batch = batches.data[np.arange(min(batches.batch_size, len(batches.data)))]
+        with mode(self.model, training=False):
+            try:
+                value = self._value(self.view(batch), batch)[0]
+            except (TypeError, ValueError) as fault:
+                raise type(fault)(f"{name}: {fault}") from fault
+        if np.ndim(value):
+            raise ValueError(
+                f"loss: Expected one number for a batch, got an array of shape {np.shape(value)}; "
+                'its reduction must be "mean" or "sum"'
+            )
+
+    def run(self, batches, held_out, progress, verbose):
+        """Train until all epochs are done, or a callback says stop."""
+        state, history = self.state, self.state.history
+        with _bar(progress, state, len(batches)) as bar:
+            while state.epoch < state.epochs and not history.stopped:
+                started, lr = time.perf_counter(), state.optimizer.lr
+                values = {"loss": self._epoch(batches, self._learn, bar)}
+                if held_out is not None:
+                    with mode(self.model, training=False):
+                        values["validation_loss"] = self._epoch(held_out, self._judge)
+                with self.interrupts.held():
+                    self._step_schedule(values)
+                    values |= {"lr": lr, "seconds": time.perf_counter() - started}
+                    for name, value in values.items():
+                        history[name].append(value)
+                    state.epoch += 1
+                if verbose:
+                    shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                    print(f"epoch {state.epoch}/{state.epochs}: {shown}", flush=True)
+                self._call_back()
+
+    def _epoch(self, batches, step, bar=None):
+        """The loss over all batches, after `step` with each of them."""
+        mean = getattr(self.loss, "reduction", "mean") == "mean"
+        total = count = 0.0
+        for number, batch in enumerate(batches.epoch(self.state.epoch)):
+            self.place = batches, number
+            if weight := _weight(batch):
+                value = step(batch)
+                total += value * weight if mean else value
+                count += weight
+            if bar is not None:
+                bar.update()
+        return total / count if mean and count else total
+
+    @np.errstate(all="ignore")  # what is not finite becomes an error
+    def _learn(self, batch):
+        """One step of training; returns the loss of before it."""
+        self.model.zero_grad()
+        prediction, pullback = self.view.vjp(batch)
+        value, gradient = self._value(prediction, batch)
+        if not math.isfinite(value):
+            raise self._fault(f"the loss is {value}", batch)
+        pullback(gradient)
+        if not all(is_finite(gradients) for _, _, gradients in self.buffers):
+            raise self._fault("a gradient is not finite", batch, first_in_backward(self.model))
+        if self.clip_norm is not None:
+            norm = clip_grad_norm(self.model, self.clip_norm)
+            if not math.isfinite(norm):
+                raise self._fault(f"the norm of the gradients is {norm}", batch, "that norm")
+        if self.clip_value is not None:
+            clip_grad_value(self.model, self.clip_value)
+        with self.interrupts.held():
+            self._update(batch)
+        return value
+
+    def _update(self, batch):
+        """Change the parameters, or leave them as they are if that makes them infinite."""
+        for before, (_, parameters, _) in zip(self.before, self.buffers, strict=True):
+            before[...] = parameters
+        self.state.optimizer.step()
+        if not all(is_finite(parameters) for _, parameters, _ in self.buffers):
+            names = (name for name, p in self.model.state_dict().items() if not is_finite(p))
+            origin = f"the update of {next(names)}"
+            for before, (layer, parameters, _) in zip(self.before, self.buffers, strict=True):
+                parameters[...] = before
+                layer.changed()
+            lr = self.state.optimizer.lr
+            raise self._fault(f"with lr {lr:g} a parameter would not be finite", batch, origin)
+        if self.per_batch:
+            self.state.schedule.step()
+
+    @np.errstate(all="ignore")
+    def _judge(self, batch):
+        """The loss of a batch in evaluation mode."""
+        value = self._value(self.view(batch), batch)[0]
+        if not math.isfinite(value):
+            raise self._fault(f"the validation loss is {value}", batch)
+        return value
+
+    def _value(self, prediction, batch):
+        """The loss's value and gradient."""
+        given = {"weights": batch.weights, "mask": batch.mask}
+        options = {name: value for name, value in given.items() if value is not None}
+        return self.loss(prediction, batch.y, **options)
+
+    def _step_schedule(self, values):
+        schedule = self.state.schedule
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(values.get("validation_loss", values["loss"]))
+        elif schedule is not None and not self.per_batch:
+            schedule.step()
+
+    def _call_back(self):
+        """Call all callbacks, even if one of them ends the training."""
+        state = self.state
+        for callback in state.callbacks:
+            try:
+                stop = callback(state)
+            except StopTraining:
+                stop = True
+            if isinstance(stop, (bool, np.bool_)) and stop:
+                name = getattr(callback, "__name__", type(callback).__name__)
+                state.history.stopped = f"{name} after epoch {state.epoch}"
+
+    def _fault(self, what, batch, origin=None):
+        """The error for the batch at hand; without `origin` it is looked for on the way forward."""
+        (batches, number), epoch = self.place, self.state.epoch
+        if origin is None:
+            numbers = batches.order(epoch)[number]
+            with mode(self.model, training=False):
+                origin = first_in_forward(self.view, batch, numbers)
+        return NonFiniteError(
+            f"epoch {epoch + 1}, batch {number + 1} of {len(batches)}: {what}; first not finite "
+            f"was {origin}. The model has the weights of before this batch",
+            epoch + 1, number + 1, origin, self.state.history,
+        )  # fmt: skip
+
+
+def predict(model, data, batch_size=256):
+    """Run a model over data, batch by batch, in evaluation mode.
+
+    Parameters
+    ----------
+    model : Layer
+        An LSTM or a Sequential, `batch_first` or not.
+    data : array, data set, or (x, y)
+        Samples first, as for `fit`; an array is x alone.
+    batch_size : int
+        Samples in one run; with engine native the values do not depend on it.
+
+    Returns
+    -------
+    ndarray of shape (N, ...)
+        Samples first, in the order of the data: (N, T, F), or (N, F) behind a `Last`. Of ragged
+        data with a value for every step a list of N arrays (T_i, F).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the data do not fit the model.
+
+    Notes
+    -----
+    Each layer is in training or evaluation mode as before, afterwards.
+
+    Examples
+    --------
+    >>> model = fastlstm.Sequential(fastlstm.LSTM(1, 4), fastlstm.Last(), fastlstm.Linear(4, 2))
+    >>> fastlstm.training.predict(model, np.zeros((1000, 7, 1), np.float32)).shape
+    (1000, 2)
+    """
+    check_size("batch_size", batch_size)
+    if hasattr(data, "__array__"):
+        x = as_array(data, "data")
+        data = Arrays(x, np.zeros(len(x)))
+    batches, view, ys = Batches(data, batch_size, shuffle=False), SamplesFirst(model), []
+    ragged = False
+    with mode(model, training=False):
+        for batch in batches.epoch(0):
+            y = view(batch)
+            ragged = view.gives_steps and batch.lengths is not None
+            ys += [row[:n] for row, n in zip(y, batch.lengths, strict=True)] if ragged else [y]
+    return ys if ragged else np.concatenate(ys)
+
+
+class SamplesFirst:
+    """A model as data see it: samples first, whether its own LSTMs are `batch_first` or not.
+
+    Parameters
+    ----------
+    model : Layer
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no layer, or some of its layers are `batch_first` and others not.
+    """
+
+    def __init__(self, model):
+        if not isinstance(model, Layer):
+            raise TypeError(f"model should be a layer, got: {type(model).__name__}")
+        timed = [n for _, n in model.named_layers() if isinstance(n, (LSTM, Last))]
+        if len({layer.batch_first for layer in timed}) > 1:
+            raise ValueError("model: all of its LSTM and Last layers must be batch_first, or none")
+        self.model = model if isinstance(model, Sequential) else Sequential(model)
+        self.swaps_input = bool(timed) and not timed[0].batch_first
+        self.gives_steps = bool(timed) and not any(isinstance(n, Last) for n in timed)
+
+    def __call__(self, batch):
+        """The prediction for a `Batch`."""
+        return self._out(self.model(self.swapped(batch.x), lengths=batch.lengths))
+
+    def vjp(self, batch):
+        """The prediction for a `Batch`, and its pullback."""
+        y, pullback = self.model.vjp(self.swapped(batch.x), lengths=batch.lengths)
+        return self._out(y), lambda dy: pullback(self._out(dy))
+
+    def swapped(self, x):
+        """What the model takes for an input with samples first."""
+        if self.swaps_input and x.ndim < 2:
+            raise ValueError(f"Expected x with samples and steps, (N, T, ...), got shape {x.shape}")
+        return x.swapaxes(0, 1) if self.swaps_input else x
+
+    def _out(self, y):
+        return y.swapaxes(0, 1) if self.swaps_input and self.gives_steps else y
+
+
+@contextlib.contextmanager
+def mode(model, training):
+    """Put all layers into training or evaluation mode for a while; then each as it was."""
+    before = [(layer, layer.training) for _, layer in model.named_layers()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for layer, was in before:
+            layer.training = was
+
+
+class _Interrupts:
+    """Ctrl-C, held back while an update is under way, so that no half of one is left.
+
+    Python gives signals to the main thread alone: in others there is nothing to hold back.
+    """
+
+    def __enter__(self):
+        self._held, self._late = False, None
+        self._before = signal.getsignal(signal.SIGINT)
+        self._ours = threading.current_thread() is threading.main_thread() and callable(
+            self._before
+        )
+        if self._ours:
+            signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_):
+        if self._ours:
+            signal.signal(signal.SIGINT, self._before)
+        self._release()
+
+    def hold(self):
+        """Hold Ctrl-C back until the end."""
+        self._held = True
+
+    @contextlib.contextmanager
+    def held(self):
+        """Hold Ctrl-C back until this block is done."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self):
+        self._held = False
+        if self._late is not None:
+            late, self._late = self._late, None
+            self._before(*late)
+
+    def _on_signal(self, *signal_and_frame):
+        if self._held:
+            self._late = signal_and_frame
+        else:
+            self._before(*signal_and_frame)
+
+
+def _weight(batch):
+    """How much a batch counts in the mean over an epoch: its samples, or steps, by weight."""
+    weights = np.ones(len(batch.x)) if batch.weights is None else batch.weights
+    if batch.mask is not None:
+        weights = batch.mask * weights.reshape(-1, *[1] * (batch.mask.ndim - 1))
+    return float(np.sum(weights, dtype=np.float64))
+
+
+def _in_order(callbacks):
+    """The callbacks as a list, checkpoints last: they keep what the others made of the epoch."""
+    if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks should be a list of callables, got {callbacks!r}")
+    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _hook(callback, name, state):
+    method = getattr(callback, name, None)
+    if method is not None:
+        method(state)
+
+
+def _check_parts(model, loss, optimizer, schedule):
+    """Refuse a loss, optimiser or schedule that is none, or another model's."""
+    if not callable(loss):
+        raise TypeError(f"loss should be callable, got: {type(loss).__name__}")
+    if not isinstance(optimizer, Optimiser):
+        raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
+    if optimizer.model is not model:
+        raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
+    if schedule is not None and getattr(schedule, "optimizer", None) is not optimizer:
+        raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
+
+
+def _is_per_batch(schedule, schedule_per):
+    """Whether to step the schedule after each batch."""
+    if schedule_per not in (None, "epoch", "batch"):
+        raise ValueError(f'schedule_per must be "epoch" or "batch", got {schedule_per!r}')
+    if schedule_per == "batch" and (schedule is None or isinstance(schedule, ReduceLROnPlateau)):
+        raise ValueError('schedule_per="batch" needs a schedule, and not ReduceLROnPlateau')
+    return schedule_per == "batch" or (schedule_per is None and isinstance(schedule, OneCycleLR))
+
+
+@contextlib.contextmanager
+def _bar(progress, state, batches):
+    """A bar over all batches that are still to come; None where there is nobody to see it."""
+    bar = None
+    if progress and sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            todo = (state.epochs - state.epoch) * batches
+            bar = tqdm(total=todo, delay=1, leave=False, unit="batch")
+    try:
+        yield bar
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,458 @@
+"""How the learning rate changes while a model is trained, under torch's names and with its values.
+
+A schedule sets ``optimizer.lr`` when it is made, for step 0, and at each ``schedule.step()``,
+called after the optimiser's, once per epoch or, as a one-cycle policy wants it, once per batch.
+What it sets depends on two things only: the number of its steps so far, and the learning rate that
+the optimiser had when its first schedule was made, ``optimizer.initial_lr``. So nothing drifts, and
+a resumed schedule goes on exactly; two schedules on one optimiser do not multiply, as torch's do:
+`SequentialLR` puts one after the other. `ReduceLROnPlateau` alone works on the learning rate that
+it finds.
+"""
+
+import bisect
+import math
+
+from ..parameters import check_bool, check_size
+from .optimisers import Optimiser, check_number
+
+
+class _Schedule:
+    """Counting, and the state; a subclass says which rate belongs to a count."""
+
+    _state = ("last_epoch",)
+
+    def __init__(self, optimizer):
+        self.optimizer = _check_optimizer(optimizer)
+        if math.isnan(optimizer.initial_lr):
+            optimizer.initial_lr = optimizer.lr
+        self.last_epoch = 0
+        self._apply(0)
+
+    def _rate(self, count):
+        """The learning rate after `count` steps."""
+        raise NotImplementedError
+
+    def _apply(self, count):
+        self.optimizer.lr = self._rate(count)
+
+    def step(self):
+        """Set the next learning rate."""
+        self._apply(self.last_epoch + 1)
+        self.last_epoch += 1
+
+    def state_dict(self):
+        """Return what changes from step to step, by torch's names.
+
+        Returns
+        -------
+        dict of str -> number
+            For a schedule made anew with the same arguments. The learning rate is the optimiser's.
+        """
+        return {name: getattr(self, name) for name in self._state}
+
+    def load_state_dict(self, state_dict):
+        """Take over what `state_dict` returned; the optimiser's own state is loaded before.
+
+        Raises
+        ------
+        ValueError
+            If it is not that; nothing has been changed.
+        """
+        if not hasattr(state_dict, "keys") or set(state_dict) != set(self._state):
+            got = sorted(state_dict) if hasattr(state_dict, "keys") else type(state_dict).__name__
+            raise ValueError(
+                f"{type(self).__name__}: Expected a state with {', '.join(self._state)}, got {got}"
+            )
+        try:  # counts are ints, the best metric is a float
+            values = {k: type(getattr(self, k))(value) for k, value in state_dict.items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{type(self).__name__}: Expected numbers, got {error}") from error
+        self._resume(values)
+
+    def _resume(self, values):
+        self._apply(values["last_epoch"])
+        self.__dict__.update(values)
+
+
+def _check_optimizer(optimizer):
+    if not isinstance(optimizer, Optimiser):
+        raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
+    return optimizer
+
+
+class StepLR(_Schedule):
+    """Multiplies the learning rate by `gamma` every `step_size` steps.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adam or AdamW
+    step_size : int > 0
+    gamma : float >= 0
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type.
+
+    Notes
+    -----
+    Source: torch.optim.lr_scheduler.StepLR.
+
+    Examples
+    --------
+    >>> optimizer = fastlstm.training.SGD(fastlstm.Linear(1, 1), lr=8.0)
+    >>> schedule = fastlstm.training.StepLR(optimizer, step_size=1, gamma=0.5)
+    >>> schedule.step()
+    >>> optimizer.lr
+    4.0
+    """
+
+    def __init__(self, optimizer, step_size, gamma=0.1):
+        self.step_size = check_size("step_size", step_size)
+        self.gamma = check_number("gamma", gamma, least=0)
+        super().__init__(optimizer)
+
+    def _rate(self, count):
+        return self.optimizer.initial_lr * self.gamma ** (count // self.step_size)
+
+
+class LinearLR(_Schedule):
+    """Warm-up: from `start_factor` times the learning rate to `end_factor` times, in a line.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adam or AdamW
+    start_factor : float in (0, 1]
+    end_factor : float in [0, 1]
+    total_iters : int > 0
+        Steps until `end_factor` is reached, which then stays.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type.
+
+    Notes
+    -----
+    Source: torch.optim.lr_scheduler.LinearLR.
+
+    Examples
+    --------
+    >>> optimizer = fastlstm.training.SGD(fastlstm.Linear(1, 1), lr=8.0)
+    >>> schedule = fastlstm.training.LinearLR(optimizer, start_factor=0.25, total_iters=3)
+    >>> optimizer.lr
+    2.0
+    >>> schedule.step()
+    >>> optimizer.lr
+    4.0
+    """
+
+    def __init__(self, optimizer, start_factor=1 / 3, end_factor=1.0, total_iters=5):
+        self.start_factor = check_number("start_factor", start_factor, above=0, most=1)
+        self.end_factor = check_number("end_factor", end_factor, least=0, most=1)
+        self.total_iters = check_size("total_iters", total_iters)
+        super().__init__(optimizer)
+
+    def _rate(self, count):
+        part = min(count, self.total_iters) / self.total_iters
+        return self.optimizer.initial_lr * _line(self.start_factor, self.end_factor, part)
+
+
+class CosineAnnealingLR(_Schedule):
+    """From the learning rate to `eta_min` along half a cosine, in `T_max` steps, and back.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adam or AdamW
+    T_max : int > 0
+    eta_min : float >= 0
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type.
+
+    Notes
+    -----
+    Sources: Loshchilov & Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingLR.
+
+    Examples
+    --------
+    >>> optimizer = fastlstm.training.SGD(fastlstm.Linear(1, 1), lr=8.0)
+    >>> schedule = fastlstm.training.CosineAnnealingLR(optimizer, T_max=2, eta_min=1.0)
+    >>> schedule.step()
+    >>> optimizer.lr
+    4.5
+    """
+
+    def __init__(self, optimizer, T_max, eta_min=0.0):
+        self.T_max = check_size("T_max", T_max)
+        self.eta_min = check_number("eta_min", eta_min, least=0)
+        super().__init__(optimizer)
+
+    def _rate(self, count):
+        return _cosine(self.optimizer.initial_lr, self.eta_min, count / self.T_max)
+
+
+def _line(start, end, part):
+    return start + (end - start) * part
+
+
+def _cosine(start, end, part):
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+
+class OneCycleLR(_Schedule):
+    """Up to `max_lr` and down to almost nothing, with the momentum down and up: one step a batch.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adam or AdamW
+        Its own learning rate does not matter.
+    max_lr : float >= 0
+    total_steps : int > 0, optional
+        Without it, `epochs` times `steps_per_epoch`.
+    epochs, steps_per_epoch : int > 0, optional
+    pct_start : float in [0, 1]
+        The share of the steps on the way up.
+    anneal_strategy : {"cos", "linear"}
+    cycle_momentum : bool
+        Sets ``optimizer.momentum``, or the first of ``optimizer.betas``, too.
+    base_momentum, max_momentum : float in [0, 1)
+        At the highest learning rate, and at its beginning and end.
+    div_factor : float > 0
+        It begins with max_lr / div_factor ...
+    final_div_factor : float > 0
+        ... and ends with max_lr / div_factor / final_div_factor.
+    three_phase : bool
+        Down to the beginning in as many steps as up, then on to the end.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type; in `step`, if there were
+        `total_steps` of them.
+
+    Notes
+    -----
+    Sources: Smith & Topin 2019; torch.optim.lr_scheduler.OneCycleLR.
+
+    Examples
+    --------
+    >>> optimizer = fastlstm.training.Adam(fastlstm.Linear(1, 1))
+    >>> schedule = fastlstm.training.OneCycleLR(optimizer, max_lr=1, total_steps=10, div_factor=4)
+    >>> optimizer.lr, optimizer.betas
+    (0.25, (0.95, 0.999))
+    >>> schedule.step()
+    >>> schedule.step()
+    >>> optimizer.lr, optimizer.betas
+    (1.0, (0.85, 0.999))
+    """
+
+    def __init__(
+        self, optimizer, max_lr, total_steps=None, epochs=None, steps_per_epoch=None,
+        pct_start=0.3, anneal_strategy="cos", cycle_momentum=True, base_momentum=0.85,
+        max_momentum=0.95, div_factor=25.0, final_div_factor=1e4, three_phase=False,
+    ):  # fmt: skip
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError(
+                    "You must define either total_steps OR (epochs AND steps_per_epoch)"
+                )
+            total_steps = check_size("epochs", epochs)
+            total_steps *= check_size("steps_per_epoch", steps_per_epoch)
+        self.total_steps = total = check_size("total_steps", total_steps)
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(f"anneal_strategy must be cos or linear, got {anneal_strategy!r}")
+        self._between = _cosine if anneal_strategy == "cos" else _line
+        self.cycle_momentum = check_bool("cycle_momentum", cycle_momentum)
+        up = check_number("pct_start", pct_start, least=0, most=1) * total
+        top = check_number("max_lr", max_lr, least=0)
+        start = top / check_number("div_factor", div_factor, above=0)
+        end = start / check_number("final_div_factor", final_div_factor, above=0)
+        low = check_number("base_momentum", base_momentum, least=0, below=1)
+        high = check_number("max_momentum", max_momentum, least=0, below=1)
+        # (count, learning rate, momentum) at the corners
+        self._corners = [(0, start, high), (up - 1, top, low), (total - 1, end, high)]
+        if check_bool("three_phase", three_phase):
+            self._corners.insert(2, (2 * up - 2, start, high))
+        super().__init__(optimizer)
+
+    def _at(self, count):
+        """The learning rate and the momentum after `count` steps."""
+        if count > self.total_steps:
+            raise ValueError(
+                f"Tried to step {count} times. The specified number of total steps is "
+                f"{self.total_steps}"
+            )
+        corners = self._corners
+        phase = next((k for k in range(1, len(corners) - 1) if count <= corners[k][0]), -1)
+        begin, *from_ = corners[phase - 1]
+        end, *to = corners[phase]
+        part = (count - begin) / (end - begin) if end != begin else 1.0
+        return [self._between(a, b, part) for a, b in zip(from_, to, strict=True)]
+
+    def _rate(self, count):
+        return self._at(count)[0]
+
+    def _apply(self, count):
+        rate, momentum = self._at(count)
+        self.optimizer.lr = rate
+        if self.cycle_momentum and hasattr(self.optimizer, "betas"):
+            self.optimizer.betas = (momentum, *self.optimizer.betas[1:])
+        elif self.cycle_momentum:
+            self.optimizer.momentum = momentum
+
+
+class SequentialLR(_Schedule):
+    """One schedule after the other: a warm-up, then what follows.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adam or AdamW
+    schedulers : list of schedules of this optimiser
+        Each begins with its own step 0; after that only this one's `step` is called. None may be
+        a ReduceLROnPlateau.
+    milestones : list of int, increasing
+        After how many steps the second begins, the third, ...
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the schedules are another optimiser's, or there is not one milestone less than them.
+
+    Notes
+    -----
+    Source: torch.optim.lr_scheduler.SequentialLR.
+
+    Examples
+    --------
+    >>> optimizer = fastlstm.training.Adam(fastlstm.Linear(1, 1), lr=8.0)
+    >>> warm_up = fastlstm.training.LinearLR(optimizer, start_factor=0.5, total_iters=2)
+    >>> halved = fastlstm.training.StepLR(optimizer, step_size=1, gamma=0.5)
+    >>> schedule = fastlstm.training.SequentialLR(optimizer, [warm_up, halved], milestones=[2])
+    >>> rates = [optimizer.lr]
+    >>> for _ in range(4):
+    ...     schedule.step()
+    ...     rates.append(optimizer.lr)
+    >>> rates
+    [4.0, 6.0, 8.0, 4.0, 2.0]
+    """
+
+    def __init__(self, optimizer, schedulers, milestones):
+        self._schedulers = list(schedulers)
+        for schedule in self._schedulers:
+            if not isinstance(schedule, _Schedule) or isinstance(schedule, ReduceLROnPlateau):
+                raise TypeError(
+                    f"SequentialLR takes schedules that go by steps, got {type(schedule).__name__}"
+                )
+            if schedule.optimizer is not optimizer:
+                raise ValueError("SequentialLR expects all schedules to be of its optimizer")
+        self._starts = [0, *(check_size("milestone", count) for count in milestones)]
+        if len(self._starts) != len(self._schedulers):
+            raise ValueError(
+                f"SequentialLR expects one milestone less than schedules, got {len(milestones)} "
+                f"for {len(self._schedulers)}"
+            )
+        if sorted(set(self._starts)) != self._starts:
+            raise ValueError(f"milestones must increase, got {list(milestones)}")
+        super().__init__(optimizer)
+
+    def _apply(self, count):
+        number = bisect.bisect_right(self._starts, count) - 1
+        self._schedulers[number]._apply(count - self._starts[number])
+
+
+class ReduceLROnPlateau(_Schedule):
+    """Multiplies the learning rate by `factor` when a metric has stopped getting better.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adam or AdamW
+    mode : {"min", "max"}
+        Which metric is better.
+    factor : float in [0, 1)
+    patience : int >= 0
+        So many steps in a row without a better metric are borne; the next one reduces.
+    threshold : float >= 0
+        What is less than so much better is not.
+    threshold_mode : {"rel", "abs"}
+        Whether `threshold` is a share of the best metric, or in its unit.
+    cooldown : int >= 0
+        Steps after a reduction that are not counted.
+    min_lr : float >= 0
+    eps : float >= 0
+        A reduction by no more than this is not made.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type.
+
+    Notes
+    -----
+    A metric that is nan is not better. Source: torch.optim.lr_scheduler.ReduceLROnPlateau.
+
+    Examples
+    --------
+    >>> optimizer = fastlstm.training.SGD(fastlstm.Linear(1, 1), lr=8.0)
+    >>> schedule = fastlstm.training.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    >>> for loss in (3.0, 2.0, 2.0, 2.0):
+    ...     schedule.step(loss)
+    >>> optimizer.lr
+    4.0
+    """
+
+    _state = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
+
+    def __init__(
+        self, optimizer, mode="min", factor=0.1, patience=10, threshold=1e-4,
+        threshold_mode="rel", cooldown=0, min_lr=0.0, eps=1e-8,
+    ):  # fmt: skip
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be min or max, got {mode!r}")
+        if threshold_mode not in ("rel", "abs"):
+            raise ValueError(f"threshold_mode must be rel or abs, got {threshold_mode!r}")
+        self.factor = check_number("factor", factor, least=0, below=1)
+        self.patience = check_size("patience", patience, least=0)
+        self.threshold = check_number("threshold", threshold, least=0)
+        self.cooldown = check_size("cooldown", cooldown, least=0)
+        self.min_lr = check_number("min_lr", min_lr, least=0)
+        self.eps = check_number("eps", eps, least=0)
+        self.mode, self.threshold_mode = mode, threshold_mode
+        self.optimizer = _check_optimizer(optimizer)
+        self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
+        self.best = math.inf if mode == "min" else -math.inf
+
+    def step(self, metric):
+        """Take the metric of another epoch, a number, and reduce the learning rate if it is time.
+
+        Parameters
+        ----------
+        metric : float
+        """
+        metric = float(metric)
+        self.last_epoch += 1
+        if self._is_better(metric):
+            self.best, self.num_bad_epochs = metric, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            lr = max(self.optimizer.lr * self.factor, self.min_lr)
+            if self.optimizer.lr - lr > self.eps:
+                self.optimizer.lr = lr
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def _is_better(self, metric):
+        sign = 1 if self.mode == "max" else -1
+        if self.threshold_mode == "rel":
+            bar = self.best * (1 + sign * self.threshold)
+        else:
+            bar = self.best + sign * self.threshold
+        return metric > bar if self.mode == "max" else metric < bar
+
+    def _resume(self, values):
+        self.__dict__.update(values)

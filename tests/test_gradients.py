@@ -1,0 +1,513 @@
+"""Going back: finite differences, torch, every engine against `_numpy`, and what `vjp` promises."""
+
+import inspect
+import itertools
+import types
+
+import numpy as np
+import pytest
+from gradients import (
+    assert_derivative,
+    assert_goes_back,
+    assert_within,
+    go_back,
+    make_problem,
+    parts,
+    roundings,
+    spread,
+    values_of,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import WORKS, Work, assert_same_bits
+
+import fastlstm
+from fastlstm import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Linear,
+    LSTMCell,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from fastlstm.engines import _numpy, load
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="comparison with torch needs torch")
+
+
+def _random(*shape, seed=0, dtype="float32"):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# ---- problems -------------------------------------------------------------------------------
+
+B, I, H = 3, 2, 4  # of the problems with an LSTM
+
+
+def _lstm(T, mode="padded", seed=0, hx=True, every=None, **config):
+    """A problem of an LSTM; `mode` is how its input comes."""
+
+    def make(engine, dtype):
+        return LSTM(I, H, **config, engine=engine, dtype=dtype, seed=1)
+
+    cells = config.get("num_layers", 1) * (2 if config.get("bidirectional") else 1)
+    batch = () if mode == "unbatched" else (B,)
+    states = (cells, *batch, config.get("proj_size") or H), (cells, *batch, H)
+    shape = (T, *batch, I)
+    if batch and config.get("batch_first"):
+        shape = B, T, I
+    options = {} if hx else {"hx": False}
+    if mode in ("lengths", "packed"):
+        options["lengths"] = {1: [1, 1, 1], 2: [1, 2, 2], 5: [3, 5, 1]}[T]
+    if mode == "packed":
+        options["packed"] = True
+    if every:
+        options["checkpoint_every"] = every
+    return make_problem(make, _random(*shape, seed=seed), states, seed, **options)
+
+
+def _grid(**choices):
+    """Every combination, as dicts."""
+    return [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]
+
+
+MODES = "padded", "lengths", "packed", "unbatched"
+SHAPES = _grid(num_layers=(1, 2), bidirectional=(False, True), proj_size=(0, 3))
+LAYOUTS = _grid(bias=(True, False), batch_first=(False, True), mode=MODES)
+
+
+def _id(config):
+    return "-".join(f"{name}={value}" for name, value in config.items())
+
+
+def _make(kind, *arguments, **options):
+    """A maker of a layer with parameters, for problems."""
+
+    def make(engine, dtype):
+        rest = {"engine": engine} if kind is LSTMCell else {}
+        return kind(*arguments, dtype=dtype, seed=1, **options, **rest)
+
+    return make
+
+
+def _plain(kind, *arguments, **options):
+    """A maker of a layer without parameters."""
+    return lambda engine, dtype: kind(*arguments, **options)
+
+
+_INDICES = np.array([[1, 0, 4], [4, 4, 2]])
+
+
+def _classifier(engine, dtype):
+    """Nested, with everything; no index is the padding's, whose gradient is not the derivative."""
+    options = {"bidirectional": True, "batch_first": True, "engine": engine}
+    return Sequential(
+        {
+            "embedding": Embedding(5, 3, padding_idx=3, dtype=dtype, seed=1),
+            "body": Sequential(
+                LSTM(3, 4, 2, dropout=0.5, **options, dtype=dtype, seed=2),
+                Dropout(0.3, seed=3),
+                LSTM(8, 3, **options, dtype=dtype, seed=4),
+                Last(batch_first=True, bidirectional=True),
+            ),
+            "head": Sequential(Linear(6, 4, dtype=dtype), Tanh(), Linear(4, 2, dtype=dtype)),
+        }
+    )
+
+
+def _with_a_cell(engine, dtype):
+    return Sequential(
+        Linear(3, 4, dtype=dtype, seed=1),
+        Sigmoid(),
+        Sequential(LSTMCell(4, 2, engine=engine, dtype=dtype, seed=2)),
+    )
+
+
+def _regression(engine, dtype):
+    return Sequential(
+        LSTM(2, 5, engine=engine, dtype=dtype, seed=1), Linear(5, 2, dtype=dtype, seed=2), ReLU()
+    )
+
+
+def _squares(engine, dtype):
+    return Sequential(
+        Linear(3, 3, dtype=dtype, seed=1), Tanh(), Linear(3, 3, dtype=dtype, seed=2), Sigmoid()
+    )
+
+
+_away_from_0 = np.where(np.abs(_random(4, 5)) < 0.01, 1, _random(4, 5))
+
+PROBLEMS = {
+    "linear": make_problem(_make(Linear, 3, 4), _random(2, 5, 3)),
+    "linear without bias": make_problem(_make(Linear, 3, 1, bias=False), _random(4, 3)),
+    "linear of one row": make_problem(_make(Linear, 3, 4), _random(3)),
+    "embedding": make_problem(_make(Embedding, 5, 3), _INDICES),
+    "dropout": make_problem(_plain(Dropout, 0.4, seed=1), _random(4, 5)),
+    "dropout of nothing": make_problem(_plain(Dropout, 0), _random(4, 5)),
+    "dropout of everything": make_problem(_plain(Dropout, 1), _random(4, 5)),
+    "relu": make_problem(_plain(ReLU), _away_from_0),
+    "tanh": make_problem(_plain(Tanh), _random(4, 5)),
+    "tanh of a number": make_problem(_plain(Tanh), np.array(0.3, "float32")),
+    "sigmoid": make_problem(_plain(Sigmoid), _random(4, 5)),
+    "softmax": make_problem(_plain(Softmax), _random(4, 5)),
+    "softmax over the first": make_problem(_plain(Softmax, 0), _random(4, 5)),
+    "last": make_problem(_plain(Last), _random(5, 3, 2)),
+    "last unbatched": make_problem(_plain(Last, False, True), _random(5, 4)),
+    "last of lengths": make_problem(_plain(Last), _random(5, 3, 2), lengths=[5, 1, 3]),
+    "last of both ends": make_problem(
+        _plain(Last, True, True), _random(3, 5, 4), lengths=[4, 1, 5]
+    ),
+    "last of one step": make_problem(_plain(Last, False, True), _random(1, 3, 4)),
+    "cell": make_problem(_make(LSTMCell, 3, 5), _random(4, 3), [(4, 5)] * 2),
+    "cell unbatched": make_problem(_make(LSTMCell, 3, 5), _random(3), [(5,)] * 2),
+    "cell from zeros": make_problem(_make(LSTMCell, 3, 5), _random(4, 3), [(4, 5)] * 2, hx=False),
+    "cell without bias": make_problem(
+        _make(LSTMCell, 3, 5, bias=False), _random(4, 3), [(4, 5)] * 2
+    ),
+    "classifier": make_problem(_classifier, _INDICES, lengths=[3, 2]),
+    "regression": make_problem(_regression, _random(4, 3, 2), lengths=[1, 4, 2]),
+    "squares": make_problem(_squares, _random(4, 3)),
+    "cell at the end": make_problem(_with_a_cell, _random(4, 3)),
+    "sequential of nothing": make_problem(lambda engine, dtype: Sequential(), _random(4, 3)),
+}
+
+
+# ---- finite differences ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+@pytest.mark.parametrize("config", SHAPES, ids=_id)
+def test_lstm_derivatives(engine, config, T):
+    for n, (layout, hx) in enumerate(itertools.product(LAYOUTS, (True, False))):
+        every = (None, 1, 2, 3)[n % 4]
+        assert_derivative(_lstm(T, **config, **layout, hx=hx, every=every), engine)
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_lstm_derivatives_with_dropout(engine, bidirectional, every):
+    for mode in MODES:
+        config = dict(num_layers=3, bidirectional=bidirectional, dropout=0.4)
+        assert_derivative(_lstm(5, mode, **config, every=every), engine)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_derivatives(engine, name):
+    assert_derivative(PROBLEMS[name], engine)
+
+
+# ---- torch ----------------------------------------------------------------------------------
+
+
+def _torchs(torch, theirs, problem):
+    """The gradients by torch in float64, which no name of `problem` may lack."""
+    arrays, options = problem.arrays, problem.options
+    theirs.load_state_dict({n: torch.tensor(arrays[n]) for n in theirs.state_dict()})
+    leaves = {n: torch.tensor(arrays[n]) for n in ("x", "h_0", "c_0") if n in arrays}
+    for leaf in leaves.values():
+        leaf.requires_grad_(leaf.is_floating_point())
+    rnn, x = torch.nn.utils.rnn, leaves["x"]
+    if "lengths" in options:
+        first = theirs.batch_first
+        x = rnn.pack_padded_sequence(x, options["lengths"], first, enforce_sorted=False)
+    y = theirs(x, (leaves["h_0"], leaves["c_0"])) if "h_0" in leaves else theirs(x)
+    if "lengths" in options and "packed" not in options:
+        y = rnn.pad_packed_sequence(y[0], batch_first=first)[0], y[1]
+    y = parts(y)
+    torch.autograd.backward(y, [torch.tensor(arrays[f"d{k}"]) for k in range(len(y))])
+    found = leaves | dict(theirs.named_parameters())
+    return {name: leaf.grad.numpy() for name, leaf in found.items() if leaf.requires_grad}
+
+
+def _assert_is_torchs(torch, theirs, problem, engine, dtype, terms):
+    """The gradients are those that torch gives in float64 from the same numbers.
+
+    Of the roundings, in float64, torch's are as many as ours.
+    """
+    _, moves = spread(problem.gradients, problem.arrays, draws=2)
+    count = roundings(engine, terms) * (2 if dtype == "float64" else 1)
+    got = problem.gradients(engine=engine, dtype=dtype)
+    assert_within(got, _torchs(torch, theirs, problem), moves, count, dtype)
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=_id)
+def test_lstm_gradients_are_torchs(torch, engine, dtype, config):
+    for layout in LAYOUTS:
+        layout = dict(layout)
+        mode = layout.pop("mode")
+        theirs = torch.nn.LSTM(I, H, **config, **layout, dtype=torch.float64)
+        problem = _lstm(5, mode, **config, **layout)
+        _assert_is_torchs(torch, theirs, problem, engine, dtype, terms=4 * H)
+
+
+def test_layers_gradients_are_torchs(torch, engine, dtype):
+    double = {"dtype": torch.float64}
+    theirs = {
+        "linear": torch.nn.Linear(3, 4, **double),
+        "linear without bias": torch.nn.Linear(3, 1, False, **double),
+        "linear of one row": torch.nn.Linear(3, 4, **double),
+        "embedding": torch.nn.Embedding(5, 3, **double),
+        "relu": torch.nn.ReLU(),
+        "tanh": torch.nn.Tanh(),
+        "sigmoid": torch.nn.Sigmoid(),
+        "softmax": torch.nn.Softmax(-1),
+        "softmax over the first": torch.nn.Softmax(0),
+        "cell": torch.nn.LSTMCell(3, 5, **double),
+        "cell unbatched": torch.nn.LSTMCell(3, 5, **double),
+        "cell without bias": torch.nn.LSTMCell(3, 5, False, **double),
+    }
+    for name, layer in theirs.items():
+        _assert_is_torchs(torch, layer, PROBLEMS[name], engine, dtype, terms=20)
+
+
+@pytest.mark.parametrize("padding_idx", [0, -1])
+def test_padding_has_no_gradient(torch, dtype, padding_idx):
+    """As torch's, which is why finite differences would not find it."""
+    problem = make_problem(_make(Embedding, 5, 3, padding_idx), _INDICES)
+    theirs = torch.nn.Embedding(5, 3, padding_idx, dtype=torch.float64)
+    _assert_is_torchs(torch, theirs, problem, "numpy", dtype, terms=3)
+    assert not problem.gradients()["weight"][padding_idx].any()
+    assert (_INDICES == padding_idx % 5).any()
+
+
+# ---- engines against `_numpy` ---------------------------------------------------------------
+
+WORK = {
+    "odd": Work((7,) * 3, 5, 11),
+    "one": Work((1,), 1, 1),
+    **{f"hidden{n}": Work((3,) * 5, 4, n) for n in (2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)},
+    **{f"batch{n}": Work((3,) * n, 4, 10) for n in (1, 2, 4, 5, 6, 7, 8, 12, 13, 31, 33)},
+    **{f"input{n}": Work((3,) * 2, n, 9) for n in (1, 2, 15, 16, 17, 40)},
+    "long": Work((300,) * 2, 3, 8),
+    "wide": Work((2,) * 33, 64, 96),
+    "alone": Work((150,), 3, 70),
+    "alone_wide": Work((5,), 70, 150),
+    **{f"projected{n}": Work((4, 4, 2), 3, n + 3, n) for n in (1, 7, 16, 31, 64)},
+    "two": Work((2, 1), 5, 11),
+    "stairs": Work(tuple(range(9, 0, -1)), 5, 11),
+    "cliff": Work((12, 1, 1, 1, 1, 1, 1), 5, 11),
+    "every_tile": Work(tuple(range(30, 0, -1)), 5, 11),
+    "plateaus": Work((10,) * 7 + (6,) * 5 + (2,) * 14, 5, 20, 6),
+    "one_long": Work((100, 2), 5, 11),
+}
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("name", WORK)
+def test_works(engine, dtype, name, directions):
+    work = WORK[name]._replace(dtype=dtype, directions=directions)
+    assert_goes_back(load(engine), work, engine)
+
+
+@pytest.mark.parametrize("every", [1, 3, 4, 5, 100])
+@pytest.mark.parametrize("lengths", [(9,) * 5, (9, 9, 7, 4, 1)], ids=str)
+def test_checkpoints(engine, dtype, lengths, every):
+    for directions, P in ((1, None), (2, 7)):
+        work = Work(lengths, 5, 18, P, directions=directions, dtype=dtype)
+        assert_goes_back(load(engine), work, engine, every=every)
+
+
+@pytest.mark.parametrize("gap", [1, 3, 16])
+def test_rows_lie_apart(engine, dtype, gap):
+    for H, P in ((11, None), (16, 5), (33, 8)):
+        for lengths in ((4, 4, 4), (4, 2, 1)):
+            work = Work(lengths, 5, H, P, directions=1 + gap % 2, dtype=dtype)
+            assert_goes_back(load(engine), work, engine, gap=gap)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=14),
+    sizes=st.tuples(st.integers(1, 20), st.integers(1, 40), st.integers(0, 39)),
+    directions=st.integers(1, 2),
+    cut=st.tuples(st.integers(0, 5), st.integers(0, 7)),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_any_work(engine, dtype, lengths, sizes, directions, cut):
+    (inputs, hidden, P), (gap, every) = sizes, cut
+    lengths = tuple(sorted(lengths, reverse=True))
+    work = Work(lengths, inputs, hidden, P % hidden or None, 1, directions, dtype=dtype)
+    assert_goes_back(load(engine), work, engine, gap=gap, every=every)
+
+
+def test_saturated_gates(engine, dtype):
+    work = Work((5,) * 6, 5, 11, x=1000, dtype=dtype)
+    assert_goes_back(load(engine), work, engine)
+
+
+def _assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert_same_bits(got[name], expected[name])
+
+
+# of one layer, and not from the end: a tape's second direction is
+LARGE = {
+    name: work._replace(layers=1, reverse=False)
+    for name, work in WORKS.items()
+    if not name.startswith(("denormal", "huge", "saturated")) and not name.endswith("_reverse")
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_threads_change_no_bit(native, name):
+    values = values_of(LARGE[name])
+    expected = go_back(native, LARGE[name], values)
+    assert all(np.isfinite(result).all() for result in expected.values())
+    for threads in (2, 3):
+        _assert_same(go_back(native, LARGE[name], values, threads=threads), expected)
+
+
+@pytest.mark.parametrize("every", [1, 3, 4, 9, 100])
+def test_checkpoints_change_no_bit(native, dtype, every):
+    for lengths in ((9,) * 5, (9, 9, 7, 4, 1), (70,)):
+        work = Work(lengths, 5, 18, 7, directions=2, dtype=dtype)
+        values = values_of(work)
+        _assert_same(go_back(native, work, values, every=every), go_back(native, work, values))
+
+
+def test_going_back_twice_gives_the_same_bits(engine, dtype):
+    """From two tapes, with another work in between."""
+    work = Work((6, 6, 3, 1), 5, 11, 4, directions=2, dtype=dtype)
+    other = Work((30,) * 3, 9, 40, dtype=dtype)
+    expected = go_back(load(engine), work, values_of(work))
+    go_back(load(engine), other, values_of(other))
+    _assert_same(go_back(load(engine), work, values_of(work)), expected)
+
+
+# ---- saboteurs ------------------------------------------------------------------------------
+
+RICH = Work((5, 4, 2, 1), 3, 5, 2, directions=2)  # where each of them must show
+DZ = "dz[rows] = np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=1)"
+BEGIN = "    dz, h_0 = np.empty_like(gates)"
+
+# name -> (a piece of `_numpy`'s `back`, what the saboteur has instead)
+EDITS = {
+    "a step missing": (DZ, DZ + " * (t != 1)"),
+    "the first step missing": (DZ, DZ + " * (t > 0)"),
+    "i and f swapped": ("dz_i, dz_f, dz_g, dz_o]", "dz_f, dz_i, dz_g, dz_o]"),
+    "g and o swapped": ("dz_i, dz_f, dz_g, dz_o]", "dz_i, dz_f, dz_o, dz_g]"),
+    "saved f and i swapped": ("i, f, g, o = np.split(gates", "f, i, g, o = np.split(gates"),
+    "dy dropped": ("dh[:live] + dy[rows]", "dh[:live]"),
+    "dh_n dropped": (BEGIN, "    dh[:] = 0\n" + BEGIN),
+    "dc_n dropped": (BEGIN, "    dc[:] = 0\n" + BEGIN),
+    "h_t for h_0": ("dz.T @ h_0", "dz.T @ y"),
+    "h of two steps before": ("= y[then][:both]", "= y[max(0, then.start - both) :][:both]"),
+    "c_t for c_0": ("dc_t * c_0 * f", "dc_t * cells[rows] * f"),
+    "initial h dropped": ("h_0[rows], c_0 = h[:live]", "h_0[rows], c_0 = 0"),
+    "initial c dropped": ("c[:live].copy()", "0 * c[:live]"),
+    "the step after for the one before": ("t + 1 if reverse else t - 1", "t - 1"),
+    "slope of tanh(c) forgotten": (" * (1 - tanh_c**2)", ""),
+    "slope of i forgotten": ("g * i * (1 - i)", "g"),
+    "slope of g forgotten": ("i * (1 - g**2)", "i"),
+    "tanh(c) forgotten": ("dm * tanh_c * o", "dm * o"),
+    "f forgotten": ("dc_t * f, dz", "dc_t, dz"),
+    "recurrence forgotten": ("dz[rows] @ w_hh.T", "0"),
+    "last row skipped": (DZ, DZ + "\n        dz[rows.stop - 1] = 0"),
+    "last unit skipped": (DZ, DZ + "\n        dz[rows, -1] = 0"),
+    "bias forgotten": ("db += dz.sum(axis=0)", "pass"),
+    "last row of the bias forgotten": ("dz.sum(axis=0)", "dz[:-1].sum(axis=0)"),
+    "projection forgotten": ("dw_hr += dh_t.T @ (o * tanh_c)", "pass"),
+    "projection of c for m": ("dh_t.T @ (o * tanh_c)", "dh_t.T @ tanh_c"),
+    "input's weights forgotten": ("dw_ih += dz.T @ x", "pass"),
+    "dx of the second direction lost": ("dx += dz", "dx += 0 if reverse else dz"),
+    "dx of the first direction lost": ("dx += ", "dx[...] = "),
+    "dw not added": ("dw_ih += ", "dw_ih[...] = "),
+    "gradients rounded to float16": (DZ, DZ + ".astype(np.float16)"),
+}  # fmt: skip
+# what finite differences cannot see
+WRITES = {
+    "x written": ("db += ", "x[0, 0] = 0\n    db += "),
+    "dy written": ("db += ", "dy[0, 0] = 0\n    db += "),
+    "dx written past its rows": ("db += ", "dx.base[-1] = 0\n    db += "),
+    "db written past its end": ("db += ", "db.base[0] = 0\n    db += "),
+}
+
+
+def _edited(module, old, new, after=""):
+    """A module like `module`, but for one piece of its source."""
+    source = inspect.getsource(module)
+    begin = source.index(after)
+    assert source.count(old, begin) == 1, f"{old!r} must occur once"
+    copied = types.ModuleType("saboteur")
+    copied.__package__ = module.__package__
+    exec(source[:begin] + source[begin:].replace(old, new), copied.__dict__)
+    return copied
+
+
+@pytest.mark.parametrize("name", EDITS | WRITES)
+def test_saboteur_is_rejected(dtype, name):
+    saboteur = _edited(_numpy, *(EDITS | WRITES)[name], after="def back")
+    work = RICH._replace(dtype=dtype)
+    assert_goes_back(_numpy, work, "numpy", every=2)
+    with pytest.raises(AssertionError):
+        assert_goes_back(saboteur, work, "numpy", every=2)
+
+
+def test_rounding_to_float32_is_rejected_in_float64():
+    saboteur = _edited(_numpy, DZ, DZ + ".astype(np.float32)", after="def back")
+    with pytest.raises(AssertionError):
+        assert_goes_back(saboteur, RICH._replace(dtype="float64"), "numpy")
+
+
+def _sabotaged(saboteur, problem):
+    def make(engine, dtype):
+        layer = problem.make("numpy", dtype)
+        layer._engine = saboteur
+        return layer
+
+    return problem._replace(make=make)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_derivatives_reject_saboteurs(name):
+    problem = _lstm(5, "lengths", bidirectional=True, proj_size=3, every=2)
+    assert_derivative(_sabotaged(_numpy, problem), "numpy")
+    with pytest.raises(AssertionError):
+        saboteur = _edited(_numpy, *EDITS[name], after="def back")
+        assert_derivative(_sabotaged(saboteur, problem), "numpy")
+
+
+# name -> (problem, a piece of layers.py, what the saboteur has instead)
+LAYER_EDITS = {
+    "linear's bias forgotten": ("linear", 'grads["bias"] += dy.sum(axis=0)', "pass"),
+    "linear's last row forgotten": ("linear", "dy.T @ as_rows(x)", "dy[:-1].T @ as_rows(x)[:-1]"),
+    "linear's last feature forgotten": ("linear", "dy @ weight", "dy[:, :-1] @ weight[:-1]"),
+    "repeated indices not summed": ("embedding", "[rows] += np.add.reduceat(", "[rows] += _first("),
+    "gradients in another order": ("embedding", "dy[order]", "dy"),
+    "dropout's mask not kept": ("dropout", "dy if mask is None else dy * mask", "dy"),
+    "relu's zeros forgotten": ("relu", "y <= 0", "y < -1"),
+    "tanh's slope": ("tanh", "1 - y * y", "1 - y"),
+    "sigmoid's slope": ("sigmoid", "(y * (1 - y))", "y * y"),
+    "softmax alone": ("softmax", "dy - (dy * y)", "dy - 0 * (dy * y)"),
+    "softmax over the other axis": (
+        "softmax over the first", "(dy * y).sum(axis=self.dim", "(dy * y).sum(axis=1"
+    ),
+    "last of the wrong step": ("last", "[place] = dy[...", "[(0, *place[1:])] = dy[..."),
+    "last of one direction": ("last of both ends", "in places:\n ", "in places[:1]:\n "),
+    "sequential in the wrong order": ("squares", "reversed(pullbacks)", "pullbacks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYER_EDITS)
+def test_derivatives_reject_broken_layers(name):
+    problem, old, new = LAYER_EDITS[name]
+    saboteur = _edited(fastlstm.layers, old, new)
+    saboteur._first = lambda dy, first, axis: dy[first]
+
+    def make(engine, dtype):
+        layer = PROBLEMS[problem].make(engine, dtype)
+        layer.__class__ = getattr(saboteur, type(layer).__name__)
+        return layer
+
+    with pytest.raises(AssertionError):
+        assert_derivative(PROBLEMS[problem]._replace(make=make), "numpy")
