@@ -185,7 +185,6 @@ class Embedding(Layer):
             padding_idx = int(padding_idx) % num_embeddings
         self.padding_idx = padding_idx
         super().__init__({"weight": (num_embeddings, embedding_dim)}, dtype)
-        self._touched = np.zeros(num_embeddings, bool)  # rows of the gradient; None: any
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed=None):
@@ -236,23 +235,8 @@ class Embedding(Layer):
         index = index[order]
         new = np.concatenate([[True], index[1:] != index[:-1]])
         first = np.flatnonzero(new)  # of each group of equal indices
-        rows = index[first]
-        self._own_grads()["weight"][rows] += np.add.reduceat(
-            dy[order], first, axis=0
-        )
-        if self._touched is not None:
-            self._touched[rows] = True
-
-    def _own_grads(self):
-        self._touched = None  # whoever gets the views may write into any row
-        return super()._own_grads()
-
-    def _zero_own_grads(self):
-        if self._touched is None:
-            super()._zero_own_grads()
-        elif self._gradients is not None:
-            self._gradients.reshape(self.num_embeddings, -1)[self._touched] = 0
-            self._touched[:] = False
+        gradient = self._own_grads()["weight"]
+        gradient[index[first]] += np.add.reduceat(dy[order], first, axis=0)
 
     def _arrange(self, input):
         index = as_integers(input, "input of Embedding")

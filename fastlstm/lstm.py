@@ -42,11 +42,12 @@ class Recurrent(Layer):
         self._asked_engine = engine  # a copy elsewhere chooses anew
         self.engine, self._engine = choose(engine)
         self._engine.prepare(self.dtype)
-        self._packed = {}  # apart -> (version of the parameters, their stacks)
+        self._packed = {}  # apart, back -> (version of the parameters, their stacks)
+        self._spare = []  # memory that stacks hand on
         self.reset_parameters(seed)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_engine": None, "_packed": {}}
+        return {**super().__getstate__(), "_engine": None, "_packed": {}, "_spare": []}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -120,7 +121,8 @@ class Recurrent(Layer):
             cells = [self._parameters(suffix) for suffix in self._suffixes]
             size = d if apart or back else len(cells)
             groups = (cells[k : k + size] for k in range(0, len(cells), size))
-            stacks = [stack(self._engine, group, d, back) for group in groups]
+            spare = self._spare if back else None
+            stacks = [stack(self._engine, group, d, back, spare) for group in groups]
             self._packed[apart, back] = version, stacks
         return stacks
 

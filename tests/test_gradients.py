@@ -482,7 +482,7 @@ LAYER_EDITS = {
     "linear's bias forgotten": ("linear", 'grads["bias"] += dy.sum(axis=0)', "pass"),
     "linear's last row forgotten": ("linear", "dy.T @ as_rows(x)", "dy[:-1].T @ as_rows(x)[:-1]"),
     "linear's last feature forgotten": ("linear", "dy @ weight", "dy[:, :-1] @ weight[:-1]"),
-    "repeated indices not summed": ("embedding", "[rows] += np.add.reduceat(", "[rows] += _first("),
+    "repeated indices not summed": ("embedding", "+= np.add.reduceat(", "+= _first("),
     "gradients in another order": ("embedding", "dy[order]", "dy"),
     "dropout's mask not kept": ("dropout", "dy if mask is None else dy * mask", "dy"),
     "relu's zeros forgotten": ("relu", "y <= 0", "y < -1"),

@@ -437,29 +437,15 @@ def test_embedding_sums_repeated_indices(dtype):
 
 
 def test_embedding_touches_only_rows_that_were_read():
-    """Neither the pullback nor zero_grad: a negative zero stays one."""
+    """A negative zero elsewhere stays one."""
     embedding = Embedding(9, 2)
     _gradient(embedding)[...] = -0.0
     y, pullback = embedding.vjp([1, 7, 1])
     pullback(_ones(y))
     np.testing.assert_array_equal(_gradient(embedding)[[1, 7]], [[6, 8], [3, 4]])
-    others = np.delete(np.arange(9), [1, 7])
-    for _ in range(2):
-        assert np.signbit(_gradient(embedding)[others]).all()
-        embedding.zero_grad()
-    assert not np.signbit(_gradient(embedding)[[1, 7]]).any()
+    assert np.signbit(np.delete(_gradient(embedding), [1, 7], axis=0)).all()
+    embedding.zero_grad()
     assert not _gradient(embedding).any()
-
-
-def test_embedding_zeroes_what_a_caller_may_have_written():
-    embedding = Embedding(9, 2)
-    grads = embedding.grads["weight"]
-    for _ in range(2):
-        grads[4] = 5
-        y, pullback = embedding.vjp([1])
-        pullback(_ones(y))
-        embedding.zero_grad()
-        assert not _gradient(embedding).any()
 
 
 def test_embedding_makes_nothing_dense():

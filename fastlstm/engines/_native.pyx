@@ -96,6 +96,30 @@ cdef inline void *_aligned(void *memory) noexcept nogil:
     return <void *>((<uintptr_t>memory + 63) & ~<uintptr_t>63)
 
 
+# So many pieces of memory a layer hands on; the oldest goes first.
+cdef int _MOST_SPARE = 16
+
+
+cdef cnp.ndarray _borrow(list spare, size_t size):
+    """Memory of at least so many bytes, from `spare` if there is some not much larger."""
+    cdef int k
+    cdef size_t there
+    size += 64
+    if spare is not None:
+        for k in range(len(spare)):
+            there = cnp.PyArray_SIZE(<cnp.ndarray>spare[k])
+            if size <= there <= 2 * size:
+                return spare.pop(k)
+    return np.empty(size, np.uint8)
+
+
+cdef void _give_back(list spare, cnp.ndarray memory) noexcept:
+    if spare is not None and memory is not None:
+        spare.append(memory)
+        if len(spare) > _MOST_SPARE:
+            del spare[0]
+
+
 cdef class Stack:
     """Packed weights of some layers, one on top of the other, that run in one call.
 
@@ -106,15 +130,18 @@ cdef class Stack:
     directions : {1, 2}
     back : bool
         Whether gradients will be asked for too.
+    spare : list, optional
+        Where memory comes from, and where it goes when the stack and its tapes are done with it.
     """
 
     cdef fl_stack *stack
     cdef cnp.ndarray memory  # NumPy asks for huge pages, which spare large weights many misses
     cdef size_t bytes
+    cdef list rest  # `spare`
     cdef fl_shape shape
     cdef Room spare[4]  # rooms that calls take and give back
 
-    def __cinit__(self, list parameters, int directions, bint back=False):
+    def __cinit__(self, list parameters, int directions, bint back=False, list spare=None):
         cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], pointers
         self.shape.itemsize = w_ih.dtype.itemsize
         self.shape.directions, self.shape.back = directions, back
@@ -123,7 +150,8 @@ cdef class Stack:
         self.shape.output = w_hh.shape[1]
         self.shape.hidden = w_hh.shape[0] // 4
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
-        self.memory = np.empty(self.bytes + 64, np.uint8)
+        self.rest = spare
+        self.memory = _borrow(spare, self.bytes)
         pointers = np.zeros(4 * len(parameters), np.uintp)
         kept = []
         for k, array in enumerate(array for arrays in parameters for array in arrays):
@@ -135,6 +163,9 @@ cdef class Stack:
             _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA,
             <const void *const *>cnp.PyArray_DATA(pointers),
         )
+
+    def __del__(self):
+        _give_back(self.rest, self.memory)
 
     def __dealloc__(self):
         for k in range(4):
@@ -182,31 +213,30 @@ cdef class Stack:
         `h`, `c`: (layers * directions, B, P) and (..., B, H); `y`: (N, directions * P).
         `batch_sizes` None: all sequences have the same length.
         """
-        self.run_recorded(x, batch_sizes, h, c, y, threads, reverse, None, 0)
-
-    cdef fl_call run_recorded(
-        self, cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c, cnp.ndarray y,
-        int threads, bint reverse, Tape tape, int64_t every,
-    ):
         cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
-        call.reverse, call.every = reverse, every
-        if tape is not None:
-            tape.memory = np.empty(fl_tape_bytes(self.stack, &call) + 64, np.uint8)
-            call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
+        call.reverse = reverse
         cdef Room room = self.take(fl_room_bytes(self.stack, &call))
         call.room = _aligned(room.memory)
         with nogil:
             fl_run(self.stack, &call)
         self.give(room)
-        return call
 
     def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes, cnp.ndarray h not None,
                cnp.ndarray c not None, cnp.ndarray y not None, int threads=1, int64_t every=0,
                bint reverse=False):
         """As `record` of the contract; `reverse` of a stack of one direction, as `run`."""
+        cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
+        call.reverse, call.every = reverse, every
         cdef Tape tape = Tape()
-        tape.arrays = x, batch_sizes, y
-        tape.call = self.run_recorded(x, batch_sizes, h, c, y, threads, reverse, tape, every)
+        tape.spare, tape.arrays = self.rest, (x, batch_sizes, y)
+        tape.memory = _borrow(self.rest, fl_tape_bytes(self.stack, &call))
+        call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
+        cdef cnp.ndarray room = _borrow(self.rest, fl_room_bytes(self.stack, &call))
+        call.room = _aligned(cnp.PyArray_DATA(room))
+        with nogil:
+            fl_run(self.stack, &call)
+        _give_back(self.rest, room)
+        tape.call = call
         return tape
 
     def back(self, Tape tape not None, cnp.ndarray dy not None, cnp.ndarray dh not None,
@@ -225,11 +255,11 @@ cdef class Stack:
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
         call.dh, call.dc = cnp.PyArray_DATA(dh), cnp.PyArray_DATA(dc)
         call.dx = NULL if dx is None else cnp.PyArray_DATA(dx)
-        cdef Room room = self.take(fl_back_room_bytes(self.stack, &call))
-        call.room = _aligned(room.memory)
+        cdef cnp.ndarray room = _borrow(self.rest, fl_back_room_bytes(self.stack, &call))
+        call.room = _aligned(cnp.PyArray_DATA(room))
         with nogil:
             fl_back(self.stack, &call)
-        self.give(room)
+        _give_back(self.rest, room)
 
 
 cdef class Tape:
@@ -238,6 +268,10 @@ cdef class Tape:
     cdef fl_call call
     cdef cnp.ndarray memory
     cdef tuple arrays
+    cdef list spare
+
+    def __del__(self):
+        _give_back(self.spare, self.memory)
 
 
 cdef fl_call call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,

@@ -83,11 +83,11 @@ class _BackWeights:
         part = min(panels * panel, max(panel, SUMS_BYTES))
         self.plan = (I, H, P, *(a.ctypes.data for a in self.arrays), xh, dz, dh, dm, dc, part)
         self.row_bytes = dh + dm + dc
-        self.part_bytes = part
+        self.bytes = part + panels * panel
         self.chunk_bytes = xh + dz + panels * GATES * BYTES + _up(I, wide) * size
         if P != H:
+            self.bytes += _up(H, wide) * P * size
             self.chunk_bytes += dh + _up(H, wide) * size
-        self.sums = (panels, I + P + 1, GATES, lanes), (0 if P == H else -(-H // wide), P, wide)
         self.spare = []
 
 
@@ -110,10 +110,10 @@ def _prepare(dtype):
 @functools.cache
 def _prepare_back(dtype):
     dtype, i = numba.from_dtype(dtype), types.int64
-    sums = dtype[:, :, :, ::1], dtype[:, :, ::1]
-    dw = dtype[:, ::1], dtype[:, ::1], dtype[::1], dtype[:, ::1]
-    plan, places = types.UniTuple(i, 14), types.UniTuple(i, 13)
-    _compile(back_layer, dtype, plan, places, i, i, i[::1], *sums, *dw, types.boolean)
+    for dimensions in (1, 2):
+        _compile(address_of, types.Array(dtype, dimensions, "C"))
+    plan, places = types.UniTuple(i, 14), types.UniTuple(i, 17)
+    _compile(back_layer, dtype, plan, places, i, i, i[::1], types.boolean)
 
 
 def _compile(kernel, *signature):
@@ -157,19 +157,16 @@ def run(weights, x, batch_sizes, h, c, y, reverse, saved=None):
 
 def back(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse):
     _prepare_back(weights.zero.dtype)
-    dw_ih, dw_hh, db, dw_hr = dw
     own = weights.back
     rows = min(len(x), max(len(h), _CHUNK))
-    room = _take(own.spare, len(h) * own.row_bytes + rows * own.chunk_bytes + own.part_bytes)
-    acc, acc_hr = (np.zeros(shape, x.dtype) for shape in own.sums)
+    need = own.bytes + len(h) * own.row_bytes + rows * own.chunk_bytes
+    room = _take(own.spare, need)
     places = (
         address_of(x), x.strides[0], address_of(y), y.strides[0], *map(address_of, saved),
-        address_of(dy), dy.strides[0], *map(address_of, (h, c, dx, dh, dc)),
+        address_of(dy), dy.strides[0], *map(address_of, (h, c, dh, dc, dx, *dw[:3])),
+        0 if dw[3] is None else address_of(dw[3]),
     )  # fmt: skip
-    back_layer(
-        weights.zero, own.plan, places, room[1], rows, batch_sizes, acc, acc_hr,
-        dw_ih, dw_hh, db, dw_ih[:0] if dw_hr is None else dw_hr, reverse,
-    )  # fmt: skip
+    back_layer(weights.zero, own.plan, places, room[1], rows, batch_sizes, reverse)
     _give_back(own.spare, room)
 
 

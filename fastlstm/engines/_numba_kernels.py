@@ -494,6 +494,19 @@ def _sum(typing, zero, units, target, source):
 
 
 @intrinsic
+def _increase(typing, zero, target, source):
+    """One value: target += source."""
+
+    def emit(context, builder, signature, args):
+        kind, size = context.get_value_type(zero), zero.bitwidth // 8
+        a, b = (_load(builder, address, kind, size) for address in args[1:])
+        _store(builder, builder.fadd(a, b), args[1], size)
+        return context.get_dummy_value()
+
+    return types.void(zero, types.int64, types.int64), emit
+
+
+@intrinsic
 def _size(typing, zero):
     """Bytes of a value, known when this is compiled."""
     return types.int64(zero), lambda *_: _INT(zero.bitwidth // 8)
@@ -567,7 +580,7 @@ def run_layer(zero, plan, work, x, x_stride, y, y_stride, gates, cells, sizes, h
     size, width = _size(zero), BYTES
     steps, most = sizes.size, sizes[0]
     lanes = width // size
-    h_0, c_0 = h_n.ctypes.data, c_n.ctypes.data
+    h_0, c_0 = np.int64(h_n.ctypes.data), np.int64(c_n.ctypes.data)
     panels = -(-H // lanes)
     panel_size = (I + P) * GATES * width
     before_h = -(-I // lanes) * width
@@ -659,9 +672,20 @@ def run_layer(zero, plan, work, x, x_stride, y, y_stride, gates, cells, sizes, h
 
 
 
+@_kernel
+def _scatter(zero, count, target, stride, source):
+    """target += source, of so many values, side by side at `source` and `stride` at `target`."""
+    for n in range(count):
+        _increase(zero, target + n * stride, source + n * _size(zero))
+
+
 @njit(inline="always")
-def _add_product(zero, rows, columns, total, part, b, w, w_panel, x, x_step, count):
-    """total += x^T w, both in panels, with room for whole ones; x (count, rows) by `x_step`."""
+def _add_product(zero, rows, columns, total, first, part, b, w, w_panel, x, x_step,
+                 count):  # fmt: skip
+    """total += x^T w, or = if it is the first; both in panels. x (count, rows), rows `x_step` apart.
+
+    Sums of chunks are made apart, in `part`: long sums lose less in rounding that way.
+    """
     wide = GATES * BYTES
     panel = rows * wide
     size = _size(zero)
@@ -669,24 +693,26 @@ def _add_product(zero, rows, columns, total, part, b, w, w_panel, x, x_step, cou
     together = max(1, SUMS_BYTES // panel)
     while left > 0:
         now = min(left, together * wide)
-        _product(zero, rows, now // size, part, wide, panel, b, w, w_panel, x, size, x_step,
-                 count)  # fmt: skip
-        _add(zero, -(-now // wide) * panel // size, total, part)
+        _product(zero, rows, now // size, total if first else part, wide, panel, b, w, w_panel,
+                 x, size, x_step, count)  # fmt: skip
+        if not first:
+            _add(zero, -(-now // wide) * panel // size, total, part)
         total += together * panel
         w += together * w_panel
         left -= now
 
 
 @_kernel
-def back_layer(zero, plan, places, work, room, sizes, acc, acc_hr, dw_ih, dw_hh, db, dw_hr,
-               reverse):  # fmt: skip
+def back_layer(zero, plan, places, work, room, sizes, reverse):
     """The gradients of one layer in one direction; see `back`.
 
     Steps are taken in chunks of at most `room` rows, so that what a step leaves for the products
     over all rows is still in the cache when a chunk's are made.
     """
-    I, H, P, w_ih, w_hh, w_hr, zeros, one, xh_stride, dz_stride, dh_stride, dm_stride, dc_stride, part_size = plan
-    x, x_stride, y, y_stride, gates, cells, dy, dy_stride, h_0, c_0, dx, dh_n, dc_n = places
+    (I, H, P, w_ih, w_hh, w_hr, zeros, one,
+     xh_stride, dz_stride, dh_stride, dm_stride, dc_stride, part_size) = plan  # fmt: skip
+    (x, x_stride, y, y_stride, gates, cells, dy, dy_stride, h_0, c_0, dh_n, dc_n,
+     dx, dw_ih, dw_hh, db, dw_hr) = places  # fmt: skip
     size = _size(zero)
     lanes = BYTES // size
     wide = GATES * BYTES
@@ -698,7 +724,9 @@ def back_layer(zero, plan, places, work, room, sizes, acc, acc_hr, dw_ih, dw_hh,
     dh = work
     dc = dh + most * dh_stride
     dm = dc + most * dc_stride if P != H else dh
-    part = dc + most * (dc_stride + dm_stride)
+    sums = dc + most * (dc_stride + dm_stride)
+    sums_hr = sums + panels * (I + P + 1) * wide
+    part = sums_hr + blocks * P * wide
     xh = part + part_size
     dz = xh + room * xh_stride
     dz_panels = dz + room * dz_stride
@@ -770,10 +798,10 @@ def back_layer(zero, plan, places, work, room, sizes, acc, acc_hr, dw_ih, dw_hh,
             if reverse:
                 at += live
         # (10), for the rows of the chunk
-        _add_product(zero, I + P + 1, panels * GATES * lanes, acc.ctypes.data, part, zeros,
+        _add_product(zero, I + P + 1, panels * GATES * lanes, sums, begin == 0, part, zeros,
                      dz_panels, room * wide, xh, xh_stride, rows)  # fmt: skip
         if P != H:
-            _add_product(zero, P, H, acc_hr.ctypes.data, part, zeros, m_panels, room * wide,
+            _add_product(zero, P, H, sums_hr, begin == 0, part, zeros, m_panels, room * wide,
                          dh_all, dh_stride, rows)  # fmt: skip
         _product(zero, rows, I, dx_own, dx_stride, wide, zeros, w_ih, GATES * H * wide,
                  dz, dz_stride, size, GATES * H)  # fmt: skip
@@ -785,18 +813,21 @@ def back_layer(zero, plan, places, work, room, sizes, acc, acc_hr, dw_ih, dw_hh,
         _copy(dh_n + r * P * size, dh + r * dh_stride, P * size)
         _copy(dc_n + r * H * size, dc + r * dc_stride, H * size)
     for p in range(panels):
-        for gate in range(GATES):
-            for lane in range(min(lanes, H - p * lanes)):
-                row = gate * H + p * lanes + lane
-                for k in range(I):
-                    dw_ih[row, k] += acc[p, k, gate, lane]
-                for k in range(P):
-                    dw_hh[row, k] += acc[p, I + k, gate, lane]
-                db[row] += acc[p, I + P, gate, lane]
+        units = min(lanes, H - p * lanes)
+        for k in range(I + P + 1):
+            for gate in range(GATES):
+                row = gate * H + p * lanes
+                source = sums + ((p * (I + P + 1) + k) * GATES + gate) * BYTES
+                if k < I:
+                    _scatter(zero, units, dw_ih + (row * I + k) * size, I * size, source)
+                elif k < I + P:
+                    _scatter(zero, units, dw_hh + (row * P + k - I) * size, P * size, source)
+                else:
+                    _scatter(zero, units, db + row * size, size, source)
     for p in range(blocks):
         for r in range(P):
-            for k in range(min(wide // size, H - p * wide // size)):
-                dw_hr[r, p * (wide // size) + k] += acc_hr[p, r, k]
+            _add(zero, min(wide // size, H - p * wide // size), dw_hr + r * H * size + p * wide,
+                 sums_hr + (p * P + r) * wide)  # fmt: skip
 
 
 @_kernel
