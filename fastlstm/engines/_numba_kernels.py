@@ -15,10 +15,7 @@ The contract, the legend and the numbered equations are in `fastlstm.engines`. H
 
 import functools
 import math
-import threading
-import time
 
-import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
@@ -47,7 +44,6 @@ if BYTES == 16 and "avx" in _FEATURES:
 
 
 # ---- LLVM vectors ---------------------------------------------------------------------------
-
 
 _SUFFIX = {"float": "f32", "double": "f64"}  # of an intrinsic's name
 
@@ -203,8 +199,8 @@ GATES = 4
 # (rows, vectors) of a tile: a panel has 4 vectors, one for each gate, and one row alone takes two
 # panels, so that enough sums are under way at once
 _TILES = [(rows, GATES) for rows in range(1, ROWS + 1)] + [(1, 2 * GATES)]
-# of columns that are no gates: the last few may be one or two vectors
-_NARROW_TILES = [(rows, vectors) for rows in range(1, ROWS + 1) for vectors in (1,)]
+# of columns that are no gates there may be few
+_NARROW_TILES = [(rows, 1) for rows in range(1, ROWS + 1)]
 
 
 def _vector_type(context, dtype):
@@ -523,7 +519,6 @@ def _copy(typing, target, source, size):
 
     return types.void(types.int64, types.int64, types.int64), emit
 
-SUMS_BYTES = 1 << 17
 
 # ---- loops ----------------------------------------------------------------------------------
 
@@ -550,8 +545,7 @@ def _product(zero, rows, columns, z, z_stride, z_panel, b, w, w_panel, x, x_stri
     left = -(-columns * _size(zero) // BYTES)
     p = 0
     while left > 0:
-        # one row alone: two panels; the last columns: one vector, or two
-        vectors = left if left <= 2 else 2 * GATES if rows == 1 and left > GATES else GATES
+        vectors = 1 if left == 1 else 2 * GATES if rows == 1 and left > GATES else GATES
         for k in range(tiles):
             at = rows * k // tiles
             _products(zero, rows * (k + 1) // tiles - at, vectors, z + p * z_panel + at * z_stride,
@@ -670,13 +664,14 @@ def run_layer(zero, plan, work, x, x_stride, y, y_stride, gates, cells, sizes, h
         _copy(c_0 + r * H * size, c + r * c_stride, H * size)
 
 
-
-
 @_kernel
 def _scatter(zero, count, target, stride, source):
     """target += source, of so many values, side by side at `source` and `stride` at `target`."""
     for n in range(count):
         _increase(zero, target + n * stride, source + n * _size(zero))
+
+
+SUMS_BYTES = 1 << 17  # of a chunk's sums that are made at once, but for a panel's: in the cache
 
 
 @njit(inline="always")

@@ -3,6 +3,7 @@
 from .batches import Arrays, Batch, Batches, Sequences
 from .checkpoint import Checkpoint
 from .diagnosis import NonFiniteError
+from .forecaster import Forecaster, seasonal_naive
 from .loop import EarlyStopping, History, State, StopTraining, fit, predict
 from .losses import (
     BCEWithLogitsLoss,
@@ -37,6 +38,7 @@ __all__ = [
     "CosineAnnealingLR",
     "CrossEntropyLoss",
     "EarlyStopping",
+    "Forecaster",
     "History",
     "HuberLoss",
     "L1Loss",
@@ -60,6 +62,7 @@ __all__ = [
     "fit",
     "nse",
     "predict",
+    "seasonal_naive",
     "split_by_time",
     "windows",
 ]

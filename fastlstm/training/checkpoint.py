@@ -99,6 +99,10 @@ def restore(path, state):
             _restore(kept, state)
         except ValueError as fault:
             raise ValueError(f"{os.fspath(path)}: {fault}") from fault
+        except (AttributeError, KeyError, RecursionError, TypeError) as fault:
+            raise ValueError(
+                f"{os.fspath(path)}: a damaged checkpoint: {type(fault).__name__}: {fault}"
+            ) from fault
 
 
 def _identity(state):
@@ -131,12 +135,12 @@ def _kept(state):
 
 
 def _restore(kept, state):
-    state.model.load_state_dict(kept["model"])
-    state.optimizer.load_state_dict(kept["optimizer"])
+    state.optimizer.load_state_dict(kept["optimizer"])  # first, for it may still refuse
     if state.schedule is not None:
         state.schedule.load_state_dict(kept["schedule"])
     for callback, own in zip(_keepers(state), kept["callbacks"], strict=True):
         callback.load_state_dict(own)
+    state.model.load_state_dict(kept["model"])
     for name, rng in _generators(state.model):
         rng.bit_generator.state = kept["random"][name]
     state.history.update(kept["history"])
@@ -160,14 +164,10 @@ def _read(file):
     text = arrays.pop(_ENTRY, np.zeros(0))
     if text.dtype.kind != "S" or text.ndim:
         raise ValueError(f"this is no checkpoint of a training: it has no text {_ENTRY!r}")
-    try:
-        tree = _put_together(json.loads(text.item()), arrays)
-        version, made_for, kept = tree["version"], tree["made_for"], tree["kept"]
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as fault:
-        raise ValueError(f"a damaged checkpoint: {type(fault).__name__}: {fault}") from fault
-    if version != _VERSION:
-        raise ValueError(f"a checkpoint of version {version}; known is {_VERSION}")
-    return made_for, kept
+    tree = _put_together(json.loads(text.item()), arrays)
+    if tree["version"] != _VERSION:
+        raise ValueError(f"a checkpoint of version {tree['version']}; known is {_VERSION}")
+    return tree["made_for"], tree["kept"]
 
 
 def _compare(theirs, ours):

@@ -41,37 +41,45 @@ class History(dict):
 
     Parameters
     ----------
-    *args, **kwargs
-        As a dict's.
+    values : mapping of str -> list, optional
 
     Attributes
     ----------
     interrupted : bool
         Ctrl-C ended the training. An epoch that was not whole is not in the lists.
     stopped : str or None
-        Which callback ended it, and when.
+        Which callback ended it, and when, or the reason that it gave.
 
     Examples
     --------
-    >>> history = fastlstm.training.History(loss=[0.5, 0.25])
+    >>> history = fastlstm.training.History({"loss": [0.5, 0.25]})
     >>> history["loss"][-1], history.interrupted
     (0.25, False)
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, values=()):
+        super().__init__(values)
         self.interrupted, self.stopped = False, None
 
 
 class StopTraining(Exception):
     """Raised by a callback, ends the training after this epoch, as returning True does.
 
+    Parameters
+    ----------
+    reason : str, optional
+        What ``history.stopped`` will say; otherwise the callback's name and the epoch.
+
     Examples
     --------
     >>> def good_enough(state):
     ...     if state.history["loss"][-1] < 1e-3:
-    ...         raise fastlstm.training.StopTraining
+    ...         raise fastlstm.training.StopTraining("the loss is below 0.001")
     """
+
+    def __init__(self, reason=None):
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclasses.dataclass
@@ -339,11 +347,10 @@ class _Training:
         self.before = [np.empty_like(parameters) for _, parameters, _ in self.buffers]
         self.place = None  # batches, number of the one at hand
 
-    @np.errstate(all="ignore")
     def check(self, batches, name):
         """Refuse data that do not fit model and loss."""
         batch = batches.data[np.arange(min(batches.batch_size, len(batches.data)))]
-        with mode(self.model, training=False):
+        with mode(self.model, training=False), np.errstate(all="ignore"):
             try:
                 value = self._value(self.view(batch), batch)[0]
             except (TypeError, ValueError) as fault:
@@ -370,9 +377,12 @@ class _Training:
                     for name, value in values.items():
                         history[name].append(value)
                     state.epoch += 1
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                if bar is not None:
+                    bar.set_postfix_str(shown)
                 if verbose:
-                    shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-                    print(f"epoch {state.epoch}/{state.epochs}: {shown}", flush=True)
+                    line = f"epoch {state.epoch}/{state.epochs}: {shown}"
+                    print(line, flush=True) if bar is None else bar.write(line)
                 self._call_back()
 
     def _epoch(self, batches, step, bar=None):
@@ -382,14 +392,14 @@ class _Training:
         for number, batch in enumerate(batches.epoch(self.state.epoch)):
             self.place = batches, number
             if weight := _weight(batch):
-                value = step(batch)
+                with np.errstate(all="ignore"):  # what is not finite becomes an error
+                    value = step(batch)
                 total += value * weight if mean else value
                 count += weight
             if bar is not None:
                 bar.update()
         return total / count if mean and count else total
 
-    @np.errstate(all="ignore")  # what is not finite becomes an error
     def _learn(self, batch):
         """One step of training; returns the loss of before it."""
         self.model.zero_grad()
@@ -426,7 +436,6 @@ class _Training:
         if self.per_batch:
             self.state.schedule.step()
 
-    @np.errstate(all="ignore")
     def _judge(self, batch):
         """The loss of a batch in evaluation mode."""
         value = self._value(self.view(batch), batch)[0]
@@ -451,13 +460,14 @@ class _Training:
         """Call all callbacks, even if one of them ends the training."""
         state = self.state
         for callback in state.callbacks:
+            name = getattr(callback, "__name__", type(callback).__name__)
+            reason = f"{name} after epoch {state.epoch}"
             try:
                 stop = callback(state)
-            except StopTraining:
-                stop = True
+            except StopTraining as request:
+                stop, reason = True, request.reason or reason
             if isinstance(stop, (bool, np.bool_)) and stop:
-                name = getattr(callback, "__name__", type(callback).__name__)
-                state.history.stopped = f"{name} after epoch {state.epoch}"
+                state.history.stopped = reason
 
     def _fault(self, what, batch, origin=None):
         """The error for the batch at hand; without `origin` it is looked for on the way forward."""
