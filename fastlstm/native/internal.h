@@ -26,7 +26,7 @@ so many steps (0: at the first), [part][panel][sequence][lane]; of every row the
 [panel][row][gate][lane], and c, [panel][row][lane]. What is NULL is not recorded. */
 typedef struct {
     void *h, *states, *gates, *cells;
-    int64_t every;
+    int64_t every, rows; /* rows: from panel to panel */
 } fl_tape;
 
 /* Where the threads that share each step's units meet: `claimed[share]` counts the phases of which
@@ -100,6 +100,14 @@ static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
 
 /* Wait, awake, until `count` is at least `value`; yields the processor if that takes long. */
 void fl_wait(const _Atomic int64_t *count, int64_t value);
+
+/* How many rows of `row_bytes` to give each panel that is to hold `rows`: an odd number of 2 KB, for panels
+that lie a multiple of 64 KB apart would share the same few places of the second-level cache. */
+static inline int64_t fl_panel_rows(int64_t rows, int64_t row_bytes)
+{
+    int64_t unit = row_bytes < 2048 ? 2048 / row_bytes : 1;
+    return ((rows + unit - 1) / unit | 1) * unit;
+}
 
 /* x rounded up to a multiple of `whole`. */
 static inline int64_t fl_up(int64_t x, int64_t whole)

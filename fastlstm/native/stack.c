@@ -175,7 +175,7 @@ static fl_tape tape_of(const fl_stack *stack, const fl_call *call, int64_t total
     const fl_shape *s = &stack->shape;
     int64_t lanes = stack->kernels->lanes, units = fl_up(s->hidden, lanes);
     int64_t parts = call->every ? (call->steps + call->every - 1) / call->every : 1;
-    int64_t rows = call->every ? 0 : total;
+    int64_t rows = call->every ? 0 : fl_panel_rows(total, GATES * lanes * s->itemsize);
     int64_t counts[] = {call->batch * s->output, parts * units * call->batch, rows * units * GATES, rows * units};
     size_t sizes[4], all = 0;
     for (int n = 0; n < 4; n++)
@@ -184,7 +184,7 @@ static fl_tape tape_of(const fl_stack *stack, const fl_call *call, int64_t total
     char *at = (char *)call->tape + direction * all;
     if (!call->tape)
         return (fl_tape){0};
-    fl_tape tape = {.h = at, .states = at + sizes[0], .every = call->every};
+    fl_tape tape = {.h = at, .states = at + sizes[0], .every = call->every, .rows = rows};
     if (rows) {
         tape.gates = at + sizes[0] + sizes[1];
         tape.cells = at + sizes[0] + sizes[1] + sizes[2];
