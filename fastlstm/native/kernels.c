@@ -71,6 +71,8 @@ not stay in the first-level cache), in chunks of so many bytes (they stay in the
 to the gradients: a sum of sums is more accurate, and 4096 rows' products take a hundred times longer. */
 #define CHUNK 128
 #define FLUSH 4096
+/* Threads meet twice a chunk: of so many times the rows. */
+#define MEET_LESS 4
 /* Of weights that many rows share there, how many bytes at once. */
 #define W_BYTES (1 << 19)
 

@@ -201,6 +201,8 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call)
 
 /* Floating-point operations, about a tenth of a millisecond's: below, threads cost more than they save. */
 #define WORTH_THREADS 5e5
+/* The same on the way back, where threads meet more often. */
+#define WORTH_THREADS_BACK 8e6
 /* Weights of one step, in bytes, that are worth meeting at every step. */
 #define WORTH_MEETING (1 << 16)
 
@@ -419,7 +421,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     size_t bytes, state = call->batch * s->itemsize;
     int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
     int64_t total = rows_of(call);
-    if (16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS)
+    if (16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS_BACK)
         n = 1;
     fl_back_task task = {
         .task = {
