@@ -22,6 +22,7 @@ from support import (
     make_case,
     run,
     tolerance,
+    truth,
 )
 
 import fastlstm
@@ -29,7 +30,7 @@ from fastlstm.engines import MODULES, _numpy, choose, cpus, load, threads
 from fastlstm.packing import rows_of
 
 ROOT = pathlib.Path(__file__).parents[1]
-FUNCTIONS = ["describe", "pack", "prepare", "run"]
+FUNCTIONS = ["describe", "pack", "prepare", "run", "back"]
 
 # (T, B, I, H), odd ones first: around the sizes of register tiles and vectors
 SHAPES = {
@@ -166,9 +167,18 @@ def test_an_infinite_gate(module, engine, dtype, gate):
 
 
 def test_the_same_functions(module):
-    """Same names, same parameters, so that any engine can stand in for any other."""
+    """Same names, same parameters, so that any engine can stand in for any other.
+
+    An engine with a Stack of its own goes back there.
+    """
     for name in FUNCTIONS:
-        assert inspect.signature(getattr(module, name)) == inspect.signature(getattr(_numpy, name))
+        expected = inspect.signature(getattr(_numpy, name))
+        if hasattr(module, "Stack"):
+            if name == "back":
+                continue
+            rest = [p for p in expected.parameters.values() if p.name != "saved"]
+            expected = expected.replace(parameters=rest)
+        assert inspect.signature(getattr(module, name)) == expected
 
 
 def test_pack_keeps_nothing_of_the_callers(module, dtype):
@@ -203,6 +213,25 @@ def test_read_only_input(module, dtype, gap):
     h, c, y = case.h.copy(), case.c.copy(), np.empty_like(expected["y"])
     module.run(module.pack(*case[:4]), x, case.batch_sizes, h, c, y, False)
     assert_same_bits(y, expected["y"])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_saving_changes_no_bit(dtype, shape, reverse):
+    """What numba's `run` leaves for `back` is within bounds, and y, h and c are as without."""
+    pytest.importorskip("numba", reason="tests what that engine saves")
+    T, B, inputs, H = SHAPES[shape]
+    for P in (None, H // 2 or None):
+        case = make_case(T, B, inputs, H, P, reverse=reverse, dtype=dtype)
+        saved = [Guarded(np.full((T * B, n), np.nan, dtype)) for n in (4 * H, H)]
+        given = tuple(buffer.array for buffer in saved)
+        for name, got in run(load("numba"), case, saved=given).items():
+            assert_same_bits(got, run(load("numba"), case)[name])
+        expected = np.empty((T * B, 4 * H)), np.empty((T * B, H))
+        truth(case, saved=expected)
+        for buffer, got, values in zip(saved, given, expected, strict=True):
+            buffer.check("what is saved")
+            np.testing.assert_allclose(got, values, **case.tolerance("numba"))
 
 
 def test_two_calls_give_the_same_bits(module, dtype):
@@ -420,11 +449,18 @@ OTHER_MACHINES = {  # Numba's settings, and what the engine must then say of its
 }
 OTHER_MACHINE = """
 import numpy as np, fastlstm, sys
+sys.path.insert(0, "tests")
+from fastlstm.engines import load
+from gradients import assert_goes_back
+from support import Work
 lstm = fastlstm.LSTM(5, 37, 2, bidirectional=True, proj_size=11, dtype=sys.argv[1], engine="numba",
                      seed=0)
 x = np.random.default_rng(0).standard_normal((30, 7, 5)).astype(sys.argv[1])
-output, (h, c) = lstm(x, lengths=[3, 30, 1, 7, 30, 12, 5])
-np.savez(sys.argv[2], output=output, h=h, c=c)
+(output, (h, c)), pullback = lstm.vjp(x, lengths=[3, 30, 1, 7, 30, 12, 5])
+dx, (dh, dc) = pullback(output, (h, c))
+np.savez(sys.argv[2], output=output, h=h, c=c, dx=dx, dh=dh, dc=dc, **lstm.grads)
+work = Work((9, 5, 5, 1), 5, 37, 11, directions=2, dtype=sys.argv[1])
+assert_goes_back(load("numba"), work, "numba")
 print(fastlstm.engines()["numba"]["instruction_set"])
 """
 
@@ -457,7 +493,7 @@ def test_bits_do_not_depend_on_vectors(tmp_path, machine, dtype):
     for name in here:
         if machine == "AVX2":
             assert_same_bits(there[name], here[name])
-        else:
+        elif name in ("output", "h", "c"):  # the gradients' bound is in assert_goes_back
             bound = tolerance("numba", dtype, terms=22 + 11 + 37 + 1, magnitude=1.5)
             np.testing.assert_allclose(there[name], here[name], **bound)
 
@@ -466,7 +502,7 @@ CACHED = (
     OTHER_MACHINE
     + """
 from fastlstm.engines import _numba
-print(sum(_numba._layer.stats.cache_misses.values()))
+print(sum(_numba.run_layer.stats.cache_misses.values()))
 """
 )
 

@@ -83,7 +83,8 @@ Layers run `stack(module, parameters, directions)`, whole stacks with these meth
     filled; `dw` has for each direction what is added into. A tape can be used again.
 
 For engines that know no more than the contract this is a loop (`engines._stack`); the native engine
-has a ``Stack`` of its own, one call into C, and a ``Stepper``, one stream's step in one call.
+has a ``Stack`` of its own, one call into C, in place of `saved` and `back`, and a ``Stepper``, one
+stream's step in one call.
 """
 
 import contextlib

@@ -1,9 +1,10 @@
-"""The engine in jitted loops: packed weights, work spaces, calls of `_numba_kernels`.
+"""The engine of jitted loops: packed weights, work spaces, calls of the loops in `_numba_kernels`.
 
-The contract and the legend are in `fastlstm.engines`.
+The contract, the legend and the numbered equations are in `fastlstm.engines`.
 """
 
 import functools
+import math
 import threading
 import time
 
@@ -20,7 +21,9 @@ from ._numba_kernels import BYTES, FMA, GATES, SUMS_BYTES, address_of, back_laye
 # once, as whole tiles, in chunks that stay in the second-level cache.
 _HOIST_ABOVE = 1 << 14
 _HOIST_BYTES = 1 << 18
+# on the way back, the rows of some steps, which wait in the cache for the weights' gradients
 _CHUNK = 128
+_KEEP_BYTES = 1 << 23  # a larger work space is given back: beside its call it costs nothing
 
 
 class _Weights:
@@ -31,16 +34,18 @@ class _Weights:
         lanes = BYTES // size
         I, P, H = w_ih.shape[1], w_hh.shape[1], len(b) // GATES
         panels = -(-H // lanes)
-        gates = np.zeros((I + P, GATES, panels * lanes), dtype)
-        gates[:, :, :H] = np.concatenate([w_ih, w_hh], 1).T.reshape(-1, GATES, H)
-        bias = np.zeros((GATES, panels * lanes), dtype)
-        bias[:, :H] = b.reshape(GATES, H)
-        # [k][gate][unit] -> [panel][k][gate][lane]
-        w = _aligned(gates.reshape(-1, GATES, panels, lanes).transpose(2, 0, 1, 3))
-        b = _aligned(bias.reshape(GATES, panels, lanes).transpose(1, 0, 2))
-        w_hr = b if w_hr is None else _columns(w_hr.T)  # b is not read
-        zeros = _aligned(np.zeros(max(GATES * panels * lanes, _up(I, GATES * lanes)), dtype))
-        self.arrays = w, b, w_hr, zeros  # kept alive: the loops know only their addresses
+        # [gate][unit][k] -> [panel][k][gate][lane]; panel by panel, for the cache
+        w = _zeros((panels, I + P, GATES, lanes), dtype)
+        bias = _zeros((panels, GATES, lanes), dtype)
+        w_ih, w_hh, b = (a.reshape(GATES, H, -1) for a in (w_ih, w_hh, b))
+        for p in range(panels):
+            units, there = slice(p * lanes, (p + 1) * lanes), slice(min(lanes, H - p * lanes))
+            w[p, :I, :, there] = w_ih[:, units].transpose(2, 0, 1)
+            w[p, I:, :, there] = w_hh[:, units].transpose(2, 0, 1)
+            bias[p, :, there] = b[:, units, 0]
+        w_hr = bias if w_hr is None else _columns(w_hr.T)  # bias is not read
+        zeros = _zeros((max(bias.size, _up(I, GATES * lanes)),), dtype)
+        self.arrays = w, bias, w_hr, zeros  # kept alive: the loops know only their addresses
         self.zero = dtype.type(0)  # tells the loops the type
         # bytes from row to row of [x | h], whole vectors (of a projected h, 4 together), and of c
         whole = lanes if P == H else GATES * lanes
@@ -60,31 +65,31 @@ class _Weights:
 
 
 class _BackWeights:
-    """The same parameters in the order that the way back needs them, made when first needed."""
+    """The same weights as factors on the right, for `back`; made when it is first called."""
 
     def __init__(self, weights):
         I, H, P = weights.plan[:3].tolist()
         w, _, w_hr, zeros = weights.arrays
         dtype, size = w.dtype, w.itemsize
         lanes, wide = BYTES // size, GATES * BYTES // size
-        panels = -(-H // lanes)
         # [panel][k][gate][lane] -> [gate][unit][k]
         w = w.transpose(2, 0, 3, 1).reshape(GATES, -1, I + P)[:, :H].reshape(GATES * H, I + P)
-        if P == H:
-            w_hr = np.zeros(0, dtype)
-        else:
-            w_hr = _columns(w_hr.reshape(-1, H, wide).transpose(0, 2, 1).reshape(-1, H)[:P])
+        if P != H:
+            w_hr = _columns(w_hr.transpose(0, 2, 1).reshape(-1, H)[:P])
         self.arrays = _columns(w[:, :I]), _columns(w[:, I:]), w_hr, zeros, np.ones(1, dtype)
-        xh = _off_beat(_up(I + P + 1, lanes) * size)
-        dz = _off_beat(_up(GATES * H, lanes) * size)
+        # bytes from row to row of [x | h_0 | 1], dz and dc; of dh and dm, in whole panels
+        xh, dz, dc = (_off_beat(_up(n, lanes) * size) for n in (I + P + 1, GATES * H, H))
         dh, dm = (_off_beat(_up(n, wide) * size) for n in (P, H))
-        dc = _off_beat(_up(H, lanes) * size)
+        # sums over all rows: of one panel, of all, and of a chunk on their way there
         panel = (I + P + 1) * GATES * BYTES
-        part = min(panels * panel, max(panel, SUMS_BYTES))
-        self.plan = (I, H, P, *(a.ctypes.data for a in self.arrays), xh, dz, dh, dm, dc, part)
+        sums = _up(H, lanes) // lanes * panel
+        part = min(sums, max(panel, SUMS_BYTES))
+        places = (a.ctypes.data for a in self.arrays)
+        self.plan = I, H, P, *places, xh, dz, dc, dh, dm, part
+        # of the work space: in any case, for each sequence, for each row of a chunk
+        self.bytes = sums + part
         self.row_bytes = dh + dm + dc
-        self.bytes = part + panels * panel
-        self.chunk_bytes = xh + dz + panels * GATES * BYTES + _up(I, wide) * size
+        self.chunk_bytes = xh + dz + (GATES * _up(H, lanes) + _up(I, wide)) * size
         if P != H:
             self.bytes += _up(H, wide) * P * size
             self.chunk_bytes += dh + _up(H, wide) * size
@@ -92,7 +97,7 @@ class _BackWeights:
 
 
 def prepare(dtype):
-    """Compile, or read from the cache, everything for one dtype: no call waits for it later."""
+    """Compile, or read from the cache, what `run` needs for one dtype: no call waits for it."""
     with _preparing:
         _prepare(dtype)
 
@@ -109,10 +114,10 @@ def _prepare(dtype):
 
 @functools.cache
 def _prepare_back(dtype):
+    """The same for `back`, which who never trains need not wait for."""
     dtype, i = numba.from_dtype(dtype), types.int64
-    for dimensions in (1, 2):
-        _compile(address_of, types.Array(dtype, dimensions, "C"))
     plan, places = types.UniTuple(i, 14), types.UniTuple(i, 17)
+    _compile(address_of, dtype[::1])
     _compile(back_layer, dtype, plan, places, i, i, i[::1], types.boolean)
 
 
@@ -131,8 +136,6 @@ def _compile(kernel, *signature):
 
 _preparing = threading.Lock()
 _prepare_seconds = 0.0
-_EMPTY = np.zeros(0, np.uint8)
-_KEEP_BYTES = 1 << 23  # a larger work space is given back: beside its call it costs nothing
 
 
 def pack(w_ih, w_hh, b, w_hr):
@@ -146,28 +149,29 @@ def run(weights, x, batch_sizes, h, c, y, reverse, saved=None):
     if rows == 1 and len(x) > 1 and weights.arrays[0].nbytes > _HOIST_ABOVE:
         hoist = max(1, min(len(x), _HOIST_BYTES // weights.z_bytes))
         need += hoist * weights.z_bytes
-    room = _take(weights.spare, need)
+    work = _take(weights.spare, need)
     gates, cells = (0, 0) if saved is None else map(address_of, saved)
     run_layer(
-        weights.zero, weights.plan, room[1], address_of(x), x.strides[0],
-        address_of(y), y.strides[0], gates, cells, batch_sizes, h, c, hoist, reverse,
+        weights.zero, weights.plan, work[1], address_of(x), x.strides[0], address_of(y),
+        y.strides[0], gates, cells, batch_sizes, h, c, hoist, reverse,
     )  # fmt: skip
-    _give_back(weights.spare, room)
+    _give_back(weights.spare, work)
 
 
 def back(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse):
-    _prepare_back(weights.zero.dtype)
+    with _preparing:
+        _prepare_back(weights.zero.dtype)
     own = weights.back
-    rows = min(len(x), max(len(h), _CHUNK))
-    need = own.bytes + len(h) * own.row_bytes + rows * own.chunk_bytes
-    room = _take(own.spare, need)
+    room = min(len(x), max(len(h), _CHUNK))
+    work = _take(own.spare, own.bytes + len(h) * own.row_bytes + room * own.chunk_bytes)
+    *dw, dw_hr = dw
     places = (
         address_of(x), x.strides[0], address_of(y), y.strides[0], *map(address_of, saved),
-        address_of(dy), dy.strides[0], *map(address_of, (h, c, dh, dc, dx, *dw[:3])),
-        0 if dw[3] is None else address_of(dw[3]),
+        address_of(dy), dy.strides[0], *map(address_of, (h, c, dh, dc, dx, *dw)),
+        0 if dw_hr is None else address_of(dw_hr),
     )  # fmt: skip
-    back_layer(weights.zero, own.plan, places, room[1], rows, batch_sizes, reverse)
-    _give_back(own.spare, room)
+    back_layer(weights.zero, own.plan, places, work[1], room, batch_sizes, reverse)
+    _give_back(own.spare, work)
 
 
 def describe():
@@ -180,33 +184,30 @@ def describe():
 
 
 def _take(spare, need):
-    """A work space of at least `need` bytes, and its address."""
+    """A work space of at least so many bytes, and its address."""
     try:
-        room = spare.pop()
+        work, address = spare.pop()
+        if work.size >= need:
+            return work, address
     except IndexError:
-        room = _EMPTY, 0
-    if room[0].size < need:
-        work = _room(need)
-        room = work, work.ctypes.data
-    return room
+        pass
+    work = _room(need)
+    return work, work.ctypes.data
 
 
-def _give_back(spare, room):
-    if room[0].size <= _KEEP_BYTES:
-        spare.append(room)
+def _give_back(spare, work):
+    if work[0].size <= _KEEP_BYTES:
+        spare.append(work)
 
 
 def _columns(right):
-    """A right factor (K, N) in panels of 4 L columns, [panel][k][column], after two rows of zeros.
-
-    What takes the gates' places in the tile are any columns.
-    """
+    """A factor on the right (K, N) in panels of 4 L columns, which take the gates' places."""
     wide = GATES * BYTES // right.itemsize
     count, n = right.shape
-    panels = -(-n // wide)
-    padded = np.zeros((count, panels * wide), right.dtype)
-    padded[:, :n] = right
-    return _aligned(padded.reshape(count, panels, wide).transpose(1, 0, 2))
+    panels = _zeros((-(-n // wide), count, wide), right.dtype)
+    for p, panel in enumerate(panels):
+        panel[:, : n - p * wide] = right[:, p * wide : (p + 1) * wide]
+    return panels
 
 
 def _up(count, whole):
@@ -225,8 +226,8 @@ def _room(size):
     return room[begin : begin + size]
 
 
-def _aligned(array):
-    """A copy that begins at a cache line."""
-    copy = _room(array.nbytes).view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+def _zeros(shape, dtype):
+    """Zeros that begin at a cache line."""
+    zeros = _room(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    zeros[...] = 0
+    return zeros

@@ -8,6 +8,8 @@ The contract, the legend and the numbered equations are in `fastlstm.engines`. H
 - Every accumulator begins with b, then adds x in order, then h in order; the cell is the same
   arithmetic on every lane. So a row's result does not depend, bit for bit, on which rows are
   computed beside it, nor on how time was cut.
+- On the way back every product is the same tile's: dz by the weights, packed anew, for h and x;
+  [x | h_0 | 1]^T by dz, some steps' rows at once, for the gradients of weights and biases.
 - Plain jitted loops keep no accumulator in a register (3 to 5 times slower); so the tile and the
   cell are intrinsics, built by the few lines of LLVM vector code below for any number of rows,
   lanes and either dtype.
@@ -322,7 +324,8 @@ def _emit_products(builder, kind, size, rows, vectors, start, start_stride, w, w
                    x, x_stride, x_step, count):  # fmt: skip
     """start[row, vector, lane] + sum over k < count of x[row, k] w[panel, k, gate, lane].
 
-    Vectors are counted through the panels. The rows of x lie `x_stride` bytes apart, the values of a row `x_step`.
+    Vectors are counted through the panels. The rows of x lie `x_stride` bytes apart, the values of
+    a row `x_step`.
     """
     width = kind.count * size
     keys = [(r, v) for r in range(rows) for v in range(vectors)]
@@ -351,7 +354,9 @@ def _emit_products(builder, kind, size, rows, vectors, start, start_stride, w, w
         for r, v in keys
     ]
     values = w, x, *sums
-    unroll = 1 << min(3, (32 // (rows * vectors)).bit_length() - 1)  # else the loop costs as much as a single row's products
+    unroll = 1 << min(
+        3, (32 // (rows * vectors)).bit_length() - 1
+    )  # else the loop costs as much as a single row's products
     if unroll > 1:
         whole = builder.and_(count, _INT(-unroll))
         values = _count_down(builder, whole, unroll, values, functools.partial(step, times=unroll))
@@ -677,9 +682,9 @@ SUMS_BYTES = 1 << 17  # of a chunk's sums that are made at once, but for a panel
 @njit(inline="always")
 def _add_product(zero, rows, columns, total, first, part, b, w, w_panel, x, x_step,
                  count):  # fmt: skip
-    """total += x^T w, or = if it is the first; both in panels. x (count, rows), rows `x_step` apart.
+    """total += x^T w for x (count, rows), its rows `x_step` bytes apart; = if this is the first.
 
-    Sums of chunks are made apart, in `part`: long sums lose less in rounding that way.
+    A chunk's sum is made by itself, in `part`: so a long sum loses less by rounding.
     """
     wide = GATES * BYTES
     panel = rows * wide
@@ -705,7 +710,7 @@ def back_layer(zero, plan, places, work, room, sizes, reverse):
     over all rows is still in the cache when a chunk's are made.
     """
     (I, H, P, w_ih, w_hh, w_hr, zeros, one,
-     xh_stride, dz_stride, dh_stride, dm_stride, dc_stride, part_size) = plan  # fmt: skip
+     xh_stride, dz_stride, dc_stride, dh_stride, dm_stride, part_size) = plan  # fmt: skip
     (x, x_stride, y, y_stride, gates, cells, dy, dy_stride, h_0, c_0, dh_n, dc_n,
      dx, dw_ih, dw_hh, db, dw_hr) = places  # fmt: skip
     size = _size(zero)
@@ -714,8 +719,9 @@ def back_layer(zero, plan, places, work, room, sizes, reverse):
     panels = -(-H // lanes)
     blocks = -(-H * size // wide) if P != H else 0  # of m, 4 L units each
     steps, most = sizes.size, sizes[0]
-    # work: dh, dc and dm (without a projection dh) of this step; of a chunk [x | h_0 | 1], dz,
-    # dz in panels, dx, and with a projection dh and m in panels
+    # work: dh, dc and dm (without a projection dh) of this step; the sums of (10) and of dW_hr, and
+    # room for a chunk's; a chunk's rows [x | h_0 | 1], dz, dz in panels, dx, and with a projection
+    # dh, and m in panels
     dh = work
     dc = dh + most * dh_stride
     dm = dc + most * dc_stride if P != H else dh
@@ -754,7 +760,7 @@ def back_layer(zero, plan, places, work, room, sizes, reverse):
             live = sizes[t]
             if not reverse:
                 at -= live
-            # those of its rows that the step before, in the order of `run`, had too
+            # `both`: so many of its rows were there in the step before, as `run` took them
             before = t + 1 if reverse else t - 1
             both = 0
             first_before = first + at
@@ -807,11 +813,12 @@ def back_layer(zero, plan, places, work, room, sizes, reverse):
     for r in range(most):
         _copy(dh_n + r * P * size, dh + r * dh_stride, P * size)
         _copy(dc_n + r * H * size, dc + r * dc_stride, H * size)
+    # [panel][k][gate][lane] -> [gate][unit][k]
     for p in range(panels):
         units = min(lanes, H - p * lanes)
-        for k in range(I + P + 1):
-            for gate in range(GATES):
-                row = gate * H + p * lanes
+        for gate in range(GATES):
+            row = gate * H + p * lanes
+            for k in range(I + P + 1):
                 source = sums + ((p * (I + P + 1) + k) * GATES + gate) * BYTES
                 if k < I:
                     _scatter(zero, units, dw_ih + (row * I + k) * size, I * size, source)
