@@ -1,7 +1,8 @@
 """The ``fastlstm`` command: look into a model file, run it on a file of input, list the engines.
 
 A run goes through time in chunks, with the states carried from one to the next, so that input and
-output may be larger than memory; a model that needs the whole sequence runs in one go.
+output may be larger than memory; a model that needs the whole sequence runs in one go. How to train
+and to forecast stands in `cli_training`.
 """
 
 import argparse
@@ -16,13 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__
+from . import __version__, cli_training
 from .engines import MODULES, engines
 from .formats import load, load_lstm, load_state, structure, written_aside
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
+from .training import Forecaster, NonFiniteError
 
 CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
+
+_FAULTS = (ValueError, TypeError, OSError, ImportError, MemoryError, NonFiniteError)
 
 _RUN_DESCRIPTION = """\
 Run a model on a file of input and write what its last layer gives.
@@ -77,7 +81,7 @@ def main(argv=None):
         return 141
     except KeyboardInterrupt:
         return 130
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except _FAULTS as error:
         print(f"fastlstm: error: {_line(error) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
@@ -86,7 +90,7 @@ def main(argv=None):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="fastlstm",
-        description="Run trained LSTMs on a CPU, without a deep-learning framework.",
+        description="Train and run LSTMs on a CPU, without a deep-learning framework.",
     )
     parser.add_argument("--version", action="version", version=f"fastlstm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -128,6 +132,8 @@ def _parser():
     run.add_argument(
         "--engine", choices=("auto", *MODULES), default="auto", help="who computes (default: auto)"
     )
+
+    cli_training.add_commands(commands)
 
     table = commands.add_parser("engines", help="list the engines and why one is missing")
     table.set_defaults(action=_engines)
@@ -172,6 +178,8 @@ def _info(args):
             lstms = structure.lstms(arrays)
     print(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
     print(layers)
+    with contextlib.suppress(ValueError):  # most files hold a model alone
+        print(Forecaster.load(args.model, engine=args.engine))
     rows = [("parameter", "shape", "values")]
     for name, p in arrays.items():
         rows.append((name if name.isprintable() else repr(name), str(p.shape), f"{p.size:,}"))

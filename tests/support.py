@@ -111,28 +111,29 @@ class Guarded:
         assert not written.size, f"written outside of {name}: {written}"
 
 
-def run(module, case, gap=0):
+def run(module, case, gap=0, **options):
     """Run an engine's module over a case; return all that it must fill: y, h and c.
 
     Rows of x and y lie `gap` values apart. Nothing else may be written: neither x nor a value
-    outside of the three.
+    outside of the three. `options` are more of the engine's.
     """
     nothing = np.full((len(case.x), case.h.shape[1]), np.nan, case.x.dtype)
     x, y = Guarded(case.x, gap), Guarded(nothing, gap)
     h, c = Guarded(case.h), Guarded(case.c)
     weights = module.pack(*case[:4])
-    module.run(weights, x.array, case.batch_sizes, h.array, c.array, y.array, case.reverse)
+    states = h.array, c.array
+    module.run(weights, x.array, case.batch_sizes, *states, y.array, case.reverse, **options)
     assert x.array.tobytes() == case.x.tobytes(), "x was written"
     for name, buffer in {"x": x, "y": y, "h": h, "c": c}.items():
         buffer.check(name)
     return {"y": y.array, "h": h.array, "c": c.array}
 
 
-def truth(case):
+def truth(case, **options):
     """`_numpy` in float64 over the very numbers of the case."""
     doubled = [a.astype(np.float64) if a is not None else None for a in case[:5]]
     state = case.h.astype(np.float64), case.c.astype(np.float64)
-    return run(_numpy, Case(*doubled, case.batch_sizes, *state, case.reverse))
+    return run(_numpy, Case(*doubled, case.batch_sizes, *state, case.reverse), **options)
 
 
 def assert_matches(module, case, engine, gap=0):

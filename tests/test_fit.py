@@ -289,6 +289,12 @@ def test_callbacks():
     history = fit(model, make_data(), MSELoss(), optimizer, 9, 8, callbacks=[raising, watch])
     assert seen == [1, 2, 1] and history.stopped == "raising after epoch 1"
 
+    def explaining(state):
+        raise StopTraining("enough")
+
+    history = fit(model, make_data(), MSELoss(), optimizer, 9, 8, callbacks=[explaining])
+    assert len(history["loss"]) == 1 and history.stopped == "enough"
+
 
 @pytest.mark.parametrize("min_delta, best, stop", [(0.0, 3, 5), (0.5, 2, 4)])
 def test_early_stopping(min_delta, best, stop):

@@ -337,12 +337,10 @@ class _Training:
     def __init__(self, state, view, loss, per_batch, clip_norm, clip_value, interrupts):
         self.state, self.model, self.view, self.loss = state, state.model, view, loss
         self.per_batch, self.interrupts = per_batch, interrupts
-        self.clip_norm = (
-            None if clip_norm is None else check_number("clip_norm", clip_norm, above=0)
-        )
-        self.clip_value = clip_value
-        if clip_value is not None:
-            check_number("clip_value", clip_value, above=0)
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        for name, value in {"clip_norm": clip_norm, "clip_value": clip_value}.items():
+            if value is not None:
+                check_number(name, value, above=0)
         self.buffers = list({id(entry[0]): entry for entry in state.model.buffers()}.values())
         self.before = [np.empty_like(parameters) for _, parameters, _ in self.buffers]
         self.place = None  # batches, number of the one at hand
@@ -379,7 +377,7 @@ class _Training:
                     state.epoch += 1
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                 if bar is not None:
-                    bar.set_postfix_str(shown)
+                    bar.set_postfix_str(shown, refresh=False)
                 if verbose:
                     line = f"epoch {state.epoch}/{state.epochs}: {shown}"
                     print(line, flush=True) if bar is None else bar.write(line)
@@ -398,7 +396,7 @@ class _Training:
                 count += weight
             if bar is not None:
                 bar.update()
-        return total / count if mean and count else total
+        return total / (count or math.nan) if mean else total
 
     def _learn(self, batch):
         """One step of training; returns the loss of before it."""
@@ -633,6 +631,8 @@ class _Interrupts:
 
 def _weight(batch):
     """How much a batch counts in the mean over an epoch: its samples, or steps, by weight."""
+    if batch.weights is None and batch.mask is None:
+        return float(len(batch.x))
     weights = np.ones(len(batch.x)) if batch.weights is None else batch.weights
     if batch.mask is not None:
         weights = batch.mask * weights.reshape(-1, *[1] * (batch.mask.ndim - 1))

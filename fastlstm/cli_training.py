@@ -1,0 +1,344 @@
+"""``fastlstm train`` and ``fastlstm forecast``: a table in, a forecaster out, and its forecasts."""
+
+import argparse
+import contextlib
+import csv
+import io
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .formats import written_aside
+from .layers import Last, Linear, Sequential
+from .lstm import LSTM
+from .plot import plot_forecast, plot_history
+from .table import read_table
+from .training import (
+    SGD,
+    Adam,
+    AdamW,
+    Checkpoint,
+    EarlyStopping,
+    Forecaster,
+    MSELoss,
+    RMSprop,
+    Standardizer,
+    fit,
+    seasonal_naive,
+    split_by_time,
+)
+
+_OPTIMISERS = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
+_SHOWN = 48  # steps before a forecast in its picture, at least
+_CLIP = 1.0  # norm of the gradients: a rare large one would undo much of what was learnt
+
+_TABLE = """\
+A table is a CSV file: the first line names the columns, then a row for every step, in the
+order of time, at equal distances, without missing values in the columns that are used. A
+first column that is neither target nor input and holds dates (2024-01-31, 2024-01-31 18:00),
+increasing numbers (years) or other text is taken as the time of each row.
+"""
+_TRAIN_DESCRIPTION = f"""\
+Train an LSTM to forecast columns of a table: from --window steps to the next --horizon.
+
+{_TABLE}
+The last --validation of the rows are not trained on: they tell which epoch was best, whose
+weights are kept, and how good the forecasts are, beside the forecast that all will be as
+one season ago (or as the last value). What the model needs to forecast in the table's own
+units stands in its file; `fastlstm.load` reads the bare model from it.
+
+Ctrl-C ends the training and keeps what was learnt. With --checkpoint a training that was
+killed goes on where it was when the same command is given again.
+"""
+_FORECAST_DESCRIPTION = f"""\
+Forecast what comes after the last row of a table with a model that `fastlstm train` wrote.
+
+{_TABLE}
+The output is a CSV file with a row for every step of the forecast. Steps behind the model's
+horizon are made from its own forecasts, which needs a model whose inputs are its targets.
+"""
+
+
+def add_commands(commands):
+    """Add `train` and `forecast` to the subparsers of a command line."""
+    train = _command(commands, "train", "train a forecaster on a table", _TRAIN_DESCRIPTION)
+    train.set_defaults(action=_train)
+    _add_files(train, "model to write, .npz", required=True)
+    of_model = train.add_argument_group("the model")
+    of_model.add_argument(
+        "--target", metavar="COL", action="append", required=True, dest="targets",
+        help="a column to forecast; may be given more than once",
+    )  # fmt: skip
+    of_model.add_argument(
+        "--inputs", metavar="COL", nargs="+", help="columns to forecast from (default: the targets)"
+    )
+    _add_number(of_model, "--window", _count, None, "steps to forecast from")
+    _add_number(of_model, "--horizon", _count, None, "steps to forecast")
+    _add_number(of_model, "--hidden", _count, 32, "hidden units of a layer")
+    _add_number(of_model, "--layers", _count, 1, "layers of the LSTM")
+    learning = train.add_argument_group("the training")
+    _add_number(learning, "--epochs", _count, 100, "how often to go through the rows at most")
+    _add_number(learning, "--batch-size", _count, 32, "windows for one update")
+    _add_number(learning, "--lr", _positive, 0.005, "learning rate")
+    learning.add_argument(
+        "--optimizer", choices=_OPTIMISERS, default="adam", help="(default: adam)"
+    )
+    _add_number(learning, "--validation", _share, 0.2, "share of the rows, the last ones; or 0")
+    _add_number(learning, "--patience", _count, 20, "epochs without a better one before the end")
+    _add_number(learning, "--seed", _whole, 0, "of the first weights and the order of windows")
+    _add_number(
+        learning, "--season", _count, 1, "steps of a season, to compare with; 1: last value"
+    )
+    learning.add_argument(
+        "--checkpoint", metavar="FILE", type=Path, help="write each epoch here, and go on from it"
+    )
+
+    forecast = _command(commands, "forecast", "forecast with such a model", _FORECAST_DESCRIPTION)
+    forecast.set_defaults(action=_forecast)
+    forecast.add_argument("model", metavar="MODEL", type=Path, help="what `fastlstm train` wrote")
+    _add_files(forecast, "CSV file to write (default: print it)", required=False)
+    forecast.add_argument(
+        "--steps", metavar="N", type=_count, help="how many (default: the model's horizon)"
+    )
+    forecast.add_argument(
+        "--holdout", metavar="N", type=_count,
+        help="keep the last rows from the model, and compare its forecast with them",
+    )  # fmt: skip
+    _add_number(forecast, "--season", _count, 1, "for that: steps of a season; 1: last value")
+
+
+def _command(commands, name, summary, description):
+    return commands.add_parser(
+        name, help=summary, description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+def _add_files(parser, output, required):
+    parser.add_argument("data", metavar="DATA.csv", type=Path, help="the table")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=required, help=output)
+    parser.add_argument(
+        "--plot", metavar="PNG", type=Path, help="picture to draw; needs matplotlib"
+    )
+
+
+def _add_number(group, name, kind, default, text):
+    """An option with a number, which must be given if there is no default."""
+    text += "" if default is None else f" (default: {default})"
+    required = default is None
+    group.add_argument(name, metavar="N", type=kind, default=default, required=required, help=text)
+
+
+def _train(args):
+    _check_output(args.output, ".npz")
+    _check_plot(args.plot)
+    if args.checkpoint is not None and args.checkpoint.resolve() == args.output.resolve():
+        raise ValueError(f"--checkpoint and --output must be two files, got {args.output} for both")
+    inputs, targets = (list(dict.fromkeys(c)) for c in (args.inputs or args.targets, args.targets))
+    columns = list(dict.fromkeys([*inputs, *targets]))
+    table = read_table(args.data, columns)
+    train, held_out = _split(args, table)
+    model = Sequential(
+        {
+            "lstm": LSTM(len(inputs), args.hidden, args.layers, seed=args.seed),
+            "last": Last(),
+            "linear": Linear(args.hidden, args.horizon * len(targets), seed=args.seed),
+        }
+    )
+    forecaster = Forecaster(
+        model, Standardizer.fit(train), args.window, args.horizon,
+        inputs=inputs, targets=targets, columns=columns,
+    )  # fmt: skip
+    print(f"{args.data}: {table}; {len(train)} to train on")
+    history = _fit(args, forecaster, train, held_out)
+    if not history["loss"]:
+        print("interrupted before an epoch was done: nothing is written", file=sys.stderr)
+        raise KeyboardInterrupt
+    forecaster.save(args.output)
+    print(f"{args.output}: {model.num_parameters:,} parameters, {_ending(history)}")
+    if args.plot is not None:
+        with written_aside(args.plot) as file:
+            plot_history(history, file)
+    if held_out is not None:
+        first, forecast, truth = forecaster.backtest(table.values, start=len(train))
+        known = table.values[:, forecaster.targets]
+        naive = seasonal_naive(known, first, args.horizon, args.season)
+        print(f"validation: {len(first)} forecasts of {args.horizon} steps, in the table's units")
+        _print_errors(targets, truth, forecast, naive, args.season, sys.stdout)
+    if history.interrupted:
+        raise KeyboardInterrupt
+
+
+def _split(args, table):
+    """The rows to train on, and those to validate with and the window before them, or None."""
+    train, held_out = table.values, None
+    if args.validation:
+        shares = (1 - args.validation, args.validation)
+        train, held_out = split_by_time(table.values, shares, overlap=args.window)
+    if len(train) < args.window + args.horizon:
+        raise ValueError(
+            f"{args.data} has {len(table.values)} rows, which leave {len(train)} to train on; "
+            f"expected --window and --horizon, {args.window} + {args.horizon}, at least"
+        )
+    if held_out is not None and len(table.values) - len(train) < args.horizon:
+        raise ValueError(
+            f"{args.data} has {len(table.values)} rows, of which --validation {args.validation:g} "
+            f"leaves {len(table.values) - len(train)}; expected --horizon, {args.horizon}, at least"
+        )
+    if args.season > len(train):
+        raise ValueError(f"--season {args.season} is more than the {len(train)} rows to train on")
+    return train, held_out
+
+
+def _fit(args, forecaster, train, held_out):
+    callbacks, validation, resume = [_report], None, None
+    if held_out is not None:
+        callbacks.append(EarlyStopping(args.patience))
+        validation = forecaster.windows(held_out)
+    if args.checkpoint is not None:
+        callbacks.append(Checkpoint(args.checkpoint))
+        resume = args.checkpoint if args.checkpoint.exists() else None
+    optimizer = _OPTIMISERS[args.optimizer](forecaster.model, lr=args.lr)
+    return fit(
+        forecaster.model, forecaster.windows(train), MSELoss(), optimizer, args.epochs,
+        args.batch_size, validation=validation, clip_norm=_CLIP, callbacks=callbacks,
+        seed=args.seed, resume=resume,
+    )  # fmt: skip
+
+
+def _report(state):
+    """Print a line for an epoch, above the bar if there is one."""
+    write = print
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm
+
+        write = tqdm.write
+    losses = (
+        f"{name.replace('_', ' ')} {values[-1]:.4f}"
+        for name, values in state.history.items()
+        if name.endswith("loss")
+    )
+    write(f"epoch {state.epoch}/{state.epochs}: {', '.join(losses)}")
+    sys.stdout.flush()
+
+
+def _ending(history):
+    """Which epoch's weights the model has, and why the training ended."""
+    losses = history.get("validation_loss")
+    best = f"those of epoch {int(np.argmin(losses)) + 1}" if losses else "the last ones"
+    done = f"{len(history['loss'])} epochs"
+    return f"{best} of {done}" + (", interrupted" if history.interrupted else "")
+
+
+def _print_errors(names, truth, forecast, naive, season, file):
+    """Print the errors of each target, (..., C), the model's and the baseline's."""
+    baseline = "last value" if season == 1 else f"as {season} steps ago"
+    width = max(len("forecast"), len(baseline), *map(len, names)) + 2
+    print(f"{'':{width}}{'RMSE':>12}{'MAE':>12}", file=file)
+    for number, name in enumerate(names):
+        print(name, file=file)
+        for what, values in (("forecast", forecast), (baseline, naive)):
+            error = values[..., number] - truth[..., number]
+            rmse, mae = math.sqrt(np.mean(error**2)), np.mean(np.abs(error))
+            print(f"{'  ' + what:{width}}{rmse:12.4g}{mae:12.4g}", file=file)
+
+
+def _forecast(args):
+    if args.output is not None:
+        _check_output(args.output, ".csv")
+    _check_plot(args.plot)
+    forecaster = Forecaster.load(args.model)
+    if forecaster.columns is None:
+        raise ValueError(f"{args.model} does not name its columns: give Forecaster columns=[...]")
+    table = read_table(args.data, forecaster.columns)
+    count = len(table.values) - (args.holdout or 0)
+    if count < forecaster.window:
+        raise ValueError(
+            f"{args.data} has {len(table.values)} rows, which leave {count} to forecast from; "
+            f"expected the model's window of {forecaster.window} at least"
+        )
+    forecast = forecaster.forecast(table.values[:count], args.steps)
+    names = [forecaster.columns[n] for n in forecaster.targets]
+    known = table.values[:, forecaster.targets]
+    truth = known[count : count + len(forecast)]
+    if args.holdout:
+        naive = seasonal_naive(known, count, len(truth), args.season)
+    _write_forecast(args.output, table, count, names, forecast)
+    if args.plot is not None:
+        _plot_forecast(args.plot, table, count, names, known[:count], forecast, truth)
+    if args.holdout:
+        file = sys.stderr if args.output is None else sys.stdout
+        _print_errors(names, truth, forecast[: len(truth)], naive, args.season, file)
+
+
+def _write_forecast(path, table, first, names, forecast):
+    """Write a row for each step; where times cannot be continued they are numbered from 1."""
+    labels = table.labels_from(first, len(forecast))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([table.time if labels else "step", *names])
+    for label, row in zip(labels or range(1, len(forecast) + 1), forecast, strict=True):
+        rows.writerow([label, *(f"{value:.9g}" for value in row)])  # the digits of float32
+    if path is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        with written_aside(path) as file:
+            file.write(text.getvalue().encode())
+
+
+def _plot_forecast(path, table, first, names, known, forecast, truth):
+    """Draw a forecast behind what it goes on from: some of that, or it would be small."""
+    steps = len(forecast)
+    shown = min(first, max(_SHOWN, 3 * steps))
+    whole = np.full_like(forecast, np.nan)
+    whole[: len(truth)] = truth
+    with written_aside(path) as file:
+        plot_forecast(
+            known[first - shown :], forecast, whole if len(truth) else None,
+            path=file, names=names, times=table.times_from(first - shown, shown + steps),
+        )  # fmt: skip
+
+
+# What is to be written
+
+
+def _check_output(path, suffix):
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"output must end in {suffix}, got {path}")
+    _check_folder(path)
+
+
+def _check_plot(path):
+    """Refuse a picture that could not be drawn, before the work rather than after it."""
+    if path is not None:
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"--plot must end in .png, got {path}")
+        _check_folder(path)
+        plot_history({"loss": [1.0]})
+
+
+def _check_folder(path):
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+# The kinds of numbers in options
+
+
+def _number_type(what, kind, fits):
+    def convert(text):
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+
+    return convert
+
+
+_count = _number_type("a whole number from 1", int, lambda n: n >= 1)
+_whole = _number_type("a whole number from 0", int, lambda n: n >= 0)
+_positive = _number_type("a number above 0", float, lambda x: 0 < x < math.inf)
+_share = _number_type("a share from 0 to less than 1", float, lambda x: 0 <= x < 1)
