@@ -6,9 +6,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $(wildcard fastlstm/native/*)
-# Packages that carry a trained model. Their own dependencies are not needed to read it.
+# Packages that carry a trained model, or data. Their own dependencies are not needed to read them.
 G2PM := g2pM==0.1.2.5
 SILERO := silero-vad==6.2.3
+SERIES := "statsmodels>=0.14"
 
 ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 TSAN := -O1 -g -fsanitize=thread
@@ -22,6 +23,7 @@ test bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
+	$(RUN) examples/forecast.py sunspots
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest --require-native
@@ -45,7 +47,7 @@ sanitize: $(VENV)/.dev
 	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -k test_threads
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist sunspots.png *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -53,8 +55,8 @@ $(VENV)/.created:
 	touch $@
 
 $(VENV)/.demo: $(SETUP)
-	$(INSTALL) --editable ".[numba]"
-	$(INSTALL) --no-deps $(G2PM)
+	$(INSTALL) --editable ".[numba,plot]"
+	$(INSTALL) --no-deps $(G2PM) $(SERIES)
 	touch $@
 
 $(VENV)/.bench: $(SETUP)
@@ -63,5 +65,5 @@ $(VENV)/.bench: $(SETUP)
 
 $(VENV)/.dev: $(SETUP)
 	$(INSTALL) --editable ".[dev]"
-	$(INSTALL) --no-deps $(G2PM) $(SILERO)
+	$(INSTALL) --no-deps $(G2PM) $(SILERO) $(SERIES)
 	touch $@

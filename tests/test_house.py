@@ -95,6 +95,9 @@ def test_arrows_point_down(name):
         ("lstm", "def f():\n    from .layers import Linear"),
         ("formats.npz", "from ..cli import main"),
         ("formats.npz", "import safetensors"),
+        ("formats.npz", "from ..training import Forecaster"),
+        ("training.series", "from ..cli_training import add_commands"),
+        ("cli_training", "from .cli import main"),
     ],
 )
 def test_wrong_arrows_are_seen(tmp_path, name, source):

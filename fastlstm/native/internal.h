@@ -47,7 +47,7 @@ typedef struct {
     int64_t row, rows;
     int reverse, odd;
     int shares; /* among how many threads each step's units are split */
-    fl_tape tape;
+    const fl_tape *tape; /* NULL: not recorded */
     void *room;
 } fl_task;
 

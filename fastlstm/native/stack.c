@@ -151,6 +151,7 @@ typedef struct {
     const fl_call *call;
     cut cut;
     int64_t total; /* rows */
+    fl_tape tapes[2]; /* of the directions, if there is a tape */
     size_t between[2], tasks, task_size;
     int layer;     /* that runs now, if not in parts */
     _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
@@ -169,34 +170,30 @@ static int64_t rows_of(const fl_call *call)
     return total;
 }
 
-/* A direction's part of a tape. */
-static fl_tape tape_of(const fl_stack *stack, const fl_call *call, int64_t total, int direction, size_t *bytes)
+/* A direction's part of a call's tape; returns the bytes of the whole. */
+static size_t place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t total, int direction)
 {
     const fl_shape *s = &stack->shape;
     int64_t lanes = stack->kernels->lanes, units = fl_up(s->hidden, lanes);
     int64_t parts = call->every ? (call->steps + call->every - 1) / call->every : 1;
     int64_t rows = call->every ? 0 : fl_panel_rows(total, GATES * lanes * s->itemsize);
     int64_t counts[] = {call->batch * s->output, parts * units * call->batch, rows * units * GATES, rows * units};
-    size_t sizes[4], all = 0;
+    size_t at[5] = {0};
     for (int n = 0; n < 4; n++)
-        all += sizes[n] = fl_up(counts[n] * s->itemsize, 64);
-    *bytes = all * s->directions;
-    char *at = (char *)call->tape + direction * all;
-    if (!call->tape)
-        return (fl_tape){0};
-    fl_tape tape = {.h = at, .states = at + sizes[0], .every = call->every, .rows = rows};
+        at[n + 1] = at[n] + fl_up(counts[n] * s->itemsize, 64);
+    char *begin = (char *)call->tape + direction * at[4];
+    *tape = (fl_tape){.h = begin, .states = begin + at[1], .every = call->every, .rows = rows};
     if (rows) {
-        tape.gates = at + sizes[0] + sizes[1];
-        tape.cells = at + sizes[0] + sizes[1] + sizes[2];
+        tape->gates = begin + at[2];
+        tape->cells = begin + at[3];
     }
-    return tape;
+    return at[4] * s->directions;
 }
 
 size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call)
 {
-    size_t bytes;
-    tape_of(stack, call, rows_of(call), 0, &bytes);
-    return bytes;
+    fl_tape tape;
+    return place_tape(&tape, stack, call, rows_of(call), 0);
 }
 
 /* Floating-point operations, about a tenth of a millisecond's: below, threads cost more than they save. */
@@ -259,7 +256,6 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
     int cell = layer * s->directions + direction;
     char *room = call->room;
     int64_t row = row_of(run, part);
-    size_t bytes;
     fl_task task = {
         .cell = &run->stack->cells[cell],
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
@@ -268,7 +264,6 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .total = run->total, .row = row, .rows = row_of(run, part + 1) - row,
         .reverse = direction || call->reverse, .odd = call->odd, .shares = run->cut.shares,
-        .tape = tape_of(run->stack, call, run->total, direction, &bytes),
         .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
@@ -280,6 +275,8 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
         task.y_stride = between_stride(run->stack);
     }
     task.y = (char *)task.y + direction * s->output * s->itemsize;
+    if (call->tape)
+        task.tape = &run->tapes[direction];
     return task;
 }
 
@@ -290,6 +287,8 @@ static void prepare(run *run, const fl_stack *stack, const fl_call *call)
     run->call = call;
     run->total = rows_of(call);
     run->cut = cut_of(stack, call, run->total);
+    for (int direction = 0; call->tape && direction < s->directions; direction++)
+        place_tape(&run->tapes[direction], stack, call, run->total, direction);
     run->between[0] = run->between[1] = run->tasks = run->task_size = 0;
     if (s->layers > 1) {
         int64_t between = fl_up(run->total * between_stride(stack), 64);
@@ -414,13 +413,14 @@ typedef struct {
 } way_back;
 
 /* One direction's task; the gradients of both share dx. */
-static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back, int direction)
+static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back, int direction, fl_tape *tape)
 {
     const fl_call *call = back->call;
     const fl_shape *s = &stack->shape;
-    size_t bytes, state = call->batch * s->itemsize;
+    size_t state = call->batch * s->itemsize;
     int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
     int64_t total = rows_of(call);
+    place_tape(tape, stack, call, total, direction);
     if (16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS_BACK)
         n = 1;
     fl_back_task task = {
@@ -429,7 +429,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
             .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .total = total,
             .rows = call->batch, .reverse = direction || call->reverse,
-            .tape = tape_of(stack, call, total, direction, &bytes),
+            .tape = tape,
         },
         .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
         .dh = (char *)back->dh + direction * state * s->output,
@@ -447,7 +447,8 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
 
 size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back)
 {
-    const fl_back_task task = back_task_of(stack, back, 0);
+    fl_tape tape;
+    const fl_back_task task = back_task_of(stack, back, 0, &tape);
     return stack->kernels->back_room(&task);
 }
 
@@ -462,7 +463,8 @@ static void take_back(void *context, int thread)
 void fl_back(const fl_stack *stack, const fl_back_call *back)
 {
     for (int direction = 0; direction < stack->shape.directions; direction++) {
-        const fl_back_task task = back_task_of(stack, back, direction);
+        fl_tape tape;
+        const fl_back_task task = back_task_of(stack, back, direction, &tape);
         fl_meeting meeting = {.done = 0};
         way_back way = {stack, &task, task.shares > 1 ? &meeting : NULL};
         if (task.shares > 1)
