@@ -216,7 +216,7 @@ def _report(state):
 
         write = tqdm.write
     losses = (
-        f"{name.replace('_', ' ')} {values[-1]:.4f}"
+        f"{name.replace('_', ' ')} {values[-1]:.4g}"
         for name, values in state.history.items()
         if name.endswith("loss")
     )

@@ -122,7 +122,7 @@ def test_a_training_is_that_of_the_api(capsys):
     assert out.startswith("data.csv: 90 rows from 1900 to 1989; 68 to train on\n")
     for n in range(4):
         loss, other = history["loss"][n], history["validation_loss"][n]
-        assert f"\nepoch {n + 1}/4: loss {loss:.4f}, validation loss {other:.4f}\n" in out
+        assert f"\nepoch {n + 1}/4: loss {loss:.4g}, validation loss {other:.4g}\n" in out
     assert re.search(r"\nmodel\.npz: \d+ parameters, those of epoch \d of 4 epochs\n", out)
     assert "\nvalidation: 20 forecasts of 3 steps, in the table's units\n" in out
     assert_errors(out, "as 4 steps ago", truth, forecast, naive)

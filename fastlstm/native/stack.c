@@ -175,14 +175,15 @@ static size_t place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *ca
 {
     const fl_shape *s = &stack->shape;
     int64_t lanes = stack->kernels->lanes, units = fl_up(s->hidden, lanes);
-    int64_t parts = call->every ? (call->steps + call->every - 1) / call->every : 1;
-    int64_t rows = call->every ? 0 : fl_panel_rows(total, GATES * lanes * s->itemsize);
+    int64_t every = call->every < call->steps ? call->every : call->steps; /* what it means, without overflow */
+    int64_t parts = every ? (call->steps + every - 1) / every : 1;
+    int64_t rows = every ? 0 : fl_panel_rows(total, GATES * lanes * s->itemsize);
     int64_t counts[] = {call->batch * s->output, parts * units * call->batch, rows * units * GATES, rows * units};
     size_t at[5] = {0};
     for (int n = 0; n < 4; n++)
         at[n + 1] = at[n] + fl_up(counts[n] * s->itemsize, 64);
     char *begin = (char *)call->tape + direction * at[4];
-    *tape = (fl_tape){.h = begin, .states = begin + at[1], .every = call->every, .rows = rows};
+    *tape = (fl_tape){.h = begin, .states = begin + at[1], .every = every, .rows = rows};
     if (rows) {
         tape->gates = begin + at[2];
         tape->cells = begin + at[3];
@@ -421,7 +422,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
     int64_t total = rows_of(call);
     place_tape(tape, stack, call, total, direction);
-    if (16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS_BACK)
+    if (n < 1 || 16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS_BACK)
         n = 1;
     fl_back_task task = {
         .task = {

@@ -1,22 +1,25 @@
-/* One call of the C API, without Python: reads a case from its input, writes y, h and c.
+/* One call of the C API, without Python: reads a case from its input, writes y, h and c; then, if
+asked to, goes back and writes dx, dh, dc and, for each direction, dw_ih, dw_hh, db and dw_hr.
 
     bits ISA <case >results
 
-The case: eleven int64 (itemsize, layers, directions, I, H, P, T, B, threads, reverse, whether batch
-sizes follow); for each layer and direction w_ih, w_hh, b and, if P < H, w_hr; batch sizes, T int64;
-x; h; c. Rows of x and y lie side by side. */
+The case: twelve int64 (itemsize, layers, directions, I, H, P, T, B, threads, reverse, whether batch
+sizes follow, `every` of the tape or -1: not back); for each layer and direction w_ih, w_hh, b and, if
+P < H, w_hr; batch sizes, T int64; x; h; c; if it goes back, dy; dh; dc. Rows lie side by side. */
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "fastlstm.h"
 
+/* Memory full of nan: what is used before it is set shows. */
 static void *room(size_t bytes)
 {
     void *memory = aligned_alloc(64, bytes / 64 * 64 + 64);
     if (!memory)
         abort();
-    return memory;
+    return memset(memory, 0xff, bytes);
 }
 
 static void *take(int64_t count, size_t size)
@@ -27,26 +30,37 @@ static void *take(int64_t count, size_t size)
     return memory;
 }
 
+static void give(const void *values, int64_t count, size_t size)
+{
+    if (fwrite(values, size, count, stdout) != (size_t)count)
+        abort();
+}
+
 int main(int argc, char **argv)
 {
-    enum { ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, HEAD };
+    enum { ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, EVERY, HEAD };
     int isa = fl_isa(argc > 1 ? argv[1] : NULL);
     if (isa < 0)
         return 2;
     const int64_t *head = take(HEAD, sizeof *head);
     const int64_t wide = head[DIRECTIONS] * head[P], cells = head[LAYERS] * head[DIRECTIONS];
+    const int64_t of_h = cells * head[B] * head[P], of_c = cells * head[B] * head[H];
     const size_t size = head[ITEMSIZE];
+    const int back = head[EVERY] >= 0;
     const fl_shape shape = {
         .itemsize = (int32_t)size, .layers = (int32_t)head[LAYERS],
         .directions = (int32_t)head[DIRECTIONS],
-        .input = head[I], .hidden = head[H], .output = head[P],
+        .input = head[I], .hidden = head[H], .output = head[P], .back = back,
     };
     const void **parameters = room(cells * 4 * sizeof *parameters);
+    int64_t *counts = room(cells * 4 * sizeof *counts);
     for (int64_t k = 0; k < cells; k++) {
-        parameters[4 * k] = take(4 * head[H] * (k < head[DIRECTIONS] ? head[I] : wide), size);
-        parameters[4 * k + 1] = take(4 * head[H] * head[P], size);
-        parameters[4 * k + 2] = take(4 * head[H], size);
-        parameters[4 * k + 3] = head[P] < head[H] ? take(head[P] * head[H], size) : NULL;
+        counts[4 * k] = 4 * head[H] * (k < head[DIRECTIONS] ? head[I] : wide);
+        counts[4 * k + 1] = 4 * head[H] * head[P];
+        counts[4 * k + 2] = 4 * head[H];
+        counts[4 * k + 3] = head[P] < head[H] ? head[P] * head[H] : 0;
+        for (int64_t n = 4 * k; n < 4 * k + 4; n++)
+            parameters[n] = counts[n] ? take(counts[n], size) : NULL;
     }
     fl_call call = {
         .steps = head[T], .batch = head[B], .threads = (int32_t)head[THREADS],
@@ -61,15 +75,38 @@ int main(int argc, char **argv)
             rows += call.batch_sizes[t];
     }
     call.x = take(rows * head[I], size);
-    call.h = take(cells * head[B] * head[P], size);
-    call.c = take(cells * head[B] * head[H], size);
+    call.h = take(of_h, size);
+    call.c = take(of_c, size);
     call.y = room(rows * wide * size);
 
     fl_stack *stack = fl_pack(room(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    if (back) {
+        call.every = head[EVERY];
+        call.tape = room(fl_tape_bytes(stack, &call));
+    }
     call.room = room(fl_room_bytes(stack, &call));
     fl_run(stack, &call);
-    fwrite(call.y, size, rows * wide, stdout);
-    fwrite(call.h, size, cells * head[B] * head[P], stdout);
-    fwrite(call.c, size, cells * head[B] * head[H], stdout);
+    give(call.y, rows * wide, size);
+    give(call.h, of_h, size);
+    give(call.c, of_c, size);
+    if (!back)
+        return 0;
+
+    fl_back_call way = {.call = &call, .dy_stride = call.y_stride};
+    way.dy = take(rows * wide, size);
+    way.dh = take(of_h, size);
+    way.dc = take(of_c, size);
+    way.dx = room(rows * head[I] * size);
+    void **dw = room(cells * 4 * sizeof *dw);
+    for (int64_t n = 0; n < cells * 4; n++)
+        dw[n] = counts[n] ? memset(room(counts[n] * size), 0, counts[n] * size) : NULL;
+    way.dw = dw;
+    way.room = room(fl_back_room_bytes(stack, &way));
+    fl_back(stack, &way);
+    give(way.dx, rows * head[I], size);
+    give(way.dh, of_h, size);
+    give(way.dc, of_c, size);
+    for (int64_t n = 0; n < cells * 4; n++)
+        give(dw[n], counts[n], size);
     return 0;
 }
