@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support import tolerance
+from gradients import assert_within, go_back, roundings, spread, values_of
+from support import Work, tolerance
 
 from fastlstm.engines import _numpy, stack
 from fastlstm.packing import batch_sizes_of
@@ -105,23 +106,71 @@ def run_in_python(engine, case, dtype):
     return y, h, c
 
 
+def run_bits(command, dtype, arrays, shapes):
+    """What the program bits gives for a case, an array for each of the shapes."""
+    ran = subprocess.run(command, input=b"".join(map(bytes, arrays)), capture_output=True)
+    if ran.returncode == 2:
+        pytest.skip(f"this machine lacks {command[-1]}")
+    assert ran.returncode == 0, ran.stderr.decode()
+    ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
+    *parts, rest = np.split(np.frombuffer(ran.stdout, dtype), ends)
+    assert not rest.size
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 def run_in_c(command, case):
     """y, h, c of the program bits."""
     parameters, batch_sizes, x, h, c = case.arrays()
     head = [x.itemsize, case.layers, case.directions, case.I, case.H, case.P or case.H]
-    head += [len(batch_sizes), h.shape[1], case.threads, case.reverse, bool(case.lengths)]
+    head += [len(batch_sizes), h.shape[1], case.threads, case.reverse, bool(case.lengths), -1]
     arrays = [np.array(head, np.int64), *(a for cell in parameters for a in cell)]
     arrays += [batch_sizes.astype(np.int64)] * bool(case.lengths) + [x, h, c]
-    given = b"".join(a.tobytes() for a in arrays)
-    ran = subprocess.run(command, input=given, capture_output=True)
-    if ran.returncode == 2:
-        pytest.skip(f"this machine lacks {command[-1]}")
-    assert ran.returncode == 0, ran.stderr.decode()
     shapes = (len(x), case.directions * h.shape[2]), h.shape, c.shape
-    ends = np.cumsum([np.prod(shape) for shape in shapes])
-    *parts, rest = np.split(np.frombuffer(ran.stdout, case.dtype), ends)
-    assert not rest.size
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return run_bits(command, case.dtype, arrays, shapes)
+
+
+# the way back: a work, how many threads, `every` of its tape
+BACK = {
+    "one": (Work((1,), 1, 1), 1, 0),
+    "two_units": (Work((3, 3, 1), 4, 2, dtype="float64", directions=2), 1, 0),
+    "every_tile": (Work(tuple(range(13, 0, -1)), 5, 33), 1, 0),
+    "alone": (Work((200,), 20, 70), 1, 0),
+    "alone_again": (Work((200,), 20, 70), 1, 60),
+    "ragged_again": (Work((9, 8, 8, 5, 3, 1, 1), 6, 19, directions=2), 1, 4),
+    "projection": (Work((4, 4, 2, 1), 70, 70, 65), 1, 0),
+    "double": (Work((4, 4, 2, 1), 7, 33, 17, directions=2, dtype="float64"), 1, 3),
+    "threads_rows": (Work((30,) * 16, 32, 64, directions=2), 2, 7),
+    "threads_units": (Work((9, 7, 2), 64, 256), 3, 0),
+    "saturated": (Work((7,) * 5, 5, 11, x=1000), 1, 0),
+}
+
+
+def back_in_c(command, work, values, threads, every):
+    """As `gradients.go_back`, by the program bits."""
+    sizes, h, even = batch_sizes_of(np.array(work.lengths)), values["h"], not np.ptp(work.lengths)
+    names = [f"{name}{k}" for k in range(work.directions) for name in ("w_ih", "w_hh", "b", "w_hr")]
+    names = [name for name in names if values[name] is not None]
+    head = [values["x"].itemsize, 1, work.directions, work.I, work.H, h.shape[2]]
+    head += [len(sizes), h.shape[1], threads, False, not even, every]
+    arrays = [np.array(head, np.int64), *(values[name] for name in names)]
+    arrays += [sizes.astype(np.int64)] * (not even)
+    arrays += [values[name] for name in ("x", "h", "c", "dy", "dh", "dc")]
+    like = {"y": "dy", "h": "h", "c": "c", "dx": "x", "dh": "h", "dc": "c"}
+    like |= {f"d{name}": name for name in names}
+    shapes = [values[name].shape for name in like.values()]
+    got = run_bits(command, work.dtype, arrays, shapes)
+    return {
+        name: a.reshape(-1, a.shape[-1]) if name in ("h", "c", "dh", "dc") else a
+        for name, a in zip(like, got, strict=True)
+    }
+
+
+@functools.cache
+def truth_of_back(name):
+    """(`_numpy`'s results in float64, how far each moves) of a work; see `gradients.spread`."""
+    work, _, _ = BACK[name]
+    values = {n: v if v is None else v.astype(float) for n, v in values_of(work).items()}
+    return spread(lambda given: go_back(_numpy, work, given), values)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +209,28 @@ def test_bits(build, native, compiler, isa, name):
     if isa != "baseline" and native.describe()["instruction_set"] != "baseline":
         for part, expected in zip(got, run_in_python(native, case, case.dtype), strict=True):
             assert part.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", BACK)
+@pytest.mark.parametrize("compiler, isa", TARGETS)
+def test_bits_of_gradients(build, native, compiler, isa, name):
+    """Near the truth, and the bits of every compiler; for one panel of units those of every machine.
+
+    A sum over units takes them by panels, whose width is the machine's.
+    """
+    work, threads, every = BACK[name]
+    values = values_of(work)
+    got = back_in_c([*build(compiler, "bits"), isa], work, values, threads, every)
+    expected, moves = truth_of_back(name)
+    got = {n: a.reshape(expected[n].shape) for n, a in got.items()}
+    terms = max(work.I + (work.P or work.H) + 1, 4 * work.H, len(values["x"]))
+    assert_within(got, expected, moves, roundings("native", terms), work.dtype)
+    here = native.describe()["instruction_set"]
+    fused = "baseline" not in (isa, here)
+    same = got if isa == here or fused and work.H <= 2 else ("y", "h", "c") if fused else ()
+    expected = go_back(native, work, values)
+    for n in same:
+        assert got[n].tobytes() == expected[n].tobytes(), n
 
 
 @pytest.mark.parametrize("compiler", ["gcc"])

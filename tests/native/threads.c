@@ -3,7 +3,8 @@ for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
 
     threads ROUNDS
 
-The stacks make each way of cutting the work happen: sequences, directions, units of a step. */
+The stacks make each way of cutting the work happen, forward and back: sequences, directions, units of
+a step. */
 
 #include <pthread.h>
 #include <stdio.h>
@@ -15,8 +16,8 @@ The stacks make each way of cutting the work happen: sequences, directions, unit
 enum { CALLERS = 3, MOST = 1 << 19 };
 
 typedef struct {
-    fl_shape shape;
-    int64_t steps, batch;
+    fl_shape shape; /* `back`: the gradients count too */
+    int64_t steps, batch, every;
     fl_stack *stack;
     float *expected;
 } work;
@@ -26,6 +27,9 @@ static work works[] = {
     {.shape = {4, 2, 2, 16, 64, 64}, .steps = 60, .batch = 2},    /* directions */
     {.shape = {4, 2, 1, 32, 256, 256}, .steps = 12, .batch = 1},  /* units */
     {.shape = {4, 2, 1, 32, 300, 250}, .steps = 8, .batch = 2},   /* units, then outputs */
+    {.shape = {4, 1, 2, 16, 40, 40, 1}, .steps = 12, .batch = 32},             /* back: rows */
+    {.shape = {4, 1, 1, 32, 256, 256, 1}, .steps = 8, .batch = 2},             /* units */
+    {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 9, .batch = 3, .every = 4},  /* rows, run again */
 };
 enum { WORKS = sizeof works / sizeof *works };
 
@@ -40,28 +44,62 @@ static void *room(size_t bytes)
     return memory;
 }
 
-static int64_t outputs_of(const work *w)
+/* How many results there are: y, and of the way back dx, dh, dc and, for each direction, dw. */
+static int64_t results_of(const work *w)
 {
-    return w->steps * w->batch * w->shape.directions * w->shape.output;
+    const fl_shape *s = &w->shape;
+    int64_t I = s->input, H = s->hidden, P = s->output, y = w->steps * w->batch * s->directions * P;
+    if (!s->back)
+        return y;
+    return y + w->steps * w->batch * I + s->directions * (w->batch * (P + H) + 4 * H * (I + P + 1) + P * H);
+}
+
+static void go_back(const work *w, const fl_call *call, float *results)
+{
+    const fl_shape *s = &w->shape;
+    int64_t I = s->input, H = s->hidden, P = s->output;
+    fl_back_call way = {.call = call, .dy = numbers + 20, .dy_stride = call->y_stride};
+    void *dw[8];
+#define PLACE(pointer, count) (pointer = results, results += count)
+    PLACE(way.dx, w->steps * w->batch * I);
+    PLACE(way.dh, s->directions * w->batch * P);
+    PLACE(way.dc, s->directions * w->batch * H);
+    for (int k = 0; k < s->directions; k++) {
+        PLACE(dw[4 * k], 4 * H * I);
+        PLACE(dw[4 * k + 1], 4 * H * P);
+        PLACE(dw[4 * k + 2], 4 * H);
+        PLACE(dw[4 * k + 3], P * H);
+    }
+#undef PLACE
+    way.dw = dw;
+    way.room = room(fl_back_room_bytes(w->stack, &way));
+    fl_back(w->stack, &way);
+    free(way.room);
 }
 
 static float *run(const work *w, int threads)
 {
     const fl_shape *s = &w->shape;
     size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
+    size_t results = results_of(w) * sizeof(float);
     fl_call call = {
         .x = numbers, .x_stride = s->input * (int64_t)sizeof(float),
-        .y = room(outputs_of(w) * sizeof(float)),
+        .y = memset(room(results), 0, results),
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
         .h = memset(room(states), 0, states), .c = memset(room(states), 0, states),
-        .threads = threads,
+        .threads = threads, .every = w->every,
     };
+    if (s->back)
+        call.tape = room(fl_tape_bytes(w->stack, &call));
     call.room = room(fl_room_bytes(w->stack, &call));
     fl_run(w->stack, &call);
+    if (s->back)
+        go_back(w, &call, (float *)call.y + w->steps * w->batch * s->directions * s->output);
     free(call.h);
     free(call.c);
     free(call.room);
+    free(call.tape);
     return call.y;
 }
 
@@ -69,12 +107,12 @@ static void *caller(void *first)
 {
     for (long n = 0; n < rounds; n++) {
         const work *w = &works[((long)(size_t)first + n) % WORKS];
-        float *y = run(w, 2 + (int)(n % 4));
-        if (memcmp(y, w->expected, outputs_of(w) * sizeof(float))) {
+        float *results = run(w, 2 + (int)(n % 4));
+        if (memcmp(results, w->expected, results_of(w) * sizeof(float))) {
             fprintf(stderr, "other bits: work %d, round %ld\n", (int)(w - works), n);
             exit(1);
         }
-        free(y);
+        free(results);
     }
     return NULL;
 }
