@@ -214,9 +214,10 @@ def test_bits(build, native, compiler, isa, name):
 @pytest.mark.parametrize("name", BACK)
 @pytest.mark.parametrize("compiler, isa", TARGETS)
 def test_bits_of_gradients(build, native, compiler, isa, name):
-    """Near the truth, and the bits of every compiler; for one panel of units those of every machine.
+    """Near the truth, and the bits of every compiler.
 
-    A sum over units takes them by panels, whose width is the machine's.
+    Those of every machine where there is one panel of units: a sum over all of them goes panel by
+    panel, and how wide these are is the machine's.
     """
     work, threads, every = BACK[name]
     values = values_of(work)

@@ -18,7 +18,7 @@ C = "c[:live] = f * c[:live] + i * g"
 FILL = "h[:live] = y[rows] = h_t"
 START = "    ends = "
 
-# name -> (a piece of `_numpy`, what the saboteur has instead, the case that must show it)
+# name -> (a piece of `run` of `_numpy`, what the saboteur has instead, the case that must show it)
 EDITS = {
     "i and f swapped": ("i, f, g, o = np.split", "f, i, g, o = np.split", PLAIN),
     "g and o swapped": ("i, f, g, o = np.split", "i, f, o, g = np.split", PLAIN),
@@ -54,10 +54,10 @@ EDITS = {
 
 
 def _edited(old, new):
-    source = inspect.getsource(_numpy)
-    assert source.count(old) == 1, f"{old!r} must occur once in _numpy"
+    source, run = inspect.getsource(_numpy), inspect.getsource(_numpy.run)
+    assert run.count(old) == 1, f"{old!r} must occur once in run of _numpy"
     module = types.ModuleType("saboteur")
-    exec(source.replace(old, new), module.__dict__)
+    exec(source.replace(run, run.replace(old, new)), module.__dict__)
     return module
 
 

@@ -32,7 +32,7 @@ static void *take(int64_t count, size_t size)
 
 static void give(const void *values, int64_t count, size_t size)
 {
-    if (fwrite(values, size, count, stdout) != (size_t)count)
+    if (count && fwrite(values, size, count, stdout) != (size_t)count)
         abort();
 }
 
