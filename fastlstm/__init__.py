@@ -38,6 +38,7 @@ from .training import (
     CosineAnnealingLR,
     CrossEntropyLoss,
     EarlyStopping,
+    Forecaster,
     History,
     HuberLoss,
     L1Loss,
@@ -61,6 +62,7 @@ from .training import (
     fit,
     nse,
     predict,
+    seasonal_naive,
     split_by_time,
     windows,
 )
@@ -68,6 +70,8 @@ from .training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "seasonal_naive",
+    "Forecaster",
     "Adam",
     "AdamW",
     "Arrays",

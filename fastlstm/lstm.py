@@ -118,6 +118,8 @@ class Recurrent(Layer):
         version, stacks = self._packed.get((apart, back), (None, None))
         if version != self._version:
             version, d = self._version, self._directions
+            stacks = None
+            self._packed.pop((apart, back), None)  # its memory is there to take again
             cells = [self._parameters(suffix) for suffix in self._suffixes]
             size = d if apart or back else len(cells)
             groups = (cells[k : k + size] for k in range(0, len(cells), size))

@@ -108,10 +108,11 @@ class Layer:
     def buffers(self):
         """Yield what an optimiser works on: (layer, parameters, gradients), each array flat.
 
-        For this layer and those inside it that have parameters; names and shapes of what lies side
-        by side are the layer's own. Who writes parameters calls the layer's `changed`.
+        For this layer and those inside it that have parameters, once each under however many names.
+        Names and shapes of what lies side by side are the layer's own. Who writes parameters calls
+        the layer's `changed`.
         """
-        for _, layer in self.named_layers():
+        for layer in {id(layer): layer for _, layer in self.named_layers()}.values():
             if layer._own_grads():
                 yield layer, layer._flat, layer._gradients
 

@@ -461,3 +461,14 @@ def test_embedding_makes_nothing_dense():
     finally:
         tracemalloc.stop()
     assert most < 1 << 20 < embedding.weight.nbytes / 20
+
+
+def test_a_layer_under_two_names_is_updated_once():
+    """As torch's shared parameters: both uses add into one gradient, and one step is taken."""
+    shared = fastlstm.Linear(3, 3, dtype="float64", seed=0)
+    model = fastlstm.Sequential(shared, shared)
+    before = shared.weight.copy()
+    y, pullback = model.vjp(np.ones((2, 3)))
+    pullback(np.ones_like(y))
+    fastlstm.SGD(model, lr=0.1).step()
+    np.testing.assert_allclose(shared.weight, before - 0.1 * shared.grads["weight"], rtol=1e-15)

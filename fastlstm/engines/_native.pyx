@@ -110,6 +110,8 @@ cdef cnp.ndarray _borrow(list spare, size_t size):
             there = cnp.PyArray_SIZE(<cnp.ndarray>spare[k])
             if size <= there <= 2 * size:
                 return spare.pop(k)
+        if spare:  # or all the sizes that ever came would add up
+            del spare[0]
     return np.empty(size, np.uint8)
 
 

@@ -341,7 +341,7 @@ class _Training:
         for name, value in {"clip_norm": clip_norm, "clip_value": clip_value}.items():
             if value is not None:
                 check_number(name, value, above=0)
-        self.buffers = list({id(entry[0]): entry for entry in state.model.buffers()}.values())
+        self.buffers = list(state.model.buffers())
         self.before = [np.empty_like(parameters) for _, parameters, _ in self.buffers]
         self.place = None  # batches, number of the one at hand
 

@@ -64,11 +64,6 @@ class _Run(NamedTuple):
     decay_factor: float
 
 
-def _buffers(model):
-    """What `Layer.buffers` yields, a layer that stands in several places once."""
-    return {id(entry[0]): entry for entry in model.buffers()}.values()
-
-
 def _check_model(model):
     if not isinstance(model, Layer):
         raise TypeError(f"model should be a layer of this package, got: {type(model).__name__}")
@@ -80,7 +75,7 @@ def _layout(model):
     prefixes, layout = {}, []
     for prefix, layer in model.named_layers():
         prefixes.setdefault(id(layer), prefix)
-    for layer, _, _ in _buffers(model):
+    for layer, _, _ in model.buffers():
         parts, start = [], 0
         for name, view in layer._views.items():
             gated = isinstance(layer, Recurrent) and not name.startswith("weight_hr")
@@ -178,7 +173,7 @@ class Optimiser:
         self.steps += 1
         lr, weight_decay = float(self.lr), float(self.weight_decay)
         with np.errstate(all="ignore"):
-            for number, (layer, parameters, gradients) in enumerate(_buffers(self.model)):
+            for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
                 buffers = [parameters, gradients, *(self._moments[n][number] for n in needed)]
                 for where, lr_factor, decay_factor in self._runs[number]:
                     p, g, *moments = (buffer[where] for buffer in buffers)
@@ -653,7 +648,7 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
     if max_norm != math.inf:
         check_number("max_norm", max_norm, least=0)
     check_bool("error_if_nonfinite", error_if_nonfinite)
-    gradients = [gradients for _, _, gradients in _buffers(model)]
+    gradients = [gradients for _, _, gradients in model.buffers()]
     with np.errstate(all="ignore"):
         total = math.sqrt(sum(_squares(gradient) for gradient in gradients))
         if error_if_nonfinite and not math.isfinite(total):
@@ -706,5 +701,5 @@ def clip_grad_value(model, value):
     _check_model(model)
     check_number("value", value, least=0)
     with np.errstate(over="ignore"):  # a value beyond float32 clips nothing
-        for _, _, gradients in _buffers(model):
+        for _, _, gradients in model.buffers():
             np.clip(gradients, -value, value, out=gradients)
