@@ -27,9 +27,9 @@ static work works[] = {
     {.shape = {4, 2, 2, 16, 64, 64}, .steps = 60, .batch = 2},    /* directions */
     {.shape = {4, 2, 1, 32, 256, 256}, .steps = 12, .batch = 1},  /* units */
     {.shape = {4, 2, 1, 32, 300, 250}, .steps = 8, .batch = 2},   /* units, then outputs */
-    {.shape = {4, 1, 2, 16, 40, 40, 1}, .steps = 12, .batch = 32},             /* back: rows */
+    {.shape = {4, 1, 2, 16, 40, 40, 1}, .steps = 16, .batch = 32},             /* back: rows */
     {.shape = {4, 1, 1, 32, 256, 256, 1}, .steps = 8, .batch = 2},             /* units */
-    {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 9, .batch = 3, .every = 4},  /* rows, run again */
+    {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 22, .batch = 3, .every = 9}, /* rows, run again */
 };
 enum { WORKS = sizeof works / sizeof *works };
 

@@ -1,0 +1,144 @@
+"""What the native engine promises of gradients: one result of threads, checkpoints and rows.
+
+Their values are test_gradients.py's; here they are where work is cut: among threads, in chunks, in
+sums that are flushed.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from gradients import assert_goes_back, go_back, values_of
+from support import SMALL, Work, assert_same_answers, assert_same_bits
+from test_native import HERE, python
+
+from fastlstm.engines import load
+from fastlstm.packing import batch_sizes_of, rows_of
+
+pytestmark = pytest.mark.usefixtures("native")
+
+# Worth threads on the way back, which share the rows or, where rows are few, the units of a step;
+# of 4097 rows and more the sums are flushed in between.
+BACK = {
+    "rows": Work((20,) * 16, 20, 65, 33, directions=2),
+    "rows_ragged": Work((*range(40, 3, -1),), 33, 50, directions=2),
+    "rows_flushed": Work((300,) * 17, 3, 20),
+    "rows_double": Work((150, 150, 60, 21, 3), 32, 40, dtype="float64", directions=2),
+    "fewer_rows_than_threads": Work((60, 21), 30, 130, 100, directions=2),
+    "units": Work((40,), 33, 257, directions=2),
+    "units_ragged": Work((30, 21, 21, 2, 1, 1, 1), 130, 150, directions=2),
+    "units_double": Work((25, 25, 3), 20, 130, dtype="float64"),
+}
+
+
+def results(work, **options):
+    return go_back(load("native"), work, values_of(work), **options)
+
+
+def assert_same_gradients(got, expected):
+    assert got.keys() == expected.keys()
+    assert_same_answers(got, expected)
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_gradients_of_work_for_threads(native, name):
+    assert_goes_back(native, BACK[name], "native", threads=2)
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_one_result_of_threads_and_checkpoints(name):
+    """However the work is cut, of every buffer, and nothing around it is written."""
+    work = BACK[name]
+    expected = results(work)
+    steps = work.lengths[0]
+    for threads, every in ((2, 0), (3, 0), (4, 0), (64, 0), (1, 7), (2, 1), (3, 7), (4, steps)):
+        assert_same_gradients(results(work, threads=threads, every=every), expected)
+
+
+@pytest.mark.parametrize("every", [10**9, 2**62, 2**63 - 2, 2**63 - 1])
+def test_as_many_steps_as_one_likes(every):
+    """Between checkpoints: of which there is one then."""
+    work = SMALL["small"]._replace(layers=1)
+    assert_same_gradients(results(work, every=every), results(work))
+
+
+PRINT = "import test_native_gradients; test_native_gradients.print_digests()"
+
+
+def print_digests():
+    """Print a digest of each result, of works of one panel of units on every machine."""
+    bits = {}
+    for n, work in enumerate([Work((9, 5, 5, 1), 7, 2, directions=2), Work((3,) * 4, 20, 1)]):
+        for dtype in ("float32", "float64"):
+            got = results(work._replace(dtype=dtype))
+            for name, values in got.items():
+                bits[f"{name} {n} {dtype}"] = hashlib.sha256(values.tobytes()).hexdigest()
+    print(json.dumps(bits))
+
+
+@pytest.mark.skipif(len(HERE) < 3, reason="compares instruction sets with fused multiply-add")
+def test_gradients_of_one_panel_do_not_depend_on_vectors():
+    """A sum over more units takes them panel by panel, and these are as wide as vectors."""
+    wide, narrow = (python("-c", PRINT, FASTLSTM_ISA=isa) for isa in HERE[:2])
+    assert json.loads(wide) == json.loads(narrow)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        Work((7, 6, 6, 5, 3, 1, 1), 20, 33, 9, directions=2),
+        Work((2,) * 7, 3, 1040),  # whose weights are taken in pieces if there are many rows
+        Work((2,) * 7, 600, 530, 520, dtype="float64"),
+    ],
+    ids=lambda work: str(work.H),
+)
+def test_a_sequence_alone_goes_back(work):
+    """As among others."""
+    values = values_of(work)
+    whole = go_back(load("native"), work, values)
+    assert all(np.isfinite(result).all() for result in whole.values())
+    rows = len(work.lengths)
+    _, sequence = rows_of(np.arange(rows), batch_sizes_of(np.array(work.lengths)))
+    for n in (0, 3, rows - 1):
+        own = {name: values[name][sequence == n] for name in ("x", "dy")}
+        own |= {name: values[name][:, n : n + 1].copy() for name in ("h", "c", "dh", "dc")}
+        got = go_back(load("native"), work._replace(lengths=work.lengths[n : n + 1]), values | own)
+        for name in ("y", "dx"):
+            assert_same_bits(got[name], whole[name][sequence == n])
+        for name in ("h", "c", "dh", "dc"):
+            assert_same_bits(got[name], whole[name].reshape(len(got[name]), rows, -1)[:, n])
+
+
+@pytest.mark.parametrize("every", [0, 30])
+def test_a_tape_is_used_again(every):
+    """With other gradients and the first ones again, by eight threads at once."""
+    work = Work((70, 70, 44, 1), 20, 65, directions=2)
+    values, rng = values_of(work), np.random.default_rng(0)
+    parameters = [tuple(values[f"{n}{k}"] for n in ("w_ih", "w_hh", "b", "w_hr")) for k in (0, 1)]
+    native, spare = load("native"), []
+    stack = native.Stack([tuple(map(np.copy, p[:3])) + p[3:] for p in parameters], 2, True, spare)
+
+    def record(x):
+        y = np.empty_like(values["dy"])
+        sizes = batch_sizes_of(np.array(work.lengths))
+        return stack.record(x, sizes, values["h"].copy(), values["c"].copy(), y, 2, every)
+
+    tape, other = record(values["x"].copy()), record(values["x"] + 1)
+    del other
+
+    def back(dy, threads=2):
+        got = {name: values[name].copy() for name in ("dh", "dc")} | {
+            "dx": np.empty_like(values["x"])
+        }
+        dw = [tuple(w if w is None else np.zeros_like(w) for w in p) for p in parameters]
+        stack.back(tape, dy, got["dh"], got["dc"], got["dx"], dw, threads)
+        return got | {f"dw{n}": w for n, w in enumerate(w for p in dw for w in p if w is not None)}
+
+    first, second = values["dy"], rng.standard_normal(values["dy"].shape).astype(work.dtype)
+    expected = back(first), back(second)
+    assert not np.array_equal(expected[0]["dx"], expected[1]["dx"])
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for n, got in enumerate(pool.map(back, [first, second] * 8)):
+            assert_same_gradients(got, expected[n % 2])
