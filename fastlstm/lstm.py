@@ -366,7 +366,7 @@ class LSTM(Recurrent):
             cells = slice(k * d, (k + 1) * d)
             tape = None
             if len(x):
-                every = checkpoint_every or 0
+                every = min(checkpoint_every or 0, len(batch.batch_sizes))
                 tape = layer.record(
                     x, batch.batch_sizes, h[cells], c[cells], y, self.num_threads, every
                 )
