@@ -99,11 +99,8 @@ class Layer:
     def zero_grad(self):
         """Set all gradients to zero; without it, pullbacks go on adding."""
         for _, layer in self.named_layers():
-            layer._zero_own_grads()
-
-    def _zero_own_grads(self):
-        if self._gradients is not None:
-            self._gradients[...] = 0
+            if layer._gradients is not None:
+                layer._gradients[...] = 0
 
     def buffers(self):
         """Yield what an optimiser works on: (layer, parameters, gradients), each array flat.
@@ -263,6 +260,17 @@ def check_size(name, value, least=1):
         bound = "greater than zero" if least == 1 else f"at least {least}"
         raise ValueError(f"{name} must be {bound}, got {value}")
     return int(value)
+
+
+def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf, below=math.inf):
+    """Return `value` as a float; refused unless it is a finite number within these bounds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} should be a number, got: {type(value).__name__}")
+    if not (least <= value <= most and above < value < below):
+        bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
+        said = " and ".join(f"{w} {b:g}" for w, b in bounds.items() if math.isfinite(b))
+        raise ValueError(f"{name} must be a finite number {said}".rstrip() + f", got {value!r}")
+    return float(value)
 
 
 def check_bool(name, value):

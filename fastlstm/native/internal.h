@@ -53,7 +53,7 @@ typedef struct {
 
 /* The way back through a recorded task: all its rows, by all threads. */
 typedef struct {
-    fl_task task; /* as it ran; c is NULL, h the room of `again`, see backward.inc */
+    fl_task task; /* as it ran, but for h and c, which are not read */
     const void *dy;
     int64_t dy_stride;
     void *dh, *dc, *dx;

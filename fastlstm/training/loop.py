@@ -23,11 +23,11 @@ import numpy as np
 from ..arrays import as_array
 from ..layers import Last, Sequential
 from ..lstm import LSTM
-from ..parameters import Layer, check_size
+from ..parameters import Layer, check_number, check_size
 from .batches import Arrays, Batches
 from .checkpoint import Checkpoint, restore
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
-from .optimisers import Optimiser, check_number, clip_grad_norm, clip_grad_value
+from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
 from .schedules import OneCycleLR, ReduceLROnPlateau
 
 

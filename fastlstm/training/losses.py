@@ -29,8 +29,7 @@ those where a weight is 0, for 0 * nan is nan: a mask leaves out, a weight does 
 import numpy as np
 
 from ..arrays import as_array, as_float, as_integers
-from ..parameters import check_size
-from .optimisers import check_number
+from ..parameters import check_number, check_size
 
 
 class _Loss:

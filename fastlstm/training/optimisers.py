@@ -27,20 +27,9 @@ import numpy as np
 
 from ..arrays import as_array
 from ..lstm import Recurrent
-from ..parameters import Layer, check_bool
+from ..parameters import Layer, check_bool, check_number
 
 _BLOCK = 32768  # numbers: parameters, gradients, moments and scratch of so many stay in the cache
-
-
-def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf, below=math.inf):
-    """Return `value` as a float; refused unless it is a finite number within these bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} should be a number, got: {type(value).__name__}")
-    if not (least <= value <= most and above < value < below):
-        bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
-        said = " and ".join(f"{w} {b:g}" for w, b in bounds.items() if math.isfinite(b))
-        raise ValueError(f"{name} must be a finite number {said}".rstrip() + f", got {value!r}")
-    return float(value)
 
 
 class _Part(NamedTuple):

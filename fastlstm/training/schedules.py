@@ -12,8 +12,8 @@ it finds.
 import bisect
 import math
 
-from ..parameters import check_bool, check_size
-from .optimisers import Optimiser, check_number
+from ..parameters import check_bool, check_number, check_size
+from .optimisers import Optimiser
 
 
 class _Schedule:
