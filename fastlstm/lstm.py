@@ -342,7 +342,8 @@ class LSTM(Recurrent):
         -----
         Cost: a call's, and backwards twice that. Kept are input and output, 5 H values for every
         real step, layer and direction (gates and c), and between layers what they hand on; with
-        `checkpoint_every` k, at most H + P for every k steps in place of these, and a call's time more.
+        `checkpoint_every` k, at most H + P for every k steps in place of the 5 H, and the time of a
+        call more.
 
         Examples
         --------
