@@ -5,7 +5,7 @@ three axes each, 100 steps in 10 s, four motions, 40 recordings to train and 40 
 few: so an LSTM learns from all pieces of 5 s in them, and a recording is what its pieces are on
 average. sktime itself is not imported.
 
-    pip install fastlstm
+    pip install .
     pip install --no-deps sktime==1.2.0
     python examples/basicmotions.py
 

@@ -3,7 +3,7 @@
 The 1,797 digits of scikit-learn, four fifths to train and one fifth to test. An LSTM goes down the
 rows; what it has seen at the last one tells the digit.
 
-    pip install fastlstm scikit-learn
+    pip install . scikit-learn
     python examples/digits.py
 
 Reaches 98 to 99 % of the test digits, in seconds.

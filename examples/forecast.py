@@ -1,6 +1,6 @@
 """Sunspots for the next 11 years, or carbon dioxide for the next 12 months, forecast by an LSTM.
 
-    pip install "fastlstm[plot]"
+    pip install ".[plot]"
     pip install --no-deps statsmodels
     python examples/forecast.py sunspots
     python examples/forecast.py co2 -o co2.png
@@ -211,7 +211,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     path = args.output or Path(f"{args.series}.png")
     if importlib.util.find_spec("matplotlib") is None:
-        sys.exit('forecast.py draws with matplotlib: pip install "fastlstm[plot]"')
+        sys.exit("forecast.py draws with matplotlib: pip install matplotlib")
     began = time.perf_counter()
     test = {"sunspots": sunspots, "co2": co2}[args.series](range(args.seeds))
     seconds = time.perf_counter() - began

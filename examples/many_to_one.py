@@ -5,7 +5,7 @@
 and test loss are printed after each. `benchmarks/programs/with_torch.py` is the same program in
 torch, which prints the same losses; `benchmarks` has the times of both.
 
-    pip install fastlstm
+    pip install .
     python examples/many_to_one.py
 
 Reaches a test loss of 0.00005, where a guess of 0.5 has 0.008, in a fraction of a second.

@@ -6,7 +6,7 @@ the next 20 of all three, in one go. It learns from the first four fifths of the
 on the last fifth are printed for each of the three, beside those of the best linear regression on
 the same 20 measurements, and of persistence: all stays as it was.
 
-    pip install fastlstm
+    pip install .
     python examples/multi.py
 
 Reaches 4 to 6 % of persistence's errors, the linear regression 43 to 74 %, in a second.

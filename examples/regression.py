@@ -6,7 +6,7 @@ there is too much: so the flow of a day depends, not linearly, on the rain of ma
 learns the flow. It is judged by the Nash-Sutcliffe efficiency against the true flow of series that
 it has not seen (1: perfect, 0: as good as the mean), and so is the best linear filter of 40 days.
 
-    pip install fastlstm
+    pip install .
     python examples/regression.py
 
 Reaches 0.99, the filter 0.83, in a second.

@@ -4,7 +4,7 @@ Every 32 ms of sound go through a spectrum and four convolutions (NumPy), one st
 (`fastlstm.Stream`, which keeps the state) and a linear layer: the probability of speech. All
 weights come from the ONNX file in the package silero-vad (Silero Team), which is not imported.
 
-    pip install "fastlstm[numba,plot]" onnx
+    pip install ".[numba,plot]" onnx
     pip install --no-deps silero-vad==6.2.3
     python examples/speech.py                              # a sound that it makes itself
     python examples/speech.py recording.wav -o speech.png
@@ -238,7 +238,7 @@ def draw(path, sound, probability, found, title, spans):
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError('drawing needs matplotlib: pip install "fastlstm[plot]"') from error
+        raise ImportError("drawing needs matplotlib: pip install matplotlib") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

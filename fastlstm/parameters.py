@@ -71,7 +71,9 @@ class Layer:
         return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes, **without}
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _views=_views_of(state["_flat"], state["_views"]))
+        """Copied: what comes out of a pickle may be a mapped file, read-only or shared."""
+        flat = np.array(state["_flat"])
+        self.__dict__.update(state, _flat=flat, _views=_views_of(flat, state["_views"]))
 
     def _own_grads(self):
         """The gradients of this layer's own parameters, views by their names; zeros at first."""

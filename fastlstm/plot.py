@@ -157,7 +157,7 @@ def _figure(rows, height):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "plots need matplotlib, which is missing: pip install fastlstm[plot]"
+            "plots need matplotlib, which is missing: pip install matplotlib"
         ) from error
     figure = Figure(figsize=(8, rows * height), layout="constrained")
     return figure, figure.subplots(rows, sharex=True, squeeze=False)[:, 0]

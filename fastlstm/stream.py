@@ -65,7 +65,8 @@ class Stream:
         return {name: value for name, value in self.__dict__.items() if name != "step"}
 
     def __setstate__(self, state):
-        self.__dict__.update(state)
+        """The states are copied, as a layer's parameters are."""
+        self.__dict__.update(state, _h=np.array(state["_h"]), _c=np.array(state["_c"]))
         self._take_step()
 
     def __copy__(self):

@@ -173,7 +173,7 @@ def test_a_plot_without_matplotlib_fails_before_the_work(capsys, monkeypatch, co
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     sentence = error_of(capsys, command, "--plot", "x.png")
-    assert sentence == "plots need matplotlib, which is missing: pip install fastlstm[plot]"
+    assert sentence == "plots need matplotlib, which is missing: pip install matplotlib"
 
 
 @pytest.mark.parametrize(

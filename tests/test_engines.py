@@ -1,15 +1,18 @@
 """Every engine against `_numpy` in float64, through the contract alone, and the contract itself."""
 
 import concurrent.futures
+import copy
 import importlib
 import inspect
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -26,7 +29,8 @@ from support import (
 )
 
 import fastlstm
-from fastlstm.engines import MODULES, _numpy, choose, cpus, load, threads
+from fastlstm.engines import MODULES, _numpy, _warn_of_numpy, choose, cpus, load, threads
+from fastlstm.formats import structure
 from fastlstm.packing import rows_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -651,8 +655,10 @@ def numpy_alone(monkeypatch):
     monkeypatch.setitem(MODULES, "numba", "._nowhere")
     monkeypatch.delenv("FASTLSTM_ENGINE", raising=False)
     load.cache_clear()
+    _warn_of_numpy.cache_clear()
     yield
     load.cache_clear()
+    _warn_of_numpy.cache_clear()
 
 
 def test_the_first_engine_there_is(monkeypatch, engine):
@@ -668,6 +674,58 @@ def test_environment_forces_an_engine(monkeypatch, engine):
     assert fastlstm.LSTM(1, 1).engine == engine
     assert fastlstm.LSTM(1, 1, engine="numpy").engine == "numpy"
     assert [name for name, about in fastlstm.engines().items() if about["default"]] == [engine]
+
+
+def test_falling_back_on_numpy_is_said_once(numpy_alone):
+    """Where an LSTM is made, once in a process, with what to do; `engines` tells it silently."""
+    sentence = (
+        r"^fastlstm runs on its engine numpy here, which takes 2 to 50 times as long .*'native' is "
+        r"not available.*install a C compiler .*'numba' is not available.*: pip install numba\. "
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastlstm.engines()
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        lstm = fastlstm.LSTM(1, 1)
+    assert [w.filename for w in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastlstm.LSTM(1, 1), fastlstm.LSTMCell(1, 1), copy.deepcopy(lstm)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: fastlstm.LSTMCell(1, 1),
+    lambda: structure.build({"layer": "LSTMCell", "input_size": 1, "hidden_size": 1, "bias": True,
+                             "dtype": "float32"}),
+])  # fmt: skip
+def test_whatever_is_made_first_says_it(numpy_alone, make):
+    with pytest.warns(UserWarning, match="^fastlstm runs on its engine numpy here"):
+        make()
+
+
+def test_a_copy_on_a_machine_with_numpy_alone_says_it(numpy_alone):
+    stored = pickle.dumps(fastlstm.LSTM(1, 1))
+    _warn_of_numpy.cache_clear()
+    with pytest.warns(UserWarning, match="^fastlstm runs on its engine numpy here"):
+        pickle.loads(stored)
+
+
+def test_who_asks_for_numpy_is_not_warned(numpy_alone, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastlstm.LSTM(1, 1, engine="numpy")
+        monkeypatch.setenv("FASTLSTM_ENGINE", "numpy")
+        fastlstm.LSTM(1, 1)
+
+
+def test_advice_names_no_package_that_no_index_has():
+    """fastlstm itself is installed from its source."""
+    for path in [
+        *ROOT.glob("fastlstm/**/*.py"),
+        *ROOT.glob("examples/*.[pm]*"),
+        ROOT / "README.md",
+    ]:
+        assert not re.findall(r"pip install\b[^\n]*\bfastlstm\b", path.read_text()), path
 
 
 def test_a_missing_engine_is_passed_over(numpy_alone):
@@ -689,7 +747,7 @@ def test_the_next_engine_is_taken(numpy_alone, monkeypatch):
 def test_a_missing_engine_that_is_forced_is_an_error(numpy_alone, monkeypatch):
     sentence = (
         r"engine 'numba' is not available here \(No module named 'fastlstm.engines._nowhere'\). "
-        r'To get it: pip install "fastlstm\[numba\]"'
+        r"To get it: pip install numba$"
     )
     with pytest.raises(ImportError, match=sentence):
         fastlstm.LSTM(1, 1, engine="numba")

@@ -119,5 +119,5 @@ def test_no_global_state():
 
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install fastlstm\[plot\]"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         plot_history(HISTORY)

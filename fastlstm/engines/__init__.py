@@ -92,15 +92,16 @@ import functools
 import importlib
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
 MODULES = {"native": "._native", "numba": "._numba", "numpy": "._numpy"}  # in order of preference
 _REMEDIES = {
     # pip may have kept a wheel that was built without the engine
-    "native": "install a C compiler (GCC or Clang), then "
-    "pip install --force-reinstall --no-cache-dir fastlstm",
-    "numba": 'pip install "fastlstm[numba]"',
+    "native": "install a C compiler (GCC or Clang), then, in the folder of fastlstm's source, "
+    "pip install --force-reinstall --no-deps --no-cache-dir .",
+    "numba": "pip install numba",
     "numpy": "pip install numpy",
 }
 
@@ -122,21 +123,50 @@ def choose(name="auto"):
     """Return (name, module) of the engine: `name`, or FASTLSTM_ENGINE, or the first there is.
 
     Only "auto" looks at the environment variable or falls back; a name that is asked for and
-    missing is an ImportError.
+    missing is an ImportError. A process that falls back on numpy is warned once.
     """
+    name = _asked(name)
     if name == "auto":
-        name = os.environ.get("FASTLSTM_ENGINE") or "auto"
-        if name not in ("auto", *MODULES):
-            known = ", ".join(("auto", *MODULES))
-            raise ValueError(f"FASTLSTM_ENGINE must be one of {known}, got {name!r}")
+        name = _first()
+        if name == "numpy":
+            _warn_of_numpy()
+    return name, load(name)
+
+
+def _asked(name):
+    """The engine that is asked for, here or in the environment; "auto" if none is."""
     if name != "auto":
-        return name, load(name)
-    for name in MODULES:
-        try:
-            return name, load(name)
-        except ImportError:
-            if name == "numpy":
-                raise
+        return name
+    name = os.environ.get("FASTLSTM_ENGINE") or "auto"
+    if name not in ("auto", *MODULES):
+        known = ", ".join(("auto", *MODULES))
+        raise ValueError(f"FASTLSTM_ENGINE must be one of {known}, got {name!r}")
+    return name
+
+
+def _first():
+    """The first engine that can be loaded."""
+    return next(name for name in MODULES if _why_missing(name) is None)
+
+
+def _why_missing(name):
+    """Why an engine cannot be loaded, and how to get it; None if it can."""
+    try:
+        load(name)
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _warn_of_numpy():
+    reasons = "; ".join(filter(None, map(_why_missing, MODULES)))
+    warnings.warn(
+        "fastlstm runs on its engine numpy here, which takes 2 to 50 times as long as the others. "
+        f'{reasons}. To stay with numpy without this warning: engine="numpy", or '
+        "FASTLSTM_ENGINE=numpy in the environment",
+        stacklevel=5,  # the line that makes an LSTM
+    )
 
 
 def stack(module, parameters, directions, back=False, spare=None):
@@ -177,10 +207,9 @@ def engines():
     >>> fastlstm.engines()["numpy"]["available"]
     True
     """
-    try:
-        default = choose()[0]
-    except ImportError:  # FASTLSTM_ENGINE asks for one that is missing; the table says why
-        default = None
+    default = _asked("auto")
+    if default == "auto":
+        default = _first()
     table = {}
     for name in MODULES:
         try:

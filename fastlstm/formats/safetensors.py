@@ -69,6 +69,6 @@ def _library():
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(
-            'a .safetensors file needs the safetensors library: pip install "fastlstm[formats]"'
+            "a .safetensors file needs the safetensors library: pip install safetensors"
         ) from error
     return safetensors

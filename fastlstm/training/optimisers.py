@@ -146,6 +146,11 @@ class Optimiser:
         self._moments = {}  # name -> an array for each buffer, from the first step that needs it
         self._scratch = np.empty((2, _BLOCK), model.dtype)
 
+    def __setstate__(self, state):
+        """The moments are copied, as a layer's parameters are."""
+        moments = {m: [np.array(flat) for flat in flats] for m, flats in state["_moments"].items()}
+        self.__dict__.update(state, _moments=moments, _scratch=np.empty_like(state["_scratch"]))
+
     def _needed(self):
         """The names of the moments that a step keeps."""
         raise NotImplementedError
