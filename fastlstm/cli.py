@@ -19,7 +19,8 @@ import numpy as np
 
 from . import __version__, cli_training
 from .engines import MODULES, engines
-from .formats import load, load_lstm, load_state, structure, written_aside
+from .files import check_writable, written_aside
+from .formats import load, load_lstm, load_state, structure
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .training import Forecaster, NonFiniteError
@@ -212,8 +213,7 @@ def _run(args):
     if args.state_out:
         _by_suffix("--state-out", args.state_out, {".npz": None})
     for path in filter(None, (args.output, args.state_out)):
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+        check_writable(path)
     model = _load(args)
     layers = [layer for _, layer in model.named_layers() if not layer.children]
     if any(isinstance(layer, LSTMCell) for layer in layers):

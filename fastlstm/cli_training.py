@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .formats import written_aside
+from .files import check_writable, written_aside
 from .layers import Last, Linear, Sequential
 from .lstm import LSTM
 from .plot import plot_forecast, plot_history
@@ -307,7 +307,7 @@ def _plot_forecast(path, table, first, names, known, forecast, truth):
 def _check_output(path, suffix):
     if path.suffix.lower() != suffix:
         raise ValueError(f"output must end in {suffix}, got {path}")
-    _check_folder(path)
+    check_writable(path)
 
 
 def _check_plot(path):
@@ -315,13 +315,8 @@ def _check_plot(path):
     if path is not None:
         if path.suffix.lower() != ".png":
             raise ValueError(f"--plot must end in .png, got {path}")
-        _check_folder(path)
+        check_writable(path)
         plot_history({"loss": [1.0]})
-
-
-def _check_folder(path):
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 # The kinds of numbers in options

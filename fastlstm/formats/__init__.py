@@ -7,11 +7,11 @@ memory that the file's own size does not warrant, and run nothing from it.
 """
 
 import os
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..engines import choose
+from ..files import written_aside
 from ..parameters import Layer, check_bool
 from . import npz, safetensors, structure, torch_pt
 
@@ -210,20 +210,6 @@ def save(model, path):
         )
     with written_aside(path) as file:
         known[path.suffix.lower()].write(file, model)
-
-
-@contextmanager
-def written_aside(path):
-    """Give a file to write to: it becomes `path`, a Path, if all goes well, and vanishes if not."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(aside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a crash could leave the new name with no content
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

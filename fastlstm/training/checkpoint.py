@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..formats import npz, written_aside
+from ..files import written_aside
+from ..formats import npz
 from ..parameters import check_size
 
 _VERSION = 1

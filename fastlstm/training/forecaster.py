@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..formats import load, npz, written_aside
+from ..files import written_aside
+from ..formats import load, npz
 from ..parameters import Layer, check_size
 from .batches import Batch
 from .loop import SamplesFirst, mode, predict
