@@ -24,7 +24,8 @@ def as_float(value, dtype, name="input", owner="RNN"):
     untyped = isinstance(value, (list, tuple, int, float)) and array.dtype.kind in "fiub"
     half = array.dtype.name in _HALF or _is_torch_bfloat16(value)
     if swapped or untyped or half:
-        return array.astype(dtype)
+        with np.errstate(under="ignore"):
+            return array.astype(dtype)
     way_out = f'Convert {name}: {name}.astype("{dtype}")'
     if array.dtype.name in ("float32", "float64"):
         way_out += f', or convert model: build it with dtype="{array.dtype}"'

@@ -11,7 +11,7 @@ import numpy as np
 from .arrays import as_array, as_float, as_integers, as_rows
 from .lstm import LSTM, LSTMCell, dropout_mask
 from .packing import check_lengths
-from .parameters import Layer, check_bool, check_probability, check_size, uniform
+from .parameters import Layer, check_bool, check_probability, check_size, quiet, uniform
 
 
 class Linear(Layer):
@@ -59,10 +59,12 @@ class Linear(Layer):
         bound = 1 / math.sqrt(self.in_features)
         self._set({n: uniform(rng, v.shape, bound, self.dtype) for n, v in self._views.items()})
 
+    @quiet
     def __call__(self, input):
         """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
         return self._run(self._arrange(input))
 
+    @quiet
     def vjp(self, input):
         """Run, and return how to go backwards.
 
@@ -106,6 +108,7 @@ class Linear(Layer):
         y, weight = self._run(x), self._copy_of_weight()
         shape = y.shape
 
+        @quiet
         def pullback(d_output):
             dy = as_rows(_as_gradient(d_output, shape, self.dtype, "Linear"))
             dx = (dy @ weight).reshape(x.shape)
@@ -219,6 +222,7 @@ class Embedding(Layer):
         y = self._views["weight"][index]
         shape, index = y.shape, index.ravel()
 
+        @quiet
         def pullback(d_output):
             dy = as_rows(_as_gradient(d_output, shape, self.dtype, "Embedding"))
             self._add(index, dy)
@@ -271,10 +275,12 @@ class Dropout(Layer):
         self.p = check_probability(p)
         self._rng = np.random.default_rng(seed)
 
+    @quiet
     def __call__(self, input):
         """Return an array of the input's shape; the input itself in evaluation."""
         return self._run(input)[0]
 
+    @quiet
     def vjp(self, input):
         """Run, and return how to go backwards, with the same mask; see `Linear.vjp`.
 
@@ -292,6 +298,7 @@ class Dropout(Layer):
         y, mask = self._run(input)
         shape, dtype = y.shape, y.dtype
 
+        @quiet
         def pullback(d_output):
             dy = _as_gradient(d_output, shape, dtype, "Dropout")
             return dy if mask is None else dy * mask
@@ -333,6 +340,7 @@ class _Activation(Layer):
         y = np.asarray(self(input))
         y.flags.writeable = False
 
+        @quiet
         def pullback(d_output):
             return self._back(y, _as_gradient(d_output, y.shape, y.dtype, type(self).__name__))
 
@@ -348,6 +356,7 @@ class ReLU(_Activation):
     array([0., 2.])
     """
 
+    @quiet
     def __call__(self, input):
         """Return an array of the input's shape."""
         return np.maximum(_as_any_float(input, "ReLU"), 0)
@@ -365,6 +374,7 @@ class Tanh(_Activation):
     array([0.])
     """
 
+    @quiet
     def __call__(self, input):
         """Return an array of the input's shape."""
         return np.tanh(_as_any_float(input, "Tanh"))
@@ -382,12 +392,12 @@ class Sigmoid(_Activation):
     array([0.5])
     """
 
+    @quiet
     def __call__(self, input):
         """Return an array of the input's shape."""
         x = _as_any_float(input, "Sigmoid")
         y = np.negative(x, out=np.empty_like(x))
-        with np.errstate(over="ignore"):  # then y is infinite and 1 / y is 0, as it should be
-            np.exp(y, out=y)
+        np.exp(y, out=y)  # where it is infinite, 1 / y is 0, as it should be
         y += 1
         return np.divide(1, y, out=y)
 
@@ -412,6 +422,7 @@ class Softmax(_Activation):
         super().__init__()
         self.dim = check_size("dim", dim, least=None)
 
+    @quiet
     def __call__(self, input):
         """Return an array of the input's shape; ValueError if it has no such axis."""
         x = _as_any_float(input, "Softmax")

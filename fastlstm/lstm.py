@@ -15,6 +15,7 @@ from .parameters import (
     check_size,
     glorot,
     orthogonal,
+    quiet,
     uniform,
 )
 from .stream import Stream
@@ -145,6 +146,7 @@ class Recurrent(Layer):
                 own["bias_hh" + suffix] += db
         return dx
 
+    @quiet
     def _parameters(self, suffix):
         """(w_ih, w_hh, b, w_hr) of one layer in one direction."""
         get = self._views.get
@@ -361,8 +363,7 @@ class LSTM(Recurrent):
         for k, layer in enumerate(self._stacks(back=True)):
             mask = None
             if k and self.dropout and self.training:
-                mask = dropout_mask(x, self.dropout, self._dropout_rng)
-                x = x * mask
+                x, mask = self._dropped(x)
             y = np.empty((len(x), d * self._output_size), self.dtype)
             cells = slice(k * d, (k + 1) * d)
             tape = None
@@ -375,6 +376,7 @@ class LSTM(Recurrent):
             x = y
         y.flags.writeable = False
 
+        @quiet
         def pullback(d_output=None, d_states=None):
             dy = self._d_output(d_output, batch, y.shape[1])
             dh, dc = batch.sort(self._d_states(d_states, batch))
@@ -461,12 +463,18 @@ class LSTM(Recurrent):
         d = self._directions
         for k, layer in enumerate(self._stacks(apart=True)):
             if k:
-                x = y * dropout_mask(y, self.dropout, self._dropout_rng)
+                x = self._dropped(y)[0]
             y = np.empty((len(x), wide), self.dtype)
             if len(x):
                 cells = slice(k * d, (k + 1) * d)
                 layer.run(x, batch_sizes, h[cells], c[cells], y, self.num_threads)
         return y
+
+    @quiet
+    def _dropped(self, x):
+        """What dropout between layers leaves of x, and its mask."""
+        mask = dropout_mask(x, self.dropout, self._dropout_rng)
+        return x * mask, mask
 
     def _check_features(self, x):
         if x.shape[-1] != self.input_size:
@@ -627,6 +635,7 @@ class LSTMCell(Recurrent):
             sizes = uniform_sizes(1, rows)
             tape = layer.record(x, sizes, h[None], c[None], np.empty_like(h), self.num_threads)
 
+        @quiet
         def pullback(d_states):
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
             dy = np.zeros_like(dh)

@@ -4,6 +4,7 @@ A layer's parameters live side by side in one array, in torch's order; each name
 So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -126,8 +127,9 @@ class Layer:
                 raise ValueError(
                     f"{name} must have shape {self._views[name].shape}, got {value.shape}"
                 )
-        for name, value in values.items():
-            self._views[name][...] = value
+        with np.errstate(under="ignore"):
+            for name, value in values.items():
+                self._views[name][...] = value
         self._version += 1
 
     def named_layers(self, prefix=""):
@@ -220,6 +222,20 @@ class Layer:
     def _arguments(self):
         """What stands in the brackets of `repr`, as torch's ``extra_repr``."""
         return ""
+
+
+def quiet(function):
+    """Run a function without NumPy's floating-point errors, whatever `np.errstate` its caller has.
+
+    What underflows is rightly 0, and inf and nan come out as torch's do, without a word.
+    """
+
+    @functools.wraps(function)
+    def quietly(*args, **kwargs):
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return quietly
 
 
 def _views_of(flat, shapes):

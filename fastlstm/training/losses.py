@@ -29,7 +29,7 @@ those where a weight is 0, for 0 * nan is nan: a mask leaves out, a weight does 
 import numpy as np
 
 from ..arrays import as_array, as_float, as_integers
-from ..parameters import check_number, check_size
+from ..parameters import check_number, check_size, quiet
 
 
 class _Loss:
@@ -80,6 +80,7 @@ class _Loss:
                 f"{shape}, got {target.shape}"
             )
 
+    @quiet
     def _read_weights(self, weights, mask, shape, dtype):
         """Weights and mask, each None or with as many axes as the elements' `shape`."""
         if weights is not None:
@@ -356,6 +357,7 @@ class CrossEntropyLoss(_Loss):
             losses, slopes = self._of_indices(logits, class_weights, index)
             return self._reduce(losses, slopes, weights, mask, class_weights[index])
 
+    @quiet
     def _class_weights(self, logits):
         classes = logits.shape[-1]
         if self.weight is None:

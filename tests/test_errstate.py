@@ -1,0 +1,150 @@
+"""Whatever `np.errstate` a caller has: the same values, and nothing raised."""
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+import fastlstm
+from fastlstm import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Linear,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+
+# underflow, denormals, overflow: whatever a product, a sum or exp can come to
+HARD = [1e-40, -1e-30, 1e-20, -1000, 88, 89, -104, 0, 3e38, -3e38, 1, 1000]
+
+
+def _hard(*shape, dtype="float32"):
+    with np.errstate(under="ignore"):
+        return np.resize(np.array(HARD), shape).astype(dtype)
+
+
+def _scaled(layer, factor):
+    """The layer with weights that make its sums underflow or overflow."""
+    layer.load_state_dict({n: v * factor for n, v in layer.state_dict().items()})
+    return layer
+
+
+def _there_and_back(call):
+    """What a layer, or anything with `vjp`, gives and gives back, and its parameters' gradients."""
+    y, pullback = call.vjp(_tokens if isinstance(call, Embedding) else _hard(4, 3, 6))
+    results = list(_arrays(y))
+    dy = _hard(*results[0].shape)
+    for _ in range(2):  # the second one adds to what the first has left
+        dx = pullback(dy)
+    return results + list(_arrays(dx)) + list(call.grads.values())
+
+
+_tokens = np.array([[0, 1, 1], [2, 0, 1]])
+
+
+def _arrays(values):
+    if isinstance(values, tuple):
+        for value in values:
+            yield from _arrays(value)
+    elif values is not None:
+        yield values
+
+
+LAYERS = {
+    "linear": lambda: _scaled(Linear(6, 5, seed=0), 1e-20),
+    "linear_overflow": lambda: _scaled(Linear(6, 5, seed=0), 1e20),
+    "embedding": lambda: Embedding(3, 6, seed=0),
+    "dropout": lambda: Dropout(0.3, seed=0),
+    "relu": ReLU,
+    "tanh": Tanh,
+    "sigmoid": Sigmoid,
+    "softmax": Softmax,
+    "last": Last,
+    "lstm": lambda: _scaled(LSTM(6, 5, 2, bidirectional=True, seed=0), 1e-20),
+    "lstm_dropout": lambda: LSTM(6, 5, 2, dropout=0.3, proj_size=2, seed=0),
+    "cell": lambda: fastlstm.LSTMCell(6, 5, seed=0),
+    "sequential": lambda: Sequential(LSTM(6, 5, seed=0), Last(), Linear(5, 3, seed=0), Softmax()),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_raises_nothing(name):
+    def run():
+        layer = LAYERS[name]()
+        if name == "cell":
+            (h, c), pullback = layer.vjp(_hard(3, 6))
+            return [h, c, *_arrays(pullback((_hard(3, 5), None)))]
+        if name.startswith("lstm"):
+            (y, states), pullback = layer.vjp(_hard(4, 3, 6))
+            back = pullback(_hard(*y.shape))
+            return [y, *states, *_arrays(back), *layer.grads.values(), layer(_hard(4, 3, 6))[0]]
+        return [*_there_and_back(layer), layer(_tokens if name == "embedding" else _hard(4, 3, 6))]
+
+    expected = run()
+    with np.errstate(all="raise"):
+        got = run()
+    for one, other in zip(got, expected, strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("kind", [Sigmoid, Softmax, Tanh])
+def test_the_issues_case(kind, dtype):
+    """Far from 0 these are 0 and 1, whatever exp makes of it."""
+    x = np.array([[-1e4, 0.0, -1e4]], dtype)
+    with np.errstate(all="raise"):
+        y = kind()(x)
+    expected = {Sigmoid: [[0, 0.5, 0]], Softmax: [[0, 1, 0]], Tanh: [[-1, 0, -1]]}[kind]
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_engines_raise_nothing(exact_engine, dtype):
+    """Gates that are shut, products that underflow: forward, backward and step by step."""
+    x = _hard(4, 3, 6, dtype=dtype)
+    small, dy = x / 1e3, _hard(4, 3, 5, dtype=dtype) / 1e30
+
+    def run():
+        lstm = LSTM(6, 5, engine=exact_engine, dtype=dtype, seed=0)
+        (y, states), pullback = lstm.vjp(small)
+        dx, d_states = pullback(dy)
+        stream = lstm.stream(3)
+        return [y, *states, dx, *d_states, lstm(x)[0], stream.step(x[0]), stream.run(x)]
+
+    expected = run()
+    with np.errstate(all="raise"):
+        got = run()
+    for one, other in zip(got, expected, strict=True):
+        assert_same_bits(one, other)
+
+
+def test_losses_and_optimisers_raise_nothing():
+    prediction, target = _hard(4, 3), np.zeros((4, 3), np.float32)
+    weights = np.array([1e-60, 1e60, 1, 0])
+    losses = [fastlstm.MSELoss(), fastlstm.L1Loss(), fastlstm.HuberLoss(),
+              fastlstm.BCEWithLogitsLoss()]  # fmt: skip
+    classes = fastlstm.CrossEntropyLoss(weight=[1e-60, 1.0, 1.0])
+    with np.errstate(all="raise"):
+        for loss in losses:
+            loss(prediction, target, weights=weights)
+        classes(prediction, np.zeros(4, int), weights=weights)
+        fastlstm.QuantileLoss([0.1, 0.5, 0.9])(prediction, target[:, :1].squeeze(1))
+        fastlstm.NSELoss()(prediction, target, std=np.ones(4))
+        for kind in (fastlstm.SGD, fastlstm.Adam, fastlstm.AdamW, fastlstm.RMSprop):
+            linear = Linear(6, 5, seed=0)
+            linear.vjp(_hard(4, 6))[1](_hard(4, 5))
+            fastlstm.clip_grad_norm(linear, 1.0)
+            fastlstm.clip_grad_value(linear, 1e-30)
+            kind(linear, lr=1e-30).step()
+
+
+def test_small_numbers_from_outside_become_zeros():
+    """A list, a half-precision or a float64 value below float32's smallest."""
+    with np.errstate(all="raise"):
+        linear = Linear(1, 1, bias=False)
+        linear.weight = np.array([[1e-60]])
+        assert linear.weight == 0 and linear([[1e-60]]) == 0
+        linear.load_state_dict({"weight": np.array([[1e-60]])})
