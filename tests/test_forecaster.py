@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm.training import Forecaster, Standardizer, seasonal_naive
+from fastlstm.training import Forecaster, Standardizer, is_forecaster, seasonal_naive
 
 RNG = np.random.default_rng(0)
 SERIES = RNG.normal([10, -200, 3], [2, 50, 0.1], size=(60, 3))
@@ -325,6 +325,19 @@ def test_a_file_of_another_format(tmp_path):
         Forecaster.load(tmp_path / "f.pt")
     with pytest.raises(FileNotFoundError):
         Forecaster.load(tmp_path / "gone.npz")
+
+
+def test_a_forecasters_file_is_told_from_others(tmp_path):
+    f = forecaster()
+    f.save(tmp_path / "f.npz")
+    fastlstm.save(f.model, tmp_path / "model.npz")
+    fastlstm.save(f.model, tmp_path / "model.pt")
+    np.savez(tmp_path / "notes.npz", __notes__=np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "f.npz").read_bytes()[:500])
+    found = {path.name: is_forecaster(path) for path in tmp_path.iterdir()}
+    assert [name for name, is_one in found.items() if is_one] == ["f.npz"] and len(found) == 5
+    with pytest.raises(FileNotFoundError):
+        is_forecaster(tmp_path / "gone.npz")
 
 
 def test_damage_is_a_value_error(tmp_path):

@@ -3,7 +3,7 @@
 from .batches import Arrays, Batch, Batches, Sequences
 from .checkpoint import Checkpoint
 from .diagnosis import NonFiniteError
-from .forecaster import Forecaster, seasonal_naive
+from .forecaster import Forecaster, is_forecaster, seasonal_naive
 from .loop import EarlyStopping, History, State, StopTraining, fit, predict
 from .losses import (
     BCEWithLogitsLoss,
@@ -60,6 +60,7 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "fit",
+    "is_forecaster",
     "nse",
     "predict",
     "seasonal_naive",

@@ -252,9 +252,7 @@ class Forecaster:
             If it cannot be opened.
         """
         try:
-            with open(path, "rb") as file:
-                notes = npz.read_notes(file) if npz.recognises(file) else None
-            arguments = _check_notes(notes)
+            arguments = _check_notes(_read_notes(path))
         except ValueError as fault:
             raise ValueError(f"{os.fspath(path)}: {fault}") from fault
         model = load(path, engine=engine)
@@ -316,6 +314,38 @@ class Forecaster:
             )
 
 
+def is_forecaster(path):
+    """Tell whether a file is one that `Forecaster.save` wrote, without reading its model.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    bool
+        False for a damaged file as well: whoever loads it will say what is wrong.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.npz")
+    >>> fastlstm.save(fastlstm.LSTM(3, 4), path)
+    >>> fastlstm.training.is_forecaster(path)
+    False
+    """
+    try:
+        notes = _read_notes(path)
+    except ValueError:
+        return False
+    return notes is not None and notes.get("kind") == _KIND
+
+
 def seasonal_naive(series, first, horizon, season=1):
     """Forecast that all will be as one season ago: what a model must beat to be worth its while.
 
@@ -374,6 +404,12 @@ def _check_names(columns, count):
             f"{names}"
         )
     return names
+
+
+def _read_notes(path):
+    """The notes of an .npz file; None if it has none, or is of another format."""
+    with open(path, "rb") as file:
+        return npz.read_notes(file) if npz.recognises(file) else None
 
 
 def _check_notes(notes):
