@@ -11,7 +11,16 @@ import numpy as np
 from .arrays import as_array, as_float, as_integers, as_rows
 from .lstm import LSTM, LSTMCell, dropout_mask
 from .packing import check_lengths
-from .parameters import Layer, check_bool, check_probability, check_size, quiet, uniform
+from .parameters import (
+    Layer,
+    check_batch_first,
+    check_bool,
+    check_probability,
+    check_size,
+    quiet,
+    uniform,
+)
+from .stream import undecided
 
 
 class Linear(Layer):
@@ -448,8 +457,9 @@ class Last(Layer):
 
     Parameters
     ----------
-    batch_first : bool
-        The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F).
+    batch_first : bool or None
+        The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F). None is undecided,
+        as `LSTM`'s.
     bidirectional : bool
         The features are [forward, backward], half and half.
 
@@ -461,7 +471,7 @@ class Last(Layer):
 
     def __init__(self, batch_first=False, bidirectional=False):
         super().__init__({})
-        self.batch_first = check_bool("batch_first", batch_first)
+        self.batch_first = check_batch_first(batch_first)
         self.bidirectional = check_bool("bidirectional", bidirectional)
 
     def __call__(self, input, *, lengths=None):
@@ -501,6 +511,8 @@ class Last(Layer):
         x = _as_any_float(input, "Last")
         if x.ndim not in (2, 3):
             raise ValueError(f"Last: Expected input to be 2D or 3D, got {x.ndim}D instead")
+        if x.ndim == 3 and self.batch_first is None:
+            raise undecided("Last", x.shape)
         features = x.shape[-1]
         if self.bidirectional and features % 2:
             raise ValueError(f"Last: Expected an even number of features, got {features}")
@@ -659,9 +671,15 @@ class Sequential(Layer):
         return children[name] if name in children else super().__getattr__(name)
 
     def __setattr__(self, name, value):
-        if name not in self.__dict__ and name in self.__dict__.get("children", {}):
+        replaces = name in self.__dict__.get("children", {})
+        if name not in self.__dict__ and (replaces or isinstance(value, Layer)):
+            how = "replaced" if replaces else "added"
             raise AttributeError(
-                f"Sequential: layer {name!r} cannot be replaced; build a new Sequential"
+                f"Sequential: layer {name!r} cannot be {how}; build a new Sequential"
+            )
+        if name == "batch_first":
+            raise AttributeError(
+                "Sequential has no batch_first; the LSTM and Last layers inside it have"
             )
         super().__setattr__(name, value)
 

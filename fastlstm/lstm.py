@@ -10,6 +10,7 @@ from .engines import choose, stack, threads
 from .packing import batch_sizes_of, check_lengths, check_packed, rows_of, uniform_sizes
 from .parameters import (
     Layer,
+    check_batch_first,
     check_bool,
     check_probability,
     check_size,
@@ -18,7 +19,7 @@ from .parameters import (
     quiet,
     uniform,
 )
-from .stream import Stream
+from .stream import Stream, undecided
 
 
 class Recurrent(Layer):
@@ -167,8 +168,10 @@ class LSTM(Recurrent):
         Layers on top of each other, each fed with the outputs of the one below.
     bias : bool
         With biases ``bias_ih``, ``bias_hh`` or without.
-    batch_first : bool
-        Input and output are (B, T, ...) instead of (T, B, ...). States never are.
+    batch_first : bool or None
+        Input and output are (B, T, ...) instead of (T, B, ...). States never are. None is
+        undecided, as a file may leave it: unbatched and packed input runs, batched input is
+        refused until ``lstm.batch_first`` is set.
     dropout : float in [0, 1]
         In training mode: the share of every layer's outputs, the last one's excepted, that is
         zeroed, the others scaled by 1 / (1 - dropout).
@@ -236,7 +239,7 @@ class LSTM(Recurrent):
         hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
         bias = check_bool("bias", bias)
-        self.batch_first = check_bool("batch_first", batch_first)
+        self.batch_first = check_batch_first(batch_first)
         self.dropout = check_probability(dropout)
         self.bidirectional = check_bool("bidirectional", bidirectional)
         if self.dropout and self.num_layers == 1:
@@ -420,6 +423,8 @@ class LSTM(Recurrent):
         batched = x.ndim == 3
         if not batched and x.ndim != 2:
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.ndim}D instead")
+        if batched and self.batch_first is None:
+            raise undecided("LSTM", x.shape)
         self._check_features(x)
         swap = batched and self.batch_first
         time, batch = (1, 0) if swap else (0, 1)
@@ -534,7 +539,9 @@ class LSTM(Recurrent):
             text += f", num_layers={self.num_layers}"
         if not self.bias:
             text += f", bias={self.bias}"
-        if self.batch_first:
+        if self.batch_first is None:
+            text += ", batch_first=undecided"
+        elif self.batch_first:
             text += f", batch_first={self.batch_first}"
         if self.dropout:
             text += f", dropout={self.dropout}"

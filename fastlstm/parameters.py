@@ -4,8 +4,11 @@ A layer's parameters live side by side in one array, in torch's order; each name
 So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
 """
 
+import copy
 import functools
 import math
+import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +20,14 @@ _STRUCTURE = frozenset(
     "input_size hidden_size num_layers bias bidirectional proj_size engine dtype children "
     "in_features out_features num_embeddings embedding_dim padding_idx".split()
 )
+_LIKE_A_PARAMETER = re.compile(r"(.*\.)?(weight|bias)", re.DOTALL)
+
+
+class LoadedKeys(NamedTuple):
+    """What `Layer.load_state_dict` did not find in a state dict, and what it left there."""
+
+    missing_keys: list
+    unexpected_keys: list
 
 
 class Layer:
@@ -62,8 +73,30 @@ class Layer:
             raise AttributeError(
                 f"{name} of {type(self).__name__} cannot be changed: build another layer"
             )
+        elif name == "batch_first":
+            object.__setattr__(self, name, check_batch_first(value))
+        elif self._lacks_parameter(name):
+            raise AttributeError(
+                f"{type(self).__name__} has no parameter {name[:100]!r} to assign to; it has "
+                f"{listed(self._parameter_names()) or 'none'}"
+            )
         else:
             object.__setattr__(self, name, value)
+
+    def __delattr__(self, name):
+        if name in self._views or name in _STRUCTURE or name in self.children:
+            raise AttributeError(
+                f"{name} of {type(self).__name__} cannot be deleted: build another layer"
+            )
+        object.__delattr__(self, name)
+
+    def _lacks_parameter(self, name):
+        """Tell whether a name can only be meant for a parameter, and there is none of it."""
+        known = "_views" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name)
+        return not known and _LIKE_A_PARAMETER.match(name)
+
+    def _parameter_names(self):
+        return [prefix + name for prefix, layer in self.named_layers() for name in layer._views]
 
     def __getstate__(self):
         """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
@@ -166,20 +199,34 @@ class Layer:
             for name, view in layer._views.items()
         }
 
-    def load_state_dict(self, state_dict):
-        """Take all parameters from a mapping with torch's names; strict.
+    def load_state_dict(self, state_dict, strict=True):
+        """Take all parameters from a mapping with torch's names.
 
         Parameters
         ----------
         state_dict : mapping of str -> array
             Exactly the names of `state_dict`, each with its shape; arrays or torch tensors of
             any float type (float64 into a float32 layer is rounded, as torch does it).
+        strict : bool
+            If False, parameters that are missing keep their values, and names that the layer
+            lacks are left alone; both are returned.
+
+        Returns
+        -------
+        missing_keys, unexpected_keys : lists of str, in a named tuple
 
         Raises
         ------
         ValueError
-            If a name is missing or unexpected, or a shape or type is wrong. Every fault is named,
-            and nothing has been changed.
+            If a name is missing or unexpected, unless not `strict`, or a shape or type is wrong, in
+            any case. The faults are named, and nothing has been changed.
+
+        Examples
+        --------
+        >>> linear = fastlstm.Linear(2, 1, bias=False)
+        >>> state = {"weight": np.ones((1, 2)), "steps": np.array(7)}
+        >>> linear.load_state_dict(state, strict=False).unexpected_keys
+        ['steps']
         """
         expected = {
             prefix + name: (layer, name)
@@ -189,11 +236,12 @@ class Layer:
         if not hasattr(state_dict, "keys"):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict).__name__}")
         arrays = {n: as_array(state_dict[n], n) for n in expected if n in state_dict}
+        missing = [name for name in expected if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in expected]
         faults = []
-        if missing := [f'"{name}"' for name in expected if name not in state_dict]:
-            faults.append(f"Missing key(s) in state_dict: {', '.join(missing)}.")
-        if unexpected := [f'"{name}"' for name in state_dict if name not in expected]:
-            faults.append(f"Unexpected key(s) in state_dict: {', '.join(unexpected)}.")
+        for kind, names in ("Missing", missing), ("Unexpected", unexpected):
+            if strict and names:
+                faults.append(f"{kind} key(s) in state_dict: " + listed(names, '"') + ".")
         for name, array in arrays.items():
             layer, local = expected[name]
             if array.shape != layer._views[local].shape:
@@ -204,11 +252,47 @@ class Layer:
             if not _holds_floats(array):
                 faults.append(f"type mismatch for {name}: expected floats, got {array.dtype}.")
         if faults:
+            if len(faults) > 20:
+                faults[20:] = [f"And {len(faults) - 20} faults more."]
             raise ValueError(
                 "\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *faults])
             )
         for prefix, layer in self.named_layers():
-            layer._set({name: arrays[prefix + name] for name in layer._views})
+            names = [name for name in layer._views if prefix + name in arrays]
+            layer._set({name: arrays[prefix + name] for name in names})
+        return LoadedKeys(missing, unexpected)
+
+    def astype(self, dtype):
+        """Return a copy of the layer, and of all inside it, of another precision.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            float64 is rounded to float32; the other way is exact.
+
+        Returns
+        -------
+        Layer
+            In the mode of this one, with random states of its own.
+
+        Raises
+        ------
+        ValueError
+            If `dtype` is another one, or a number lies beyond float32.
+
+        Examples
+        --------
+        >>> fastlstm.Linear(2, 1).astype("float64").weight.dtype
+        dtype('float64')
+        """
+        dtype, model = check_dtype(dtype), copy.deepcopy(self)
+        for _, layer in model.named_layers():
+            with np.errstate(over="ignore", under="ignore"):
+                flat = layer._flat.astype(dtype)
+            if not np.array_equal(np.isinf(flat), np.isinf(layer._flat)):
+                raise ValueError(f"{type(layer).__name__} holds numbers beyond {dtype}")
+            layer.__setstate__({**layer.__getstate__(), "dtype": dtype, "_flat": flat})
+        return model
 
     def __repr__(self):
         if not self.children:
@@ -278,6 +362,22 @@ def check_size(name, value, least=1):
         bound = "greater than zero" if least == 1 else f"at least {least}"
         raise ValueError(f"{name} must be {bound}, got {value}")
     return int(value)
+
+
+def check_batch_first(value):
+    """Refuse what is neither a bool nor None, which stands for a layout that is undecided."""
+    return None if value is None else check_bool("batch_first", value)
+
+
+def listed(names, quote="'", most=20):
+    """Names in quotes for a sentence: the first `most`, long ones cut, and how many there are more.
+
+    Quotes escape what does not print; names may come from a file of unknown origin.
+    """
+    names = list(map(str, names))
+    shown = [repr(name if len(name) <= 100 else name[:100] + "...") for name in names[:most]]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(quote + name[1:-1] + quote for name in shown) + more
 
 
 def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf, below=math.inf):

@@ -103,7 +103,8 @@ class Stream:
         Parameters
         ----------
         x : array of shape (T, B, I), or (B, T, I) if the layer is `batch_first`
-            T may be 0.
+            T may be 0. Where the layer's `batch_first` is undecided, B must be 1: then the shape
+            tells which.
 
         Returns
         -------
@@ -116,9 +117,14 @@ class Stream:
         """
         lstm = self._lstm
         x = as_float(x, lstm.dtype, "x", "Stream")
-        time_major = x.swapaxes(0, 1) if lstm.batch_first and x.ndim == 3 else x
+        batch_first = lstm.batch_first
+        if batch_first is None:
+            if x.ndim == 3 and self.batch_size > 1:
+                raise undecided("Stream", x.shape)
+            batch_first = x.shape[:1] == (1,)
+        time_major = x.swapaxes(0, 1) if batch_first and x.ndim == 3 else x
         if time_major.ndim != 3 or time_major.shape[1:] != (self.batch_size, lstm.input_size):
-            sizes = ("T", self.batch_size) if not lstm.batch_first else (self.batch_size, "T")
+            sizes = ("T", self.batch_size) if not batch_first else (self.batch_size, "T")
             raise ValueError(
                 f"x must have shape ({sizes[0]}, {sizes[1]}, {lstm.input_size}), got {x.shape}"
             )
@@ -129,7 +135,7 @@ class Stream:
         if steps:
             lstm._stacks()[0].run(rows, batch_sizes, self._h, self._c, y, lstm.num_threads)
         y = y.reshape(steps, self.batch_size, lstm._output_size)
-        return y.swapaxes(0, 1) if lstm.batch_first else y
+        return y.swapaxes(0, 1) if batch_first else y
 
     @property
     def state(self):
@@ -167,6 +173,15 @@ class Stream:
 
     def __repr__(self):
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
+
+
+def undecided(owner, shape):
+    """The error of batched input where `batch_first` is None."""
+    return ValueError(
+        f"{owner}: batched input of shape {shape} may be (B, T, features) or (T, B, features), and "
+        "batch_first is undecided: the file that the model comes from does not tell. Say it with "
+        "load(path, batch_first=True), or False, or set batch_first of the layer itself"
+    )
 
 
 def _step(lstm, h, c, x, out):

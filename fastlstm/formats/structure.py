@@ -33,8 +33,14 @@ _ARGUMENTS = {  # the layers that can be described, and their arguments
     Softmax: "dim",
     Last: "batch_first bidirectional",
 }
-_TYPES = dict.fromkeys(("bias", "batch_first", "bidirectional"), (bool,))
-_TYPES |= {"dropout": (float,), "p": (float,), "dtype": (str,), "padding_idx": (int, type(None))}
+_TYPES = dict.fromkeys(("bias", "bidirectional"), (bool,))
+_TYPES |= {
+    "batch_first": (bool, type(None)),
+    "dropout": (float,),
+    "p": (float,),
+    "dtype": (str,),
+    "padding_idx": (int, type(None)),
+}
 _LAYERS = {layer.__name__: layer for layer in _ARGUMENTS}
 
 
