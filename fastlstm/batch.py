@@ -2,7 +2,9 @@
 
 What the three classes have in common: ``x`` (N, I), ``batch_sizes`` (T,), ``size`` B, and whether
 the caller's arrays have an axis for the batch. `rows` brings what is shaped as the caller's output
-into the engines' order, `restore` brings rows back; `sort` and `unsort` do so for pairs of states.
+into the engines' order, `restore` brings rows back. `sort` does so for pairs of states, but for
+those of sequences without steps, which engines never see; `unsort` brings the final states back,
+into the memory of the initial ones, where those of such sequences are.
 """
 
 import numpy as np
@@ -36,17 +38,20 @@ class Padded:
     def sort(self, states):
         return states
 
-    def unsort(self, states):
+    def unsort(self, states, initial):
         return states if self.batched else tuple(state[:, 0] for state in states)
 
 
 class Ragged:
-    """Padded sequences of the lengths given: `index` says where each row lies among the padding."""
+    """Padded sequences of the lengths given: `index` says where each row lies among the padding.
+
+    `order` has the numbers of the sequences that have steps, the longest first.
+    """
 
     batched = True
 
-    def __init__(self, x, batch_sizes, order, index, shape):
-        self.x, self.batch_sizes, self.size = x, batch_sizes, len(order)
+    def __init__(self, x, batch_sizes, size, order, index, shape):
+        self.x, self.batch_sizes, self.size = x, batch_sizes, size
         self.order, self.index, self.shape = order, index, shape
 
     def output_shape(self, wide):
@@ -63,16 +68,17 @@ class Ragged:
     def sort(self, states):
         return tuple(state.take(self.order, axis=1) for state in states)
 
-    def unsort(self, states):
-        undo = np.argsort(self.order)
-        return tuple(state.take(undo, axis=1) for state in states)
+    def unsort(self, states, initial):
+        for state, whole in zip(states, initial, strict=True):
+            whole[:, self.order] = state
+        return tuple(initial)
 
 
 class Packed(Ragged):
     """A `PackedSequence`; `indices` are its own two, or None where it came sorted."""
 
     def __init__(self, x, batch_sizes, order, indices):
-        super().__init__(x, batch_sizes, order, None, None)
+        super().__init__(x, batch_sizes, len(order), order, None, None)
         self.indices = indices
 
     def output_shape(self, wide):

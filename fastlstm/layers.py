@@ -453,7 +453,8 @@ class Last(Layer):
     """From an LSTM's whole output, what a classifier wants: where each sequence's reading ended.
 
     That is the forward direction at each sequence's own last step and, if `bidirectional`, the
-    backward direction at step 0, where it has read everything: h_n of the last layer.
+    backward direction at step 0, where it has read everything: h_n of the last layer. For a
+    sequence of length 0 it is zeros.
 
     Parameters
     ----------
@@ -500,14 +501,15 @@ class Last(Layer):
         def pullback(d_output):
             dy = _as_gradient(d_output, shapes[1], dtype, "Last")
             dx = np.zeros(shapes[0], dtype)
-            for place in places:
-                self._by_steps(dx)[place] = dy[..., place[-1]]
+            for step, sequences, features in places:
+                ends = np.atleast_2d(dy)[sequences, features]
+                self._by_steps(dx)[step, sequences, features] = ends
             return dx
 
         return y, pullback
 
     def _arrange(self, input, lengths):
-        """The input, and the places to read in its view `_by_steps`, side by side in the output."""
+        """The input, and the places to read in its view `_by_steps`: steps, sequences, features."""
         x = _as_any_float(input, "Last")
         if x.ndim not in (2, 3):
             raise ValueError(f"Last: Expected input to be 2D or 3D, got {x.ndim}D instead")
@@ -517,21 +519,25 @@ class Last(Layer):
         if self.bidirectional and features % 2:
             raise ValueError(f"Last: Expected an even number of features, got {features}")
         steps, sequences, _ = self._by_steps(x).shape
-        if not steps:
-            raise ValueError("Expected sequence length to be larger than 0 in Last")
-        ends = -1, slice(None)
+        who, start, end = slice(None), 0, -1
         if lengths is not None:
             if x.ndim == 2:
                 raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
-            ends = check_lengths(lengths, sequences, steps) - 1, np.arange(sequences)
+            lengths = check_lengths(lengths, sequences, steps, least=0)
+            who = np.flatnonzero(lengths)
+            start, end = np.zeros_like(who), lengths[who] - 1
+        elif not steps:
+            raise ValueError("Expected sequence length to be larger than 0 in Last")
         if not self.bidirectional:
-            return x, [(*ends, slice(None))]
+            return x, [(end, who, slice(None))]
         half = features // 2
-        return x, [(*ends, slice(half)), (0, slice(None), slice(half, None))]
+        return x, [(end, who, slice(half)), (start, who, slice(half, None))]
 
     def _run(self, x, places):
         by_steps = self._by_steps(x)
-        y = np.concatenate([by_steps[place] for place in places], axis=1)
+        y = np.zeros(by_steps.shape[1:], x.dtype)
+        for step, sequences, features in places:
+            y[sequences, features] = by_steps[step, sequences, features]
         return y if x.ndim == 3 else y[0]
 
     def _by_steps(self, x):

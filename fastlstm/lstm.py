@@ -288,9 +288,9 @@ class LSTM(Recurrent):
             Initial states (layers * D, B, P) and (layers * D, B, H), without B if unbatched;
             index layer * D + direction. Zeros if not given. Not written.
         lengths : B ints, optional
-            The real steps of each sequence, each from 1 to T, in any order. Steps past the end
+            The real steps of each sequence, each from 0 to T, in any order. Steps past the end
             are not computed; outputs there are 0; the backward direction begins at each
-            sequence's own last step.
+            sequence's own last step. A sequence without steps ends with the states it began with.
 
         Returns
         -------
@@ -313,9 +313,10 @@ class LSTM(Recurrent):
         latter the output too, and by several threads in the engines numba and numpy.
         """
         batch = self._arrange(input, lengths)
-        h, c = batch.sort(self._states(hx, batch.size, batch.batched))
+        initial = self._states(hx, batch.size, batch.batched)
+        h, c = batch.sort(initial)
         y = self._run(batch.x, batch.batch_sizes, h, c)
-        return batch.restore(y), batch.unsort((h, c))
+        return batch.restore(y), batch.unsort((h, c), initial)
 
     def vjp(self, input, hx=None, *, lengths=None, checkpoint_every=None):
         """Run, and return how to go backwards: vector-Jacobian products, as JAX names them.
@@ -361,7 +362,8 @@ class LSTM(Recurrent):
         if checkpoint_every is not None:
             check_size("checkpoint_every", checkpoint_every)
         batch = self._arrange(input, lengths)
-        h, c = batch.sort(self._states(hx, batch.size, batch.batched))
+        initial = self._states(hx, batch.size, batch.batched)
+        h, c = batch.sort(initial)
         d, x, tapes = self._directions, batch.x, []
         for k, layer in enumerate(self._stacks(back=True)):
             mask = None
@@ -382,19 +384,22 @@ class LSTM(Recurrent):
         @quiet
         def pullback(d_output=None, d_states=None):
             dy = self._d_output(d_output, batch, y.shape[1])
-            dh, dc = batch.sort(self._d_states(d_states, batch))
+            final = self._d_states(d_states, batch)
+            dh, dc = batch.sort(final)
             for layer, cells, tape, mask in reversed(tapes):
                 dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells])
                 if mask is not None:
                     dy *= mask
-            return batch.restore(dy), batch.unsort((dh, dc))
+            return batch.restore(dy), batch.unsort((dh, dc), final)
 
-        return (batch.restore(y), batch.unsort((h, c))), pullback
+        return (batch.restore(y), batch.unsort((h, c), initial)), pullback
 
     def _d_states(self, d_states, batch):
         """The gradients of a run's final states; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
-            zeros = batch.unsort(self._states(None, batch.size, batch.batched))
+            zeros = self._states(None, batch.size, batch.batched)
+            if not batch.batched:
+                zeros = [zero[:, 0] for zero in zeros]
             pairs = zip(d_states, zeros, strict=True)
             d_states = [zero if given is None else given for given, zero in pairs]
         return self._states(d_states, batch.size, batch.batched, "d_states")
@@ -429,20 +434,20 @@ class LSTM(Recurrent):
         swap = batched and self.batch_first
         time, batch = (1, 0) if swap else (0, 1)
         steps, size = x.shape[time], x.shape[batch] if batched else 1
-        if not steps:
-            raise ValueError("Expected sequence length to be larger than 0 in RNN")
         if lengths is not None:
             if not batched:
                 raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
-            lengths = check_lengths(lengths, size, steps)
+            lengths = check_lengths(lengths, size, steps, least=0)
+        elif not steps:
+            raise ValueError("Expected sequence length to be larger than 0 in RNN")
         if lengths is None or not size:
             rows = as_rows(x.swapaxes(0, 1) if swap else x)
             return Padded(rows, uniform_sizes(steps, size), size, batched, swap)
-        order = np.argsort(-lengths, kind="stable")
+        order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
         batch_sizes = batch_sizes_of(lengths)
         step, sequence = rows_of(order, batch_sizes)
         index = sequence * steps + step if swap else step * size + sequence
-        return Ragged(as_rows(x)[index], batch_sizes, order, index, x.shape[:2])
+        return Ragged(as_rows(x)[index], batch_sizes, size, order, index, x.shape[:2])
 
     def _arrange_packed(self, packed, lengths):
         if lengths is not None:

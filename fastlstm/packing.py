@@ -28,8 +28,11 @@ class PackedSequence(NamedTuple):
     unsorted_indices: np.ndarray | None = None
 
 
-def check_lengths(lengths, batch_size, longest=None):
-    """Return `lengths` as (B,) int64, each from 1 to `longest`; torch's sentences otherwise."""
+def check_lengths(lengths, batch_size, longest=None, least=1):
+    """Return `lengths` as (B,) int64, each from `least` (0 or 1) to `longest`; torch's sentences.
+
+    A PackedSequence, torch's and so ours, has no place for a sequence of length 0.
+    """
     lengths = as_integers(lengths, "lengths")
     if lengths.ndim != 1 or len(lengths) != batch_size:
         got = len(lengths) if lengths.ndim == 1 else f"shape {lengths.shape}"
@@ -37,10 +40,11 @@ def check_lengths(lengths, batch_size, longest=None):
             f"Expected `len(lengths)` to be equal to batch_size, but got {got} "
             f"(batch_size={batch_size})"
         )
-    if lengths.size and lengths.min() <= 0:
+    if lengths.size and lengths.min() < least:
+        bound = "greater than 0" if least else "at least 0"
         raise ValueError(
-            "Length of all samples has to be greater than 0, but found an element in 'lengths' "
-            f"that is <= 0: {lengths.min()} at index {lengths.argmin()}"
+            f"Length of all samples has to be {bound}, but found an element in 'lengths' "
+            f"that is {'<= 0' if least else '< 0'}: {lengths.min()} at index {lengths.argmin()}"
         )
     if longest is not None and lengths.size and lengths.max() > longest:
         raise ValueError(

@@ -88,6 +88,21 @@ def test_sequences_of_tokens_and_of_one_feature():
     assert_same_bits(counts.y, np.array([1, 0], np.float32))
 
 
+@pytest.mark.parametrize("empty", [[], np.zeros(0), np.zeros(0, int)], ids=repr)
+def test_sequences_may_be_empty(empty):
+    """An empty list has no type: it is what the others are."""
+    tokens = Sequences([[5, 6], empty], [1, 0])
+    batch = tokens[:]
+    assert tokens.tokens and batch.x.dtype == np.int64 and batch.lengths.tolist() == [2, 0]
+    assert batch.x.tolist() == [[5, 6], [0, 0]]
+    features = Sequences([empty, [[1.0, 2.0]], np.zeros((0, 2))], [empty, [3.0], []])
+    batch = features[:]
+    assert not features.tokens and batch.x.tolist() == [[[0, 0]], [[1, 2]], [[0, 0]]]
+    assert batch.y.tolist() == [[0], [3], [0]] and batch.mask.tolist() == [[False], [True], [False]]
+    assert features[[0, 2]].x.shape == (2, 0, 2)
+    assert Sequences([[1.0, 2.0], empty], [1, 0])[:].x.tolist() == [[[1], [2]], [[0], [0]]]
+
+
 def test_sequences_refuse():
     sequences = _ragged([3, 2])
     _check(
@@ -110,12 +125,6 @@ def test_sequences_refuse():
         lambda: Sequences([*sequences, np.zeros((4, 3))], [0, 1, 2]),
         ValueError,
         "Expected sequences of shape (T_i, F) with one F, or (T_i,), got [(2, 2), (3, 2), (4, 3)]",
-    )
-    _check(
-        lambda: Sequences([sequences[0], sequences[1][:0]], [0, 1]),
-        ValueError,
-        "Length of all samples has to be greater than 0, but found an element in 'lengths' that is "
-        "<= 0: 0 at index 1",
     )
     _check(
         lambda: Sequences([], []),

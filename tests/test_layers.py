@@ -286,6 +286,18 @@ def test_last_is_the_final_state(engine, batch_first, bidirectional, lengths):
     assert_same_bits(np.ascontiguousarray(output), np.ascontiguousarray(kept))
 
 
+def test_last_of_nothing():
+    """Zeros, and no gradient, whatever stands in the padding."""
+    x = np.arange(1.0, 13.0, dtype=np.float32).reshape(2, 3, 2)
+    for last in (Last(), Last(bidirectional=True)):
+        y, pullback = last.vjp(x, lengths=[0, 2, 0])
+        assert_same_bits(y[[0, 2]], np.zeros((2, 2), np.float32))
+        assert_same_bits(y[1], np.array([9, 10 if not last.bidirectional else 4], np.float32))
+        assert not pullback(np.ones_like(y))[:, [0, 2]].any()
+        assert_same_bits(last(x, lengths=[0, 0, 0]), np.zeros((3, 2), np.float32))
+        assert_same_bits(last(x[:0], lengths=[0, 0, 0]), np.zeros((3, 2), np.float32))
+
+
 def test_last_unbatched(engine):
     lstm = LSTM(3, 5, bidirectional=True, engine=engine)
     output, (h_n, _) = lstm(_random(6, 3))

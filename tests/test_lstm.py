@@ -180,9 +180,9 @@ INPUTS = [
      "Expected `len(lengths)` to be equal to batch_size, but got 1 (batch_size=2)"),
     (dict(input=X, lengths=[[5, 5]]), ValueError,
      "Expected `len(lengths)` to be equal to batch_size, but got shape (1, 2) (batch_size=2)"),
-    (dict(input=X, lengths=[5, 0]), ValueError,
-     "Length of all samples has to be greater than 0, but found an element in 'lengths' that is "
-     "<= 0: 0 at index 1"),
+    (dict(input=X, lengths=[5, -1]), ValueError,
+     "Length of all samples has to be at least 0, but found an element in 'lengths' that is "
+     "< 0: -1 at index 1"),
     (dict(input=X, lengths=[6, 5]), ValueError,
      "Expected every length to be at most the input's 5 steps, but got 6 at index 0"),
     (dict(input=X, lengths=[5.0, 4.0]), ValueError,
@@ -416,6 +416,14 @@ def test_engine_gets_what_the_contract_says(engine, dtype, options, kind):
         assert not any(np.shares_memory(result, a) for a in arrays)
 
 
+EMPTY = [
+    {},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True, "proj_size": 2, "batch_first": True},
+    {"num_layers": 3, "bias": False},
+]
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lengths_are_sequences_of_their_own(engine, dtype, tolerance, bidirectional, batch_first):
@@ -434,6 +442,63 @@ def test_lengths_are_sequences_of_their_own(engine, dtype, tolerance, bidirectio
         np.testing.assert_allclose(h_n[:, n], h_alone, **bound)
         np.testing.assert_allclose(c_n[:, n], c_alone, **bound)
         np.testing.assert_array_equal(output[length:, n], 0)
+
+
+@pytest.mark.parametrize("lengths", [[0, 3, 0, 5], [0, 0, 0, 0]])
+@pytest.mark.parametrize("config", EMPTY, ids=str)
+def test_sequences_without_steps(engine, dtype, config, lengths):
+    """Outputs of 0; the states as they came in; the others as if these were not there."""
+    lstm = LSTM(3, 5, **config, dtype=dtype, engine=engine, seed=0).eval()
+    cells, swap = len(lstm._suffixes), lstm.batch_first
+    x = _random(6, 4, 3, dtype=dtype)
+    x[:, 0] = np.nan  # is not read
+    hx = tuple(_random(cells, 4, n, seed=n, dtype=dtype) for n in (lstm.proj_size or 5, 5))
+    given = x.swapaxes(0, 1) if swap else x
+    for output, states in (lstm(given, hx, lengths=lengths),
+                           lstm.vjp(given, hx, lengths=lengths)[0]):  # fmt: skip
+        output = output.swapaxes(0, 1) if swap else output
+        some = np.flatnonzero(lengths)
+        none = np.setdiff1d(range(4), some)
+        assert_same_bits(output[:, none], np.zeros_like(output[:, none]))
+        for after, before in zip(states, hx, strict=True):
+            assert_same_bits(after[:, none], before[:, none])
+        if len(some):
+            few = given[some] if swap else given[:, some]
+            alone = lstm(few, tuple(s[:, some] for s in hx), lengths=[3, 5])
+            expected = alone[0].swapaxes(0, 1) if swap else alone[0]
+            for got, wanted in zip(
+                (output[:, some], *(s[:, some] for s in states)), (expected, *alone[1]), strict=True
+            ):
+                np.testing.assert_allclose(got, wanted, rtol=0, atol=8 * np.finfo(dtype).eps)
+    (output, _), pullback = lstm.vjp(given, hx, lengths=lengths)
+    final = tuple(_random(*s.shape, seed=7, dtype=dtype) for s in hx)
+    dx, initial = pullback(np.ones_like(output), final)
+    assert not (dx[none] if swap else dx[:, none]).any()
+    for got, wanted in zip(initial, final, strict=True):
+        assert_same_bits(got[:, none], wanted[:, none])
+    if not len(some):
+        assert not any(gradient.any() for gradient in lstm.grads.values())
+
+
+def test_no_steps_at_all(engine):
+    """T = 0 with lengths that say so; without them it is refused, as torch's."""
+    lstm = LSTM(3, 5, engine=engine)
+    hx = _random(1, 2, 5), _random(1, 2, 5)
+    output, states = lstm(np.zeros((0, 2, 3), np.float32), hx, lengths=[0, 0])
+    assert output.shape == (0, 2, 5)
+    for after, before in zip(states, hx, strict=True):
+        assert_same_bits(after, before)
+
+
+def test_sequences_without_steps_do_not_learn_or_share(engine):
+    """With dropout, too; the states that come out are no memory of the caller's."""
+    lstm = LSTM(3, 5, 2, dropout=0.5, engine=engine, seed=0)
+    hx = _random(2, 2, 5), _random(2, 2, 5)
+    for _, states in (lstm(_random(4, 2, 3), hx, lengths=[0, 4]),
+                      lstm.vjp(_random(4, 2, 3), hx, lengths=[0, 4])[0]):  # fmt: skip
+        for after, before in zip(states, hx, strict=True):
+            assert_same_bits(after[:, 0], before[:, 0])
+            assert not np.shares_memory(after, before)
 
 
 def test_what_lies_past_the_ends_does_not_matter(engine):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import as_array, as_integers
-from ..packing import check_lengths, pad_sequence
+from ..packing import pad_sequence
 from ..parameters import check_bool, check_dtype, check_size
 
 
@@ -101,7 +101,7 @@ class Sequences:
     ----------
     sequences : list of N arrays of shape (T_i, F), or (T_i,)
         If all are integers of shape (T_i,) they are tokens, for an Embedding. Other values of
-        that shape are one feature.
+        that shape are one feature. A T_i may be 0: see `lengths` of `LSTM` and of `Last`.
     targets : array of shape (N, ...), or list of N arrays of shape (T_i, ...)
         In an array, or a list of numbers, each sequence has one: a class, a value, a vector. In a
         list of arrays (or of lists) each step has one.
@@ -116,7 +116,7 @@ class Sequences:
     Raises
     ------
     ValueError
-        If there are no sequences, one is empty, features differ, or the targets do not fit.
+        If there are no sequences, features differ, or the targets do not fit.
 
     Notes
     -----
@@ -136,7 +136,7 @@ class Sequences:
     def __init__(self, sequences, targets, *, dtype="float32"):
         self.dtype = check_dtype(dtype)
         self.sequences, self.tokens = _as_sequences(sequences)
-        self.lengths = check_lengths([len(s) for s in self.sequences], len(self.sequences))
+        self.lengths = np.array([len(s) for s in self.sequences], np.int64)
         # The type tells, not the values: 3 numbers for a sequence of 3 steps may be either.
         self.per_step = isinstance(targets, (list, tuple)) and any(map(np.ndim, targets))
         if self.per_step:
@@ -324,8 +324,11 @@ def _as_sequences(sequences):
     arrays = [as_array(s, "a sequence") for s in sequences]
     if not arrays:
         raise ValueError("Expected a list of at least one sequence, got an empty one")
-    if all(s.ndim == 1 and s.dtype.kind in "iu" for s in arrays):
-        return arrays, True
+    full = [s for s in arrays if s.shape != (0,)] or arrays  # an empty list says nothing
+    if all(s.ndim == 1 and s.dtype.kind in "iu" for s in full):
+        return [s.astype(np.int64) if s.shape == (0,) else s for s in arrays], True
+    shape = full[0].shape[1:] or (1,)
+    arrays = [s.reshape(0, *shape) if s.shape == (0,) else s for s in arrays]
     arrays = [s[:, None] if s.ndim == 1 else s for s in arrays]
     shapes = {s.shape[1:] for s in arrays}
     if len(shapes) > 1 or arrays[0].ndim != 2:
