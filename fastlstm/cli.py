@@ -11,6 +11,7 @@ import csv
 import math
 import os
 import sys
+import traceback
 import wave
 from array import array
 from pathlib import Path
@@ -18,16 +19,17 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, cli_training
-from .engines import MODULES, engines
+from .engines import MODULES, engines, threads
 from .files import check_writable, written_aside
 from .formats import load, load_lstm, load_state, structure
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
+from .terminal import printable, show
 from .training import Forecaster, NonFiniteError
 
 CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
 
-_FAULTS = (ValueError, TypeError, OSError, ImportError, MemoryError, NonFiniteError)
+_FAULTS = (ValueError, TypeError, OSError, ImportError, MemoryError, NonFiniteError, RecursionError)
 
 _RUN_DESCRIPTION = """\
 Run a model on a file of input and write what its last layer gives.
@@ -73,23 +75,53 @@ def main(argv=None):
     1
     """
     try:
-        args = _parser().parse_args(argv)
-        args.action(args)
-        sys.stdout.flush()
+        try:
+            args = _parser().parse_args(argv)
+            args.action(args)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # of what argparse printed
     except BrokenPipeError:
-        # What is still buffered goes nowhere, or the interpreter would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code, fault = 141, None
     except KeyboardInterrupt:
-        return 130
+        code, fault = 130, None
     except _FAULTS as error:
-        print(f"fastlstm: error: {_line(error) or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
+        code, fault = 1, _line(error) or type(error).__name__
+    except Exception as error:
+        code, fault = 1, f"unexpected {type(error).__name__}{_where(error)}: {_line(error)}"
+    else:
+        return 0
+    if fault:
+        with contextlib.suppress(OSError):
+            show(f"fastlstm: error: {fault}", to="stderr")
+    _forget_output()
+    return code
+
+
+def _where(error):
+    """The place of an error that nobody foresaw, for a report of it."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f" at {Path(last.filename).name}:{last.lineno}, a fault of fastlstm, please report it"
+
+
+def _forget_output():
+    """Let go of what standard output does not take, or Python would complain at its exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints, which cite the command line, are printable."""
+
+    def error(self, message):
+        super().error(printable(message))
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastlstm",
         description="Train and run LSTMs on a CPU, without a deep-learning framework.",
     )
@@ -149,9 +181,10 @@ def _engines(args):
     fault = None
     try:
         table = engines()
-    except ValueError as error:  # FASTLSTM_ENGINE names no engine: what there is without it
+    except ValueError as error:  # a variable names what there is not: what there is without it
         fault = error
-        del os.environ["FASTLSTM_ENGINE"]
+        for name in ("FASTLSTM_ENGINE", "FASTLSTM_ISA"):
+            os.environ.pop(name, None)
         table = engines()
     for name, facts in table.items():
         state = "default" if facts["default"] else "available" if facts["available"] else "missing"
@@ -160,13 +193,15 @@ def _engines(args):
             for key, value in facts.items()
             if key not in ("available", "default", "prepare_seconds")  # nothing is prepared here
         ]
-        print(f"{name:8}{state:11}{', '.join(rest)}")
+        show(f"{name:8}{state:11}{', '.join(rest)}")
     if fault:
         raise fault
+    threads(None, "native")  # refuses a wrong FASTLSTM_NUM_THREADS
 
 
 def _info(args):
     lstms = ()
+    threads(None, args.engine)  # here, for a wrong variable is not the file's fault
     try:
         layers = _load(args)
         arrays = layers.state_dict()
@@ -177,10 +212,10 @@ def _info(args):
         layers = _line(error).removeprefix(f"{args.model}: ")
         with contextlib.suppress(ValueError):  # there may be none
             lstms = structure.lstms(arrays)
-    print(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
-    print(layers)
+    show(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
+    show(*str(layers).split("\n"))
     with contextlib.suppress(ValueError):  # most files hold a model alone
-        print(Forecaster.load(args.model, engine=args.engine))
+        show(Forecaster.load(args.model, engine=args.engine))
     rows = [("parameter", "shape", "values")]
     for name, p in arrays.items():
         rows.append((name if name.isprintable() else repr(name), str(p.shape), f"{p.size:,}"))
@@ -188,10 +223,10 @@ def _info(args):
     rows.append(("total", ", ".join(dtypes), f"{sum(p.size for p in arrays.values()):,}"))
     names, shapes, values = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, shape, value in rows:
-        print(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
-    print(f"{_bytes(sum(p.nbytes for p in arrays.values()))} in memory")
+        show(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
+    show(f"{_bytes(sum(p.nbytes for p in arrays.values()))} in memory")
     if lstms:
-        print(f"for --prefix: {', '.join(map(repr, lstms))}")
+        show(f"for --prefix: {', '.join(map(repr, lstms))}")
 
 
 def _bytes(size):

@@ -5,7 +5,6 @@ import contextlib
 import csv
 import io
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from .layers import Last, Linear, Sequential
 from .lstm import LSTM
 from .plot import plot_forecast, plot_history
 from .table import read_table
+from .terminal import show
 from .training import (
     SGD,
     Adam,
@@ -151,13 +151,13 @@ def _train(args):
         model, Standardizer.fit(train), args.window, args.horizon,
         inputs=inputs, targets=targets, columns=columns,
     )  # fmt: skip
-    print(f"{args.data}: {table}; {len(train)} to train on")
+    show(f"{args.data}: {table}; {len(train)} to train on")
     history = _fit(args, forecaster, train, held_out)
     if not history["loss"]:
-        print("interrupted before an epoch was done: nothing is written", file=sys.stderr)
+        show("interrupted before an epoch was done: nothing is written", to="stderr")
         raise KeyboardInterrupt
     forecaster.save(args.output)
-    print(f"{args.output}: {model.num_parameters:,} parameters, {_ending(history)}")
+    show(f"{args.output}: {model.num_parameters:,} parameters, {_ending(history)}")
     if args.plot is not None:
         with written_aside(args.plot) as file:
             plot_history(history, file)
@@ -165,8 +165,8 @@ def _train(args):
         first, forecast, truth = forecaster.backtest(table.values, start=len(train))
         known = table.values[:, forecaster.targets]
         naive = seasonal_naive(known, first, args.horizon, args.season)
-        print(f"validation: {len(first)} forecasts of {args.horizon} steps, in the table's units")
-        _print_errors(targets, truth, forecast, naive, args.season, sys.stdout)
+        show(f"validation: {len(first)} forecasts of {args.horizon} steps, in the table's units")
+        _print_errors(targets, truth, forecast, naive, args.season, "stdout")
     if history.interrupted:
         raise KeyboardInterrupt
 
@@ -210,18 +210,17 @@ def _fit(args, forecaster, train, held_out):
 
 def _report(state):
     """Print a line for an epoch, above the bar if there is one."""
-    write = print
-    with contextlib.suppress(ImportError):
-        from tqdm import tqdm
-
-        write = tqdm.write
     losses = (
         f"{name.replace('_', ' ')} {values[-1]:.4g}"
         for name, values in state.history.items()
         if name.endswith("loss")
     )
-    write(f"epoch {state.epoch}/{state.epochs}: {', '.join(losses)}")
-    sys.stdout.flush()
+    with contextlib.ExitStack() as lifted:
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            lifted.enter_context(tqdm.external_write_mode())
+        show(f"epoch {state.epoch}/{state.epochs}: {', '.join(losses)}")
 
 
 def _ending(history):
@@ -232,17 +231,17 @@ def _ending(history):
     return f"{best} of {done}" + (", interrupted" if history.interrupted else "")
 
 
-def _print_errors(names, truth, forecast, naive, season, file):
+def _print_errors(names, truth, forecast, naive, season, to):
     """Print the errors of each target, (..., C), the model's and the baseline's."""
     baseline = "last value" if season == 1 else f"as {season} steps ago"
     width = max(len("forecast"), len(baseline), *map(len, names)) + 2
-    print(f"{'':{width}}{'RMSE':>12}{'MAE':>12}", file=file)
+    show(f"{'':{width}}{'RMSE':>12}{'MAE':>12}", to=to)
     for number, name in enumerate(names):
-        print(name, file=file)
+        show(name, to=to)
         for what, values in (("forecast", forecast), (baseline, naive)):
             error = values[..., number] - truth[..., number]
             rmse, mae = math.sqrt(np.mean(error**2)), np.mean(np.abs(error))
-            print(f"{'  ' + what:{width}}{rmse:12.4g}{mae:12.4g}", file=file)
+            show(f"{'  ' + what:{width}}{rmse:12.4g}{mae:12.4g}", to=to)
 
 
 def _forecast(args):
@@ -269,8 +268,8 @@ def _forecast(args):
     if args.plot is not None:
         _plot_forecast(args.plot, table, count, names, known[:count], forecast, truth)
     if args.holdout:
-        file = sys.stderr if args.output is None else sys.stdout
-        _print_errors(names, truth, forecast[: len(truth)], naive, args.season, file)
+        to = "stderr" if args.output is None else "stdout"
+        _print_errors(names, truth, forecast[: len(truth)], naive, args.season, to)
 
 
 def _write_forecast(path, table, first, names, forecast):
@@ -282,7 +281,7 @@ def _write_forecast(path, table, first, names, forecast):
     for label, row in zip(labels or range(1, len(forecast) + 1), forecast, strict=True):
         rows.writerow([label, *(f"{value:.9g}" for value in row)])  # the digits of float32
     if path is None:
-        sys.stdout.write(text.getvalue())
+        show(*text.getvalue().rstrip("\n").split("\n"))
     else:
         with written_aside(path) as file:
             file.write(text.getvalue().encode())

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import as_array
+from .terminal import printable
 
 DTYPES = ("float32", "float64")
 # attributes that the parameters' shapes, or what is packed from them, were made by
@@ -298,7 +299,7 @@ class Layer:
         if not self.children:
             return f"{type(self).__name__}({self._arguments()})"
         lines = [
-            f"  ({name}): " + repr(child).replace("\n", "\n  ")
+            f"  ({printable(name)}): " + repr(child).replace("\n", "\n  ")
             for name, child in self.children.items()
         ]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])

@@ -231,7 +231,7 @@ def threads(num_threads, engine):
         text = os.environ.get("FASTLSTM_NUM_THREADS")
         if not text:
             return 1 if engine == "numpy" else cpus()
-        if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= _MOST_THREADS):
             raise ValueError(
                 f"FASTLSTM_NUM_THREADS must be an int from 1 to {_MOST_THREADS}, got {text!r}"
             )

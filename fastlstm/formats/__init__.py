@@ -10,7 +10,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..engines import choose
+from ..engines import choose, threads
 from ..files import written_aside
 from ..parameters import Layer, check_bool
 from . import npz, safetensors, structure, torch_pt
@@ -75,7 +75,7 @@ def load(path, *, key=None, batch_first=False, engine="auto"):
     (2, 1)
     """
     batch_first = check_bool("batch_first", batch_first)
-    choose(engine)  # here, for a wrong one is not the file's fault
+    threads(None, choose(engine)[0])  # here, for what is wrong there is not the file's fault
     with _naming(path):
         state, description, form = _read(path, key)
         if description is None:
@@ -116,7 +116,7 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
     LSTM(3, 4)
     """
     batch_first = check_bool("batch_first", batch_first)
-    choose(engine)
+    threads(None, choose(engine)[0])
     if not isinstance(prefix, (str, type(None))):
         raise TypeError(f"prefix must be a string, got {type(prefix).__name__}")
     with _naming(path):
