@@ -24,7 +24,7 @@ from .files import check_writable, written_aside
 from .formats import load, load_lstm, load_state, structure
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
-from .terminal import printable, show
+from .terminal import printable, show, writing
 from .training import Forecaster, NonFiniteError
 
 CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
@@ -80,7 +80,8 @@ def main(argv=None):
             args.action(args)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # of what argparse printed
+                with writing():
+                    sys.stdout.flush()  # of what argparse printed
     except BrokenPipeError:
         code, fault = 141, None
     except KeyboardInterrupt:
@@ -105,12 +106,12 @@ def _where(error):
 
 
 def _forget_output():
-    """Let go of what standard output does not take, or Python would complain at its exit."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let go of what the outputs do not take, or Python would complain at its exit."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,6 +119,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message):
         super().error(printable(message))
+
+    def _print_message(self, message, file=None):
+        if message and file is not None:
+            with writing():  # where argparse itself is silent
+                file.write(message)
 
 
 def _parser():

@@ -1,5 +1,6 @@
 """What is printed: names out of files, which may be of anyone's making, command no terminal."""
 
+import contextlib
 import sys
 import unicodedata
 
@@ -33,9 +34,16 @@ def show(*lines, to="stdout"):
         raise OSError("standard output cannot be written: it is closed")
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = "".join(printable(line) + "\n" for line in lines)
-    try:
+    with writing():
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
+
+
+@contextlib.contextmanager
+def writing():
+    """Make a sentence of what the system says when an output takes no more."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
