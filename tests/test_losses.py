@@ -553,6 +553,10 @@ def test_bad_arrays():
            "got (3,)")  # fmt: skip
     _check(lambda: NSELoss()(y, y, std=-1.0), ValueError,
            "NSELoss: std must be numbers of at least 0")  # fmt: skip
+    _check(lambda: NSELoss()(y, y), ValueError,
+           "NSELoss: Expected std, the standard deviation of the target in each sample's basin: "
+           "for fit in the data, as Arrays(x, y, std=...), or of a single basin as "
+           "functools.partial(NSELoss(), std=...)")  # fmt: skip
 
 
 def test_bad_classes():
@@ -566,13 +570,25 @@ def test_bad_classes():
     _check(lambda: loss(logits, [0, 1]), ValueError,
            "CrossEntropyLoss: Expected target of shape (4,) for a prediction of shape (4, 3), "
            "got (2,)")  # fmt: skip
-    _check(lambda: loss(logits, np.zeros(4, np.float32)), ValueError,
-           "CrossEntropyLoss: Expected target of shape (4, 3) for a prediction of shape (4, 3), "
-           "got (4,)")  # fmt: skip
     _check(lambda: loss(logits, np.zeros((4, 3))), ValueError,
            "CrossEntropyLoss: Expected target of float32, as the prediction's, "
            "got float64")  # fmt: skip
-    _check(lambda: loss(logits, np.zeros(4, bool)), ValueError,
-           "target of CrossEntropyLoss must hold integers, got dtype bool")  # fmt: skip
+    wanted = (
+        "CrossEntropyLoss: Expected target to hold class indices, integers from 0 to 2 in an array "
+        "of shape (4,), or class probabilities, float32 of shape (4, 3), got {}. Labels become "
+        "indices by np.unique(labels, return_inverse=True)[1]"
+    )
+    words = np.array(["a", "b", "c", "a"])
+    for target, got in (
+        (np.zeros(4, np.float32), "float32 of shape (4,)"),
+        (np.zeros(4), "float64 of shape (4,)"),
+        (np.zeros((4, 3), int), "int64 of shape (4, 3)"),
+        (np.zeros(4, bool), "bool of shape (4,)"),
+        (words, "<U1 of shape (4,)"),
+        (words.astype(object), "object of shape (4,)"),
+        (list(words), "target must be an array of numbers, got list"),
+    ):
+        for call in (loss, loss.denominator):
+            _check(lambda t=target, c=call: c(logits, t), ValueError, wanted.format(got))
     _check(lambda: CrossEntropyLoss([1, 1])(logits, [0] * 4), ValueError,
            "CrossEntropyLoss: weight has 2 classes, the logits have 3")  # fmt: skip

@@ -29,6 +29,8 @@ class Batch(NamedTuple):
         Of ragged samples with a target for every step: True where there is one, False on padding.
     lengths : int64 ndarray of shape (B,), or None
         Of ragged samples: how many of the T steps are real.
+    std : ndarray of shape (B,), or None
+        The standard deviation that `NSELoss` wants of each sample.
 
     Examples
     --------
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     weights: np.ndarray | None = None
     mask: np.ndarray | None = None
     lengths: np.ndarray | None = None
+    std: np.ndarray | None = None
 
 
 class Arrays:
@@ -53,6 +56,8 @@ class Arrays:
     y : array of shape (N, ...)
     weights : array of shape (N,), optional
         How much each sample counts in the loss.
+    std : array of shape (N,), optional
+        For `NSELoss`: the standard deviation of the targets in each sample's basin.
 
     Raises
     ------
@@ -69,20 +74,21 @@ class Arrays:
     ([[4, 5], [0, 1]], [0, 0], [3, 1])
     """
 
-    def __init__(self, x, y, weights=None):
+    def __init__(self, x, y, weights=None, *, std=None):
         self.x, self.y = as_array(x, "x"), as_array(y, "y")
         self.weights = None if weights is None else as_array(weights, "weights")
+        self.std = None if std is None else as_array(std, "std")
         if not self.x.ndim or not len(self.x):
             raise ValueError(f"Expected x with at least one sample, got shape {self.x.shape}")
         if self.y.shape[:1] != self.x.shape[:1]:
             raise ValueError(
                 f"Expected y of shape ({len(self.x)}, ...), as many rows as x, got {self.y.shape}"
             )
-        if weights is not None and self.weights.shape != self.x.shape[:1]:
-            raise ValueError(
-                f"Expected weights of shape ({len(self.x)},), one a sample, got "
-                f"{self.weights.shape}"
-            )
+        for name, array in {"weights": self.weights, "std": self.std}.items():
+            if array is not None and array.shape != self.x.shape[:1]:
+                raise ValueError(
+                    f"Expected {name} of shape ({len(self.x)},), one a sample, got {array.shape}"
+                )
 
     def __len__(self):
         return len(self.x)
@@ -90,8 +96,9 @@ class Arrays:
     def __getitem__(self, indices):
         """Return the Batch of these samples (integers, or a slice), a copy."""
         rows = check_indices(indices, len(self))
-        parts = (self.x, self.y, self.weights)
-        return Batch(*(None if a is None else np.ascontiguousarray(a[rows]) for a in parts))
+        parts = {"x": self.x, "y": self.y, "weights": self.weights, "std": self.std}
+        given = {name: array for name, array in parts.items() if array is not None}
+        return Batch(**{name: np.ascontiguousarray(a[rows]) for name, a in given.items()})
 
 
 class Sequences:

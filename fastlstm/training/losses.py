@@ -22,9 +22,16 @@ comes back is the same for all of them::
 `gradient` : array of the prediction's shape and dtype
     Of the value with respect to the prediction; with reduction "none", of the sum of the values.
 
+What "mean" divides by is ``loss.denominator(prediction, target, weights=..., mask=...)``. So means
+over batches can be put together: sum(value * denominator) / sum(denominator) is the mean over all
+of them at once, whatever each batch's class weights, ignored targets or masks. `fit` does that, and
+does it with a loss of one's own too if it has such a method.
+
 nan and inf in what counts come out in value and gradient, without a warning, as in torch; so do
 those where a weight is 0, for 0 * nan is nan: a mask leaves out, a weight does not.
 """
+
+import math
 
 import numpy as np
 
@@ -46,6 +53,12 @@ class _Loss:
         weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
         with np.errstate(all="ignore"):
             return self._reduce(*self._elements(y, t), weights, mask)
+
+    def denominator(self, prediction, target, *, weights=None, mask=None):
+        """Return what "mean" divides by: how much all elements that count weigh, as a float."""
+        y = self._floats(prediction, "prediction")
+        weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
+        return _total(1.0 if weights is None else weights, mask, y.shape)
 
     def _elements(self, y, t):
         """The elements' losses, and their derivatives by the prediction."""
@@ -83,11 +96,6 @@ class _Loss:
     @quiet
     def _read_weights(self, weights, mask, shape, dtype):
         """Weights and mask, each None or with as many axes as the elements' `shape`."""
-        if weights is not None:
-            weights = self._leading(as_array(weights, "weights"), shape, "weights")
-            if weights.dtype.kind not in "fiu" or not (weights >= 0).all():
-                raise ValueError(f"{self._name}: weights must be numbers of at least 0")
-            weights = weights.astype(dtype)
         if mask is not None:
             mask = as_array(mask, "mask")
             if mask.dtype != bool:
@@ -96,7 +104,18 @@ class _Loss:
                     f"{mask.dtype}"
                 )
             mask = self._leading(mask, shape, "mask")
+        if weights is not None:
+            weights = self._per_element(weights, mask, shape, "weights").astype(dtype)
         return weights, mask
+
+    def _per_element(self, value, mask, shape, name):
+        """Numbers >= 0 with the axes of `_leading`; what is masked may be anything."""
+        array = self._leading(as_array(value, name), shape, name)
+        if mask is not None and array.dtype.kind == "f":
+            array = np.where(mask, array, array.dtype.type(0))
+        if array.dtype.kind not in "fiu" or not (array >= 0).all():
+            raise ValueError(f"{self._name}: {name} must be numbers of at least 0")
+        return array
 
     def _leading(self, array, shape, name):
         """`array` with axes of length 1 behind its own, so that it broadcasts to `shape`."""
@@ -123,13 +142,19 @@ class _Loss:
         else:
             value = np.sum(losses, dtype=np.float64, where=counts)
         if self.reduction == "mean":
-            plain = mask is None and np.ndim(units) == 0
-            units = losses.size if plain else np.broadcast_to(units, losses.shape)
-            total = np.sum(units, dtype=np.float64, where=counts)
+            total = np.float64(_total(units, mask, losses.shape))
             value, slopes = value / total, slopes / slopes.dtype.type(total)
         if mask is not None:
             slopes = np.where(_with_axes(mask, slopes.ndim), slopes, slopes.dtype.type(0))
         return value if self.reduction == "none" else float(value), slopes
+
+
+def _total(units, mask, shape):
+    """The sum of the `units` of what counts among elements of this shape."""
+    counts = True if mask is None else mask
+    if mask is None and np.ndim(units) == 0:
+        return float(units * math.prod(shape))
+    return float(np.sum(np.broadcast_to(units, shape), dtype=np.float64, where=counts))
 
 
 def _with_axes(array, ndim):
@@ -337,6 +362,26 @@ class CrossEntropyLoss(_Loss):
 
     def __call__(self, prediction, target, *, weights=None, mask=None):
         """Return (value, gradient) of logits (..., C) and indices (...) or probabilities."""
+        logits, shares, index, class_weights, weights, mask = self._arrange(
+            prediction, target, weights, mask
+        )
+        with np.errstate(all="ignore"):
+            if index is None:
+                return self._reduce(*self._of_shares(logits, class_weights, shares), weights, mask)
+            losses, slopes = self._of_indices(logits, class_weights, index)
+            return self._reduce(losses, slopes, weights, mask, class_weights[index])
+
+    def denominator(self, prediction, target, *, weights=None, mask=None):
+        """Return what "mean" divides by: the weights of the classes that count, as a float."""
+        logits, _, index, class_weights, weights, mask = self._arrange(
+            prediction, target, weights, mask
+        )
+        units = 1.0 if index is None else class_weights[index]
+        units = units if weights is None else units * weights
+        return _total(units, mask, logits.shape[:-1])
+
+    def _arrange(self, prediction, target, weights, mask):
+        """Logits, class probabilities or indices (the other None), class weights, weights, mask."""
         logits = self._floats(prediction, "prediction")
         if not logits.shape or not logits.shape[-1]:
             raise ValueError(
@@ -344,18 +389,33 @@ class CrossEntropyLoss(_Loss):
             )
         class_weights = self._class_weights(logits)
         weights, mask = self._read_weights(weights, mask, logits.shape[:-1], logits.dtype)
-        array = as_array(target, "target")
-        if array.dtype.kind == "f" and array.size:
-            array = self._floats(target, "target", logits.dtype)
-            self._check_shape(array, logits.shape, logits.shape)
-            with np.errstate(all="ignore"):
-                return self._reduce(*self._of_shares(logits, class_weights, array), weights, mask)
+        array = self._labels(target, logits)
+        if array.dtype.kind == "f":
+            shares = self._floats(target, "target", logits.dtype)
+            return logits, shares, None, class_weights, weights, mask
         index = as_integers(array, "target of CrossEntropyLoss")
         self._check_shape(index, logits.shape[:-1], logits.shape)
         index, mask = self._counted(index, mask, logits.shape[-1])
-        with np.errstate(all="ignore"):
-            losses, slopes = self._of_indices(logits, class_weights, index)
-            return self._reduce(losses, slopes, weights, mask, class_weights[index])
+        return logits, None, index, class_weights, weights, mask
+
+    def _labels(self, target, logits):
+        """`target` as an array of floats that are probabilities, or of integers."""
+        shape, classes = logits.shape[:-1], logits.shape[-1]
+        try:
+            array = as_array(target, "target")
+            array = array if array.size else array.astype(np.int64)
+            got = f"{array.dtype} of shape {array.shape}"
+        except TypeError as fault:
+            array, got = np.zeros(0, object), str(fault)
+        is_whole = array.shape == logits.shape
+        if not {"f": is_whole, "i": not is_whole, "u": not is_whole}.get(array.dtype.kind):
+            raise ValueError(
+                f"CrossEntropyLoss: Expected target to hold class indices, integers from 0 to "
+                f"{classes - 1} in an array of shape {shape}, or class probabilities, "
+                f"{logits.dtype} of shape {logits.shape}, got {got}. Labels become indices by "
+                "np.unique(labels, return_inverse=True)[1]"
+            )
+        return array
 
     @quiet
     def _class_weights(self, logits):
@@ -495,7 +555,8 @@ class NSELoss(_Loss):
     Raises
     ------
     ValueError, TypeError
-        If `eps` is not a number of at least 0; in a call, if `std` does not fit or is negative.
+        If `eps` is not a number of at least 0; in a call, if `std` is missing, does not fit or is
+        negative.
 
     Notes
     -----
@@ -506,7 +567,8 @@ class NSELoss(_Loss):
     how it was cut.
 
     A call is ``loss(prediction, target, *, std, weights=None, mask=None)``; `std`, in the target's
-    unit, has axes as `weights`. ``functools.partial(loss, std=...)`` is a loss for one basin.
+    unit, has axes as `weights`. `fit` takes it from the data, a number for each sample:
+    ``Arrays(x, y, std=...)``; ``functools.partial(loss, std=...)`` is a loss for one basin.
     Targets that are missing are masked: ``mask=~np.isnan(target)``. The rest is what
     `fastlstm.training.losses` says. Sources: Kratzert et al. 2019 (doi:10.5194/hess-23-5089-2019);
     neuralhydrology's MaskedNSELoss.
@@ -524,13 +586,17 @@ class NSELoss(_Loss):
         super().__init__(reduction)
         self.eps = check_number("eps", eps, least=0)
 
-    def __call__(self, prediction, target, *, std, weights=None, mask=None):
+    def __call__(self, prediction, target, *, std=None, weights=None, mask=None):
         """Return (value, gradient); `std` is that of each sample's basin."""
+        if std is None:
+            raise ValueError(
+                "NSELoss: Expected std, the standard deviation of the target in each sample's "
+                "basin: for fit in the data, as Arrays(x, y, std=...), or of a single basin as "
+                "functools.partial(NSELoss(), std=...)"
+            )
         y, t = self._read(prediction, target)
-        std = self._leading(as_array(std, "std"), y.shape, "std")
-        if std.dtype.kind not in "fiu" or not (std >= 0).all():
-            raise ValueError("NSELoss: std must be numbers of at least 0")
         weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
+        std = self._per_element(std, mask, y.shape, "std")
         with np.errstate(all="ignore"):
             scale = (1 / (std + self.eps) ** 2).astype(y.dtype)
             error = y - t
