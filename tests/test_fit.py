@@ -25,6 +25,7 @@ from fastlstm.training import (
     OneCycleLR,
     ReduceLROnPlateau,
     Sequences,
+    SequentialLR,
     StepLR,
     StopTraining,
     clip_grad_norm,
@@ -179,6 +180,32 @@ def test_schedule_by_hand(kind, per):
             other_schedule.step()
     assert history["lr"] == rates and len(set(rates)) > 1
     assert_same_weights(model, other)
+
+
+@pytest.mark.parametrize("inside", [None, "first", "last"])
+@pytest.mark.parametrize("per", ["epoch", "batch"])
+def test_one_cycle_of_too_few_steps_is_refused_before_any_work(per, inside):
+    """As many as there are, it takes; alone, and before or after another schedule."""
+    steps = {"epoch": 4, "batch": 12}[per]
+
+    def train(epochs, model):
+        optimizer = Adam(model)
+        schedule = OneCycleLR(optimizer, 0.1, total_steps=steps - 2 * (inside == "last"))
+        if inside == "first":  # it must last until the second begins
+            schedule = SequentialLR(optimizer, [schedule, StepLR(optimizer, 2)], [steps + 2])
+        elif inside == "last":
+            schedule = SequentialLR(optimizer, [StepLR(optimizer, 2), schedule], [2])
+        options = {"schedule": schedule, "schedule_per": per}
+        return fit(model, make_data(), MSELoss(), optimizer, epochs, 8, **options)
+
+    assert len(train(4, regressor())["loss"]) == 4
+    model, kind = regressor(), "SequentialLR" if inside else "OneCycleLR"
+    todo = {"epoch": "5 more: 5 epochs", "batch": "15 more: 5 epochs of 3 batches"}[per]
+    check(
+        lambda: train(5, model), ValueError,
+        f"schedule: {kind} has {steps} steps, of which 0 are done, but there will be {todo}",
+    )  # fmt: skip
+    assert_same_weights(model, regressor())
 
 
 def test_plateau_sees_the_validation_loss_or_the_loss():
@@ -346,6 +373,23 @@ def _good():
 
 
 x, y = make_data()
+
+
+class _Pairs:
+    """A data set as torch has them: it yields (x, y), which is no Batch."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, rows):
+        return x[rows], y[rows]
+
+
+def _loss_with_gradient(change):
+    return lambda prediction, target: change(*MSELoss()(prediction, target))
+
+
+IS_A_CLASS = r"{}: Expected an object, got the class {} itself; call it: {}\(\.\.\.\)"
 BAD = {
     "lengths": ({"data": (x, y[1:])}, ValueError, r"y of shape \(22, \.\.\.\), .* got \(21, 1\)"),
     "empty": ({"data": (x[:0], y[:0])}, ValueError, "at least one sample"),
@@ -387,6 +431,52 @@ BAD = {
     ),
     "folder": (
         {"callbacks": [Checkpoint("/no/such/folder/a.npz")]}, FileNotFoundError, "no such folder",
+    ),
+    "pairs": (
+        {"data": _Pairs()}, TypeError,
+        r"^data: Expected data\[indices\] to be a fastlstm.training.Batch, got tuple; a data set "
+        r"should return Batch\(x, y\)$",
+    ),
+    "validation_pairs": ({"validation": _Pairs()}, TypeError, r"^validation: Expected data\[ind"),
+    "loss_is_a_number": (
+        {"loss": _loss_with_gradient(lambda value, gradient: value)}, TypeError,
+        r"^data: loss should return \(value, gradient\), the gradient .* got: float$",
+    ),
+    "loss_is_a_gradient": (
+        {"loss": _loss_with_gradient(lambda value, gradient: gradient)}, TypeError,
+        r"^data: loss should return \(value, gradient\), .* got: ndarray$",
+    ),
+    "loss_without_value": (
+        {"loss": _loss_with_gradient(lambda value, gradient: (None, gradient))}, TypeError,
+        "^data: loss: Expected a number for a batch, got: NoneType$",
+    ),
+    "loss_without_gradient": (
+        {"loss": _loss_with_gradient(lambda value, gradient: (value, None))}, ValueError,
+        r"^data: loss: Expected a gradient of the prediction's shape \(8, 1\), got \(\)$",
+    ),
+    "gradient_of_another_shape": (
+        {"loss": _loss_with_gradient(lambda value, gradient: (value, gradient[:, 0]))}, ValueError,
+        r"^data: loss: Expected a gradient of the prediction's shape \(8, 1\), got \(8,\)$",
+    ),
+    "loss_class": ({"loss": MSELoss}, TypeError, IS_A_CLASS.format("loss", *["MSELoss"] * 2)),
+    "model_class": ({"model": LSTM}, TypeError, IS_A_CLASS.format("model", *["LSTM"] * 2)),
+    "optimizer_class": (
+        {"optimizer": Adam}, TypeError, IS_A_CLASS.format("optimizer", *["Adam"] * 2)
+    ),
+    "schedule_class": (
+        {"schedule": StepLR}, TypeError, IS_A_CLASS.format("schedule", *["StepLR"] * 2)
+    ),
+    "callback_class": (
+        {"callbacks": [EarlyStopping]}, TypeError,
+        IS_A_CLASS.format("callbacks", *["EarlyStopping"] * 2),
+    ),
+    "float_labels": (
+        {"data": (x, np.zeros(N)), "loss": CrossEntropyLoss()}, ValueError,
+        "^data: CrossEntropyLoss: Expected target to hold class indices, integers from 0 to 0 in",
+    ),
+    "word_labels": (
+        {"data": (x, np.array(["yes"] * N)), "loss": CrossEntropyLoss()}, ValueError,
+        r"class indices, integers .* got <U3 of shape \(8,\)\. Labels become indices by np.uni",
     ),
     "shuffle": ({"shuffle": 1}, TypeError, "shuffle should be of type bool"),
     "seed": ({"seed": -1}, ValueError, "seed must be at least 0"),
@@ -531,7 +621,7 @@ def test_200_steps_follow_torch(name, engine, dtype):
 # ---- what is shown --------------------------------------------------------------------------
 
 
-def test_verbose(capsys, monkeypatch):
+def test_verbose(capsys):
     model = regressor()
     history = fit(
         model, make_data(), MSELoss(), Adam(model), 2, 8, validation=make_data(1), verbose=True
@@ -540,22 +630,50 @@ def test_verbose(capsys, monkeypatch):
     lines = out.splitlines()
     first = f"epoch 1/2: loss {history['loss'][0]:.4g}, validation_loss "
     assert len(lines) == 2 and lines[0].startswith(first) and err == ""
-    fit(model, make_data(), MSELoss(), Adam(model), 2, 8)
+    fit(model, make_data(), MSELoss(), Adam(model), 2, 8, progress=False)
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress(capsys, monkeypatch):
-    """On a terminal, a bar of all batches, which is closed in any case."""
-    tqdm = pytest.importorskip("tqdm", reason="the bar is tqdm's")
+def test_a_line_for_each_epoch_where_there_is_no_terminal(capsys):
+    """On standard error, with every value of the history; none beside the lines of verbose."""
+    model = regressor()
+    options = {"validation": make_data(1), "metrics": {"highest": lambda y, t: y.max()}}
+    history = fit(model, make_data(), MSELoss(), Adam(model), 2, 8, **options)
+    out, err = capsys.readouterr()
+    for epoch, line in enumerate(err.splitlines()):
+        values = ", ".join(f"{name} {history[name][epoch]:.4g}" for name in history)
+        assert line == f"epoch {epoch + 1}/2: {values}"
+    assert out == "" and err.count("\n") == 2
+
+
+class _Notebook:
+    """IPython, as a notebook's kernel shows it."""
+
+    config = {"IPKernelApp": {}}
+
+    def get_ipython(self):
+        return self
+
+
+@pytest.mark.parametrize("where", ["terminal", "notebook"])
+def test_progress(where, capsys, monkeypatch):
+    """On a terminal and in a notebook, a bar of all batches, which is closed in any case."""
+    pytest.importorskip("tqdm", reason="the bar is tqdm's")
+    from tqdm.auto import tqdm
+
     bars = []
 
-    class Bar(tqdm.tqdm):
+    class Bar(tqdm):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options | {"delay": 0})
             bars.append(self)
 
-    monkeypatch.setattr("tqdm.tqdm", Bar)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    if where == "terminal":
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    else:
+        monkeypatch.setitem(sys.modules, "IPython", _Notebook())
+
     model = regressor()
     fit(model, make_data(), MSELoss(), Adam(model), 2, 8)
     assert (bars[0].total, bars[0].n, bars[0].disable) == (6, 6, True)

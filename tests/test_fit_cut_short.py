@@ -23,11 +23,12 @@ from trainings import (
 )
 
 import fastlstm
-from fastlstm import Linear, Sequential
+from fastlstm import Last, Linear, Sequential
 from fastlstm.parameters import Layer
 from fastlstm.training import (
     SGD,
     Adam,
+    Batch,
     Batches,
     Checkpoint,
     EarlyStopping,
@@ -340,6 +341,53 @@ def test_not_finite_in_the_data():
     weights = np.ones(N)
     weights[-1] = np.inf
     _stops((*make_data(), weights), "the weight of sample 21", "the loss is nan", 5)
+
+
+def test_infinite_input_is_blamed_though_nothing_but_a_gradient_shows_it():
+    """An LSTM makes 1 of inf: output and loss are finite, the gradients of the weights are not."""
+    x, y = make_data()
+    x[9, -1, 0] = np.inf
+    model = regressor()
+    model.lstm.weight_ih_l0 = np.abs(model.lstm.weight_ih_l0)
+    origin = "the input of sample 9"
+    model = _stops((x, y), origin, "a gradient is not finite", 2, model=model)
+    x[9, -1, 0] = np.nan
+    _stops((x, y), origin, "the loss is nan", 2)
+
+
+class _Added(Linear):
+    """A layer of two inputs: what it takes is a tuple."""
+
+    def __call__(self, pair):
+        return super().__call__(pair[0] + pair[1])
+
+    def vjp(self, pair):
+        y, pullback = super().vjp(pair[0] + pair[1])
+        return y, lambda dy: (pullback(dy),) * 2
+
+
+class _TwoInputs:
+    def __init__(self, x, other, y):
+        self.x, self.other, self.y = x, other, y
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, rows):
+        return Batch((self.x[rows], self.other[rows]), self.y[rows])
+
+
+@pytest.mark.parametrize("part, bad", [(0, np.nan), (1, np.nan), (1, np.inf)])
+def test_not_finite_in_a_tuple_of_inputs(part, bad):
+    """Either input is named by its place; a batch counts by its samples, not by its inputs."""
+    x, y = make_data()
+    data = _TwoInputs(x, x.copy(), y)
+    model = Sequential(_Added(F, 3, seed=4), lstm(3, 4), Last(), Linear(4, 1, seed=2))
+    history = fit(model, data, lambda p, t: MSELoss()(p, t), SGD(model, lr=0.0), 1, 8)
+    expected = MSELoss()(model((x.swapaxes(0, 1),) * 2), y)[0]
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-6)
+    (data.x, data.other)[part][[9, 11], -1] = bad
+    _stops(data, f"the input[{part}] of samples 9, 11", "the loss is nan", 2, model=model)
 
 
 def test_not_finite_in_the_model():

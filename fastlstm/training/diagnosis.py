@@ -11,7 +11,7 @@ _MOST_NAMED = 8  # samples in a sentence
 class NonFiniteError(FloatingPointError):
     """A loss, a gradient or an updated parameter is nan or inf: `fit` stops, and says where.
 
-    The model has the weights of before the batch in question.
+    The model has the weights of before the batch in question, or the best ones of `EarlyStopping`.
 
     Parameters
     ----------
@@ -50,33 +50,54 @@ def is_finite(array):
 def first_in_forward(view, batch, numbers):
     """Say what is first not finite on the way from a batch of the samples `numbers` to its loss.
 
-    The model of the `SamplesFirst` is in evaluation mode: no random numbers are drawn, and dropout
-    makes nothing infinite that was not.
+    None if all is, up to the model's output. The model of the `SamplesFirst` is in evaluation mode:
+    no random numbers are drawn, and dropout makes nothing infinite that was not.
     """
-    x, y = batch.x, batch.y
+    inputs, y, weights = _parts("input", batch.x), batch.y, batch.weights
     if batch.lengths is not None:
-        real = np.arange(x.shape[1]) < batch.lengths[:, None]
-        x = np.where(real.reshape(real.shape + (1,) * (x.ndim - 2)), x, x.dtype.type(0))
+        inputs = {name: _real_steps(x, batch.lengths) for name, x in inputs.items()}
     if batch.mask is not None:
-        y = np.where(batch.mask.reshape(batch.mask.shape + (1,) * (y.ndim - 2)), y, y.dtype.type(0))
-    for name, array in {"input": x, "target": y, "weight": batch.weights}.items():
+        y = _where(batch.mask, y)
+        weights = None if weights is None else _where(batch.mask, weights)
+    for name, array in {**inputs, "target": y, "weight": weights}.items():
         if array is not None and (who := _samples(array, numbers)):
             return f"the {name} of {who}"
     for name, parameter in view.model.state_dict().items():
         if not is_finite(parameter):
             return f"the parameter {name}"
     by_steps = view.swaps_input
+    x = tuple(inputs.values()) if isinstance(batch.x, tuple) else inputs["input"]
     for name, layer, values in _outputs(view.model, view.swapped(x), batch.lengths):
         by_steps = by_steps and not isinstance(layer, Last)
-        if who := _samples(values.swapaxes(0, 1) if by_steps else values, numbers):
-            return f"the output of {name} for {who}"
-    return "the loss itself"
+        for part, array in _parts(f"output of {name}", values).items():
+            if who := _samples(array.swapaxes(0, 1) if by_steps else array, numbers):
+                return f"the {part} for {who}"
+    return None
 
 
 def first_in_backward(model):
     """Say which gradient was first not finite: of those that are not, the last parameter's."""
     names = [name for name, gradient in model.grads.items() if not is_finite(gradient)]
     return f"the gradient of {names[-1]}"
+
+
+def _parts(name, value):
+    """Arrays by their names: of a tuple, each of them."""
+    if not isinstance(value, tuple):
+        return {name: value}
+    return {f"{name}[{k}]": np.asarray(part) for k, part in enumerate(value)}
+
+
+def _real_steps(x, lengths):
+    """x (B, T, ...) with 0 on all padding."""
+    return x if x.ndim < 2 else _where(np.arange(x.shape[1]) < lengths[:, None], x)
+
+
+def _where(mask, array):
+    """`array`, and 0 where `mask`, whose axes are its first ones or go beyond them, is False."""
+    axes = max(mask.ndim, array.ndim)
+    mask, array = (a.reshape(a.shape + (1,) * (axes - a.ndim)) for a in (mask, array))
+    return np.where(mask, array, array.dtype.type(0))
 
 
 def _samples(array, numbers):

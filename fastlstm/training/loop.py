@@ -6,12 +6,14 @@ Ctrl-C waits until an update is whole, and the end of an epoch is a `State` that
 write down.
 
 Callbacks are functions of that state. Those that need more may have the methods ``start(state)``,
-called before the first epoch, ``finish(state)``, before `fit` returns, and ``state_dict()`` with
-``load_state_dict(mapping)``, for what a checkpoint must keep of them.
+called before the first epoch, ``finish(state)``, before `fit` returns or raises what stopped it,
+and ``state_dict()`` with ``load_state_dict(mapping)``, for what a checkpoint must keep of them.
 """
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import math
 import signal
 import sys
@@ -34,10 +36,13 @@ from .schedules import OneCycleLR, ReduceLROnPlateau
 class History(dict):
     """What `fit` saw: a list for each name, with a value for each epoch.
 
-    "loss", the mean over the epoch's batches, each before its update; "validation_loss", after the
-    epoch, if there is validation data; "lr", the learning rate that the epoch began with;
-    "seconds". Callbacks may add lists of their own. It is a dict: ``dict(history)`` and
-    ``json.dumps(history)`` do what one expects.
+    "loss", over the epoch's batches, each before its update; "validation_loss", after the epoch, if
+    there is validation data; a metric's name, and "validation_" and that name; "lr", the learning
+    rate that the epoch began with; "seconds". Callbacks may add lists of their own. It is a dict:
+    ``dict(history)`` and ``json.dumps(history)`` do what one expects.
+
+    Where `EarlyStopping` monitors "loss" or a metric of the training data, these too are measured
+    after the epoch, in evaluation mode: so the weights that it keeps are those with that value.
 
     Parameters
     ----------
@@ -125,9 +130,11 @@ class EarlyStopping:
     patience : int
         After so many epochs in a row that are no better than the best one.
     min_delta : float >= 0
-        Better is less by more than this.
+        Better is less, or more, by more than this.
     monitor : str
-        The name in the history of what is to become small.
+        The name in the history of what is to become small, or large.
+    mode : {"min", "max"}
+        Whether less is better, as for losses, or more, as for an accuracy.
 
     Attributes
     ----------
@@ -143,7 +150,10 @@ class EarlyStopping:
     Notes
     -----
     The model has the weights of the best epoch whenever `fit` returns: stopped early or not, or
-    interrupted. The optimiser's state is the last epoch's.
+    interrupted; and when it raises, whatever went wrong in a later epoch. The optimiser's state is
+    the last epoch's. To monitor "loss", or a metric of the training data, costs one run of the
+    model over them after each epoch: what is seen during an epoch is measured with weights that
+    change from batch to batch, so there would be none to go back to.
 
     Examples
     --------
@@ -162,20 +172,26 @@ class EarlyStopping:
     1
     """
 
-    def __init__(self, patience, min_delta=0.0, monitor="validation_loss"):
+    def __init__(self, patience, min_delta=0.0, monitor="validation_loss", mode="min"):
         self.patience = check_size("patience", patience)
         self.min_delta = check_number("min_delta", min_delta, least=0)
-        self.monitor = monitor
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor should be of type str, got: {type(monitor).__name__}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be min or max, got {mode!r}")
+        self.monitor, self.mode = monitor, mode
         self._forget()
 
     def _forget(self):
-        self.best, self.best_epoch, self._weights = math.inf, 0, {}
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch, self._weights = 0, {}
 
     def start(self, state):
         """Forget an earlier training."""
-        if self.monitor == "validation_loss" and self.monitor not in state.history:
+        of_training = self.monitor.removeprefix("validation_")
+        if self.monitor not in state.history and of_training in state.history:
             raise ValueError(
-                "EarlyStopping: Expected 'validation_loss' in the history; pass validation= to fit"
+                f"EarlyStopping: Expected {self.monitor!r} in the history; pass validation= to fit"
             )
         self._forget()
 
@@ -187,7 +203,8 @@ class EarlyStopping:
                 f"{', '.join(state.history)}"
             )
         value = state.history[self.monitor][-1]
-        if value < self.best - self.min_delta:
+        better = self.best - value if self.mode == "min" else value - self.best
+        if better > self.min_delta:
             weights = state.model.state_dict()
             self.best, self.best_epoch, self._weights = float(value), state.epoch, weights
         return state.epoch - self.best_epoch >= self.patience
@@ -209,8 +226,8 @@ class EarlyStopping:
 
 def fit(
     model, data, loss, optimizer, epochs, batch_size=32, *, validation=None, schedule=None,
-    schedule_per=None, clip_norm=None, clip_value=None, callbacks=(), shuffle=True, seed=0,
-    resume=None, progress=True, verbose=False,
+    schedule_per=None, clip_norm=None, clip_value=None, callbacks=(), metrics=None, shuffle=True,
+    seed=0, resume=None, progress=True, verbose=False,
 ):  # fmt: skip
     """Train a model.
 
@@ -222,7 +239,9 @@ def fit(
         Samples first: x (N, T, F), or (N, T) tokens for an Embedding; y as the model's prediction:
         (N, ...) behind a `Last`, otherwise (N, T, ...). See `fastlstm.training.batches`.
     loss : callable
-        ``value, gradient = loss(prediction, target, weights=..., mask=...)``, its value a number.
+        ``value, gradient = loss(prediction, target, weights=..., mask=..., std=...)``, its value a
+        number; given is what the data have of these, `std` only to who takes it. What a loss may
+        say of itself: see the notes.
     optimizer : SGD, RMSprop, Adam or AdamW
         Of this model.
     epochs : int
@@ -240,6 +259,10 @@ def fit(
     callbacks : list of callables
         Each called with the `State` at the end of each epoch; any that returns True, or raises
         `StopTraining`, ends the training. `EarlyStopping` and `Checkpoint` are callbacks.
+    metrics : dict of str -> callable, optional
+        ``number = function(prediction, target)``, called once an epoch with all predictions of the
+        training, each made before its update, and with all of the validation, samples first; where
+        there is a mask, with the rows that it leaves. The values are in the history.
     shuffle : bool
         Take the samples in another order each epoch.
     seed : int
@@ -248,7 +271,8 @@ def fit(
         Go on from the file of a `Checkpoint`, with the same other arguments; `epochs` alone may
         grow.
     progress : bool
-        Show a bar, if tqdm is installed and standard error is a terminal.
+        Show a bar on a terminal and in a notebook, if tqdm is installed; elsewhere write a line for
+        each epoch to standard error.
     verbose : bool
         Print a line for each epoch.
 
@@ -263,7 +287,8 @@ def fit(
         on the first batch of all data by then, in evaluation mode.
     NonFiniteError
         If a loss, a gradient or an update is nan or inf. The model has the weights of before that
-        batch; the sentence says which, and where nan or inf came up first.
+        batch, or the best ones of `EarlyStopping`; the sentence says which, and where nan or inf
+        came up first.
     OSError
         If `resume` cannot be opened.
 
@@ -271,9 +296,14 @@ def fit(
     -----
     Ctrl-C ends the training; `fit` returns, ``history.interrupted`` is True, and the weights are
     those of a whole number of updates. Each layer is in training or evaluation mode as before, on
-    errors too. A loss over several batches is their mean, each with its samples' weights (steps'
-    where there is a mask), or their sum for a loss with reduction "sum". Batches whose samples all
-    have weight 0 are left out.
+    errors too.
+
+    The loss of an epoch is that over all its samples at once, however they are cut into batches: of
+    a loss whose `reduction` is "sum" the sum; otherwise sum(value * d) / sum(d), d being what
+    ``loss.denominator(prediction, target, weights=..., mask=...)`` gives for a batch. The losses of
+    this package have that method; for a loss without it d is the weights of the batch's samples
+    (of its steps where there is a mask), 1 each if there are none. A batch whose d is 0, as all of
+    its targets are masked or ignored or weigh nothing, changes nothing.
 
     Two trainings with the same arguments, initial weights and random states give the same bits,
     and so does one that was killed and resumed::
@@ -305,14 +335,18 @@ def fit(
     batches = Batches(data, batch_size, shuffle=shuffle, seed=seed)
     held_out = None if validation is None else Batches(validation, batch_size, shuffle=False)
     _check_parts(model, loss, optimizer, schedule)
-    names = ("loss", "validation_loss", "lr", "seconds")
-    history = History({n: [] for n in names if held_out is not None or n != "validation_loss"})
+    metrics = _check_metrics(metrics)
+    names = ["loss", *metrics]
+    held_out_names = [] if held_out is None else [f"validation_{name}" for name in names]
+    history = History({name: [] for name in [*names, *held_out_names, "lr", "seconds"]})
     order = {"data": f"{len(batches.data)} samples", "batch_size": batch_size}
     order |= {"shuffle": shuffle, "seed": seed}
     state = State(model, optimizer, schedule, _in_order(callbacks), history, epochs, order)
     per_batch = _is_per_batch(schedule, schedule_per)
     with _Interrupts() as interrupts:
-        training = _Training(state, view, loss, per_batch, clip_norm, clip_value, interrupts)
+        training = _Training(
+            state, view, loss, metrics, per_batch, clip_norm, clip_value, interrupts
+        )
         training.check(batches, "data")
         if held_out is not None:
             training.check(held_out, "validation")
@@ -320,44 +354,57 @@ def fit(
             _hook(callback, "start", state)
         if resume is not None:
             restore(resume, state)
+        _check_steps(state, per_batch, len(batches))
         with mode(model, training=True):
             try:
                 training.run(batches, held_out, progress, verbose)
             except KeyboardInterrupt:
                 history.interrupted = True
-            interrupts.hold()  # the rest is quick, and must be whole
-            for callback in state.callbacks:
-                _hook(callback, "finish", state)
+            finally:
+                interrupts.hold()  # the rest is quick, and must be whole
+                for callback in state.callbacks:
+                    _hook(callback, "finish", state)
     return history
 
 
 class _Training:
     """What `fit` does with batches: a step with each of an epoch, and what is at its end."""
 
-    def __init__(self, state, view, loss, per_batch, clip_norm, clip_value, interrupts):
+    def __init__(
+        self, state, view, loss, metrics, per_batch, clip_norm, clip_value, interrupts
+    ):  # fmt: skip
         self.state, self.model, self.view, self.loss = state, state.model, view, loss
-        self.per_batch, self.interrupts = per_batch, interrupts
+        self.metrics, self.per_batch, self.interrupts = metrics, per_batch, interrupts
         self.clip_norm, self.clip_value = clip_norm, clip_value
         for name, value in {"clip_norm": clip_norm, "clip_value": clip_value}.items():
             if value is not None:
                 check_number(name, value, above=0)
+        self.own_loss, self.own_options = loss, {}  # without functools.partial
+        while isinstance(self.own_loss, functools.partial):
+            self.own_options = self.own_loss.keywords | self.own_options
+            self.own_loss = self.own_loss.func
+        self.adds_up = getattr(self.own_loss, "reduction", "mean") == "sum"
+        self.takes_std = _takes(loss, "std")
+        self.measures_after = any(
+            isinstance(callback, EarlyStopping) and callback.monitor in ("loss", *metrics)
+            for callback in state.callbacks
+        )
         self.buffers = list(state.model.buffers())
         self.before = [np.empty_like(parameters) for _, parameters, _ in self.buffers]
-        self.place = None  # batches, number of the one at hand
+        self.place = None  # what the data are, their batches, number of the one at hand
 
     def check(self, batches, name):
-        """Refuse data that do not fit model and loss."""
+        """Refuse data that do not fit model, loss and metrics."""
         batch = batches.data[np.arange(min(batches.batch_size, len(batches.data)))]
         with mode(self.model, training=False), np.errstate(all="ignore"):
             try:
-                value = self._value(self.view(batch), batch)[0]
+                prediction = self.view(batch)
+                _check_loss(self._call_loss(prediction, batch), prediction)
+                self._denominator(prediction, batch)
             except (TypeError, ValueError) as fault:
                 raise type(fault)(f"{name}: {fault}") from fault
-        if np.ndim(value):
-            raise ValueError(
-                f"loss: Expected one number for a batch, got an array of shape {np.shape(value)}; "
-                'its reduction must be "mean" or "sum"'
-            )
+            with contextlib.suppress(ValueError):  # for so few samples a metric may have no value
+                self._measure([_counted(prediction, batch)])
 
     def run(self, batches, held_out, progress, verbose):
         """Train until all epochs are done, or a callback says stop."""
@@ -365,10 +412,12 @@ class _Training:
         with _bar(progress, state, len(batches)) as bar:
             while state.epoch < state.epochs and not history.stopped:
                 started, lr = time.perf_counter(), state.optimizer.lr
-                values = {"loss": self._epoch(batches, self._learn, bar)}
+                values = self._epoch(batches, self._learn, "data", bar)
+                if self.measures_after:
+                    values = self._judged(batches, "data")
                 if held_out is not None:
-                    with mode(self.model, training=False):
-                        values["validation_loss"] = self._epoch(held_out, self._judge)
+                    judged = self._judged(held_out, "validation")
+                    values |= {f"validation_{name}": value for name, value in judged.items()}
                 with self.interrupts.held():
                     self._step_schedule(values)
                     values |= {"lr": lr, "seconds": time.perf_counter() - started}
@@ -376,38 +425,66 @@ class _Training:
                         history[name].append(value)
                     state.epoch += 1
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                line = f"epoch {state.epoch}/{state.epochs}: {shown}"
                 if bar is not None:
                     bar.set_postfix_str(shown, refresh=False)
                 if verbose:
-                    line = f"epoch {state.epoch}/{state.epochs}: {shown}"
                     print(line, flush=True) if bar is None else bar.write(line)
+                elif progress and bar is None and sys.stderr is not None:
+                    print(line, file=sys.stderr, flush=True)
                 self._call_back()
 
-    def _epoch(self, batches, step, bar=None):
-        """The loss over all batches, after `step` with each of them."""
-        mean = getattr(self.loss, "reduction", "mean") == "mean"
+    def _epoch(self, batches, step, name, bar=None):
+        """The loss and the metrics over all batches of these data, after `step` with each."""
         total = count = 0.0
+        seen = []
         for number, batch in enumerate(batches.epoch(self.state.epoch)):
-            self.place = batches, number
-            if weight := _weight(batch):
-                with np.errstate(all="ignore"):  # what is not finite becomes an error
-                    value = step(batch)
-                total += value * weight if mean else value
-                count += weight
+            self.place = name, batches, number
+            with np.errstate(all="ignore"):  # what is not finite becomes an error
+                value, denominator, prediction = step(batch)
+            if denominator:
+                total += value if self.adds_up else value * denominator
+                count += denominator
+            if self.metrics:
+                seen.append(_counted(prediction, batch))
             if bar is not None:
                 bar.update()
-        return total / (count or math.nan) if mean else total
+        if not count:
+            raise ValueError(
+                f"{name}: no target counts: each is masked, or ignored by the loss, or weighs 0"
+            )
+        return {"loss": total if self.adds_up else total / count} | self._measure(seen)
+
+    def _judged(self, batches, name):
+        """The loss and the metrics over all batches, in evaluation mode."""
+        with mode(self.model, training=False):
+            return self._epoch(batches, self._judge, name)
+
+    def _measure(self, seen):
+        """Each metric of (predictions, targets) that batches gave."""
+        values = {}
+        for name, metric in self.metrics.items():
+            value = metric(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+            if not _is_number(value):
+                raise TypeError(
+                    f"metrics[{name!r}] should return a number, got: {type(value).__name__}"
+                )
+            values[name] = float(value)
+        return values
 
     def _learn(self, batch):
-        """One step of training; returns the loss of before it."""
+        """One step of training; returns the loss of before it, its denominator, the prediction."""
         self.model.zero_grad()
         prediction, pullback = self.view.vjp(batch)
-        value, gradient = self._value(prediction, batch)
+        denominator = self._denominator(prediction, batch)
+        if not denominator:
+            return 0.0, 0.0, prediction
+        value, gradient = self._call_loss(prediction, batch)
         if not math.isfinite(value):
             raise self._fault(f"the loss is {value}", batch)
         pullback(gradient)
         if not all(is_finite(gradients) for _, _, gradients in self.buffers):
-            raise self._fault("a gradient is not finite", batch, first_in_backward(self.model))
+            raise self._fault("a gradient is not finite", batch, backward=True)
         if self.clip_norm is not None:
             norm = clip_grad_norm(self.model, self.clip_norm)
             if not math.isfinite(norm):
@@ -416,7 +493,7 @@ class _Training:
             clip_grad_value(self.model, self.clip_value)
         with self.interrupts.held():
             self._update(batch)
-        return value
+        return value, denominator, prediction
 
     def _update(self, batch):
         """Change the parameters, or leave them as they are if that makes them infinite."""
@@ -435,17 +512,31 @@ class _Training:
             self.state.schedule.step()
 
     def _judge(self, batch):
-        """The loss of a batch in evaluation mode."""
-        value = self._value(self.view(batch), batch)[0]
+        """The loss of a batch in evaluation mode, its denominator, the prediction."""
+        prediction = self.view(batch)
+        denominator = self._denominator(prediction, batch)
+        if not denominator:
+            return 0.0, 0.0, prediction
+        value, _ = self._call_loss(prediction, batch)
         if not math.isfinite(value):
-            raise self._fault(f"the validation loss is {value}", batch)
-        return value
+            what = "validation loss" if self.place[0] == "validation" else "loss after the epoch"
+            raise self._fault(f"the {what} is {value}", batch)
+        return value, denominator, prediction
 
-    def _value(self, prediction, batch):
-        """The loss's value and gradient."""
+    def _call_loss(self, prediction, batch):
+        """What the loss returns: its value and gradient."""
         given = {"weights": batch.weights, "mask": batch.mask}
-        options = {name: value for name, value in given.items() if value is not None}
-        return self.loss(prediction, batch.y, **options)
+        if self.takes_std:
+            given["std"] = getattr(batch, "std", None)
+        return self.loss(prediction, batch.y, **_without_none(given))
+
+    def _denominator(self, prediction, batch):
+        """What the loss's mean over a batch divides by, as far as the loss can tell."""
+        if not hasattr(self.own_loss, "denominator"):
+            return _weight(batch)
+        own = {n: v for n, v in self.own_options.items() if n in ("weights", "mask")}
+        given = own | _without_none({"weights": batch.weights, "mask": batch.mask})
+        return float(self.own_loss.denominator(prediction, batch.y, **given))
 
     def _step_schedule(self, values):
         schedule = self.state.schedule
@@ -467,16 +558,22 @@ class _Training:
             if isinstance(stop, (bool, np.bool_)) and stop:
                 state.history.stopped = reason
 
-    def _fault(self, what, batch, origin=None):
-        """The error for the batch at hand; without `origin` it is looked for on the way forward."""
-        (batches, number), epoch = self.place, self.state.epoch
+    def _fault(self, what, batch, origin=None, backward=False):
+        """The error for the batch at hand; without `origin` it is looked for, forward first."""
+        (_, batches, number), epoch = self.place, self.state.epoch
         if origin is None:
             numbers = batches.order(epoch)[number]
             with mode(self.model, training=False):
                 origin = first_in_forward(self.view, batch, numbers)
+        if origin is None:
+            origin = first_in_backward(self.model) if backward else "the loss itself"
+        best = [c.best_epoch for c in self.state.callbacks if isinstance(c, EarlyStopping)]
+        weights = "the weights of before this batch"
+        if any(best):
+            weights = f"its best weights, those of epoch {[epoch for epoch in best if epoch][-1]}"
         return NonFiniteError(
             f"epoch {epoch + 1}, batch {number + 1} of {len(batches)}: {what}; first not finite "
-            f"was {origin}. The model has the weights of before this batch",
+            f"was {origin}. The model has {weights}",
             epoch + 1, number + 1, origin, self.state.history,
         )  # fmt: skip
 
@@ -542,6 +639,7 @@ class SamplesFirst:
     """
 
     def __init__(self, model):
+        _refuse_class("model", model)
         if not isinstance(model, Layer):
             raise TypeError(f"model should be a layer, got: {type(model).__name__}")
         timed = [n for _, n in model.named_layers() if isinstance(n, (LSTM, Last))]
@@ -553,15 +651,19 @@ class SamplesFirst:
 
     def __call__(self, batch):
         """The prediction for a `Batch`."""
+        _check_batch(batch)
         return self._out(self.model(self.swapped(batch.x), lengths=batch.lengths))
 
     def vjp(self, batch):
         """The prediction for a `Batch`, and its pullback."""
+        _check_batch(batch)
         y, pullback = self.model.vjp(self.swapped(batch.x), lengths=batch.lengths)
         return self._out(y), lambda dy: pullback(self._out(dy))
 
     def swapped(self, x):
-        """What the model takes for an input with samples first."""
+        """What the model takes for an input with samples first; of several, each by itself."""
+        if isinstance(x, tuple):
+            return tuple(map(self.swapped, x))
         if self.swaps_input and x.ndim < 2:
             raise ValueError(f"Expected x with samples and steps, (N, T, ...), got shape {x.shape}")
         return x.swapaxes(0, 1) if self.swaps_input else x
@@ -630,17 +732,76 @@ class _Interrupts:
 
 
 def _weight(batch):
-    """How much a batch counts in the mean over an epoch: its samples, or steps, by weight."""
-    if batch.weights is None and batch.mask is None:
-        return float(len(batch.x))
-    weights = np.ones(len(batch.x)) if batch.weights is None else batch.weights
-    if batch.mask is not None:
-        weights = batch.mask * weights.reshape(-1, *[1] * (batch.mask.ndim - 1))
-    return float(np.sum(weights, dtype=np.float64))
+    """How much a batch counts where its loss cannot tell: its samples, or steps, by weight."""
+    given = [a for a in (batch.weights, batch.mask) if a is not None]
+    if not given:
+        return float(len(batch.y))
+    axes = max(array.ndim for array in given)
+    weights, mask = (
+        np.ones((1,) * axes) if a is None else a.reshape(a.shape + (1,) * (axes - a.ndim))
+        for a in (batch.weights, batch.mask)
+    )
+    return float(np.sum(np.where(mask, weights, 0), dtype=np.float64))
+
+
+def _without_none(options):
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _takes(function, name):
+    """Whether a callable has a parameter of this name, or takes any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some that are built in do not say
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _counted(prediction, batch):
+    """Predictions and targets of a batch, only those that its mask lets through."""
+    if batch.mask is None:
+        return prediction, batch.y
+    return prediction[batch.mask], batch.y[batch.mask]
+
+
+def _is_number(value):
+    return hasattr(value, "__float__") and not getattr(value, "ndim", 0)
+
+
+def _check_batch(batch):
+    if not hasattr(batch, "x"):
+        raise TypeError(
+            f"Expected data[indices] to be a fastlstm.training.Batch, got {type(batch).__name__}; "
+            "a data set should return Batch(x, y)"
+        )
+
+
+def _check_loss(result, prediction):
+    """Refuse what is not the value and gradient of a loss."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise TypeError(
+            "loss should return (value, gradient), the gradient being that of the value with "
+            f"respect to the prediction, got: {type(result).__name__}"
+        )
+    value, gradient = result
+    if getattr(value, "ndim", 0):
+        raise ValueError(
+            f"loss: Expected one number for a batch, got an array of shape {value.shape}; "
+            'its reduction must be "mean" or "sum"'
+        )
+    if not _is_number(value):
+        raise TypeError(f"loss: Expected a number for a batch, got: {type(value).__name__}")
+    if np.shape(gradient) != np.shape(prediction):
+        raise ValueError(
+            f"loss: Expected a gradient of the prediction's shape {np.shape(prediction)}, got "
+            f"{np.shape(gradient)}"
+        )
 
 
 def _in_order(callbacks):
     """The callbacks as a list, checkpoints last: they keep what the others made of the epoch."""
+    for callback in callbacks if isinstance(callbacks, (list, tuple)) else ():
+        _refuse_class("callbacks", callback)
     if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks should be a list of callables, got {callbacks!r}")
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
@@ -652,8 +813,19 @@ def _hook(callback, name, state):
         method(state)
 
 
+def _refuse_class(name, value):
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: Expected an object, got the class {value.__name__} itself; call it: "
+            f"{value.__name__}(...)"
+        )
+
+
 def _check_parts(model, loss, optimizer, schedule):
     """Refuse a loss, optimiser or schedule that is none, or another model's."""
+    parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
+    for name, part in parts.items():
+        _refuse_class(name, part)
     if not callable(loss):
         raise TypeError(f"loss should be callable, got: {type(loss).__name__}")
     if not isinstance(optimizer, Optimiser):
@@ -662,6 +834,24 @@ def _check_parts(model, loss, optimizer, schedule):
         raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
     if schedule is not None and getattr(schedule, "optimizer", None) is not optimizer:
         raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
+
+
+def _check_metrics(metrics):
+    """Return metrics as a dict of functions by names that the history has free."""
+    if not isinstance(metrics or {}, dict):
+        raise TypeError(
+            f"metrics should be a dict of names and functions, got: {type(metrics).__name__}"
+        )
+    metrics = dict(metrics or {})
+    for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"metrics: Expected names, got {name!r}")
+        if name in ("loss", "lr", "seconds") or name.startswith("validation_"):
+            raise ValueError(f"metrics: {name!r} is a name that the history has for itself")
+        _refuse_class(f"metrics[{name!r}]", metric)
+        if not callable(metric):
+            raise TypeError(f"metrics[{name!r}] should be a function, got: {type(metric).__name__}")
+    return metrics
 
 
 def _is_per_batch(schedule, schedule_per):
@@ -673,13 +863,26 @@ def _is_per_batch(schedule, schedule_per):
     return schedule_per == "batch" or (schedule_per is None and isinstance(schedule, OneCycleLR))
 
 
+def _check_steps(state, per_batch, batches):
+    """Refuse a schedule that would come to its end before the training does."""
+    most = getattr(state.schedule, "most_steps", math.inf)
+    epochs = state.epochs - state.epoch
+    todo = epochs * (batches if per_batch else 1)
+    if most < math.inf and state.schedule.last_epoch + todo > most:
+        raise ValueError(
+            f"schedule: {type(state.schedule).__name__} has {most} steps, of which "
+            f"{state.schedule.last_epoch} are done, but there will be {todo} more: {epochs} epochs"
+            + (f" of {batches} batches" if per_batch else "")
+        )
+
+
 @contextlib.contextmanager
 def _bar(progress, state, batches):
     """A bar over all batches that are still to come; None where there is nobody to see it."""
     bar = None
-    if progress and sys.stderr is not None and sys.stderr.isatty():
+    if progress and (_in_notebook() or (sys.stderr is not None and sys.stderr.isatty())):
         with contextlib.suppress(ImportError):
-            from tqdm import tqdm
+            from tqdm.auto import tqdm
 
             todo = (state.epochs - state.epoch) * batches
             bar = tqdm(total=todo, delay=1, leave=False, unit="batch")
@@ -688,3 +891,9 @@ def _bar(progress, state, batches):
     finally:
         if bar is not None:
             bar.close()
+
+
+def _in_notebook():
+    """Whether cells of a notebook show what is printed, as tqdm.auto finds out."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config

@@ -20,6 +20,7 @@ class _Schedule:
     """Counting, and the state; a subclass says which rate belongs to a count."""
 
     _state = ("last_epoch",)
+    most_steps = math.inf  # how often `step` may be called, in all
 
     def __init__(self, optimizer):
         self.optimizer = _check_optimizer(optimizer)
@@ -262,6 +263,7 @@ class OneCycleLR(_Schedule):
             total_steps = check_size("epochs", epochs)
             total_steps *= check_size("steps_per_epoch", steps_per_epoch)
         self.total_steps = total = check_size("total_steps", total_steps)
+        self.most_steps = total
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy must be cos or linear, got {anneal_strategy!r}")
         self._between = _cosine if anneal_strategy == "cos" else _line
@@ -356,6 +358,11 @@ class SequentialLR(_Schedule):
             )
         if sorted(set(self._starts)) != self._starts:
             raise ValueError(f"milestones must increase, got {list(milestones)}")
+        ends = zip(self._schedulers, self._starts, [*self._starts[1:], math.inf], strict=True)
+        over = [
+            start + s.most_steps for s, start, next_ in ends if start + s.most_steps < next_ - 1
+        ]
+        self.most_steps = min(over, default=math.inf)
         super().__init__(optimizer)
 
     def _apply(self, count):
