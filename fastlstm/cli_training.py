@@ -204,7 +204,7 @@ def _fit(args, forecaster, train, held_out):
     return fit(
         forecaster.model, forecaster.windows(train), MSELoss(), optimizer, args.epochs,
         args.batch_size, validation=validation, clip_norm=_CLIP, callbacks=callbacks,
-        seed=args.seed, resume=resume,
+        seed=args.seed, resume=resume, progress=sys.stderr is not None and sys.stderr.isatty(),
     )  # fmt: skip
 
 

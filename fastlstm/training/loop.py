@@ -271,7 +271,7 @@ def fit(
         Go on from the file of a `Checkpoint`, with the same other arguments; `epochs` alone may
         grow.
     progress : bool
-        Show a bar on a terminal and in a notebook, if tqdm is installed; elsewhere write a line for
+        On a terminal and in a notebook show a bar, if tqdm is installed; elsewhere write a line for
         each epoch to standard error.
     verbose : bool
         Print a line for each epoch.
@@ -430,7 +430,7 @@ class _Training:
                     bar.set_postfix_str(shown, refresh=False)
                 if verbose:
                     print(line, flush=True) if bar is None else bar.write(line)
-                elif progress and bar is None and sys.stderr is not None:
+                elif progress and sys.stderr is not None and not _is_watched():
                     print(line, file=sys.stderr, flush=True)
                 self._call_back()
 
@@ -880,7 +880,7 @@ def _check_steps(state, per_batch, batches):
 def _bar(progress, state, batches):
     """A bar over all batches that are still to come; None where there is nobody to see it."""
     bar = None
-    if progress and (_in_notebook() or (sys.stderr is not None and sys.stderr.isatty())):
+    if progress and _is_watched():
         with contextlib.suppress(ImportError):
             from tqdm.auto import tqdm
 
@@ -893,7 +893,8 @@ def _bar(progress, state, batches):
             bar.close()
 
 
-def _in_notebook():
-    """Whether cells of a notebook show what is printed, as tqdm.auto finds out."""
+def _is_watched():
+    """Whether somebody sees a bar move: on a terminal, or in a notebook as tqdm.auto finds out."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return shell is not None and "IPKernelApp" in shell.config
+    in_notebook = shell is not None and "IPKernelApp" in shell.config
+    return in_notebook or (sys.stderr is not None and sys.stderr.isatty())
