@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
