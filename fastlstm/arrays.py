@@ -5,7 +5,8 @@
   bfloat16) are widened, which is exact. Every other dtype is refused with torch's sentence: a
   silent conversion from float64 would lose digits, and from integers hides a forgotten scaling.
 - Lists, tuples and numbers carry no dtype and are converted.
-- Masked arrays are refused: the mask would be lost.
+- Masked arrays are refused: the mask would be lost. So are dates: as numbers they would be huge.
+- Tables and columns of pandas, polars or pyarrow must hold numbers; what is missing becomes nan.
 
 Nothing is copied that need not be: a tensor on the CPU shares its memory.
 """
@@ -52,7 +53,7 @@ def as_rows(x):
 
 def as_array(value, name):
     """Return `value` as a plain array of whatever dtype it has."""
-    if type(value) is np.ndarray:
+    if type(value) is np.ndarray and value.dtype.kind not in "mM":
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -66,6 +67,10 @@ def as_array(value, name):
             f"{name} is a tuple of arrays, not an array; of what an LSTM returns, "
             "(output, (h_n, c_n)), pass the output on"
         )
+    if column_names(value) is not None:
+        return _as_columns(value)
+    if hasattr(value, "to_frame"):  # one column, of pandas or polars
+        return _as_columns(value.to_frame()).squeeze(axis=1)
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             array = np.from_dlpack(value)
@@ -75,9 +80,53 @@ def as_array(value, name):
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
     except (ValueError, RuntimeError, BufferError) as error:  # as a tensor that requires grad
         raise ValueError(f"{name} cannot be read as an array: {error}") from error
-    if array.dtype.kind in "OUS":
-        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
+    if array.dtype.kind in "OUSmM":
+        got = array.dtype if array.dtype.kind in "mM" else type(value).__name__
+        raise TypeError(f"{name} must be an array of numbers, got {got}")
     return array
+
+
+def column_names(value):
+    """Return the names of a table's columns; None if it is no table of pandas, polars, pyarrow.
+
+    None of these need be imported for that.
+    """
+    names = getattr(value, "column_names", None)  # pyarrow's `columns` are the columns themselves
+    names = getattr(value, "columns", None) if names is None else names
+    return None if names is None or callable(names) else list(names)
+
+
+def _as_columns(table):
+    """Return a table as one array (T, F), without a copy where that can be."""
+    names = column_names(table)
+    if hasattr(table, "iloc"):
+        columns = [_as_column(table.iloc[:, n]) for n in range(len(names))]
+    else:
+        columns = [_as_column(table[name]) for name in names]
+    if wrong := [name for name, array in zip(names, columns, strict=True) if array is None]:
+        raise ValueError(
+            f"Expected columns of numbers, got others in {wrong}: leave them out, or make them "
+            "the index"
+        )
+    if len({array.dtype for array in columns}) == 1 and hasattr(table, "to_numpy"):
+        whole = table.to_numpy()
+        if whole.dtype == columns[0].dtype:
+            return whole
+    return np.stack(columns, axis=1) if columns else np.empty((len(table), 0))
+
+
+def _as_column(column):
+    """Return a table's column as an array of numbers, (T,); None if it holds anything else."""
+    if hasattr(column, "iloc"):
+        if column.dtype.kind not in "biuf":
+            return None
+        if isinstance(column.dtype, np.dtype):
+            return column.to_numpy()
+        return column.to_numpy("float64", na_value=np.nan)  # pandas' own types
+    array = np.asarray(column)
+    if array.dtype.kind == "O" and {*map(type, array)} <= {bool, type(None)}:
+        array = array.astype(float)  # of truth values some are missing
+    return array if array.ndim == 1 and array.dtype.kind in "biuf" else None
 
 
 def _is_torch_bfloat16(value):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import assert_same_bits
 
-from fastlstm.training import Arrays, Batch, Batches, Sequences, Windows
+import fastlstm
+from fastlstm.training import Arrays, Batch, Batches, Sequences, Standardizer, Windows
 
 
 def _check(call, kind, sentence):
@@ -49,6 +50,44 @@ def test_arrays_refuse():
     for empty in (np.zeros((0, 2)), 1.0):
         with pytest.raises(ValueError, match="Expected x with at least one sample, got shape"):
             Arrays(empty, empty)
+
+
+def test_arrays_take_a_mask_and_weights_of_steps():
+    x, y = _series(6, 3), _series(6, 2)
+    y[[0, 4], [1, 0]] = np.nan
+    w = np.arange(12.0).reshape(6, 2)
+    data = Arrays(x, y, w, mask=~np.isnan(y))
+    batch = data[[4, 0, 2]]
+    assert_same_bits(batch.weights, w[[4, 0, 2]])
+    assert batch.mask.tolist() == [[False, True], [True, False], [True, True]]
+    assert Arrays(x, y, mask=np.arange(6) > 2)[1:5].mask.tolist() == [False, False, True, True]
+    _check(
+        lambda: Arrays(x, y, w[:, :1]),
+        ValueError,
+        "Expected weights of shape (6,), one a sample, or (6, 2), one a step, got (6, 1)",
+    )
+    for wrong in (np.ones((6, 3), bool), np.ones(5, bool), np.ones((6, 2, 1), bool), True):
+        _check(
+            lambda wrong=wrong: Arrays(x, y, mask=wrong),
+            ValueError,
+            f"Expected a mask whose axes are the first ones of y, (6, 2), got {np.shape(wrong)}",
+        )
+    _check(lambda: Arrays(x, y, mask=w), TypeError, "Expected a mask of truth values, got float64")
+
+
+def test_masked_targets_count_for_nothing():
+    """The loss of an epoch is the mean over the targets that are there."""
+    x, y = _series(9, 4)[..., None].astype("f4"), _series(9, 2).astype("f4")
+    y[::2, 0] = y[4, 1] = np.nan
+    model = fastlstm.Sequential(
+        fastlstm.LSTM(1, 3, seed=0), fastlstm.Last(), fastlstm.Linear(3, 2, seed=0)
+    )
+    error = (fastlstm.predict(model, x) - y) ** 2
+    data = Arrays(x, y, mask=~np.isnan(y))
+    history = fastlstm.fit(
+        model, data, fastlstm.MSELoss(), fastlstm.SGD(model, lr=1e-30), 1, 4, validation=data
+    )
+    np.testing.assert_allclose(history["validation_loss"], [np.nanmean(error)], rtol=1e-6)
 
 
 def _ragged(lengths, features=2, dtype="float32"):
@@ -101,6 +140,51 @@ def test_sequences_may_be_empty(empty):
     assert batch.y.tolist() == [[0], [3], [0]] and batch.mask.tolist() == [[False], [True], [False]]
     assert features[[0, 2]].x.shape == (2, 0, 2)
     assert Sequences([[1.0, 2.0], empty], [1, 0])[:].x.tolist() == [[[1], [2]], [[0], [0]]]
+
+
+def test_sequences_are_standardised():
+    sequences = _ragged([3, 1, 5], dtype="float64")
+    standardizer = Standardizer.fit(sequences)
+    data = Sequences(sequences, [0, 1, 0], standardizer=standardizer)
+    by_hand = Sequences([standardizer.transform(s) for s in sequences], [0, 1, 0])
+    assert_same_bits(data[[2, 1]].x, by_hand[[2, 1]].x)
+    assert data[[1, 2]].x[0, 1:].tolist() == np.zeros((4, 2)).tolist(), "padding stays 0"
+    _check(
+        lambda: Sequences(sequences, [0, 1, 0], standardizer=Standardizer([0], [1])),
+        ValueError,
+        "Expected a standardizer of 2 columns, as the series has, got one of 1",
+    )
+    _check(
+        lambda: Sequences(sequences, [0, 1, 0], standardizer=1),
+        TypeError,
+        "Expected a Standardizer, got int",
+    )
+    _check(
+        lambda: Sequences([[1, 2], [3]], [0, 1], standardizer=standardizer),
+        ValueError,
+        "Expected sequences of features for a standardizer, got tokens",
+    )
+
+
+def test_sequences_take_weights():
+    sequences, steps = _ragged([2, 3]), [np.arange(2.0), np.arange(3.0)]
+    batch = Sequences(sequences, [0, 1], weights=[0.5, 2])[[1, 0]]
+    assert batch.weights.tolist() == [2, 0.5] and batch.mask is None
+    batch = Sequences(sequences, steps, weights=np.array([0.5, 2]))[[1, 0]]
+    assert batch.weights.tolist() == [2, 0.5]
+    batch = Sequences(sequences, steps, weights=[[1, 2], [3, 4, 5]])[[0, 1]]
+    assert batch.weights.tolist() == [[1, 2, 0], [3, 4, 5]]
+    assert batch.mask.tolist() == [[True, True, False], [True] * 3]
+    for weights, sentence in [
+        ([1.0], "Expected weights of shape (2,), got (1,)"),
+        ([[1, 2], [3, 4]], "Expected weights of shape [(2,), (3,)], got [(2,), (2,)]"),
+    ]:
+        _check(lambda w=weights: Sequences(sequences, steps, weights=w), ValueError, sentence)
+    _check(
+        lambda: Sequences(sequences, [0, 1], weights=[[1, 2], [3, 4, 5]]),
+        ValueError,
+        "Expected weights of shape (N,), one a sequence as the targets are, got a list of arrays",
+    )
 
 
 def test_sequences_refuse():

@@ -148,8 +148,48 @@ def test_dataframes_columns_are_found_by_name():
     np.testing.assert_array_equal(f.forecast(frame), f.forecast(SERIES))
     np.testing.assert_array_equal(f.backtest(frame)[1], f.backtest(SERIES)[1])
     assert "inputs=['c', 'a'], targets=['b']" in repr(f)
+    with pytest.raises(ValueError, match=r"columns \['a', 'c'\], got a DataFrame without \['a'\]"):
+        f.forecast(frame.drop(columns="a"))
     with pytest.raises(ValueError, match=r"got a DataFrame without \['b'\]"):
-        f.forecast(frame.drop(columns="b"))
+        f.backtest(frame.drop(columns="b"))
+
+
+def test_what_a_forecast_does_not_use_need_not_be_there():
+    """Targets that are no inputs, other columns, and whatever stood before the window."""
+    pandas = pytest.importorskip("pandas")
+    f = forecaster(columns=["a", "b", "c"], inputs=["c", "a"], targets=["b"])
+    expected = f.forecast(SERIES)
+    np.testing.assert_array_equal(f.forecast(SERIES[:, [2, 0]]), expected)
+    frame = pandas.DataFrame(SERIES, columns=["a", "b", "c"])
+    np.testing.assert_array_equal(f.forecast(frame[["a", "c"]]), expected)
+    blank = frame.astype(object)
+    blank.iloc[: 60 - WINDOW] = ""
+    blank["b"] = "?"
+    np.testing.assert_array_equal(f.forecast(blank), expected)
+    blank.iloc[60 - WINDOW, 0] = ""
+    with pytest.raises(ValueError, match=r"got others in \['a'\]"):
+        f.forecast(blank)
+
+
+def test_names_of_the_standardizer_are_the_forecasters():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(SERIES, columns=["a", "b", "c"])
+    f = forecaster()
+    f = Forecaster(f.model, Standardizer.fit(frame), WINDOW, HORIZON)
+    assert f.columns == ["a", "b", "c"]
+    expected = f.forecast(SERIES)
+    for order in (["a", "b", "c"], ["c", "a", "b"], ["b", "c", "a"]):
+        np.testing.assert_array_equal(f.forecast(frame[order]), expected)
+        np.testing.assert_array_equal(f.windows(frame[order])[:].x, f.windows(SERIES)[:].x)
+    np.testing.assert_array_equal(f.forecast(pandas.DataFrame(SERIES)), expected)
+    with pytest.raises(ValueError, match=r"standardizer, \['a', 'b', 'c'\], in this order, got"):
+        Forecaster(f.model, f.standardizer, WINDOW, HORIZON, columns=["b", "a", "c"])
+
+
+@pytest.mark.parametrize("act", ["forecast", "backtest"])
+def test_one_series_at_a_time(act):
+    with pytest.raises(TypeError, match=f"{act} takes one series, got a list of 2: call it for ea"):
+        getattr(forecaster(), act)([SERIES, SERIES])
 
 
 def test_the_mode_of_layers_is_left_as_it_was():

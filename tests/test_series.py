@@ -202,6 +202,33 @@ def test_windows_standardise_before_they_round():
     assert np.unique(data[:].x).size > 90
 
 
+def test_windows_take_weights_of_steps_and_of_samples():
+    many = [np.arange(7), 10 + np.arange(5)]
+    steps = [np.arange(7) / 10, np.arange(5.0)]
+    data = Windows(many, 3, 2, weights=steps)
+    assert data[[0, 2, 3]].weights.tolist() == [[0.3, 0.4], [0.5, 0.6], [3, 4]]
+    assert Windows(many[0], 3, 2, weights=steps[0])[[1]].weights.tolist() == [[0.4, 0.5]]
+    assert Windows(many, 3, 2, weights=np.arange(4))[[3, 1]].weights.tolist() == [3, 1]
+    pairs = np.stack([many[0], many[0]], axis=1)
+    flat = Windows(pairs, 3, 2, weights=steps[0], flat=True)[[0]]
+    assert flat.weights.tolist() == [[0.3, 0.3, 0.4, 0.4]] and flat.y.tolist() == [[3, 3, 4, 4]]
+    for wrong in (steps[::-1], steps[:1], np.ones(5), [np.ones((7, 1)), np.ones(5)]):
+        with pytest.raises(ValueError, match=r"shape \[\(7,\), \(5,\)\], one a .* or \(4,\), one"):
+            Windows(many, 3, 2, weights=wrong)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_windows_mask_targets_that_are_missing(flat):
+    series = _series(8, 2)
+    series[5, 0] = series[6, 1] = np.nan
+    options = {"inputs": [0], "targets": [0, 1], "flat": flat}
+    batch = Windows(series, 3, 2, mask_missing=True, **options)[[2, 3]]
+    expected = [[[False, True], [True, False]], [[True, False], [True, True]]]
+    assert batch.mask.tolist() == np.reshape(expected, batch.y.shape).tolist()
+    np.testing.assert_array_equal(~np.isnan(batch.y), batch.mask)
+    assert Windows(series, 3, 2, **options)[[2, 3]].mask is None
+
+
 def test_windows_refuse():
     series = np.zeros((9, 2))
     _check(
@@ -475,7 +502,7 @@ def _assert_standard(standardizer, rows):
 @pytest.mark.parametrize("chunk", [2, 7, 64, 2**17])
 @pytest.mark.parametrize("kind", ["f4", "f8", "i2", ">f8"])
 def test_standardizer_is_numpys(monkeypatch, kind, chunk):
-    monkeypatch.setattr("fastlstm.training.series._CHUNK", chunk)
+    monkeypatch.setattr("fastlstm.training.standardizer._CHUNK", chunk)
     many = [(1000 + 5 * _series(T, 3, T)).astype(kind) for T in (50, 1, 0, 33)]
     _assert_standard(Standardizer.fit(many), np.concatenate(many))
     _assert_standard(Standardizer.fit(many[0]), many[0])
@@ -505,7 +532,7 @@ def test_broken_standardizers_are_rejected(broken):
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e300, 3.3e-5])
 def test_constant_columns_have_scale_one(monkeypatch, value):
-    monkeypatch.setattr("fastlstm.training.series._CHUNK", 14)
+    monkeypatch.setattr("fastlstm.training.standardizer._CHUNK", 14)
     standardizer = Standardizer.fit(np.stack([np.full(1000, value), np.arange(1000.0)], 1))
     assert (standardizer.mean[0], standardizer.scale[0]) == (value, 1)
     z = standardizer.transform([[value, 0.0], [value, 999.0]])
@@ -538,7 +565,7 @@ def test_standardizer_travels(tmp_path):
 
 
 def test_standardizer_refuses(monkeypatch):
-    monkeypatch.setattr("fastlstm.training.series._CHUNK", 6)
+    monkeypatch.setattr("fastlstm.training.standardizer._CHUNK", 6)
     rows = _series(20, 3)
     rows[[7, 7, 12], [1, 2, 0]] = np.inf, np.nan, np.nan
     fault = "Expected finite values, got 3 that are not, the first inf at step 7 of column 1"

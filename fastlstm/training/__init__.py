@@ -24,7 +24,8 @@ from .schedules import (
     SequentialLR,
     StepLR,
 )
-from .series import Standardizer, Windows, split_by_time, windows
+from .series import Windows, split_by_time, windows
+from .standardizer import Standardizer
 
 __all__ = [
     "SGD",

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import as_array, as_integers
+from ..arrays import as_array, as_integers, column_names
 from ..packing import pad_sequence
 from ..parameters import check_bool, check_dtype, check_size
+from .columns import check_names
+from .standardizer import check_standardizer
 
 
 class Batch(NamedTuple):
@@ -23,10 +25,11 @@ class Batch(NamedTuple):
     x : ndarray of shape (B, T, F), or what else the model takes, samples first
     y : ndarray of shape (B, ...)
         The targets; (B, T, ...) if every step has one.
-    weights : ndarray of shape (B,), or None
-        How much each sample counts.
-    mask : bool ndarray of shape (B, T), or None
-        Of ragged samples with a target for every step: True where there is one, False on padding.
+    weights : ndarray of shape (B,), or (B, T) with a target for every step, or None
+        How much each sample, or each step, counts.
+    mask : bool ndarray, or None
+        True where there is a target, False on padding and where one is missing. Its axes are the
+        first ones of y: (B, T) of ragged samples with a target for every step.
     lengths : int64 ndarray of shape (B,), or None
         Of ragged samples: how many of the T steps are real.
     std : ndarray of shape (B,), or None
@@ -54,15 +57,18 @@ class Arrays:
     x : array of shape (N, ...)
         A memory-mapped one is read batch by batch. Types stay as they are.
     y : array of shape (N, ...)
-    weights : array of shape (N,), optional
-        How much each sample counts in the loss.
+    weights : array of shape (N,), or (N, T) with a target for every step, optional
+        How much each sample, or each step, counts in the loss.
+    mask : bool array, optional
+        True where there is a target; its axes are the first ones of y. With targets that are
+        missing as nan it is ``~np.isnan(y)``.
     std : array of shape (N,), optional
         For `NSELoss`: the standard deviation of the targets in each sample's basin.
 
     Raises
     ------
-    ValueError
-        If there are no samples, or not equally many in all.
+    ValueError, TypeError
+        If there are no samples, or not equally many in all, or a mask is not of truth values.
 
     Examples
     --------
@@ -74,9 +80,10 @@ class Arrays:
     ([[4, 5], [0, 1]], [0, 0], [3, 1])
     """
 
-    def __init__(self, x, y, weights=None, *, std=None):
+    def __init__(self, x, y, weights=None, *, mask=None, std=None):
         self.x, self.y = as_array(x, "x"), as_array(y, "y")
         self.weights = None if weights is None else as_array(weights, "weights")
+        self.mask = None if mask is None else as_array(mask, "mask")
         self.std = None if std is None else as_array(std, "std")
         if not self.x.ndim or not len(self.x):
             raise ValueError(f"Expected x with at least one sample, got shape {self.x.shape}")
@@ -84,11 +91,25 @@ class Arrays:
             raise ValueError(
                 f"Expected y of shape ({len(self.x)}, ...), as many rows as x, got {self.y.shape}"
             )
-        for name, array in {"weights": self.weights, "std": self.std}.items():
-            if array is not None and array.shape != self.x.shape[:1]:
-                raise ValueError(
-                    f"Expected {name} of shape ({len(self.x)},), one a sample, got {array.shape}"
-                )
+        if std is not None and self.std.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"Expected std of shape ({len(self.x)},), one a sample, got {self.std.shape}"
+            )
+        if weights is not None and self.weights.shape not in (self.y.shape[:1], self.y.shape[:2]):
+            a_step = f" or {self.y.shape[:2]}, one a step," if self.y.ndim > 1 else ""
+            raise ValueError(
+                f"Expected weights of shape ({len(self.x)},), one a sample,{a_step} got "
+                f"{self.weights.shape}"
+            )
+        if mask is not None and self.mask.dtype != bool:
+            raise TypeError(f"Expected a mask of truth values, got {self.mask.dtype}")
+        if mask is not None and not (
+            self.mask.ndim and self.mask.shape == self.y.shape[: self.mask.ndim]
+        ):
+            raise ValueError(
+                f"Expected a mask whose axes are the first ones of y, {self.y.shape}, got "
+                f"{self.mask.shape}"
+            )
 
     def __len__(self):
         return len(self.x)
@@ -96,8 +117,8 @@ class Arrays:
     def __getitem__(self, indices):
         """Return the Batch of these samples (integers, or a slice), a copy."""
         rows = check_indices(indices, len(self))
-        parts = {"x": self.x, "y": self.y, "weights": self.weights, "std": self.std}
-        given = {name: array for name, array in parts.items() if array is not None}
+        names = ("x", "y", "weights", "mask", "std")
+        given = {name: a for name in names if (a := getattr(self, name)) is not None}
         return Batch(**{name: np.ascontiguousarray(a[rows]) for name, a in given.items()})
 
 
@@ -112,6 +133,10 @@ class Sequences:
     targets : array of shape (N, ...), or list of N arrays of shape (T_i, ...)
         In an array, or a list of numbers, each sequence has one: a class, a value, a vector. In a
         list of arrays (or of lists) each step has one.
+    weights : array of shape (N,), or list of N arrays of shape (T_i,), optional
+        How much each sequence counts in the loss, or each step that has a target.
+    standardizer : Standardizer, optional
+        What the sequences, not the targets, pass through, batch by batch.
     dtype : {"float32", "float64"}
         Of features and targets in a batch. Tokens and integer targets become int64.
 
@@ -123,7 +148,7 @@ class Sequences:
     Raises
     ------
     ValueError
-        If there are no sequences, features differ, or the targets do not fit.
+        If there are no sequences, features differ, or targets, weights or standardizer do not fit.
 
     Notes
     -----
@@ -140,10 +165,18 @@ class Sequences:
     ([[1, 0, 0], [1, 0, 1]], [[True, False, False], [True, True, True]])
     """
 
-    def __init__(self, sequences, targets, *, dtype="float32"):
+    def __init__(
+        self, sequences, targets, *, weights=None, standardizer=None, dtype="float32"
+    ):  # fmt: skip
         self.dtype = check_dtype(dtype)
         self.sequences, self.tokens = _as_sequences(sequences)
         self.lengths = np.array([len(s) for s in self.sequences], np.int64)
+        if standardizer is not None and self.tokens:
+            raise ValueError("Expected sequences of features for a standardizer, got tokens")
+        for array, given in zip(self.sequences, sequences, strict=True):
+            check_standardizer(standardizer, array.shape[-1], column_names(given))
+            check_names(column_names(sequences[0]), column_names(given), "first sequence")
+        self.standardizer = standardizer
         # The type tells, not the values: 3 numbers for a sequence of 3 steps may be either.
         self.per_step = isinstance(targets, (list, tuple)) and any(map(np.ndim, targets))
         if self.per_step:
@@ -158,6 +191,24 @@ class Sequences:
             self._check_steps()
         parts = self.targets if self.per_step else [self.targets]
         self._classes = all(part.dtype.kind in "iu" for part in parts)
+        self.weights = None if weights is None else self._checked_weights(weights)
+
+    def _checked_weights(self, weights):
+        a_step = isinstance(weights, (list, tuple)) and any(map(np.ndim, weights))
+        if a_step and not self.per_step:
+            raise ValueError(
+                "Expected weights of shape (N,), one a sequence as the targets are, got a list of "
+                "arrays"
+            )
+        if a_step:
+            weights = [as_array(w, "a sequence's weights") for w in weights]
+            shapes, expected = [w.shape for w in weights], [(n,) for n in self.lengths.tolist()]
+        else:
+            weights = as_array(weights, "weights")
+            shapes, expected = weights.shape, (len(self),)
+        if shapes != expected:
+            raise ValueError(f"Expected weights of shape {expected}, got {shapes}")
+        return weights
 
     def _check_steps(self):
         for number, (target, length) in enumerate(zip(self.targets, self.lengths, strict=True)):
@@ -177,11 +228,19 @@ class Sequences:
         """Return the padded Batch of these sequences (integers, or a slice)."""
         rows = check_indices(indices, len(self))
         lengths = self.lengths[rows]
-        x = self._cast(_pad(self.sequences, rows), self.tokens)
+        sequences = [self.sequences[k] for k in rows]
+        if self.standardizer is not None:
+            sequences = [self.standardizer.transform(s) for s in sequences]
+        x = self._cast(pad_sequence(sequences, batch_first=True), self.tokens)
+        if isinstance(self.weights, list):
+            weights = _pad(self.weights, rows)
+        else:
+            weights = None if self.weights is None else self.weights[rows]
         if not self.per_step:
-            return Batch(x, self._cast(self.targets[rows], self._classes), lengths=lengths)
+            y = self._cast(self.targets[rows], self._classes)
+            return Batch(x, y, weights, lengths=lengths)
         y = self._cast(_pad(self.targets, rows), self._classes)
-        return Batch(x, y, mask=np.arange(x.shape[1]) < lengths[:, None], lengths=lengths)
+        return Batch(x, y, weights, np.arange(x.shape[1]) < lengths[:, None], lengths)
 
     def _cast(self, array, integers):
         return np.ascontiguousarray(array, np.int64 if integers else self.dtype)

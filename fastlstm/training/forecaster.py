@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays import column_names
 from ..files import written_aside
 from ..formats import load, npz
 from ..parameters import Layer, check_size
 from .batches import Batch
+from .columns import as_table, check_names, positions
 from .loop import SamplesFirst, mode, predict
-from .series import Standardizer, Windows, _as_table, _positions
+from .series import Windows
+from .standardizer import Standardizer
 
 _KIND, _VERSION = "forecaster", 1
 _KEPT = ("window", "horizon", "inputs", "targets", "columns")
@@ -36,8 +39,8 @@ class Forecaster:
     inputs, targets : list of column names or positions, or one of them, optional
         Which columns go in and which come out; all, if not given.
     columns : list of str, optional
-        The names of all columns. With them a DataFrame's columns are found by name, in any order
-        and among others.
+        The names of all columns; those of the standardizer, if not given. With them a DataFrame's
+        columns are found by name, in any order and among others.
 
     Attributes
     ----------
@@ -75,9 +78,11 @@ class Forecaster:
         self.model, self.standardizer = model, standardizer
         self.window, self.horizon = check_size("window", window), check_size("horizon", horizon)
         count = len(standardizer.mean)
-        self.columns = None if columns is None else _check_names(columns, count)
-        self.inputs = _positions("inputs", inputs, self.columns, count)
-        self.targets = _positions("targets", targets, self.columns, count)
+        columns = standardizer.state_dict().get("names") if columns is None else columns
+        self.columns = None if columns is None else _check_columns(columns, count)
+        check_names(standardizer.names, self.columns, "standardizer")
+        self.inputs = positions("inputs", inputs, self.columns, count)
+        self.targets = positions("targets", targets, self.columns, count)
         self._check_model()
 
     def __repr__(self):
@@ -107,8 +112,8 @@ class Forecaster:
         ValueError
             If the columns are not those of the standardizer, or the series are too short.
         """
-        many = isinstance(series, (list, tuple))
-        series = [self._table(one) for one in series] if many else self._table(series)
+        many, used = isinstance(series, (list, tuple)), {*self.inputs, *self.targets}
+        series = [self._table(n, used) for n in series] if many else self._table(series, used)
         return Windows(
             series, self.window, self.horizon, inputs=self.inputs, targets=self.targets,
             stride=stride, standardizer=self.standardizer, flat=True, dtype=self.model.dtype,
@@ -121,7 +126,8 @@ class Forecaster:
         ----------
         series : array of shape (T, F) or (T,), or DataFrame
             T is `window` at least; of the steps before the last `window` nothing is used, nor of
-            columns that are no inputs.
+            columns that are no inputs: a DataFrame need not have them, and an array (T, inputs)
+            is taken for the inputs alone.
         steps : int, optional
             How many; `horizon`, if not given. More need a model whose inputs are its targets: then
             it goes on from its own forecasts.
@@ -149,6 +155,7 @@ class Forecaster:
                 f"Expected at most the horizon of {self.horizon} steps, got steps={steps}: only a "
                 "model whose inputs are its targets can go on from its own forecasts"
             )
+        _check_one(series, "forecast")
         known = self._known(series)
         back = [self.targets.index(column) for column in self.inputs] if own else None
         parts = []
@@ -189,7 +196,8 @@ class Forecaster:
         -----
         Each forecast knows all that was before its first step, as it would have been at that time.
         """
-        table = self._table(series)
+        _check_one(series, "backtest")
+        table = self._table(series, {*self.inputs, *self.targets})
         start = self.window if start is None else check_size("start", start, least=self.window)
         if start + self.horizon > len(table):
             raise ValueError(
@@ -225,7 +233,7 @@ class Forecaster:
         if path.suffix.lower() != ".npz":
             raise ValueError(f"{path}: a forecaster's suffix must be .npz, got {path.suffix!r}")
         notes = {"kind": _KIND, "version": _VERSION} | {name: getattr(self, name) for name in _KEPT}
-        notes |= {name: array.tolist() for name, array in self.standardizer.state_dict().items()}
+        notes |= {name: getattr(self.standardizer, name).tolist() for name in ("mean", "scale")}
         with written_aside(path) as file:
             npz.write(file, self.model, notes)
 
@@ -258,40 +266,54 @@ class Forecaster:
         model = load(path, engine=engine)
         try:
             mean, scale = arguments.pop("mean"), arguments.pop("scale")
-            return cls(model, Standardizer(mean, scale), **arguments)
+            return cls(model, Standardizer(mean, scale, arguments["columns"]), **arguments)
         except (ValueError, TypeError, OverflowError) as fault:
             raise ValueError(f"{os.fspath(path)}: its notes do not fit: {fault}") from fault
 
-    def _table(self, series):
-        """One series as an array (T, F), its columns in the standardizer's order."""
-        if self.columns is not None and hasattr(series, "columns"):
-            missing = [name for name in self.columns if name not in series.columns]
-            if missing:
+    def _table(self, series, used):
+        """One series as an array (T, F), its columns in the standardizer's order.
+
+        Where columns have names only those `used` are looked for; the others are nan then.
+        """
+        count, names = len(self.standardizer.mean), column_names(series)
+        used = sorted(used)
+        if self.columns is not None and names is not None and names != list(range(count)):
+            wanted = [self.columns[n] for n in used]
+            if missing := [name for name in wanted if name not in names]:
                 raise ValueError(
-                    f"Expected the columns {self.columns}, got a DataFrame without {missing}"
+                    f"Expected the columns {wanted}, got a DataFrame without {missing}"
                 )
-            series = series[self.columns]
-        table, _ = _as_table(series)
-        if table.shape[1] != len(self.standardizer.mean):
+            series = series.select(wanted) if hasattr(series, "select") else series[wanted]
+            if hasattr(series, "infer_objects"):
+                series = series.infer_objects()  # blanks elsewhere have made objects of numbers
+            return _spread(as_table(series)[0], used, count)
+        table, own_names = as_table(series)
+        check_names(self.standardizer.names, own_names, "standardizer")
+        if table.shape[1] != count:
             raise ValueError(
-                f"Expected a series of {len(self.standardizer.mean)} columns, as the standardizer "
-                f"has, got {table.shape[1]}"
+                f"Expected a series of {count} columns, as the standardizer has, got "
+                f"{table.shape[1]}"
             )
         return table
 
     def _known(self, series):
         """The last window of a series' inputs, standardised: (window, inputs)."""
-        table = self._table(series)
-        if len(table) < self.window:
+        if column_names(series) is None:
+            series, _ = as_table(series)
+            if series.shape[1] == len(self.inputs) < len(self.standardizer.mean):
+                series = _spread(series, self.inputs, len(self.standardizer.mean))
+        if len(series) < self.window:
             raise ValueError(
-                f"Expected a series of at least {self.window} steps, the window, got {len(table)}"
+                f"Expected a series of at least {self.window} steps, the window, got {len(series)}"
             )
-        part = table[len(table) - self.window :][:, self.inputs]
+        first = len(series) - self.window
+        rows = getattr(series, "iloc", series)  # a DataFrame's own brackets may mean labels
+        part = self._table(rows[first:], self.inputs)[:, self.inputs]
         if not np.isfinite(part).all():
             step, column = np.argwhere(~np.isfinite(part))[0]
             raise ValueError(
                 f"Expected finite values in the last {self.window} steps, got {part[step, column]} "
-                f"at step {len(table) - self.window + step} of column {self.inputs[column]}"
+                f"at step {first + step} of column {self.inputs[column]}"
             )
         return self.standardizer.transform(part, self.inputs).astype(self.model.dtype)
 
@@ -378,7 +400,7 @@ def seasonal_naive(series, first, horizon, season=1):
     array([[2, 3, 2, 3],
            [5, 6, 5, 6]])
     """
-    table, _ = _as_table(series)
+    table, _ = as_table(series)
     check_size("horizon", horizon), check_size("season", season)
     first = np.asarray(first)
     if first.min() < season or first.max() > len(table):
@@ -394,8 +416,24 @@ def _taken(table, first, horizon):
     return table[first[:, None] + np.arange(horizon)].astype(np.float64)
 
 
-def _check_names(columns, count):
-    names = list(columns)
+def _check_one(series, what):
+    if isinstance(series, (list, tuple)) and any(np.shape(one) for one in series):
+        raise TypeError(
+            f"{what} takes one series, got a list of {len(series)}: call it for each of them"
+        )
+
+
+def _spread(table, columns, count):
+    """A table of these columns as one of `count` columns, nan elsewhere."""
+    if columns == list(range(count)):
+        return table
+    whole = np.full((len(table), count), np.nan, np.promote_types(table.dtype, np.float32))
+    whole[:, columns] = table
+    return whole
+
+
+def _check_columns(columns, count):
+    names = columns.tolist() if isinstance(columns, np.ndarray) else list(columns)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"columns should be a list of names, got {columns!r}")
     if len(names) != count or len(set(names)) != count:

@@ -13,8 +13,8 @@ import numpy as np
 from ..arrays import as_array
 from ..parameters import check_bool, check_dtype, check_size
 from .batches import Batch, check_indices
-
-_CHUNK = 2**17  # values of a series in float64 at a time, 1 MB
+from .columns import as_tables, check_list, positions
+from .standardizer import check_standardizer
 
 
 class Windows:
@@ -43,6 +43,10 @@ class Windows:
         Steps from the start of a window to the start of the next.
     standardizer : Standardizer, optional
         What the series pass through, batch by batch, on their way into a window.
+    weights : array of shape (T,) or, of many series, a list of such, optional
+        How much each step counts as a target; or, as an array of shape (N,), each sample.
+    mask_missing : bool
+        Take targets that are nan out of the loss, by the batches' mask.
     flat : bool
         Give y as (B, horizon * targets), step by step, which is what a Linear behind a Last
         predicts; otherwise as (B, horizon, targets).
@@ -64,7 +68,7 @@ class Windows:
     -----
     Takes no memory but a batch's: the samples x time x features cube is never made unless it is
     asked for, ``data[:]``. Values that are missing go in as they are; `Standardizer.fit` finds
-    them.
+    them, or passes over them with ``ignore_missing=True``.
 
     Examples
     --------
@@ -80,31 +84,25 @@ class Windows:
 
     def __init__(
         self, series, window, horizon=1, *, inputs=None, targets=None, lead=1, stride=1,
-        standardizer=None, flat=False, dtype="float32",
+        standardizer=None, weights=None, mask_missing=False, flat=False, dtype="float32",
     ):  # fmt: skip
         self.window = check_size("window", window)
         self.horizon = check_size("horizon", horizon)
         self.stride = check_size("stride", stride)
         self.lead = check_size("lead", lead, least=1 - window)
         self.flat = check_bool("flat", flat)
+        self.mask_missing = check_bool("mask_missing", mask_missing)
         self.dtype = check_dtype(dtype)
-        self.series, names = _as_tables(series)
+        self.series, names = as_tables(series)
         columns = self.series[0].shape[1]
-        self.inputs = _positions("inputs", inputs, names, columns)
-        self.targets = _positions("targets", targets, names, columns)
+        self.inputs = positions("inputs", inputs, names, columns)
+        self.targets = positions("targets", targets, names, columns)
         if lead < 1 and inputs is None:
             raise ValueError(
                 f"With lead={lead} targets are at steps of the inputs: name the inputs, so that no "
                 "target is among them by mistake"
             )
-        if not isinstance(standardizer, (Standardizer, type(None))):
-            raise TypeError(f"Expected a Standardizer, got {type(standardizer).__name__}")
-        self.standardizer = standardizer
-        if standardizer is not None and len(standardizer.mean) != columns:
-            raise ValueError(
-                f"Expected a standardizer of {columns} columns, as the series has, got one of "
-                f"{len(standardizer.mean)}"
-            )
+        self.standardizer = check_standardizer(standardizer, columns, names)
         self._first_target = window - 1 + lead
         span = max(window, self._first_target + horizon)
         lengths = np.array([len(one) for one in self.series])
@@ -114,6 +112,23 @@ class Windows:
                 f"horizon={horizon} and lead={lead}, got {lengths.max()} at most"
             )
         self._ends = np.cumsum(np.maximum(lengths - span, -stride) // stride + 1)
+        self.weights = None if weights is None else self._checked_weights(weights)
+
+    def _checked_weights(self, weights):
+        """Weights as an array, one a sample, or as a list of arrays, one a step of each series."""
+        if not isinstance(weights, (list, tuple)):
+            weights = as_array(weights, "weights")
+            if weights.shape == (len(self),):
+                return weights
+            weights = [weights]
+        weights = [as_array(w, "weights") for w in weights]
+        shapes, expected = [w.shape for w in weights], [(len(one),) for one in self.series]
+        if shapes != expected:
+            raise ValueError(
+                f"Expected weights of shape {expected}, one a step of each series, or "
+                f"({len(self)},), one a sample, got {shapes}"
+            )
+        return weights
 
     def __len__(self):
         """How many samples there are, of all series."""
@@ -121,11 +136,19 @@ class Windows:
 
     def __getitem__(self, indices):
         """Return the Batch of these samples: x (B, window, inputs), y (B, horizon, targets)."""
+        indices = check_indices(indices, len(self))
         number, first = self.where(indices)
         into = first[:, None] - self._first_target + np.arange(self.window)
         out_of = first[:, None] + np.arange(self.horizon)
         x, y = self._gather(number, into, self.inputs), self._gather(number, out_of, self.targets)
-        return Batch(x, y.reshape(len(y), math.prod(y.shape[1:])) if self.flat else y)
+        weights = self.weights
+        if isinstance(weights, list):
+            weights = np.stack([weights[n][s] for n, s in zip(number, out_of, strict=True)])
+            weights = weights.repeat(len(self.targets), axis=1) if self.flat else weights
+        elif weights is not None:
+            weights = weights[indices]
+        y = y.reshape(len(y), math.prod(y.shape[1:])) if self.flat else y
+        return Batch(x, y, weights, ~np.isnan(y) if self.mask_missing else None)
 
     def where(self, indices):
         """Tell where samples lie in the series.
@@ -199,166 +222,6 @@ def windows(
     return data[:][:2]
 
 
-class Standardizer:
-    """z = (x - mean) / scale, column by column: mean 0 and standard deviation 1.
-
-    Fit it on the training part alone, then use it for every part, and keep it with the model, as
-    ``Standardizer(**state_dict)`` is the same one again.
-
-    Parameters
-    ----------
-    mean, scale : array of shape (F,)
-        Finite; scales are positive. Usually `fit` finds them.
-
-    Attributes
-    ----------
-    mean, scale : float64 ndarray of shape (F,)
-
-    Raises
-    ------
-    ValueError
-        If they are no such arrays.
-
-    Examples
-    --------
-    >>> train = np.array([[1.0, 7.0], [3.0, 7.0]])
-    >>> standardizer = fastlstm.training.Standardizer.fit(train)
-    >>> standardizer.mean.tolist(), standardizer.scale.tolist()
-    ([2.0, 7.0], [1.0, 1.0])
-    >>> standardizer.transform([[4.0, 8.0]])
-    array([[2., 1.]])
-    >>> standardizer.inverse([[2.0]], columns=[0])
-    array([[4.]])
-    """
-
-    def __init__(self, mean, scale):
-        mean = np.array(as_array(mean, "mean"), float)
-        scale = np.array(as_array(scale, "scale"), float)
-        if mean.ndim != 1 or mean.shape != scale.shape or not mean.size:
-            raise ValueError(
-                f"Expected mean and scale of one shape (F,), got {mean.shape} and {scale.shape}"
-            )
-        if not (np.isfinite(mean) & np.isfinite(scale) & (scale > 0)).all():
-            raise ValueError(
-                "Expected finite means and finite positive scales, got "
-                f"{mean.tolist()} and {scale.tolist()}"
-            )
-        self.mean, self.scale = mean, scale
-
-    @classmethod
-    def fit(cls, series):
-        """Take the mean and the standard deviation (of the population) of each column.
-
-        Parameters
-        ----------
-        series : array of shape (T, F) or (T,), DataFrame, or list of those
-            The training part. A list's steps count together.
-
-        Returns
-        -------
-        Standardizer
-            A column that is constant has scale 1.
-
-        Raises
-        ------
-        ValueError
-            If there are no steps, or values that are not finite: how many, and where the first is.
-
-        Notes
-        -----
-        One pass in float64, over about a megabyte at a time, that merges the moments of the pieces
-        (Chan, Golub & LeVeque 1979).
-        """
-        tables, _ = _as_tables(series)
-        count = 0
-        with np.errstate(invalid="ignore", over="ignore"):  # looked for at the end
-            for _, _, chunk in _chunks(tables):
-                if not count:
-                    origin = chunk[0].copy()
-                    mean, squares = np.zeros_like(origin), np.zeros_like(origin)
-                chunk -= origin  # so that a constant column is exactly 0, and has no squares
-                rows, mine = len(chunk), chunk.mean(axis=0)
-                away = mine - mean
-                squares += ((chunk - mine) ** 2).sum(axis=0)
-                squares += away**2 * (count * rows / (count + rows))
-                count += rows
-                mean += away * (rows / count)
-        if not count:
-            raise ValueError("Expected series with at least one step, got none")
-        if not np.isfinite(squares).all():
-            raise ValueError(_what_is_not_finite(tables))
-        scale = np.sqrt(squares / count)
-        return cls(origin + mean, np.where(scale > 0, scale, 1))
-
-    def transform(self, values, columns=None):
-        """Standardise values.
-
-        Parameters
-        ----------
-        values : array of shape (..., F), or (T,) if F is 1
-        columns : list of int, optional
-            Which of the columns the last axis holds; all, if not given.
-
-        Returns
-        -------
-        ndarray of the same shape
-            float32 if the values are, otherwise float64; computed in float64.
-
-        Raises
-        ------
-        ValueError
-            If the last axis has not one value for each column.
-        """
-        x, mean, scale = self._fitting(values, columns)
-        z = x - mean
-        z /= scale
-        return z.astype(_precision(x), copy=False)
-
-    def inverse(self, values, columns=None):
-        """Undo `transform`: from a model's predictions to the series' own units.
-
-        Parameters
-        ----------
-        values : array of shape (..., F), or (T,) if F is 1
-        columns : list of int, optional
-            Which of the columns the last axis holds, as the `targets` of Windows; all, if not
-            given.
-
-        Returns
-        -------
-        ndarray of the same shape
-            float32 if the values are, otherwise float64; computed in float64.
-
-        Raises
-        ------
-        ValueError
-            If the last axis has not one value for each column.
-        """
-        z, mean, scale = self._fitting(values, columns)
-        x = z * scale
-        x += mean
-        return x.astype(_precision(z), copy=False)
-
-    def state_dict(self):
-        """Return mean and scale, the arguments of Standardizer, as copies.
-
-        Returns
-        -------
-        dict of str -> ndarray
-        """
-        return {"mean": self.mean.copy(), "scale": self.scale.copy()}
-
-    def _fitting(self, values, columns):
-        x = as_array(values, "values")
-        kept = _positions("columns", columns, None, len(self.mean))
-        one_feature = len(kept) == 1 and x.ndim == 1
-        if not one_feature and x.shape[-1:] != (len(kept),):
-            raise ValueError(
-                f"Expected values of shape (..., {len(kept)}), one for each column, got {x.shape}"
-            )
-        return x, self.mean[kept], self.scale[kept]
-
-
 def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
     """Cut series into parts that follow each other in time, as training before validation.
 
@@ -399,7 +262,7 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
     if shares.ndim != 1 or not (shares > 0).all() or not math.isclose(shares.sum(), 1):
         raise ValueError(f"Expected positive fractions that sum to 1, got {fractions!r}")
     if isinstance(series, (list, tuple)):
-        parts = [split_by_time(one, fractions, overlap=overlap) for one in _check_list(series)]
+        parts = [split_by_time(one, fractions, overlap=overlap) for one in check_list(series)]
         return tuple(map(list, zip(*parts, strict=True)))
     if not np.shape(series):
         raise TypeError(
@@ -418,103 +281,7 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
     )
 
 
-def _check_list(series):
-    if not len(series):
-        raise ValueError("Expected at least one series, got an empty list")
-    return series
-
-
-def _as_tables(series):
-    """(arrays (T, F), names of the columns or None) of a series, or of a list of them."""
-    many = _check_list(series) if isinstance(series, (list, tuple)) else [series]
-    tables, names = zip(*map(_as_table, many), strict=True)
-    for number, table in enumerate(tables):
-        if table.shape[1] != tables[0].shape[1] or names[number] != names[0]:
-            raise ValueError(
-                "Expected all series to have the same columns, got "
-                f"{names[0] or tables[0].shape[1]} in series 0 and "
-                f"{names[number] or table.shape[1]} in series {number}"
-            )
-    return list(tables), names[0]
-
-
-def _as_table(series):
-    """(array (T, F), names of its columns or None) of one series, without a copy if it can be."""
-    names = None
-    if hasattr(series, "iloc"):  # pandas, which need not be imported for this
-        frame = series.to_frame() if hasattr(series, "to_frame") else series
-        names = list(frame.columns)
-        if wrong := [n for n, d in zip(names, frame.dtypes, strict=True) if d.kind not in "biuf"]:
-            raise ValueError(
-                f"Expected columns of numbers, got others in {wrong}: leave them out, or make them "
-                "the index"
-            )
-        series = frame.to_numpy()
-        if series.dtype == object:  # pandas' own types, which have a missing value of their own
-            series = frame.to_numpy("float64", na_value=np.nan)
-    table = as_array(series, "a series")
-    if table.dtype.kind not in "biuf":
-        raise ValueError(f"Expected series of numbers, got dtype {table.dtype}")
-    if table.ndim not in (1, 2) or 0 in table.shape[1:]:
-        hint = " (a list is a list of series)" if table.ndim == 0 else ""
-        raise ValueError(f"Expected series of shape (T, F) or (T,), got {table.shape}{hint}")
-    return (table[:, None] if table.ndim == 1 else table), names
-
-
-def _positions(what, columns, names, count):
-    """The positions of columns that are given by names, positions, or as None: all of them."""
-    if columns is None:
-        return list(range(count))
-    if isinstance(columns, (str, int, np.integer)):
-        columns = [columns]
-    if not len(columns):
-        raise ValueError(f"{what} must be at least one column, got none")
-    return [_position(what, column, names, count) for column in columns]
-
-
-def _position(what, column, names, count):
-    if isinstance(column, str):
-        if names is None:
-            raise ValueError(
-                f"{what}: only the columns of a DataFrame have names, got {column!r}; give "
-                f"positions from 0 to {count - 1}"
-            )
-        if names.count(column) != 1:
-            raise ValueError(f"{what}: Expected one of the columns {names}, got {column!r}")
-        return names.index(column)
-    if not -count <= check_size(what, column, least=None) < count:
-        raise ValueError(f"{what}: Expected a column from 0 to {count - 1}, got {column}")
-    return int(column) % count
-
-
 def _as_slice(columns):
     """Columns side by side as a slice, with which NumPy copies nothing."""
     first, count = columns[0], len(columns)
     return slice(first, first + count) if columns == [*range(first, first + count)] else columns
-
-
-def _chunks(tables):
-    """Yield (number of the table, first row, rows in float64), not too many values at a time."""
-    for number, table in enumerate(tables):
-        rows = max(1, _CHUNK // table.shape[1])
-        for first in range(0, len(table), rows):
-            yield number, first, table[first : first + rows].astype(float)
-
-
-def _what_is_not_finite(tables):
-    """A sentence on values that no mean can be taken of: how many, and where the first is."""
-    count, place = 0, ""
-    for number, first, chunk in _chunks(tables):
-        faults = np.argwhere(~np.isfinite(chunk))
-        if len(faults) and not count:
-            step, column = faults[0]
-            place = f"the first {chunk[step, column]} at step {first + step} of column {column}"
-            place += f" of series {number}" if len(tables) > 1 else ""
-        count += len(faults)
-    if not count:
-        return "Expected values whose squares are finite, got larger ones"
-    return f"Expected finite values, got {count} that are not, {place}"
-
-
-def _precision(array):
-    return np.float32 if array.dtype == np.float32 else np.float64

@@ -1,0 +1,81 @@
+"""What a series is, read: an array (T, F), and the names of its columns where it has any."""
+
+import numpy as np
+
+from ..arrays import as_array, column_names
+from ..parameters import check_size
+
+
+def check_list(series):
+    if not len(series):
+        raise ValueError("Expected at least one series, got an empty list")
+    return series
+
+
+def as_tables(series):
+    """(arrays (T, F), names of the columns or None) of a series, or of a list of them."""
+    many = check_list(series) if isinstance(series, (list, tuple)) else [series]
+    tables, names = zip(*map(as_table, many), strict=True)
+    for number, table in enumerate(tables):
+        if table.shape[1] != tables[0].shape[1] or names[number] != names[0]:
+            raise ValueError(
+                "Expected all series to have the same columns, got "
+                f"{names[0] or tables[0].shape[1]} in series 0 and "
+                f"{names[number] or table.shape[1]} in series {number}"
+            )
+    return list(tables), names[0]
+
+
+def as_table(series):
+    """(array (T, F), names of its columns or None) of one series, without a copy if it can be."""
+    if hasattr(series, "to_frame") and column_names(series) is None:
+        series = series.to_frame()  # one column, of pandas or polars
+    names = column_names(series)
+    table = as_array(series, "a series")
+    if table.dtype.kind not in "biuf":
+        raise ValueError(f"Expected series of numbers, got dtype {table.dtype}")
+    if table.ndim not in (1, 2) or 0 in table.shape[1:]:
+        hint = " (a list is a list of series)" if table.ndim == 0 else ""
+        raise ValueError(f"Expected series of shape (T, F) or (T,), got {table.shape}{hint}")
+    return (table[:, None] if table.ndim == 1 else table), names
+
+
+def check_names(expected, got, owner):
+    """Refuse columns whose names, where both are known, differ or stand in another order."""
+    if expected is None or got is None or expected == got:
+        return
+    numbers = list(range(len(expected)))  # what pandas calls columns that were given no names
+    if numbers in (expected, got) and not set(expected) & set(got):
+        return
+    sentence = f"Expected the columns of the {owner}, {expected}, in this order, got {got}"
+    missing = [name for name in expected if name not in got]
+    more = [name for name in got if name not in expected]
+    if missing or more:
+        sentence += f": {missing or 'none'} missing, {more or 'none'} unknown"
+    raise ValueError(sentence)
+
+
+def positions(what, columns, names, count):
+    """The positions of columns that are given by names, positions, or as None: all of them."""
+    if columns is None:
+        return list(range(count))
+    if isinstance(columns, (str, int, np.integer)):
+        columns = [columns]
+    if not len(columns):
+        raise ValueError(f"{what} must be at least one column, got none")
+    return [_position(what, column, names, count) for column in columns]
+
+
+def _position(what, column, names, count):
+    if isinstance(column, str):
+        if names is None:
+            raise ValueError(
+                f"{what}: only the columns of a DataFrame have names, got {column!r}; give "
+                f"positions from 0 to {count - 1}"
+            )
+        if names.count(column) != 1:
+            raise ValueError(f"{what}: Expected one of the columns {names}, got {column!r}")
+        return names.index(column)
+    if not -count <= check_size(what, column, least=None) < count:
+        raise ValueError(f"{what}: Expected a column from 0 to {count - 1}, got {column}")
+    return int(column) % count
