@@ -1,11 +1,13 @@
 """Model files: which format, told by its content when reading and by its suffix when writing.
 
 A format is a module with equal names: ``SUFFIXES``; ``ORDERED``, whether a file keeps the order of
-the parameters; ``recognises(file)``; ``read(file)`` -> (arrays by torch's names, structure or
+the parameters; ``recognises(source)``; ``read(source)`` -> (arrays by torch's names, structure or
 None); ``write(file, model)``. All of them refuse what they do not know with a ValueError, take no
-memory that the file's own size does not warrant, and run nothing from it.
+more than the budget of the file has, and run nothing from it.
 """
 
+import errno
+import io
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +15,15 @@ from pathlib import Path
 from ..engines import choose, threads
 from ..files import written_aside
 from ..parameters import Layer, check_bool
-from . import npz, safetensors, structure, torch_pt
+from . import foreign, npz, safetensors, structure, torch_pt
+from .source import Source
 
 __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Asked in this order: safetensors' first bytes could otherwise pass for those of a pickle.
 _FORMATS = {"safetensors": safetensors, "torch": torch_pt, "npz": npz}
+_BYTES = (bytes, bytearray, memoryview)
+_LONGEST_PATH = 4096  # characters, the most that Linux takes
 
 
 def load(path, *, key=None, batch_first=False, engine="auto"):
@@ -26,9 +31,10 @@ def load(path, *, key=None, batch_first=False, engine="auto"):
 
     Parameters
     ----------
-    path : str or path-like
-        A torch state dict (.pt, .pth; zip or legacy, read without torch), a .safetensors or a .npz
-        file.
+    path : str, path-like or binary file
+        A file of torch's (.pt, .pth; a state dict, a checkpoint, a whole module or TorchScript,
+        read without torch), a .safetensors or a .npz file. An open file is read from where it
+        stands; ``io.BytesIO(data)`` makes one of bytes.
     key : str, optional
         Which state dict of a torch checkpoint that nests several, as ``"model_state"`` or, nested
         deeper, ``"ema.model"``. Not needed if only one has names as layers give them.
@@ -78,6 +84,7 @@ def load(path, *, key=None, batch_first=False, engine="auto"):
     threads(None, choose(engine)[0])  # here, for what is wrong there is not the file's fault
     with _naming(path):
         state, description, form = _read(path, key)
+        state.require()
         if description is None:
             description = structure.infer(state, form.ORDERED, batch_first)
         return _fill(description, state, batch_first, engine)
@@ -131,6 +138,7 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
             prefix += "."
         if prefix not in found:
             raise ValueError(f"no LSTM has the prefix {prefix!r}; there are {listed}")
+        state.require(prefix, "(weight|bias)_[ih][hr]_l")
         if description is not None:
             model = _fill(description, state, batch_first, engine)
             return dict(model.named_layers())[prefix]
@@ -149,8 +157,9 @@ def load_state(path, *, key=None):
     Returns
     -------
     dict of str -> ndarray
-        Of the file's dtypes, but float16 and bfloat16 widened to float32 (exact). Weights that
-        torch stored once under two names share their memory.
+        Of the file's dtypes, but floats of 8 and 16 bits widened to float32 (exact). Weights that
+        torch stored once under two names share their memory; an expanded tensor is a read-only
+        view of the numbers that are stored.
 
     Raises
     ------
@@ -166,7 +175,7 @@ def load_state(path, *, key=None):
     ['weight', 'bias']
     """
     with _naming(path):
-        return _read(path, key)[0]
+        return dict(_read(path, key)[0].require())
 
 
 def save(model, path):
@@ -214,27 +223,59 @@ def save(model, path):
 
 @contextmanager
 def _naming(path):
-    """Put the file's name before every fault that is found in it."""
+    """Put the file's name before every fault that is found in it; refuse what is no file."""
+    name = _name(path)
     try:
         yield
     except ValueError as fault:
-        raise ValueError(f"{os.fspath(path)}: {fault}") from fault
+        raise ValueError(f"{name}: {fault}") from fault
+
+
+def _name(path):
+    """The name of a path or of an open file, for messages."""
+    if isinstance(path, io.TextIOBase):
+        raise TypeError('a file must be open for bytes, as open(path, "rb") gives it, not for text')
+    if hasattr(path, "read"):
+        name = getattr(path, "name", None)
+        return name if isinstance(name, str) else f"<{type(path).__name__}>"
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(name, str):
+        way_out = "; io.BytesIO(...) makes a file of bytes" if isinstance(name, _BYTES) else ""
+        raise TypeError(
+            f"path must be a str, a path-like or a binary file, got {type(name).__name__}{way_out}"
+        )
+    if len(name) > _LONGEST_PATH:
+        raise ValueError(f"path must be the name of a file, got a str of {len(name)} characters")
+    return name
+
+
+@contextmanager
+def _opened(path):
+    if hasattr(path, "read"):
+        yield path
+        return
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, a file is expected", path)
+    with open(path, "rb") as file:
+        yield file
 
 
 def _read(path, key, likely=torch_pt.PARAMETER):
     """Return arrays, structure or None, and the format's module."""
-    with open(path, "rb") as file:
+    with _opened(path) as file:
+        source = Source(file)
         for form in _FORMATS.values():
-            if form.recognises(file):
+            if form.recognises(source):
                 break
         else:
-            raise ValueError(f"its content is of no known format; known are {', '.join(_FORMATS)}")
-        file.seek(0)
+            known = f"its content is of no known format; known are {', '.join(_FORMATS)}"
+            found = foreign.name(source)
+            raise ValueError(f"it is {found}: {known}" if found else known)
         if form is torch_pt:
-            return *torch_pt.read(file, key, likely), form
+            return *torch_pt.read(source, key, likely), form
         if key is not None:
             raise ValueError(f"key={key!r} is for torch checkpoints, which nest; this file is flat")
-        return *form.read(file), form
+        return *form.read(source), form
 
 
 def _fill(description, state, batch_first, engine):

@@ -11,7 +11,9 @@ import re
 
 import numpy as np
 
-from . import stored_zip, structure
+from . import archive, structure
+from .budget import short
+from .source import State
 
 SUFFIXES = (".npz",)
 ORDERED = True  # np.savez keeps the caller's order
@@ -21,50 +23,62 @@ _NOTES = "__notes__"
 # What np.save writes before an array: numpy.lib.format 1.0's magic, size and a dict's repr.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:f[248]|[iu][1248]|b1|S\d{1,9}))', "
-    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \} *\n",
+    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\),? ?\} *\n",
     re.DOTALL,
 )
 
+_NOT_PLAIN = (
+    "is not a plain array of numbers as np.save writes it: Python objects, records and other "
+    "headers are refused"
+)
 
-def recognises(file):
-    """Tell whether an open file is a zip of .npy files."""
-    return stored_zip.is_zip(file) and any(n.endswith(".npy") for n in stored_zip.members(file))
+
+def recognises(source):
+    """Tell whether a file is a zip of .npy files."""
+    return source.members is not None and any(n.endswith(".npy") for n in source.members)
 
 
-def read(file):
-    """Read an open file, ours or one of plain arrays that np.savez wrote.
+def read(source):
+    """Read a file, ours or one of arrays that np.savez or np.savez_compressed wrote.
 
     Returns
     -------
-    state : dict of str -> ndarray
-        Of the file's dtypes, float16 widened to float32 (exact).
+    state : State
+        Arrays of the file's dtypes, float16 widened to float32 (exact). Refused is what is no plain
+        array of numbers.
     description : dict or None
         The model's structure, if fastlstm wrote the file.
 
     Raises
     ------
     ValueError
-        If the file is damaged, compressed, or holds anything but plain arrays.
+        If the file is damaged.
     """
-    members = stored_zip.members(file)
+    members = dict(source.members)
     members.pop(f"{_NOTES}.npy", None)
-    text = _text(file, members.pop(f"{_ENTRY}.npy", None))
-    state = {}
-    for name, member in members.items():
-        name = name.removesuffix(".npy")
-        state[name] = _array(name, stored_zip.read(file, member))
+    text = _text(source, members.pop(f"{_ENTRY}.npy", None))
+    state = State()
+    for member in members.values():
+        name = member.name.removesuffix(".npy")
+        if name in state or name in state.refused:
+            raise ValueError(f"its members {short(name)} and {short(name + '.npy')} are one name")
+        data = archive.read(source, member)
+        if header := _HEADER.match(data):
+            state[name] = _array(name, header, data)
+        else:
+            state.refused[name] = _NOT_PLAIN
     return state, None if text is None else structure.loads(text)
 
 
-def read_notes(file):
-    """Read the notes of an open file: a dict, or None if there are none.
+def read_notes(source):
+    """Read the notes of a file: a dict, or None if there are none.
 
     Raises
     ------
     ValueError
         If the file is damaged, or its notes are no JSON object.
     """
-    text = _text(file, stored_zip.members(file).get(f"{_NOTES}.npy"))
+    text = _text(source, source.members.get(f"{_NOTES}.npy"))
     try:
         notes = None if text is None else json.loads(text)
     except (ValueError, RecursionError) as fault:
@@ -83,31 +97,27 @@ def write(file, model, notes=None):
     np.savez(file, **model.state_dict(), **texts)
 
 
-def _text(file, member):
+def _text(source, member):
     """The one string in a member, or None if there is no such member."""
     if member is None:
         return None
-    name = member.name.removesuffix(".npy")
-    text = _array(name, stored_zip.read(file, member))
+    source.budget.check("bytes of JSON", member.size)
+    name, data = member.name.removesuffix(".npy"), archive.read(source, member)
+    header = _HEADER.match(data)
+    text = _array(name, header, data) if header else np.zeros(0)
     if text.dtype.kind != "S" or text.ndim:
         raise ValueError(f"entry {name!r} must be one string, got {text.dtype} {text.shape}")
     return text.item()
 
 
-def _array(name, data):
-    """The array in the bytes of a .npy file, in native byte order."""
-    header = _HEADER.match(data)
-    if header is None:
-        raise ValueError(
-            f"entry {name!r} is not a plain array of numbers as np.save writes it: Python objects, "
-            "records and other headers are refused"
-        )
+def _array(name, header, data):
+    """The array behind the header of a .npy file, in native byte order."""
     dtype = np.dtype(header[1].decode())
     shape = tuple(int(n) for n in header[3].split(b",") if n.strip())
     expected, got = math.prod(shape) * dtype.itemsize, len(data) - header.end()
     if expected != got:
         raise ValueError(
-            f"entry {name!r} of shape {shape} and type {dtype} must have {expected} bytes, "
+            f"entry {short(name)} of shape {shape} and type {dtype} must have {expected} bytes, "
             f"got {got}"
         )
     flat = np.frombuffer(data, dtype, offset=header.end()) if expected else np.zeros(0, dtype)

@@ -4,6 +4,7 @@ import json
 
 from . import structure
 from .dtypes import numbers
+from .source import State
 
 SUFFIXES = (".safetensors",)
 ORDERED = False  # the library sorts tensors by type and name
@@ -14,47 +15,55 @@ _DTYPES = {"BF16": "bfloat16", "BOOL": "bool"}
 _DTYPES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
 _DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
 _DTYPES |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+_DTYPES |= {f"C{bits}": f"complex{bits}" for bits in (64, 128)}
+_DTYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_DTYPES |= {"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"}
 
 
-def recognises(file):
-    """Tell whether an open file begins as a safetensors file does: a size, a JSON object."""
-    file.seek(0)
-    return file.read(_BEFORE_HEADER + 1)[_BEFORE_HEADER:] == b"{"
+def recognises(source):
+    """Tell whether a file begins as a safetensors file does: a size, a JSON object."""
+    head = source.head[: _BEFORE_HEADER + 1]
+    return head.endswith(b"\0{") and len(head) > _BEFORE_HEADER  # text has no such byte
 
 
-def read(file):
-    """Read an open file.
+def read(source):
+    """Read a file.
 
     Returns
     -------
-    state : dict of str -> ndarray
-        Of the file's dtypes, half types widened to float32 (exact).
+    state : State
+        Arrays of the file's dtypes, floats of 8 and 16 bits widened to float32 (exact). Refused
+        are types that NumPy lacks.
     description : dict or None
         The model's structure, if fastlstm wrote the file.
 
     Raises
     ------
     ValueError
-        If the file is damaged or holds a type that NumPy lacks.
+        If the file is damaged.
     ImportError
         If the safetensors library is missing.
     """
     library = _library()
-    file.seek(0)
-    data = file.read()
+    size = int.from_bytes(source.head[:_BEFORE_HEADER], "little")
+    if size < source.size:
+        source.budget.check("bytes of a header", size)
+    data = bytes(source.read(0, source.size))
     try:
         tensors = library.deserialize(data)
     except library.SafetensorError as fault:
         raise ValueError(f"a damaged or truncated safetensors file: {fault}") from fault
-    state = {}
+    state = State()
     for name, tensor in tensors:
-        if tensor["dtype"] not in _DTYPES:
-            raise ValueError(f"tensor {name!r} has type {tensor['dtype']}, which NumPy lacks")
-        array = numbers(tensor["data"], _DTYPES[tensor["dtype"]])
-        state[name] = array.reshape(tensor["shape"])
-    end = _BEFORE_HEADER + int.from_bytes(data[:_BEFORE_HEADER], "little")
-    metadata = json.loads(data[_BEFORE_HEADER:end]).get("__metadata__") or {}
+        if tensor["dtype"] in _DTYPES:
+            array = numbers(tensor["data"], _DTYPES[tensor["dtype"]])
+            state[name] = array.reshape(tensor["shape"])
+        else:
+            state.refused[name] = f"has numbers of type {tensor['dtype']}, which NumPy lacks"
+    metadata = json.loads(data[_BEFORE_HEADER : _BEFORE_HEADER + size]).get("__metadata__") or {}
     text = metadata.get(_ENTRY)
+    if text is not None:
+        source.budget.check("bytes of JSON", len(text))
     return state, None if text is None else structure.loads(text)
 
 

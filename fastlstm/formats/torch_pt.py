@@ -1,31 +1,32 @@
-"""State dicts that torch.save wrote (.pt, .pth), read and written without torch.
+"""What torch wrote (.pt, .pth): state dicts, checkpoints, whole modules, TorchScript; without torch.
 
-Two forms exist (torch/serialization.py). Since torch 1.6 a file is a zip of stored members:
-``<root>/data.pkl``, a pickle in which a tensor names its storage, and ``<root>/data/<key>``, the
-storages' raw numbers. Before, it was one stream: pickles of a magic number, the protocol's
-version, facts of the machine, the object and its storages' keys, then each storage as a count and
-raw numbers.
+Two forms exist (torch/serialization.py). Since torch 1.6 a file is a zip: ``<root>/data.pkl``, a
+pickle in which a tensor names its storage, and ``<root>/data/<key>``, the storages' raw numbers.
+Before, it was one stream: pickles of a magic number, the protocol's version, facts of the machine,
+the object and its storages' keys, then each storage as a count and raw numbers.
 
-Python's unpickler is not used: it builds whatever a file asks for. `_unpickle` below knows the
-opcodes that plain values need and the four kinds of names that a state dict consists of, and
-refuses everything else by name; it imports nothing and calls nothing but three functions of this
-module. The tensors it returns are still descriptions, checked against their storages' sizes;
-memory is taken only for those that are asked for.
+Nothing of a file is run or built: `pickles` reads the pickle, and knows of torch the functions
+below, which describe a tensor. All else stays an object that is not opened, and matters only where
+a tensor should stand. The descriptions are checked against their storages' sizes; memory is taken
+only for those that are asked for. A module's tensors are found in its attributes, under the names
+that its state dict would have.
 """
 
 import io
 import math
 import pickle
-import pickletools
 import re
 import zipfile
-from dataclasses import dataclass
 from types import FunctionType
+from typing import NamedTuple
 
 import numpy as np
 
-from . import stored_zip
-from .dtypes import itemsize, numbers
+from . import archive, pickles
+from .budget import listed, short
+from .dtypes import is_known, itemsize, numbers
+from .pickles import Global, Object, describe
+from .source import State
 
 SUFFIXES = (".pt", ".pth")
 ORDERED = True  # a state dict lists its layers as the model defined them
@@ -33,8 +34,7 @@ PARAMETER = r"(^|\.)(weight|bias)($|_[ih][hr])"  # the names of what a layer lea
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MOST_PICKLE = 4 << 20  # bytes; about 150 describe a tensor, and one can cost 64 of memory
-_MOST_REPEATED = 16  # how often a file may name its numbers again (tied weights do it once)
+_MOST_REPEATED = 16, 1 << 24  # how many numbers may be named: so often those stored, and so many
 _MOST_DIMENSIONS = 32  # NumPy 1's limit
 _LARGEST = 1 << 48  # of a tensor's offset, shape and strides, which NumPy turns into bytes
 _MOST_DEPTH, _LONGEST_NAME = 8, 255  # how far nested state dicts are searched for
@@ -52,24 +52,32 @@ _STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
+_QUANTISED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1}
+_TENSORS = {  # that are not read, by the last part of the name of what rebuilds them
+    "_rebuild_sparse_tensor": "is a sparse tensor, which is not read; save its to_dense()",
+    "_rebuild_sparse_csr_tensor": "is a sparse tensor, which is not read; save its to_dense()",
+    "_rebuild_qtensor": "is a quantised tensor, which is not read; save its dequantize()",
+    "_rebuild_meta_tensor_no_storage": "is a meta tensor, which has a shape and no numbers",
+    "_rebuild_nested_tensor": "is a nested tensor, which is not read; save its parts",
+}
 
 
-@dataclass(frozen=True)
-class _StorageType:
+class _StorageType(NamedTuple):
+    """The name of a type of numbers, and the bytes of one."""
+
     dtype: str
+    itemsize: int
 
 
-@dataclass(frozen=True)
-class _Storage:
-    """A stored run of numbers: its key in the file, how many, of which dtype."""
+class _Storage(NamedTuple):
+    """A stored run of numbers: its key in the file, how many, of which type."""
 
     key: str
     count: int
-    dtype: str
+    type: _StorageType
 
 
-@dataclass(frozen=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     """A view of a storage; offset and strides count numbers, not bytes."""
 
     storage: _Storage
@@ -78,21 +86,36 @@ class _Tensor:
     strides: tuple
 
 
-def recognises(file):
-    """Tell whether an open file is one of torch's, or a pickle that might be."""
-    if stored_zip.is_zip(file):
-        return any(_is_pickle(name) for name in stored_zip.members(file))
-    file.seek(0)
-    # A pickle of protocol 2 to 5, or the magic number as protocol 1 writes it.
-    return file.read(26).startswith((b"\x80", f"L{_MAGIC}L".encode()))
+class _Array(NamedTuple):
+    """A NumPy array, whose bytes stand in the pickle itself."""
+
+    dtype: np.dtype
+    shape: tuple
+    order: str
+    data: bytes
 
 
-def read(file, key=None, likely=PARAMETER):
-    """Read a state dict from an open file.
+class _Refused(NamedTuple):
+    """What is not read, with the reason: a tensor of another kind, or what stands in its place."""
+
+    reason: str
+    is_tensor: bool = True
+
+
+def recognises(source):
+    """Tell whether a file is one of torch's, or a pickle that might be."""
+    if source.members is not None:
+        return any(_is_pickle(name) for name in source.members)
+    # A pickle of protocol 2 to 5, or the magic number as protocols 0 and 1 write it.
+    return source.head.startswith((b"\x80", f"L{_MAGIC}L".encode()))
+
+
+def read(source, key=None, likely=PARAMETER):
+    """Read a state dict from a file.
 
     Parameters
     ----------
-    file : binary file
+    source : Source
     key : str, optional
         Which state dict of a checkpoint that nests several: the dotted path to it.
     likely : str
@@ -101,24 +124,34 @@ def read(file, key=None, likely=PARAMETER):
 
     Returns
     -------
-    state : dict of str -> ndarray
-        Of the file's dtypes, half types widened to float32 (exact). Tied weights share memory.
+    state : State
+        Arrays of the file's dtypes, small floats widened to float32 (exact). Tied weights share
+        memory. Refused are tensors of a kind or type that NumPy lacks, and objects under the name
+        of a weight or a bias.
     structure : None
         A state dict has none.
 
     Raises
     ------
     ValueError
-        If the file is damaged, asks for anything but numbers, or holds no such state dict.
+        If the file is damaged, or holds no such state dict.
     """
-    tree, fetch = _read_zip(file) if stored_zip.is_zip(file) else _read_stream(file)
-    tensors = _state_dict(tree, key, likely)
-    storages = {tensor.storage for tensor in tensors.values()}
-    named = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    if named > _MOST_REPEATED * sum(storage.count for storage in storages):
-        raise ValueError(f"the tensors name {named} numbers, many times those that are stored")
-    arrays = {storage: numbers(fetch(storage), storage.dtype) for storage in storages}
-    return {name: _view(arrays[tensor.storage], tensor) for name, tensor in tensors.items()}, None
+    read_form = _read_stream if source.members is None else _read_zip
+    found, fetch = read_form(source)
+    tensors = _state_dict(found, key, likely, source.budget)
+    state, arrays = State(), {}
+    _check_repeated([tensor for tensor in tensors.values() if isinstance(tensor, _Tensor)])
+    for name, tensor in tensors.items():
+        if isinstance(tensor, _Refused):
+            state.refused[name] = tensor.reason
+        elif isinstance(tensor, _Array):
+            state[name] = _native(tensor)
+        else:
+            if tensor.storage not in arrays:
+                data = fetch(tensor.storage)
+                arrays[tensor.storage] = numbers(data, tensor.storage.type.dtype)
+            state[name] = _view(arrays[tensor.storage], tensor)
+    return state, None
 
 
 def write(file, model):
@@ -177,32 +210,31 @@ def _is_pickle(member):
     return member.endswith("/data.pkl") or member == "data.pkl"
 
 
-def _read_zip(file):
-    """Return the pickled object of a zip and a function that fetches a storage's bytes."""
-    members = stored_zip.members(file)
-    pickles = [name for name in members if _is_pickle(name)]
-    if len(pickles) > 1:
-        raise ValueError(f"it holds {len(pickles)} members named data.pkl, expected one")
-    root = pickles[0].removesuffix("data.pkl")
+def _read_zip(source):
+    """Return the pickle of a zip and a function that fetches a storage's bytes."""
+    members = source.members
+    names = [name for name in members if _is_pickle(name)]
+    if len(names) > 1:
+        raise ValueError(f"it holds {len(names)} members named data.pkl, expected one")
+    root = names[0].removesuffix("data.pkl")
     if (order := members.get(root + "byteorder")) is not None:
-        _check_little(bytes(stored_zip.read(file, order)) if order.size < 9 else None)
-    size = members[pickles[0]].size
-    if size > _MOST_PICKLE:
-        raise ValueError(f"its pickle has {size} bytes; a state dict's has at most {_MOST_PICKLE}")
+        _check_little(bytes(archive.read(source, order)) if order.size < 9 else None)
+    source.budget.check("bytes of a pickle", members[names[0]].size)
+    data = bytes(archive.read(source, members[names[0]]))
 
     def fetch(storage):
         member = members.get(f"{root}data/{storage.key}")
         if member is None:
-            raise ValueError(f"storage {storage.key!r} is missing")
-        expected = storage.count * itemsize(storage.dtype)
+            raise ValueError(f"storage {short(storage.key)} is missing")
+        expected = storage.count * storage.type.itemsize
         if member.size != expected:
             raise ValueError(
-                f"storage {storage.key!r} must have {expected} bytes for {storage.count} numbers "
-                f"of type {storage.dtype}, got {member.size}"
+                f"storage {short(storage.key)} must have {expected} bytes for {storage.count} "
+                f"numbers of type {storage.type.dtype}, got {member.size}"
             )
-        return stored_zip.read(file, member)
+        return archive.read(source, member)
 
-    return _unpickle(io.BytesIO(stored_zip.read(file, members[pickles[0]])), {}), fetch
+    return _unpickle(data, 0, source.budget, {}), fetch
 
 
 def _check_little(order):
@@ -215,250 +247,285 @@ def _check_little(order):
         raise ValueError('its member byteorder is damaged: it must be "little" or "big"')
 
 
-def _read_stream(file):
-    """Return the pickled object of a legacy stream and a function that fetches a storage."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    stream = io.BytesIO(file.read(min(size, _MOST_PICKLE)))
-    if _unpickle(stream, {}) != _MAGIC:
+def _read_stream(source):
+    """Return the pickle of a legacy stream and a function that fetches a storage's bytes."""
+    budget = source.budget
+    data = bytes(source.read(0, min(source.size, budget.limits["bytes of a pickle"])))
+    magic = _unpickle(data, 0, budget, {})
+    if magic.value != _MAGIC:
         raise ValueError(
             "it is a pickle, but not one of torch's: the magic number is missing. "
             "Pickles of unknown origin are not opened, because they can run any code"
         )
-    if (protocol := _unpickle(stream, {})) != _PROTOCOL:
-        raise ValueError(f"torch's protocol version must be {_PROTOCOL}, got {_describe(protocol)}")
-    machine = _unpickle(stream, {})
-    if isinstance(machine, dict) and machine.get("little_endian") is False:
+    protocol = _unpickle(data, magic.end, budget, {})
+    if protocol.value != _PROTOCOL:
+        raise ValueError(
+            f"torch's protocol version must be {_PROTOCOL}, got {describe(protocol.value)}"
+        )
+    machine = _unpickle(data, protocol.end, budget, {})
+    if isinstance(machine.value, dict) and machine.value.get("little_endian") is False:
         _check_little(b"big")
     storages = {}
-    tree = _unpickle(stream, storages)
-    keys = _unpickle(stream, {})
-    if not isinstance(keys, list) or any(
-        type(key) is not str or key not in storages for key in keys
+    found = _unpickle(data, machine.end, budget, storages)
+    keys = _unpickle(data, found.end, budget, {})
+    if not isinstance(keys.value, list) or any(
+        type(key) is not str or key not in storages for key in keys.value
     ):
         raise ValueError("the list of its storages is damaged")
-    starts, position = {}, stream.tell()
-    for storage in map(storages.__getitem__, keys):
+    starts, position = {}, keys.end
+    for storage in map(storages.__getitem__, keys.value):
         starts[storage.key] = start = position + 8  # after the count
-        position = start + storage.count * itemsize(storage.dtype)
-        if position > size:
+        position = start + storage.count * storage.type.itemsize
+        if position > source.size:
             raise ValueError(
-                f"it is truncated: storage {storage.key!r} ends at byte {position}, the file at "
-                f"byte {size}"
+                f"it is truncated: storage {short(storage.key)} ends at byte {position}, the file "
+                f"at byte {source.size}"
             )
-        file.seek(start - 8)
-        count = int.from_bytes(file.read(8), "little")
+        count = int.from_bytes(source.read(start - 8, 8), "little")
         if count != storage.count:
             raise ValueError(
-                f"storage {storage.key!r} must have {storage.count} numbers, got {count}"
+                f"storage {short(storage.key)} must have {storage.count} numbers, got {count}"
             )
 
     def fetch(storage):
         if storage.key not in starts:
-            raise ValueError(f"storage {storage.key!r} is missing")
-        data = bytearray(storage.count * itemsize(storage.dtype))
-        file.seek(starts[storage.key])
-        file.readinto(data)
-        return data
+            raise ValueError(f"storage {short(storage.key)} is missing")
+        return source.read(starts[storage.key], storage.count * storage.type.itemsize)
 
-    return tree, fetch
+    return found, fetch
+
+
+def _check_repeated(tensors):
+    """Refuse views that name far more numbers than are stored: whoever copies them needs those."""
+    named = sum(math.prod(tensor.shape) for tensor in tensors)
+    stored = sum(storage.count for storage in {tensor.storage for tensor in tensors})
+    times, more = _MOST_REPEATED
+    if named > times * stored + more:
+        raise ValueError(f"the tensors name {named} numbers, many times those that are stored")
 
 
 def _view(array, tensor):
     """The tensor over its storage's numbers, without a copy; ndarray checks the bounds again."""
     step = array.itemsize
     strides = [step * stride for stride in tensor.strides]
-    return np.ndarray(tensor.shape, array.dtype, array, tensor.offset * step, strides)
+    view = np.ndarray(tensor.shape, array.dtype, array, tensor.offset * step, strides)
+    if math.prod(tensor.shape) > array.size:  # as torch has it: one number at several places
+        view.flags.writeable = False
+    return view
+
+
+def _native(array):
+    """A pickled NumPy array in native byte order, half types widened to float32."""
+    flat = np.frombuffer(bytearray(array.data), array.dtype)
+    native = "f4" if array.dtype == np.float16 else array.dtype.newbyteorder("=")
+    return flat.astype(native, copy=False).reshape(array.shape, order=array.order)
 
 
 # Which of the nested dicts is the state dict
 
 
-def _state_dict(tree, key, likely):
+def _state_dict(found, key, likely, budget):
     """Return the tensors of the one state dict that fits."""
-    if not isinstance(tree, dict):
-        raise ValueError(f"expected a state dict, got {_describe(tree)}; save model.state_dict()")
-    found = _candidates(tree)
+    asked = ""
+    if found.asked:
+        asked = (
+            f"; it asks for {listed(map(short, found.asked))}, which is refused: only plain numbers "
+            "are loaded, never code"
+        )
+    if _entries(found.value) is None and not _is_module(found.value):
+        raise ValueError(
+            f"expected a state dict, got {describe(found.value)}; save model.state_dict(){asked}"
+        )
+    candidates = _candidates(found.value, budget)
+    likely_ones = {
+        path: tensors
+        for path, tensors in candidates.items()
+        if any(re.search(likely, name) for name in tensors)
+    }
     if key is None:
-        found = {p: t for p, t in found.items() if any(re.search(likely, n) for n in t)} or found
-    if key in found:
-        return found[key]
-    listed = ", ".join(f"{path!r} ({len(found[path])} tensors)" for path in list(found)[:20])
+        candidates = likely_ones or candidates
+    if key in candidates:
+        return candidates[key]
+    words = listed(
+        f"{short(path)} ({len(tensors)} tensors)" for path, tensors in candidates.items()
+    )
     if key is not None:
-        raise ValueError(f"no state dict has the key {key!r}; it holds {listed or 'none'}")
-    if not found:
-        raise ValueError("it holds no tensors, so no state dict")
-    if len(found) > 1:
-        raise ValueError(f"it holds several state dicts, choose one with key=: {listed}")
-    return next(iter(found.values()))
+        raise ValueError(f"no state dict has the key {short(key)}; it holds {words or 'none'}")
+    if not candidates:
+        raise ValueError(f"it holds no tensors, so no state dict{asked}")
+    if len(candidates) > 1:
+        raise ValueError(f"it holds several state dicts, choose one with key=: {words}")
+    return next(iter(candidates.values()))
 
 
-def _candidates(tree):
-    """Map dotted path -> tensors for every dict that holds tensors under string keys.
+def _candidates(tree, budget):
+    """Map dotted path -> tensors for every dict that holds tensors under string keys, and modules.
 
     Tensors of no dimension, such as a loss that is kept along, do not make a state dict. Dicts
     under other keys than strings (an optimiser's state) are not searched.
     """
-    found, seen, queue = {}, set(), [("", tree, 0)]
-    for path, node, depth in queue:  # which grows on the way
-        if id(node) in seen or depth > _MOST_DEPTH:
-            continue
-        seen.add(id(node))
-        named = {name: value for name, value in node.items() if type(name) is str}
-        tensors = {name: value for name, value in named.items() if isinstance(value, _Tensor)}
-        if any(tensor.shape for tensor in tensors.values()):
-            found[path] = tensors
-        queue.extend(
-            (f"{path}.{name}".removeprefix("."), value, depth + 1)
-            for name, value in named.items()
-            if isinstance(value, dict) and len(name) <= _LONGEST_NAME
-        )
+    found, seen, queue = {}, {id(tree)}, [((), tree)]
+    for path, node in queue:  # which grows on the way
+        if _is_module(node):
+            tensors, children = dict(_module_tensors(node, "", 0, budget)), {}
+        else:
+            tensors, children = _tensors(_entries(node)), _entries(node)
+        if any(map(_counts, tensors.values())):
+            name = ".".join(path)
+            budget.spend("letters of names", len(name))
+            found[name] = tensors
+        for name, value in children.items():
+            nests = _is_module(value) or _entries(value) is not None
+            if nests and id(value) not in seen and len(name) <= _LONGEST_NAME:
+                seen.add(id(value))
+                if len(path) < _MOST_DEPTH:
+                    queue.append(((*path, name), value))
     return found
 
 
-def _describe(value):
-    """Name a value of unknown origin; never by a repr, which a file could make endless."""
-    if type(value) is int:
-        return str(value)
-    kind = type(value).__name__.lower().strip("_")
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+def _counts(tensor):
+    return tensor.is_tensor if isinstance(tensor, _Refused) else bool(tensor.shape)
 
 
-# The pickle machine
+def _entries(value):
+    """The entries of a dict, or of an object that is one by another name; None of all else."""
+    value = value.items if isinstance(value, Object) else value
+    return value if isinstance(value, dict) else None
 
 
-_ATOMS = (str, int, float, bool, type(None))  # the keys that dicts keep
-_VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = set(
-    "BININT BININT1 BININT2 INT LONG LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING "
-    "SHORT_BINSTRING BINBYTES SHORT_BINBYTES".split()
-)
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+def _tensors(entries):
+    """The tensors among the entries of a dict, and the objects in the place of one."""
+    found = {}
+    for name, value in entries.items():
+        tensor = _as_tensor(value)
+        if tensor is None and isinstance(value, Object) and re.search(PARAMETER, name):
+            reason = f"is {describe(value)}, which is not opened: only plain numbers are loaded"
+            tensor = _Refused(reason, is_tensor=False)
+        if tensor is not None:
+            found[name] = tensor
+    return found
 
 
-def _unpickle(stream, storages):
-    """Return the next pickle's object from a stream; `storages` collects those it names by key.
-
-    Dicts and OrderedDicts become dicts, tensors and Parameters `_Tensor`. ValueError for any
-    opcode or name that a state dict does not need, and for damage.
-    """
-    stack, outer, memo = [], [], {}
-    try:
-        for opcode, argument, _ in _opcodes(stream):
-            name = opcode.name
-            if name in _LITERALS:
-                stack.append(argument)
-            elif name in _VALUES:
-                stack.append(_VALUES[name])
-            elif name in _EMPTY:
-                stack.append(_EMPTY[name]())
-            elif name in _TUPLES:
-                items = [stack.pop() for _ in range(_TUPLES[name])]
-                stack.append(tuple(reversed(items)))
-            elif name in ("BINPUT", "LONG_BINPUT"):
-                memo[argument] = stack[-1]
-            elif name == "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET"):
-                stack.append(memo[argument])
-            elif name == "MARK":
-                outer.append(stack)
-                stack = []
-            elif name in ("TUPLE", "APPENDS", "SETITEMS"):
-                items, stack = stack, outer.pop()
-                if name == "TUPLE":
-                    stack.append(tuple(items))
-                elif name == "APPENDS":
-                    stack[-1].extend(items)
-                else:
-                    _put(stack[-1], [items[n : n + 2] for n in range(0, len(items), 2)])
-            elif name == "APPEND":
-                item = stack.pop()
-                stack[-1].append(item)
-            elif name == "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                _put(stack[-1], [(key, value)])
-            elif name == "GLOBAL":
-                stack.append(_named(*argument.split(" ", 1)))
-            elif name == "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                stack.append(_named(module, attribute))
-            elif name == "BINPERSID":
-                storage = _storage(*stack.pop())
-                if storages.setdefault(storage.key, storage) != storage:
-                    raise ValueError(f"storage {storage.key!r} is described in two ways")
-                stack.append(storage)
-            elif name == "REDUCE":
-                arguments, function = stack.pop(), stack.pop()
-                if not isinstance(function, FunctionType):  # only `_named` gives functions
-                    raise ValueError(f"a pickle may not call {_describe(function)}")
-                stack.append(function(*arguments))
-            elif name == "BUILD":  # attributes of a state dict: `_metadata`, not needed
-                stack.pop()
-                if not isinstance(stack[-1], dict):
-                    raise ValueError(f"a pickle may not set attributes of {_describe(stack[-1])}")
-            elif name == "STOP":
-                return stack.pop()
-            elif name not in ("PROTO", "FRAME"):
-                raise ValueError(f"a state dict's pickle has no use for the opcode {name}")
-    except (IndexError, KeyError, TypeError, AttributeError) as fault:
-        raise ValueError(f"its pickle is damaged: {fault}") from fault
-
-
-def _opcodes(stream):
-    try:
-        yield from pickletools.genops(stream)
-    except (ValueError, Warning) as fault:  # a warning of an odd escape, where it is an error
-        raise ValueError(f"its pickle is damaged or truncated: {fault}") from fault
-
-
-def _named(module, name):
-    """What a global of a pickle stands for: one of three functions, or a type of storage."""
-    if type(module) is not str or type(name) is not str:
-        raise ValueError("its pickle is damaged: a global is not named by strings")
-    full = f"{module}.{name}"
-    if module == "torch" and name in _STORAGES:
-        return _StorageType(_STORAGES[name])
-    if full not in _FUNCTIONS:
-        raise ValueError(
-            f"it asks for {full[:200]!r}, which is refused: only plain numbers are loaded, never "
-            "code. If this is a whole pickled module, save model.state_dict() instead"
+def _as_tensor(value):
+    """What a value of the pickle is as a tensor, read or refused; None if it is none."""
+    if isinstance(value, _Tensor) and not is_known(value.storage.type.dtype):
+        return _Refused(f"has numbers of type {short(value.storage.type.dtype)}, which NumPy lacks")
+    if isinstance(value, (_Tensor, _Refused)):
+        return value
+    if not isinstance(value, Object) or not isinstance(value.maker, Global):
+        return None
+    maker = value.maker
+    if maker.module in ("torch._utils", "torch._tensor") and maker.name.startswith("_rebuild"):
+        return _Refused(
+            _TENSORS.get(maker.name) or f"is a tensor of a kind that is not read: {maker}"
         )
-    return _FUNCTIONS[full]
+    if maker.module == "torch.nn.parameter":
+        return _Refused(f"is {describe(value)}, which has no numbers")
+    return _numpy_array(value)
 
 
-def _put(target, items):
-    """Add (key, value) pairs to a dict; those whose key cannot be a name are left out."""
-    if not isinstance(target, dict):
-        raise ValueError(f"its pickle is damaged: it sets items of {_describe(target)}")
-    if any(len(item) != 2 for item in items):
-        raise ValueError("its pickle is damaged: an item of a dict is not a pair")
-    target.update((key, value) for key, value in items if isinstance(key, _ATOMS))
+# Whole modules
 
 
-def _ordered_dict(items=()):
-    """collections.OrderedDict; Python 2 wrote its items as a list of pairs."""
-    result = {}
-    _put(result, items)
-    return result
+def _attributes(value):
+    """An object's attributes; a class with __slots__ has two dicts of them."""
+    state = value.state if isinstance(value, Object) else None
+    if isinstance(state, tuple) and state:
+        state = state[0]
+    return state if isinstance(state, dict) else {}
+
+
+def _is_script(value):
+    """Tell whether an object is a TorchScript module: of a class whose code is in the file."""
+    return isinstance(value.maker, Global) and value.maker.module.split(".")[0] == "__torch__"
+
+
+def _is_module(value):
+    attributes = _attributes(value)
+    return "_parameters" in attributes or (bool(attributes) and _is_script(value))
+
+
+def _module_tensors(module, prefix, depth, budget):
+    """Yield names and tensors in the order of the module's state dict."""
+    budget.check("levels of modules", depth)
+    budget.spend("names of modules and their tensors")
+    attributes = _attributes(module)
+    if _is_script(module):
+        own = children = attributes
+    else:
+        own = {**_dict(attributes, "_parameters"), **_dict(attributes, "_buffers")}
+        for name in _names(attributes.get("_non_persistent_buffers_set")):
+            own.pop(name, None)
+        children = _dict(attributes, "_modules")
+    for name, tensor in _tensors(own).items():
+        budget.spend("names of modules and their tensors")
+        budget.spend("letters of names", len(prefix) + len(name))
+        yield prefix + name, tensor
+    for name, child in children.items():
+        if _is_module(child):
+            budget.spend("letters of names", len(prefix) + len(name))
+            yield from _module_tensors(child, f"{prefix}{name}.", depth + 1, budget)
+
+
+def _dict(attributes, name):
+    return _entries(attributes.get(name)) or {}
+
+
+def _names(value):
+    """The strings in a set, which protocols below 4 make by a call with a list."""
+    if isinstance(value, Object) and value.arguments:
+        value = value.arguments[0]
+    return [item for item in value if type(item) is str] if isinstance(value, list) else []
+
+
+# What the names in a pickle stand for
+
+
+def _unpickle(data, start, budget, storages):
+    """Read a pickle; `storages` collects those that it names, by their keys."""
+
+    def persistent(described):
+        if isinstance(described, tuple) and described[:1] == ("module",):
+            return described[1]  # a class, beside which old files keep its source
+        described = _as_tuple(described)
+        if not isinstance(described, tuple) or not 5 <= len(described) <= 6:
+            raise ValueError("its pickle is damaged: a storage is not described as torch does it")
+        storage = _storage(*described)
+        if storages.setdefault(storage.key, storage) != storage:
+            raise ValueError(f"storage {short(storage.key)} is described in two ways")
+        return storage
+
+    return pickles.load(data, start, budget, _KNOWN, persistent)
+
+
+def _as_tuple(described):
+    """A persistent id; protocol 0 writes its text, as "('storage', <class 'torch.X'>, ...)"."""
+    if isinstance(described, str):
+        pattern = r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\d{1,18})\)"
+        if match := re.fullmatch(pattern, described):
+            kind, key, location, count = match.groups()
+            return "storage", _KNOWN.get(kind), key, location, int(count)
+    return described
 
 
 def _storage(kind, storage_type, key, location, count, view=None):
     """torch's persistent id: ('storage', torch.FloatStorage, '0', 'cpu', 12)."""
+    if isinstance(storage_type, Global):
+        storage_type = _StorageType(str(storage_type), 1)
     if kind != "storage" or not isinstance(storage_type, _StorageType) or view is not None:
         raise ValueError("its pickle is damaged: a storage is not described as torch does it")
     if type(key) is not str or len(key) > _LONGEST_NAME:
         raise ValueError("its pickle is damaged: a storage's key must be a short string")
     if type(count) is not int or count < 0:
-        raise ValueError(f"storage {key!r} must hold a count of numbers, got {_describe(count)}")
-    return _Storage(key, count, storage_type.dtype)
+        raise ValueError(f"storage {key!r} must hold a count of numbers, got {describe(count)}")
+    return _Storage(key, count, storage_type)
 
 
-def _tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None):
+def _tensor(budget, storage, offset, shape, strides, grad=False, hooks=None, metadata=None):
     """torch._utils._rebuild_tensor_v2: a strided view that must lie within its storage."""
+    budget.spend("copied items", 4 + len(shape))
     if not isinstance(storage, _Storage):
-        raise ValueError(f"a tensor must be a view of a storage, got {_describe(storage)}")
+        raise ValueError(f"a tensor must be a view of a storage, got {describe(storage)}")
     if not len(shape) == len(strides) <= _MOST_DIMENSIONS:
         raise ValueError(
             f"a tensor must have as many strides as dimensions, at most {_MOST_DIMENSIONS}, got "
@@ -468,27 +535,98 @@ def _tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None
         raise ValueError(
             f"a tensor's offset, shape and strides must be whole numbers from 0 to {_LARGEST}"
         )
-    size = math.prod(shape)
     end = offset
-    if size:
+    if math.prod(shape):
         end += 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if end > storage.count or size > storage.count:
+    if end > storage.count:
         raise ValueError(
             f"a tensor of shape {shape}, strides {strides} and offset {offset} "
             f"does not lie within its storage of {storage.count} numbers"
         )
+    if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
+        return _Refused("is a conjugate or negated view; save resolve_conj().resolve_neg() of it")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _parameter(data, requires_grad, hooks):
-    """torch._utils._rebuild_parameter: its tensor."""
-    if not isinstance(data, _Tensor):
-        raise ValueError(f"a Parameter must hold a tensor, got {_describe(data)}")
+def _typed_tensor(budget, storage, offset, shape, strides, grad, hooks, dtype, metadata=None):
+    """torch._utils._rebuild_tensor_v3: a view of bytes as numbers of a type."""
+    if not isinstance(storage, _Storage) or not isinstance(dtype, Global):
+        raise ValueError("its pickle is damaged: a tensor must be a view of a storage, of a type")
+    size = itemsize(dtype.name) if is_known(dtype.name) else 1
+    storage = _Storage(storage.key, storage.count // size, _StorageType(dtype.name, size))
+    return _tensor(budget, storage, offset, shape, strides, grad, hooks, metadata)
+
+
+def _parameter(budget, data, requires_grad, hooks, state=None):
+    """torch._utils._rebuild_parameter, and one with attributes: its tensor."""
+    if not isinstance(data, (_Tensor, _Refused, Object)):
+        raise ValueError(f"a Parameter must hold a tensor, got {describe(data)}")
     return data
 
 
-_FUNCTIONS = {
-    "collections.OrderedDict": _ordered_dict,
+def _tensor_of_class(budget, function, kind, arguments, state):
+    """torch._tensor._rebuild_from_type_v2: a tensor with attributes, or of a class of its own."""
+    if isinstance(kind, Global) and kind.module not in ("torch", "torch.nn.parameter"):
+        return _Refused(f"is of the class {short(str(kind))}, whose meaning is its own code's")
+    if isinstance(function, FunctionType):
+        return function(budget, *arguments)
+    return Object(function, arguments)
+
+
+def _first(budget, data, *others):
+    """What rebuilds a tensor of a device from one of the CPU, or from an array: that one."""
+    return data
+
+
+_KNOWN = {
+    "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _tensor_of_class,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch.storage.UntypedStorage": _StorageType("untyped", 1),
 }
+_KNOWN |= {f"torch.{name}": _StorageType(t, itemsize(t)) for name, t in _STORAGES.items()}
+_KNOWN |= {f"torch.{name}": _StorageType(name, size) for name, size in _QUANTISED.items()}
+
+
+# NumPy arrays in a pickle
+
+
+def _numpy_array(value):
+    """A NumPy array of plain numbers, as its pickle describes it; None if it is none."""
+    maker = value.maker
+    name = maker.name if maker.module.split(".")[0] == "numpy" else None
+    if name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
+        _, shape, dtype, fortran, data = value.state
+        order = "F" if fortran is True else "C"
+    elif name == "_frombuffer" and len(value.arguments) == 4:
+        data, dtype, shape, order = value.arguments
+    else:
+        return None
+    refused = _Refused("is a NumPy array of other than plain numbers, which is not read")
+    if isinstance(data, Object) and str(data.maker) == "_codecs.encode":  # bytes in protocol 2
+        text = data.arguments[0] if data.arguments else None
+        data = text.encode("latin-1", "replace") if type(text) is str else None
+    dtype = _numpy_dtype(dtype)
+    if dtype is None or not isinstance(data, bytes) or type(shape) is not tuple:
+        return refused
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+        return refused
+    if math.prod(shape) * dtype.itemsize != len(data) or order not in ("C", "F"):
+        return refused
+    return _Array(dtype, shape, order, data)
+
+
+def _numpy_dtype(value):
+    """The dtype of plain numbers that NumPy's pickle describes; None if it is another."""
+    if not isinstance(value, Object) or str(value.maker) != "numpy.dtype":
+        return None
+    code = value.arguments[0] if value.arguments else None
+    if type(code) is not str or not re.fullmatch("b1|[iu][1248]|f[248]|c8|c16", code):
+        return None
+    order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else None
+    return np.dtype(order + code) if order in ("<", ">", "|") else None

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..files import written_aside
 from ..formats import npz
+from ..formats.source import Source
 from ..parameters import check_size
 
 _VERSION = 1
@@ -159,9 +160,10 @@ def _generators(model):
 
 def _read(file):
     """(identity, what was kept) of an open checkpoint."""
-    if not npz.recognises(file):
+    source = Source(file)
+    if not npz.recognises(source):
         raise ValueError("this is no checkpoint of a training")
-    arrays, _ = npz.read(file)
+    arrays = npz.read(source)[0].require()
     text = arrays.pop(_ENTRY, np.zeros(0))
     if text.dtype.kind != "S" or text.ndim:
         raise ValueError(f"this is no checkpoint of a training: it has no text {_ENTRY!r}")

@@ -11,6 +11,7 @@ import numpy as np
 from ..arrays import column_names
 from ..files import written_aside
 from ..formats import load, npz
+from ..formats.source import Source
 from ..parameters import Layer, check_size
 from .batches import Batch
 from .columns import as_table, check_names, positions
@@ -447,7 +448,8 @@ def _check_columns(columns, count):
 def _read_notes(path):
     """The notes of an .npz file; None if it has none, or is of another format."""
     with open(path, "rb") as file:
-        return npz.read_notes(file) if npz.recognises(file) else None
+        source = Source(file)
+        return npz.read_notes(source) if npz.recognises(source) else None
 
 
 def _check_notes(notes):

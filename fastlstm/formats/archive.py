@@ -1,0 +1,179 @@
+"""Zip files as torch and NumPy write them, stored or deflated, read with distrust.
+
+Everything in the directory is checked against the file before a member is read: nothing outside
+the file, no two members of one name or over the same bytes, no bytes without a member, which would
+be one that a damaged directory has lost. A deflated member is inflated to the size that the
+directory tells and no further, and all of them together to what the budget allows. Checksums are
+verified.
+"""
+
+import struct
+import zlib
+from operator import itemgetter
+from typing import NamedTuple
+
+from .budget import short
+
+MAGIC = b"PK\x03\x04"
+
+_LOCAL = struct.Struct("<4s22x2H")  # magic, ..., lengths of the name and of the extra field
+_ENTRY = struct.Struct("<4s4x2H4x3I3H8xI")  # of the directory
+_ENTRY_MAGIC = b"PK\x01\x02"
+_END = struct.Struct("<4s8x2I2x")  # size and place of the directory
+_END_MAGIC = b"PK\x05\x06"
+_LONGEST_COMMENT = 1 << 16
+_LOCATOR = struct.Struct("<4s4xQ4x")  # where the end of a zip of 64 bits is
+_END64 = struct.Struct("<4s36x2Q")
+_EXTRA64 = 1  # the extra field with numbers of 64 bits
+_ABSENT = 0xFFFFFFFF  # a number that stands in that field
+_ENCRYPTED, _UTF8 = 0x1, 0x800
+_STORED, _DEFLATED = 0, 8
+_DESCRIPTOR = 24  # bytes that may follow a member: its sizes and checksum once more
+
+
+class Member(NamedTuple):
+    """Where a member's bytes lie, packed as `method` says, and the CRC-32 of what they hold.
+
+    The checksum is 0 if the writer did not compute it, which torch can be told. The method is None
+    if it is encrypted.
+    """
+
+    name: str
+    start: int
+    packed: int
+    size: int
+    method: int
+    crc: int
+
+
+def members(source):
+    """Locate all members of a zip file.
+
+    Returns
+    -------
+    dict of str -> Member
+        In the order of the file, without folders.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or truncated, or members share a name or bytes.
+    """
+    end, size = _directory(source)
+    try:
+        entries = list(_entries(source.read(end, size), source.budget))
+    except (struct.error, UnicodeDecodeError) as fault:
+        raise ValueError(f"a damaged or truncated zip file: {fault}") from fault
+    entries.sort(key=itemgetter(0))
+    found = {}
+    limits = [entry[0] for entry in entries[1:]] + [end]
+    for (place, raw, name, *facts), limit in zip(entries, limits, strict=True):
+        if name in found:
+            raise ValueError(f"two members of the zip file have the name {short(name)}")
+        start = _data_start(source, place, raw, name)
+        member = Member(name, start, *facts)
+        gap = limit - start - member.packed
+        if gap < 0:
+            raise ValueError(
+                f"member {short(name)} of {member.packed} bytes overlaps what follows it: "
+                f"there is room for {max(0, limit - start)}"
+            )
+        if gap > _DESCRIPTOR:
+            raise ValueError(
+                f"a damaged zip file: {gap} bytes after {short(name)} belong to no member"
+            )
+        if member.method == _STORED and member.size != member.packed:
+            raise ValueError(f"a damaged zip file: member {short(name)} has two sizes")
+        found[name] = member
+    return {name: member for name, member in found.items() if not name.endswith("/")}
+
+
+def read(source, member):
+    """Return a member's bytes as a bytearray; ValueError if it is damaged or packed otherwise."""
+    if member.method not in (_STORED, _DEFLATED):
+        raise ValueError(
+            f"member {short(member.name)} is encrypted or compressed by another method than deflate"
+        )
+    if member.method == _DEFLATED:
+        source.budget.spend("inflated bytes", member.size)
+    data = source.read(member.start, member.packed)
+    if member.method == _DEFLATED:
+        data = _inflated(data, member)
+    if member.crc and zlib.crc32(data) != member.crc:
+        raise ValueError(f"member {short(member.name)} is damaged: its checksum is wrong")
+    return data
+
+
+def _inflated(data, member):
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = bytearray(inflater.decompress(data, member.size + 1))
+    except zlib.error as fault:
+        raise ValueError(f"member {short(member.name)} is damaged: {fault}") from fault
+    if len(data) != member.size or not inflater.eof:
+        raise ValueError(
+            f"member {short(member.name)} is damaged: it does not inflate to {member.size} bytes"
+        )
+    return data
+
+
+def _directory(source):
+    """Return where a zip file's directory begins, and its size."""
+    start = max(0, source.size - _END.size - _LONGEST_COMMENT)
+    tail = source.read(start, source.size - start)
+    at = tail.rfind(_END_MAGIC)
+    if not 0 <= at <= len(tail) - _END.size:
+        raise ValueError("a damaged or truncated zip file: its directory is missing")
+    _, size, place = _END.unpack_from(tail, at)
+    if at >= _LOCATOR.size and tail.startswith(b"PK\x06\x07", at - _LOCATOR.size):
+        _, end = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        magic, size, place = _END64.unpack(source.read(end, _END64.size))
+        if magic != b"PK\x06\x06":
+            raise ValueError("a damaged or truncated zip file: its directory is missing")
+    if place + size > start + at:
+        raise ValueError("a damaged or truncated zip file: its directory ends behind the file")
+    return place, size
+
+
+def _entries(data, budget):
+    """Yield (place, raw name, name, packed size, size, method, checksum) of each member."""
+    at = 0
+    while at < len(data):
+        budget.spend("members of a zip file")
+        entry = _ENTRY.unpack_from(data, at)
+        magic, flags, method, crc, packed, size, name_size, extra_size, comment_size, place = entry
+        if magic != _ENTRY_MAGIC:
+            raise ValueError("a damaged or truncated zip file: its directory is damaged")
+        at += _ENTRY.size
+        raw = bytes(data[at : at + name_size])
+        name = raw.decode("utf-8" if flags & _UTF8 else "cp437")
+        at += name_size
+        if _ABSENT in (size, packed, place):
+            extra = data[at : at + extra_size]
+            size, packed, place = _long_numbers(extra, (size, packed, place))
+        at += extra_size + comment_size
+        yield place, raw, name, packed, size, None if flags & _ENCRYPTED else method, crc
+    if at > len(data):
+        raise ValueError("a damaged or truncated zip file: its directory is damaged")
+
+
+def _long_numbers(extra, numbers):
+    """Take those numbers that do not fit into 32 bits from an entry's extra fields."""
+    at = 0
+    while at < len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        if kind == _EXTRA64:
+            field = struct.iter_unpack("<Q", extra[at + 4 : at + 4 + size // 8 * 8])
+            return [next(field, (n,))[0] if n == _ABSENT else n for n in numbers]
+        at += 4 + size
+    return numbers
+
+
+def _data_start(source, place, raw, name):
+    """Where a member's bytes begin: after the header before them, which must be its own."""
+    if place + _LOCAL.size + len(raw) <= source.size:
+        header = source.read(place, _LOCAL.size + len(raw))
+        magic, name_size, extra_size = _LOCAL.unpack_from(header)
+        if magic == MAGIC and header[_LOCAL.size :] == raw and name_size == len(raw):
+            return place + len(header) + extra_size
+    raise ValueError(f"a damaged zip file: member {short(name)} is not where its directory says")

@@ -1,0 +1,50 @@
+"""Files that are no model files of ours, by what they are, for the sentence that refuses them."""
+
+import re
+
+from .budget import listed, short
+
+_BEGINNINGS = [
+    (
+        rb"version https://git-lfs",
+        "a git-LFS pointer, not the file: fetch that with `git lfs pull`",
+    ),
+    (rb"(?i)\s*(<!doctype html|<html)", "an HTML page, as a failed download leaves it"),
+    (rb"\s*<\?xml", "an XML file"),
+    (rb"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5, .hdf5), as Keras writes it"),
+    (rb"\x1f\x8b", "compressed by gzip (.gz, .tgz); unpack it first"),
+    (rb"BZh", "compressed by bzip2 (.bz2); unpack it first"),
+    (rb"\xfd7zXZ\0", "compressed by xz (.xz); unpack it first"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by Zstandard (.zst); unpack it first"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (rb"Rar!", "a RAR archive; unpack it first"),
+    (rb"(?s).{257}ustar", "a tar archive; unpack it first"),
+    (rb"(?s).{4}TFL3", "a TensorFlow Lite model (.tflite)"),
+    (rb"GGUF", "a GGUF file"),
+    (rb"MATLAB ", "a MATLAB file (.mat)"),
+    (rb"\x93NUMPY", "a single array without a name (.npy); np.savez stores arrays by their names"),
+    (rb"(?s)\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model (.onnx)"),
+    (rb"PK\x05\x06", "an empty zip file"),
+    (rb"\s*[{\[]\s*([\"{\[\]}\d-]|true|false|null)", "JSON"),
+]
+
+
+def name(source):
+    """Return what a file of no known format seems to be, as the end of "it is ..."; or None."""
+    if not source.size:
+        return "empty"
+    if source.members is not None:
+        if "model.weights.h5" in source.members:
+            return "a Keras model (.keras)"
+        return f"a zip file of {listed(map(short, source.members), 5) or 'nothing'}"
+    for beginning, words in _BEGINNINGS:
+        if re.match(beginning, source.head):
+            return words
+    text = source.head.decode("utf-8", "ignore")
+    if (
+        text.isprintable()
+        or re.fullmatch(r"[^\x00-\x08\x0e-\x1f\x7f-\x9f]*", text)
+        and len(text) + 4 > len(source.head)
+    ):
+        return "text"
+    return None

@@ -1,0 +1,70 @@
+"""What readers take and give: a file that can be read from anywhere, and the arrays found in it."""
+
+import io
+import re
+from functools import cached_property
+
+from . import archive
+from .budget import Budget, short
+
+_CHUNK = 1 << 20  # bytes
+
+
+class Source:
+    """An open binary file from its current position on, and the budget of its reading.
+
+    Parameters
+    ----------
+    file : binary file
+        Anything with ``read``. What cannot be sought, as a download, is read to its end.
+    """
+
+    def __init__(self, file):
+        if not getattr(file, "seekable", lambda: False)():
+            file = io.BytesIO(file.read())
+        self.file, self.start = file, file.tell()
+        self.size = max(0, file.seek(0, io.SEEK_END) - self.start)
+        self.budget = Budget(self.size)
+
+    def read(self, start, size):
+        """Return `size` bytes from `start` on as a bytearray; ValueError if the file ends before.
+
+        Memory is taken only for what the file has.
+        """
+        if start + size > self.size:
+            raise ValueError(
+                f"it is truncated: {size} bytes are wanted from byte {start} on, it has {self.size}"
+            )
+        data, filled = bytearray(size), 0
+        self.file.seek(self.start + start)
+        while filled < size:
+            chunk = self.file.read(min(size - filled, _CHUNK))
+            if not chunk:
+                raise ValueError("it became shorter while it was read")
+            data[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        return data
+
+    @cached_property
+    def head(self):
+        """The first bytes, by which a format is told."""
+        return bytes(self.read(0, min(self.size, 512)))
+
+    @cached_property
+    def members(self):
+        """The members of a zip file by their names, in its order; None if it is none."""
+        return archive.members(self) if self.head.startswith(archive.MAGIC) else None
+
+
+class State(dict):
+    """Arrays by their names; ``refused`` says of each name that was not read why not."""
+
+    def __init__(self):
+        self.refused = {}
+
+    def require(self, prefix="", local=""):
+        """Return self; ValueError if a name of this prefix and pattern was not read."""
+        for name, reason in self.refused.items():
+            if name.startswith(prefix) and re.match(local, name.removeprefix(prefix)):
+                raise ValueError(f"entry {short(name)} {reason}")
+        return self
