@@ -1,9 +1,9 @@
 """Pickles, read without Python's unpickler, which builds and calls whatever a file asks for.
 
-Plain values become what they are, sets lists; of a dict the entries under strings are kept. A name
-of something to import becomes a `Global`, which imports nothing. What a pickle calls or instantiates
-becomes an `Object`, which says what was asked for and builds nothing. Only the few functions that
-the caller of `load` hands over are ever called.
+Plain values become what they are, and sets lists; of a dict the entries under strings are kept. A
+name of something to import becomes a `Global`, which imports nothing. What a pickle calls or
+instantiates becomes an `Object`, which says what was asked for and builds nothing. Only the few
+functions that the caller of `load` hands over are ever called.
 """
 
 import codecs

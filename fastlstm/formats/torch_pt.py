@@ -1,4 +1,4 @@
-"""What torch wrote (.pt, .pth): state dicts, checkpoints, whole modules, TorchScript; without torch.
+"""What torch wrote (.pt, .pth), read without it: state dicts, checkpoints, modules, TorchScript.
 
 Two forms exist (torch/serialization.py). Since torch 1.6 a file is a zip: ``<root>/data.pkl``, a
 pickle in which a tensor names its storage, and ``<root>/data/<key>``, the storages' raw numbers.
@@ -12,7 +12,6 @@ only for those that are asked for. A module's tensors are found in its attribute
 that its state dict would have.
 """
 
-import io
 import math
 import pickle
 import re
@@ -329,8 +328,8 @@ def _state_dict(found, key, likely, budget):
     asked = ""
     if found.asked:
         asked = (
-            f"; it asks for {listed(map(short, found.asked))}, which is refused: only plain numbers "
-            "are loaded, never code"
+            f"; it asks for {listed(map(short, found.asked))}, which is refused: only plain "
+            "numbers are loaded, never code"
         )
     if _entries(found.value) is None and not _is_module(found.value):
         raise ValueError(
