@@ -121,9 +121,10 @@ class Linear(Layer):
         def pullback(d_output):
             dy = as_rows(_as_gradient(d_output, shape, self.dtype, "Linear"))
             dx = (dy @ weight).reshape(x.shape)
-            grads = self._own_grads()
-            grads["weight"] += dy.T @ as_rows(x)
-            if self.bias is not None:
+            grads = self._learnt_grads()
+            if "weight" in grads:
+                grads["weight"] += dy.T @ as_rows(x)
+            if "bias" in grads:
                 grads["bias"] += dy.sum(axis=0)
             return dx
 
@@ -240,6 +241,9 @@ class Embedding(Layer):
 
     def _add(self, index, dy):
         """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""
+        gradient = self._learnt_grads().get("weight")
+        if gradient is None:
+            return
         order = np.argsort(index, kind="stable")
         if self.padding_idx is not None:
             order = order[index[order] != self.padding_idx]
@@ -248,7 +252,6 @@ class Embedding(Layer):
         index = index[order]
         new = np.concatenate([[True], index[1:] != index[:-1]])
         first = np.flatnonzero(new)  # of each group of equal indices
-        gradient = self._own_grads()["weight"]
         gradient[index[first]] += np.add.reduceat(dy[order], first, axis=0)
 
     def _arrange(self, input):

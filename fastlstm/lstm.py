@@ -132,20 +132,25 @@ class Recurrent(Layer):
 
     def _back(self, layer, cells, tape, dy, dh, dc):
         """Go back through one layer of the stack, the `cells` in it; returns dx (N, I)."""
-        suffixes, own, dw = self._suffixes[cells], self._own_grads(), []
+        suffixes, own, dw = self._suffixes[cells], self._learnt_grads(), []
         for suffix in suffixes:
             db = np.zeros(4 * self.hidden_size, self.dtype)
             names = "weight_ih" + suffix, "weight_hh" + suffix, "weight_hr" + suffix
-            dw_ih, dw_hh, dw_hr = map(own.get, names)
+            dw_ih, dw_hh, dw_hr = (self._room_for_gradient(own, name) for name in names)
             dw.append((dw_ih, dw_hh, db, dw_hr))
         dx = np.empty((len(dy), dw[0][0].shape[1]), self.dtype)
         if len(dy):
             layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
         if self.bias:
             for suffix, (_, _, db, _) in zip(suffixes, dw, strict=True):
-                own["bias_ih" + suffix] += db
-                own["bias_hh" + suffix] += db
+                for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
+                    own[name] += db
         return dx
+
+    def _room_for_gradient(self, own, name):
+        """Where an engine adds a gradient: of a frozen parameter, where nobody looks."""
+        is_frozen = name in self._views and name not in own
+        return np.zeros_like(self._views[name]) if is_frozen else own.get(name)
 
     @quiet
     def _parameters(self, suffix):

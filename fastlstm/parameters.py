@@ -5,9 +5,11 @@ So an optimiser is one loop, a checkpoint is one write, and nothing is kept twic
 """
 
 import copy
+import fnmatch
 import functools
 import math
 import re
+from collections.abc import MutableMapping
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +51,8 @@ class Layer:
     have changed. Changing them while another thread runs the layer is not safe; running it from
     many threads is. Pullbacks add into `grads`: one thread at a time.
     """
+
+    _frozen = frozenset()  # names of own parameters that are not to be learnt
 
     def __init__(self, shapes, dtype="float32", children=None):
         self.dtype = check_dtype(dtype)
@@ -118,6 +122,12 @@ class Layer:
             self._grad_views = _views_of(self._gradients, shapes)
         return self._grad_views
 
+    def _learnt_grads(self):
+        """Of `_own_grads` those that are wanted: what a pullback adds into."""
+        if len(self._frozen) == len(self._views):
+            return {}  # and no room for them
+        return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
+
     @property
     def grads(self):
         """The gradients by torch's names, as `state_dict`: views of what pullbacks add into.
@@ -125,7 +135,7 @@ class Layer:
         Returns
         -------
         dict of str -> ndarray
-            Zeros before the first pullback and after `zero_grad`.
+            Zeros before the first pullback and after `zero_grad`, and of what is frozen.
         """
         return {
             prefix + name: view
@@ -138,6 +148,92 @@ class Layer:
         for _, layer in self.named_layers():
             if layer._gradients is not None:
                 layer._gradients[...] = 0
+
+    def freeze(self, *names):
+        """Let training leave parameters as they are, until `unfreeze`.
+
+        A frozen parameter gets no gradient, no update and no weight decay, and has no part in the
+        norm that `clip_grad_norm` takes. Copies and pickles keep that; `state_dict` does not tell.
+
+        Parameters
+        ----------
+        *names : str
+            Parameters of this layer and those inside it, layers inside it, or patterns as `fnmatch`
+            has them: "lstm.weight_ih_l0", "lstm", "*bias*". None: all.
+
+        Returns
+        -------
+        Layer
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a name fits nothing; nothing has been changed.
+
+        Examples
+        --------
+        >>> model = fastlstm.Sequential({"lstm": fastlstm.LSTM(1, 2), "fc": fastlstm.Linear(2, 1)})
+        >>> dict(model.freeze("lstm", "fc.bias").requires_grad)["fc.weight"]
+        True
+        >>> sum(model.requires_grad.values())
+        1
+        """
+        return self._switch("freeze", names, False)
+
+    def unfreeze(self, *names):
+        """Let training change parameters again: the opposite of `freeze`, with the same names.
+
+        An optimiser that has made steps by then begins with moments of 0 for them. To begin as it
+        did for the others, make another one.
+        """
+        return self._switch("unfreeze", names, True)
+
+    def _switch(self, what, names, learns):
+        owners, chosen = self._owners(), {}
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{what} takes names of type str, got: {type(name).__name__}")
+            fits = [n for n in owners if fnmatch.fnmatchcase(n, name) or n.startswith(f"{name}.")]
+            if not fits:
+                raise ValueError(
+                    f"{what}: {name[:100]!r} is no parameter, nor a layer with parameters; there "
+                    f"are {listed(owners) or 'none'}"
+                )
+            chosen |= {n: owners[n] for n in fits}
+        for layer, name in (chosen if names else owners).values():
+            layer._frozen = layer._frozen - {name} if learns else layer._frozen | {name}
+            if not learns and layer._gradients is not None:
+                layer._grad_views[name][...] = 0
+        return self
+
+    def _owners(self):
+        """(layer, its own name for it) of each parameter by its name from here."""
+        return {
+            prefix + name: (layer, name)
+            for prefix, layer in self.named_layers()
+            for name in layer._views
+        }
+
+    @property
+    def requires_grad(self):
+        """Which parameters are learnt, by name; assign True or False to one, or to all of them.
+
+        Examples
+        --------
+        >>> linear = fastlstm.Linear(2, 1)
+        >>> linear.requires_grad["bias"] = False
+        >>> linear.requires_grad
+        {'weight': True, 'bias': False}
+        >>> linear.requires_grad = False
+        >>> linear.requires_grad
+        {'weight': False, 'bias': False}
+        """
+        return _Switches(self)
+
+    @requires_grad.setter
+    def requires_grad(self, learns):
+        self._switch("requires_grad", (), check_bool("requires_grad", learns))
 
     def buffers(self):
         """Yield what an optimiser works on: (layer, parameters, gradients), each array flat.
@@ -229,11 +325,7 @@ class Layer:
         >>> linear.load_state_dict(state, strict=False).unexpected_keys
         ['steps']
         """
-        expected = {
-            prefix + name: (layer, name)
-            for prefix, layer in self.named_layers()
-            for name in layer._views
-        }
+        expected = self._owners()
         if not hasattr(state_dict, "keys"):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict).__name__}")
         arrays = {n: as_array(state_dict[n], n) for n in expected if n in state_dict}
@@ -321,6 +413,34 @@ def quiet(function):
             return function(*args, **kwargs)
 
     return quietly
+
+
+class _Switches(MutableMapping):
+    """`Layer.requires_grad`: each reading asks the layers, each assignment tells them."""
+
+    def __init__(self, layer):
+        self._layer = layer
+
+    def __getitem__(self, name):
+        layer, own = self._layer._owners()[name]
+        return own not in layer._frozen
+
+    def __setitem__(self, name, learns):
+        self._layer._switch(
+            "requires_grad", (name,), check_bool(f"requires_grad[{name!r}]", learns)
+        )
+
+    def __delitem__(self, name):
+        raise TypeError("requires_grad has a value for each parameter; none can be deleted")
+
+    def __iter__(self):
+        return iter(self._layer._owners())
+
+    def __len__(self):
+        return len(self._layer._owners())
+
+    def __repr__(self):
+        return repr(dict(self))
 
 
 def _views_of(flat, shapes):

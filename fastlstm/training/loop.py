@@ -483,14 +483,15 @@ class _Training:
         if not math.isfinite(value):
             raise self._fault(f"the loss is {value}", batch)
         pullback(gradient)
-        if not all(is_finite(gradients) for _, _, gradients in self.buffers):
+        optimizer = self.state.optimizer
+        if not all(map(is_finite, optimizer.learnt_gradients())):
             raise self._fault("a gradient is not finite", batch, backward=True)
         if self.clip_norm is not None:
-            norm = clip_grad_norm(self.model, self.clip_norm)
+            norm = clip_grad_norm(optimizer, self.clip_norm)
             if not math.isfinite(norm):
                 raise self._fault(f"the norm of the gradients is {norm}", batch, "that norm")
         if self.clip_value is not None:
-            clip_grad_value(self.model, self.clip_value)
+            clip_grad_value(optimizer, self.clip_value)
         with self.interrupts.held():
             self._update(batch)
         return value, denominator, prediction
@@ -832,6 +833,8 @@ def _check_parts(model, loss, optimizer, schedule):
         raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
     if optimizer.model is not model:
         raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
+    if not any(model.requires_grad.values()):
+        raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
     if schedule is not None and getattr(schedule, "optimizer", None) is not optimizer:
         raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
 

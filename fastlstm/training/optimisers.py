@@ -14,8 +14,8 @@ for parameters with the rows of an LSTM's gates, four, in the order i, f, g, o::
     lr_factors={"*bias*": 2, "lstm.weight_hh_l0": [1, 2, 1, 1]}, decay_factors={"*bias*": 0}
 
 Of several patterns that match a name the last one counts; a name without a match has 1. Whatever
-has a learning rate's factor of 0 is frozen: neither it nor its moments change, even if its
-gradients are nan.
+has a learning rate's factor of 0 is frozen, as `Layer.freeze` does it: neither it nor its moments
+change, even if its gradients are nan, and these do not count in a norm.
 """
 
 import copy
@@ -74,6 +74,16 @@ def _layout(model):
     return layout
 
 
+def _frozen(model, layout):
+    """The names of all parameters that are frozen now."""
+    return {
+        part.name
+        for (layer, _, _), parts in zip(model.buffers(), layout, strict=True)
+        for part in parts
+        if part.name.rpartition(".")[2] in layer._frozen
+    }
+
+
 def _factors(parts, patterns, argument):
     """Name -> its four factors (all the same if it is one), by the last pattern that matches."""
     factors = {part.name: (1.0,) * 4 for part in parts}
@@ -124,6 +134,15 @@ def _runs(parts, lr_factors, decay_factors):
     ]
 
 
+def _stretches(runs):
+    """Slices of a layer's buffer that hold what these runs do, as few as may be."""
+    merged = []
+    for where in (run.where for run in runs):
+        start = merged.pop().start if merged and merged[-1].stop == where.start else where.start
+        merged.append(slice(start, where.stop))
+    return merged
+
+
 class Optimiser:
     """The loop over blocks, the moments, the state; a subclass says what happens to a block."""
 
@@ -140,9 +159,9 @@ class Optimiser:
         self.initial_lr = math.nan  # what schedules start from; the first of them sets it
         self.weight_decay = check_number("weight_decay", weight_decay, least=0)
         self.steps = 0
-        lr_factors = _factors(parts, lr_factors, "lr_factors")
-        decay_factors = _factors(parts, decay_factors, "decay_factors")
-        self._runs = [_runs(parts, lr_factors, decay_factors) for parts in self._layout]
+        self._lr_factors = _factors(parts, lr_factors, "lr_factors")
+        self._decay_factors = _factors(parts, decay_factors, "decay_factors")
+        self._frozen, self._runs = None, []  # the frozen names that the runs leave out; the runs
         self._moments = {}  # name -> an array for each buffer, from the first step that needs it
         self._scratch = np.empty((2, _BLOCK), model.dtype)
 
@@ -150,6 +169,21 @@ class Optimiser:
         """The moments are copied, as a layer's parameters are."""
         moments = {m: [np.array(flat) for flat in flats] for m, flats in state["_moments"].items()}
         self.__dict__.update(state, _moments=moments, _scratch=np.empty_like(state["_scratch"]))
+
+    def _leave_out_frozen(self):
+        """Make the runs of each buffer anew if other parameters are frozen now."""
+        frozen = _frozen(self.model, self._layout)
+        if frozen != self._frozen:
+            factors = self._lr_factors | dict.fromkeys(frozen, (0.0,) * 4)
+            self._runs = [_runs(parts, factors, self._decay_factors) for parts in self._layout]
+            self._frozen = frozen
+
+    def learnt_gradients(self):
+        """Yield the gradients of all that a step changes, as flat pieces of the layers' buffers."""
+        self._leave_out_frozen()
+        for (_, _, gradients), runs in zip(self.model.buffers(), self._runs, strict=True):
+            for where in _stretches(runs):
+                yield gradients[where]
 
     def _needed(self):
         """The names of the moments that a step keeps."""
@@ -166,6 +200,7 @@ class Optimiser:
         self._moments |= self._zeros(self._fresh)
         self.steps += 1
         lr, weight_decay = float(self.lr), float(self.weight_decay)
+        self._leave_out_frozen()
         with np.errstate(all="ignore"):
             for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
                 buffers = [parameters, gradients, *(self._moments[n][number] for n in needed)]
@@ -174,7 +209,8 @@ class Optimiser:
                     scratch = self._scratch[:, : p.size]
                     rates = lr * lr_factor, weight_decay * decay_factor
                     self._update(p, g, moments, scratch, *rates)
-                layer.changed()
+                if self._runs[number]:
+                    layer.changed()
 
     def zero_grad(self):
         """Set all gradients of the model to zero."""
@@ -187,13 +223,16 @@ class Optimiser:
         -------
         dict of str -> int, float, bool, tuple of float, or ndarray
             "steps", how many there were; "initial_lr", the base of schedules (nan without one);
-            the constructor's options as they are now; and each moment of each parameter, under
-            torch's name of the moment, a dot and the parameter's name, in its shape and dtype.
+            the constructor's options as they are now; and each moment of each parameter that is not
+            frozen, under torch's name of the moment, a dot and the parameter's name, in its shape
+            and dtype.
             The factors are not in it: build the optimiser with them again.
         """
         state = {name: getattr(self, name) for name in ("steps", "initial_lr", *self._options)}
+        frozen = _frozen(self.model, self._layout)
         for moment, name, view in self._moment_views():
-            state[f"{moment}.{name}"] = view.copy()
+            if name not in frozen:
+                state[f"{moment}.{name}"] = view.copy()
         return state
 
     def _moment_views(self):
@@ -224,7 +263,12 @@ class Optimiser:
         names = {name.partition(".")[0] for name in state_dict}
         needed = loaded._needed() if loaded.steps else ()
         loaded._moments = self._zeros(m for m in self._moments_of if m in needed or m in names)
-        views = {f"{m}.{name}": view for m, name, view in loaded._moment_views()}
+        frozen = _frozen(self.model, self._layout)
+        views = {
+            f"{m}.{name}": view
+            for m, name, view in loaded._moment_views()
+            if name not in frozen or f"{m}.{name}" in state_dict
+        }
         faults += _faults(state_dict, views, ("steps", "initial_lr", *self._options))
         if faults:
             sentence = f"Error(s) in loading state_dict for {type(self).__name__}:"
@@ -607,7 +651,8 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
 
     Parameters
     ----------
-    model : Layer
+    model : Layer, or an optimiser of one
+        What is frozen does not count, nor, of an optimiser, what its `lr_factors` let be.
     max_norm : float >= 0
         inf: only the norm is wanted.
     error_if_nonfinite : bool
@@ -617,8 +662,7 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
     Returns
     -------
     float
-        The 2-norm of all gradients together, as one vector, before; summed in float64. Frozen
-        parameters' gradients count.
+        The 2-norm of all these gradients together, as one vector, before; summed in float64.
 
     Raises
     ------
@@ -638,11 +682,10 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
     >>> model.grads["weight"].round(4)
     array([[0.6, 0.8]], dtype=float32)
     """
-    _check_model(model)
+    gradients = _learnt_gradients(model)
     if max_norm != math.inf:
         check_number("max_norm", max_norm, least=0)
     check_bool("error_if_nonfinite", error_if_nonfinite)
-    gradients = [gradients for _, _, gradients in model.buffers()]
     with np.errstate(all="ignore"):
         total = math.sqrt(sum(_squares(gradient) for gradient in gradients))
         if error_if_nonfinite and not math.isfinite(total):
@@ -657,6 +700,18 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
     return total
 
 
+def _learnt_gradients(model):
+    """Gradients of what is learnt: of a layer, all that is not frozen."""
+    if isinstance(model, Optimiser):
+        return list(model.learnt_gradients())
+    layout, learnt = _layout(_check_model(model)), []
+    frozen = _frozen(model, layout)
+    for (_, _, gradients), parts in zip(model.buffers(), layout, strict=True):
+        factors = {part.name: (float(part.name not in frozen),) * 4 for part in parts}
+        learnt += [gradients[where] for where in _stretches(_runs(parts, factors, factors))]
+    return learnt
+
+
 def _squares(array):
     """The sum of squares, in float64, block by block."""
     blocks = (array[k : k + _BLOCK].astype(np.float64) for k in range(0, array.size, _BLOCK))
@@ -668,7 +723,7 @@ def clip_grad_value(model, value):
 
     Parameters
     ----------
-    model : Layer
+    model : Layer, or an optimiser of one
     value : float >= 0
 
     Returns
@@ -692,8 +747,8 @@ def clip_grad_value(model, value):
     >>> model.grads["weight"]
     array([[ 3. , -3.5]], dtype=float32)
     """
-    _check_model(model)
+    gradients = _learnt_gradients(model)
     check_number("value", value, least=0)
     with np.errstate(over="ignore"):  # a value beyond float32 clips nothing
-        for _, _, gradients in model.buffers():
-            np.clip(gradients, -value, value, out=gradients)
+        for gradient in gradients:
+            np.clip(gradient, -value, value, out=gradient)

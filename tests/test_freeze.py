@@ -1,0 +1,302 @@
+"""Frozen parameters: no gradient, no update, no decay, no part in a norm; kept by copies."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+from trainings import F, N, assert_same_weights, check, lstm, make_data, normal, regressor
+
+from fastlstm import LSTM, Dropout, Embedding, Last, Linear, LSTMCell, Sequential
+from fastlstm.training import (
+    SGD,
+    Adam,
+    AdamW,
+    Arrays,
+    CrossEntropyLoss,
+    MSELoss,
+    RMSprop,
+    clip_grad_norm,
+    clip_grad_value,
+    fit,
+)
+
+NAMES = ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0"]
+ALL = [*NAMES, "fc.weight", "fc.bias"]
+
+
+@pytest.mark.parametrize(
+    "names, frozen",
+    [
+        ((), ALL),
+        (("lstm",), NAMES),
+        (("fc.bias", "lstm.weight_hh_l0"), ["lstm.weight_hh_l0", "fc.bias"]),
+        (("*bias*",), [*NAMES[2:], "fc.bias"]),
+        (("fc",), ALL[4:]),
+    ],
+)
+def test_names(names, frozen):
+    model = regressor()
+    assert list(model.requires_grad) == ALL and all(model.requires_grad.values())
+    assert model.freeze(*names) is model
+    assert [n for n, learns in model.requires_grad.items() if not learns] == frozen
+    assert model.unfreeze(*names) is model
+    assert all(model.requires_grad.values())
+
+
+def test_requires_grad():
+    model = regressor()
+    model.requires_grad["lstm.weight_ih_l0"] = False
+    assert not model.lstm.requires_grad["weight_ih_l0"]
+    model.lstm.requires_grad = False
+    model.lstm.requires_grad["bias_ih_l0"] = True
+    assert [n for n, learns in model.requires_grad.items() if learns] == [
+        "lstm.bias_ih_l0", "fc.weight", "fc.bias"
+    ]  # fmt: skip
+    assert repr(model.fc.requires_grad) == "{'weight': True, 'bias': True}"
+    assert len(model.requires_grad) == 6 and "fc.bias" in model.requires_grad
+    assert "dropout" not in model.requires_grad
+
+
+def test_a_layer_in_two_places_is_frozen_in_both():
+    linear = Linear(3, 3)
+    model = Sequential(linear, linear)
+    model.freeze("1.weight")
+    assert [n for n, learns in model.requires_grad.items() if not learns] == [
+        "0.weight", "1.weight"
+    ]  # fmt: skip
+
+
+def test_wrong_names():
+    model = regressor()
+    there = ", ".join(f"'{name}'" for name in ALL)
+    for call, what in ((model.freeze, "freeze"), (model.unfreeze, "unfreeze")):
+        for name in ("lstm.weight_ih_l1", "ls", "dropout", ""):
+            sentence = (
+                f"{what}: {name!r} is no parameter, nor a layer with parameters; there are {there}"
+            )
+            check(lambda c=call, n=name: c("fc", n), ValueError, sentence)
+    assert all(model.requires_grad.values())  # nothing has been changed
+    check(lambda: model.freeze(["fc"]), TypeError, "freeze takes names of type str, got: list")
+    check(
+        lambda: Dropout().freeze("p"), ValueError,
+        "freeze: 'p' is no parameter, nor a layer with parameters; there are none",
+    )  # fmt: skip
+    with pytest.raises(TypeError, match=r"requires_grad\['fc.bias'\] should be of type bool"):
+        model.requires_grad["fc.bias"] = 1
+    with pytest.raises(TypeError, match="requires_grad should be of type bool, got: dict"):
+        model.requires_grad = {}
+    with pytest.raises(TypeError, match="none can be deleted"):
+        del model.requires_grad["fc.bias"]
+
+
+# ---- gradients ------------------------------------------------------------------------------
+
+
+def _run(layer, x):
+    y, pullback = layer.vjp(x)
+    y = y[0] if isinstance(layer, LSTM) else y
+    return pullback(tuple(map(np.ones_like, y)) if isinstance(y, tuple) else np.ones_like(y))
+
+
+def _arrays(nested):
+    """All arrays in tuples of tuples; none in None."""
+    if isinstance(nested, tuple):
+        return [array for part in nested for array in _arrays(part)]
+    return [] if nested is None else [nested]
+
+
+LAYERS = {
+    "lstm": (lambda: lstm(F, 4, num_layers=2, bidirectional=True), (3, 2, F)),
+    "projected": (lambda: lstm(F, 4, proj_size=2), (3, 2, F)),
+    "no bias": (lambda: lstm(F, 4, bias=False), (3, 2, F)),
+    "cell": (lambda: LSTMCell(F, 4, seed=1), (2, F)),
+    "linear": (lambda: Linear(F, 4, seed=1), (2, F)),
+    "embedding": (lambda: Embedding(5, 4, seed=1), None),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_frozen_parameters_get_no_gradient_and_others_theirs(name):
+    """One parameter at a time, then all; what comes back to the input is the same."""
+    make, shape = LAYERS[name]
+    x = np.array([[0, 1], [1, 3]]) if shape is None else normal(*shape)
+    plain = make()
+    expected_dx = _run(plain, x)
+    for names in [*([own] for own in plain.state_dict()), list(plain.state_dict())]:
+        layer = make().freeze(*names)
+        dx = _run(layer, x)
+        for own, gradient in layer.grads.items():
+            assert_same_bits(gradient, plain.grads[own] if own not in names else 0 * gradient)
+            assert plain.grads[own].any()
+        for got, expected in zip(_arrays(dx), _arrays(expected_dx), strict=True):
+            assert_same_bits(got, expected)
+
+
+def test_freezing_forgets_a_gradient():
+    linear = Linear(2, 1)
+    _run(linear, np.ones((1, 2), np.float32))
+    linear.freeze("weight")
+    assert not linear.grads["weight"].any() and linear.grads["bias"] == 1
+
+
+# ---- updates, decay, norms ------------------------------------------------------------------
+
+OPTIMISERS = {
+    "sgd": lambda model, **more: SGD(model, 0.1, momentum=0.9, weight_decay=0.1, **more),
+    "rmsprop": lambda model, **more: RMSprop(model, momentum=0.5, weight_decay=0.1, **more),
+    "adam": lambda model, **more: Adam(model, amsgrad=True, weight_decay=0.1, **more),
+    "adamw": lambda model, **more: AdamW(model, **more),
+}
+WAYS = {
+    "freeze": lambda model: (model.freeze("lstm", "fc.bias"), {})[1],
+    "lr_factors": lambda model: {"lr_factors": {"lstm.*": 0, "fc.bias": 0}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_fit_trains_the_rest_as_if_it_were_alone(kind, way):
+    """Clipping too: the norm is that of fc.weight, whose inputs are what the frozen LSTM gives."""
+    model = regressor()
+    head = Linear(4, 1, seed=2)
+    head.freeze("bias")
+    x, y = make_data()
+    features = model[:3](x.swapaxes(0, 1))
+    optimizer = OPTIMISERS[kind](model, **WAYS[way](model))
+    fit(model, (x, y), MSELoss(), optimizer, 3, 8, clip_norm=0.5)
+    fit(head, (features, y), MSELoss(), OPTIMISERS[kind](head), 3, 8, clip_norm=0.5)
+    # BLAS may cut the rows of a batch otherwise than those of all features
+    np.testing.assert_allclose(model.fc.weight, head.weight, rtol=0, atol=1e-6)
+    fresh = regressor()
+    for name in [*NAMES, "fc.bias"]:
+        assert_same_bits(model.state_dict()[name], fresh.state_dict()[name])
+    assert (np.abs(model.fc.weight - fresh.fc.weight) > 1e-4).any()
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_a_gate_may_be_frozen(kind):
+    """A learning rate's factor of 0 for the forget gate alone: its rows stay and do not count."""
+    model = regressor()
+    optimizer = OPTIMISERS[kind](model, lr_factors={"lstm.*": [1, 0, 1, 1]})
+    for gradient in model.grads.values():
+        gradient[...] = 2.0
+    counted = 4 * sum(g.size for n, g in model.grads.items() if n.startswith("fc"))
+    counted += 3 * sum(g.size for n, g in model.grads.items() if n.startswith("lstm"))
+    assert clip_grad_norm(optimizer, 1.0) == pytest.approx(counted**0.5, rel=1e-12)
+    assert (model.grads["lstm.bias_ih_l0"][4:8] == 2.0).all()
+    assert (model.grads["lstm.bias_ih_l0"][:4] < 2.0).all()
+    before = model.lstm.weight_hh_l0.copy()
+    optimizer.step()
+    same = (model.lstm.weight_hh_l0 == before).all(axis=1).reshape(4, 4).all(axis=1)
+    assert same.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_norms_and_clips_leave_out_what_is_frozen(way):
+    model = regressor()
+    optimizer = SGD(model, **WAYS[way](model))
+    for gradient in model.grads.values():
+        gradient[...] = 3.0  # by hand: whoever writes there, it does not count
+    parts = (model, optimizer) if way == "freeze" else (optimizer,)
+    for part in parts:
+        model.grads["fc.weight"][...] = 3.0
+        assert clip_grad_norm(part, 1.0) == 6.0  # of four values
+        np.testing.assert_allclose(model.grads["fc.weight"], 0.5, rtol=1e-6)
+        model.grads["fc.weight"][...] = 3.0
+        clip_grad_value(part, 2.0)
+        assert (model.grads["fc.weight"] == 2.0).all()
+    for name in [*NAMES, "fc.bias"]:
+        assert (model.grads[name] == 3.0).all()
+
+
+def test_nan_in_a_frozen_gradient_does_not_end_a_training():
+    """An infinite sample spoils the LSTM's gradients alone, which nobody wants."""
+    x, y = make_data()
+    x[9, -1, 0] = np.inf
+    for way in WAYS.values():
+        model = regressor()
+        model.lstm.weight_ih_l0 = np.abs(model.lstm.weight_ih_l0)
+        optimizer = SGD(model, lr=0.1, **way(model))
+        history = fit(model, (x, y), MSELoss(), optimizer, 2, 8, clip_norm=1.0)
+        assert np.isfinite(history["loss"]).all()
+        assert all(np.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_nothing_to_learn_is_refused():
+    model = regressor().freeze()
+    check(
+        lambda: fit(model, make_data(), MSELoss(), SGD(model), 1, 8), ValueError,
+        "model: Expected something to learn, but all of its parameters are frozen",
+    )  # fmt: skip
+
+
+def test_unfrozen_by_a_callback():
+    """From the third epoch on the LSTM is learnt too; an optimiser sees it at once."""
+    model, kept = regressor().freeze("lstm"), []
+
+    def thaw(state):
+        kept.append(state.model.state_dict())
+        if state.epoch == 2:
+            state.model.unfreeze()
+
+    fit(model, make_data(), MSELoss(), Adam(model), 3, 8, callbacks=[thaw])
+    for name in NAMES:
+        assert_same_bits(kept[1][name], regressor().state_dict()[name])
+        assert (kept[2][name] != kept[1][name]).any()
+
+
+def test_the_state_of_an_optimiser_has_no_moments_of_what_is_frozen():
+    model = regressor().freeze("lstm")
+    optimizer = Adam(model)
+    fit(model, make_data(), MSELoss(), optimizer, 1, 8)
+    state = optimizer.state_dict()
+    moments = [name for name in state if "." in name]
+    assert moments == [f"{m}.fc.{p}" for m in ("exp_avg", "exp_avg_sq") for p in ("weight", "bias")]
+    other = Adam(copy.deepcopy(model))
+    other.load_state_dict(state)
+    for trained, its in ((model, optimizer), (other.model, other)):
+        fit(trained, make_data(), MSELoss(), its, 1, 8)
+    assert_same_weights(model, other.model)
+    model.unfreeze()
+    with pytest.raises(ValueError, match='Missing key.* "exp_avg.lstm.weight_ih_l0"'):
+        optimizer.load_state_dict(state)
+
+
+# ---- copies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
+)
+def test_copies_keep_it_and_are_their_own(copied):
+    layer = lstm(F, 4).freeze("weight_hh_l0")
+    other = copied(layer)
+    assert dict(other.requires_grad) == dict(layer.requires_grad)
+    other.unfreeze()
+    assert not layer.requires_grad["weight_hh_l0"]
+    model = Sequential(lstm(F, 4), Last(), Linear(4, 3)).freeze("0")
+    deep = copy.deepcopy(model)
+    assert dict(deep.requires_grad) == dict(model.requires_grad)
+
+
+def test_loading_does_not_care():
+    model, other = regressor().freeze(), regressor()
+    other.fc.bias = [7.0]
+    model.load_state_dict(other.state_dict())
+    assert model.fc.bias == 7.0 and not any(model.requires_grad.values())
+
+
+def test_frozen_embedding():
+    """Vectors from elsewhere under a model that learns: they stay, bit for bit."""
+    tokens = np.random.default_rng(0).integers(0, 9, (N, 5))
+    classes = np.random.default_rng(1).integers(0, 3, N)
+    parts = Embedding(9, 3, seed=1), lstm(3, 4), Last(), Linear(4, 3, seed=2)
+    model = Sequential(*parts).freeze("0")
+    before = model.state_dict()
+    data = Arrays(tokens, classes)
+    history = fit(model, data, CrossEntropyLoss(), AdamW(model, 0.05), 5, 8)
+    assert history["loss"][-1] < history["loss"][0]
+    for name, value in model.state_dict().items():
+        assert (value == before[name]).all() == (name == "0.weight")
