@@ -129,7 +129,7 @@ def test_frozen_parameters_get_no_gradient_and_others_theirs(name):
         dx = _run(layer, x)
         for own, gradient in layer.grads.items():
             assert_same_bits(gradient, plain.grads[own] if own not in names else 0 * gradient)
-            assert plain.grads[own].any()
+            assert plain.grads[own].any() or own == "weight_hh"  # of a cell: h_0 is 0
         for got, expected in zip(_arrays(dx), _arrays(expected_dx), strict=True):
             assert_same_bits(got, expected)
 
