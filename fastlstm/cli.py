@@ -10,9 +10,9 @@ import contextlib
 import csv
 import math
 import os
+import re
 import sys
 import traceback
-import wave
 from array import array
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from .files import check_writable, written_aside
 from .formats import load, load_lstm, load_state, structure
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
+from .npy import map_array
 from .terminal import printable, show, writing
-from .training import Forecaster, NonFiniteError
+from .training import Forecaster, NonFiniteError, is_forecaster
+from .wav import Sound, write_head
 
 CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
 
@@ -40,16 +42,17 @@ Input, by suffix:
   .csv  one sequence: a row for every time step, a column for every feature;
         a first line without any number is taken as the names of the columns
   .wav  one sequence: a step for every sample, a feature for every channel; PCM of
-        8, 16, 24 or 32 bits, scaled to -1 <= x < 1
+        8, 16, 24 or 32 bits, scaled to -1 <= x < 1, or floating point
 Values are converted to the model's dtype.
 
 Output, by suffix:
   .npy  the array
   .csv  one sequence: a row for every time step; where only the last step is left,
         a row for every sequence
+  .wav  for a .wav input: floating point at the same rate, a channel for every feature
 
-The input goes through the model in chunks of time, a .npy file without being read as a
-whole, so that files may be larger than memory. A bidirectional LSTM, a layer that takes
+The input goes through the model in chunks of time, .npy and .wav files without being read
+as a whole, so that files may be larger than memory. A bidirectional LSTM, a layer that takes
 the last step, and --lengths need whole sequences: they run in one go, in memory.
 """
 
@@ -156,14 +159,21 @@ def _parser():
     run.set_defaults(action=_run)
     run.add_argument("input", metavar="INPUT", type=Path, help=".npy, .csv or .wav file")
     run.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, required=True, help=".npy or .csv file"
+        "-o", "--output", metavar="OUT", type=Path, required=True, help=".npy, .csv or .wav file"
     )
-    run.add_argument("--batch-first", action="store_true", help="input and output are (B, T, ...)")
+    run.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        help="input and output are (B, T, ...), or with --no-batch-first (T, B, ...)",
+    )
     run.add_argument(
         "--lengths", help="real steps of each sequence: 3,5,2, or a .npy or .txt file of them"
     )
     run.add_argument(
-        "--state-in", metavar="S.npz", type=Path, help="begin with these states (arrays h and c)"
+        "--state-in",
+        metavar="S.npz",
+        type=Path,
+        help="begin with these states (arrays h and c, as of `Stream.state` or --state-out)",
     )
     run.add_argument(
         "--state-out", metavar="S.npz", type=Path, help="write the last states, to resume from"
@@ -249,29 +259,41 @@ def _load(args):
 
 
 def _run(args):
-    write = _by_suffix("output", args.output, {".npy": _write_npy, ".csv": _write_csv})
-    read = _by_suffix("input", args.input, {".npy": _npy, ".csv": _csv, ".wav": _wav})
+    write = _by_suffix("output", args.output, _WRITERS)
+    read = _by_suffix("input", args.input, {".npy": map_array, ".csv": _csv, ".wav": Sound})
+    if write is _write_wav and read is not Sound:
+        raise ValueError(f"{args.output} needs a rate, which only a .wav input has: write .npy")
     if args.state_out:
         _by_suffix("--state-out", args.state_out, {".npz": None})
     for path in filter(None, (args.output, args.state_out)):
         check_writable(path)
     model = _load(args)
+    if is_forecaster(args.model):
+        raise ValueError(
+            f"{args.model} is a forecaster, whose model takes and gives standardised values: use "
+            "`fastlstm forecast`"
+        )
     layers = [layer for _, layer in model.named_layers() if not layer.children]
     if any(isinstance(layer, LSTMCell) for layer in layers):
         raise ValueError(f"{args.model} holds an LSTMCell, which only Python code can step")
-    if args.batch_first:
-        for layer in layers:
-            if isinstance(layer, (LSTM, Last)):
-                layer.batch_first = True
-    states = _states(args, layers)
+    timed = [layer for layer in layers if isinstance(layer, (LSTM, Last))]
+    if args.batch_first is not None:
+        for layer in timed:
+            layer.batch_first = args.batch_first
     lengths = _lengths(args.lengths)
 
     x = read(args.input)
     tokens = bool(layers) and isinstance(layers[0], Embedding)
-    time, steps, batch = _layout(args, x.shape, tokens, layers)
-    if write is _write_csv and batch != 1 and not any(isinstance(n, Last) for n in layers):
+    batched, time, steps, batch = _layout(args, x.shape, tokens, timed)
+    states = _states(args, layers, batched, batch)
+    by_steps = not any(isinstance(layer, Last) for layer in layers)
+    if write is _write_csv and batch != 1 and by_steps:
         raise ValueError(
             f"{args.output} can hold one sequence, {args.input} has {batch}: write a .npy file"
+        )
+    if write is _write_wav and not by_steps:
+        raise ValueError(
+            f"{args.output} needs values for every step, {args.model} gives those of the last one"
         )
     chunk = steps
     if lengths is None and all(map(_goes_by_steps, layers)):
@@ -286,15 +308,18 @@ def _run(args):
             yield _advance(layers, part, states, lengths)
 
     with written_aside(args.output) as file:
-        write(file, pieces(), time, steps if chunk < steps else None)
+        write(file, pieces(), time, steps if chunk < steps else None, getattr(x, "rate", None))
     if args.state_out:  # once the output stands, or a failure would leave a gap in a stream
         ((h, c),) = states.values()
         with written_aside(args.state_out) as file:
             np.savez(file, h=h, c=c)
 
 
-def _states(args, layers):
-    """Return the states to begin with, (h, c) by the LSTM's place in `layers`."""
+def _states(args, layers, batched, batch):
+    """Return the states to begin with, (h, c) by the LSTM's place in `layers`.
+
+    Those of one sequence may have an axis for it or not, whether the input has one or not.
+    """
     if not (args.state_in or args.state_out):
         return {}
     lstms = [n for n, layer in enumerate(layers) if isinstance(layer, LSTM)]
@@ -309,13 +334,20 @@ def _states(args, layers):
         raise ValueError(
             f"{args.state_in} must hold the arrays h and c, got {', '.join(state) or 'none'}"
         )
-    dtype = layers[lstms[0]].dtype
-    return {lstms[0]: tuple(_convert(state[name], dtype, args.state_in) for name in "hc")}
+    lstm = layers[lstms[0]]
+    h_c = [_convert(state[name], lstm.dtype, args.state_in) for name in "hc"]
+    if batch == 1:
+        h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]
+    try:
+        h, c = lstm._states(h_c, batch, True)
+    except ValueError as fault:
+        raise ValueError(f"{args.state_in}: {fault}") from fault
+    return {lstms[0]: (h, c) if batched else (h[:, 0], c[:, 0])}
 
 
-def _layout(args, shape, tokens, layers):
-    """Return (axis of time, T, B) of an input of this shape; B of an unbatched one is 1."""
-    batch_first = any(getattr(layer, "batch_first", False) for layer in layers) or args.batch_first
+def _layout(args, shape, tokens, timed):
+    """Return (whether there is a batch, axis of time, T, B) of an input; B without one is 1."""
+    batch_first = any(layer.batch_first for layer in timed) or args.batch_first
     names = [("T",), ("B", "T") if batch_first else ("T", "B")]
     if not tokens:
         names = [(*axes, "features") for axes in names]
@@ -325,9 +357,14 @@ def _layout(args, shape, tokens, layers):
             f"{args.input} must have shape {expected}, every size at least 1, got {shape}"
         )
     if len(shape) == len(names[0]):
-        return 0, shape[0], 1
-    time = int(batch_first)
-    return time, shape[time], shape[1 - time]
+        return False, 0, shape[0], 1
+    if any(layer.batch_first is None for layer in timed):
+        raise ValueError(
+            f"{args.model} does not tell whether the batch comes first in {args.input}, of shape "
+            f"{shape}: give --batch-first for (B, T, ...) or --no-batch-first for (T, B, ...)"
+        )
+    time = int(bool(batch_first))
+    return True, time, shape[time], shape[1 - time]
 
 
 def _by_suffix(what, path, table):
@@ -367,29 +404,21 @@ def _progress(starts):
     return tqdm(starts, delay=1, disable=None, leave=False, unit="chunk")
 
 
-def _npy(path):
-    try:
-        # Mapped: only the pages of the chunk at hand are read.
-        return np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as .npy: {error}") from error
-
-
 def _csv(path):
     values, columns = array("d"), None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
             for row in rows:
-                if not row or rows.line_num == 1 and not any(map(_is_number, row)):
-                    continue  # the names of the columns
+                if not row or rows.line_num == 1 and _are_names(row):
+                    continue
                 columns = columns or len(row)
                 if len(row) != columns:
                     raise ValueError(
                         f"{path}, line {rows.line_num}: expected {columns} columns, got {len(row)}"
                     )
                 try:
-                    values.extend(map(float, row))
+                    values.extend(map(_number, row))
                 except ValueError as error:
                     raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
     except (csv.Error, UnicodeDecodeError) as error:
@@ -399,35 +428,32 @@ def _csv(path):
     return np.frombuffer(values).reshape(-1, columns)
 
 
-def _is_number(text):
+def _are_names(row):
+    """Tell whether a first row holds the names of the columns: words, and no number of any kind."""
+
+    def is_number(text):
+        try:
+            float(text)
+        except ValueError:
+            return False
+        return True
+
+    return any(map(str.strip, row)) and not any(map(is_number, row))
+
+
+def _number(text):
+    """The number in a cell; ValueError if it is none, or one that float64 cannot hold."""
     try:
-        float(text)
+        number = float(text)
     except ValueError:
-        return False
-    return True
+        raise ValueError(f"could not convert string to float: {_short(text)!r}") from None
+    if not math.isfinite(number) or "_" in text:
+        raise ValueError(f"expected a finite number in digits, got {_short(text)!r}")
+    return number
 
 
-def _wav(path):
-    try:
-        with wave.open(str(path)) as file:
-            channels, width, frames = file.getnchannels(), file.getsampwidth(), file.getnframes()
-            data = file.readframes(frames)
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as PCM .wav: {error}") from error
-    if len(data) != channels * width * frames:
-        raise ValueError(
-            f"{path} is cut off: expected {channels * width * frames} bytes of samples, got "
-            f"{len(data)}"
-        )
-    if width == 1:  # the one unsigned width
-        samples = np.frombuffer(data, np.uint8).astype(np.int32) - 128
-    elif width == 3:  # into the upper three bytes of an int32, and down again with the sign
-        wide = np.zeros((channels * frames, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        samples = wide.view("<i4")[:, 0] >> 8
-    else:
-        samples = np.frombuffer(data, f"<i{width}")
-    return (samples / 2.0 ** (8 * width - 1)).reshape(-1, channels)
+def _short(text):
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _convert(part, dtype, path):
@@ -447,17 +473,19 @@ def _lengths(text):
     if text is None:
         return None
     if text.endswith(".npy"):
-        return _npy(text)
+        return map_array(text)
     if text.endswith(".txt"):
-        text = Path(text).read_text(encoding="utf-8")
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{text} cannot be read as text: {error}") from None
     words = text.replace(",", " ").split()
-    try:
-        return [int(word) for word in words]
-    except ValueError:
-        raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {text!r}") from None
+    if not all(re.fullmatch(r"\d{1,18}", word, re.ASCII) for word in words):
+        raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {_short(text)!r}")
+    return [int(word) for word in words]
 
 
-def _write_npy(file, pieces, time, steps):
+def _write_npy(file, pieces, time, steps, _):
     """Write pieces of a sequence of `steps`, cut along axis `time`; one whole piece if None.
 
     Not through a memory map: on a full disk that ends the process, a write raises OSError.
@@ -477,8 +505,19 @@ def _write_npy(file, pieces, time, steps):
         start += y.shape[time]
 
 
-def _write_csv(file, pieces, time, steps):
+def _write_csv(file, pieces, time, steps, _):
     """Write pieces of one sequence, batched or not: a row for every step."""
     for y in pieces:
         digits = "%.9g" if y.dtype == np.float32 else "%.17g"  # enough to read the same back
         np.savetxt(file, y.reshape(-1, y.shape[-1]), fmt=digits, delimiter=",")
+
+
+def _write_wav(file, pieces, time, steps, rate):
+    """Write pieces of one sequence without a batch: a channel for every feature."""
+    for number, y in enumerate(pieces):
+        if not number:
+            write_head(file, steps or len(y), y.shape[1], rate, y.dtype)
+        file.write(np.ascontiguousarray(y, y.dtype.newbyteorder("<")))
+
+
+_WRITERS = {".npy": _write_npy, ".csv": _write_csv, ".wav": _write_wav}

@@ -13,6 +13,7 @@ import pytest
 
 from fastlstm import LSTM, Embedding, Last, Linear, LSTMCell, Sequential, Softmax, Tanh, cli
 from fastlstm.formats import save
+from fastlstm.wav import Sound
 
 X = np.random.default_rng(0).standard_normal((11, 3, 2)).astype(np.float32)  # (T, B, I)
 
@@ -242,7 +243,7 @@ def test_wav_in(width, data, left, right):
     with wave.open("x.wav", "wb") as file:
         file.setparams((2, width, 16000, 0, "NONE", ""))
         file.writeframes(data)
-    np.testing.assert_array_equal(cli._wav("x.wav"), np.transpose([left, right]))
+    np.testing.assert_array_equal(Sound("x.wav"), np.transpose([left, right]))
     save(lstm(dtype="float64"), "model.npz")
     assert cli.main(["run", "model.npz", "x.wav", "-o", "y.npy", "--engine", "numpy"]) == 0
     expected, _ = lstm(dtype="float64")(np.transpose([left, right]))
@@ -348,7 +349,7 @@ def test_files_that_are_no_arrays(capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["-o", "y.txt"], "output must end in .npy or .csv, got y.txt"),
+        (["-o", "y.txt"], "output must end in .npy or .csv or .wav, got y.txt"),
         (["-o", "gone/y.npy"], "gone/y.npy cannot be written: there is no folder gone"),
         (["-o", "y.csv"], "y.csv can hold one sequence, x.npy has 3: write a .npy file"),
         (

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import LSTM, Linear, Sequential, cli
+from fastlstm import LSTM, Embedding, Last, Linear, Sequential, cli
+from fastlstm.npy import map_array
 from fastlstm.terminal import printable
 from fastlstm.training import Forecaster, Standardizer
 
@@ -152,8 +153,7 @@ needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /
 
 
 def _forecaster():
-    model = Sequential({"lstm": LSTM(1, 2, engine="numpy"), "last": fastlstm.Last()})
-    model = Sequential(*model.children.values(), Linear(2, 1))
+    model = Sequential(LSTM(1, 2, engine="numpy"), Last(), Linear(2, 1))
     Forecaster(
         model, Standardizer([0.0], [1.0]), 3, 1, inputs=["a"], targets=["a"], columns=["a"]
     ).save("f.npz")
@@ -262,3 +262,218 @@ def test_what_nobody_foresaw_is_a_sentence(kind, monkeypatch, capsys):
         rf"fastlstm: error: unexpected {kind.__name__} at test_cli_attacks\.py:\d+, a fault of "
         r"fastlstm, please report it: deep\\x1b inside\n", err,
     )  # fmt: skip
+
+
+# Arrays in files
+
+
+def npy(header, data=b"", version=1, size=None):
+    """A .npy file with such a header, a dict or bytes."""
+    text = header if isinstance(header, bytes) else repr(header).encode()
+    size = len(text) if size is None else size
+    head = b"\x93NUMPY" + bytes([version, 0]) + size.to_bytes(2 if version == 1 else 4, "little")
+    return head + text + data
+
+
+def head(shape=(2, 3), descr="<f4", fortran_order=False, **more):
+    return {"descr": descr, "fortran_order": fortran_order, "shape": shape} | more
+
+
+VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8", ">i2", "|i1", "|b1", "<f2"])
+@pytest.mark.parametrize("order", "CF")
+def test_arrays_of_every_layout(version, dtype, order):
+    values = np.array(VALUES % 2, dtype, order=order)
+    with open("x.npy", "wb") as file:
+        np.lib.format.write_array(file, values, version=(version, 0))
+    got = map_array("x.npy")
+    assert got.dtype == values.dtype and got.flags.f_contiguous == values.flags.f_contiguous
+    np.testing.assert_array_equal(got, values)
+    np.testing.assert_array_equal(got, np.load("x.npy"))
+
+
+def test_headers_of_other_writers():
+    """In another order, without the last comma, with other spaces; more bytes behind the array."""
+    for text in (
+        b"{'shape':(2,3),'descr':'<f4','fortran_order':False}",
+        b'  {"fortran_order": False, "descr": "<f4", "shape": (2, 3,),}   \n',
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }\n",
+    ):
+        with open("x.npy", "wb") as file:
+            file.write(npy(text, VALUES.tobytes() + b"more"))
+        np.testing.assert_array_equal(map_array("x.npy"), VALUES)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (5, 0)])
+def test_arrays_without_or_with_one_value(shape):
+    np.save("x.npy", np.ones(shape))
+    np.testing.assert_array_equal(map_array("x.npy"), np.ones(shape))
+
+
+DAMAGED = {
+    "empty": b"",
+    "no magic": b"PK\3\4" + bytes(60),
+    "version 9": npy(head(), version=9),
+    "brackets": npy(b"((("),
+    "many brackets": npy(b"(" * 9000),
+    "many signs": npy(b"-" * 9000 + b"1"),
+    "calls": npy(b"__import__('os').abort()"),
+    "power": npy(b"9**9**9**9"),
+    "a list": npy(b"[1, 2]"),
+    "no shape": npy(b"{'descr': '<f4', 'fortran_order': False}"),
+    "one more": npy(head(more=1), VALUES.tobytes()),
+    "negative": npy(head((-20, 1)), VALUES.tobytes()),
+    "negative twice": npy(head((-2, -3)), VALUES.tobytes()),
+    "truth": npy(head((True, 6)), VALUES.tobytes()),
+    "fractions": npy(head((2.0, 3)), VALUES.tobytes()),
+    "a number": npy(head(6), VALUES.tobytes()),
+    "huge": npy(head((2**62, 4)), VALUES.tobytes()),
+    "wraps": npy(head((2**32, 2**32)), VALUES.tobytes()),
+    "wider than 64 bits": npy(head((0, 2**70)), VALUES.tobytes()),
+    "huge and empty": npy(head((0, 2**62, 2**62)), VALUES.tobytes()),
+    "long": npy(head((10**4000,)), VALUES.tobytes()),
+    "many digits": npy(repr(head()).replace("2", "9" * 5000).encode()),
+    "a comma too many": npy(repr(head()).replace("2, ", "2,, ").encode(), VALUES.tobytes()),
+    "twice": npy(repr(head()).replace("}", ", 'shape': (1,)").encode(), VALUES.tobytes()),
+    "a long type": npy(head(descr="<f" + "4" * 5000), VALUES.tobytes()),
+    "many axes": npy(head((1,) * 100), VALUES.tobytes()),
+    "objects": npy(head((1,), "|O"), bytes(8)),
+    "records": npy(head((1,), [("a", "<f4")]), bytes(4)),
+    "records in a word": npy(head((1,), "f4,f4"), bytes(8)),
+    "arrays in a word": npy(head((1,), "(2,)f4"), bytes(8)),
+    "no type": npy(head((1,), "<f5"), bytes(8)),
+    "a type that is none": npy(head((1,), 7), bytes(8)),
+    "order": npy(head(fortran_order="no"), VALUES.tobytes()),
+    "cut off": npy(head(), VALUES.tobytes()[:-1]),
+    "cut header": npy(head())[:40],
+    "size of the header": npy(head(), VALUES.tobytes(), version=2, size=0xFFFFFFFF),
+    "a long header": npy(repr(head()).encode() + b" " * 20_000, VALUES.tobytes()),
+    "no text": npy(b"\xff\xfe{", VALUES.tobytes(), version=3),
+    "NUL": npy(b"{\0}", VALUES.tobytes()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_arrays(data, capsys):
+    """Told in one line that is not the file's own megabyte, and nothing is written."""
+    with open("x.npy", "wb") as file:
+        file.write(data)
+    fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
+    for arguments in (["x.npy", "-o", "y.npy"], ["ok.npy", "-o", "y.npy", "--lengths", "x.npy"]):
+        np.save("ok.npy", VALUES[:, None])
+        assert cli.main(["run", "m.npz", *arguments]) == 1
+        out, err = capsys.readouterr()
+        assert err.startswith("fastlstm: error: x.npy cannot be read as .npy: ") and out == ""
+        assert err.count("\n") == 1 and len(err) < 1000 and not os.path.exists("y.npy")
+
+
+# Numbers in CSV files
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1\n1_000\n", "x.csv, line 2: expected a finite number in digits, got '1_000'"),
+        ("1_000\n1\n", "x.csv, line 1: expected a finite number in digits, got '1_000'"),
+        ("inf\n1\n", "x.csv, line 1: expected a finite number in digits, got 'inf'"),
+        ("x\n-Infinity\n", "x.csv, line 2: expected a finite number in digits, got '-Infinity'"),
+        ("nan\n1\n", "x.csv, line 1: expected a finite number in digits, got 'nan'"),
+        ("1e999\n", "x.csv, line 1: expected a finite number in digits, got '1e999'"),
+        (
+            "9" * 5000 + "\n",
+            f"x.csv, line 1: expected a finite number in digits, got '{'9' * 60}...'",
+        ),
+        (
+            "1\n" + "z" * 5000 + "\n",
+            f"x.csv, line 2: could not convert string to float: '{'z' * 60}...'",
+        ),
+        (" \n1\n", "x.csv, line 1: could not convert string to float: ' '"),
+        ("1\n\0\n", None),
+        ("1\n" + "1" * 200_000 + "\n", "x.csv cannot be read as CSV: field larger than field"),
+    ],
+    ids=range(11),
+)
+def test_numbers_that_are_none(text, sentence, capsys):
+    with open("x.csv", "w", newline="") as file:
+        file.write(text)
+    fastlstm.save(LSTM(1, 2, engine="numpy"), "m.npz")
+    assert cli.main(["run", "m.npz", "x.csv", "-o", "y.npy"]) == 1
+    err = assert_tame(capsys.readouterr().err)
+    assert err.startswith(f"fastlstm: error: {sentence or 'x.csv'}") and len(err) < 300
+
+
+def test_a_csv_in_another_encoding(capsys):
+    with open("x.csv", "wb") as file:
+        file.write("température\n1\n".encode("latin-1"))
+    fastlstm.save(LSTM(1, 2, engine="numpy"), "m.npz")
+    assert cli.main(["run", "m.npz", "x.csv", "-o", "y.npy"]) == 1
+    assert "x.csv cannot be read as CSV: 'utf-8' codec can't" in capsys.readouterr().err
+
+
+# What a file does not tell, or tells of another command
+
+
+def _as_if_undecided(monkeypatch, model):
+    """Let `fastlstm run` load a model whose file does not tell its layout."""
+    for _, layer in model.named_layers():
+        if hasattr(layer, "batch_first"):
+            layer.batch_first = None
+    monkeypatch.setattr(cli, "load", lambda *_, **__: model)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_an_undecided_layout_is_asked_for(tokens, monkeypatch, capsys):
+    """Where the file has no structure: one sequence runs, a batch needs a word."""
+    model = LSTM(3, 2, engine="numpy", seed=1).eval()
+    x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
+    if tokens:
+        model, x = Sequential(Embedding(5, 3, seed=2), model).eval(), np.arange(8).reshape(4, 2) % 5
+    fastlstm.save(model, "m.npz")
+    call = lambda x: model(x) if tokens else model(x)[0]  # noqa: E731
+    first, whole = call(x[:, 0]), call(x)
+    swapped = call(np.ascontiguousarray(x.swapaxes(0, 1))).swapaxes(0, 1)
+    np.save("x.npy", x)
+    np.save("one.npy", x[:, 0])
+    arguments = ["run", "m.npz", "x.npy", "-o", "y.npy"]
+    _as_if_undecided(monkeypatch, model)
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err == (
+        "fastlstm: error: m.npz does not tell whether the batch comes first in x.npy, of shape "
+        f"{x.shape}: give --batch-first for (B, T, ...) or --no-batch-first for (T, B, ...)\n"
+    )
+    assert not os.path.exists("y.npy")
+    assert cli.main(["run", "m.npz", "one.npy", "-o", "y.npy"]) == 0
+    np.testing.assert_allclose(np.load("y.npy"), first, rtol=0, atol=1e-6)
+    for option, expected in (("--no-batch-first", whole), ("--batch-first", swapped)):
+        _as_if_undecided(monkeypatch, model)
+        assert cli.main([*arguments, option]) == 0
+        np.testing.assert_allclose(np.load("y.npy"), expected, rtol=0, atol=1e-6)
+
+
+def test_a_forecaster_is_named_to_its_own_command(capsys):
+    _forecaster()
+    for options in ([], ["--prefix", "0"]):
+        assert cli.main(["run", "f.npz", "x.csv", "-o", "y.csv", *options]) == 1
+        assert capsys.readouterr().err == (
+            "fastlstm: error: f.npz is a forecaster, whose model takes and gives standardised "
+            "values: use `fastlstm forecast`\n"
+        )
+    assert not os.path.exists("y.csv")
+
+
+# Destinations are tried before the work
+
+
+@pytest.mark.parametrize("option", ["-o", "--state-out"])
+def test_destinations_are_tried_before_the_work(option, monkeypatch, capsys, folder):
+    monkeypatch.setattr(cli, "load", lambda *_, **__: pytest.fail("that was the work"))
+    names = {"-o": "y.npy", "--state-out": "s.npz"}
+    (folder / names[option]).mkdir()
+    arguments = [part for pair in names.items() for part in pair]
+    assert cli.main(["run", "m.npz", "x.npy", *arguments]) == 1
+    assert capsys.readouterr().err == (
+        f"fastlstm: error: {names[option]} cannot be written: it is a folder\n"
+    )
