@@ -146,14 +146,13 @@ def test_it_stops_early_and_does_without_tqdm(capsys, monkeypatch):
     assert done == best + 2 < 500 and f"epoch {done}/500" in out
 
 
-def test_the_bare_model_is_a_model_for_the_other_commands(capsys):
+def test_the_bare_model_is_for_python_and_info_alone(capsys):
     run(TRAIN)
     np.save("x.npy", np.zeros((6, 1), np.float32))
-    run("run model.npz x.npy -o y.npy")
-    np.testing.assert_array_equal(
-        np.load("y.npy").ravel(), fastlstm.load("model.npz")(np.zeros((6, 1), np.float32))
-    )
+    assert fastlstm.load("model.npz")(np.zeros((6, 1), np.float32)).shape == (3,)
     capsys.readouterr()
+    assert cli.main("run model.npz x.npy -o y.npy".split()) == 1  # its values are standardised
+    assert "model.npz is a forecaster" in capsys.readouterr().err
     run("info model.npz")
     out = capsys.readouterr().out
     assert "\nForecaster(window=6, horizon=3, inputs=['a'], targets=['a'])\n" in out
