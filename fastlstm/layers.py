@@ -9,7 +9,8 @@ import math
 import numpy as np
 
 from .arrays import as_array, as_float, as_integers, as_rows
-from .lstm import LSTM, LSTMCell, dropout_mask
+from .engines import threads
+from .lstm import LSTM, Computed, LSTMCell, dropout_mask
 from .packing import check_lengths
 from .parameters import (
     Layer,
@@ -23,7 +24,11 @@ from .parameters import (
 from .stream import undecided
 
 
-class Linear(Layer):
+# Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
+_PIECE = 1 << 30
+
+
+class Linear(Computed):
     """y = x W^T + b, as torch.nn.Linear.
 
     Parameters
@@ -31,6 +36,9 @@ class Linear(Layer):
     in_features, out_features : int
     bias : bool
     dtype : {"float32", "float64"}
+    engine, num_threads
+        As `LSTM`'s. With engine native or numba a row's result does not depend, bit for bit, on the
+        other rows.
     seed : int or numpy.random.Generator, optional
         For the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)).
 
@@ -47,7 +55,17 @@ class Linear(Layer):
     array([[53.]], dtype=float32)
     """
 
-    def __init__(self, in_features, out_features, bias=True, *, dtype="float32", seed=None):
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        bias=True,
+        *,
+        dtype="float32",
+        engine="auto",
+        num_threads=None,
+        seed=None,
+    ):
         self.in_features = check_size("in_features", in_features)
         self.out_features = check_size("out_features", out_features)
         shapes = {"weight": (out_features, in_features)}
@@ -55,12 +73,23 @@ class Linear(Layer):
             shapes["bias"] = (out_features,)
         else:
             self.bias = None
-        super().__init__(shapes, dtype)
-        self._copied = None, None  # version of the parameters, its weight
+        super().__init__(shapes, dtype, engine)
+        self._asked_threads = num_threads  # a copy elsewhere counts its own processors
+        self.num_threads = threads(num_threads, self.engine)
+        self._most_rows = max(1, _PIECE // (self.in_features * self.out_features))
+        self._packed = self._copied = None, None  # version of the parameters; packed, its weight
         self.reset_parameters(seed)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_copied": (None, None)}
+        nothing = None, None
+        return {**super().__getstate__(), "_packed": nothing, "_copied": nothing}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.num_threads = threads(self._asked_threads, self.engine)
+
+    def _release(self):
+        self._copied = None, None
 
     def reset_parameters(self, seed=None):
         """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
@@ -68,19 +97,19 @@ class Linear(Layer):
         bound = 1 / math.sqrt(self.in_features)
         self._set({n: uniform(rng, v.shape, bound, self.dtype) for n, v in self._views.items()})
 
-    @quiet
     def __call__(self, input):
         """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
         return self._run(self._arrange(input))
 
-    @quiet
-    def vjp(self, input):
+    def vjp(self, input, *, input_gradient=True):
         """Run, and return how to go backwards.
 
         Parameters
         ----------
         input : array of shape (..., in_features)
             As in a call. Kept, not copied: do not write into it before the pullback.
+        input_gradient : bool
+            False: nobody needs `dx`. It is None then, and not computed.
 
         Returns
         -------
@@ -120,7 +149,7 @@ class Linear(Layer):
         @quiet
         def pullback(d_output):
             dy = as_rows(_as_gradient(d_output, shape, self.dtype, "Linear"))
-            dx = (dy @ weight).reshape(x.shape)
+            dx = (dy @ weight).reshape(x.shape) if input_gradient else None
             grads = self._learnt_grads()
             if "weight" in grads:
                 grads["weight"] += dy.T @ as_rows(x)
@@ -139,9 +168,16 @@ class Linear(Layer):
         return x
 
     def _run(self, x):
-        y = as_rows(x) @ self._views["weight"].T
-        if self.bias is not None:
-            y += self._views["bias"]
+        rows = as_rows(x)
+        y = np.empty((len(rows), self.out_features), self.dtype)
+        version, weights = self._packed
+        if version != self._version:
+            version, get = self._version, self._views.get
+            weights = self._engine.pack_linear(get("weight"), get("bias"))
+            self._packed = version, weights
+        for start in range(0, len(rows), self._most_rows):
+            piece = slice(start, start + self._most_rows)
+            self._engine.run_linear(weights, rows[piece], y[piece], self.num_threads)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _copy_of_weight(self):
@@ -630,7 +666,7 @@ class Sequential(Layer):
                 x = layer(x)
         return x
 
-    def vjp(self, input, *, lengths=None):
+    def vjp(self, input, *, lengths=None, input_gradient=True):
         """Run all layers, and return how to go backwards.
 
         Parameters
@@ -638,6 +674,8 @@ class Sequential(Layer):
         input, lengths
             As in a call. What layers pass on is kept, not copied: do not write into `input` before
             the pullback.
+        input_gradient : bool
+            False: nobody needs `dx`. It is None then, and not computed.
 
         Returns
         -------
@@ -658,15 +696,18 @@ class Sequential(Layer):
         array([2.], dtype=float32)
         """
         x, pullbacks = self._arrange(input), []
+        needed = input_gradient  # of what this layer takes: also if a layer before it learns
         for layer in self.children.values():
-            x, back = _vjp(layer, x, lengths)
-            pullbacks.append(back)
+            x, back = _vjp(layer, x, lengths, needed)
+            needed = needed or layer.num_parameters > 0
+            if needed:
+                pullbacks.append(back)
 
         def pullback(d_output):
             dx = d_output
             for back in reversed(pullbacks):
                 dx = back(dx)
-            return dx
+            return dx if input_gradient else None
 
         return x, pullback
 
@@ -712,15 +753,19 @@ def _last(layer):
     return _last(layer[-1]) if isinstance(layer, Sequential) and len(layer) else layer
 
 
-def _vjp(layer, x, lengths):
+def _vjp(layer, x, lengths, input_gradient):
     """(What a layer passes on in a Sequential, the pullback from that to x alone)."""
+    options = {}
+    if isinstance(layer, (LSTM, LSTMCell, Linear, Sequential)):
+        options["input_gradient"] = input_gradient
+    if isinstance(layer, (LSTM, Last, Sequential)):
+        options["lengths"] = lengths
+    y, pullback = layer.vjp(x, **options)
     if isinstance(layer, LSTM):
-        (output, _), pullback = layer.vjp(x, lengths=lengths)
-        return output, lambda d_output: pullback(d_output)[0]
+        return y[0], lambda d_output: pullback(d_output)[0]
     if isinstance(layer, LSTMCell):
-        states, pullback = layer.vjp(x)
-        return states, lambda d_states: pullback(d_states)[0]
-    return layer.vjp(x, lengths=lengths) if isinstance(layer, (Last, Sequential)) else layer.vjp(x)
+        return y, lambda d_states: pullback(d_states)[0]
+    return y, pullback
 
 
 def _as_gradient(value, shape, dtype, owner):

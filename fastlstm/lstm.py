@@ -22,7 +22,23 @@ from .parameters import (
 from .stream import Stream, undecided
 
 
-class Recurrent(Layer):
+class Computed(Layer):
+    """A layer that an engine computes: chosen when it is built, and anew for a copy elsewhere."""
+
+    def __init__(self, shapes, dtype, engine):
+        super().__init__(shapes, dtype)
+        self._asked_engine = engine
+        self.engine, self._engine = choose(engine)
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_engine": None}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.__dict__["engine"], self._engine = choose(self._asked_engine)
+
+
+class Recurrent(Computed):
     """What LSTM and LSTMCell share: gates' initialisation, engine, packed weights.
 
     `cells` lists, in torch's order, the (suffix of the names, input size) of each layer and
@@ -40,21 +56,23 @@ class Recurrent(Layer):
                 shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (4 * hidden_size,)
             if output_size != hidden_size:
                 shapes["weight_hr" + suffix] = (output_size, hidden_size)
-        super().__init__(shapes, dtype)
-        self._asked_engine = engine  # a copy elsewhere chooses anew
-        self.engine, self._engine = choose(engine)
+        super().__init__(shapes, dtype, engine)
         self._engine.prepare(self.dtype)
         self._packed = {}  # apart, back -> (version of the parameters, their stacks)
-        self._spare = []  # memory that stacks hand on
+        self._spare = {}  # layer -> memory that its stacks hand on
         self.reset_parameters(seed)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_engine": None, "_packed": {}, "_spare": []}
+        return {**super().__getstate__(), "_packed": {}, "_spare": {}}
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self.__dict__["engine"], self._engine = choose(self._asked_engine)
         self._engine.prepare(self.dtype)
+
+    def _release(self):
+        # not emptied: what is still in use is given back to this one, and goes with it
+        self._spare = {}
+        self._packed.pop((False, True), None)
 
     def reset_parameters(
         self, seed=None, *, weight_ih="uniform", weight_hh="uniform", bias="uniform"
@@ -124,21 +142,24 @@ class Recurrent(Layer):
             self._packed.pop((apart, back), None)  # its memory is there to take again
             cells = [self._parameters(suffix) for suffix in self._suffixes]
             size = d if apart or back else len(cells)
-            groups = (cells[k : k + size] for k in range(0, len(cells), size))
-            spare = self._spare if back else None
-            stacks = [stack(self._engine, group, d, back, spare) for group in groups]
+            stacks = []
+            for k in range(0, len(cells), size):
+                spare = self._spare.setdefault(k, {}) if back else None
+                stacks.append(stack(self._engine, cells[k : k + size], d, back, spare))
             self._packed[apart, back] = version, stacks
         return stacks
 
-    def _back(self, layer, cells, tape, dy, dh, dc):
-        """Go back through one layer of the stack, the `cells` in it; returns dx (N, I)."""
+    def _back(self, layer, cells, tape, dy, dh, dc, input_gradient=True):
+        """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None."""
         suffixes, own, dw = self._suffixes[cells], self._learnt_grads(), []
         for suffix in suffixes:
             db = np.zeros(4 * self.hidden_size, self.dtype)
             names = "weight_ih" + suffix, "weight_hh" + suffix, "weight_hr" + suffix
             dw_ih, dw_hh, dw_hr = (self._room_for_gradient(own, name) for name in names)
             dw.append((dw_ih, dw_hh, db, dw_hr))
-        dx = np.empty((len(dy), dw[0][0].shape[1]), self.dtype)
+        dx = None
+        if input_gradient:
+            dx = np.empty((len(dy), dw[0][0].shape[1]), self.dtype)
         if len(dy):
             layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
         if self.bias:
@@ -323,7 +344,7 @@ class LSTM(Recurrent):
         y = self._run(batch.x, batch.batch_sizes, h, c)
         return batch.restore(y), batch.unsort((h, c), initial)
 
-    def vjp(self, input, hx=None, *, lengths=None, checkpoint_every=None):
+    def vjp(self, input, hx=None, *, lengths=None, checkpoint_every=None, input_gradient=True):
         """Run, and return how to go backwards: vector-Jacobian products, as JAX names them.
 
         Parameters
@@ -333,6 +354,8 @@ class LSTM(Recurrent):
         checkpoint_every : int, optional
             Keep the states of every so many steps instead of all gates and cells, and compute these
             again on the way back. With engine native the gradients are the same bits.
+        input_gradient : bool
+            False: nobody needs `dx`, as of a model's first layer. It is None then, and not computed.
 
         Returns
         -------
@@ -392,10 +415,12 @@ class LSTM(Recurrent):
             final = self._d_states(d_states, batch)
             dh, dc = batch.sort(final)
             for layer, cells, tape, mask in reversed(tapes):
-                dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells])
+                wanted = input_gradient or cells.start > 0
+                dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
                 if mask is not None:
                     dy *= mask
-            return batch.restore(dy), batch.unsort((dh, dc), final)
+            dx = batch.restore(dy) if input_gradient else None
+            return dx, batch.unsort((dh, dc), final)
 
         return (batch.restore(y), batch.unsort((h, c), initial)), pullback
 
@@ -621,13 +646,15 @@ class LSTMCell(Recurrent):
             self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
         return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
 
-    def vjp(self, input, hx=None):
+    def vjp(self, input, hx=None, *, input_gradient=True):
         """Run one step, and return how to go backwards.
 
         Parameters
         ----------
         input, hx
             As in a call. `input` is kept, not copied: do not write into it before the pullback.
+        input_gradient : bool
+            As `LSTM.vjp`'s.
 
         Returns
         -------
@@ -656,8 +683,10 @@ class LSTMCell(Recurrent):
         def pullback(d_states):
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
             dy = np.zeros_like(dh)
-            dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None])
-            return (dx[0], (dh[0], dc[0])) if single else (dx, (dh, dc))
+            dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
+            if not single:
+                return dx, (dh, dc)
+            return dx[0] if input_gradient else None, (dh[0], dc[0])
 
         return ((h[0], c[0]) if single else (h, c)), pullback
 

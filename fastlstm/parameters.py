@@ -277,7 +277,12 @@ class Layer:
         """Switch the layer and its children to training (dropout on) or, False, to evaluation."""
         for _, layer in self.named_layers():
             layer.training = bool(mode)
+            if not mode:
+                layer._release()
         return self
+
+    def _release(self):
+        """Give back the memory that only training needs."""
 
     def eval(self):
         """Switch to evaluation: ``train(False)``."""

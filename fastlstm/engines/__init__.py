@@ -61,8 +61,13 @@ could change a result, and may be called from many threads at once.
     - `h`, `c`: the *initial* states; with x, y and `saved` as `run` had or left them. Not written.
     - `dy` (N, P), rows may lie apart. Not written.
     - `dh` (B, P), `dc` (B, H): C-contiguous; gradients of the final states in, of the initial out.
-    - `dx` (N, I), and `dw`, which is dw_ih (4H, I), dw_hh (4H, P), db (4H,) and dw_hr (P, H) or
-      None: C-contiguous, added into.
+    - `dx` (N, I), or None where nobody needs it, and `dw`, which is dw_ih (4H, I), dw_hh (4H, P),
+      db (4H,) and dw_hr (P, H) or None: C-contiguous, added into.
+
+``pack_linear(w, b) -> weights``, ``run_linear(weights, x, y, threads)``
+    y = w x + b for every row of `x` (N, I), N at least 1, into `y` (N, O); w (O, I), b (O,) or None.
+    Each sum begins with b and adds x in order, as (1) does, so that a row's bits do not depend on
+    the other rows.
 
 ``describe() -> dict``
     For `engines`: the instruction set that runs, and the like.
@@ -79,8 +84,12 @@ Layers run `stack(module, parameters, directions)`, whole stacks with these meth
     the states at every so many steps, from which `back` runs again.
 
 ``back(tape, dy, dh, dc, dx, dw, threads)``
-    As above for one layer: `dy` (N, directions * P), `dh` and `dc` (directions, B, ...); `dx` is
-    filled; `dw` has for each direction what is added into. A tape can be used again.
+    As above for one layer: `dy` (N, directions * P), `dh` and `dc` (directions, B, ...); `dx`, if
+    not None, is filled; `dw` has for each direction what is added into. A tape can be used again.
+
+Long calls of all three run, between pieces of time, the handlers of signals that came. If one raises,
+as Ctrl-C's does, the call ends there, and what it fills, or adds into, is worth nothing; nor do the
+states' values. The bits do not depend on the pieces.
 
 For engines that know no more than the contract this is a loop (`engines._stack`); the native engine
 has a ``Stack`` of its own, one call into C, in place of `saved` and `back`, and a ``Stepper``, one
@@ -181,9 +190,9 @@ def stack(module, parameters, directions, back=False, spare=None):
     directions : {1, 2}
     back : bool
         Whether the stack's gradients will be asked for too.
-    spare : list, optional
-        Memory that stacks of one layer hand on: a step of training packs the weights anew and fills
-        another tape, and fresh memory would cost it a tenth of its time.
+    spare : dict, optional
+        Memory that a layer's stacks hand on, one piece for each use: a step of training packs the
+        weights anew and fills another tape, and fresh memory would cost it a tenth of its time.
     """
     if hasattr(module, "Stack"):
         return module.Stack(parameters, directions, back, spare)

@@ -7,6 +7,7 @@ in ``fastlstm/native/kernels.inc``.
 
 import itertools
 import os
+import threading
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 cnp.import_array()
+
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()  # what it raises is left to `_raise`
 
 
 cdef extern from "fastlstm.h":
@@ -35,6 +40,7 @@ cdef extern from "fastlstm.h":
         int32_t threads, reverse, odd
         void *tape
         int64_t every
+        int (*stop)() noexcept nogil
     ctypedef struct fl_back_call:
         const fl_call *call
         const void *dy
@@ -51,10 +57,21 @@ cdef extern from "fastlstm.h":
     const char *fl_stack_isa(const fl_stack *stack)
     int fl_stack_lanes(const fl_stack *stack)
     size_t fl_room_bytes(const fl_stack *stack, const fl_call *call) nogil
-    void fl_run(const fl_stack *stack, const fl_call *call) nogil
+    bint fl_run(const fl_stack *stack, const fl_call *call) nogil
     size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call) nogil
     size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back) nogil
-    void fl_back(const fl_stack *stack, const fl_back_call *back) nogil
+    bint fl_back(const fl_stack *stack, const fl_back_call *back) nogil
+    ctypedef struct fl_linear:
+        pass
+    ctypedef struct fl_linear_call:
+        const void *x
+        void *y
+        int64_t x_stride, y_stride, rows
+        int32_t threads
+    size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa)
+    fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs,
+                              int isa, const void *w, const void *b)
+    void fl_run_linear(const fl_linear *linear, const fl_linear_call *call) nogil
 
 
 def _choose_isa():
@@ -87,6 +104,30 @@ cdef size_t _KEEP_BYTES = 1 << 23
 cdef size_t _WORTH_GIL = 1 << 18
 
 
+# Work, in bytes of weights times rows, that takes so long that Ctrl-C would be waited for.
+cdef double _WORTH_ASKING = 1e9
+
+ctypedef int (*Stop)() noexcept nogil
+
+
+cdef int _interrupted() noexcept nogil:
+    """Run the handlers of signals that came; 1 if one raised, as Ctrl-C's does."""
+    with gil:
+        return PyErr_CheckSignals() != 0
+
+
+cdef Stop _stop_of(double work):
+    """What a call of so much work asks now and then; Python runs its handlers in the main thread."""
+    if work > _WORTH_ASKING and threading.get_ident() == threading.main_thread().ident:
+        return _interrupted
+    return NULL
+
+
+cdef int _raise() except -1:
+    """What a signal's handler raised during a call."""
+    return -1
+
+
 cdef struct Room:
     void *memory
     size_t size
@@ -96,30 +137,18 @@ cdef inline void *_aligned(void *memory) noexcept nogil:
     return <void *>((<uintptr_t>memory + 63) & ~<uintptr_t>63)
 
 
-# So many pieces of memory a layer hands on; the oldest goes first.
-cdef int _MOST_SPARE = 16
-
-
-cdef cnp.ndarray _borrow(list spare, size_t size):
-    """Memory of at least so many bytes, from `spare` if there is some not much larger."""
-    cdef int k
-    cdef size_t there
+cdef cnp.ndarray _borrow(dict spare, str name, size_t size):
+    """Memory of at least so many bytes, that of this name in `spare` if it is not much larger."""
+    cdef cnp.ndarray memory = None if spare is None else spare.pop(name, None)
     size += 64
-    if spare is not None:
-        for k in range(len(spare)):
-            there = cnp.PyArray_SIZE(<cnp.ndarray>spare[k])
-            if size <= there <= 2 * size:
-                return spare.pop(k)
-        if spare:  # or all the sizes that ever came would add up
-            del spare[0]
+    if memory is not None and size <= <size_t>cnp.PyArray_SIZE(memory) <= 2 * size:
+        return memory
     return np.empty(size, np.uint8)
 
 
-cdef void _give_back(list spare, cnp.ndarray memory) noexcept:
+cdef void _give_back(dict spare, str name, cnp.ndarray memory) noexcept:
     if spare is not None and memory is not None:
-        spare.append(memory)
-        if len(spare) > _MOST_SPARE:
-            del spare[0]
+        spare[name] = memory
 
 
 cdef class Stack:
@@ -132,18 +161,18 @@ cdef class Stack:
     directions : {1, 2}
     back : bool
         Whether gradients will be asked for too.
-    spare : list, optional
+    spare : dict, optional
         Where memory comes from, and where it goes when the stack and its tapes are done with it.
     """
 
     cdef fl_stack *stack
     cdef cnp.ndarray memory  # NumPy asks for huge pages, which spare large weights many misses
     cdef size_t bytes
-    cdef list rest  # `spare`
+    cdef dict rest  # `spare`
     cdef fl_shape shape
     cdef Room spare[4]  # rooms that calls take and give back
 
-    def __cinit__(self, list parameters, int directions, bint back=False, list spare=None):
+    def __cinit__(self, list parameters, int directions, bint back=False, dict spare=None):
         cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], pointers
         self.shape.itemsize = w_ih.dtype.itemsize
         self.shape.directions, self.shape.back = directions, back
@@ -153,7 +182,7 @@ cdef class Stack:
         self.shape.hidden = w_hh.shape[0] // 4
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
         self.rest = spare
-        self.memory = _borrow(spare, self.bytes)
+        self.memory = _borrow(spare, "weights", self.bytes)
         pointers = np.zeros(4 * len(parameters), np.uintp)
         kept = []
         for k, array in enumerate(array for arrays in parameters for array in arrays):
@@ -167,7 +196,7 @@ cdef class Stack:
         )
 
     def __del__(self):
-        _give_back(self.rest, self.memory)
+        _give_back(self.rest, "weights", self.memory)
 
     def __dealloc__(self):
         for k in range(4):
@@ -217,11 +246,15 @@ cdef class Stack:
         """
         cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
         call.reverse = reverse
+        call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         cdef Room room = self.take(fl_room_bytes(self.stack, &call))
+        cdef bint stopped
         call.room = _aligned(room.memory)
         with nogil:
-            fl_run(self.stack, &call)
+            stopped = fl_run(self.stack, &call)
         self.give(room)
+        if stopped:
+            _raise()
 
     def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes, cnp.ndarray h not None,
                cnp.ndarray c not None, cnp.ndarray y not None, int threads=1, int64_t every=0,
@@ -231,13 +264,17 @@ cdef class Stack:
         call.reverse, call.every = reverse, every
         cdef Tape tape = Tape()
         tape.spare, tape.arrays = self.rest, (x, batch_sizes, y)
-        tape.memory = _borrow(self.rest, fl_tape_bytes(self.stack, &call))
+        tape.memory = _borrow(self.rest, "tape", fl_tape_bytes(self.stack, &call))
         call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
-        cdef cnp.ndarray room = _borrow(self.rest, fl_room_bytes(self.stack, &call))
+        cdef cnp.ndarray room = _borrow(self.rest, "room", fl_room_bytes(self.stack, &call))
+        cdef bint stopped
         call.room = _aligned(cnp.PyArray_DATA(room))
+        call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         with nogil:
-            fl_run(self.stack, &call)
-        _give_back(self.rest, room)
+            stopped = fl_run(self.stack, &call)
+        if stopped:
+            _raise()
+        _give_back(self.rest, "room", room)
         tape.call = call
         return tape
 
@@ -257,11 +294,15 @@ cdef class Stack:
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
         call.dh, call.dc = cnp.PyArray_DATA(dh), cnp.PyArray_DATA(dc)
         call.dx = NULL if dx is None else cnp.PyArray_DATA(dx)
-        cdef cnp.ndarray room = _borrow(self.rest, fl_back_room_bytes(self.stack, &call))
+        cdef cnp.ndarray room = _borrow(self.rest, "back", fl_back_room_bytes(self.stack, &call))
+        cdef bint stopped
         call.room = _aligned(cnp.PyArray_DATA(room))
+        run.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(dy, 0))
         with nogil:
-            fl_back(self.stack, &call)
-        _give_back(self.rest, room)
+            stopped = fl_back(self.stack, &call)
+        if stopped:
+            _raise()
+        _give_back(self.rest, "back", room)
 
 
 cdef class Tape:
@@ -270,10 +311,10 @@ cdef class Tape:
     cdef fl_call call
     cdef cnp.ndarray memory
     cdef tuple arrays
-    cdef list spare
+    cdef dict spare
 
     def __del__(self):
-        _give_back(self.spare, self.memory)
+        _give_back(self.spare, "tape", self.memory)
 
 
 cdef fl_call call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,
@@ -291,7 +332,7 @@ cdef fl_call call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.
         call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
         call.steps = cnp.PyArray_DIM(batch_sizes, 0)
     call.threads, call.reverse, call.odd = threads, 0, 0
-    call.tape, call.every, call.room = NULL, 0, NULL
+    call.tape, call.every, call.room, call.stop = NULL, 0, NULL, NULL
     return call
 
 
@@ -371,6 +412,38 @@ cdef class Stepper:
         return out
 
 
+cdef class Product:
+    """Packed weights of a linear product: w (outputs, inputs), b (outputs,) or None."""
+
+    cdef fl_linear *linear
+    cdef cnp.ndarray memory
+    cdef size_t bytes
+
+    def __cinit__(self, cnp.ndarray w not None, cnp.ndarray b):
+        cdef int32_t itemsize = w.dtype.itemsize
+        cdef int64_t outputs = w.shape[0], inputs = w.shape[1]
+        w = np.ascontiguousarray(w)
+        b = None if b is None else np.ascontiguousarray(b)
+        self.bytes = fl_linear_bytes(itemsize, inputs, outputs, _ISA)
+        self.memory = np.empty(self.bytes + 64, np.uint8)
+        self.linear = fl_pack_linear(
+            _aligned(cnp.PyArray_DATA(self.memory)), itemsize, inputs, outputs, _ISA,
+            cnp.PyArray_DATA(w), NULL if b is None else cnp.PyArray_DATA(b),
+        )
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray y not None, int threads):
+        """As `run_linear` of the contract."""
+        cdef fl_linear_call call
+        call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
+        call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
+        call.rows, call.threads = cnp.PyArray_DIM(x, 0), threads
+        if self.bytes * call.rows < _WORTH_GIL:
+            fl_run_linear(self.linear, &call)
+        else:
+            with nogil:
+                fl_run_linear(self.linear, &call)
+
+
 # ---- the contract ---------------------------------------------------------------------------
 
 
@@ -384,6 +457,14 @@ def pack(w_ih, w_hh, b, w_hr):
 
 def run(weights, x, batch_sizes, h, c, y, reverse):
     (<Stack?>weights).run(x, batch_sizes, h, c, y, 1, reverse)
+
+
+def pack_linear(w, b):
+    return Product(w, b)
+
+
+def run_linear(weights, x, y, threads):
+    (<Product?>weights).run(x, y, threads)
 
 
 def describe():

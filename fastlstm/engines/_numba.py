@@ -14,7 +14,17 @@ from llvmlite import binding
 from numba import types
 from numba.core import config
 
-from ._numba_kernels import BYTES, FMA, GATES, SUMS_BYTES, address_of, back_layer, run_layer
+from ._numba_kernels import (
+    BYTES,
+    FMA,
+    GATES,
+    ROWS_TOGETHER,
+    SUMS_BYTES,
+    address_of,
+    back_layer,
+    multiply_rows,
+    run_layer,
+)
 
 # One sequence alone leaves the tile short of rows: if its weights are larger than this, and do not
 # stay in the first-level cache anyhow, the input's products are made first, for many steps at
@@ -167,11 +177,40 @@ def back(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse):
     *dw, dw_hr = dw
     places = (
         address_of(x), x.strides[0], address_of(y), y.strides[0], *map(address_of, saved),
-        address_of(dy), dy.strides[0], *map(address_of, (h, c, dh, dc, dx, *dw)),
+        address_of(dy), dy.strides[0], *map(address_of, (h, c, dh, dc)),
+        0 if dx is None else address_of(dx), *map(address_of, dw),
         0 if dw_hr is None else address_of(dw_hr),
     )  # fmt: skip
     back_layer(weights.zero, own.plan, places, work[1], room, batch_sizes, reverse)
     _give_back(own.spare, work)
+
+
+@functools.cache
+def _prepare_linear(dtype):
+    dtype, i = numba.from_dtype(dtype), types.int64
+    for layout in "CA":
+        for readonly in (False, True):
+            _compile(address_of, types.Array(dtype, 2, layout, readonly=readonly))
+    _compile(multiply_rows, dtype, *[i] * 10)
+
+
+def pack_linear(w, b):
+    with _preparing:
+        _prepare_linear(w.dtype)
+    columns = _columns(w.T)
+    bias = _zeros((columns.shape[0] * columns.shape[2],), w.dtype)
+    if b is not None:
+        bias[: len(b)] = b
+    return columns, bias
+
+
+def run_linear(weights, x, y, threads):
+    columns, bias = weights
+    room = _room(ROWS_TOGETHER * bias.nbytes)
+    multiply_rows(
+        bias.dtype.type(0), len(x), y.shape[1], address_of(y), y.strides[0], room.ctypes.data,
+        bias.ctypes.data, columns.ctypes.data, address_of(x), x.strides[0], x.shape[1],
+    )  # fmt: skip
 
 
 def describe():

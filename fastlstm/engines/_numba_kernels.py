@@ -560,6 +560,23 @@ def _product(zero, rows, columns, z, z_stride, z_panel, b, w, w_panel, x, x_stri
         p += -(-vectors // GATES)
 
 
+ROWS_TOGETHER = 64  # of a linear product: x and sums stay in the cache
+
+
+@_kernel
+def multiply_rows(zero, rows, columns, y, y_stride, room, b, w, x, x_stride, count):
+    """y = x w + b, some rows at once by way of `room`, which has whole panels; y may not."""
+    wide = GATES * BYTES
+    size = _size(zero)
+    stride = -(-columns * size // wide) * wide
+    for at in range(0, rows, ROWS_TOGETHER):
+        now = min(ROWS_TOGETHER, rows - at)
+        _product(zero, now, columns, room, stride, wide, b, w, count * wide,
+                 x + at * x_stride, x_stride, size, count)  # fmt: skip
+        for r in range(now):
+            _copy(y + (at + r) * y_stride, room + r * stride, columns * size)
+
+
 @_kernel
 def _add(zero, count, target, source):
     """target += source, of so many values side by side."""
@@ -804,10 +821,11 @@ def back_layer(zero, plan, places, work, room, sizes, reverse):
         if P != H:
             _add_product(zero, P, H, sums_hr, begin == 0, part, zeros, m_panels, room * wide,
                          dh_all, dh_stride, rows)  # fmt: skip
-        _product(zero, rows, I, dx_own, dx_stride, wide, zeros, w_ih, GATES * H * wide,
-                 dz, dz_stride, size, GATES * H)  # fmt: skip
-        for r in range(rows):
-            _add(zero, I, dx + (first + r) * I * size, dx_own + r * dx_stride)
+        if dx:
+            _product(zero, rows, I, dx_own, dx_stride, wide, zeros, w_ih, GATES * H * wide,
+                     dz, dz_stride, size, GATES * H)  # fmt: skip
+            for r in range(rows):
+                _add(zero, I, dx + (first + r) * I * size, dx_own + r * dx_stride)
         if reverse:
             first += rows
     for r in range(most):

@@ -61,10 +61,23 @@ def back(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse):
         dz_g, dz_o = dc_t * i * (1 - g**2), dm * tanh_c * o * (1 - o)
         dz[rows] = np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=1)
         dc[:live], dh[:live] = dc_t * f, dz[rows] @ w_hh.T  # (9)
-    dx += dz @ w_ih.T  # (10)
+    if dx is not None:
+        dx += dz @ w_ih.T  # (10)
     dw_ih += dz.T @ x
     dw_hh += dz.T @ h_0
     db += dz.sum(axis=0)
+
+
+def pack_linear(w, b):
+    return w.T.copy(), None if b is None else b.copy()
+
+
+@np.errstate(all="ignore")
+def run_linear(weights, x, y, threads):
+    w, b = weights
+    np.matmul(x, w, out=y)
+    if b is not None:
+        y += b
 
 
 def sigmoid(z):

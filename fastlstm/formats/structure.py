@@ -199,7 +199,7 @@ def _construct(description, engine):
         children = description["children"].items()
         return Sequential({name: _construct(child, engine) for name, child in children})
     arguments = {name: value for name, value in description.items() if name != "layer"}
-    if kind in ("LSTM", "LSTMCell"):
+    if kind in ("LSTM", "LSTMCell", "Linear"):
         arguments["engine"] = engine
     return _LAYERS[kind](**arguments)
 

@@ -46,6 +46,7 @@ typedef struct {
     int32_t odd;     /* in a stream, other than in the call before: saves time, changes no value */
     void *tape;      /* of a stack of one layer, NULL or fl_tape_bytes at a multiple of 64, filled for `fl_back` */
     int64_t every;   /* the tape holds states at every so many steps; 0: all gates and cells */
+    int (*stop)(void); /* NULL, or asked by the calling thread now and then: other than 0 ends the run */
 } fl_call;
 
 /* The way back through a recorded call. */
@@ -80,8 +81,9 @@ int fl_stack_lanes(const fl_stack *stack);
 /* Bytes of room that `call` needs: its steps, batch, batch_sizes and threads are read. */
 size_t fl_room_bytes(const fl_stack *stack, const fl_call *call);
 
-/* Equations (1) to (5) for all layers, directions and steps. */
-void fl_run(const fl_stack *stack, const fl_call *call);
+/* Equations (1) to (5) for all layers, directions and steps. Not 0: it was stopped, and what it fills is
+worth nothing. */
+int fl_run(const fl_stack *stack, const fl_call *call);
 
 /* Bytes of the tape of a call: its steps, batch, batch_sizes and `every` are read. */
 size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
@@ -89,7 +91,26 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 /* Bytes of room that the way back needs: of its call steps, batch, batch_sizes, every, threads are read. */
 size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back);
 
-/* Equations (6) to (10) for both directions and all steps; the tape can be used again. */
-void fl_back(const fl_stack *stack, const fl_back_call *back);
+/* Equations (6) to (10) for both directions and all steps; the tape can be used again. Not 0: it was
+stopped, as its call's `stop` said, and what it fills or adds into is worth nothing. */
+int fl_back(const fl_stack *stack, const fl_back_call *back);
+
+/* y = W x + b for any number of rows: each sum begins with b and adds x in order, as a stack's do. */
+typedef struct fl_linear fl_linear;
+
+typedef struct {
+    const void *x; /* (rows, inputs), values of a row side by side */
+    void *y;       /* (rows, outputs); filled */
+    int64_t x_stride, y_stride, rows; /* strides in bytes, multiples of a value's */
+    int32_t threads;                  /* as a stack's call has them */
+} fl_linear_call;
+
+/* As fl_stack_bytes and fl_pack: w (outputs, inputs), b (outputs,) or NULL. */
+size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa);
+fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa,
+                          const void *w, const void *b);
+
+/* Needs no room. */
+void fl_run_linear(const fl_linear *linear, const fl_linear_call *call);
 
 #endif

@@ -9,6 +9,18 @@
 
 enum { GATES = 4, MOST_THREADS = 64 };
 
+/* Floating-point operations, some tens of milliseconds': after so many the calling thread asks whether to
+go on. Rows of a linear product that are taken together. */
+#define PIECE 2000000000
+#define LINEAR_ROWS 64
+
+/* How a call ends early: the calling thread asks, and all threads leave where they next look. */
+typedef struct {
+    int (*ask)(void);
+    int64_t work; /* since it was asked, the calling thread's own */
+    _Atomic int stopped;
+} fl_stop;
+
 /* One layer's weights in one direction. Panels of one vector's lanes L of units,
 [panel][k][gate][lane], k over the inputs, then the outputs; b [panel][gate][lane]; w_hr in panels of
 4 L outputs, [panel][k][4 L], k over the units. Units past H are padded with zeros.
@@ -20,6 +32,13 @@ typedef struct {
     void *w, *b, *w_hr;
     void *back_ih, *back_hh, *back_hr;
 } fl_cell;
+
+/* The weights of a linear product, in panels of 4 L outputs, [panel][k][4 L], and b, padded with zeros. */
+struct fl_linear {
+    const struct fl_kernels *kernels;
+    int64_t inputs, outputs;
+    void *w, *b;
+};
 
 /* What a recorded run of one layer in one direction leaves for the way back: the first h; c at every
 so many steps (0: at the first), [part][panel][sequence][lane]; of every row the gates,
@@ -48,6 +67,8 @@ typedef struct {
     int reverse, odd;
     int shares; /* among how many threads each step's units are split */
     const fl_tape *tape; /* NULL: not recorded */
+    fl_stop *stop;       /* NULL: runs to its end */
+    int asks;            /* whether this is the calling thread; where units are shared, that is number 0 */
     void *room;
 } fl_task;
 
@@ -65,7 +86,7 @@ typedef struct {
 
 /* What is compiled once for each instruction set and type of number. A task is run by `alone`, or
 by several threads: `begin`, once; `share`, in every thread; `end`, once. */
-typedef struct {
+typedef struct fl_kernels {
     int lanes;
     void (*pack)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *b, const void *w_hr);
     size_t (*room)(const fl_task *task); /* bytes; of the task cell, steps, batch, row, rows */
@@ -76,6 +97,10 @@ typedef struct {
     void (*pack_back)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *w_hr);
     size_t (*back_room)(const fl_back_task *back);
     void (*back)(const fl_back_task *back, fl_meeting *meeting, int mine); /* in every thread */
+    void (*pack_linear)(fl_linear *linear, const void *w, const void *b);
+    /* up to LINEAR_ROWS rows, for the panels from `from` to `to` */
+    void (*linear)(const fl_linear *linear, const void *x, int64_t x_stride, void *y, int64_t y_stride,
+                   int64_t rows, int64_t from, int64_t to);
 } fl_kernels;
 
 typedef struct {
@@ -96,6 +121,17 @@ static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
 {
     return atomic_load_explicit(&meeting->claimed[share], memory_order_relaxed) == number
         && atomic_compare_exchange_strong(&meeting->claimed[share], &number, number + 1);
+}
+
+/* After so many operations more: whether this thread is to leave. `asks`: it is the calling one. */
+static inline int fl_stopped(fl_stop *stop, int asks, int64_t work)
+{
+    if (asks && (stop->work += work) >= PIECE) {
+        stop->work = 0;
+        if (stop->ask())
+            atomic_store_explicit(&stop->stopped, 1, memory_order_relaxed);
+    }
+    return atomic_load_explicit(&stop->stopped, memory_order_relaxed);
 }
 
 /* Wait, awake, until `count` is at least `value`; yields the processor if that takes long. */

@@ -177,7 +177,8 @@ static int always(void)
 
 #define TABLE(isa, bytes, type) {bytes / (int)sizeof(type), fl_pack_##isa##_##type, fl_room_##isa##_##type, \
     fl_alone_##isa##_##type, fl_begin_##isa##_##type, fl_share_##isa##_##type, fl_end_##isa##_##type, \
-    fl_pack_back_##isa##_##type, fl_back_room_##isa##_##type, fl_back_##isa##_##type}
+    fl_pack_back_##isa##_##type, fl_back_room_##isa##_##type, fl_back_##isa##_##type, \
+    fl_pack_linear_##isa##_##type, fl_linear_##isa##_##type}
 
 const fl_isa_table fl_isas[] = {
 #if defined(__x86_64__)

@@ -153,6 +153,7 @@ typedef struct {
     int64_t total; /* rows */
     fl_tape tapes[2]; /* of the directions, if there is a tape */
     size_t between[2], tasks, task_size;
+    fl_stop *stop; /* NULL: runs to its end */
     int layer;     /* that runs now, if not in parts */
     _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
     const fl_task *task;  /* whose units are shared, if any, */
@@ -250,7 +251,7 @@ static int64_t row_of(const run *run, int part)
     return row;
 }
 
-static fl_task task_of(const run *run, int layer, int direction, int part)
+static fl_task task_of(const run *run, int layer, int direction, int part, int thread)
 {
     const fl_call *call = run->call;
     const fl_shape *s = &run->stack->shape;
@@ -265,6 +266,7 @@ static fl_task task_of(const run *run, int layer, int direction, int part)
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .total = run->total, .row = row, .rows = row_of(run, part + 1) - row,
         .reverse = direction || call->reverse, .odd = call->odd, .shares = run->cut.shares,
+        .stop = run->stop, .asks = thread == 0,
         .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
@@ -324,11 +326,16 @@ size_t fl_room_bytes(const fl_stack *stack, const fl_call *call)
     return run.tasks + task_size(&run) * run.cut.parts * run.cut.directions;
 }
 
-static void whole_stack(const run *run, int part)
+static int stopped(const run *run)
 {
-    for (int layer = 0; layer < run->stack->shape.layers; layer++)
-        for (int direction = 0; direction < run->stack->shape.directions; direction++) {
-            const fl_task task = task_of(run, layer, direction, part);
+    return run->stop && fl_stopped(run->stop, 0, 0);
+}
+
+static void whole_stack(const run *run, int part, int thread)
+{
+    for (int layer = 0; layer < run->stack->shape.layers && !stopped(run); layer++)
+        for (int direction = 0; direction < run->stack->shape.directions && !stopped(run); direction++) {
+            const fl_task task = task_of(run, layer, direction, part, thread);
             run->stack->kernels->alone(&task);
         }
 }
@@ -337,9 +344,8 @@ static void take_parts(void *context, int thread)
 {
     run *run = context;
     setting before = set();
-    (void)thread;
     for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.parts;)
-        whole_stack(run, (int)part);
+        whole_stack(run, (int)part, thread);
     restore(before);
 }
 
@@ -347,9 +353,8 @@ static void take_directions(void *context, int thread)
 {
     run *run = context;
     setting before = set();
-    (void)thread;
     for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;) {
-        const fl_task task = task_of(run, run->layer, (int)direction, 0);
+        const fl_task task = task_of(run, run->layer, (int)direction, 0, thread);
         run->stack->kernels->alone(&task);
     }
     restore(before);
@@ -365,7 +370,7 @@ static void take_shares(void *context, int thread)
 
 static void share_layer(run *run, int direction)
 {
-    const fl_task task = task_of(run, run->layer, direction, 0);
+    const fl_task task = task_of(run, run->layer, direction, 0, 0);
     fl_meeting meeting = {.done = 0};
     run->task = &task;
     run->meeting = &meeting;
@@ -382,7 +387,7 @@ static void in_threads(run *run)
         fl_together(run->cut.threads, take_parts, run);
         return;
     }
-    for (run->layer = 0; run->layer < run->stack->shape.layers; run->layer++) {
+    for (run->layer = 0; run->layer < run->stack->shape.layers && !stopped(run); run->layer++) {
         run->next = 0;
         if (run->cut.directions > 1)
             fl_together(run->cut.threads, take_directions, run);
@@ -392,17 +397,20 @@ static void in_threads(run *run)
     }
 }
 
-void fl_run(const fl_stack *stack, const fl_call *call)
+int fl_run(const fl_stack *stack, const fl_call *call)
 {
     run run;
+    fl_stop stop = {.ask = call->stop};
     prepare(&run, stack, call);
+    run.stop = call->stop ? &stop : NULL;
     if (run.cut.threads > 1) {
         in_threads(&run);
-        return;
+        return stop.stopped;
     }
     setting before = set();
-    whole_stack(&run, 0);
+    whole_stack(&run, 0, 0);
     restore(before);
+    return stop.stopped;
 }
 
 /* ---- the way back ------------------------------------------------------------------------------- */
@@ -414,7 +422,8 @@ typedef struct {
 } way_back;
 
 /* One direction's task; the gradients of both share dx. */
-static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back, int direction, fl_tape *tape)
+static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back, int direction, fl_tape *tape,
+                                 fl_stop *stop)
 {
     const fl_call *call = back->call;
     const fl_shape *s = &stack->shape;
@@ -430,7 +439,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
             .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .total = total,
             .rows = call->batch, .reverse = direction || call->reverse,
-            .tape = tape,
+            .tape = tape, .stop = stop,
         },
         .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
         .dh = (char *)back->dh + direction * state * s->output,
@@ -449,7 +458,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
 size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back)
 {
     fl_tape tape;
-    const fl_back_task task = back_task_of(stack, back, 0, &tape);
+    const fl_back_task task = back_task_of(stack, back, 0, &tape, NULL);
     return stack->kernels->back_room(&task);
 }
 
@@ -461,11 +470,12 @@ static void take_back(void *context, int thread)
     restore(before);
 }
 
-void fl_back(const fl_stack *stack, const fl_back_call *back)
+int fl_back(const fl_stack *stack, const fl_back_call *back)
 {
-    for (int direction = 0; direction < stack->shape.directions; direction++) {
+    fl_stop stop = {.ask = back->call->stop};
+    for (int direction = 0; direction < stack->shape.directions && !stop.stopped; direction++) {
         fl_tape tape;
-        const fl_back_task task = back_task_of(stack, back, direction, &tape);
+        const fl_back_task task = back_task_of(stack, back, direction, &tape, stop.ask ? &stop : NULL);
         fl_meeting meeting = {.done = 0};
         way_back way = {stack, &task, task.shares > 1 ? &meeting : NULL};
         if (task.shares > 1)
@@ -473,4 +483,67 @@ void fl_back(const fl_stack *stack, const fl_back_call *back)
         else
             take_back(&way, 0);
     }
+    return stop.stopped;
+}
+
+/* ---- the linear product -------------------------------------------------------------------------- */
+
+/* One product, as all its threads see it: blocks of rows, and in each `parts` of the outputs' panels. */
+typedef struct {
+    const fl_linear *linear;
+    const fl_linear_call *call;
+    int64_t panels, blocks, parts;
+    _Atomic int64_t next; /* what nobody has begun */
+} linear_run;
+
+size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa)
+{
+    const fl_shape shape = {.itemsize = itemsize};
+    int64_t whole = fl_up(outputs, GATES * kernels_of(&shape, isa)->lanes);
+    return fl_up(sizeof(fl_linear), 64) + fl_up(inputs * whole * itemsize, 64) + whole * itemsize;
+}
+
+fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa,
+                          const void *w, const void *b)
+{
+    const fl_shape shape = {.itemsize = itemsize};
+    const fl_kernels *kernels = kernels_of(&shape, isa);
+    int64_t whole = fl_up(outputs, GATES * kernels->lanes);
+    fl_linear *linear = memory;
+    char *places = (char *)memory + fl_up(sizeof(fl_linear), 64);
+    *linear = (fl_linear){kernels, inputs, outputs, places, places + fl_up(inputs * whole * itemsize, 64)};
+    kernels->pack_linear(linear, w, b);
+    return linear;
+}
+
+static void take_linear(void *context, int thread)
+{
+    (void)thread;
+    linear_run *run = context;
+    const fl_linear_call *call = run->call;
+    int64_t job, jobs = run->blocks * run->parts;
+    setting before = set();
+    while ((job = atomic_fetch_add(&run->next, 1)) < jobs) {
+        int64_t row = job / run->parts * LINEAR_ROWS, part = job % run->parts, left = call->rows - row;
+        int64_t from = run->panels * part / run->parts, to = run->panels * (part + 1) / run->parts;
+        int64_t rows = left < LINEAR_ROWS ? left : LINEAR_ROWS;
+        run->linear->kernels->linear(run->linear, (const char *)call->x + row * call->x_stride, call->x_stride,
+                                     (char *)call->y + row * call->y_stride, call->y_stride, rows, from, to);
+    }
+    restore(before);
+}
+
+void fl_run_linear(const fl_linear *linear, const fl_linear_call *call)
+{
+    linear_run run = {.linear = linear, .call = call};
+    double work = 2.0 * linear->inputs * linear->outputs * call->rows;
+    int64_t wide = GATES * linear->kernels->lanes;
+    int n = work < WORTH_THREADS ? 1 : call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    run.panels = fl_up(linear->outputs, wide) / wide;
+    run.blocks = fl_up(call->rows, LINEAR_ROWS) / LINEAR_ROWS;
+    run.parts = run.blocks >= 4 * n ? 1 : n < run.panels ? n : run.panels; /* few rows: share the outputs */
+    if (n > 1)
+        fl_together(n, take_linear, &run);
+    else
+        take_linear(&run, 0);
 }
