@@ -23,7 +23,6 @@ from .parameters import (
 )
 from .stream import undecided
 
-
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
 
@@ -366,7 +365,11 @@ class Dropout(Layer):
 
 
 class _Activation(Layer):
-    """What has no parameters and can tell from its output alone how to go `_back` from dy to dx."""
+    """What has no parameters and can tell from its output alone how to go `_back` from dy to dx.
+
+    A value's bits depend neither on the others' nor on where it lies: NumPy takes another exp for
+    values that lie backwards, so all work side by side.
+    """
 
     def __init__(self):
         super().__init__({})
@@ -425,7 +428,7 @@ class Tanh(_Activation):
     @quiet
     def __call__(self, input):
         """Return an array of the input's shape."""
-        return np.tanh(_as_any_float(input, "Tanh"))
+        return np.tanh(np.asarray(_as_any_float(input, "Tanh"), order="C"))
 
     def _back(self, y, dy):
         return dy * (1 - y * y)
@@ -444,7 +447,7 @@ class Sigmoid(_Activation):
     def __call__(self, input):
         """Return an array of the input's shape."""
         x = _as_any_float(input, "Sigmoid")
-        y = np.negative(x, out=np.empty_like(x))
+        y = np.negative(x, out=np.empty(x.shape, x.dtype))
         np.exp(y, out=y)  # where it is infinite, 1 / y is 0, as it should be
         y += 1
         return np.divide(1, y, out=y)
@@ -476,10 +479,11 @@ class Softmax(_Activation):
         x = _as_any_float(input, "Softmax")
         if not -x.ndim <= self.dim < x.ndim:
             raise ValueError(f"Softmax: Expected input with an axis {self.dim}, got {x.ndim}D")
-        y = x - x.max(axis=self.dim, keepdims=True, initial=-np.inf)
+        x = np.moveaxis(x, self.dim, -1)
+        y = np.subtract(x, x.max(axis=-1, keepdims=True, initial=-np.inf), order="C")
         np.exp(y, out=y)
-        y /= y.sum(axis=self.dim, keepdims=True)
-        return y
+        y /= y.sum(axis=-1, keepdims=True)  # side by side, or the order of the sum would be another
+        return np.moveaxis(y, -1, self.dim)
 
     def _back(self, y, dy):
         return y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))

@@ -355,7 +355,7 @@ class LSTM(Recurrent):
             Keep the states of every so many steps instead of all gates and cells, and compute these
             again on the way back. With engine native the gradients are the same bits.
         input_gradient : bool
-            False: nobody needs `dx`, as of a model's first layer. It is None then, and not computed.
+            False: nobody needs `dx`, as of a model's first layer: it is None, and not computed.
 
         Returns
         -------

@@ -34,7 +34,7 @@ from fastlstm.formats import structure
 from fastlstm.packing import rows_of
 
 ROOT = pathlib.Path(__file__).parents[1]
-FUNCTIONS = ["describe", "pack", "prepare", "run", "back"]
+FUNCTIONS = ["describe", "pack", "prepare", "run", "back", "pack_linear", "run_linear"]
 
 # (T, B, I, H), odd ones first: around the sizes of register tiles and vectors
 SHAPES = {

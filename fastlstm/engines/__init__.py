@@ -65,9 +65,8 @@ could change a result, and may be called from many threads at once.
       db (4H,) and dw_hr (P, H) or None: C-contiguous, added into.
 
 ``pack_linear(w, b) -> weights``, ``run_linear(weights, x, y, threads)``
-    y = w x + b for every row of `x` (N, I), N at least 1, into `y` (N, O); w (O, I), b (O,) or None.
-    Each sum begins with b and adds x in order, as (1) does, so that a row's bits do not depend on
-    the other rows.
+    y = w x + b for every row of `x` (N, I), N at least 1, into `y` (N, O), rows of which may lie
+    apart; w (O, I), b (O,) or None. Each sum begins with b and adds x in order, as (1) does.
 
 ``describe() -> dict``
     For `engines`: the instruction set that runs, and the like.
@@ -87,9 +86,9 @@ Layers run `stack(module, parameters, directions)`, whole stacks with these meth
     As above for one layer: `dy` (N, directions * P), `dh` and `dc` (directions, B, ...); `dx`, if
     not None, is filled; `dw` has for each direction what is added into. A tape can be used again.
 
-Long calls of all three run, between pieces of time, the handlers of signals that came. If one raises,
-as Ctrl-C's does, the call ends there, and what it fills, or adds into, is worth nothing; nor do the
-states' values. The bits do not depend on the pieces.
+Between pieces of time, long calls of all three run the handlers of signals that came. If one
+raises, as Ctrl-C's does, the call ends there, and what it fills or changes is worth nothing: states
+and gradients are the caller's to put back. No bit depends on the pieces.
 
 For engines that know no more than the contract this is a loop (`engines._stack`); the native engine
 has a ``Stack`` of its own, one call into C, in place of `saved` and `back`, and a ``Stepper``, one
@@ -101,6 +100,7 @@ import functools
 import importlib
 import os
 import pathlib
+import sys
 import warnings
 
 import numpy as np
@@ -170,11 +170,14 @@ def _why_missing(name):
 @functools.cache
 def _warn_of_numpy():
     reasons = "; ".join(filter(None, map(_why_missing, MODULES)))
+    frame, level = sys._getframe(), 1  # up to the line outside the package that makes a layer
+    while frame.f_back and frame.f_globals["__name__"].startswith(__package__.split(".")[0]):
+        frame, level = frame.f_back, level + 1
     warnings.warn(
         "fastlstm runs on its engine numpy here, which takes 2 to 50 times as long as the others. "
         f'{reasons}. To stay with numpy without this warning: engine="numpy", or '
         "FASTLSTM_ENGINE=numpy in the environment",
-        stacklevel=5,  # the line that makes an LSTM
+        stacklevel=level,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 # floating-point operations, about a millisecond's: below that, starting threads costs more than
 # they save
 _WORTH_THREADS = 1e8
-# the same, of a piece of time: between two of them Python can run the handler of a signal, as Ctrl-C's
+# the same, of a piece of time: between two, Python can run the handler of a signal, as Ctrl-C's
 _PIECE = 1e9
 
 
