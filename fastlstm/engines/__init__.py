@@ -170,9 +170,9 @@ def _why_missing(name):
 @functools.cache
 def _warn_of_numpy():
     reasons = "; ".join(filter(None, map(_why_missing, MODULES)))
-    frame, level = sys._getframe(), 1  # up to the line outside the package that makes a layer
-    while frame.f_back and frame.f_globals["__name__"].startswith(__package__.split(".")[0]):
-        frame, level = frame.f_back, level + 1
+    package, frame, level = __package__.split(".")[0], sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == package:
+        frame, level = frame.f_back, level + 1  # up to the line that makes a layer
     warnings.warn(
         "fastlstm runs on its engine numpy here, which takes 2 to 50 times as long as the others. "
         f'{reasons}. To stay with numpy without this warning: engine="numpy", or '
