@@ -4,11 +4,13 @@ A layer is called, ``y = layer(x)``, or run so that one can go back, ``y, pullba
 vector-Jacobian products, as JAX names them. `Linear.vjp` says what holds for all of them.
 """
 
+import copy
 import math
 
 import numpy as np
 
 from .arrays import as_array, as_float, as_integers, as_rows
+from .chain import Given, check_layouts, is_own, join, who
 from .engines import threads
 from .lstm import LSTM, Computed, LSTMCell, dropout_mask
 from .packing import check_lengths
@@ -21,7 +23,7 @@ from .parameters import (
     quiet,
     uniform,
 )
-from .stream import undecided
+from .stream import by_name, undecided
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -179,6 +181,11 @@ class Linear(Computed):
             self._engine.run_linear(weights, rows[piece], y[piece], self.num_threads)
         return y.reshape(*x.shape[:-1], self.out_features)
 
+    def _join(self, name, given):
+        given.check(self.in_features, who(name, self))
+        features, giver = self.out_features, who(name, self)
+        return self, given._replace(features=features, giver=giver, directions=False)
+
     def _copy_of_weight(self):
         """The weight as it is now, for pullbacks that come after it has changed."""
         version, weight = self._copied
@@ -274,6 +281,13 @@ class Embedding(Layer):
 
         return y, pullback
 
+    def _join(self, name, given):
+        if given.features is not None:
+            raise ValueError(
+                f"Sequential: {who(name, self)} takes indices, {given.giver} gives features"
+            )
+        return self, Given(self.embedding_dim, who(name, self), layouts=given.layouts)
+
     def _add(self, index, dy):
         """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""
         gradient = self._learnt_grads().get("weight")
@@ -352,6 +366,9 @@ class Dropout(Layer):
 
         return y, pullback
 
+    def _join(self, name, given):
+        return self, given
+
     def _run(self, input):
         """(output, mask); without dropout there is none."""
         x = _as_any_float(input, "Dropout")
@@ -396,6 +413,9 @@ class _Activation(Layer):
             return self._back(y, _as_gradient(d_output, y.shape, y.dtype, type(self).__name__))
 
         return y, pullback
+
+    def _join(self, name, given):
+        return self, given
 
 
 class ReLU(_Activation):
@@ -501,22 +521,79 @@ class Last(Layer):
 
     Parameters
     ----------
-    batch_first : bool or None
-        The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F). None is undecided,
-        as `LSTM`'s.
-    bidirectional : bool
+    batch_first : bool, optional
+        The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F).
+    bidirectional : bool, optional
         The features are [forward, backward], half and half.
+
+    Notes
+    -----
+    In a Sequential both are those of the LSTM before it: leave them out there. Elsewhere they are
+    False unless given. (The layer that the Sequential has is a copy that knows its LSTM.)
 
     Examples
     --------
     >>> fastlstm.Last()(np.array([[[1.0]], [[2.0]]]), lengths=[1])
     array([[1.]])
+    >>> model = fastlstm.Sequential(fastlstm.LSTM(3, 4, batch_first=True), fastlstm.Last())
+    >>> model[1]
+    Last(batch_first=True, bidirectional=False)
     """
 
-    def __init__(self, batch_first=False, bidirectional=False):
+    def __init__(self, batch_first=None, bidirectional=None):
         super().__init__({})
-        self.batch_first = check_batch_first(batch_first)
-        self.bidirectional = check_bool("bidirectional", bidirectional)
+        self._lstm = None  # the one before it in a Sequential
+        self._batch_first = check_batch_first(batch_first)
+        self._bidirectional = (
+            None if bidirectional is None else check_bool("bidirectional", bidirectional)
+        )
+
+    @property
+    def batch_first(self):
+        """Whether the input is (B, T, F); None if it is undecided for the LSTM before it."""
+        if self._batch_first is not None or self._lstm is None:
+            return bool(self._batch_first)
+        return self._lstm.batch_first
+
+    @batch_first.setter
+    def batch_first(self, value):
+        self._batch_first = value
+
+    @property
+    def bidirectional(self):
+        """Whether the features are [forward, backward]."""
+        if self._bidirectional is not None or self._lstm is None:
+            return bool(self._bidirectional)
+        return self._lstm.bidirectional
+
+    def _join(self, name, given):
+        given.check_steps(who(name, self))
+        if given.lstm is None:
+            return self, given._replace(last=who(name, self))
+        if given.stranger:
+            if None in (self._batch_first, self._bidirectional):
+                raise ValueError(
+                    f"Sequential: {name!r} (Last) cannot take batch_first and bidirectional from "
+                    f"{who(*given.lstm)}, for what {given.stranger} makes of its output is not "
+                    "known: give both"
+                )
+            return self, given._replace(last=who(name, self))
+        last, lstm = copy.copy(self), given.lstm[1]
+        if lstm.bidirectional and not given.directions:
+            if self._bidirectional is not False:
+                raise ValueError(
+                    f"Sequential: {name!r} (Last) takes both directions of {who(*given.lstm)} "
+                    f"apart, which {given.giver} has mixed: put it before that, or say "
+                    "Last(bidirectional=False) for the last step of each sequence"
+                )
+        elif self._bidirectional not in (None, lstm.bidirectional):
+            raise ValueError(
+                f"Sequential: {who(name, self)} does not agree with {who(*given.lstm)}: leave out "
+                "bidirectional, to take it from there"
+            )
+        last._lstm = lstm
+        given = given.behind(name, last)
+        return last, given._replace(last=who(name, last))
 
     def __call__(self, input, *, lengths=None):
         """Map (T, B, F), (B, T, F) or (T, F), and B lengths, to (B, F) or (F,)."""
@@ -596,6 +673,8 @@ class Last(Layer):
 class Sequential(Layer):
     """Layers one after the other, as torch.nn.Sequential; an LSTM passes on its output.
 
+    The layers are compared with each other when it is built: what one gives, the next must take.
+
     Parameters
     ----------
     *layers : Layer, or one dict of str -> Layer
@@ -608,7 +687,9 @@ class Sequential(Layer):
     TypeError
         If something is not a layer, or an LSTMCell, which gives (h, c), is not the last one.
     ValueError
-        If a name is empty or holds a dot, or layers have different dtypes.
+        If a name is empty or holds a dot, or layers do not fit together: in their dtypes, in the
+        features that one gives and the next takes, in `batch_first`; or what needs steps or indices
+        does not get them. Of a layer of one's own nothing is known, and so nothing asked.
 
     Examples
     --------
@@ -645,37 +726,60 @@ class Sequential(Layer):
         }
         if len(dtypes) > 1:
             raise ValueError(f"Sequential: layers have different dtypes: {sorted(dtypes)}")
+        children, given = join(children, Given())
         super().__init__({}, dtypes.pop() if dtypes else "float32", children)
+        self._layouts = given.layouts  # pairs that must go on agreeing
+        self._leaves = tuple(_leaves(children))
 
-    def __call__(self, input, *, lengths=None):
+    def __call__(self, input, hx=None, *, lengths=None, return_states=False):
         """Run all layers.
 
         Parameters
         ----------
         input : what the first layer takes
             A list before a layer without parameters becomes an array of the model's dtype.
+        hx : dict of str -> (h_0, c_0), list of those, or one (h_0, c_0), optional
+            Initial states by the names of the LSTMs and LSTMCells, dotted as in `state_dict`; in
+            their order; or of the only one. Zeros where nothing, or None, is given.
         lengths : B ints, optional
             Each sequence's real steps, for every LSTM and Last inside.
+        return_states : bool
+            Whether to return the final states too, as is done wherever `hx` is given.
 
         Returns
         -------
-        What the last layer gives; of an LSTM, its output.
+        y : what the last layer gives; of an LSTM, its output
+        states : dict of str -> (h_n, c_n)
+            If they are asked for: what the next call takes as `hx`.
+
+        Examples
+        --------
+        >>> model = fastlstm.Sequential({"lstm": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)})
+        >>> x = np.ones((6, 2, 3), np.float32)
+        >>> y, states = model(x[:2], return_states=True)
+        >>> rest, states = model(x[2:], states)
+        >>> np.array_equal(np.concatenate([y, rest]), model(x))
+        True
         """
-        x = self._arrange(input)
-        for layer in self.children.values():
-            if isinstance(layer, (LSTM, Last, Sequential)):
+        check_layouts(self._layouts)
+        x, given, states = self._arrange(input), by_name("hx", hx, self._recurrent()), {}
+        for name, layer in self._leaves:
+            if isinstance(layer, LSTM):
+                x, states[name] = layer(x, given.get(name), lengths=lengths)
+            elif isinstance(layer, LSTMCell):
+                x = states[name] = layer(x, given.get(name))
+            elif isinstance(layer, (Last, Sequential)):
                 x = layer(x, lengths=lengths)
-                x = x[0] if isinstance(layer, LSTM) else x
             else:
                 x = layer(x)
-        return x
+        return x if hx is None and not return_states else (x, states)
 
-    def vjp(self, input, *, lengths=None, input_gradient=True):
+    def vjp(self, input, hx=None, *, lengths=None, return_states=False, input_gradient=True):
         """Run all layers, and return how to go backwards.
 
         Parameters
         ----------
-        input, lengths
+        input, hx, lengths, return_states
             As in a call. What layers pass on is kept, not copied: do not write into `input` before
             the pullback.
         input_gradient : bool
@@ -683,12 +787,14 @@ class Sequential(Layer):
 
         Returns
         -------
-        y : what the last layer gives; of an LSTM, its output
-            It may refuse writing, for the pullback reads it.
+        y, or (y, states) : as a call's
+            y may refuse writing, for the pullback reads it.
         pullback : callable
             ``dx = pullback(d_output)``: from the gradient of y (of an LSTMCell's (h, c), a pair) to
             that of `input`, None if this is integers; adds those of all parameters to `grads`. See
-            `Linear.vjp`.
+            `Linear.vjp`. Where states are returned, ``dx, d_hx = pullback(d_output, d_states)``: in
+            go the gradients of the final states of LSTMs, as `hx` is given, and zeros where there
+            are none, as for a `d_output` of None; out come those of all initial states, a dict.
 
         Examples
         --------
@@ -699,21 +805,63 @@ class Sequential(Layer):
         >>> model.grads["2.bias"]
         array([2.], dtype=float32)
         """
-        x, pullbacks = self._arrange(input), []
+        check_layouts(self._layouts)
+        x, given, states = self._arrange(input), by_name("hx", hx, self._recurrent()), {}
+        pullbacks = []
         needed = input_gradient  # of what this layer takes: also if a layer before it learns
-        for layer in self.children.values():
-            x, back = _vjp(layer, x, lengths, needed)
+        for name, layer in self._leaves:
+            x, own, back = _vjp(layer, x, given.get(name), lengths, needed)
+            if own is not None:
+                states[name] = own
             needed = needed or layer.num_parameters > 0
             if needed:
-                pullbacks.append(back)
+                pullbacks.append((name, back))
+        stated = hx is not None or return_states
+        shapes = {n: [state.shape for state in s] for n, s in states.items()}
+        y_like = None if isinstance(x, tuple) else (x.shape, x.dtype)
 
-        def pullback(d_output):
-            dx = d_output
-            for back in reversed(pullbacks):
-                dx = back(dx)
-            return dx if input_gradient else None
+        def pullback(d_output, d_states=None):
+            d_states = self._d_states(d_states, shapes)
+            dx, d_hx = d_output, {}
+            if dx is None and stated:
+                dx = np.zeros(*y_like) if y_like else (None, None)
+            for name, back in reversed(pullbacks):
+                dx, own = back(dx, d_states.get(name))
+                if own is not None:
+                    d_hx[name] = own
+            dx = dx if input_gradient else None
+            return (dx, d_hx) if stated else dx
 
-        return x, pullback
+        return ((x, states) if stated else x), pullback
+
+    def _d_states(self, d_states, shapes):
+        """The gradients of final states by name, checked before anything is added anywhere."""
+        names = self._recurrent(LSTM)
+        d_states = by_name("d_states", d_states, names)
+        for name, pair in d_states.items():
+            if pair is None:
+                continue
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(f"d_states of {name!r} must be a tuple (dh_n, dc_n)")
+            d_states[name] = tuple(
+                None if d is None else _as_gradient(d, shape, self.dtype, "Sequential", "d_states")
+                for d, shape in zip(pair, shapes[name], strict=True)
+            )
+        return d_states
+
+    def _recurrent(self, kind=(LSTM, LSTMCell)):
+        """The names of the layers that have states, in their order."""
+        return [name for name, layer in self._leaves if isinstance(layer, kind)]
+
+    def _join(self, name, given):
+        """A copy, if a Last inside takes something from an LSTM before this Sequential."""
+        children, given = join(self.children, given, name + ".")
+        if all(children[n] is layer for n, layer in self.children.items()):
+            return self, given
+        twin = copy.copy(self)
+        leaves = tuple(_leaves(children))
+        twin.__dict__.update(children=children, _layouts=given.layouts, _leaves=leaves)
+        return twin, given
 
     def _arrange(self, x):
         if isinstance(x, (list, tuple)) and self.children and not self[0].num_parameters:
@@ -757,34 +905,46 @@ def _last(layer):
     return _last(layer[-1]) if isinstance(layer, Sequential) and len(layer) else layer
 
 
-def _vjp(layer, x, lengths, input_gradient):
-    """(What a layer passes on in a Sequential, the pullback from that to x alone)."""
+def _vjp(layer, x, hx, lengths, input_gradient):
+    """(What a layer passes on in a Sequential, its final states, the pullback from both to both).
+
+    The states of a layer that has none are None. An LSTMCell passes on its states.
+    """
     options = {}
+    if isinstance(layer, (LSTM, LSTMCell)):
+        options["hx"] = hx
     if isinstance(layer, (LSTM, LSTMCell, Linear, Sequential)):
         options["input_gradient"] = input_gradient
     if isinstance(layer, (LSTM, Last, Sequential)):
         options["lengths"] = lengths
     y, pullback = layer.vjp(x, **options)
     if isinstance(layer, LSTM):
-        return y[0], lambda d_output: pullback(d_output)[0]
+        return *y, pullback
     if isinstance(layer, LSTMCell):
-        return y, lambda d_states: pullback(d_states)[0]
-    return y, pullback
+        return y, y, lambda d_states, _: pullback(d_states)
+    return y, None, lambda d_output, _: (pullback(d_output), None)
 
 
-def _as_gradient(value, shape, dtype, owner):
+def _leaves(children, prefix=""):
+    """Yield (dotted name, layer) of the layers, and of those in Sequentials that run as ours."""
+    for name, layer in children.items():
+        if isinstance(layer, Sequential) and not is_own(layer):
+            yield from ((f"{prefix}{name}.{inner}", leaf) for inner, leaf in layer._leaves)
+        else:
+            yield prefix + name, layer
+
+
+def _as_gradient(value, shape, dtype, owner, what="d_output"):
     """The gradient of an output, an array of its shape and dtype; ValueError if it is not."""
-    dy = as_array(value, "d_output")
+    dy = as_array(value, what)
     try:
         dy = as_float(value, dtype)
     except ValueError:
         raise ValueError(
-            f"{owner}: Expected d_output of the output's dtype {dtype}, got {dy.dtype}"
+            f"{owner}: Expected {what} of the output's dtype {dtype}, got {dy.dtype}"
         ) from None
     if dy.shape != shape:
-        raise ValueError(
-            f"{owner}: Expected d_output of the output's shape {shape}, got {dy.shape}"
-        )
+        raise ValueError(f"{owner}: Expected {what} of the output's shape {shape}, got {dy.shape}")
     return dy
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from .arrays import as_float, as_rows
 from .batch import Packed, Padded, Ragged
+from .chain import Given, who
 from .engines import choose, stack, threads
 from .packing import batch_sizes_of, check_lengths, check_packed, rows_of, uniform_sizes
 from .parameters import (
@@ -547,6 +548,16 @@ class LSTM(Recurrent):
             states.append(np.array(state.reshape(shape), order="C"))
         return states
 
+    def _join(self, name, given):
+        given.check(self.input_size, who(name, self))
+        given.check_steps(who(name, self))
+        if given.lstm and not given.stranger:
+            given = given.behind(name, self)
+        return self, Given(
+            self._directions * self._output_size, who(name, self), lstm=(name, self),
+            directions=True, layouts=given.layouts,
+        )  # fmt: skip
+
     def stream(self, batch_size=1):
         """Begin a live stream: a state of its own over these weights.
 
@@ -689,6 +700,15 @@ class LSTMCell(Recurrent):
             return dx[0] if input_gradient else None, (dh[0], dc[0])
 
         return ((h[0], c[0]) if single else (h, c)), pullback
+
+    def _join(self, name, given):
+        given.check(self.input_size, who(name, self))
+        if given.lstm and not (given.stranger or given.last):
+            raise ValueError(
+                f"Sequential: {who(name, self)} takes one step, {who(*given.lstm)} gives all of "
+                "them; put a Last between the two"
+            )
+        return self, Given(layouts=given.layouts)
 
     def _d_states(self, d_states, rows, ndim):
         """The gradients of a step's h and c; what is None becomes zeros."""

@@ -392,6 +392,10 @@ class Layer:
             layer.__setstate__({**layer.__getstate__(), "dtype": dtype, "_flat": flat})
         return model
 
+    def _join(self, name, given):
+        """This layer at its place in a Sequential, and what it gives there; see `chain`."""
+        return self, given.unknown(name, self)
+
     def __repr__(self):
         if not self.children:
             return f"{type(self).__name__}({self._arguments()})"

@@ -175,6 +175,29 @@ class Stream:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
 
 
+def by_name(what, states, names):
+    """States that are given by the names of LSTMs, in their order, or for the only one: a dict."""
+    if states is None:
+        return {}
+    known = ", ".join(map(repr, names)) or "no LSTM"
+    if hasattr(states, "keys"):
+        if unknown := [name for name in states if name not in names]:
+            raise ValueError(f"{what}: Expected states of {known}, got some of {unknown}")
+        return dict(states)
+    if not isinstance(states, (list, tuple)):
+        raise TypeError(
+            f"{what} must be a dict of (h, c) by the names of LSTMs, or a list of them, got "
+            f"{type(states).__name__}"
+        )
+    if len(names) == 1 and len(states) == 2:
+        return {names[0]: states}
+    if len(states) != len(names):
+        raise ValueError(
+            f"{what}: Expected a list of one (h, c) for each of {known}, got {len(states)}"
+        )
+    return dict(zip(names, states, strict=True))
+
+
 def undecided(owner, shape):
     """The error of batched input where `batch_first` is None."""
     return ValueError(

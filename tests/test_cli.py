@@ -441,8 +441,8 @@ def test_info(capsys):
 
 
 def test_info_where_the_file_does_not_tell_the_layers(capsys):
-    lstms = {"enc": LSTM(2, 3), "rnn": LSTM(4, 1)}
-    arrays = Sequential({"fc1": Linear(2, 2), **lstms}).state_dict()
+    layers = {"fc1": Linear(2, 2), "enc": LSTM(2, 3), "rnn": LSTM(4, 1)}
+    arrays = {f"{n}.{p}": v for n, layer in layers.items() for p, v in layer.state_dict().items()}
     np.savez("model.npz", **arrays, **{"norm.count": np.array(7), "a\x1b": np.ones(2, bool)})
     assert cli.main(["info", "model.npz"]) == 0
     out, err = capsys.readouterr()

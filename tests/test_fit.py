@@ -497,7 +497,8 @@ def test_bad_input_is_refused_before_any_work(name):
 
 
 def test_mixed_batch_first_is_refused():
-    model = Sequential(lstm(F, 4), Last(batch_first=True), Linear(4, 1))
+    model = Sequential(lstm(F, 4), Last(), Linear(4, 1))
+    model[1].batch_first = True
     sentence = "model: all of its LSTM and Last layers must be batch_first, or none"
     check(lambda: fit(model, make_data(), MSELoss(), Adam(model), 1, 8), ValueError, sentence)
 

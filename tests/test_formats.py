@@ -516,7 +516,7 @@ def test_batch_first_may_not_contradict_the_file(tmp_path, layer):
 
 
 def test_load_lstm_believes_the_files_own_structure(tmp_path):
-    lstms = {"a": fastlstm.LSTM(2, 3, batch_first=True, seed=0), "b": fastlstm.LSTM(3, 2)}
+    lstms = {name: fastlstm.LSTM(2, 2, batch_first=True, seed=0) for name in "ab"}
     save(fastlstm.Sequential(lstms), tmp_path / "model.npz")
     lstm = load_lstm(tmp_path / "model.npz", prefix="a")
     assert lstm.batch_first and not lstm.training

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "fastlstm"
 FLOORS = [
     ["engines", "arrays", "files", "npy", "table", "terminal", "wav"],
     ["packing", "parameters"],
-    ["stream", "batch"],
+    ["stream", "batch", "chain"],
     ["lstm"],
     ["layers"],
     ["formats", "plot"],

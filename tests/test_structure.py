@@ -45,8 +45,8 @@ def test_an_undecided_layout_runs_what_has_none():
         lambda lstm, x: lstm.stream(2).run(x),
         lambda lstm, x: fastlstm.Sequential(lstm)(x),
         lambda lstm, x: fastlstm.Sequential(lstm).vjp(x),
-        lambda lstm, x: fastlstm.Last(batch_first=None)(x),
-        lambda lstm, x: fastlstm.Last(batch_first=None).vjp(x),
+        lambda lstm, x: fastlstm.Sequential(lstm, fastlstm.Last())[1](x),
+        lambda lstm, x: fastlstm.Sequential(lstm, fastlstm.Last())[1].vjp(x),
         lambda lstm, x: fastlstm.predict(lstm, (x, x)),
     ],
 )
