@@ -1,53 +1,92 @@
 """Tables of numbers in time: the columns of a CSV file, and when each row was.
 
-The first line names the columns; a row for every step of time follows.
+The first line names the columns; a row for every step of time follows. Rows must be in the order
+of time, and what is not at the usual distance from the row before begins a part of its own.
 """
 
 import csv
+import dataclasses
 import math
 import re
 from array import array
-from typing import NamedTuple
 
 import numpy as np
 
+from .times import NUMBER, breaks, continued, looks_like_a_date, read_times, span
+
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
-_DATE = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
-_COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(\d\d)?")  # no numbers: 20240131 + 1 is no date
-_UNITS = {7: "M", 10: "D", 16: "m", 19: "s"}  # of dates of so many characters
-_RECENT = 12  # times that tell how far the next ones are apart
+_SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+_SOME = 5  # as many places of many are named
+_MOSTLY = 0.9  # the share of steps by which numbers that grow are times, though some are wrong
+_REPEATED = 0.1  # more times repeated than this share are of several series
 
 
-class Table(NamedTuple):
-    """What was read: the columns that were asked for, and the time of each row if there is one.
+@dataclasses.dataclass
+class Table:
+    """What was read of one series: the columns that were asked for, and the times of its rows.
 
     Parameters
     ----------
+    path : str or path-like
+    columns : list of str
+        The names of the columns of `values`.
     values : float64 ndarray of shape (T, columns)
+        nan where the file has no number; `check` tells what it has there.
+    lines : list of T int
+        Where in the file each row is.
+    faults : dict of int -> (int, str)
+        For rows that lack a number: in which column first, and the text there.
+    group : str or None
+        What the file has in the column that tells series apart.
     time : str or None
         The name of the column that `labels` are from.
     labels : list of T str, or None
     times : ndarray of T dates or numbers, or None
-        The labels, where they can be read so.
+        The labels, read.
+    write : callable or None
+        Makes labels of times.
+    parts : list of (int, int)
+        The rows, from and to, between gaps and repeated times.
+    notes : list of str
+        What these are, each in a sentence.
     """
 
+    path: object
+    columns: list
     values: np.ndarray
-    time: str | None
-    labels: list | None
-    times: np.ndarray | None
+    lines: list
+    faults: dict
+    decimal: str = "."
+    group: str | None = None
+    time: str | None = None
+    labels: list | None = None
+    times: np.ndarray | None = None
+    write: object = None
+    parts: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
         span = f" from {self.labels[0]} to {self.labels[-1]}" if self.labels else ""
         return f"{len(self.values)} rows{span}"
 
+    def check(self, first=0, stop=None):
+        """Raise a ValueError for the first value that is missing in these rows."""
+        wrong = np.flatnonzero(np.isnan(self.values[first:stop]).any(axis=1))
+        if len(wrong):
+            row = first + int(wrong[0])
+            column, text = self.faults[row]
+            raise ValueError(
+                f"{self.path}, line {self.lines[row]}, column {self.columns[column]!r}: "
+                f"{_fault(text, self.decimal)}"
+            )
+
     def times_from(self, first, count):
         """The times of so many steps, also of those behind the last row; None if there are none."""
         if self.times is None:
             return None
-        behind = first + count - len(self.times)
-        times = self.times
+        behind, times = first + count - len(self.times), self.times
         if behind > 0:
-            more = _continued(times[-_RECENT:], behind)
+            more = continued(times[self.parts[-1][0] :], behind)
             if more is None:
                 return None
             times = np.concatenate([times, more])
@@ -58,114 +97,277 @@ class Table(NamedTuple):
         if self.labels is None or first + count <= len(self.labels):
             return self.labels and self.labels[first : first + count]
         times = self.times_from(first, count)
-        if times is None:
-            return None
-        if times.dtype.kind != "M":
-            return [f"{time:.12g}" for time in times]
-        between = " " if " " in self.labels[-1] else "T"
-        return [text.replace("T", between) for text in np.datetime_as_string(times).tolist()]
+        return None if times is None else self.write(times)
 
 
-def read_table(path, columns):
-    """Read the columns of these names, and the time of each row."""
-    values, labels, lines = array("d"), [], []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(rows, [])]
-            places = [_place(path, header, name) for name in columns]
-            for row in filter(None, rows):
-                if len(row) != len(header):
-                    raise ValueError(
-                        f"{path}, line {rows.line_num}: expected {len(header)} columns, got "
-                        f"{len(row)}"
-                    )
-                numbers = [_number(row[place]) for place in places]
-                if None in numbers:
-                    place = places[numbers.index(None)]
-                    where = f"{path}, line {rows.line_num}, column {header[place]!r}"
-                    raise ValueError(f"{where}: {_fault(row[place])}")
-                values.extend(numbers)
-                labels.append(row[0].strip())
-                lines.append(rows.line_num)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
-    if not labels:
+def read_table(path, columns, **options):
+    """Read the columns of these names as one series, whole; options as for `read_tables`."""
+    (table,) = read_tables(path, columns, **options)
+    table.check()
+    return table
+
+
+def read_tables(
+    path, columns, *, group=None, sep=",", decimal=".", date_format=None, gaps="cut"
+):  # fmt: skip
+    """Read the columns of these names, a `Table` for each series in the file.
+
+    Parameters
+    ----------
+    path : str or path-like
+    columns : list of str
+    group : str, optional
+        The column that tells series apart; without one all rows are of one series.
+    sep, decimal : str
+        What separates columns, and whole numbers from their fractions.
+    date_format : str, optional
+        How times are written, as `datetime.strptime` has it, where they do not tell themselves.
+    gaps : {"cut", "error"}
+        What to do where a row is not as far from the one before as rows usually are.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such table, its times do not increase, or it cannot be told what they
+        are; with ``gaps="error"`` for each gap.
+    """
+    file = _File(path, columns, group, sep, decimal)
+    if not file.lines:
         raise ValueError(f"{path} holds no rows behind the names of its columns")
-    table = np.frombuffer(values).reshape(-1, len(columns))
-    if 0 in places:
-        return Table(table, None, None, None)
-    return Table(table, header[0], *_as_times(path, labels, lines))
+    groups = file.groups()
+    found = _find_times(file, list(groups.values()), date_format)
+    tables = []
+    for name, mine in groups.items():
+        faults = {n: file.faults[row] for n, row in enumerate(mine) if row in file.faults}
+        lines = [file.lines[row] for row in mine]
+        table = Table(
+            path, columns, file.values[mine], lines, faults, decimal, name, parts=[(0, len(mine))]
+        )
+        if found is not None:
+            place, times = found
+            table.time, table.write = file.header[place], times.write
+            table.labels = [file.texts[place][row] for row in mine]
+            table.times = times.values[mine]
+            _cut(table, gaps)
+        tables.append(table)
+    return tables
 
 
-def _place(path, header, name):
-    if header.count(name) == 1:
-        return header.index(name)
-    many = "has no" if name not in header else "has more than one"
-    raise ValueError(
-        f"{path} {many} column {name!r}; its columns are {', '.join(map(repr, header))}"
+def number(text, decimal="."):
+    """The finite number in a text, or None: digits alone, not all that `float` takes."""
+    text = text.strip()
+    if decimal != ".":
+        text = text.replace(".", " ").replace(decimal, ".")
+    if not NUMBER.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+class _File:
+    """The rows of a CSV file: numbers in the columns asked for, text where times may be."""
+
+    def __init__(self, path, columns, group, sep, decimal):
+        self.path, self.lines, self.texts, self.faults = path, [], {}, {}
+        values = array("d")
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows = csv.reader(file, strict=True, delimiter=sep)
+                self.header = [name.strip() for name in next(rows, [])]
+                places = [self._place(name, columns, sep) for name in columns]
+                self.group = None if group is None else self._place(group, columns, sep)
+                if self.group in places:
+                    raise ValueError(f"--group {group}: this column is a target or an input")
+                for row in filter(None, rows):
+                    if len(row) != len(self.header):
+                        raise ValueError(
+                            f"{path}, line {rows.line_num}: expected {len(self.header)} columns, "
+                            f"got {len(row)}"
+                        )
+                    if not self.lines:
+                        self._choose_texts(row, places)
+                    numbers = [number(row[place], decimal) for place in places]
+                    if None in numbers:
+                        column = numbers.index(None)
+                        self.faults[len(self.lines)] = column, row[places[column]]
+                        numbers = [math.nan if n is None else n for n in numbers]
+                    values.extend(numbers)
+                    for place, labels in self.texts.items():
+                        labels.append(row[place].strip())
+                    self.lines.append(rows.line_num)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as CSV: {error}") from error
+        self.values = np.frombuffer(values).reshape(-1, len(columns))
+
+    def _place(self, name, columns, sep):
+        if self.header.count(name) == 1:
+            return self.header.index(name)
+        many = "has no" if name not in self.header else "has more than one"
+        sentence = f"{self.path} {many} column {name!r}; its columns are "
+        sentence += ", ".join(map(repr, self.header))
+        with open(self.path, newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+        for other, shown in _SEPARATORS.items():
+            names = [n.strip() for n in next(csv.reader([first], delimiter=other), [])]
+            if other != sep and (set(columns) <= set(names) or len(self.header) == 1 < len(names)):
+                raise ValueError(f"{sentence}. They seem to be separated otherwise: --sep {shown}")
+        raise ValueError(sentence)
+
+    def _choose_texts(self, row, places):
+        """Keep the text of the group, of the first column and of the first that has a date."""
+        free = [n for n in range(len(row)) if n not in places and n != self.group]
+        first = free[0] if free and (free[0] == 0 or self.group is not None) else None
+        dated = next((n for n in free if n != first and looks_like_a_date(row[n].strip())), None)
+        self.first, self.dated = first, dated
+        self.texts = {n: [] for n in (self.group, first, dated) if n is not None}
+
+    def groups(self):
+        """The rows of each series, by what the group's column has; in the order of the file."""
+        if self.group is None:
+            return {None: np.arange(len(self.lines))}
+        rows = {}
+        for row, name in enumerate(self.texts[self.group]):
+            rows.setdefault(name, []).append(row)
+        return {name: np.array(mine) for name, mine in rows.items()}
+
+    def where(self, place):
+        name = "first column" if place == 0 else f"column {self.header[place]!r}"
+        return f"{self.path}, its {name}"
+
+    def times(self, place):
+        """The times in a column, or None."""
+        labels = self.texts[place]
+        try:
+            times = read_times(labels)
+            if times is None and looks_like_a_date(labels[0]):
+                for line, label in zip(self.lines, labels, strict=True):
+                    if read_times([labels[0], label]) is None:
+                        raise ValueError(f"line {line} has {label!r}, which is no time as others")
+        except ValueError as error:
+            raise ValueError(f"{self.where(place)}: {error}") from None
+        return times
+
+    def formatted(self, date_format):
+        """(place of the first column that may hold such dates, its `Times`)."""
+        fault = f"{self.path} has no column but targets and inputs that could hold times"
+        for place in (self.first, self.dated):
+            if place is not None:
+                try:
+                    return place, read_times(self.texts[place], date_format)
+                except ValueError as error:
+                    fault = f"{self.where(place)}: {error}"
+        raise ValueError(fault)
+
+
+def _find_times(file, groups, date_format):
+    """(place of the column that tells the times, its `Times`), or None if no column does."""
+    if date_format is not None:
+        return file.formatted(date_format)
+    times = None if file.first is None else file.times(file.first)
+    if times is not None and times.are_dates:
+        return file.first, times
+    if times is not None:
+        steps = np.concatenate([np.diff(times.values[rows]) for rows in groups])
+        counts = bool((steps == 1).all()) and times.values[0] in (0, 1)
+        if (steps > 0).all() and not (counts and file.dated is not None):
+            return file.first, times
+    if file.dated is not None:
+        return file.dated, file.times(file.dated)
+    if times is not None:
+        return (file.first, times) if _are_times(file, steps, times.values) else None
+    if file.first is not None:
+        labels = file.texts[file.first]
+        different = [len({labels[row] for row in rows}) for rows in groups]
+        if max(different) > 1:
+            raise ValueError(f"{file.where(file.first)}: {_what_words_are(file, labels)}")
+    return None
+
+
+def _are_times(file, steps, values):
+    """Whether numbers, of which some do not grow, tell time rather than a measurement."""
+    up, down = np.mean(steps > 0), np.mean(steps < 0)
+    if up >= _MOSTLY or down >= _MOSTLY or (down and not up):
+        return True
+    ends = np.flatnonzero(np.append(True, steps != 0))
+    years = values.dtype.kind == "i" and 1500 <= values.min() <= values.max() <= 2200
+    if values.dtype.kind == "i" and not down and up and not years:
+        if np.diff(np.append(ends, len(values))).min() > 1 and file.group is None:
+            name = file.header[file.first]
+            raise ValueError(
+                f"{file.where(file.first)}: {name!r} holds runs of equal numbers. Where each is a "
+                f"series of its own give --group {name}, otherwise put it behind another column"
+            )
+    return False
+
+
+def _what_words_are(file, labels):
+    name = file.header[file.first]
+    some = ", ".join(map(repr, list(dict.fromkeys(labels))[:3]))
+    return (
+        f"{name!r} holds no times that are known here, but words ({some}). Where each is a series "
+        f"of its own give --group {name}; where they are times say how with --date-format; "
+        "otherwise leave the column out"
     )
 
 
-def _number(text):
-    """The finite number in a text, or None."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def _cut(table, gaps):
+    """Refuse times that do not increase; cut the rows into parts where one is not as usual."""
+    steps = np.diff(table.times)
+    zero = steps.dtype.type(0)
+    if (steps < zero).any() or np.count_nonzero(steps == zero) > _REPEATED * len(steps):
+        raise ValueError(_disorder(table, steps < zero, steps <= zero))
+    places, usual = breaks(table.times)
+    for row in places.tolist():
+        now, before = table.labels[row], table.labels[row - 1]
+        step = steps[row - 1]
+        what = f"comes {span(step)} after {before}" if step else "is there twice"
+        table.notes.append(f"line {table.lines[row]}: {now} {what}")
+    if len(places) and usual is not None:
+        table.notes[-1] += f"; usual is {span(usual)}"
+    irregular = usual is None and len(steps) > 1
+    if irregular:
+        table.notes.append(
+            f"rows are at irregular distances, from {span(steps.min())} to {span(steps.max())}, "
+            "and each is taken as one step"
+        )
+    if gaps == "error" and table.notes:
+        raise ValueError(
+            f"{table.path}, {some(table.notes)}. With --gaps cut the rows between are series of "
+            "their own"
+        )
+    bounds = [0, *places.tolist(), len(table.values)]
+    table.parts = list(zip(bounds[:-1], bounds[1:], strict=True))
 
 
-def _fault(text):
+def _disorder(table, back, late):
+    """What to say of rows that are not in the order of time, or repeat too many of them."""
+    rows = np.flatnonzero(back if back.any() else late) + 1
+    first = int(rows[0])
+    sentence = (
+        f"{table.path}, line {table.lines[first]}: {table.labels[first]} does not come after "
+        f"{table.labels[first - 1]}; rows must be in the order of time"
+    )
+    if back.all():
+        return f"{sentence}, the oldest first: turn them round"
+    if len(rows) > 1:
+        sentence += f". So it is at {some([f'line {table.lines[row]}' for row in rows[1:]])}"
+    if table.group is None:
+        sentence += ". Rows of several series need --group, the column that tells which"
+    return sentence
+
+
+def some(texts):
+    """The first of many texts, and how many more there are."""
+    more = len(texts) - _SOME
+    return ", ".join(texts[:_SOME]) + (f" and {more} more" if more > 0 else "")
+
+
+def _fault(text, decimal):
     if text.strip().lower() in _MISSING:
         return "a value is missing; fill the gap before"
-    return f"expected a number, got {text!r}"
-
-
-def _as_times(path, labels, lines):
-    """(labels, times) of a first column, each None if it holds no such thing.
-
-    Numbers that do not increase are some measurement.
-    """
-    if all(map(_COMPACT.fullmatch, labels)):
-        return labels, None
-    if all(map(_DATE.fullmatch, labels)) and len(set(map(len, labels))) == 1:
-        try:
-            times = np.array(labels, f"datetime64[{_UNITS.get(len(labels[0]), 'us')}]")
-        except ValueError as error:  # as 2024-02-30
-            raise ValueError(f"{path}, its first column: {error}") from None
-        late = np.flatnonzero(np.diff(times) <= np.timedelta64(0))
-        if len(late):
-            n = late[0]
-            raise ValueError(
-                f"{path}, line {lines[n + 1]}: {labels[n + 1]} does not come after {labels[n]}; "
-                "rows must be in the order of time"
-            )
-        return labels, times
-    try:
-        times = np.array(labels, float)
-    except ValueError:
-        return labels, None
-    return (labels, times) if (np.diff(times) > 0).all() else (None, None)
-
-
-def _continued(times, count):
-    """The next `count` of times at equal distances, by calendar months too; None if they are not.
-
-    Months may be told by their last days: then the days after them are alike.
-    """
-    if len(times) < 2:
-        return None
-    after = np.arange(1, count + 1)
-    if times.dtype.kind == "M" and np.datetime_data(times.dtype)[0] not in "YM":
-        for day in np.arange(2).astype("timedelta64[D]"):
-            months = (times + day).astype("datetime64[M]")
-            steps, rest = np.diff(months), times + day - months
-            if (steps == steps[0]).all() and steps[0].astype(int) and (rest == rest[0]).all():
-                return (months[-1] + after * steps[0]).astype(times.dtype) + rest[0] - day
-    steps = np.diff(times)
-    if times.dtype.kind == "M":
-        equal = (steps == steps[0]).all()
-    else:
-        equal = np.allclose(steps, steps[0], rtol=1e-6, atol=0)
-    return times[-1] + after * steps[-1] if equal else None
+    shown = repr(text) if len(text) <= 40 else f"{text[:40]!r}... of {len(text)} characters"
+    other = "," if decimal == "." else "."
+    hint = ""
+    if re.fullmatch(rf"[+-]?\d+{re.escape(other)}\d+", text.strip(), re.ASCII):
+        hint = f"; is it --decimal {other}?"
+    return f"expected a number, got {shown}{hint}"

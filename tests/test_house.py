@@ -17,8 +17,8 @@ PACKAGE = ROOT / "fastlstm"
 # Arrows point down only: a module imports from floors below its own. A folder is one room: its
 # modules may import each other, but for engines, of which none knows another.
 FLOORS = [
-    ["engines", "arrays", "files", "npy", "table", "terminal", "wav"],
-    ["packing", "parameters"],
+    ["engines", "arrays", "files", "npy", "terminal", "times", "wav"],
+    ["packing", "parameters", "table"],
     ["stream", "batch", "chain"],
     ["lstm"],
     ["layers"],

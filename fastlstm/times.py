@@ -1,0 +1,398 @@
+"""Times of rows: read from text in the forms that tables have, their order, gaps and continuation.
+
+Nothing is guessed. A form is taken if every label of a column has it; days and months that could
+change places (03/04/2024) are told apart by the whole column, or not at all.
+"""
+
+import datetime
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+_RECENT = 12  # times that tell how far the next ones are apart
+_HOLIDAYS = 5  # working days without a row that are no gap where there are no rows on weekends
+_IRREGULAR = 1 / 3  # share of unusual distances from which on none is usual
+_MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+_MONTH = rf"(?P<mon>{'|'.join(_MONTHS)}|{'|'.join(m[:3] for m in _MONTHS)}|sept)\.?"
+_DAY_OF_WEEK = rf"((?P<dow>{'|'.join(_DAYS)}|{'|'.join(d[:3] for d in _DAYS)})\.?,? +)?"
+_CLOCK = (
+    r"((?:[T ]|,? +)(?P<H>\d{1,2}):(?P<M>\d\d)(:(?P<S>\d\d)([.,](?P<f>\d{1,9}))?)?"
+    r"( ?(?P<ap>[ap]\.?m\.?))?( ?(?P<z>Z|UTC|GMT|[+-]\d\d(:?\d\d)?))?)?"
+)
+_DAY = r"(?P<d>\d{1,2})"
+# Each with the orders in which its numbers a, b, c can be meant, if it does not name them.
+_FORMS = [
+    (r"(?P<y>\d{4})(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})" + _CLOCK, None),
+    (r"(?P<y>\d{4})[-/](?P<m>\d{1,2})", None),
+    (r"(?P<y>\d{4})[- /]?Q(?P<q>[1-4])", None),
+    (r"Q(?P<q>[1-4])[- /]?(?P<y>\d{4})", None),
+    (r"(?P<y>\d{4})-?W(?P<w>\d\d)(-?(?P<wd>[1-7]))?", None),
+    (r"(?P<m>\d{1,2})[-/](?P<y>\d{4})", None),
+    (r"(?P<a>\d{1,2})\.(?P<b>\d{1,2})\.(?P<c>\d{4}|\d\d)" + _CLOCK, ["dmy"]),
+    (r"(?P<a>\d{1,2})(?P<s>[-/])(?P<b>\d{1,2})(?P=s)(?P<c>\d{4})" + _CLOCK, ["dmy", "mdy"]),
+    (r"(?P<a>\d\d?)(?P<s>[-/])(?P<b>\d\d?)(?P=s)(?P<c>\d\d)" + _CLOCK, ["dmy", "mdy", "ymd"]),
+    (_DAY_OF_WEEK + _MONTH + " +" + _DAY + r",? +(?P<y>\d{4})" + _CLOCK, None),
+    (_DAY_OF_WEEK + _DAY + r"[- ]" + _MONTH + r"(?:-|,? )(?P<y>\d{4}|\d\d)" + _CLOCK, None),
+    (r"(?P<y>\d{4})[- ]" + _MONTH + r"[- ]" + _DAY + _CLOCK, None),
+    (_MONTH + r"[- ](?P<y>\d{4})", None),
+    (
+        _DAY_OF_WEEK
+        + _MONTH
+        + r" +(?P<d>\d{1,2}) (?P<H>\d\d):(?P<M>\d\d):(?P<S>\d\d) (?P<y>\d{4})",
+        None,
+    ),
+    (r"(?P<y>(?:1[89]|2[01])\d\d)(?P<m>0[1-9]|1[0-2])", None),
+    (
+        r"(?P<y>(?:1[89]|2[01])\d\d)(?P<m>0[1-9]|1[0-2])(?P<d>[0-3]\d)"
+        r"([T ]?(?P<H>[01]\d|2[0-3])(?P<M>[0-5]\d)(?P<S>[0-5]\d)?(?P<z>Z)?)?",
+        None,
+    ),
+]
+_FORMS = [(re.compile(form, re.IGNORECASE | re.ASCII), orders) for form, orders in _FORMS]
+_YEAR_AND_MONTH = re.compile(r"(?P<y>1[6-9]\d\d|2[01]\d\d)\.(?P<m>0[1-9]|1[0-2])")
+
+
+class Times(NamedTuple):
+    """When each row was.
+
+    Parameters
+    ----------
+    values : ndarray of shape (T,)
+        datetime64, in UTC where the text tells an offset from it; or numbers.
+    write : callable
+        What makes text of such values, in the form of the text that was read.
+    """
+
+    values: np.ndarray
+    write: object
+
+    @property
+    def are_dates(self):
+        return self.values.dtype.kind == "M"
+
+
+def read_times(labels, date_format=None):
+    """Read the times of a column's texts; None if these are neither numbers nor dates.
+
+    Raises
+    ------
+    ValueError
+        If a date does not exist, or days and months cannot be told apart.
+    """
+    if date_format is not None:
+        return _by_format(labels, date_format)
+    for form, orders in _FORMS:
+        if matches := _all_matches(form, labels):
+            found = {o: times for o in orders or [None] if (times := _dates(matches, o))}
+            if not found and all(map(NUMBER.fullmatch, labels)):
+                continue  # as 20230231, which is no date but a number
+            return _the_one(found, matches, orders or [None])
+    if not all(map(NUMBER.fullmatch, labels)):
+        return None
+    matches = _all_matches(_YEAR_AND_MONTH, labels)
+    if matches and len({match["y"] for match in matches}) > 1:
+        return _dates(matches)
+    return _numbers(labels)
+
+
+def looks_like_a_date(text):
+    """Tell whether a text has the form of a date, and is no number."""
+    if NUMBER.fullmatch(text):
+        return False
+    return any(form.fullmatch(text) for form, _ in _FORMS)
+
+
+def breaks(values):
+    """Tell where rows are not as far from the row before as they usually are.
+
+    Returns
+    -------
+    rows : int64 ndarray
+        The first rows behind each such place.
+    usual : a distance, or None
+        None if the distances are irregular: then only repeated times are such places.
+    """
+    steps = np.diff(values)
+    zero = steps.dtype.type(0)
+    later = steps[steps > zero]
+    if not len(later):
+        return np.flatnonzero(steps <= zero) + 1, None
+    usual = np.sort(later)[len(later) // 2]
+    if _are_working_days(values):
+        rest = np.busday_count(values[:-1].astype("M8[D]"), values[1:].astype("M8[D]"))
+        return np.flatnonzero((rest > _HOLIDAYS + 1) | (steps <= zero)) + 1, usual
+    off = np.abs(steps - usual) * 2 > usual
+    if np.mean(off[steps > zero]) > _IRREGULAR:
+        return np.flatnonzero(steps <= zero) + 1, None
+    return np.flatnonzero(off) + 1, usual
+
+
+def continued(values, count):
+    """The next `count` of times at equal distances, by calendar months and working days too.
+
+    None if the last ones are not at equal distances. Months may be told by their last days: then
+    the days after them are alike.
+    """
+    values = values[-_RECENT:]
+    if len(values) < 2:
+        return None
+    after = np.arange(1, count + 1)
+    if values.dtype.kind == "M":
+        for day in np.arange(2).astype("timedelta64[D]"):
+            months = (values + day).astype("datetime64[M]")
+            steps, rest = np.diff(months), values + day - months
+            if (steps == steps[0]).all() and steps[0].astype(int) and (rest == rest[0]).all():
+                return (months[-1] + after * steps[0]).astype(values.dtype) + rest[0] - day
+        if _are_working_days(values):
+            days = values.astype("M8[D]")
+            return np.busday_offset(days[-1], after).astype(values.dtype) + (values - days)[-1]
+    steps = np.diff(values)
+    if values.dtype.kind == "f":
+        equal = np.allclose(steps, steps[0], rtol=1e-6, atol=0)
+    else:
+        equal = (steps == steps[0]).all()
+    return values[-1] + after * steps[-1] if equal else None
+
+
+def span(step):
+    """A distance between times in words."""
+    if not isinstance(step, np.timedelta64):
+        return f"{step:.12g}"
+    seconds = step / np.timedelta64(1, "s")
+    for name, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= length or name == "second":
+            number = f"{seconds / length:.4g}"
+            return f"{number} {name}" + ("" if number == "1" else "s")
+
+
+def _are_working_days(values):
+    """Whether rows go from working day to working day, over a weekend at least."""
+    if values.dtype.kind != "M" or len(values) < 2:
+        return False
+    days = values.astype("M8[D]")
+    if not np.is_busday(days).all() or len(np.unique(values - days)) > 1:
+        return False
+    weeks = (days.astype(int) + 3) // 7  # 1970-01-01 was a Thursday
+    return bool(weeks[0] != weeks[-1] and np.median(np.busday_count(days[:-1], days[1:])) == 1)
+
+
+def _all_matches(form, labels):
+    """The matches of all labels, or None: most columns are told by their first."""
+    if not labels or not form.fullmatch(labels[0]):
+        return None
+    matches = [form.fullmatch(label) for label in labels]
+    return None if None in matches else matches
+
+
+def _dates(matches, order=None):
+    """The `Times` of a form's matches, a, b and c being y, m, d in this order; None if wrong."""
+    names = matches[0].re.groupindex
+    places = dict(zip(order, "abc", strict=True)) if order else {}
+
+    def numbers(name, default=0):
+        name = places.get(name, name)
+        if name not in names:
+            return np.full(len(matches), default)
+        texts = (match[name] for match in matches)
+        return np.array([default if text is None else int(text) for text in texts])
+
+    years, days = numbers("y"), numbers("d", 1)
+    short = [len(match[places.get("y", "y")]) == 2 for match in matches]
+    years = np.where(short, years + np.where(years < 69, 2000, 1900), years)
+    if "mon" in names:
+        short_names = [name[:3].lower() for name in _MONTHS]
+        months = np.array([short_names.index(m["mon"][:3].lower()) + 1 for m in matches])
+    elif "q" in names:
+        months = numbers("q") * 3 - 2
+    else:
+        months = numbers("m", 1)
+    if not ((1 <= months) & (months <= 12) & (1 <= days) & (days <= 31)).all():
+        return None
+    first = ((years - 1970) * 12 + months - 1).astype("M8[M]")
+    dates = first.astype("M8[D]") + (days - 1)
+    if "w" in names:  # week 1 has January 4 in it
+        fourth = first.astype("M8[D]") + 3
+        dates = (
+            fourth - (fourth.astype(int) + 3) % 7 + (numbers("w") - 1) * 7 + numbers("wd", 1) - 1
+        )
+    elif not (dates.astype("M8[M]") == first).all():
+        return None
+    if "H" not in names or all(match["H"] is None for match in matches):
+        return Times(dates, _Writer(matches, order, None))
+    hours, minutes, seconds = numbers("H"), numbers("M"), numbers("S")
+    if "ap" in names:
+        halves = [match["ap"] and match["ap"][0].lower() for match in matches]
+        hours = np.where(
+            [h is None for h in halves], hours, hours % 12 + 12 * (np.array(halves) == "p")
+        )
+    if not ((hours < 24) & (minutes < 60) & (seconds < 60)).all():
+        return None
+    fractions = [match["f"] or "" if "f" in names else "" for match in matches]
+    fine = max(map(len, fractions)) > 6
+    unit, digits = ("ns", 9) if fine else ("us", 6)
+    parts = np.array([int(f.ljust(digits, "0")) for f in fractions])
+    clock = (hours * 3600 + minutes * 60 + seconds).astype("m8[s]").astype(f"m8[{unit}]")
+    values = dates.astype(f"M8[{unit}]") + clock + parts.astype(f"m8[{unit}]")
+    zones = [match["z"] if "z" in names else None for match in matches]
+    if len({zone is None for zone in zones}) > 1:
+        raise ValueError("some times have an offset from UTC, and others have none")
+    offsets = np.array([_offset(zone) for zone in zones]).astype("m8[m]")
+    return Times(values - offsets, _Writer(matches, order, offsets[-1]))
+
+
+def _offset(zone):
+    """Minutes from UTC."""
+    if zone is None or zone.upper() in ("Z", "UTC", "GMT"):
+        return 0
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    minutes = int(digits[:2]) * 60 + int(digits[2:])
+    return -minutes if zone[0] == "-" else minutes
+
+
+def _the_one(found, matches, orders):
+    """The times that there are in one order; ValueError if there are none, or several."""
+    if not found:
+        for match in matches:
+            if not any(_dates([match], order) for order in orders):
+                raise ValueError(f"Day out of range in {match[0]!r}")
+        raise ValueError("days come before months in some places, and after them in others")
+    readings = {order: times for order, times in found.items() if _increases(times.values)} or found
+    first, *others = readings.values()
+    if any((times.values != first.values).any() for times in others):
+        formats = " or ".join(f"--date-format {_as_format(matches[0], o)!r}" for o in found)
+        raise ValueError(
+            f"days and months cannot be told apart, as in {matches[0][0]!r}: give {formats}"
+        )
+    return first
+
+
+def _increases(values):
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _as_format(match, order):
+    """The strptime format of a match whose numbers are meant in this order."""
+    text, letters = match[0], dict(zip("abc", order, strict=True))
+    names = {"d": "%d", "m": "%m", "H": "%I" if match["ap"] else "%H", "M": "%M", "S": "%S"}
+    names |= {"f": "%f", "ap": "%p", "z": "%z"}
+    for name, (start, stop) in sorted(_spans(match).items(), key=lambda item: -item[1][0]):
+        letter = letters.get(name, name)
+        year = "%Y" if stop - start == 4 else "%y"
+        text = text[:start] + (year if letter == "y" else names[letter]) + text[stop:]
+    return text
+
+
+def _spans(match):
+    """Where the named parts of a match are, but for separators."""
+    return {name: match.span(name) for name in match.re.groupindex if match[name] and name != "s"}
+
+
+class _Writer:
+    """Writes times in the form of the labels that were read, by filling in one of them anew."""
+
+    def __init__(self, matches, order, offset):
+        self.letters = dict(zip("abc", order or "", strict=False))
+        self.offset = offset
+        self.model = max(reversed(matches), key=lambda match: len(_spans(match)))
+        whole = "f" in self.model.re.groupindex and any(match["f"] for match in matches)
+        self.digits = 0 if not whole else 9 if any(len(m["f"] or "") > 6 for m in matches) else 6
+        self.bare = self._without_zeros(matches)
+        named = "mon" in self.model.re.groupindex
+        months = {match["mon"].lower() for match in matches} if named else set()
+        self.letters_of_month = None if any(len(m) > 3 for m in months - {"sept"}) else 3
+
+    def _without_zeros(self, matches):
+        """The parts that are written 1 and not 01: by themselves, or as others of the date are."""
+        parts = {name: [m[name] for m in matches if m[name]] for name in _spans(self.model)}
+        bare = {name for name, texts in parts.items() if 1 in map(len, texts)}
+        led = {name for name, texts in parts.items() if any(text[0] == "0" for text in texts)}
+        date = {"a", "b", "c", "m", "d"} & set(parts)
+        return (bare | date if bare & date else bare) - led
+
+    def __call__(self, values):
+        return [self._write(value) for value in values]
+
+    def _write(self, value):
+        local = value if self.offset is None else value + self.offset
+        moment = local.astype("M8[us]").item()
+        text = self.model[0]
+        for name, (start, stop) in sorted(_spans(self.model).items(), key=lambda i: -i[1][0]):
+            part = self._part(self.letters.get(name, name), name, moment, local, text[start:stop])
+            text = text[:start] + part + text[stop:]
+        return text
+
+    def _part(self, letter, name, moment, local, old):
+        twelve = "ap" in self.model.re.groupindex and self.model["ap"]
+        numbers = {
+            "d": moment.day, "m": moment.month, "q": (moment.month + 2) // 3, "M": moment.minute,
+            "H": (moment.hour - 1) % 12 + 1 if twelve else moment.hour, "S": moment.second,
+            "w": moment.isocalendar()[1], "wd": moment.isoweekday(),
+        }  # fmt: skip
+        if letter == "y":
+            year = moment.isocalendar()[0] if "w" in self.model.re.groupindex else moment.year
+            return f"{year:04d}"[-len(old) :]
+        if letter == "f":
+            part = int((local - local.astype("M8[s]")).astype("m8[ns]").astype(int))
+            return f"{part:09d}"[: self.digits]
+        if letter == "mon":
+            return _in_case(_MONTHS[moment.month - 1][: self.letters_of_month], old)
+        if letter == "dow":
+            return _in_case(_DAYS[moment.weekday()][: 3 if len(old) == 3 else None], old)
+        if letter == "ap":
+            half = "pm" if moment.hour >= 12 else "am"
+            return _in_case(half if len(old) == 2 else f"{half[0]}.m.", old)
+        if letter == "z":
+            return old
+        number = str(numbers[letter])
+        return number if name in self.bare or letter == "q" else number.zfill(len(old))
+
+
+def _in_case(word, old):
+    return word.upper() if old.isupper() else word.lower() if old.islower() else word
+
+
+def _by_format(labels, date_format):
+    """The times of labels that `datetime.strptime` reads."""
+    moments = []
+    for label in labels:
+        try:
+            moments.append(datetime.datetime.strptime(label, date_format))
+        except (ValueError, re.error) as error:
+            raise ValueError(
+                f"{label!r} is not of the form --date-format {date_format!r}"
+            ) from error
+    zones = {moment.tzinfo is None for moment in moments}
+    if len(zones) > 1:
+        raise ValueError("some times have an offset from UTC, and others have none")
+    zone = moments[-1].tzinfo
+    if zone is not None:
+        moments = [m.astimezone(datetime.timezone.utc).replace(tzinfo=None) for m in moments]
+    values = np.array(moments, "M8[us]")
+
+    def write(values):
+        moments = values.astype("M8[us]").tolist()
+        if zone is not None:
+            moments = [m.replace(tzinfo=datetime.timezone.utc).astimezone(zone) for m in moments]
+        return [moment.strftime(date_format) for moment in moments]
+
+    return Times(values, write)
+
+
+def _numbers(labels):
+    """The times of numbers: whole ones as such, so that none loses digits."""
+    try:
+        values = np.array(list(map(int, labels)), np.int64)
+    except (ValueError, OverflowError):
+        values = np.array(labels, float)
+        plain = not any("e" in label.lower() for label in labels)
+        decimals = max(len(label.partition(".")[2]) for label in labels) if plain else 17
+        form = f".{decimals}f" if plain else ".12g"
+        return Times(values, lambda more: [f"{value:{form}}" for value in more])
+    return Times(values, lambda more: list(map(str, more.tolist())))
