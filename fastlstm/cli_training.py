@@ -14,7 +14,7 @@ from .files import check_writable, written_aside
 from .layers import Last, Linear, Sequential
 from .lstm import LSTM
 from .plot import plot_forecast, plot_history
-from .table import read_table
+from .table import read_tables, some
 from .terminal import show
 from .training import (
     SGD,
@@ -28,7 +28,6 @@ from .training import (
     Standardizer,
     fit,
     seasonal_naive,
-    split_by_time,
 )
 
 _OPTIMISERS = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
@@ -37,9 +36,16 @@ _CLIP = 1.0  # norm of the gradients: a rare large one would undo much of what w
 
 _TABLE = """\
 A table is a CSV file: the first line names the columns, then a row for every step, in the
-order of time, at equal distances, without missing values in the columns that are used. A
-first column that is neither target nor input and holds dates (2024-01-31, 2024-01-31 18:00),
-increasing numbers (years) or other text is taken as the time of each row.
+order of time, at equal distances, without missing values in the columns that are used.
+
+The first column that is neither target nor input tells the times, if it holds dates in a
+common form (2024-01-31, 2024-01-31 18:00Z, 31.01.2024, 1/31/2024, Jan 31, 2024, 20240131,
+2024-01, 2024Q1) or numbers that increase (years, Unix seconds). Times that do not increase
+are an error. Where a row is more than half the usual distance off its place, or a time is
+there twice, the table is cut and no window crosses (weekends, and holidays of up to a
+week, are no gaps where all rows are on working days). Where days and months cannot be told
+apart say how they are written: --date-format %d/%m/%Y. With --group store each store is
+a series of its own.
 """
 _TRAIN_DESCRIPTION = f"""\
 Train an LSTM to forecast columns of a table: from --window steps to the next --horizon.
@@ -54,10 +60,13 @@ Ctrl-C ends the training and keeps what was learnt. With --checkpoint a training
 killed goes on where it was when the same command is given again.
 """
 _FORECAST_DESCRIPTION = f"""\
-Forecast what comes after the last row of a table with a model that `fastlstm train` wrote.
+Forecast what comes after the last row of a table, or of each of its series, with a model that
+`fastlstm train` wrote.
 
 {_TABLE}
-The output is a CSV file with a row for every step of the forecast. Steps behind the model's
+The output is a CSV file with a row for every step of the forecast, with its time, or, where
+the last rows do not tell how times go on, its number. Only the columns and rows that the
+forecast is made from must be there. Steps behind the model's
 horizon are made from its own forecasts, which needs a model whose inputs are its targets.
 """
 
@@ -123,6 +132,21 @@ def _add_files(parser, output, required):
     parser.add_argument(
         "--plot", metavar="PNG", type=Path, help="picture to draw; needs matplotlib"
     )
+    table = parser.add_argument_group("the table")
+    table.add_argument(
+        "--sep", metavar="C", type=_separator, default=",", help="between columns (default: ,)"
+    )
+    table.add_argument(
+        "--decimal", choices=(".", ","), default=".", help="before fractions (default: .)"
+    )
+    table.add_argument(
+        "--date-format", metavar="FORMAT", help="how times are written, as %%d/%%m/%%Y %%H:%%M"
+    )
+    table.add_argument("--group", metavar="COL", help="the column that tells series apart")
+    table.add_argument(
+        "--gaps", choices=("cut", "error"), default="cut",
+        help="what to do where rows are missing or repeated (default: cut)",
+    )  # fmt: skip
 
 
 def _add_number(group, name, kind, default, text):
@@ -139,8 +163,11 @@ def _train(args):
         raise ValueError(f"--checkpoint and --output must be two files, got {args.output} for both")
     inputs, targets = (list(dict.fromkeys(c)) for c in (args.inputs or args.targets, args.targets))
     columns = list(dict.fromkeys([*inputs, *targets]))
-    table = read_table(args.data, columns)
-    train, held_out = _split(args, table)
+    tables = _read_tables(args, columns)
+    for table in tables:
+        table.check()
+        _tell_notes(args, table)
+    train, held_out = _split(args, tables)
     model = Sequential(
         {
             "lstm": LSTM(len(inputs), args.hidden, args.layers, seed=args.seed),
@@ -152,7 +179,8 @@ def _train(args):
         model, Standardizer.fit(train), args.window, args.horizon,
         inputs=inputs, targets=targets, columns=columns,
     )  # fmt: skip
-    show(f"{args.data}: {table}; {len(train)} to train on")
+    rows = str(tables[0]) if args.group is None else _rows_of_series(args, tables)
+    show(f"{args.data}: {rows}; {sum(map(len, train))} to train on")
     history = _fit(args, forecaster, train, held_out)
     if not history["loss"]:
         show("interrupted before an epoch was done: nothing is written", to="stderr")
@@ -162,51 +190,103 @@ def _train(args):
     if args.plot is not None:
         with written_aside(args.plot) as file:
             plot_history(history, file)
-    if held_out is not None:
-        first, forecast, truth = forecaster.backtest(table.values, start=len(train))
-        known = table.values[:, forecaster.targets]
-        naive = seasonal_naive(known, first, args.horizon, args.season)
-        show(f"validation: {len(first)} forecasts of {args.horizon} steps, in the table's units")
+    if held_out:
+        truth, forecast, naive = _backtests(args, forecaster, held_out)
+        show(f"validation: {len(truth)} forecasts of {args.horizon} steps, in the table's units")
         _print_errors(targets, truth, forecast, naive, args.season, "stdout")
     if history.interrupted:
         raise KeyboardInterrupt
 
 
-def _split(args, table):
-    """The rows to train on, and those to validate with and the window before them, or None."""
-    train, held_out = table.values, None
-    if args.validation:
-        shares = (1 - args.validation, args.validation)
-        train, held_out = split_by_time(table.values, shares, overlap=args.window)
-    if len(train) < args.window + args.horizon:
+def _read_tables(args, columns):
+    return read_tables(
+        args.data, columns, group=args.group, sep=args.sep, decimal=args.decimal,
+        date_format=args.date_format, gaps=args.gaps,
+    )  # fmt: skip
+
+
+def _name(args, table):
+    """The file, and which series of it."""
+    return str(args.data) if table.group is None else f"{args.data}, {args.group} {table.group!r}"
+
+
+def _tell_notes(args, table):
+    if table.notes:
+        cut = "cut, and no window crosses: " if len(table.parts) > 1 else ""
+        show(f"{_name(args, table)}: {cut}{some(table.notes)}", to="stderr")
+
+
+def _rows_of_series(args, tables):
+    rows = sum(len(table.values) for table in tables)
+    return f"{rows} rows of {len(tables)} series, by {args.group}"
+
+
+def _split(args, tables):
+    """Series to train on, and those to validate with, each with the first step to forecast.
+
+    They are the parts of tables between gaps, which end or begin where rows are held out.
+    """
+    train, held_out = [], []
+    for table in tables:
+        cut = round((1 - args.validation) * len(table.values))
+        for first, stop in table.parts:
+            if first < cut:
+                train.append(table.values[first : min(stop, cut)])
+            start = max(cut, first + args.window, first + args.season)
+            if args.validation and start + args.horizon <= stop:
+                held_out.append((table.values[first:stop], start - first))
+    rows, longest = sum(len(t.values) for t in tables), max(map(len, train), default=0)
+    whole = len(tables) == 1 and len(tables[0].parts) == 1
+    if longest < args.window + args.horizon:
+        left = f"{rows} rows, which leave {longest} to train on"
+        parts = f"{sum(len(t.parts) for t in tables)} parts, the longest with {longest} to train on"
         raise ValueError(
-            f"{args.data} has {len(table.values)} rows, which leave {len(train)} to train on; "
+            f"{args.data} has {left if whole else parts}; "
             f"expected --window and --horizon, {args.window} + {args.horizon}, at least"
         )
-    if held_out is not None and len(table.values) - len(train) < args.horizon:
+    if args.validation and not held_out:
+        left = f"leaves {rows - longest}" if whole else "leaves too few in each part"
         raise ValueError(
-            f"{args.data} has {len(table.values)} rows, of which --validation {args.validation:g} "
-            f"leaves {len(table.values) - len(train)}; expected --horizon, {args.horizon}, at least"
+            f"{args.data} has {rows} rows, of which --validation {args.validation:g} {left}; "
+            f"expected --horizon, {args.horizon}, at least"
         )
-    if args.season > len(train):
-        raise ValueError(f"--season {args.season} is more than the {len(train)} rows to train on")
+    if args.season > longest:
+        raise ValueError(f"--season {args.season} is more than the {longest} rows to train on")
     return train, held_out
+
+
+def _backtests(args, forecaster, held_out):
+    """(truth, forecast, that of a season ago), each of shape (N, horizon, targets)."""
+    parts = []
+    for values, start in held_out:
+        first, forecast, truth = forecaster.backtest(values, start)
+        known = values[:, forecaster.targets]
+        parts.append((truth, forecast, seasonal_naive(known, first, args.horizon, args.season)))
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def _fit(args, forecaster, train, held_out):
     callbacks, validation, resume = [_report], None, None
-    if held_out is not None:
+    if held_out:
         callbacks.append(EarlyStopping(args.patience))
-        validation = forecaster.windows(held_out)
+        series = [values[start - args.window :] for values, start in held_out]
+        validation = forecaster.windows(series)
     if args.checkpoint is not None:
         callbacks.append(Checkpoint(args.checkpoint))
         resume = args.checkpoint if args.checkpoint.exists() else None
     optimizer = _OPTIMISERS[args.optimizer](forecaster.model, lr=args.lr)
-    return fit(
-        forecaster.model, forecaster.windows(train), MSELoss(), optimizer, args.epochs,
-        args.batch_size, validation=validation, clip_norm=_CLIP, callbacks=callbacks,
-        seed=args.seed, resume=resume, progress=sys.stderr is not None and sys.stderr.isatty(),
-    )  # fmt: skip
+    try:
+        return fit(
+            forecaster.model, forecaster.windows(train), MSELoss(), optimizer, args.epochs,
+            args.batch_size, validation=validation, clip_norm=_CLIP, callbacks=callbacks,
+            seed=args.seed, resume=resume, progress=sys.stderr is not None and sys.stderr.isatty(),
+        )  # fmt: skip
+    except ValueError as fault:
+        if not str(fault).startswith(f"{resume}: "):
+            raise
+        raise ValueError(
+            f"{fault}. To train anew remove it, or give another --checkpoint"
+        ) from None
 
 
 def _report(state):
@@ -252,51 +332,100 @@ def _forecast(args):
     forecaster = Forecaster.load(args.model)
     if forecaster.columns is None:
         raise ValueError(f"{args.model} does not name its columns: give Forecaster columns=[...]")
-    table = read_table(args.data, forecaster.columns)
-    count = len(table.values) - (args.holdout or 0)
-    if count < forecaster.window:
-        raise ValueError(
-            f"{args.data} has {len(table.values)} rows, which leave {count} to forecast from; "
-            f"expected the model's window of {forecaster.window} at least"
-        )
-    forecast = forecaster.forecast(table.values[:count], args.steps)
     names = [forecaster.columns[n] for n in forecaster.targets]
-    known = table.values[:, forecaster.targets]
-    truth = known[count : count + len(forecast)]
-    if args.holdout:
-        naive = seasonal_naive(known, count, len(truth), args.season)
-    _write_forecast(args.output, table, count, names, forecast)
+    columns = [forecaster.columns[n] for n in forecaster.inputs]
+    if args.holdout or args.plot is not None:
+        columns = list(dict.fromkeys([*columns, *names]))
+    tables = _read_tables(args, columns)
+    if args.plot is not None and len(tables) > 1:
+        raise ValueError(f"--plot draws one series, {args.data} has {len(tables)}")
+    forecasts = [_forecast_of(args, forecaster, table) for table in tables]
+    _write_forecasts(args, tables, names, forecasts)
     if args.plot is not None:
-        _plot_forecast(args.plot, table, count, names, known[:count], forecast, truth)
+        (table,), (forecast,) = tables, forecasts
+        _plot_forecast(args.plot, table, names, forecast, args.holdout or 0)
     if args.holdout:
         to = "stderr" if args.output is None else "stdout"
-        _print_errors(names, truth, forecast[: len(truth)], naive, args.season, to)
+        pairs = zip(tables, forecasts, strict=True)
+        errors = [_held_out(args, table, names, forecast) for table, forecast in pairs]
+        truth, forecast, naive = (np.concatenate(arrays) for arrays in zip(*errors, strict=True))
+        _print_errors(names, truth, forecast, naive, args.season, to)
 
 
-def _write_forecast(path, table, first, names, forecast):
+def _forecast_of(args, forecaster, table):
+    """Forecast what comes after a table, or after what is left of it."""
+    count, (first, _) = len(table.values) - (args.holdout or 0), table.parts[-1]
+    if count - first < forecaster.window:
+        has = f"{len(table.values)} rows, which leave {count} to forecast from"
+        if first:
+            has = f"{max(0, count - first)} rows to forecast from behind a gap ({table.notes[-1]})"
+        raise ValueError(
+            f"{_name(args, table)} has {has}; expected the model's window of "
+            f"{forecaster.window} at least"
+        )
+    inputs = [table.columns.index(forecaster.columns[n]) for n in forecaster.inputs]
+    table.check(count - forecaster.window, count, inputs)
+    values = np.full((count, len(forecaster.columns)), np.nan)
+    for n, name in enumerate(table.columns):
+        values[:, forecaster.columns.index(name)] = table.values[:count, n]
+    if args.holdout:
+        targets = [table.columns.index(forecaster.columns[n]) for n in forecaster.targets]
+        table.check(max(first, count - args.season), None, targets)
+    return forecaster.forecast(values, args.steps)
+
+
+def _held_out(args, table, names, forecast):
+    """(truth, forecast, that of a season ago) of the rows that were held out, (steps, targets)."""
+    known = _known(table, names)
+    count, (first, _) = len(known) - args.holdout, table.parts[-1]
+    truth = known[count : count + len(forecast)]
+    naive = seasonal_naive(known[first:], count - first, len(truth), args.season)
+    return truth, forecast[: len(truth)], naive
+
+
+def _known(table, names):
+    return table.values[:, [table.columns.index(name) for name in names]]
+
+
+def _write_forecasts(args, tables, names, forecasts):
     """Write a row for each step; where times cannot be continued they are numbered from 1."""
-    labels = table.labels_from(first, len(forecast))
+    labels = []
+    for table, forecast in zip(tables, forecasts, strict=True):
+        labels.append(table.labels_from(len(table.values) - (args.holdout or 0), len(forecast)))
+        if labels[-1] is None and table.time is not None:
+            show(
+                f"{_name(args, table)}: its last rows do not tell the times of those that follow, "
+                "which are numbered",
+                to="stderr",
+            )
+    timed = None not in labels
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([table.time if labels else "step", *names])
-    for label, row in zip(labels or range(1, len(forecast) + 1), forecast, strict=True):
-        rows.writerow([label, *(f"{value:.9g}" for value in row)])  # the digits of float32
-    if path is None:
+    group = [] if args.group is None else [args.group]
+    rows.writerow([*group, tables[0].time if timed else "step", *names])
+    for table, own, forecast in zip(tables, labels, forecasts, strict=True):
+        for n, row in enumerate(forecast):
+            group = [] if args.group is None else [table.group]
+            digits = [f"{value:.9g}" for value in row]  # those of float32
+            rows.writerow([*group, own[n] if timed else n + 1, *digits])
+    if args.output is None:
         show(*text.getvalue().rstrip("\n").split("\n"))
     else:
-        with written_aside(path) as file:
+        with written_aside(args.output) as file:
             file.write(text.getvalue().encode())
 
 
-def _plot_forecast(path, table, first, names, known, forecast, truth):
+def _plot_forecast(path, table, names, forecast, holdout):
     """Draw a forecast behind what it goes on from: some of that, or it would be small."""
-    steps = len(forecast)
+    known, steps = _known(table, names), len(forecast)
+    first = len(known) - holdout
     shown = min(first, max(_SHOWN, 3 * steps))
+    truth = known[first : first + steps]
     whole = np.full_like(forecast, np.nan)
     whole[: len(truth)] = truth
     with written_aside(path) as file:
         plot_forecast(
-            known[first - shown :], forecast, whole if len(truth) else None,
+            known[first - shown : first], forecast, whole if len(truth) else None,
             path=file, names=names, times=table.times_from(first - shown, shown + steps),
         )  # fmt: skip
 
@@ -319,7 +448,14 @@ def _check_plot(path):
         plot_history({"loss": [1.0]})
 
 
-# The kinds of numbers in options
+# The kinds of values in options
+
+
+def _separator(text):
+    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(text) != 1 or text.isalnum() or text in '"\r\n':
+        raise argparse.ArgumentTypeError(f"expected one character or tab, got {text!r}")
+    return text
 
 
 def _number_type(what, kind, fits):

@@ -34,8 +34,8 @@ class Table:
         nan where the file has no number; `check` tells what it has there.
     lines : list of T int
         Where in the file each row is.
-    faults : dict of int -> (int, str)
-        For rows that lack a number: in which column first, and the text there.
+    faults : dict of (row, column) -> str
+        What the file has where there is no number.
     group : str or None
         What the file has in the column that tells series apart.
     time : str or None
@@ -69,15 +69,15 @@ class Table:
         span = f" from {self.labels[0]} to {self.labels[-1]}" if self.labels else ""
         return f"{len(self.values)} rows{span}"
 
-    def check(self, first=0, stop=None):
-        """Raise a ValueError for the first value that is missing in these rows."""
-        wrong = np.flatnonzero(np.isnan(self.values[first:stop]).any(axis=1))
-        if len(wrong):
-            row = first + int(wrong[0])
-            column, text = self.faults[row]
+    def check(self, first=0, stop=None, columns=None):
+        """Raise a ValueError for the first value that is missing in these rows and columns."""
+        columns = range(len(self.columns)) if columns is None else columns
+        part = self.values[first:stop][:, list(columns)]
+        for row, column in np.argwhere(np.isnan(part))[:1].tolist():
+            place = first + row, columns[column]
             raise ValueError(
-                f"{self.path}, line {self.lines[row]}, column {self.columns[column]!r}: "
-                f"{_fault(text, self.decimal)}"
+                f"{self.path}, line {self.lines[place[0]]}, column {self.columns[place[1]]!r}: "
+                f"{_fault(self.faults[place], self.decimal)}"
             )
 
     def times_from(self, first, count):
@@ -138,7 +138,11 @@ def read_tables(
     found = _find_times(file, list(groups.values()), date_format)
     tables = []
     for name, mine in groups.items():
-        faults = {n: file.faults[row] for n, row in enumerate(mine) if row in file.faults}
+        faults = {
+            (n, column): text
+            for n, row in enumerate(mine.tolist())
+            for column, text in file.faults.get(row, {}).items()
+        }
         lines = [file.lines[row] for row in mine]
         table = Table(
             path, columns, file.values[mine], lines, faults, decimal, name, parts=[(0, len(mine))]
@@ -188,8 +192,9 @@ class _File:
                         self._choose_texts(row, places)
                     numbers = [number(row[place], decimal) for place in places]
                     if None in numbers:
-                        column = numbers.index(None)
-                        self.faults[len(self.lines)] = column, row[places[column]]
+                        self.faults[len(self.lines)] = {
+                            n: row[places[n]] for n, value in enumerate(numbers) if value is None
+                        }
                         numbers = [math.nan if n is None else n for n in numbers]
                     values.extend(numbers)
                     for place, labels in self.texts.items():

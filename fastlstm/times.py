@@ -173,14 +173,15 @@ def span(step):
 
 
 def _are_working_days(values):
-    """Whether rows go from working day to working day, over a weekend at least."""
+    """Whether rows go from working day to working day, from a Friday to a Monday at least once."""
     if values.dtype.kind != "M" or len(values) < 2:
         return False
     days = values.astype("M8[D]")
     if not np.is_busday(days).all() or len(np.unique(values - days)) > 1:
         return False
-    weeks = (days.astype(int) + 3) // 7  # 1970-01-01 was a Thursday
-    return bool(weeks[0] != weeks[-1] and np.median(np.busday_count(days[:-1], days[1:])) == 1)
+    steps = np.busday_count(days[:-1], days[1:])
+    weekends = (steps == 1) & (np.diff(days) > np.timedelta64(1, "D"))
+    return bool(weekends.any() and np.median(steps) == 1)
 
 
 def _all_matches(form, labels):

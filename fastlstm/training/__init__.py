@@ -24,7 +24,7 @@ from .schedules import (
     SequentialLR,
     StepLR,
 )
-from .series import Windows, split_by_time, windows
+from .series import Windows, split_at_gaps, split_by_time, windows
 from .standardizer import Standardizer
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "nse",
     "predict",
     "seasonal_naive",
+    "split_at_gaps",
     "split_by_time",
     "windows",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays import as_array, as_integers, column_names
 from ..packing import pad_sequence
 from ..parameters import check_bool, check_dtype, check_size
-from .columns import check_names
+from .columns import check_names, check_order
 from .standardizer import check_standardizer
 
 
@@ -174,6 +174,7 @@ class Sequences:
         if standardizer is not None and self.tokens:
             raise ValueError("Expected sequences of features for a standardizer, got tokens")
         for array, given in zip(self.sequences, sequences, strict=True):
+            check_order(given)
             check_standardizer(standardizer, array.shape[-1], column_names(given))
             check_names(column_names(sequences[0]), column_names(given), "first sequence")
         self.standardizer = standardizer

@@ -1,9 +1,10 @@
-"""What a series is, read: an array (T, F), and the names of its columns where it has any."""
+"""What a series is, read: an array (T, F), the names of its columns and the times of its rows."""
 
 import numpy as np
 
 from ..arrays import as_array, column_names
 from ..parameters import check_size
+from ..times import breaks, looks_like_a_date, read_times, span
 
 
 def check_list(series):
@@ -79,3 +80,59 @@ def _position(what, column, names, count):
     if not -count <= check_size(what, column, least=None) < count:
         raise ValueError(f"{what}: Expected a column from 0 to {count - 1}, got {column}")
     return int(column) % count
+
+
+def times_of(series):
+    """The times of a series' rows by its index, of pandas: dates, or whole numbers; or None."""
+    index = getattr(series, "index", None)
+    if not hasattr(index, "nlevels"):
+        return None
+    if index.nlevels > 1:
+        if any(len(index.get_level_values(n).unique()) > 1 for n in range(index.nlevels - 1)):
+            raise ValueError(
+                f"Expected one series, got several by its index {list(index.names)}: pass a list, "
+                "as [one for _, one in table.groupby(level=0)]"
+            )
+        index = index.get_level_values(-1)
+    if hasattr(index, "to_timestamp"):
+        index = index.to_timestamp()
+    if getattr(index, "tz", None) is not None:
+        local = index.tz_localize(None)
+        by_day = (local == local.normalize()).all()
+        index = local if by_day else index.tz_convert(None)
+    if len(index) and all(isinstance(label, str) for label in index):
+        times = read_times(list(index)) if looks_like_a_date(index[0]) else None
+        return None if times is None else times.values
+    return index.to_numpy() if index.dtype.kind in "iuMm" else None
+
+
+def check_order(series, gaps=True):
+    """Refuse a series whose index says that its rows are not in the order of time, or have gaps."""
+    times = times_of(series)
+    if times is None or len(times) < 2:
+        return
+    steps, dates = np.diff(times), times.dtype.kind in "mM"
+    early = ~(steps >= steps.dtype.type(0))  # times that are missing are not later either
+    if early.all() or (early.any() and dates):
+        row = int(early.argmax()) + 1
+        raise ValueError(
+            f"Expected rows in the order of time, got {times[row]} behind {times[row - 1]}, in row "
+            f"{row}: sort them, as by series.sort_index()"
+        )
+    if not gaps or not dates:
+        return
+    rows, usual = breaks(times)
+    advice = "if each row is one step all the same, pass series.to_numpy()"
+    if usual is None:
+        raise ValueError(
+            f"Expected rows at equal distances, got some from {span(steps.min())} to "
+            f"{span(steps.max())}: {advice}"
+        )
+    if len(rows):
+        row = int(rows[0])
+        more = f", and {len(rows) - 1} more such places" if len(rows) > 1 else ""
+        raise ValueError(
+            f"Expected rows at equal distances, got {times[row]} in row {row}, "
+            f"{span(steps[row - 1])} after the row before, where {span(usual)} is usual{more}. Cut "
+            f"the series there by fastlstm.training.split_at_gaps(series); or, {advice}"
+        )

@@ -14,7 +14,7 @@ from ..formats import load, npz
 from ..formats.source import Source
 from ..parameters import Layer, check_size
 from .batches import Batch
-from .columns import as_table, check_names, positions
+from .columns import as_table, check_names, check_order, positions
 from .loop import SamplesFirst, mode, predict
 from .series import Windows
 from .standardizer import Standardizer
@@ -276,6 +276,7 @@ class Forecaster:
 
         Where columns have names only those `used` are looked for; the others are nan then.
         """
+        check_order(series)
         count, names = len(self.standardizer.mean), column_names(series)
         used = sorted(used)
         if self.columns is not None and names is not None and names != list(range(count)):
@@ -299,7 +300,7 @@ class Forecaster:
 
     def _known(self, series):
         """The last window of a series' inputs, standardised: (window, inputs)."""
-        if column_names(series) is None:
+        if column_names(series) is None and not hasattr(series, "to_frame"):
             series, _ = as_table(series)
             if series.shape[1] == len(self.inputs) < len(self.standardizer.mean):
                 series = _spread(series, self.inputs, len(self.standardizer.mean))

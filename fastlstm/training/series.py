@@ -12,8 +12,9 @@ import numpy as np
 
 from ..arrays import as_array
 from ..parameters import check_bool, check_dtype, check_size
+from ..times import breaks
 from .batches import Batch, check_indices
-from .columns import as_tables, check_list, positions
+from .columns import as_tables, check_list, check_order, positions, times_of
 from .standardizer import check_standardizer
 
 
@@ -27,7 +28,8 @@ class Windows:
     ----------
     series : array of shape (T, F) or (T,), DataFrame, or list of those
         Not copied, but for DataFrames of several types. Of many series the windows of the first
-        come first, and so on; one too short for a window has none.
+        come first, and so on; one too short for a window has none. An index of dates must
+        increase, at equal distances (weekends are no gaps in working days); see `split_at_gaps`.
     window : int
         Input steps.
     horizon : int
@@ -61,7 +63,8 @@ class Windows:
     Raises
     ------
     ValueError
-        If no series has enough steps, or series or columns do not fit. With a `lead` below 1 if
+        If no series has enough steps, series or columns do not fit, or an index says that rows
+        are not in the order of time, or have gaps. With a `lead` below 1 if
         no `inputs` are named: then the targets would be among them.
 
     Notes
@@ -93,6 +96,8 @@ class Windows:
         self.flat = check_bool("flat", flat)
         self.mask_missing = check_bool("mask_missing", mask_missing)
         self.dtype = check_dtype(dtype)
+        for one in series if isinstance(series, (list, tuple)) else [series]:
+            check_order(one)
         self.series, names = as_tables(series)
         columns = self.series[0].shape[1]
         self.inputs = positions("inputs", inputs, names, columns)
@@ -246,7 +251,8 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
     Raises
     ------
     ValueError
-        If fractions are not positive, do not sum to 1, or leave a part without steps.
+        If fractions are not positive, do not sum to 1, or leave a part without steps, or an index
+        says that rows are not in the order of time.
 
     Examples
     --------
@@ -264,6 +270,7 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
     if isinstance(series, (list, tuple)):
         parts = [split_by_time(one, fractions, overlap=overlap) for one in check_list(series)]
         return tuple(map(list, zip(*parts, strict=True)))
+    check_order(series, gaps=False)
     if not np.shape(series):
         raise TypeError(
             f"Expected a series, or a list of series, got {type(series).__name__}: a list is a "
@@ -279,6 +286,49 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
         rows[max(0, start - overlap * (start > 0)) : stop]
         for start, stop in itertools.pairwise(bounds)
     )
+
+
+def split_at_gaps(series):
+    """Cut series with an index of dates where rows are missing or repeated.
+
+    Parameters
+    ----------
+    series : DataFrame or Series, or list of those
+
+    Returns
+    -------
+    list
+        The parts in their order, for `Windows`: no window crosses from one into the next.
+
+    Raises
+    ------
+    ValueError
+        If rows are not in the order of time.
+    TypeError
+        If there is no index of dates.
+
+    Notes
+    -----
+    A gap is where the distance between two rows is more than half off the usual one, the median.
+    Where all rows are on working days, weekends and holidays of up to a week are none. At more than
+    a third of distances like that none is usual, and only repeated times are cut.
+
+    Examples
+    --------
+    >>> import pandas
+    >>> days = pandas.to_datetime(["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-09"])
+    >>> level = pandas.Series([1.0, 2.0, 3.0, 9.0], index=days)
+    >>> [part.tolist() for part in fastlstm.training.split_at_gaps(level)]
+    [[1.0, 2.0, 3.0], [9.0]]
+    """
+    if isinstance(series, (list, tuple)):
+        return [part for one in check_list(series) for part in split_at_gaps(one)]
+    check_order(series, gaps=False)
+    times = times_of(series)
+    if times is None or times.dtype.kind not in "mM":
+        raise TypeError("Expected a series with an index of dates, which tells where gaps are")
+    bounds = [0, *breaks(times)[0].tolist(), len(times)]
+    return [series.iloc[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def _as_slice(columns):
