@@ -87,7 +87,7 @@ def add_commands(commands):
     _add_number(of_model, "--window", _count, None, "steps to forecast from")
     _add_number(of_model, "--horizon", _count, None, "steps to forecast")
     _add_number(of_model, "--hidden", _count, 32, "hidden units of a layer")
-    _add_number(of_model, "--layers", _count, 1, "layers of the LSTM")
+    _add_number(of_model, "--layers", _few, 1, "layers of the LSTM")
     learning = train.add_argument_group("the training")
     _add_number(learning, "--epochs", _count, 100, "how often to go through the rows at most")
     _add_number(learning, "--batch-size", _count, 32, "windows for one update")
@@ -462,14 +462,15 @@ def _number_type(what, kind, fits):
     def convert(text):
         with contextlib.suppress(ValueError):
             value = kind(text)
-            if fits(value):
+            if fits(value) and "_" not in text:  # 1_000 is Python's, not a number to others
                 return value
-        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text[:60]!r}")
 
     return convert
 
 
-_count = _number_type("a whole number from 1", int, lambda n: n >= 1)
+_count = _number_type("a whole number from 1 to 999999999", int, lambda n: 1 <= n < 10**9)
+_few = _number_type("a whole number from 1 to 1000", int, lambda n: 1 <= n <= 1000)
 _whole = _number_type("a whole number from 0", int, lambda n: n >= 0)
 _positive = _number_type("a number above 0", float, lambda x: 0 < x < math.inf)
 _share = _number_type("a share from 0 to less than 1", float, lambda x: 0 <= x < 1)

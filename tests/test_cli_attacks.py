@@ -477,3 +477,18 @@ def test_destinations_are_tried_before_the_work(option, monkeypatch, capsys, fol
     assert capsys.readouterr().err == (
         f"fastlstm: error: {names[option]} cannot be written: it is a folder\n"
     )
+
+
+@pytest.mark.parametrize("option", ["--steps", "--holdout", "--window", "--epochs", "--layers"])
+@pytest.mark.parametrize("text", ["9999999999999999999", "9" * 5000, "1_0", "1.0", "0x1", "-1", ""])
+def test_numbers_of_options(option, text, capsys):
+    _forecaster()
+    train = "train x.csv -o m.npz --target a --window 1 --horizon 1 --validation 0".split()
+    line = ["forecast", "f.npz", "x.csv"] if option in ("--steps", "--holdout") else train
+    with pytest.raises(SystemExit) as leave:
+        cli.main([*line, f"{option}={text}"])
+    assert leave.value.code == 2
+    most = 1000 if option == "--layers" else 999999999
+    assert capsys.readouterr().err.endswith(
+        f"error: argument {option}: expected a whole number from 1 to {most}, got {text[:60]!r}\n"
+    )
