@@ -53,7 +53,7 @@ def as_rows(x):
 
 def as_array(value, name):
     """Return `value` as a plain array of whatever dtype it has."""
-    if type(value) is np.ndarray and value.dtype.kind not in "mM":
+    if type(value) is np.ndarray and value.dtype.kind not in "mMO":
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -79,11 +79,29 @@ def as_array(value, name):
     except TypeError as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
     except (ValueError, RuntimeError, BufferError) as error:  # as a tensor that requires grad
+        _refuse_ragged(value, name)
         raise ValueError(f"{name} cannot be read as an array: {error}") from error
     if array.dtype.kind in "OUSmM":
+        _refuse_ragged(value, name)
         got = array.dtype if array.dtype.kind in "mM" else type(value).__name__
         raise TypeError(f"{name} must be an array of numbers, got {got}")
     return array
+
+
+def _refuse_ragged(value, name):
+    """Refuse sequences of different lengths, with what to do; let all else pass."""
+    try:
+        lengths = [len(sequence) for sequence in value]
+    except TypeError:
+        return
+    others = (str, bytes, dict)
+    if len(set(lengths)) > 1 and not any(isinstance(sequence, others) for sequence in value):
+        shown = str(lengths[:10])[:-1] + (", ...]" if len(lengths) > 10 else "]")
+        raise ValueError(
+            f"{name} has sequences of different lengths, {shown}: pad them with "
+            f"fastlstm.pad_sequence and give the model lengths={shown}, or make a data set of them "
+            "with fastlstm.Sequences"
+        )
 
 
 def column_names(value):

@@ -731,6 +731,50 @@ def test_predict_ragged():
         np.testing.assert_allclose(row, model(tokens[:, None])[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [_tagger, _classifier])
+def test_predict_without_targets(make):
+    """Of sequences as they are, some of them without steps, or of Sequences of them alone."""
+    sequences, (model, targets) = [*_ragged_tokens(), np.zeros(0, int)], make()
+    targets = [*targets, np.zeros((0, 2)) if make is _tagger else 0]
+    expected = predict(model, Sequences(sequences, targets), 5)
+    for data in (sequences, [s.tolist() for s in sequences], Sequences(sequences)):
+        for size in (5, 1, 100):
+            got = predict(model, data, size)
+            assert type(got) is type(expected) and len(got) == len(expected)
+            for one, other in zip(got, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    assert len(got[-1]) == (0 if make is _tagger else 3)
+
+
+def test_predict_of_a_list_of_features():
+    """In the model's precision, whatever the layout."""
+    sequences = [normal(n, F, seed=n).astype("float64") for n in (3, 1, 4)]
+    for batch_first in (False, True):
+        model = LSTM(F, 2, batch_first=batch_first, dtype="float64", seed=0)
+        got = predict(model, sequences, 2)
+        for row, sequence in zip(got, sequences, strict=True):
+            np.testing.assert_allclose(row, model(sequence)[0], rtol=0, atol=1e-12)
+
+
+def test_fit_needs_targets():
+    model, data = _tagger()[0], Sequences(_ragged_tokens())
+    sentence = "data: Expected Sequences with targets, got them without"
+    check(lambda: fit(model, data, MSELoss(), Adam(model), 1, 8), ValueError, sentence)
+
+
+def test_a_sequence_without_steps_teaches_nothing():
+    """Of a target for every step it has none; the loss and the update are those of the others."""
+    results = []
+    for more in ([], [np.zeros(0, int)]):
+        (model, targets), sequences = _tagger(), _ragged_tokens()
+        data = Sequences(sequences + more, targets + [np.zeros((0, 2)) for _ in more])
+        options = {"batch_size": len(data), "shuffle": False}
+        results.append((fit(model, data, MSELoss(), Adam(model), 2, **options)["loss"], model))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-6)
+    for one, other in zip(*(model.state_dict().values() for _, model in results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
 def test_predict_errors():
     with pytest.raises(TypeError, match="model should be a layer, got: int"):
         predict(3, X)

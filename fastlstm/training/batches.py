@@ -23,8 +23,8 @@ class Batch(NamedTuple):
     Parameters
     ----------
     x : ndarray of shape (B, T, F), or what else the model takes, samples first
-    y : ndarray of shape (B, ...)
-        The targets; (B, T, ...) if every step has one.
+    y : ndarray of shape (B, ...), or None
+        The targets; (B, T, ...) if every step has one. None if there are none, as for `predict`.
     weights : ndarray of shape (B,), or (B, T) with a target for every step, or None
         How much each sample, or each step, counts.
     mask : bool ndarray, or None
@@ -130,9 +130,9 @@ class Sequences:
     sequences : list of N arrays of shape (T_i, F), or (T_i,)
         If all are integers of shape (T_i,) they are tokens, for an Embedding. Other values of
         that shape are one feature. A T_i may be 0: see `lengths` of `LSTM` and of `Last`.
-    targets : array of shape (N, ...), or list of N arrays of shape (T_i, ...)
+    targets : array of shape (N, ...), or list of N arrays of shape (T_i, ...), optional
         In an array, or a list of numbers, each sequence has one: a class, a value, a vector. In a
-        list of arrays (or of lists) each step has one.
+        list of arrays (or of lists) each step has one. `predict` needs none.
     weights : array of shape (N,), or list of N arrays of shape (T_i,), optional
         How much each sequence counts in the loss, or each step that has a target.
     standardizer : Standardizer, optional
@@ -166,7 +166,7 @@ class Sequences:
     """
 
     def __init__(
-        self, sequences, targets, *, weights=None, standardizer=None, dtype="float32"
+        self, sequences, targets=None, *, weights=None, standardizer=None, dtype="float32"
     ):  # fmt: skip
         self.dtype = check_dtype(dtype)
         self.sequences, self.tokens = _as_sequences(sequences)
@@ -182,16 +182,18 @@ class Sequences:
         self.per_step = isinstance(targets, (list, tuple)) and any(map(np.ndim, targets))
         if self.per_step:
             self.targets = [as_array(t, "a sequence's targets") for t in targets]
+        elif targets is None:
+            self.targets = None
         else:
             self.targets = np.atleast_1d(as_array(targets, "targets"))
-        if len(self.targets) != len(self):
+        if targets is not None and len(self.targets) != len(self):
             raise ValueError(
                 f"Expected targets for {len(self)} sequences, got them for {len(self.targets)}"
             )
         if self.per_step:
             self._check_steps()
         parts = self.targets if self.per_step else [self.targets]
-        self._classes = all(part.dtype.kind in "iu" for part in parts)
+        self._classes = targets is not None and all(part.dtype.kind in "iu" for part in parts)
         self.weights = None if weights is None else self._checked_weights(weights)
 
     def _checked_weights(self, weights):
@@ -238,7 +240,7 @@ class Sequences:
         else:
             weights = None if self.weights is None else self.weights[rows]
         if not self.per_step:
-            y = self._cast(self.targets[rows], self._classes)
+            y = None if self.targets is None else self._cast(self.targets[rows], self._classes)
             return Batch(x, y, weights, lengths=lengths)
         y = self._cast(_pad(self.targets, rows), self._classes)
         return Batch(x, y, weights, np.arange(x.shape[1]) < lengths[:, None], lengths)

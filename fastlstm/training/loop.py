@@ -26,7 +26,7 @@ from ..arrays import as_array
 from ..layers import Last, Sequential
 from ..lstm import LSTM
 from ..parameters import Layer, check_number, check_size
-from .batches import Arrays, Batches
+from .batches import Arrays, Batches, Sequences
 from .checkpoint import Checkpoint, restore
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
 from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
@@ -395,6 +395,8 @@ class _Training:
 
     def check(self, batches, name):
         """Refuse data that do not fit model, loss and metrics."""
+        if isinstance(batches.data, Sequences) and batches.data.targets is None:
+            raise ValueError(f"{name}: Expected Sequences with targets, got them without")
         batch = batches.data[np.arange(min(batches.batch_size, len(batches.data)))]
         with mode(self.model, training=False), np.errstate(all="ignore"):
             try:
@@ -586,8 +588,9 @@ def predict(model, data, batch_size=256):
     ----------
     model : Layer
         An LSTM or a Sequential, `batch_first` or not.
-    data : array, data set, or (x, y)
-        Samples first, as for `fit`; an array is x alone.
+    data : array, data set, (x, y), or list of sequences
+        Samples first, as for `fit`; an array is x alone. A list is one of arrays (T_i, F), or of
+        tokens (T_i,): see `Sequences`.
     batch_size : int
         Samples in one run; with engine native the values do not depend on it.
 
@@ -611,13 +614,17 @@ def predict(model, data, batch_size=256):
     >>> model = fastlstm.Sequential(fastlstm.LSTM(1, 4), fastlstm.Last(), fastlstm.Linear(4, 2))
     >>> fastlstm.training.predict(model, np.zeros((1000, 7, 1), np.float32)).shape
     (1000, 2)
+    >>> fastlstm.training.predict(model, [np.zeros((3, 1)), np.zeros((1, 1))]).shape
+    (2, 2)
     """
     check_size("batch_size", batch_size)
+    view = SamplesFirst(model)
+    if isinstance(data, list):
+        data = Sequences(data, dtype=model.dtype)
     if hasattr(data, "__array__"):
         x = as_array(data, "data")
         data = Arrays(x, np.zeros(len(x)))
-    batches, view, ys = Batches(data, batch_size, shuffle=False), SamplesFirst(model), []
-    ragged = False
+    batches, ys, ragged = Batches(data, batch_size, shuffle=False), [], False
     with mode(model, training=False):
         for batch in batches.epoch(0):
             y = view(batch)
