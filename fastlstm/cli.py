@@ -21,10 +21,11 @@ import numpy as np
 from . import __version__, cli_training
 from .engines import MODULES, engines, threads
 from .files import check_writable, written_aside
-from .formats import load, load_lstm, load_state, structure
+from .formats import inference, load, load_state
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .npy import map_array
+from .parameters import listed
 from .terminal import printable, show, writing
 from .training import Forecaster, NonFiniteError, is_forecaster
 from .wav import Sound, write_head
@@ -37,7 +38,8 @@ _RUN_DESCRIPTION = """\
 Run a model on a file of input and write what its last layer gives.
 
 Input, by suffix:
-  .npy  (T, features), (T, B, features), or with --batch-first (B, T, features);
+  .npy  (T, features), or as the model was made: (T, B, features) or (B, T, features),
+        which --no-batch-first or --batch-first says where the model's file does not;
         token numbers (T,), (T, B) or (B, T) where the model begins with an embedding
   .csv  one sequence: a row for every time step, a column for every feature;
         a first line without any number is taken as the names of the columns
@@ -141,7 +143,7 @@ def _parser():
     model.add_argument("model", metavar="MODEL", help="model file: .npz, .pt, .pth, .safetensors")
     model.add_argument("--key", help="which state dict of a checkpoint that nests several")
     model.add_argument(
-        "--prefix", help="take only the LSTM whose parameters' names begin so, as encoder.lstm"
+        "--prefix", help="take only the part whose parameters' names begin so, as encoder.lstm"
     )
 
     info = commands.add_parser(
@@ -216,7 +218,7 @@ def _engines(args):
 
 
 def _info(args):
-    lstms = ()
+    parts = ()
     threads(None, args.engine)  # here, for a wrong variable is not the file's fault
     try:
         layers = _load(args)
@@ -226,8 +228,7 @@ def _info(args):
             raise
         arrays = load_state(args.model, key=args.key)  # a file that cannot be read fails again
         layers = _line(error).removeprefix(f"{args.model}: ")
-        with contextlib.suppress(ValueError):  # there may be none
-            lstms = structure.lstms(arrays)
+        parts = [n for n, part in inference.find_parts(arrays).items() if part.readings and n]
     show(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
     show(*str(layers).split("\n"))
     with contextlib.suppress(ValueError):  # most files hold a model alone
@@ -241,8 +242,8 @@ def _info(args):
     for name, shape, value in rows:
         show(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
     show(f"{_bytes(sum(p.nbytes for p in arrays.values()))} in memory")
-    if lstms:
-        show(f"for --prefix: {', '.join(map(repr, lstms))}")
+    if parts:
+        show(f"for --prefix: {listed(parts)}")
 
 
 def _bytes(size):
@@ -253,9 +254,7 @@ def _bytes(size):
 
 
 def _load(args):
-    if args.prefix is None:
-        return load(args.model, key=args.key, engine=args.engine)
-    return load_lstm(args.model, prefix=args.prefix, key=args.key, engine=args.engine)
+    return load(args.model, key=args.key, prefix=args.prefix, engine=args.engine)
 
 
 def _run(args):

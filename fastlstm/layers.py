@@ -710,13 +710,14 @@ class Sequential(Layer):
                 raise TypeError(f"Sequential: {name!r} is not a layer but {type(layer).__name__}")
             if not isinstance(name, str) or not name or "." in name:
                 raise ValueError(
-                    f"Sequential: a name must be a string without dots, not empty, got {name!r}"
+                    "Sequential: a name must be a string without dots, not empty, got "
+                    f"{name!r:.100}"
                 )
         for name, layer in list(children.items())[:-1]:
             if isinstance(_last(layer), LSTMCell):
                 raise TypeError(
-                    f"Sequential: {name!r} gives the (h, c) of an LSTMCell, which no layer takes; "
-                    "put it last or use an LSTM"
+                    f"Sequential: {name!r:.100} gives the (h, c) of an LSTMCell, which no layer "
+                    "takes; put it last or use an LSTM"
                 )
         dtypes = {
             str(inner.dtype)
@@ -725,7 +726,10 @@ class Sequential(Layer):
             if inner.num_parameters
         }
         if len(dtypes) > 1:
-            raise ValueError(f"Sequential: layers have different dtypes: {sorted(dtypes)}")
+            raise ValueError(
+                f"Sequential: layers have different dtypes: {sorted(dtypes)}; layer.astype, or "
+                "load(path, dtype=...), makes them one"
+            )
         children, given = join(children, Given())
         super().__init__({}, dtypes.pop() if dtypes else "float32", children)
         self._layouts = given.layouts  # pairs that must go on agreeing

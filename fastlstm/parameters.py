@@ -403,6 +403,8 @@ class Layer:
             f"  ({printable(name)}): " + repr(child).replace("\n", "\n  ")
             for name, child in self.children.items()
         ]
+        if untold := self.__dict__.get("_untold"):
+            lines.append(f"  ({untold})")
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def _arguments(self):
@@ -480,7 +482,7 @@ def check_dtype(dtype):
     except TypeError:
         name = None
     if dtype is None or name not in DTYPES:
-        raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+        raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r:.100}')
     return np.dtype(name)
 
 

@@ -172,12 +172,48 @@ def test_prefix_takes_one_lstm_of_several():
     assert_same(run(model, X, "--prefix", "a"), lstm()(X)[0])
 
 
+def test_prefix_takes_any_part():
+    head = Linear(5, 4, seed=3)
+    model = Sequential({"net": Sequential({"a": lstm(), "fc": head}), "out": Linear(4, 1)})
+    assert_same(run(model, X, "--prefix", "net"), head(lstm()(X)[0]))
+    save(model, "model.pt")
+    np.save("x.npy", X)
+    options = ["x.npy", "-o", "y.npy", "--prefix", "net", "--no-batch-first"]
+    assert cli.main(["run", "model.pt", *options]) == 0
+    assert_same(np.load("y.npy"), head(lstm()(X)[0]))
+
+
+@pytest.mark.parametrize("options", [[], ["--lengths", "3,1,2"]])
+def test_a_layout_that_the_file_does_not_tell_is_asked_for(capsys, options):
+    model = Sequential({"embedding": Embedding(9, 2, seed=4), "lstm": lstm()})
+    save(model, "model.pt")
+    tokens = np.array([[0, 8, 3, 1], [5, 2, 7, 4], [6, 6, 1, 0]])
+    np.save("x.npy", tokens)
+    np.save("one.npy", tokens[0])
+    message = error_of(capsys, "run", "model.pt", "x.npy", "-o", "y.npy", *options)
+    assert message == (
+        "model.pt does not tell whether the batch comes first in x.npy, of shape (3, 4): give "
+        "--batch-first for (B, T, ...) or --no-batch-first for (T, B, ...)"
+    )
+    assert not os.path.exists("y.npy")
+    assert cli.main(["run", "model.pt", "one.npy", "-o", "y.npy"]) == 0
+    assert_same(np.load("y.npy"), model(tokens[0]))
+    lengths = [3, 1, 2] if options else None
+    assert cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", *options, "--batch-first"]) == 0
+    expected = model(tokens.T, lengths=lengths).swapaxes(0, 1)
+    assert_same(np.load("y.npy"), expected)
+    assert cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", "--no-batch-first"]) == 0
+    assert_same(np.load("y.npy"), model(tokens))
+
+
 def test_key_takes_one_state_dict_of_a_checkpoint():
     torch = pytest.importorskip("torch", reason="torch writes the checkpoint")
     nets = [torch.nn.LSTM(2, 5) for _ in range(2)]
     torch.save({"net": nets[0].state_dict(), "ema": nets[1].state_dict()}, "model.pt")
     np.save("x.npy", X)
-    assert cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", "--key", "ema"]) == 0
+    assert (
+        cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", "--key", "ema", "--no-batch-first"]) == 0
+    )
     expected = nets[1](torch.from_numpy(X))[0].detach().numpy()
     np.testing.assert_allclose(np.load("y.npy"), expected, rtol=0, atol=1e-6)
 
@@ -360,7 +396,7 @@ def test_files_that_are_no_arrays(capsys):
             ["-o", "y.npy", "--state-in", "model.npz"],
             "model.npz must hold the arrays h and c, got weight_ih_l0",
         ),
-        (["-o", "y.npy", "--prefix", "gone"], "no LSTM has the prefix 'gone.'; there are ''"),
+        (["-o", "y.npy", "--prefix", "gone"], "nothing has the prefix 'gone'; there are ''"),
         (["-o", "y.npy", "--state-out", "y.npy"], "--state-out must end in .npz, got y.npy"),
         (["-o", "y.npy", "--state-out", "s.txt"], "--state-out must end in .npz, got s.txt"),
     ],
@@ -448,7 +484,8 @@ def test_info_where_the_file_does_not_tell_the_layers(capsys):
     out, err = capsys.readouterr()
     size, reason, *table = out.splitlines()
     assert err == "" and re.fullmatch(r"model\.npz: \d\.\d KiB", size)
-    assert reason.startswith("its layers cannot be told from names and shapes: not known are 'norm")
+    assert reason.startswith("how its parts go together is not told by names and shapes: '' cannot")
+    assert "'' (not known here: 'a\\x1b' (2,))" in reason
     assert table[:2] == [
         "parameter         shape                 values",
         "fc1.weight        (2, 2)                     4",
@@ -458,12 +495,12 @@ def test_info_where_the_file_does_not_tell_the_layers(capsys):
         "'a\\x1b'           (2,)                       2",
         "total             bool, float32, int64     121",
         "0.5 KiB in memory",
-        "for --prefix: 'enc.', 'rnn.'",
+        "for --prefix: 'fc1', 'enc', 'rnn'",
     ]
     save(Linear(2, 2), "model.pt")
     os.truncate("model.pt", 400)
     assert "a damaged or truncated zip file" in error_of(capsys, "info", "model.pt")
-    assert "no LSTM has the prefix 'gone.'" in error_of(
+    assert "nothing has the prefix 'gone'; there are 'fc1', 'enc', 'rnn'" in error_of(
         capsys, "info", "model.npz", "--prefix", "gone"
     )
 
@@ -474,7 +511,7 @@ def test_info_where_there_is_no_lstm(capsys):
     )
     assert cli.main(["info", "model.npz"]) == 0
     out = capsys.readouterr().out
-    assert "'gru....' (a GRU, not an LSTM)" in out and "--prefix" not in out
+    assert "'gru' is a GRU, not an LSTM" in out and "--prefix" not in out
 
 
 def test_engines_under_a_variable_that_names_none(capsys, monkeypatch):

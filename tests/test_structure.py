@@ -3,12 +3,14 @@
 import copy
 import pickle
 import re
+import warnings
 
 import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm.parameters import listed
+from fastlstm.formats import inference, structure
+from fastlstm.parameters import Layer, listed
 
 
 def numbers(*shape, seed=0, dtype="float32"):
@@ -79,6 +81,24 @@ def test_one_stream_alone_tells_its_layout(shape):
     y = undecided().stream().run(x)
     assert y.shape == (*shape[:2], 4)
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_an_undecided_layout_is_stored(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    model = fastlstm.Sequential(undecided(), fastlstm.Last(batch_first=None))
+    fastlstm.save(model, tmp_path / f"model{suffix}")
+    again = fastlstm.load(tmp_path / f"model{suffix}", engine="numpy")
+    assert repr(again) == repr(model) and again[0].batch_first is again[1].batch_first is None
+    x = numbers(2, 5, 3)
+    with pytest.raises(ValueError, match="batch_first is undecided"):
+        again(x)
+    for wish in (True, False):
+        model = fastlstm.load(tmp_path / f"model{suffix}", batch_first=wish, engine="numpy")
+        assert model[0].batch_first is model[1].batch_first is wish
+        whole = decided(wish)(x)[0]
+        np.testing.assert_array_equal(model(x), whole[:, -1] if wish else whole[-1])
 
 
 def test_copies_stay_undecided():
@@ -251,3 +271,652 @@ def test_astype_of_a_cell():
     np.testing.assert_allclose(
         wide(numbers(2, 2, dtype="float64"))[0], cell(numbers(2, 2))[0], atol=1e-6
     )
+
+
+# Files that do not say it
+
+
+def lstm_shapes(inputs, hidden):
+    """The parameters of an LSTM of one layer, as torch lists them."""
+    return {
+        "weight_ih_l0": (4 * hidden, inputs),
+        "weight_hh_l0": (4 * hidden, hidden),
+        "bias_ih_l0": (4 * hidden,),
+        "bias_hh_l0": (4 * hidden,),
+    }
+
+
+def state_of(shapes, prefix="", dtype="float32", seed=0):
+    return {
+        prefix + name: numbers(*shape, seed=seed + k, dtype=dtype)
+        for k, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def lstm(name, inputs, hidden, **options):
+    return state_of(lstm_shapes(inputs, hidden), f"{name}." if name else "", **options)
+
+
+def linear(name, inputs, outputs, bias=True):
+    shapes = {"weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
+    return state_of(shapes, f"{name}.", seed=50)
+
+
+def embedding(name, rows, columns):
+    return state_of({"weight": (rows, columns)}, f"{name}.", seed=90)
+
+
+def write(path, state):
+    np.savez(path, **state)
+    return path
+
+
+def test_the_commonest_model_there_is(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.ModuleDict(
+        {
+            "embedding": torch.nn.Embedding(50, 8),
+            "lstm": torch.nn.LSTM(8, 16, 2, batch_first=True, bidirectional=True),
+            "fc": torch.nn.Linear(32, 5),
+        }
+    )
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    tokens = torch.randint(0, 50, (4, 7))
+    expected = net["fc"](net["lstm"](net["embedding"](tokens))[0]).detach().numpy()
+    model = fastlstm.load(tmp_path / "model.pt")
+    assert "batch_first=undecided" in repr(model)
+    assert "(not in the file: activations, dropout and which output is used; here fc" in repr(model)
+    for lengths in (None, [7, 7, 7, 7]):
+        with pytest.raises(ValueError, match=re.escape("load(path, batch_first=True)")):
+            model(tokens.numpy(), lengths=lengths)
+    for one, y in zip(tokens, expected, strict=True):
+        np.testing.assert_allclose(model(one.numpy()), y, atol=1e-6)
+    decided = fastlstm.load(tmp_path / "model.pt", batch_first=True)
+    np.testing.assert_allclose(decided(tokens.numpy()), expected, atol=1e-6)
+    decided = fastlstm.load(tmp_path / "model.pt", batch_first=False)
+    np.testing.assert_allclose(decided(tokens.T.numpy()).swapaxes(0, 1), expected, atol=1e-6)
+    model.lstm.batch_first = True
+    np.testing.assert_allclose(model(tokens.numpy()), expected, atol=1e-6)
+    lone = fastlstm.load_lstm(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=re.escape("load(path, batch_first=True)")):
+        lone(numbers(4, 7, 8))
+
+
+def test_batch_first_is_a_switch(tmp_path):
+    path = write(tmp_path / "x.npz", lstm("", 2, 3))
+    for function in (fastlstm.load, fastlstm.load_lstm):
+        assert function(path, batch_first=np.True_).batch_first is True
+        with pytest.raises(TypeError, match="batch_first should be of type bool, got: int"):
+            function(path, batch_first=1)
+
+
+@pytest.mark.parametrize("layer", [fastlstm.LSTM, lambda *sizes, **o: fastlstm.Last(**o)])
+@pytest.mark.parametrize("stored, major", [(False, "time-major"), (True, "batch-first")])
+def test_batch_first_may_not_contradict_the_file(tmp_path, layer, stored, major):
+    fastlstm.save(fastlstm.Sequential(layer(2, 3, batch_first=stored)), tmp_path / "model.npz")
+    message = f"model.npz: batch_first={not stored} contradicts its structure, which is {major}"
+    with pytest.raises(ValueError, match=message):
+        fastlstm.load(tmp_path / "model.npz", batch_first=not stored)
+    for wish in (stored, None):
+        assert fastlstm.load(tmp_path / "model.npz", batch_first=wish)[0].batch_first is stored
+
+
+def test_load_lstm_believes_the_files_own_structure(tmp_path):
+    lstms = {"a": fastlstm.LSTM(2, 3, batch_first=True, seed=0), "b": fastlstm.LSTM(3, 2)}
+    fastlstm.save(fastlstm.Sequential(lstms), tmp_path / "model.npz")
+    one = fastlstm.load_lstm(tmp_path / "model.npz", prefix="a")
+    assert one.batch_first and not one.training
+    assert_same(one.state_dict(), lstms["a"].state_dict())
+
+
+def assert_same(state, expected):
+    """Names in order, shapes, dtypes and bits."""
+    assert list(state) == list(expected)
+    for name, array in expected.items():
+        assert state[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+
+
+# Chains
+
+
+def infer(state, ordered=True):
+    description, arrays, _ = inference.infer(inference.find_parts(state), ordered)
+    model = structure.build(description)
+    model.load_state_dict(arrays)
+    return model
+
+
+LSTM_23 = lstm("lstm", 2, 3)
+FC = linear("fc", 3, 4)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    "state, expected",
+    [
+        (lstm("", 2, 3), "LSTM(2, 3, batch_first=undecided)"),
+        (lstm("", 2, 3, dtype="float64"), "LSTM(2, 3, batch_first=undecided)"),
+        (state_of({"weight_ih": (12, 2), "weight_hh": (12, 3)}), "LSTMCell(2, 3, bias=False)"),
+        (
+            state_of({"weight": (4, 3), "bias": (4,)}),
+            "Linear(in_features=3, out_features=4, bias=True)",
+        ),
+        (embedding("word_emb", 9, 2), "Sequential(\n  (word_emb): Embedding(9, 2)\n)"),
+        (
+            lstm("a.b", 2, 3),
+            "Sequential(\n  (a): Sequential(\n    (b): LSTM(2, 3, batch_first=undecided)\n  )\n)",
+        ),
+        (
+            embedding("e", 9, 2) | LSTM_23 | FC,
+            "Sequential(\n  (e): Embedding(9, 2)\n  (lstm): LSTM(2, 3, batch_first=undecided)\n"
+            "  (fc): Linear(in_features=3, out_features=4, bias=True)\n)",
+        ),
+        (
+            lstm("up.0", 2, 3) | lstm("up.1", 3, 5),
+            "Sequential(\n  (up): Sequential(\n    (0): LSTM(2, 3, batch_first=undecided)\n"
+            "    (1): LSTM(3, 5, batch_first=undecided)\n  )\n)",
+        ),
+        # matrices without bias: the name tells; counters are of no layer
+        (
+            embedding("embed", 9, 3) | lstm("lstm", 3, 3) | linear("out", 3, 9, bias=False),
+            "Sequential(\n  (embed): Embedding(9, 3)\n  (lstm): LSTM(3, 3, batch_first=undecided)\n"
+            "  (out): Linear(in_features=3, out_features=9, bias=False)\n)",
+        ),
+        (
+            {"step": np.array(7)} | LSTM_23 | {"lstm.calls": np.array(3.0)},
+            "Sequential(\n  (lstm): LSTM(2, 3, batch_first=undecided)\n)",
+        ),
+    ],
+    ids="lstm float64 cell linear embedding prefix chain list tied scalars".split(),
+)
+def test_inference(state, expected, ordered):
+    model = infer(state, ordered)
+    assert repr(model) == expected
+    assert model.dtype == next(array for array in state.values() if array.ndim).dtype
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+UNCLEAR = {
+    "encoder and decoder that fit both ways": (
+        lstm("encoder", 3, 8) | lstm("decoder", 8, 3),
+        "their sizes fit in more than one way",
+        "'encoder' (LSTM 3 -> 8), 'decoder' (LSTM 8 -> 3)",
+    ),
+    "encoder and decoder that fit one way": (
+        lstm("encoder", 3, 8) | lstm("decoder", 8, 5),
+        "'encoder', 'decoder' may be an encoder and a decoder",
+        "'encoder' (LSTM 3 -> 8), 'decoder' (LSTM 8 -> 5)",
+    ),
+    "two LSTMs with numbers": (
+        lstm("lstm1", 3, 8) | lstm("lstm2", 8, 8) | linear("fc", 8, 5),
+        "'lstm1', 'lstm2' may be an encoder and a decoder",
+        "'lstm1' (LSTM 3 -> 8), 'lstm2' (LSTM 8 -> 8), 'fc' (Linear 8 -> 5)",
+    ),
+    "an autoencoder": (
+        lstm("lstm1", 3, 8) | lstm("lstm2", 8, 8) | linear("fc", 8, 3),
+        "their sizes fit in more than one way",
+        "'lstm1' (LSTM 3 -> 8), 'lstm2' (LSTM 8 -> 8), 'fc' (Linear 8 -> 3)",
+    ),
+    "two LSTMs in two modules": (
+        lstm("encoder.rnn", 3, 8) | lstm("decoder.rnn", 8, 4) | linear("decoder.fc", 4, 2),
+        "may be an encoder and a decoder",
+        "'encoder.rnn' (LSTM 3 -> 8)",
+    ),
+    "equal LSTMs": (
+        lstm("b", 3, 3) | lstm("a", 3, 3) | FC,
+        "their sizes fit in more than one way",
+        "'b' (LSTM 3 -> 3), 'a' (LSTM 3 -> 3)",
+    ),
+    "a list that fits both ways": (
+        lstm("rnns.0", 3, 8) | lstm("rnns.1", 8, 3),
+        "their sizes fit in more than one way",
+        "'rnns.0' (LSTM 3 -> 8)",
+    ),
+    "square Linear defined first": (
+        linear("fc", 8, 8) | lstm("lstm", 8, 8),
+        "their sizes fit in more than one way",
+        "'fc' (Linear 8 -> 8), 'lstm' (LSTM 8 -> 8)",
+    ),
+    "square Linear defined last": (
+        lstm("lstm", 8, 8) | linear("fc", 8, 8),
+        "their sizes fit in more than one way",
+        "'lstm' (LSTM 8 -> 8), 'fc' (Linear 8 -> 8)",
+    ),
+    "Linear defined before the LSTM that it fits after": (
+        FC | LSTM_23,
+        "their sizes fit in another order than the file's alone",
+        "'fc' (Linear 3 -> 4), 'lstm' (LSTM 2 -> 3)",
+    ),
+    "Linear before an LSTM": (
+        linear("proj", 7, 2) | LSTM_23,
+        "they are not an embedding, LSTMs and a Linear, in this order",
+        "'proj' (Linear 7 -> 2)",
+    ),
+    "two Linears": (
+        LSTM_23 | linear("fc1", 3, 4) | linear("fc2", 4, 2),
+        "between 'fc1', 'fc2' an activation may stand, which no name tells",
+        "'fc1' (Linear 3 -> 4), 'fc2' (Linear 4 -> 2)",
+    ),
+    "an LSTM between two Linears": (
+        linear("fc1", 3, 8) | lstm("lstm", 8, 8) | linear("fc2", 8, 2),
+        "between 'fc1', 'fc2' an activation may stand",
+        "'lstm' (LSTM 8 -> 8)",
+    ),
+    "an Embedding or a Linear": (
+        linear("e", 2, 2, bias=False) | LSTM_23,
+        "their sizes fit in more than one way",
+        "'e' (Linear 2 -> 2 or Embedding indices -> 2)",
+    ),
+    "tied without a name that tells": (
+        embedding("a", 9, 3) | lstm("lstm", 3, 3) | embedding("b", 9, 3),
+        "their sizes fit in more than one way",
+        "'a' (Linear 3 -> 9 or Embedding indices -> 3)",
+    ),
+    "sizes that do not fit": (
+        LSTM_23 | linear("fc", 5, 4),
+        "their sizes fit in no order",
+        "'lstm' (LSTM 2 -> 3), 'fc' (Linear 5 -> 4)",
+    ),
+    "batch norm": (
+        LSTM_23 | state_of({"norm.weight": (3,), "norm.running_mean": (3,)}) | FC,
+        "'norm' cannot be run",
+        "'norm' (not known here: 'weight' (3,), 'running_mean' (3,))",
+    ),
+    "batch norm without weights": (
+        LSTM_23 | state_of({"norm.running_mean": (3,), "norm.running_var": (3,)}) | FC,
+        "'norm' cannot be run",
+        "'norm' (not known here: 'running_mean' (3,), 'running_var' (3,))",
+    ),
+    "convolution": (
+        state_of({"conv.weight": (4, 2, 3), "conv.bias": (4,)}) | LSTM_23,
+        "'conv' cannot be run",
+        "'conv' (not known here: 'weight' (4, 2, 3), 'bias' (4,))",
+    ),
+    "attention": (
+        LSTM_23 | state_of({"attn.in_proj_weight": (9, 3)}) | linear("attn.out_proj", 3, 3),
+        "'attn' cannot be run",
+        "'attn.out_proj' (Linear 3 -> 3)",
+    ),
+    "a learned first state": (
+        LSTM_23 | state_of({"h0": (1, 3)}) | FC,
+        "'' cannot be run",
+        "'' (not known here: 'h0' (1, 3))",
+    ),
+    "a learned first state in the LSTM": (
+        LSTM_23 | state_of({"lstm.h0": (1, 3)}) | FC,
+        "'lstm' cannot be run",
+        "'lstm' (not known here: 'weight_ih_l0' (12, 2)",
+    ),
+    "LSTM and Linear in one": (
+        lstm("", 2, 3) | state_of({"weight": (4, 3), "bias": (4,)}),
+        "'' cannot be run",
+        "'' (not known here: 'weight_ih_l0' (12, 2)",
+    ),
+    "cell": (
+        state_of({"cell.weight_ih": (12, 2), "cell.weight_hh": (12, 3)}) | FC,
+        "an LSTMCell is stepped by code of its own, which no name tells",
+        "'cell' (LSTMCell 2 -> h, c), 'fc' (Linear 3 -> 4)",
+    ),
+    "GRU": (
+        state_of({"gru.weight_ih_l0": (9, 2), "gru.weight_hh_l0": (9, 3)}) | FC,
+        "'gru' cannot be run",
+        "'gru' ('gru' is a GRU, not an LSTM), 'fc' (Linear 3 -> 4)",
+    ),
+    "numbers with a gap": (
+        lstm("net.0", 2, 3) | linear("net.2", 3, 4),
+        "'net.1' has no parameters, and what it is stands nowhere",
+        "'net.0' (LSTM 2 -> 3)",
+    ),
+    "names that do not nest": (
+        lstm("a.0", 2, 3) | linear("b", 5, 1) | lstm("a.1", 3, 5),
+        "their sizes fit in another order than the file's alone",
+        "'a.0' (LSTM 2 -> 3)",
+    ),
+    "a layer in a layer": (
+        LSTM_23 | linear("lstm.fc", 3, 5),
+        "their names do not nest as their sizes chain",
+        "'lstm.fc' (Linear 3 -> 5)",
+    ),
+    "many": (
+        {k: v for n in range(9) for k, v in lstm(str(n), 3, 3).items()},
+        "there are 9 parts, at most 8 are chained",
+        "'0' (LSTM 3 -> 3)",
+    ),
+    "depth": (linear("a" + ".a" * 19, 3, 2), "a name has more than 16 parts", "Linear 3 -> 2"),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_unclear_parts_are_listed_with_what_to_do(tmp_path, name):
+    state, reason, found = UNCLEAR[name]
+    path = write(tmp_path / "x.npz", state)
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: how its parts go together is not told by names and shapes")
+    assert reason in message and found in message and len(message) < 2500
+    follow(message, path)
+
+
+def test_nothing_is_no_model():
+    with pytest.raises(ValueError, match="there are 0 parts, at most .* It holds no layers"):
+        infer({"step": np.array(3)})
+
+
+def follow(message, path):
+    """Do what an error of `load` says, all of it."""
+    advice = re.findall(r"fastlstm\.load\(path, (?:order=\[[^]]*\]|prefix='[^']*')\)", message)
+    for call in advice:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of parts that nothing can run
+            assert isinstance(eval(call, {"fastlstm": fastlstm, "path": path}), Layer)
+    assert "fastlstm.load(path, into=model)" in message
+    return advice
+
+
+def test_every_advice_works(tmp_path):
+    path = write(tmp_path / "x.npz", linear("fc1", 3, 8) | lstm("lstm", 8, 8) | linear("fc2", 8, 2))
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(path)
+    assert follow(str(error.value), path) == [
+        "fastlstm.load(path, order=['fc1', 'lstm', 'fc2'])",
+        "fastlstm.load(path, prefix='fc1')",
+    ]
+    model = fastlstm.Sequential(
+        {"fc1": fastlstm.Linear(3, 8), "lstm": fastlstm.LSTM(8, 8), "fc2": fastlstm.Linear(8, 2)}
+    )
+    assert fastlstm.load(path, into=model) is model
+    assert_same(model.state_dict(), fastlstm.load_state(path))
+
+
+def test_inference_is_quick_where_nothing_fits():
+    state = {}
+    for n in range(8):  # every order of seven fits, none of eight does
+        state |= lstm(str(n), 3, 3) if n < 7 else lstm(str(n), 5, 5)
+    with pytest.raises(ValueError, match="their sizes fit in no order"):
+        infer(state, ordered=False)
+
+
+# An order that the caller says
+
+HEAD = linear("fc1", 3, 8) | lstm("rnn.lstm", 8, 8) | linear("fc2", 8, 2)
+
+
+def test_order_is_what_runs(tmp_path):
+    path = write(tmp_path / "x.npz", HEAD)
+    order = ["fc1", fastlstm.ReLU(), "rnn.lstm", fastlstm.Last(), "fc2", fastlstm.Softmax()]
+    model = fastlstm.load(path, order=order, batch_first=True)
+    names = ["fc1", "1", "rnn_lstm", "3", "fc2", "5"]
+    assert list(model.children) == names and not model.training
+    fc1, fc2 = fastlstm.Linear(3, 8), fastlstm.Linear(8, 2)
+    fc1.load_state_dict({n: HEAD[f"fc1.{n}"] for n in ("weight", "bias")})
+    fc2.load_state_dict({n: HEAD[f"fc2.{n}"] for n in ("weight", "bias")})
+    rnn = fastlstm.load_lstm(path, batch_first=True)
+    x = numbers(4, 7, 3)
+    expected = fastlstm.Softmax()(fc2(rnn(fastlstm.ReLU()(fc1(x)))[0][:, -1]))
+    np.testing.assert_allclose(model(x), expected, atol=1e-6)
+    undecided = fastlstm.load(path, order=tuple(order))
+    np.testing.assert_allclose(undecided(x[0]), expected[0], atol=1e-6)
+    with pytest.raises(ValueError, match="batch_first is undecided"):
+        undecided(x)
+
+
+@pytest.mark.parametrize(
+    "state, order, expected",
+    [
+        (linear("0", 3, 4) | linear("2", 4, 1), ["0", fastlstm.ReLU(), "2"], ["0", "1", "2"]),
+        (linear("1", 3, 4) | linear("3", 4, 1), ["1", fastlstm.ReLU(), "3"], ["1", "1_", "3"]),
+        (linear("a.b", 3, 4) | linear("a_b", 4, 1), ["a.b", "a_b."], ["a_b", "a_b_"]),
+        (lstm("", 3, 4) | linear("fc", 4, 1), ["", "fc"], ["0", "fc"]),
+        (
+            embedding("net.e", 9, 3) | lstm("net.lstm", 3, 4) | linear("fc", 4, 1),
+            ["net", "fc"],
+            ["net", "fc"],
+        ),
+    ],
+)
+def test_names_in_an_order(tmp_path, state, order, expected):
+    model = fastlstm.load(write(tmp_path / "x.npz", state), order=order)
+    assert list(model.children) == expected
+    held = list(model.state_dict().values())
+    for array, (name, stored) in zip(held, state.items(), strict=True):
+        np.testing.assert_array_equal(array, stored, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "order, error, message",
+    [
+        (["fc1", "rnn.lstm"], ValueError, "order leaves out 'fc2' (Linear 8 -> 2); it must name"),
+        (["rnn.lstm", "fc1", "fc2"], ValueError, "the sizes do not fit in this order: "),
+        (["fc1", "rnn.lstm", "fc3", "fc2"], ValueError, "nothing has the prefix 'fc3'; there are "),
+        (["fc1", "fc1.", "fc2"], ValueError, "order names 'fc1' twice"),
+        ([], TypeError, "order must be a list of names and layers, got list"),
+        ("fc1", TypeError, "order must be a list of names and layers, got str"),
+        (["fc1", 3], TypeError, "order must be a list of names and layers, got int"),
+        (["fc1", fastlstm.ReLU], TypeError, "order must be a list of names and layers, got type"),
+        (["fc1", fastlstm.Linear(1, 1)], TypeError, "has parameters, got a Linear; only layers"),
+    ],
+)
+def test_wrong_orders(tmp_path, order, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        fastlstm.load(write(tmp_path / "x.npz", HEAD), order=order)
+
+
+def test_an_order_leaves_out_what_cannot_be_run_aloud(tmp_path):
+    state = LSTM_23 | state_of({"norm.weight": (3,), "norm.bias": (3,)}) | FC
+    path = write(tmp_path / "x.npz", state)
+    with pytest.warns(UserWarning, match="x.npz: left out of the file: 'norm'"):
+        model = fastlstm.load(path, order=["lstm", "fc"])
+    assert "(left out of the file: 'norm')" in repr(model)
+    with pytest.raises(
+        ValueError, match=re.escape("'norm' cannot be run: not known here: 'weight'")
+    ):
+        fastlstm.load(path, order=["lstm", "norm", "fc"])
+
+
+def test_an_order_where_a_matrix_may_be_two_things(tmp_path):
+    path = write(tmp_path / "x.npz", embedding("e", 2, 2) | LSTM_23)
+    with pytest.raises(ValueError, match="a matrix may be a Linear or an Embedding"):
+        fastlstm.load(path, order=["e", "lstm"])
+    path = write(tmp_path / "x.npz", embedding("e", 9, 2) | LSTM_23)
+    model = fastlstm.load(path, order=["e", "lstm"])
+    np.testing.assert_array_equal(model.e([3]), embedding("e", 9, 2)["e.weight"][[3]])
+
+
+def test_an_order_is_for_files_that_do_not_tell_it(tmp_path):
+    fastlstm.save(fastlstm.Sequential({"fc": fastlstm.Linear(2, 3)}), tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="x.npz: order= is for files that do not tell it"):
+        fastlstm.load(tmp_path / "x.npz", order=["fc"])
+
+
+# A part of a file, a model of one's own, another precision
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_prefix_takes_any_part(tmp_path, suffix):
+    layers = {
+        "embedding": fastlstm.Embedding(9, 2, seed=0),
+        "net": fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3), "fc": fastlstm.Linear(3, 4)}),
+        "fc1": fastlstm.Linear(4, 4, seed=1),
+        "cell": fastlstm.LSTMCell(2, 3, seed=2),
+    }
+    path = tmp_path / f"x{suffix}"
+    fastlstm.save(fastlstm.Sequential(layers), path)
+    for name, layer in layers.items():
+        for written in (name, name + "."):
+            part = fastlstm.load(path, prefix=written)
+            assert type(part) is type(layer) and not part.training
+            assert_same(part.state_dict(), layer.state_dict())
+    assert_same(fastlstm.load(path, prefix="net.fc").state_dict(), layers["net"]["fc"].state_dict())
+    with pytest.raises(
+        ValueError, match="nothing has the prefix 'fc'; there are .*'embedding', 'net"
+    ):
+        fastlstm.load(path, prefix="fc")
+    with pytest.raises(TypeError, match="prefix must be a string, got int"):
+        fastlstm.load(path, prefix=1)
+
+
+def test_prefix_of_what_cannot_be_run(tmp_path):
+    path = write(tmp_path / "x.npz", LSTM_23 | state_of({"norm.weight": (3,)}))
+    with pytest.raises(ValueError, match="'' cannot be run. It holds '' .not known here: 'weight'"):
+        fastlstm.load(path, prefix="norm")
+    assert repr(fastlstm.load(path, prefix="lstm")) == "LSTM(2, 3, batch_first=undecided)"
+
+
+def test_into_a_model_of_ones_own(tmp_path):
+    path = write(tmp_path / "x.npz", HEAD | {"steps": np.array(7)})
+    inner = fastlstm.Sequential({"lstm": fastlstm.LSTM(8, 8, batch_first=True)})
+    layers = {"fc2": fastlstm.Linear(8, 2), "rnn": inner, "fc1": fastlstm.Linear(3, 8)}
+    model = fastlstm.Sequential({name: layers[name] for name in ("fc1", "rnn", "fc2")})
+    assert fastlstm.load(path, into=model) is model and not model.training
+    assert_same(model.state_dict(), HEAD)
+    lone = fastlstm.LSTM(8, 8)
+    fastlstm.load(path, into=lone, prefix="rnn.lstm")
+    assert_same(lone.state_dict(), inner["lstm"].state_dict())
+    before = lone.state_dict()
+    with pytest.raises(
+        ValueError, match="x.npz: Error.s. in loading.*\n.*Missing key.*\n.*Unexpec"
+    ):
+        fastlstm.load(path, into=lone)
+    assert_same(lone.state_dict(), before)
+    with pytest.raises(TypeError, match="into must be a layer, got dict"):
+        fastlstm.load(path, into={})
+    with pytest.raises(
+        ValueError, match="batch_first and order cannot be given with into="
+    ) as error:
+        fastlstm.load(path, into=model, order=["fc1"], batch_first=True)
+    assert str(error.value).endswith("they are the model's")
+
+
+def test_load_state_dict_takes_what_load_state_gives(tmp_path):
+    """Also where a file has more than the model: an advice that failed."""
+    state = LSTM_23 | {"norm.num_batches_tracked": np.array(3)}
+    model = fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3)})
+    state = fastlstm.load_state(write(tmp_path / "x.npz", state))
+    found = model.load_state_dict(state, strict=False)
+    assert found == ([], ["norm.num_batches_tracked"])
+    assert_same(model.state_dict(), LSTM_23)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_load_in_another_precision(tmp_path, suffix):
+    model = fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3, seed=0), "fc": fastlstm.Linear(3, 1)})
+    path = tmp_path / f"x{suffix}"
+    fastlstm.save(model, path)
+    wide = fastlstm.load(path, dtype="float64", batch_first=False)
+    assert wide.dtype == "float64"
+    assert_same(wide.state_dict(), model.astype("float64").state_dict())
+    lstm = fastlstm.load_lstm(path, dtype=np.float64)
+    assert_same(lstm.state_dict(), model.lstm.astype("float64").state_dict())
+    fastlstm.save(wide, path)
+    assert_same(fastlstm.load(path, dtype="float32").state_dict(), model.state_dict())
+    for function in (fastlstm.load, fastlstm.load_lstm):
+        with pytest.raises(ValueError, match='^dtype must be "float32" or "float64", got'):
+            function(tmp_path / "gone.pt", dtype="float16")
+
+
+def test_parts_of_two_precisions(tmp_path):
+    path = write(tmp_path / "x.npz", LSTM_23 | {n: a.astype(float) for n, a in FC.items()})
+    with pytest.raises(
+        ValueError, match="different dtypes: .*load.path, dtype=...., makes them one"
+    ):
+        fastlstm.load(path)
+    assert fastlstm.load(path, dtype="float64").dtype == "float64"
+
+
+def test_load_lstm_chooses_by_prefix(tmp_path):
+    lstms = {"enc": fastlstm.LSTM(2, 3, seed=0), "dec": fastlstm.LSTM(3, 5, 2, seed=1)}
+    head = {"fc1": fastlstm.Linear(5, 4), "fc2": fastlstm.Linear(4, 1)}
+    path = tmp_path / "x.pt"
+    fastlstm.save(fastlstm.Sequential(lstms | head), path)
+    for prefix, expected in lstms.items():
+        for written in (prefix, prefix + "."):
+            lstm = fastlstm.load_lstm(path, prefix=written, batch_first=True, engine="numpy")
+            assert_same(lstm.state_dict(), expected.state_dict())
+            assert lstm.batch_first and lstm.engine == "numpy" and not lstm.training
+    with pytest.raises(ValueError, match="several LSTMs, choose one with prefix=: 'enc', 'dec'"):
+        fastlstm.load_lstm(path)
+    with pytest.raises(ValueError, match="no LSTM has the prefix 'fc1'; there are 'enc', 'dec'"):
+        fastlstm.load_lstm(path, prefix="fc1")
+    fastlstm.save(fastlstm.Linear(1, 1), tmp_path / "y.npz")
+    with pytest.raises(ValueError, match="y.npz: it holds no LSTM: no name ends in 'weight_ih_l0'"):
+        fastlstm.load_lstm(tmp_path / "y.npz")
+    fastlstm.save(lstms["enc"], tmp_path / "z.npz")
+    lstm = fastlstm.load_lstm(tmp_path / "z.npz", prefix="")
+    assert_same(lstm.state_dict(), lstms["enc"].state_dict())
+
+
+def test_load_lstm_tells_a_gru_from_an_lstm(tmp_path):
+    gru = state_of({"gru.weight_ih_l0": (9, 2), "gru.weight_hh_l0": (9, 3), "gru.bias_ih_l0": (9,)})
+    path = write(tmp_path / "x.npz", gru)
+    with pytest.raises(ValueError, match="it holds no LSTM: 'gru' is a GRU, not an LSTM. It holds"):
+        fastlstm.load_lstm(path)
+    with pytest.raises(ValueError, match="x.npz: 'gru' is a GRU, not an LSTM"):
+        fastlstm.load(path)
+    write(path, gru | lstm("lstm", 3, 5))
+    assert fastlstm.load_lstm(path).hidden_size == 5
+    with pytest.raises(ValueError, match="'gru' is a GRU, not an LSTM"):
+        fastlstm.load_lstm(path, prefix="gru")
+    plain = state_of({"weight_ih": (3, 2), "weight_hh": (3, 3)})
+    with pytest.raises(ValueError, match="'' is a plain RNN, not an LSTM"):
+        infer(plain)
+    projected = {"weight_ih_l0": (12, 2), "weight_hh_l0": (12, 1), "weight_hr_l0": (1, 3)}
+    projected |= {"bias_ih_l0": (12,), "bias_hh_l0": (12,)}
+    assert infer(state_of(projected)).proj_size == 1
+    projected["weight_hh_l0"] = (12, 4)  # as many rows as a GRU's
+    with pytest.raises(ValueError, match="size mismatch for weight_hh_l0"):
+        infer(state_of(projected))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_load_lstm_of_a_cell(tmp_path, suffix, bias):
+    cell = fastlstm.LSTMCell(2, 3, bias=bias, engine="numpy", seed=0)
+    model = fastlstm.Sequential({"fc": fastlstm.Linear(2, 2), "cell": cell})
+    path = tmp_path / f"x{suffix}"
+    fastlstm.save(model, path)
+    for prefix in (None, "cell"):
+        lstm = fastlstm.load_lstm(path, prefix=prefix, engine="numpy")
+        assert repr(lstm).startswith("LSTM(2, 3") and not lstm.training
+        x, states = numbers(4, 2), (np.zeros(3, "float32"),) * 2
+        for y, x_t in zip(lstm(x)[0], x, strict=True):
+            states = cell(x_t, states)
+            np.testing.assert_array_equal(y, states[0])
+    fastlstm.save(cell, path)
+    lstm = fastlstm.load_lstm(path, batch_first=True, dtype="float64")
+    assert repr(lstm) == f"LSTM(2, 3{'' if bias else ', bias=False'}, batch_first=True)"
+    np.testing.assert_array_equal(lstm.weight_hh_l0, cell.weight_hh)
+
+
+def test_an_lstm_goes_before_a_cell(tmp_path):
+    path = write(
+        tmp_path / "x.npz", LSTM_23 | state_of({"c.weight_ih": (8, 2), "c.weight_hh": (8, 2)})
+    )
+    assert fastlstm.load_lstm(path).hidden_size == 3
+    assert fastlstm.load_lstm(path, prefix="c").hidden_size == 2
+
+
+def test_wrong_arguments_are_not_the_files_fault(tmp_path):
+    for function in (fastlstm.load, fastlstm.load_lstm):
+        with pytest.raises(ValueError, match="^engine must be one of .*, got 'abacus'$"):
+            function(tmp_path / "gone.pt", engine="abacus")
+        with pytest.raises(TypeError, match="^prefix must be a string, got int$"):
+            function(tmp_path / "gone.pt", prefix=1)
+
+
+def test_load_names_the_faults_of_an_lstm(tmp_path):
+    path, shapes = tmp_path / "x.npz", lstm_shapes(2, 3)
+    del shapes["bias_ih_l0"]
+    shapes["weight_hh_l0"] = (12, 5)
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(write(path, state_of(shapes)))
+    assert 'Missing key(s) in state_dict: "bias_ih_l0".' in str(error.value)
+    assert "size mismatch for weight_hh_l0" in str(error.value)
+    del shapes["weight_ih_l0"]
+    with pytest.raises(
+        ValueError, match="x.npz: an LSTM lacks 'weight_ih_l0'; it has 'weight_hh_l0'"
+    ):
+        fastlstm.load(write(path, state_of(shapes)))

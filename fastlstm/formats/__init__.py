@@ -8,15 +8,19 @@ more than the budget of the file has, and run nothing from it.
 
 import errno
 import io
+import json
 import os
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..engines import choose, threads
 from ..files import written_aside
-from ..parameters import Layer, check_bool
-from . import foreign, npz, safetensors, structure, torch_pt
-from .source import Source
+from ..lstm import LSTM
+from ..parameters import Layer, check_batch_first, check_dtype, listed
+from . import foreign, inference, npz, safetensors, structure, torch_pt
+from .folding import fold
+from .source import Source, State
 
 __all__ = ["load", "load_lstm", "load_state", "save"]
 
@@ -24,9 +28,22 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 _FORMATS = {"safetensors": safetensors, "torch": torch_pt, "npz": npz}
 _BYTES = (bytes, bytearray, memoryview)
 _LONGEST_PATH = 4096  # characters, the most that Linux takes
+_OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"
+_LOCAL = "(weight|bias)_[ih][hr]"
+_TRAINING = "__training__"  # what a `Checkpoint` of `fit` has among its arrays
 
 
-def load(path, *, key=None, batch_first=False, engine="auto"):
+def load(
+    path,
+    *,
+    key=None,
+    prefix=None,
+    batch_first=None,
+    order=None,
+    into=None,
+    dtype=None,
+    engine="auto",
+):
     """Load a model from a file, ready to run.
 
     Parameters
@@ -34,13 +51,26 @@ def load(path, *, key=None, batch_first=False, engine="auto"):
     path : str, path-like or binary file
         A file of torch's (.pt, .pth; a state dict, a checkpoint, a whole module or TorchScript,
         read without torch), a .safetensors or a .npz file. An open file is read from where it
-        stands; ``io.BytesIO(data)`` makes one of bytes.
+        stands; ``io.BytesIO(data)`` makes one of bytes. Of a `Checkpoint` of `fit`, its model's
+        parameters.
     key : str, optional
         Which state dict of a torch checkpoint that nests several, as ``"model_state"`` or, nested
         deeper, ``"ema.model"``. Not needed if only one has names as layers give them.
-    batch_first : bool
+    prefix : str, optional
+        Take only this part of the model: a layer, or all layers inside it, by what stands before
+        their parameters' names, as ``"encoder.lstm"``.
+    batch_first : bool, optional
         How the LSTMs take their input, where the file does not tell: True for a torch model that
-        was made with ``batch_first=True``.
+        was made with ``batch_first=True``. Left out, it stays undecided: unbatched and packed input
+        runs, and the first batch is refused.
+    order : list, optional
+        In which order the parts run, where the file does not tell: their names, and layers without
+        parameters, as ``["lstm", fastlstm.Last(), "fc1", fastlstm.ReLU(), "fc2"]``.
+    into : Layer, optional
+        Load the parameters into this model instead, whose names must be the file's, and return it.
+        The other arguments below `prefix` are the model's own then.
+    dtype : {"float32", "float64"}, optional
+        Of the model; the file's if not given.
     engine : str
         For the model's LSTMs; see `LSTM`.
 
@@ -48,54 +78,91 @@ def load(path, *, key=None, batch_first=False, engine="auto"):
     -------
     Layer
         In evaluation mode. With the structure that `save` put into the file. Without one, as in
-        every torch file: what names and shapes tell. An LSTM's own names without prefix
-        (``weight_ih_l0``) give an LSTM; several layers, or a prefix, give a Sequential of an
-        Embedding, LSTMs and Linears, chained by their sizes.
+        every torch file, in the `order` given or, if the names and shapes admit but one chain and
+        that is the common one (an embedding, LSTMs, a Linear), as this chain; its `repr` says what
+        the file does not tell. Names without prefix (``weight_ih_l0``) give the layer itself.
 
     Raises
     ------
     ValueError
         If the file is damaged, hostile or of no known format, or does not tell the layers and
-        their order; the sentence names the file, the fault and what was found. Also if its
-        structure is time-major and `batch_first` is True.
+        their order; the sentence names the file, the fault, what was found and what to do. Also if
+        its structure contradicts `batch_first`.
+    TypeError
+        If an argument is of another type.
     OSError
         If it cannot be opened.
     ImportError
         If the format needs a library that is missing.
 
+    Warns
+    -----
+    UserWarning
+        If `order` leaves out what fastlstm has no layer for.
+
     Notes
     -----
-    A torch file holds numbers and names only. Whether the batch comes first is not in it: say so
-    with `batch_first`, or the two axes are mixed up in silence. Dropout and layers without
-    parameters (activations, `Last`) are not in it either, and the model has none: an LSTM and a
-    Linear give the Linear's values at every step. float16 and bfloat16 are widened to float32,
-    which is exact. Cost: one pass over the file; memory for it twice.
+    A torch file holds numbers and names only. In which order the layers run, what has no parameters
+    (activations, dropout, `Last`) and whether the batch comes first are not in it. An inferred
+    chain has nothing between its layers: an LSTM and a Linear give the Linear's values at every
+    step. Parameters that torch's weight norm, spectral norm and pruning store in pieces, and weight
+    drop's raw ones, are put together, in float64, to what the model runs with in evaluation;
+    others are refused by name. Numbers without a dimension that belong to no layer, as counters,
+    are left out. float16 and bfloat16 are widened to float32, which is exact. Cost: one pass over
+    the file; memory for it twice.
 
     Examples
     --------
     >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "model.npz")
-    >>> model = fastlstm.Sequential(fastlstm.LSTM(3, 4), fastlstm.Last(), fastlstm.Linear(4, 1))
-    >>> save(model, path)
-    >>> load(path)(np.zeros((5, 2, 3), np.float32)).shape
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.pt")
+    >>> save(fastlstm.Sequential({"rnn": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)}), path)
+    >>> load(path, batch_first=True)(np.zeros((2, 5, 3), np.float32)).shape
+    (2, 5, 1)
+    >>> model = load(path, order=["rnn", fastlstm.Last(), "fc"], batch_first=True)
+    >>> model(np.zeros((2, 5, 3), np.float32)).shape
     (2, 1)
+    >>> load(path, prefix="fc")
+    Linear(in_features=4, out_features=1, bias=True)
     """
-    batch_first = check_bool("batch_first", batch_first)
-    threads(None, choose(engine)[0])  # here, for what is wrong there is not the file's fault
+    batch_first, dtype = _check(prefix, batch_first, dtype, engine)
+    if order is not None:
+        inference.check_order(order)
+    if into is not None:
+        asked = None if engine == "auto" else engine
+        _check_into(into, batch_first=batch_first, order=order, dtype=dtype, engine=asked)
     with _naming(path):
         state, description, form = _read(path, key)
-        state.require()
-        if description is None:
-            description = structure.infer(state, form.ORDERED, batch_first)
-        return _fill(description, state, batch_first, engine)
+        state.require(_dotted(prefix) if description is None else "")
+        if into is not None:
+            into.load_state_dict(_state_for(into, state, prefix))
+            return into.eval()
+        if description is not None:
+            if order is not None:
+                raise ValueError("order= is for files that do not tell it; this one does")
+            model = _fill(description, state, batch_first, dtype, engine)
+            return model if prefix is None else _layer(model, prefix)
+        parts = inference.find_parts(state)
+        if prefix is not None:
+            parts = inference.within(parts, prefix)
+        if order is None:
+            description, arrays, untold = inference.infer(parts, form.ORDERED)
+        else:
+            description, arrays, left = inference.arrange(parts, order)
+            untold = f"left out of the file: {listed(left)}" if left else ""
+        model = _fill(description, arrays, batch_first, dtype, engine)
+    if untold:
+        model._untold = untold
+    if order is not None and left:
+        warnings.warn(f"{_name(path)}: {untold}", stacklevel=2)
+    return model
 
 
-def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
+def load_lstm(path, *, prefix=None, key=None, batch_first=None, dtype=None, engine="auto"):
     """Load one LSTM out of a file, whatever else there is in it.
 
     Parameters
     ----------
-    path, key, batch_first, engine
+    path, key, batch_first, dtype, engine
         As for `load`.
     prefix : str, optional
         What stands before ``weight_ih_l0`` in the parameters' names, with or without its dot:
@@ -104,7 +171,7 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
     Returns
     -------
     LSTM
-        In evaluation mode.
+        In evaluation mode. An LSTMCell (``weight_ih``) gives an LSTM of one layer.
 
     Raises
     ------
@@ -119,31 +186,21 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=False, engine="auto"):
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "model.pt")
     >>> save(fastlstm.Sequential({"rnn": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)}), path)
-    >>> load_lstm(path, prefix="rnn")
-    LSTM(3, 4)
+    >>> load_lstm(path, prefix="rnn", batch_first=True)
+    LSTM(3, 4, batch_first=True)
     """
-    batch_first = check_bool("batch_first", batch_first)
-    threads(None, choose(engine)[0])
-    if not isinstance(prefix, (str, type(None))):
-        raise TypeError(f"prefix must be a string, got {type(prefix).__name__}")
+    batch_first, dtype = _check(prefix, batch_first, dtype, engine)
     with _naming(path):
-        state, description, _ = _read(path, key, r"(^|\.)weight_ih_l0$")
-        found = structure.lstms(state)
-        listed = ", ".join(map(repr, list(found)[:20]))
-        if prefix is None and len(found) > 1:
-            raise ValueError(f"it holds several LSTMs, choose one with prefix=: {listed}")
-        if prefix is None:
-            (prefix,) = found
-        elif prefix and not prefix.endswith("."):
-            prefix += "."
-        if prefix not in found:
-            raise ValueError(f"no LSTM has the prefix {prefix!r}; there are {listed}")
-        state.require(prefix, "(weight|bias)_[ih][hr]_l")
+        state, description, _ = _read(path, key, _OF_AN_LSTM)
+        if prefix is not None:
+            state.require(_dotted(prefix), _LOCAL)
+        name, part = inference.find_lstm(inference.find_parts(state), prefix)
+        state.require(_dotted(name), _LOCAL)
         if description is not None:
-            model = _fill(description, state, batch_first, engine)
-            return dict(model.named_layers())[prefix]
-        description = structure.describe_lstm(prefix, found[prefix], batch_first)
-        return _fill(description, found[prefix], batch_first, engine)
+            lstm = _layer(_fill(description, state, batch_first, dtype, engine), name)
+            if isinstance(lstm, LSTM):
+                return lstm
+        return _fill(*inference.as_lstm(part), batch_first, dtype, engine)
 
 
 def load_state(path, *, key=None):
@@ -157,9 +214,10 @@ def load_state(path, *, key=None):
     Returns
     -------
     dict of str -> ndarray
-        Of the file's dtypes, but floats of 8 and 16 bits widened to float32 (exact). Weights that
+        As they are stored, but floats of 8 and 16 bits widened to float32 (exact). Weights that
         torch stored once under two names share their memory; an expanded tensor is a read-only
-        view of the numbers that are stored.
+        view of the numbers that are stored. Of a `Checkpoint` of `fit`, the parameters of its
+        model.
 
     Raises
     ------
@@ -275,13 +333,72 @@ def _read(path, key, likely=torch_pt.PARAMETER):
             return *torch_pt.read(source, key, likely), form
         if key is not None:
             raise ValueError(f"key={key!r} is for torch checkpoints, which nest; this file is flat")
-        return *form.read(source), form
+        state, description = form.read(source)
+        return _of_training(state) if _TRAINING in state else state, description, form
 
 
-def _fill(description, state, batch_first, engine):
-    numbers = sum(array.size for array in state.values())
-    model = structure.build(description, engine, numbers=numbers)
-    if batch_first and not all(getattr(n, "batch_first", True) for _, n in model.named_layers()):
-        raise ValueError("batch_first=True contradicts its structure, which is time-major")
+def _check(prefix, batch_first, dtype, engine):
+    """Check the arguments before the file, for what is wrong with them is not the file's fault."""
+    threads(None, choose(engine)[0])
+    if not isinstance(prefix, (str, type(None))):
+        raise TypeError(f"prefix must be a string, got {type(prefix).__name__}")
+    return check_batch_first(batch_first), None if dtype is None else check_dtype(dtype)
+
+
+def _check_into(model, **others):
+    if not isinstance(model, Layer):
+        raise TypeError(f"into must be a layer, got {type(model).__name__}")
+    if given := [name for name, value in others.items() if value is not None]:
+        raise ValueError(f"{' and '.join(given)} cannot be given with into=: they are the model's")
+
+
+def _state_for(model, state, prefix):
+    """The arrays for a model of the caller's: as they are if they fit, or put together."""
+    prefix = _dotted(prefix)
+    wanted = {prefix + name for name in model.state_dict()}
+    if not wanted <= state.keys():
+        state, faults = fold(state)
+        if fault := next((faults[at] for at in faults if at.startswith(prefix)), None):
+            raise ValueError(fault)
+    inside = {name: array for name, array in state.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: a for name, a in inside.items() if a.ndim or name in wanted}
+
+
+def _dotted(prefix):
+    return f"{prefix.removesuffix('.')}." if prefix else ""
+
+
+def _layer(model, prefix):
+    """The layer of a model whose parameters have this prefix."""
+    layers = {prefix[:-1]: layer for prefix, layer in model.named_layers()}
+    prefix = prefix.removesuffix(".")
+    if prefix not in layers:
+        raise ValueError(f"nothing has the prefix {prefix!r}; there are {listed(layers)}")
+    return layers[prefix]
+
+
+def _of_training(state):
+    """The parameters of the model in a checkpoint of a training."""
+    try:
+        model = json.loads(state[_TRAINING].item())["kept"]["model"]
+        found = State()
+        found.update({name: state[str(place["__array__"])] for name, place in model.items()})
+        return found
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
+        raise ValueError(f"a damaged checkpoint of a training: {fault}") from fault
+
+
+def _fill(description, state, batch_first, dtype, engine):
+    model = structure.build(description, engine, dtype=dtype, state=state)
+    for _, layer in model.named_layers():
+        if batch_first is None or "batch_first" not in vars(layer):
+            continue
+        if layer.batch_first is None:
+            layer.batch_first = batch_first
+        elif layer.batch_first != batch_first:
+            major = "batch-first" if layer.batch_first else "time-major"
+            raise ValueError(
+                f"batch_first={batch_first} contradicts its structure, which is {major}"
+            )
     model.load_state_dict(state)
     return model.eval()
