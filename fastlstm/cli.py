@@ -25,7 +25,7 @@ from .formats import inference, load, load_state
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .npy import map_array
-from .parameters import listed
+from .parameters import quoted
 from .terminal import printable, show, writing
 from .training import Forecaster, NonFiniteError, is_forecaster
 from .wav import Sound, write_head
@@ -243,7 +243,7 @@ def _info(args):
         show(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
     show(f"{_bytes(sum(p.nbytes for p in arrays.values()))} in memory")
     if parts:
-        show(f"for --prefix: {listed(parts)}")
+        show(f"for --prefix: {quoted(parts)}")
 
 
 def _bytes(size):

@@ -83,7 +83,7 @@ class Layer:
         elif self._lacks_parameter(name):
             raise AttributeError(
                 f"{type(self).__name__} has no parameter {name[:100]!r} to assign to; it has "
-                f"{listed(self._parameter_names()) or 'none'}"
+                f"{quoted(self._parameter_names()) or 'none'}"
             )
         else:
             object.__setattr__(self, name, value)
@@ -198,7 +198,7 @@ class Layer:
             if not fits:
                 raise ValueError(
                     f"{what}: {name[:100]!r} is no parameter, nor a layer with parameters; there "
-                    f"are {listed(owners) or 'none'}"
+                    f"are {quoted(owners) or 'none'}"
                 )
             chosen |= {n: owners[n] for n in fits}
         for layer, name in (chosen if names else owners).values():
@@ -339,7 +339,7 @@ class Layer:
         faults = []
         for kind, names in ("Missing", missing), ("Unexpected", unexpected):
             if strict and names:
-                faults.append(f"{kind} key(s) in state_dict: " + listed(names, '"') + ".")
+                faults.append(f"{kind} key(s) in state_dict: " + quoted(names, '"') + ".")
         for name, array in arrays.items():
             layer, local = expected[name]
             if array.shape != layer._views[local].shape:
@@ -501,15 +501,23 @@ def check_batch_first(value):
     return None if value is None else check_bool("batch_first", value)
 
 
-def listed(names, quote="'", most=20):
-    """Names in quotes for a sentence: the first `most`, long ones cut, and how many there are more.
+def short(name, quote="'"):
+    """A name of unknown origin for a message: quoted, escaped, and cut."""
+    name = str(name)
+    return quote + repr(name[:100])[1:-1] + quote + "..." * (len(name) > 100)
 
-    Quotes escape what does not print; names may come from a file of unknown origin.
-    """
-    names = list(map(str, names))
-    shown = [repr(name if len(name) <= 100 else name[:100] + "...") for name in names[:most]]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(quote + name[1:-1] + quote for name in shown) + more
+
+def listed(words, most=20):
+    """The first words, ready to be read, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def quoted(names, quote="'", most=20):
+    """The first names of unknown origin, each `short`, and how many more there are."""
+    names = list(names)
+    return listed([*(short(name, quote) for name in names[:most]), *names[most:]], most)
 
 
 def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf, below=math.inf):

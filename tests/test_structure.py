@@ -10,7 +10,7 @@ import pytest
 
 import fastlstm
 from fastlstm.formats import inference, structure
-from fastlstm.parameters import Layer, listed
+from fastlstm.parameters import Layer, quoted
 
 
 def numbers(*shape, seed=0, dtype="float32"):
@@ -185,10 +185,10 @@ def test_attributes_of_a_class_of_ones_own_stay_free():
 
 
 def test_a_list_of_names_is_cut():
-    assert listed(["a", "b"]) == "'a', 'b'"
-    assert listed(map(str, range(25)), '"', 2) == '"0", "1" and 23 more'
-    assert len(listed(["x" * 10**6] * 10**5)) < 3000
-    assert listed(["\x1b[2J\u202e"]) == r"'\x1b[2J\u202e'"
+    assert quoted(["a", "b"]) == "'a', 'b'"
+    assert quoted(map(str, range(25)), '"', 2) == '"0", "1" and 23 more'
+    assert len(quoted(["x" * 10**6] * 10**5)) < 3000
+    assert quoted(["\x1b[2J\u202e"]) == r"'\x1b[2J\u202e'"
 
 
 def test_what_does_not_fit_is_told_in_few_words():

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..engines import choose, threads
 from ..files import written_aside
 from ..lstm import LSTM
-from ..parameters import Layer, check_batch_first, check_dtype, listed
+from ..parameters import Layer, check_batch_first, check_dtype, quoted
 from . import foreign, inference, npz, safetensors, structure, torch_pt
 from .folding import fold
 from .source import Source, State
@@ -148,7 +148,7 @@ def load(
             description, arrays, untold = inference.infer(parts, form.ORDERED)
         else:
             description, arrays, left = inference.arrange(parts, order)
-            untold = f"left out of the file: {listed(left)}" if left else ""
+            untold = f"left out of the file: {quoted(left)}" if left else ""
         model = _fill(description, arrays, batch_first, dtype, engine)
     if untold:
         model._untold = untold
@@ -373,7 +373,7 @@ def _layer(model, prefix):
     layers = {prefix[:-1]: layer for prefix, layer in model.named_layers()}
     prefix = prefix.removesuffix(".")
     if prefix not in layers:
-        raise ValueError(f"nothing has the prefix {prefix!r}; there are {listed(layers)}")
+        raise ValueError(f"nothing has the prefix {prefix!r}; there are {quoted(layers)}")
     return layers[prefix]
 
 

@@ -1,4 +1,4 @@
-"""What one file may ask of its reader, counted as it is read; and short words for long names."""
+"""What one file may ask of its reader, counted as it is read."""
 
 _MIB = 1 << 20
 
@@ -48,15 +48,3 @@ class Budget:
             raise ValueError(
                 f"it has {amount} or more {what}; at most {self.limits[what]} are read"
             )
-
-
-def short(name):
-    """Return a name of unknown origin for a message: quoted, escaped, and cut."""
-    return repr(name) if len(name) <= 200 else f"{name[:200]!r}..."
-
-
-def listed(words, most=20):
-    """Return the first words, ready to be read, and how many more there are."""
-    words = list(words)
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more

@@ -17,7 +17,7 @@ import re
 
 import numpy as np
 
-from ..parameters import listed
+from ..parameters import quoted
 
 PARAMETER = r"(?:weight|bias)(?:_(?:ih|hh|hr)(?:_l(?:0|[1-9]\d{0,5})(?:_reverse)?)?)?"
 _PIECE = re.compile(
@@ -51,7 +51,7 @@ def fold(state):
         if parameter in pieces:
             array = _together(state.get(parameter), pieces[parameter])
             if array is None:
-                names = listed(piece for piece, whole in owner.items() if whole == parameter)
+                names = quoted(piece for piece, whole in owner.items() if whole == parameter)
                 prefix = NAME.fullmatch(parameter)[1]
                 faults[prefix] = f"what {names} makes of {parameter!r} is not known"
                 array = state.get(parameter)

@@ -2,7 +2,7 @@
 
 import re
 
-from .budget import listed, short
+from ..parameters import quoted
 
 _BEGINNINGS = [
     (
@@ -36,7 +36,7 @@ def name(source):
     if source.members is not None:
         if "model.weights.h5" in source.members:
             return "a Keras model (.keras)"
-        return f"a zip file of {listed(map(short, source.members), 5) or 'nothing'}"
+        return f"a zip file of {quoted(source.members, most=5) or 'nothing'}"
     for beginning, words in _BEGINNINGS:
         if re.match(beginning, source.head):
             return words

@@ -10,7 +10,7 @@ import re
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from ..parameters import Layer, listed
+from ..parameters import Layer, quoted
 from . import structure
 from .folding import NAME, fold
 
@@ -96,7 +96,7 @@ def within(parts, name):
         return {"": parts[name]}
     inner = {n[len(name) + 1 :]: p for n, p in parts.items() if n.startswith(name + ".")}
     if not inner and name:
-        raise ValueError(f"nothing has the prefix {name!r}; there are {listed(parts) or 'none'}")
+        raise ValueError(f"nothing has the prefix {name!r}; there are {quoted(parts) or 'none'}")
     return inner or parts
 
 
@@ -121,14 +121,14 @@ def find_lstm(parts, prefix):
             raise ValueError(parts[prefix].fault)
         if prefix not in found:
             raise ValueError(
-                f"no LSTM has the prefix {prefix!r}; there are {listed(found) or 'none'}"
+                f"no LSTM has the prefix {prefix!r}; there are {quoted(found) or 'none'}"
             )
         return prefix, found[prefix]
     if len(found) > 1:
-        raise ValueError(f"it holds several LSTMs, choose one with prefix=: {listed(found)}")
+        raise ValueError(f"it holds several LSTMs, choose one with prefix=: {quoted(found)}")
     if not found:
         why = "; ".join(faults[:5]) or "no name ends in 'weight_ih_l0'"
-        raise ValueError(f"it holds no LSTM: {why}. It holds {listed(parts) or 'nothing'}")
+        raise ValueError(f"it holds no LSTM: {why}. It holds {quoted(parts) or 'nothing'}")
     return next(iter(found.items()))
 
 
@@ -203,7 +203,7 @@ def _refuse_others(prefix, arrays):
 
 def _matrix(prefix, arrays, name):
     if name not in arrays:
-        raise ValueError(f"an LSTM lacks {prefix + name!r}; it has {listed(arrays)}")
+        raise ValueError(f"an LSTM lacks {prefix + name!r}; it has {quoted(arrays)}")
     if arrays[name].ndim != 2:
         raise ValueError(f"{prefix + name!r} must be a matrix, got shape {arrays[name].shape}")
     return arrays[name]
@@ -331,7 +331,7 @@ def check_order(order):
             raise TypeError(f"order must be a list of names and layers, got {type(entry).__name__}")
     names = [entry.removesuffix(".") for entry in order if isinstance(entry, str)]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"order names {listed(sorted(twice))} twice")
+        raise ValueError(f"order names {quoted(sorted(twice))} twice")
 
 
 def _only_chain(parts, ordered):
@@ -341,7 +341,7 @@ def _only_chain(parts, ordered):
     if len(parts) == 1 and (fault := next(iter(parts.values())).fault):
         raise ValueError(fault)
     if unknown := [name for name, kind in kinds.items() if not kind]:
-        raise _unclear(parts, f"{listed(unknown)} cannot be run")
+        raise _unclear(parts, f"{quoted(unknown)} cannot be run")
     if not 1 <= len(parts) <= _MOST_CHAINED:
         raise _unclear(parts, f"there are {len(parts)} parts, at most {_MOST_CHAINED} are chained")
     if any(len(name.split(".")) > _MOST_NESTED for name in parts):
@@ -350,7 +350,7 @@ def _only_chain(parts, ordered):
         raise _unclear(parts, "an LSTMCell is stepped by code of its own, which no name tells")
     if len(linears) > 1:
         raise _unclear(
-            parts, f"between {listed(linears)} an activation may stand, which no name tells"
+            parts, f"between {quoted(linears)} an activation may stand, which no name tells"
         )
     if gap := _gap(parts):
         raise _unclear(parts, f"{gap!r} has no parameters, and what it is stands nowhere")
@@ -369,7 +369,7 @@ def _only_chain(parts, ordered):
     lstms = [link.name for link in links if _kind(link) == "LSTM"]
     if len(lstms) > 1 and not _is_a_list(lstms):
         raise _unclear(
-            parts, f"{listed(lstms)} may be an encoder and a decoder, with other steps in between"
+            parts, f"{quoted(lstms)} may be an encoder and a decoder, with other steps in between"
         )
     return links
 

@@ -11,8 +11,8 @@ import re
 
 import numpy as np
 
+from ..parameters import short
 from . import archive, structure
-from .budget import short
 from .source import State
 
 SUFFIXES = (".npz",)

@@ -4,8 +4,9 @@ import io
 import re
 from functools import cached_property
 
+from ..parameters import short
 from . import archive
-from .budget import Budget, short
+from .budget import Budget
 
 _CHUNK = 1 << 20  # bytes
 

@@ -9,7 +9,7 @@ import json
 
 from ..layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
 from ..lstm import LSTM, LSTMCell
-from ..parameters import listed
+from ..parameters import quoted
 
 _VERSION = 1
 _MOST_NESTED = 16  # Sequentials in Sequentials
@@ -176,8 +176,8 @@ def _check(description, depth=0):
     expected = _ARGUMENTS[_LAYERS[kind]].split()
     if given.keys() != set(expected):
         raise ValueError(
-            f"its structure gives {kind} the arguments {listed(sorted(given)) or 'none'}, expected "
-            + listed(sorted(expected))
+            f"its structure gives {kind} the arguments {quoted(sorted(given)) or 'none'}, expected "
+            + quoted(sorted(expected))
         )
     for name in expected:
         types = _TYPES.get(name, (int,))

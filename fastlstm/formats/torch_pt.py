@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..parameters import listed, quoted, short
 from . import archive, pickles
-from .budget import listed, short
 from .dtypes import is_known, itemsize, numbers
 from .pickles import Global, Object, describe
 from .source import State
@@ -328,7 +328,7 @@ def _state_dict(found, key, likely, budget):
     asked = ""
     if found.asked:
         asked = (
-            f"; it asks for {listed(map(short, found.asked))}, which is refused: only plain "
+            f"; it asks for {quoted(found.asked)}, which is refused: only plain "
             "numbers are loaded, never code"
         )
     if _entries(found.value) is None and not _is_module(found.value):
