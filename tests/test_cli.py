@@ -211,9 +211,8 @@ def test_key_takes_one_state_dict_of_a_checkpoint():
     nets = [torch.nn.LSTM(2, 5) for _ in range(2)]
     torch.save({"net": nets[0].state_dict(), "ema": nets[1].state_dict()}, "model.pt")
     np.save("x.npy", X)
-    assert (
-        cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", "--key", "ema", "--no-batch-first"]) == 0
-    )
+    options = ["--key", "ema", "--no-batch-first"]
+    assert cli.main(["run", "model.pt", "x.npy", "-o", "y.npy", *options]) == 0
     expected = nets[1](torch.from_numpy(X))[0].detach().numpy()
     np.testing.assert_allclose(np.load("y.npy"), expected, rtol=0, atol=1e-6)
 

@@ -75,7 +75,7 @@ def test_names_of_parameters(name, capsys):
     ):
         cli.main(arguments)
         out, err = map(assert_tame, capsys.readouterr())
-        assert printable(name) in out + err or repr(name)[1:-1] in out + err or "x." in err
+        assert printable(name) in out + err or repr(name)[1:-1] in out + err or "'x'" in err
 
 
 def test_names_of_layers(capsys):

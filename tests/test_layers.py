@@ -503,7 +503,8 @@ def test_sequential_errors():
     _check(lambda: Sequential({1: ReLU()}), ValueError,
            "Sequential: a name must be a string without dots, not empty, got 1")  # fmt: skip
     _check(lambda: Sequential(Linear(2, 2), Sequential(Linear(2, 2, dtype="float64"))), ValueError,
-           "Sequential: layers have different dtypes: ['float32', 'float64']")  # fmt: skip
+           "Sequential: layers have different dtypes: ['float32', 'float64']; layer.astype, or "
+            "load(path, dtype=...), makes them one")  # fmt: skip
 
 
 @pytest.mark.parametrize(

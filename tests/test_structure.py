@@ -87,7 +87,7 @@ def test_one_stream_alone_tells_its_layout(shape):
 def test_an_undecided_layout_is_stored(tmp_path, suffix):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
-    model = fastlstm.Sequential(undecided(), fastlstm.Last(batch_first=None))
+    model = fastlstm.Sequential(undecided(), fastlstm.Last())
     fastlstm.save(model, tmp_path / f"model{suffix}")
     again = fastlstm.load(tmp_path / f"model{suffix}", engine="numpy")
     assert repr(again) == repr(model) and again[0].batch_first is again[1].batch_first is None
@@ -363,7 +363,7 @@ def test_batch_first_may_not_contradict_the_file(tmp_path, layer, stored, major)
 
 
 def test_load_lstm_believes_the_files_own_structure(tmp_path):
-    lstms = {"a": fastlstm.LSTM(2, 3, batch_first=True, seed=0), "b": fastlstm.LSTM(3, 2)}
+    lstms = {name: fastlstm.LSTM(2, 2, batch_first=True, seed=0) for name in "ab"}
     fastlstm.save(fastlstm.Sequential(lstms), tmp_path / "model.npz")
     one = fastlstm.load_lstm(tmp_path / "model.npz", prefix="a")
     assert one.batch_first and not one.training
@@ -741,10 +741,11 @@ def test_prefix_takes_any_part(tmp_path, suffix):
         "embedding": fastlstm.Embedding(9, 2, seed=0),
         "net": fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3), "fc": fastlstm.Linear(3, 4)}),
         "fc1": fastlstm.Linear(4, 4, seed=1),
-        "cell": fastlstm.LSTMCell(2, 3, seed=2),
+        "cell": fastlstm.LSTMCell(4, 3, seed=2),
     }
     path = tmp_path / f"x{suffix}"
-    fastlstm.save(fastlstm.Sequential(layers), path)
+    model = {"embedding": layers["embedding"], "net": layers["net"], "last": fastlstm.Last()}
+    fastlstm.save(fastlstm.Sequential(model | layers), path)
     for name, layer in layers.items():
         for written in (name, name + "."):
             part = fastlstm.load(path, prefix=written)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..engines import choose, threads
 from ..files import written_aside
+from ..layers import Last
 from ..lstm import LSTM
 from ..parameters import Layer, check_batch_first, check_dtype, quoted
 from . import foreign, inference, npz, safetensors, structure, torch_pt
@@ -391,7 +392,7 @@ def _of_training(state):
 def _fill(description, state, batch_first, dtype, engine):
     model = structure.build(description, engine, dtype=dtype, state=state)
     for _, layer in model.named_layers():
-        if batch_first is None or "batch_first" not in vars(layer):
+        if batch_first is None or not isinstance(layer, (LSTM, Last)):
             continue
         if layer.batch_first is None:
             layer.batch_first = batch_first

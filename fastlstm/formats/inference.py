@@ -10,6 +10,7 @@ import re
 from itertools import groupby, islice
 from typing import NamedTuple
 
+from ..layers import Last
 from ..parameters import Layer, quoted
 from . import structure
 from .folding import NAME, fold
@@ -277,10 +278,7 @@ def arrange(parts, order):
     choices, held, covered = [], {}, set()
     for entry in order:
         if isinstance(entry, Layer):
-            description = structure.describe(entry)
-            if description["layer"] == "Last" and not entry.batch_first:
-                description["batch_first"] = None  # as the LSTM's
-            choices.append([Link(None, Reading(None, None, description))])
+            choices.append([Link(None, Reading(None, None, _as_given(entry)))])
             continue
         entry = entry.removesuffix(".")
         group = within(parts, entry)
@@ -315,6 +313,14 @@ def arrange(parts, order):
         children[child] = link.reading.description
         arrays |= {f"{child}.{name}": a for name, a in held.get(link.name, {}).items()}
     return {"layer": "Sequential", "children": children}, arrays, left
+
+
+def _as_given(layer):
+    """The structure of a layer without parameters; what a Last leaves open its LSTM will tell."""
+    description = structure.describe(layer)
+    if isinstance(layer, Last):
+        description |= {"batch_first": layer._batch_first, "bidirectional": layer._bidirectional}
+    return description
 
 
 def check_order(order):

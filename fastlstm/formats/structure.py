@@ -29,13 +29,14 @@ _ARGUMENTS = {  # the layers that can be described, and their arguments
     Softmax: "dim",
     Last: "batch_first bidirectional",
 }
-_TYPES = dict.fromkeys(("bias", "bidirectional"), (bool,))
+_TYPES = dict.fromkeys(("bias", "bidirectional"), (bool,))  # what is no int
 _TYPES |= {
     "batch_first": (bool, type(None)),
     "dropout": (float,),
     "p": (float,),
     "dtype": (str,),
     "padding_idx": (int, type(None)),
+    "Last bidirectional": (bool, type(None)),
 }
 _LAYERS = {layer.__name__: layer for layer in _ARGUMENTS}
 
@@ -180,7 +181,7 @@ def _check(description, depth=0):
             + quoted(sorted(expected))
         )
     for name in expected:
-        types = _TYPES.get(name, (int,))
+        types = _TYPES.get(f"{kind} {name}", _TYPES.get(name, (int,)))
         if type(given[name]) not in types:
             raise ValueError(
                 f"its structure gives {kind} {name} of type {type(given[name]).__name__}, "
