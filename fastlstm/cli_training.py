@@ -137,8 +137,9 @@ def _add_files(parser, output, required):
         "--sep", metavar="C", type=_separator, default=",", help="between columns (default: ,)"
     )
     table.add_argument(
-        "--decimal", choices=(".", ","), default=".", help="before fractions (default: .)"
-    )
+        "--decimal", metavar="C", choices=(".", ","), default=".",
+        help="before fractions, . or , (default: .)",
+    )  # fmt: skip
     table.add_argument(
         "--date-format", metavar="FORMAT", help="how times are written, as %%d/%%m/%%Y %%H:%%M"
     )

@@ -273,8 +273,8 @@ def _find_times(file, groups, date_format):
         return file.first, times
     if times is not None:
         steps = np.concatenate([np.diff(times.values[rows]) for rows in groups])
-        counts = bool((steps == 1).all()) and times.values[0] in (0, 1)
-        if (steps > 0).all() and not (counts and file.dated is not None):
+        counter = (steps == 1).all()  # of rows, as pandas writes its index
+        if (steps > 0).all() and not (counter and file.dated is not None):
             return file.first, times
     if file.dated is not None:
         return file.dated, file.times(file.dated)
@@ -325,7 +325,7 @@ def _cut(table, gaps):
     for row in places.tolist():
         now, before = table.labels[row], table.labels[row - 1]
         step = steps[row - 1]
-        what = f"comes {span(step)} after {before}" if step else "is there twice"
+        what = f"comes {span(step)} after {before}" if step else "is the time of the row before too"
         table.notes.append(f"line {table.lines[row]}: {now} {what}")
     if len(places) and usual is not None:
         table.notes[-1] += f"; usual is {span(usual)}"
