@@ -430,7 +430,8 @@ BAD = {
         "EarlyStopping: Expected 'validation_loss' in the history; pass validation= to fit",
     ),
     "folder": (
-        {"callbacks": [Checkpoint("/no/such/folder/a.npz")]}, FileNotFoundError, "no such folder",
+        {"callbacks": [Checkpoint("/no/such/folder/a.npz")]}, FileNotFoundError,
+        "^/no/such/folder/a.npz cannot be written: there is no folder /no/such/folder$",
     ),
     "pairs": (
         {"data": _Pairs()}, TypeError,

@@ -3,22 +3,36 @@
 The file is a NumPy .npz without pickled objects. Entry ``__training__`` is JSON; where that has
 ``{"__array__": 3}`` stands the array of entry ``3``. It is written aside and renamed, so a kill at
 any moment leaves the file of before or the new one.
+
+It also holds, in words, what the training is made of: the model, a hash of the data, every option.
+Whoever goes on from it must have the same, or name what is another on purpose.
 """
 
+import contextlib
+import copy
+import functools
+import hashlib
+import inspect
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from ..files import written_aside
+from ..files import check_writable, written_aside
 from ..formats import npz
 from ..formats.source import Source
-from ..parameters import check_size
+from ..parameters import Layer, check_size
+from .batches import Batch
 
-_VERSION = 1
+_VERSION = 2  # 1 did not say what the training was made of
 _ENTRY = "__training__"
 _ARRAY = "__array__"
+# what a training that goes on cannot do without: the file's states are theirs
+_SAME = frozenset("model frozen optimizer schedule callbacks monitor mode metrics".split())
+_ROWS = 32  # samples read at once for the hash
+_FEW = 8  # numbers of an array that a sentence shows
 
 
 class Checkpoint:
@@ -34,18 +48,23 @@ class Checkpoint:
     Raises
     ------
     OSError
-        If the file cannot be written; the one before is still there then.
+        By `fit` before the first epoch, if the path is a folder or cannot be written; in an epoch,
+        if the disk is full. The file of before is still there then.
 
     Notes
     -----
     In the file are the weights, the optimiser's state, the schedule's, what other callbacks keep
     (early stopping: its best weights), the history, the random states of all dropout and the order
     of the data: whoever resumes gets, bit for bit, what the uninterrupted run would have given. Not
-    in it are the data and the program: call `fit` with the same arguments again. The file is
+    in it are the data and the program: call `fit` with the same arguments again. What the training
+    is made of is compared then: model, data and validation (by a hash of all that they give), loss,
+    optimiser, schedule, callbacks that keep something, and all of their options; functions by their
+    names. `epochs` may grow; what else is another on purpose, `fit` wants named. The file is
     written aside, flushed to the disk and renamed; a kill in between leaves the old file as it is,
     and the new one's beginnings next to it under a name with a dot before it.
 
-    Cost: one write of three times the model's size with Adam, four with early stopping.
+    Cost: one write of three times the model's size with Adam, four with early stopping; for the
+    hash, all data are read once, before the first epoch.
 
     Examples
     --------
@@ -69,53 +88,222 @@ class Checkpoint:
         self.path, self.every = Path(path), check_size("every", every)
 
     def start(self, state):
-        """Refuse a folder that is not there before the work rather than after it."""
-        if not self.path.absolute().parent.is_dir():
-            raise FileNotFoundError(
-                f"{self.path}: there is no such folder to write a checkpoint to"
-            )
+        """Refuse what cannot be written before the work rather than after it."""
+        check_writable(self.path)
 
     def __call__(self, state):
         """Save the training at the end of an epoch."""
         if state.epoch % self.every and state.epoch < state.epochs and not state.history.stopped:
             return
         arrays = []
-        tree = {"version": _VERSION, "made_for": _identity(state), "kept": _kept(state)}
+        tree = {"version": _VERSION, "made_for": state.made_of, "kept": _kept(state)}
         text = json.dumps(_taken_apart(tree, arrays))
         entries = {str(number): array for number, array in enumerate(arrays)}
         with written_aside(self.path) as file:
             np.savez(file, **entries, **{_ENTRY: np.array(text.encode())})
 
 
-def restore(path, state):
-    """Bring a `State` to where the one in a checkpoint was; ValueError if that is of another."""
-    with open(path, "rb") as file:
-        try:
-            made_for, kept = _read(file)
-            _compare(made_for, _identity(state))
-            if kept["epoch"] > state.epochs:
-                raise ValueError(
-                    f"the checkpoint is of epoch {kept['epoch']}; expected one of at most "
-                    f"epochs={state.epochs}"
-                )
-            _restore(kept, state)
-        except ValueError as fault:
-            raise ValueError(f"{os.fspath(path)}: {fault}") from fault
-        except (AttributeError, KeyError, RecursionError, TypeError) as fault:
+def read(path, state, changed):
+    """What a checkpoint kept; ValueError unless it is of this training, but for what `changed`."""
+    with open(path, "rb") as file, _naming(path):
+        made_of, kept = _read(file)
+        _compare(made_of, state.made_of, changed)
+        epoch = check_size("epoch", kept["epoch"], least=0)
+        if epoch > state.epochs:
             raise ValueError(
-                f"{os.fspath(path)}: a damaged checkpoint: {type(fault).__name__}: {fault}"
-            ) from fault
+                f"the checkpoint is of epoch {epoch}; expected one of at most epochs={state.epochs}"
+            )
+        _check_history(kept, state)
+        for name, array in kept["model"].items():
+            if array.dtype != state.model.dtype:
+                raise ValueError(f"a damaged checkpoint: {name} is of {array.dtype}")
+    return kept
 
 
-def _identity(state):
-    """What must be the same where a training goes on, in words that an error can show."""
-    names = {
-        "model": f"{state.model!r} of {state.model.dtype}",
-        "optimizer": type(state.optimizer).__name__,
-        "schedule": type(state.schedule).__name__,
-        "callbacks": ", ".join(type(c).__name__ for c in _keepers(state)) or "none to restore",
+def restore(path, kept, state, changed):
+    """Bring a `State` to where the one in a checkpoint was, with what `changed` as it is now."""
+    optimizer, schedule = state.optimizer, state.schedule
+    own = {name: getattr(optimizer, name) for name in optimizer._options if name in changed}
+    with _naming(path):
+        _restore(kept, state)
+        for name, value in own.items():
+            setattr(optimizer, name, value)
+        if "lr" in changed and hasattr(schedule, "base_lr"):
+            schedule.begin_from(schedule.base_lr)
+    if changed:
+        state.history.stopped = None  # what made it stop may be among what changed
+    state.history.resumed = state.epoch
+    if state.history.stopped or state.epoch == state.epochs:
+        reason = state.history.stopped or f"all of {state.epochs} epochs were done"
+        print(f"{os.fspath(path)}: nothing is left to train: {reason}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Make ValueErrors that name the file of whatever is wrong with what is in it."""
+    try:
+        yield
+    except OSError:
+        raise
+    except ValueError as fault:
+        raise ValueError(f"{os.fspath(path)}: {fault}") from fault
+    except Exception as fault:  # a damaged tree may break its readers in any way
+        raise ValueError(
+            f"{os.fspath(path)}: a damaged checkpoint: {type(fault).__name__}: {fault}"
+        ) from fault
+
+
+def _check_history(kept, state):
+    """Refuse a history without a number for each epoch and each name that `fit` gives it."""
+    history, stopped = kept["history"], kept["stopped"]
+    if not all(isinstance(values, list) for values in history.values()):
+        raise ValueError("a damaged checkpoint: its history is not made of lists")
+    for name in state.history:
+        values = history[name]
+        if len(values) != kept["epoch"] or not all(type(v) in (int, float) for v in values):
+            raise ValueError(
+                f"a damaged checkpoint: its history has no {kept['epoch']} numbers of {name!r}"
+            )
+    if stopped is not None and not isinstance(stopped, str):
+        raise ValueError(f"a damaged checkpoint: it was stopped by {stopped!r}")
+
+
+@contextlib.contextmanager
+def unchanged_if_refused(state):
+    """Put model, random states, optimiser, schedule and callbacks back if the block fails."""
+    weights = state.model.state_dict()
+    random = {name: rng.bit_generator.state for name, rng in _generators(state.model)}
+    parts = [state.optimizer, state.schedule, *state.callbacks]
+    attributes = [(part, dict(vars(part))) for part in parts if hasattr(part, "__dict__")]
+    states = [(callback, copy.deepcopy(callback.state_dict())) for callback in _keepers(state)]
+    try:
+        yield
+    except BaseException:
+        state.model.load_state_dict(weights)
+        for name, rng in _generators(state.model):
+            rng.bit_generator.state = random[name]
+        for part, before in attributes:
+            vars(part).clear()
+            vars(part).update(before)
+        for callback, before in states:  # of those that change what they hold in place
+            callback.load_state_dict(before)
+        raise
+
+
+# ---- what a training is made of -----------------------------------------------------------------
+
+
+def made_of(state, data, validation, loss, metrics, **options):
+    """What a training is made of, in words by the names of arguments.
+
+    What stands behind a `` #`` is compared and not shown.
+    """
+    optimizer, schedule = state.optimizer, state.schedule
+    own = {name: getattr(optimizer, name) for name in optimizer._options}
+    if hasattr(schedule, "base_lr"):  # it has set the learning rate, and the momentum perhaps
+        own["lr"] = schedule.base_lr
+        if getattr(schedule, "cycle_momentum", False):
+            own = {n: value for n, value in own.items() if n not in ("momentum", "betas")}
+    keepers = _keepers(state)
+    kept = [_options(callback) for callback in keepers]
+    return {
+        "model": " ".join(f"{state.model!r} of {state.model.dtype}".split()),
+        "frozen": ", ".join(n for n, learns in state.model.requires_grad.items() if not learns),
+        "data": _data_in_words(data),
+        "validation": "None" if validation is None else _data_in_words(validation),
+        "loss": _in_words(loss),
+        "metrics": _in_words(metrics),
+        "optimizer": type(optimizer).__name__,
+        "schedule": type(schedule).__name__,
+        "schedule_options": _in_words(schedule),
+        "callbacks": ", ".join(type(callback).__name__ for callback in keepers) or "none to keep",
+        **{n: _in_words([k[n] for k in kept if n in k])[1:-1] for k in kept for n in k},
+        **{name: _in_words(value) for name, value in (own | optimizer.factors | options).items()},
     }
-    return names | {name: str(value) for name, value in state.order.items()}
+
+
+def _options(thing):
+    """The arguments that an object was made with, as far as it keeps them under their names."""
+    names = inspect.signature(type(thing)).parameters
+    return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+
+
+def _in_words(value, depth=4):
+    """An option as a sentence can show it, and as two trainings can be compared by it."""
+    if isinstance(value, np.ndarray):
+        few = value.size <= _FEW
+        return f"{value.tolist()}" if few else f"{value.dtype}{list(value.shape)} #{_hash(value)}"
+    if isinstance(value, (str, int, float, complex, bytes, np.generic)) or value is None:
+        return repr(value.item() if isinstance(value, np.generic) else value)
+    if isinstance(value, Layer) or not depth:
+        return type(value).__name__
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}: {_in_words(v, depth - 1)}' for k, v in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_in_words(item, depth - 1) for item in value)}]"
+    if isinstance(value, functools.partial):
+        inside = _in_words(value.func, depth), *map(_in_words, value.args)
+        named = (f"{name}={_in_words(v, depth - 1)}" for name, v in value.keywords.items())
+        return f"partial({', '.join([*inside, *named])})"
+    if hasattr(value, "__qualname__"):  # a function, a method, a class
+        return value.__qualname__
+    left_out = {"optimizer", "base_lr", "most_steps", *getattr(value, "_state", ())}
+    parts = getattr(value, "__dict__", {}).items()
+    parts = (f"{n.lstrip('_')}={_in_words(v, depth - 1)}" for n, v in parts if n not in left_out)
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _data_in_words(data):
+    """How many samples there are, and a hash of all that they give."""
+
+    def read(first):
+        batch = data[np.arange(first, min(first + _ROWS, len(data)))]
+        return [getattr(batch, name, None) for name in Batch._fields]
+
+    if _hash(read(0)) != _hash(read(0)):  # noise is added to them, say
+        return f"{len(data)} samples, others at each reading"
+    digests = [_hash(read(first)) for first in range(0, len(data), _ROWS)]
+    return f"{len(data)} samples #{_hash(digests)}"
+
+
+def _hash(value):
+    """A short hash of arrays, and of lists, tuples and dicts of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(value, dict):
+        value = [part for item in value.items() for part in item]
+    if isinstance(value, (list, tuple)):
+        digest.update(" ".join(map(_hash, value)).encode())
+    elif isinstance(value, (str, type(None))):
+        digest.update(repr(value).encode())
+    else:
+        array = np.ascontiguousarray(value)
+        digest.update(f"{array.dtype.str}{np.shape(value)}".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array)
+    return digest.hexdigest()
+
+
+def _compare(theirs, ours, changed):
+    """Refuse another training than this one, but for what is named in `changed`."""
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    other = [n for n in names if theirs.get(n) != ours.get(n) and (n not in changed or n in _SAME)]
+    if not other:
+        return
+    differences = "; ".join(_difference(n, theirs.get(n), ours.get(n)) for n in other)
+    way_out = ""
+    if not _SAME.intersection(other):
+        way_out = f"; if that is on purpose give changed={other}"
+    raise ValueError(
+        f"the checkpoint is of another training: {differences}. To go on from it give fit what it "
+        f"was made with{way_out}; to begin anew remove it, or take another file"
+    )
+
+
+def _difference(name, theirs, ours):
+    then, now = (str(words or "nothing").partition(" #")[0] for words in (theirs, ours))
+    return f"{name} has other values" if then == now else f"{name} was {then}, now it is {now}"
+
+
+# ---- what is kept -------------------------------------------------------------------------------
 
 
 def _keepers(state):
@@ -137,7 +325,7 @@ def _kept(state):
 
 
 def _restore(kept, state):
-    state.optimizer.load_state_dict(kept["optimizer"])  # first, for it may still refuse
+    state.optimizer.load_state_dict(kept["optimizer"])
     if state.schedule is not None:
         state.schedule.load_state_dict(kept["schedule"])
     for callback, own in zip(_keepers(state), kept["callbacks"], strict=True):
@@ -169,16 +357,11 @@ def _read(file):
         raise ValueError(f"this is no checkpoint of a training: it has no text {_ENTRY!r}")
     tree = _put_together(json.loads(text.item()), arrays)
     if tree["version"] != _VERSION:
-        raise ValueError(f"a checkpoint of version {tree['version']}; known is {_VERSION}")
+        raise ValueError(
+            f"a checkpoint of version {tree['version']}, expected {_VERSION} (1 does not say of "
+            "which data and options it is); begin anew with another file"
+        )
     return tree["made_for"], tree["kept"]
-
-
-def _compare(theirs, ours):
-    for name, value in ours.items():
-        if theirs.get(name) != value:
-            raise ValueError(
-                f"the checkpoint is of another {name}: {theirs.get(name)}; expected {value}"
-            )
 
 
 def _taken_apart(tree, arrays):

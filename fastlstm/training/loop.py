@@ -27,7 +27,7 @@ from ..layers import Last, Sequential
 from ..lstm import LSTM
 from ..parameters import Layer, check_number, check_size
 from .batches import Arrays, Batches, Sequences
-from .checkpoint import Checkpoint, restore
+from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
 from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
 from .schedules import OneCycleLR, ReduceLROnPlateau
@@ -54,6 +54,8 @@ class History(dict):
         Ctrl-C ended the training. An epoch that was not whole is not in the lists.
     stopped : str or None
         Which callback ended it, and when, or the reason that it gave.
+    resumed : int
+        How many of the epochs are a checkpoint's; all, if there was nothing left to train.
 
     Examples
     --------
@@ -64,7 +66,7 @@ class History(dict):
 
     def __init__(self, values=()):
         super().__init__(values)
-        self.interrupted, self.stopped = False, None
+        self.interrupted, self.stopped, self.resumed = False, None, 0
 
 
 class StopTraining(Exception):
@@ -101,8 +103,8 @@ class State:
         This epoch's values are in it.
     epochs : int
         How many there will be.
-    order : dict
-        What the order of the data depends on.
+    made_of : dict of str -> str
+        Where there are checkpoints: what the training is made of, in words.
     epoch : int
         How many have been done: 1 after the first.
 
@@ -118,7 +120,7 @@ class State:
     callbacks: list
     history: History
     epochs: int
-    order: dict
+    made_of: dict
     epoch: int = 0
 
 
@@ -185,6 +187,7 @@ class EarlyStopping:
     def _forget(self):
         self.best = math.inf if self.mode == "min" else -math.inf
         self.best_epoch, self._weights = 0, {}
+        self._state = None  # of the training at hand
 
     def start(self, state):
         """Forget an earlier training."""
@@ -194,6 +197,7 @@ class EarlyStopping:
                 f"EarlyStopping: Expected {self.monitor!r} in the history; pass validation= to fit"
             )
         self._forget()
+        self._state = state
 
     def __call__(self, state):
         """Keep the weights if they are the best so far; True if it is time to stop."""
@@ -211,6 +215,7 @@ class EarlyStopping:
 
     def finish(self, state):
         """Give the model its best weights."""
+        self._state = None
         if self._weights:
             state.model.load_state_dict(self._weights)
 
@@ -219,15 +224,28 @@ class EarlyStopping:
         return {"best": self.best, "best_epoch": self.best_epoch, "weights": self._weights}
 
     def load_state_dict(self, state_dict):
-        """Take over what `state_dict` returned."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self._weights = state_dict["weights"]
+        """Take over what `state_dict` returned; ValueError if it cannot be this training's."""
+        best, weights = state_dict["best"], state_dict["weights"]
+        best_epoch = check_size("best_epoch", state_dict["best_epoch"], least=0)
+        if not _is_number(best) or isinstance(best, np.ndarray):
+            raise ValueError(f"EarlyStopping: Expected best to be a number, got {best!r}")
+        if best_epoch and self._state is not None:
+            _check_weights(weights, best_epoch, self._state)
+        self.best, self.best_epoch, self._weights = best, best_epoch, weights
+
+
+def _check_weights(weights, epoch, state):
+    """Refuse best weights that are not a model's, or of an epoch that will not be."""
+    own = {name: (value.shape, value.dtype) for name, value in state.model.state_dict().items()}
+    theirs = {name: (np.shape(value), value.dtype) for name, value in weights.items()}
+    if theirs != own or epoch > state.epochs:
+        raise ValueError("EarlyStopping: Expected the weights of this model in an epoch of it")
 
 
 def fit(
     model, data, loss, optimizer, epochs, batch_size=32, *, validation=None, schedule=None,
     schedule_per=None, clip_norm=None, clip_value=None, callbacks=(), metrics=None, shuffle=True,
-    seed=0, resume=None, progress=True, verbose=False,
+    seed=0, resume=None, changed=(), progress=True, verbose=False,
 ):  # fmt: skip
     """Train a model.
 
@@ -268,8 +286,14 @@ def fit(
     seed : int
         For that order, which depends on nothing else.
     resume : path, optional
-        Go on from the file of a `Checkpoint`, with the same other arguments; `epochs` alone may
-        grow.
+        Go on from the file of a `Checkpoint`, with the same other arguments; `epochs` may grow.
+        What is not the same is refused, each argument by its name. Says so on standard error if
+        nothing is left to train.
+    changed : list of str
+        Arguments, of `fit`, the optimiser or a callback, that are others than in that file on
+        purpose: "lr", "patience", "data", "batch_size", "schedule_options", ... They count from
+        now on, and what had stopped is looked at again. Model, optimiser, schedule and callbacks
+        must be of the same kinds.
     progress : bool
         On a terminal and in a notebook show a bar, if tqdm is installed; elsewhere write a line for
         each epoch to standard error.
@@ -283,14 +307,15 @@ def fit(
     Raises
     ------
     ValueError, TypeError
-        If something does not fit: before any work, and nothing has been changed. The model has run
-        on the first batch of all data by then, in evaluation mode.
+        If something does not fit: before any work, and nothing has been changed, by a damaged file
+        to resume from neither. The model has run on the first batch of all data by then, in
+        evaluation mode.
     NonFiniteError
         If a loss, a gradient or an update is nan or inf. The model has the weights of before that
         batch, or the best ones of `EarlyStopping`; the sentence says which, and where nan or inf
         came up first.
     OSError
-        If `resume` cannot be opened.
+        If `resume` cannot be opened, or a checkpoint could not be written.
 
     Notes
     -----
@@ -339,9 +364,8 @@ def fit(
     names = ["loss", *metrics]
     held_out_names = [] if held_out is None else [f"validation_{name}" for name in names]
     history = History({name: [] for name in [*names, *held_out_names, "lr", "seconds"]})
-    order = {"data": f"{len(batches.data)} samples", "batch_size": batch_size}
-    order |= {"shuffle": shuffle, "seed": seed}
-    state = State(model, optimizer, schedule, _in_order(callbacks), history, epochs, order)
+    changed = _check_changed(changed)
+    state = State(model, optimizer, schedule, _in_order(callbacks), history, epochs, {})
     per_batch = _is_per_batch(schedule, schedule_per)
     with _Interrupts() as interrupts:
         training = _Training(
@@ -350,11 +374,19 @@ def fit(
         training.check(batches, "data")
         if held_out is not None:
             training.check(held_out, "validation")
-        for callback in state.callbacks:
-            _hook(callback, "start", state)
-        if resume is not None:
-            restore(resume, state)
-        _check_steps(state, per_batch, len(batches))
+        if resume is not None or any(isinstance(c, Checkpoint) for c in state.callbacks):
+            state.made_of = made_of(
+                state, batches.data, held_out and held_out.data, loss, metrics,
+                batch_size=batch_size, shuffle=shuffle, seed=seed, clip_norm=clip_norm,
+                clip_value=clip_value, schedule_per="batch" if per_batch else "epoch",
+            )  # fmt: skip
+        kept = None if resume is None else read(resume, state, changed)
+        with unchanged_if_refused(state):
+            for callback in state.callbacks:
+                _hook(callback, "start", state)
+            if kept is not None:
+                restore(resume, kept, state, changed)
+            _check_steps(state, per_batch, len(batches))
         with mode(model, training=True):
             try:
                 training.run(batches, held_out, progress, verbose)
@@ -813,6 +845,13 @@ def _in_order(callbacks):
     if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks should be a list of callables, got {callbacks!r}")
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _check_changed(changed):
+    """Refuse what is no list of names."""
+    if isinstance(changed, str) or not all(isinstance(name, str) for name in changed):
+        raise TypeError(f"changed should be a list of names of arguments, got {changed!r}")
+    return list(changed)
 
 
 def _hook(callback, name, state):

@@ -27,7 +27,7 @@ import numpy as np
 
 from ..arrays import as_array
 from ..lstm import Recurrent
-from ..parameters import Layer, check_bool, check_number
+from ..parameters import Layer, check_bool, check_number, check_size
 
 _BLOCK = 32768  # numbers: parameters, gradients, moments and scratch of so many stay in the cache
 
@@ -159,6 +159,7 @@ class Optimiser:
         self.initial_lr = math.nan  # what schedules start from; the first of them sets it
         self.weight_decay = check_number("weight_decay", weight_decay, least=0)
         self.steps = 0
+        self.factors = {"lr_factors": lr_factors, "decay_factors": decay_factors}  # as given
         self._lr_factors = _factors(parts, lr_factors, "lr_factors")
         self._decay_factors = _factors(parts, decay_factors, "decay_factors")
         self._frozen, self._runs = None, []  # the frozen names that the runs leave out; the runs
@@ -286,6 +287,11 @@ class Optimiser:
                     setattr(self, name, _option(name, getattr(self, name), state_dict[name]))
                 except (TypeError, ValueError) as error:
                     faults.append(str(error))
+        if not faults:
+            try:  # they must be what the constructor takes
+                type(self)(self.model, **{name: getattr(self, name) for name in self._options})
+            except (TypeError, ValueError) as error:
+                faults.append(f"{error}.")
         return faults
 
     def _zeros(self, moments):
@@ -329,7 +335,11 @@ def _option(name, current, value):
         return current
     if isinstance(current, tuple):
         return tuple(float(number) for number in array)
-    return int(array) if name == "steps" else float(array)
+    if name == "steps":
+        return check_size(name, array.item(), least=0)
+    if name == "initial_lr" and not (math.isnan(array) or 0 <= array < math.inf):
+        raise ValueError(f"initial_lr must be nan or a finite number of at least 0, got {value!r}.")
+    return float(array)
 
 
 def _lerp(old, new, weight, scratch):

@@ -11,6 +11,7 @@ it finds.
 
 import bisect
 import math
+import operator
 
 from ..parameters import check_bool, check_number, check_size
 from .optimisers import Optimiser
@@ -26,6 +27,7 @@ class _Schedule:
         self.optimizer = _check_optimizer(optimizer)
         if math.isnan(optimizer.initial_lr):
             optimizer.initial_lr = optimizer.lr
+        self.base_lr = optimizer.initial_lr
         self.last_epoch = 0
         self._apply(0)
 
@@ -35,6 +37,11 @@ class _Schedule:
 
     def _apply(self, count):
         self.optimizer.lr = self._rate(count)
+
+    def begin_from(self, base_lr):
+        """Go on as if the learning rate of step 0 had been `base_lr`."""
+        self.base_lr = self.optimizer.initial_lr = base_lr
+        self._apply(self.last_epoch)
 
     def step(self):
         """Set the next learning rate."""
@@ -64,10 +71,18 @@ class _Schedule:
             raise ValueError(
                 f"{type(self).__name__}: Expected a state with {', '.join(self._state)}, got {got}"
             )
-        try:  # counts are ints, the best metric is a float
-            values = {k: type(getattr(self, k))(value) for k, value in state_dict.items()}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{type(self).__name__}: Expected numbers, got {error}") from error
+        values = {}
+        for name, value in state_dict.items():  # counts are ints, the best metric is a float
+            is_count = isinstance(getattr(self, name), int)
+            try:
+                values[name] = operator.index(value) if is_count else float(value)
+            except (TypeError, ValueError, OverflowError) as error:
+                kind = "Expected numbers"
+                raise ValueError(f"{type(self).__name__}: {kind}, got {error}") from error
+            if is_count and not 0 <= values[name] < 2**53:
+                raise ValueError(
+                    f"{type(self).__name__}: Expected a count as {name}, got {values[name]}"
+                )
         self._resume(values)
 
     def _resume(self, values):
@@ -428,6 +443,7 @@ class ReduceLROnPlateau(_Schedule):
         self.eps = check_number("eps", eps, least=0)
         self.mode, self.threshold_mode = mode, threshold_mode
         self.optimizer = _check_optimizer(optimizer)
+        self.base_lr = optimizer.lr
         self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
         self.best = math.inf if mode == "min" else -math.inf
 
@@ -452,6 +468,10 @@ class ReduceLROnPlateau(_Schedule):
             if self.optimizer.lr - lr > self.eps:
                 self.optimizer.lr = lr
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def begin_from(self, base_lr):
+        """Take a learning rate for the one that it finds."""
+        self.base_lr = self.optimizer.lr = base_lr
 
     def _is_better(self, metric):
         sign = 1 if self.mode == "max" else -1
