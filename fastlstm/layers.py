@@ -768,14 +768,9 @@ class Sequential(Layer):
         check_layouts(self._layouts)
         x, given, states = self._arrange(input), by_name("hx", hx, self._recurrent()), {}
         for name, layer in self._leaves:
-            if isinstance(layer, LSTM):
-                x, states[name] = layer(x, given.get(name), lengths=lengths)
-            elif isinstance(layer, LSTMCell):
-                x = states[name] = layer(x, given.get(name))
-            elif isinstance(layer, (Last, Sequential)):
-                x = layer(x, lengths=lengths)
-            else:
-                x = layer(x)
+            x, own = _call(layer, x, given.get(name), lengths)
+            if own is not None:
+                states[name] = own
         return x if hx is None and not return_states else (x, states)
 
     def vjp(self, input, hx=None, *, lengths=None, return_states=False, input_gradient=True):
@@ -795,10 +790,11 @@ class Sequential(Layer):
             y may refuse writing, for the pullback reads it.
         pullback : callable
             ``dx = pullback(d_output)``: from the gradient of y (of an LSTMCell's (h, c), a pair) to
-            that of `input`, None if this is integers; adds those of all parameters to `grads`. See
-            `Linear.vjp`. Where states are returned, ``dx, d_hx = pullback(d_output, d_states)``: in
-            go the gradients of the final states of LSTMs, as `hx` is given, and zeros where there
-            are none, as for a `d_output` of None; out come those of all initial states, a dict.
+            that of `input`, None if this is integers; adds those of all parameters that are not
+            frozen to `grads`. See `Linear.vjp`. Where states are returned, ``dx, d_hx =
+            pullback(d_output, d_states)``: in go the gradients of the final states of LSTMs, as
+            `hx` is given, and zeros where there are none, as for a `d_output` of None; out come
+            those of all initial states, a dict.
 
         Examples
         --------
@@ -811,16 +807,18 @@ class Sequential(Layer):
         """
         check_layouts(self._layouts)
         x, given, states = self._arrange(input), by_name("hx", hx, self._recurrent()), {}
-        pullbacks = []
+        pullbacks, stated = [], hx is not None or return_states
         needed = input_gradient  # of what this layer takes: also if a layer before it learns
         for name, layer in self._leaves:
+            if not (needed or stated or layer.learns) and layer.num_parameters:
+                x, _ = _call(layer, x, None, lengths)  # frozen, as all before it: nobody goes back
+                continue
             x, own, back = _vjp(layer, x, given.get(name), lengths, needed)
             if own is not None:
                 states[name] = own
-            needed = needed or layer.num_parameters > 0
+            needed = needed or layer.learns or (stated and own is not None)
             if needed:
                 pullbacks.append((name, back))
-        stated = hx is not None or return_states
         shapes = {n: [state.shape for state in s] for n, s in states.items()}
         y_like = None if isinstance(x, tuple) else (x.shape, x.dtype)
 
@@ -909,6 +907,16 @@ def _last(layer):
     return _last(layer[-1]) if isinstance(layer, Sequential) and len(layer) else layer
 
 
+def _call(layer, x, hx, lengths):
+    """(What a layer passes on in a Sequential, its final states); None of a layer that has none."""
+    if isinstance(layer, LSTM):
+        return layer(x, hx, lengths=lengths)
+    if isinstance(layer, LSTMCell):
+        states = layer(x, hx)
+        return states, states
+    return (layer(x, lengths=lengths) if isinstance(layer, (Last, Sequential)) else layer(x)), None
+
+
 def _vjp(layer, x, hx, lengths, input_gradient):
     """(What a layer passes on in a Sequential, its final states, the pullback from both to both).
 
@@ -917,7 +925,8 @@ def _vjp(layer, x, hx, lengths, input_gradient):
     options = {}
     if isinstance(layer, (LSTM, LSTMCell)):
         options["hx"] = hx
-    if isinstance(layer, (LSTM, LSTMCell, Linear, Sequential)):
+    own = LSTM.vjp, LSTMCell.vjp, Linear.vjp, Sequential.vjp
+    if type(layer).vjp in own:  # a subclass with a `vjp` of its own may not know the option
         options["input_gradient"] = input_gradient
     if isinstance(layer, (LSTM, Last, Sequential)):
         options["lengths"] = lengths

@@ -189,6 +189,11 @@ class Layer:
         """
         return self._switch("unfreeze", names, True)
 
+    @property
+    def learns(self):
+        """Whether any parameter of this layer and those inside it is learnt: there, not frozen."""
+        return any(len(n._frozen) < len(n._views) for _, n in self.named_layers())
+
     def _switch(self, what, names, learns):
         owners, chosen = self._owners(), {}
         for name in names:

@@ -183,7 +183,7 @@ def test_a_plot_without_matplotlib_fails_before_the_work(capsys, monkeypatch, co
         ("--plot x.jpg", "--plot must end in .png, got x.jpg"),
         ("--plot gone/x.png", "gone/x.png cannot be written: there is no folder gone"),
         ("--checkpoint model.npz", "--checkpoint and --output must be two files, got model.npz"),
-        ("--checkpoint gone/c", "gone/c: there is no such folder to write a checkpoint to"),
+        ("--checkpoint gone/c", "gone/c cannot be written: there is no folder gone"),
         ("--checkpoint data.csv", "data.csv: this is no checkpoint of a training"),
         ("--target x", "data.csv has no column 'x'; its columns are 'year', 'a', 'b', 'c'"),
         ("--inputs a x", "data.csv has no column 'x'"),
@@ -333,7 +333,7 @@ def test_a_resumed_training_says_so_only_where_it_goes_on(capsys):
     assert re.findall(r"^epoch (\d)/4", capsys.readouterr().out, re.M) == ["3", "4"]
     assert_same_model("model.npz", "whole.npz")
     sentence = error_of(capsys, TRAIN, "--checkpoint", "training", "--hidden", "6")
-    assert sentence.startswith("training: the checkpoint is of another model: ")
+    assert sentence.startswith("training: the checkpoint is of another training: model was ")
 
 
 # --- forecast -------------------------------------------------------------------------------------

@@ -288,6 +288,46 @@ def test_loading_does_not_care():
     assert model.fc.bias == 7.0 and not any(model.requires_grad.values())
 
 
+@pytest.mark.parametrize("frozen, taped", [((), 3), (("0",), 2), (("0", "1"), 1), (("1",), 3)])
+def test_what_nobody_needs_is_not_computed(frozen, taped, monkeypatch):
+    """Before the first layer that learns, layers are run, not recorded; gradients are the same."""
+    taking = []
+    parts = lstm(F, 4, dropout=0.5, num_layers=2), lstm(4, 3), Linear(3, 1, seed=2)
+    model, plain = Sequential(*parts), Sequential(*copy.deepcopy(parts))
+    model.freeze(*frozen) if frozen else None
+    for kind in (LSTM, Linear):
+
+        def vjp(self, x, own=kind.vjp, **options):
+            taking.append(options["input_gradient"])
+            return own(self, x, **options)
+
+        monkeypatch.setattr(kind, "vjp", vjp)
+    x = normal(3, 2, F)
+    y, pullback = model.vjp(x, input_gradient=False)
+    assert taking == [False] + [True] * (taped - 1)
+    assert pullback(np.ones_like(y)) is None
+    monkeypatch.undo()
+    expected, pullback = plain.vjp(x)
+    pullback(np.ones_like(expected))
+    assert_same_bits(y, expected)
+    for name, gradient in model.grads.items():
+        is_frozen = name.partition(".")[0] in frozen
+        assert_same_bits(gradient, 0 * gradient if is_frozen else plain.grads[name])
+
+
+def test_states_of_a_frozen_layer_get_their_gradients():
+    model = Sequential({"lstm": lstm(F, 3), "fc": Linear(3, 1, seed=2)})
+    plain, x = copy.deepcopy(model), normal(3, 2, F)
+    model.freeze("lstm")
+    results = []
+    for one in (model, plain):
+        (y, _), pullback = one.vjp(x, return_states=True, input_gradient=False)
+        results.append(pullback(np.ones_like(y))[1]["lstm"])
+    for got, expected in zip(*results, strict=True):
+        assert expected.any()
+        assert_same_bits(got, expected)
+
+
 def test_frozen_embedding():
     """Vectors from elsewhere under a model that learns: they stay, bit for bit."""
     tokens = np.random.default_rng(0).integers(0, 9, (N, 5))

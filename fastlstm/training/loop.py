@@ -685,7 +685,8 @@ class SamplesFirst:
         timed = [n for _, n in model.named_layers() if isinstance(n, (LSTM, Last))]
         if len({layer.batch_first for layer in timed}) > 1:
             raise ValueError("model: all of its LSTM and Last layers must be batch_first, or none")
-        self.model = model if isinstance(model, Sequential) else Sequential(model)
+        plain = isinstance(model, Sequential) and type(model).vjp is Sequential.vjp
+        self.model = model if plain else Sequential(model)
         self.swaps_input = bool(timed) and not timed[0].batch_first
         self.gives_steps = bool(timed) and not any(isinstance(n, Last) for n in timed)
 
@@ -695,9 +696,10 @@ class SamplesFirst:
         return self._out(self.model(self.swapped(batch.x), lengths=batch.lengths))
 
     def vjp(self, batch):
-        """The prediction for a `Batch`, and its pullback."""
+        """The prediction for a `Batch`, and its pullback, to the parameters alone."""
         _check_batch(batch)
-        y, pullback = self.model.vjp(self.swapped(batch.x), lengths=batch.lengths)
+        x = self.swapped(batch.x)
+        y, pullback = self.model.vjp(x, lengths=batch.lengths, input_gradient=False)
         return self._out(y), lambda dy: pullback(self._out(dy))
 
     def swapped(self, x):
@@ -879,7 +881,7 @@ def _check_parts(model, loss, optimizer, schedule):
         raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
     if optimizer.model is not model:
         raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
-    if not any(model.requires_grad.values()):
+    if not model.learns:
         raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
     if schedule is not None and getattr(schedule, "optimizer", None) is not optimizer:
         raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
