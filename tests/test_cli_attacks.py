@@ -120,6 +120,17 @@ def test_names_of_columns(capsys):
         assert r"\x1b" in out + err
 
 
+def test_names_of_metrics(capsys):
+    model = Linear(1, 1)
+    x = np.ones((4, 1), np.float32)
+    fastlstm.training.fit(
+        model, (x, x), fastlstm.training.MSELoss(), fastlstm.training.SGD(model, lr=0.1), 1,
+        metrics={"\x1b[2Jmine": lambda y, target: 1.0}, verbose=True,
+    )  # fmt: skip
+    out, err = map(assert_tame, capsys.readouterr())
+    assert r"\x1b[2Jmine 1" in out
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
 def test_whatever_the_output_can_hold(encoding):
     """A name that its encoding lacks is escaped, where Python would raise UnicodeEncodeError."""
@@ -465,6 +476,20 @@ def test_a_forecaster_is_named_to_its_own_command(capsys):
 
 
 # Destinations are tried before the work
+
+
+@needs_full
+def test_an_output_that_fills_up_is_named(capsys):
+    fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
+    np.save("x.npy", VALUES)
+    os.symlink("/dev/full", "y.npy")
+    os.symlink("/dev/full", "s.npz")
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy"]) == 1
+    sentence = "fastlstm: error: {} cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == sentence.format("y.npy")
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "z.npy", "--state-out", "s.npz"]) == 1
+    assert capsys.readouterr().err == sentence.format("s.npz")
+    assert os.path.islink("y.npy") and os.path.islink("s.npz")
 
 
 @pytest.mark.parametrize("option", ["-o", "--state-out"])

@@ -26,6 +26,7 @@ from ..arrays import as_array
 from ..layers import Last, Sequential
 from ..lstm import LSTM
 from ..parameters import Layer, check_number, check_size
+from ..terminal import printable
 from .batches import Arrays, Batches, Sequences
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
@@ -458,7 +459,7 @@ class _Training:
                     for name, value in values.items():
                         history[name].append(value)
                     state.epoch += 1
-                shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                shown = printable(", ".join(f"{k} {value:.4g}" for k, value in values.items()))
                 line = f"epoch {state.epoch}/{state.epochs}: {shown}"
                 if bar is not None:
                     bar.set_postfix_str(shown, refresh=False)
