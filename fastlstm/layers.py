@@ -23,7 +23,7 @@ from .parameters import (
     quiet,
     uniform,
 )
-from .stream import by_name, undecided
+from .stream import ModelStream, by_name, undecided
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -835,6 +835,50 @@ class Sequential(Layer):
             return (dx, d_hx) if stated else dx
 
         return ((x, states) if stated else x), pullback
+
+    def stream(self, batch_size=1):
+        """Begin a live stream through the whole model: states of its own over these weights.
+
+        Parameters
+        ----------
+        batch_size : int
+            How many streams B advance together.
+
+        Returns
+        -------
+        ModelStream
+
+        Raises
+        ------
+        ValueError
+            If an LSTM is bidirectional, or a layer may need more than the step at hand: a Softmax
+            over another axis than the features', an LSTMCell, a layer of one's own.
+        """
+        batch_size = check_size("batch_size", batch_size)
+        parts, given = [], Given()
+        for name, layer in self._leaves:
+            if isinstance(layer, LSTM) and not is_own(layer):
+                try:
+                    parts.append((name, layer.stream(batch_size)))
+                except ValueError as fault:
+                    raise ValueError(f"{name!r}: {fault}") from fault
+            elif isinstance(layer, Softmax) and not is_own(layer):
+                if layer.dim not in (-1, 1 if given.last else 2):
+                    raise ValueError(
+                        f"a stream has one step at a time: {who(name, layer)} may sum over several"
+                    )
+                parts.append((name, Softmax()))
+            elif is_own(layer) or isinstance(layer, (LSTMCell, Sequential)):
+                raise ValueError(
+                    f"a stream has one step at a time: {who(name, layer)} is not known to need no "
+                    "more; run it on what a stream of the layers before it gives"
+                )
+            elif not isinstance(layer, (Dropout, Last)):
+                parts.append((name, layer))
+            _, given = join({name: layer}, given)
+        if not any(isinstance(layer, LSTM) for _, layer in self._leaves):
+            raise ValueError("a stream needs a model with an LSTM, this one has none")
+        return ModelStream(self, batch_size, parts, given.features)
 
     def _d_states(self, d_states, shapes):
         """The gradients of final states by name, checked before anything is added anywhere."""

@@ -1,10 +1,14 @@
-"""Stream: a live state over weights that it shares with the layer and with other streams."""
+"""Stream: a live state over weights that it shares with the layer and with other streams.
+
+Of one LSTM, or, as a ModelStream, of all LSTMs in a Sequential.
+"""
 
 import functools
 
 import numpy as np
 
 from .arrays import as_float, as_rows
+from .chain import check_layouts
 from .packing import uniform_sizes
 from .parameters import check_size
 
@@ -40,7 +44,7 @@ class Stream:
     """
 
     def __init__(self, lstm, batch_size=1):
-        if not hasattr(lstm, "stream"):
+        if not (hasattr(lstm, "stream") and hasattr(lstm, "num_layers")):
             raise TypeError(f"a stream needs an LSTM, got {type(lstm).__name__}")
         if lstm.bidirectional:
             raise ValueError(
@@ -149,30 +153,198 @@ class Stream:
         h, c = self._lstm._states(state, self.batch_size, True)
         self._h[...], self._c[...] = h, c
 
-    def reset(self, mask=None):
-        """Set states to zero.
+    def reset(self, mask=None, to=None):
+        """Set states to zero, or to given ones.
 
         Parameters
         ----------
         mask : bool array of shape (B,), optional
             Which streams begin anew; all if not given.
+        to : (h, c), optional
+            What they begin with: arrays as `state`'s, of which the rows in `mask` are taken, or of
+            shape (layers, P) and (layers, H), with which each of them begins. Zeros if not given.
 
         Raises
         ------
-        ValueError
-            If `mask` is not B booleans.
+        ValueError, TypeError
+            If `mask` is not B booleans, or `to` does not fit; no state has changed.
+
+        Examples
+        --------
+        >>> stream = fastlstm.LSTM(1, 2).stream(batch_size=3)
+        >>> stream.reset([False, True, False], to=(np.ones((1, 2)).tolist(), [[4.0, 5.0]]))
+        >>> stream.state[1].tolist()
+        [[[0.0, 0.0], [4.0, 5.0], [0.0, 0.0]]]
         """
-        if mask is None:
-            mask = np.ones(self.batch_size, bool)
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != (self.batch_size,):
-            raise ValueError(
-                f"mask must be {self.batch_size} booleans, got {mask.dtype} of shape {mask.shape}"
-            )
-        self._h[:, mask] = self._c[:, mask] = 0
+        mask = _check_mask(mask, self.batch_size)
+        self._begin(mask, *self._starts(to))
+
+    def _starts(self, to):
+        """Given states, checked, as (h, c) of all streams; zeros if there are none."""
+        if to is None:
+            to = self._lstm._states(None, 1, True)
+        else:
+            pair = isinstance(to, (tuple, list)) and len(to) == 2
+            one = pair and all(np.ndim(state) == 2 for state in to)  # for all streams
+            to = self._lstm._states(to, 1 if one else self.batch_size, not one, "to")
+        shapes = self._h.shape, self._c.shape
+        return [np.broadcast_to(s, shape) for s, shape in zip(to, shapes, strict=True)]
+
+    def _begin(self, mask, h, c):
+        self._h[:, mask], self._c[:, mask] = h[:, mask], c[:, mask]
 
     def __repr__(self):
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
+
+
+class ModelStream:
+    """B sequences that arrive step by step through a whole model; made by `Sequential.stream`.
+
+    As `Stream`, with a state for each LSTM. Every step gives what the model would give if the
+    sequence ended there: so a Last passes on each step's output. Dropout is off.
+
+    Parameters
+    ----------
+    model : Sequential
+    batch_size : int
+        B.
+    parts : list of (name, Stream or layer)
+        What a step goes through, one after the other.
+    features : int
+        F, how many values a step gives.
+
+    Examples
+    --------
+    >>> model = fastlstm.Sequential({"lstm": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)})
+    >>> x = np.ones((5, 2, 3), np.float32)
+    >>> stream = model.stream(batch_size=2)
+    >>> steps = np.stack([stream.step(x_t) for x_t in x])
+    >>> np.allclose(steps, model(x), atol=1e-6)
+    True
+    >>> h, c = stream.state["lstm"]
+    """
+
+    def __init__(self, model, batch_size, parts, features):
+        self._model, self.batch_size, self._parts = model, batch_size, parts
+        self._streams = {name: part for name, part in parts if isinstance(part, Stream)}
+        self._shape = batch_size, features
+
+    def __copy__(self):
+        """A stream at the same point, with states of its own, over the same weights."""
+        copy = self._model.stream(self.batch_size)
+        copy.state = self.state
+        return copy
+
+    def step(self, x, out=None):
+        """Advance every stream by one step.
+
+        Parameters
+        ----------
+        x : array of shape (B, I), or B integers if the model begins with an Embedding
+        out : ndarray of shape (B, F), optional
+            C-contiguous, of the model's dtype: filled and returned. May not be `x`'s memory.
+
+        Returns
+        -------
+        ndarray of shape (B, F)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; the states have not moved.
+        """
+        if out is not None:
+            _check_out(out, self._shape, self._model.dtype)
+        x = self._model._arrange(x)
+        for _, part in self._parts[:-1]:
+            x = part.step(x) if isinstance(part, Stream) else part(x)
+        last = self._parts[-1][1]
+        if isinstance(last, Stream):
+            return last.step(x, out)
+        y = last(x)
+        if out is None:
+            return y
+        out[...] = y
+        return out
+
+    def run(self, x):
+        """Advance every stream by a chunk of steps: the same values as step by step.
+
+        Parameters
+        ----------
+        x : array of shape (T, B, ...), or (B, T, ...) if the LSTMs are `batch_first`
+            As the model takes it. T may be 0.
+
+        Returns
+        -------
+        ndarray of shape (T, B, F), or (B, T, F)
+            A value for every step, behind a Last too.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; the states have not moved.
+        """
+        check_layouts(self._model._layouts)
+        x = self._model._arrange(x)
+        for _, part in self._parts:
+            x = part.run(x) if isinstance(part, Stream) else part(x)
+        return x
+
+    @property
+    def state(self):
+        """A dict of (h, c) by the LSTMs' names, copies; assign to resume."""
+        return {name: stream.state for name, stream in self._streams.items()}
+
+    @state.setter
+    def state(self, states):
+        states = by_name("state", states, list(self._streams))
+        if missing := [name for name in self._streams if states.get(name) is None]:
+            raise ValueError(
+                f"state: Expected (h, c) of every LSTM, got none for {missing}; reset() makes "
+                "states zero"
+            )
+        whole = {
+            name: stream._lstm._states(states[name], self.batch_size, True, f"state[{name!r}]")
+            for name, stream in self._streams.items()
+        }
+        for name, stream in self._streams.items():
+            stream.state = whole[name]
+
+    def reset(self, mask=None, to=None):
+        """Set states to zero, or to given ones.
+
+        Parameters
+        ----------
+        mask : bool array of shape (B,), optional
+            Which streams begin anew; all if not given.
+        to : dict of str -> (h, c), list of those, or one (h, c), optional
+            What they begin with, by the LSTMs' names, in their order, or for the only one; each as
+            in `Stream.reset`. Zeros where there is none.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `mask` is not B booleans, or `to` does not fit; no state has changed.
+        """
+        mask = _check_mask(mask, self.batch_size)
+        to = by_name("to", to, list(self._streams))
+        starts = {name: stream._starts(to.get(name)) for name, stream in self._streams.items()}
+        for name, stream in self._streams.items():
+            stream._begin(mask, *starts[name])
+
+    def __repr__(self):
+        return f"ModelStream({self._model!r}, batch_size={self.batch_size})"
+
+
+def _check_mask(mask, batch_size):
+    """A mask of streams; None is all of them."""
+    mask = np.ones(batch_size, bool) if mask is None else np.asarray(mask)
+    if mask.dtype != bool or mask.shape != (batch_size,):
+        raise ValueError(
+            f"mask must be {batch_size} booleans, got {mask.dtype} of shape {mask.shape}"
+        )
+    return mask
 
 
 def by_name(what, states, names):
@@ -216,18 +388,23 @@ def _step(lstm, h, c, x, out):
         raise ValueError(f"x must have shape {(rows, lstm.input_size)}, got {x.shape}")
     if out is None:
         out = np.empty(shape, lstm.dtype)
-    elif (
+    else:
+        _check_out(out, shape, lstm.dtype)
+    lstm._stacks()[0].run(as_rows(x), uniform_sizes(1, rows), h, c, out, lstm.num_threads)
+    return out
+
+
+def _check_out(out, shape, dtype):
+    if (
         type(out) is not np.ndarray
         or out.shape != shape
-        or out.dtype != lstm.dtype
+        or out.dtype != dtype
         or not out.flags.carray
     ):
         raise ValueError(
-            f"out must be a writable C-contiguous {lstm.dtype} array of shape {shape}, got "
+            f"out must be a writable C-contiguous {dtype} array of shape {shape}, got "
             + _describe(out)
         )
-    lstm._stacks()[0].run(as_rows(x), uniform_sizes(1, rows), h, c, out, lstm.num_threads)
-    return out
 
 
 def _describe(out):

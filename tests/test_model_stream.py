@@ -1,0 +1,306 @@
+"""Live streams through whole models, and states that streams begin with."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+import fastlstm
+from fastlstm import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Linear,
+    LSTMCell,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from fastlstm.parameters import Layer
+
+B, T = 3, 7
+
+
+def _random(*shape, seed=0, dtype="float32"):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def _models(engine="auto", dtype="float32", batch_first=False):
+    """name -> (model, its input (T, B, ...), whether it ends behind a Last)."""
+    options = {"engine": engine, "dtype": dtype, "batch_first": batch_first}
+    x = _random(T, B, 4, dtype=dtype)
+    return {
+        "every step": (Sequential(LSTM(4, 5, 2, **options, seed=1), Dropout(0.5),
+                                  Linear(5, 3, dtype=dtype, seed=2), Tanh()), x, False),
+        "last": (Sequential({"rnn": LSTM(4, 5, proj_size=3, **options, seed=1), "last": Last(),
+                             "fc": Linear(3, 2, dtype=dtype, seed=2), "p": Softmax(1)}), x, True),
+        "tokens": (Sequential(Embedding(9, 4, dtype=dtype, seed=1), LSTM(4, 5, **options, seed=2)),
+                   np.random.default_rng(0).integers(0, 9, (T, B)), False),
+        "nested": (Sequential({"in": Linear(4, 6, dtype=dtype, seed=1), "act": ReLU(),
+                               "body": Sequential(LSTM(6, 5, **options, seed=2), Sigmoid(),
+                                                  LSTM(5, 4, 2, **options, seed=3)),
+                               "head": Sequential(Last(), Dropout(0.1), Softmax())}), x, True),
+    }  # fmt: skip
+
+
+NAMES = list(_models())
+
+
+def _prefixes(model, x, batch_first, ends):
+    """What the model gives at each step, (T, B, F): its outputs, or those of each prefix of x."""
+    model = copy.deepcopy(model).eval()
+    given = x.swapaxes(0, 1) if batch_first else x
+    if not ends:
+        y = model(given)
+        return y.swapaxes(0, 1) if batch_first else y
+    return np.stack([model(given[:, :t] if batch_first else given[:t]) for t in range(1, T + 1)])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_and_chunks_are_the_model(native, dtype, name, batch_first):
+    """Bit for bit; in training mode too, without dropout."""
+    model, x, ends = _models("native", dtype, batch_first)[name]
+    expected = _prefixes(model, x, batch_first, ends)
+    stream = model.train().stream(B)
+    assert_same_bits(np.stack([stream.step(x_t) for x_t in x]), np.ascontiguousarray(expected))
+    stream.reset()
+    parts = []
+    for piece in (x[:1], x[1:1], x[1:4], x[4:]):
+        y = stream.run(piece.swapaxes(0, 1) if batch_first else piece)
+        parts.append(y.swapaxes(0, 1) if batch_first else y)
+    assert_same_bits(np.concatenate(parts), np.ascontiguousarray(expected))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_engines_are_close(engine, name):
+    model, x, ends = _models(engine)[name]
+    expected, stream = _prefixes(model, x, False, ends), model.stream(B)
+    got = np.stack([stream.step(x_t) for x_t in x])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_may_go_where_it_is_wanted(name):
+    model, x, _ = _models()[name]
+    one, other = model.stream(B), model.stream(B)
+    out = np.empty_like(one.step(x[0]))
+    assert other.step(x[0], out) is out
+    assert_same_bits(other.step(x[1], out=out), one.step(x[1]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_go_out_and_in(name):
+    """As a dict, with which another stream, and the model itself, go on."""
+    model, x, ends = _models()[name]
+    model.eval()
+    stream, other = model.stream(B), model.stream(B)
+    stream.run(x[:3])
+    other.state = stream.state
+    rest = stream.run(x[3:])
+    assert_same_bits(other.run(x[3:]), rest)
+    half = model.stream(B)
+    half.run(x[:3])
+    y, states = model(x[3:], half.state)
+    assert_same_bits(y, rest[-1] if ends else rest)
+    for name, pair in stream.state.items():
+        for one, same in zip(pair, states[name], strict=True):
+            assert_same_bits(one, same)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_branches_off(name, copied):
+    model, x, _ = _models()[name]
+    stream = model.stream(B)
+    stream.step(x[0])
+    branch = copied(stream)
+    expected = stream.step(x[1])
+    stream.step(x[2])
+    assert_same_bits(branch.step(x[1]), expected)
+
+
+def test_several_streams_have_states_of_their_own():
+    model, x, _ = _models()["nested"]
+    one, other = model.stream(B), model.stream(B)
+    first = one.step(x[0])
+    one.step(x[1])
+    assert_same_bits(other.step(x[0]), first)
+    assert list(one.state) == ["body.0", "body.2"]
+
+
+def test_new_weights_count_from_the_next_step():
+    model, x, _ = _models()["every step"]
+    stream = model.stream(B)
+    stream.step(x[0])
+    model[2].bias = np.full(3, 7, np.float32)
+    assert stream.step(x[1]).min() > 0.99
+
+
+# ---- reset ----------------------------------------------------------------------------------
+
+
+def test_reset_of_an_lstms_stream_to_states(engine):
+    """Whole arrays, of which the masked rows are taken, or one state for each."""
+    lstm = LSTM(4, 5, 2, proj_size=3, engine=engine, seed=0)
+    stream, x = lstm.stream(B), _random(T, B, 4)
+    h, c = _random(2, B, 3), _random(2, B, 5, seed=1)
+    mask = np.array([True, False, True])
+    for to, rows in (((h, c), (h, c)), ((h[:, 0], c[:, 0]), (h[:, :1], c[:, :1]))):
+        stream.reset(to=to)
+        for got, wanted in zip(stream.state, rows, strict=True):
+            assert_same_bits(got, np.ascontiguousarray(np.broadcast_to(wanted, got.shape)))
+        stream.step(x[0])
+        before = stream.state
+        stream.reset(mask, to)
+        for got, kept, wanted in zip(stream.state, before, rows, strict=True):
+            wanted = np.broadcast_to(wanted, got.shape)
+            assert_same_bits(got, np.where(mask[:, None], wanted, kept))
+    expected = lstm(x, (h, c))[0]
+    stream.reset(to=[h.tolist(), c.tolist()])
+    np.testing.assert_allclose(stream.run(x), expected, rtol=0, atol=1e-6)
+
+
+def test_reset_of_a_models_stream():
+    """By name, in a list, as one pair; what is not named begins with zeros."""
+    model, x, _ = _models()["nested"]
+    stream = model.stream(B)
+    stream.run(x)
+    states, mask = stream.state, [False, True, False]
+    stream.reset()
+    assert not any(s.any() for pair in stream.state.values() for s in pair)
+    stream.reset(to=states)
+    _assert_states(stream.state, states)
+    stream.run(x)
+    later = stream.state
+    for to in ({"body.2": states["body.2"]}, [None, states["body.2"]]):
+        stream.state = later
+        stream.reset(mask, to)
+        for name in states:
+            for got, kept, wanted in zip(
+                stream.state[name], later[name], states[name], strict=True
+            ):
+                wanted = wanted if name == "body.2" else np.zeros_like(wanted)
+                assert_same_bits(got, np.where(np.array(mask)[:, None], wanted, kept))
+    single = _models()["last"][0].stream(B)
+    single.reset(to=(np.ones((1, 3), np.float32), np.ones((1, 5), np.float32)))
+    assert all((s == 1).all() for s in single.state["rnn"])
+
+
+def _assert_states(got, expected):
+    assert list(got) == list(expected)
+    for name in got:
+        for one, other in zip(got[name], expected[name], strict=True):
+            assert_same_bits(one, other)
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+
+class Own(Layer):
+    def __init__(self):
+        super().__init__({})
+
+    def __call__(self, input):
+        return input
+
+
+ONE_STEP = "a stream has one step at a time: "
+BACKWARD = "a stream needs a unidirectional LSTM: the backward direction begins at the end, which "
+
+
+@pytest.mark.parametrize(
+    "model, sentence",
+    [
+        (Sequential({"a": Sequential({"rnn": LSTM(4, 5, bidirectional=True)})}),
+         f"'a.rnn': {BACKWARD}a live stream does not have"),
+        (Sequential(LSTM(4, 5), Own()),
+         ONE_STEP + "'1' (Own()) is not known to need no more; run it on what a stream of the "
+         "layers before it gives"),
+        (Sequential(LSTM(4, 5), Last(), LSTMCell(5, 2)),
+         ONE_STEP + "'2' (LSTMCell(5, 2)) is not known to need no more; run it on what a stream of "
+         "the layers before it gives"),
+        (Sequential(LSTM(4, 5), Softmax(0)),
+         ONE_STEP + "'1' (Softmax(dim=0)) may sum over several"),
+        (Sequential(LSTM(4, 5), Softmax(1)),
+         ONE_STEP + "'1' (Softmax(dim=1)) may sum over several"),
+        (Sequential(LSTM(4, 5), Last(), Softmax(0)),
+         ONE_STEP + "'2' (Softmax(dim=0)) may sum over several"),
+        (Sequential(Linear(4, 5)), "a stream needs a model with an LSTM, this one has none"),
+        (Sequential(), "a stream needs a model with an LSTM, this one has none"),
+    ],
+)  # fmt: skip
+def test_models_without_a_stream(model, sentence):
+    with pytest.raises(ValueError) as caught:
+        model.stream()
+    assert str(caught.value) == sentence
+
+
+OUT = "out must be a writable C-contiguous float32 array of shape (3, 4), got "
+H, C = np.zeros((1, B, 5), np.float32), np.zeros((2, B, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "call, kind, sentence",
+    [
+        (lambda s: s.step(_random(B, 3)), ValueError,
+         "Linear: Expected input of shape (..., 4), got (3, 3)"),
+        (lambda s: s.step(_random(2, 4)), ValueError, "x must have shape (3, 6), got (2, 6)"),
+        (lambda s: s.step(_random(B, 4), np.empty((B, 5), np.float32)), ValueError,
+         OUT + "float32 of shape (3, 5)"),
+        (lambda s: s.step(_random(B, 4), out=np.empty((B, 4))), ValueError,
+         OUT + "float64 of shape (3, 4)"),
+        (lambda s: s.run(_random(T, 2, 4)), ValueError,
+         "x must have shape (T, 3, 6), got (7, 2, 6)"),
+        (lambda s: s.reset([True]), ValueError, "mask must be 3 booleans, got bool of shape (1,)"),
+        (lambda s: s.reset(to={"rnn": (H, H)}), ValueError,
+         "to: Expected states of 'body.0', 'body.2', got some of ['rnn']"),
+        (lambda s: s.reset(to={"body.0": (H, H), "body.2": (H, H)}), ValueError,
+         "Expected hidden[0] size (2, 3, 4), got [1, 3, 5]"),
+        (lambda s: s.reset(to={"body.0": H}), TypeError,
+         "to must be a tuple (h_0, c_0), got ndarray of shape (1, 3, 5)"),
+        (lambda s: setattr(s, "state", {"body.0": (H, H)}), ValueError,
+         "state: Expected (h, c) of every LSTM, got none for ['body.2']; reset() makes states "
+         "zero"),
+        (lambda s: setattr(s, "state", None), ValueError,
+         "state: Expected (h, c) of every LSTM, got none for ['body.0', 'body.2']; reset() makes "
+         "states zero"),
+        (lambda s: setattr(s, "state", {"body.0": (H, H), "body.2": (C, H)}), ValueError,
+         "Expected hidden[1] size (2, 3, 4), got [1, 3, 5]"),
+    ],
+)  # fmt: skip
+def test_errors_leave_the_states_where_they_were(call, kind, sentence):
+    stream = _models()["nested"][0].stream(B)
+    stream.step(_random(B, 4))
+    before = stream.state
+    with pytest.raises(kind) as caught:
+        call(stream)
+    assert str(caught.value) == sentence
+    _assert_states(stream.state, before)
+
+
+def test_layouts_that_part_later_are_refused():
+    model = Sequential(LSTM(4, 4), LSTM(4, 4))
+    stream = model.stream(B)
+    model[0].batch_first = True
+    with pytest.raises(ValueError, match="one takes for steps what is sequences for the other"):
+        stream.run(_random(B, B, 4))
+
+
+def test_errors_of_the_number_of_streams():
+    with pytest.raises(ValueError, match="^batch_size must be greater than zero, got 0$"):
+        Sequential(LSTM(4, 5)).stream(0)
+    with pytest.raises(TypeError, match="^a stream needs an LSTM, got Sequential$"):
+        fastlstm.Stream(Sequential(LSTM(4, 5)))
+
+
+def test_repr():
+    stream = Sequential(LSTM(4, 5)).stream(3)
+    assert repr(stream) == "ModelStream(Sequential(\n  (0): LSTM(4, 5)\n), batch_size=3)"
