@@ -12,7 +12,7 @@ from array import array
 
 import numpy as np
 
-from .times import NUMBER, breaks, continued, looks_like_a_date, read_times, span
+from .times import breaks, continued, looks_like_a_date, read_times, span
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
@@ -159,13 +159,13 @@ def read_tables(
 
 def number(text, decimal="."):
     """The finite number in a text, or None: digits alone, not all that `float` takes."""
-    text = text.strip()
     if decimal != ".":
         text = text.replace(".", " ").replace(decimal, ".")
-    if not NUMBER.fullmatch(text):
+    try:
+        value = float(text)
+    except ValueError:
         return None
-    value = float(text)
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) and text.isascii() and "_" not in text else None
 
 
 class _File:

@@ -194,23 +194,24 @@ def _all_matches(form, labels):
 
 def _dates(matches, order=None):
     """The `Times` of a form's matches, a, b and c being y, m, d in this order; None if wrong."""
-    names = matches[0].re.groupindex
-    places = dict(zip(order, "abc", strict=True)) if order else {}
+    names = list(matches[0].re.groupindex)
+    columns = zip(*(match.group(*names) for match in matches), strict=True)
+    texts = dict(zip(names, columns, strict=True))
+    for place, name in zip("abc", order or "", strict=False):
+        texts[name] = texts[place]
 
     def numbers(name, default=0):
-        name = places.get(name, name)
-        if name not in names:
+        if name not in texts:
             return np.full(len(matches), default)
-        texts = (match[name] for match in matches)
-        return np.array([default if text is None else int(text) for text in texts])
+        return np.array([default if text is None else int(text) for text in texts[name]])
 
     years, days = numbers("y"), numbers("d", 1)
-    short = [len(match[places.get("y", "y")]) == 2 for match in matches]
+    short = np.array(list(map(len, texts["y"]))) == 2
     years = np.where(short, years + np.where(years < 69, 2000, 1900), years)
-    if "mon" in names:
+    if "mon" in texts:
         short_names = [name[:3].lower() for name in _MONTHS]
-        months = np.array([short_names.index(m["mon"][:3].lower()) + 1 for m in matches])
-    elif "q" in names:
+        months = np.array([short_names.index(text[:3].lower()) + 1 for text in texts["mon"]])
+    elif "q" in texts:
         months = numbers("q") * 3 - 2
     else:
         months = numbers("m", 1)
@@ -218,34 +219,33 @@ def _dates(matches, order=None):
         return None
     first = ((years - 1970) * 12 + months - 1).astype("M8[M]")
     dates = first.astype("M8[D]") + (days - 1)
-    if "w" in names:  # week 1 has January 4 in it
+    if "w" in texts:  # week 1 has January 4 in it
         fourth = first.astype("M8[D]") + 3
-        dates = (
-            fourth - (fourth.astype(int) + 3) % 7 + (numbers("w") - 1) * 7 + numbers("wd", 1) - 1
-        )
+        monday = fourth - (fourth.astype(int) + 3) % 7
+        dates = monday + 7 * (numbers("w") - 1) + numbers("wd", 1) - 1
     elif not (dates.astype("M8[M]") == first).all():
         return None
-    if "H" not in names or all(match["H"] is None for match in matches):
-        return Times(dates, _Writer(matches, order, None))
+    if not any(texts.get("H", ())):
+        return Times(dates, _Writer(matches, texts, order, None))
     hours, minutes, seconds = numbers("H"), numbers("M"), numbers("S")
-    if "ap" in names:
-        halves = [match["ap"] and match["ap"][0].lower() for match in matches]
-        hours = np.where(
-            [h is None for h in halves], hours, hours % 12 + 12 * (np.array(halves) == "p")
-        )
+    if any(texts.get("ap", ())):
+        halves = np.array([(text or "-")[0].lower() for text in texts["ap"]])
+        hours = np.where(halves == "-", hours, hours % 12 + 12 * (halves == "p"))
     if not ((hours < 24) & (minutes < 60) & (seconds < 60)).all():
         return None
-    fractions = [match["f"] or "" if "f" in names else "" for match in matches]
-    fine = max(map(len, fractions)) > 6
-    unit, digits = ("ns", 9) if fine else ("us", 6)
-    parts = np.array([int(f.ljust(digits, "0")) for f in fractions])
+    digits = max((len(text or "") for text in texts.get("f", ())), default=0)
+    unit, digits = ("ns", 9) if digits > 6 else ("us", 6)
     clock = (hours * 3600 + minutes * 60 + seconds).astype("m8[s]").astype(f"m8[{unit}]")
-    values = dates.astype(f"M8[{unit}]") + clock + parts.astype(f"m8[{unit}]")
-    zones = [match["z"] if "z" in names else None for match in matches]
-    if len({zone is None for zone in zones}) > 1:
+    if any(texts.get("f", ())):
+        parts = [int((text or "").ljust(digits, "0")) for text in texts["f"]]
+        clock = clock + np.array(parts).astype(f"m8[{unit}]")
+    values = dates.astype(f"M8[{unit}]") + clock
+    zones = set(texts.get("z", [None]))
+    if None in zones and len(zones) > 1:
         raise ValueError("some times have an offset from UTC, and others have none")
-    offsets = np.array([_offset(zone) for zone in zones]).astype("m8[m]")
-    return Times(values - offsets, _Writer(matches, order, offsets[-1]))
+    offsets = {zone: _offset(zone) for zone in zones}
+    away = np.array([offsets[zone] for zone in texts.get("z", [None])]).astype("m8[m]")
+    return Times(values - away, _Writer(matches, texts, order, away[-1]))
 
 
 def _offset(zone):
@@ -298,24 +298,23 @@ def _spans(match):
 class _Writer:
     """Writes times in the form of the labels that were read, by filling in one of them anew."""
 
-    def __init__(self, matches, order, offset):
+    def __init__(self, matches, texts, order, offset):
         self.letters = dict(zip("abc", order or "", strict=False))
         self.offset = offset
-        self.model = max(reversed(matches), key=lambda match: len(_spans(match)))
-        whole = "f" in self.model.re.groupindex and any(match["f"] for match in matches)
-        self.digits = 0 if not whole else 9 if any(len(m["f"] or "") > 6 for m in matches) else 6
-        self.bare = self._without_zeros(matches)
-        named = "mon" in self.model.re.groupindex
-        months = {match["mon"].lower() for match in matches} if named else set()
-        self.letters_of_month = None if any(len(m) > 3 for m in months - {"sept"}) else 3
-
-    def _without_zeros(self, matches):
-        """The parts that are written 1 and not 01: by themselves, or as others of the date are."""
-        parts = {name: [m[name] for m in matches if m[name]] for name in _spans(self.model)}
-        bare = {name for name, texts in parts.items() if 1 in map(len, texts)}
-        led = {name for name, texts in parts.items() if any(text[0] == "0" for text in texts)}
-        date = {"a", "b", "c", "m", "d"} & set(parts)
-        return (bare | date if bare & date else bare) - led
+        here = {name: set(column) - {None} for name, column in texts.items()}
+        here = {name: column for name, column in here.items() if column}
+        whole = (
+            m for m in reversed(matches) if all(m[name] for name in here if name in m.re.groupindex)
+        )
+        self.model = next(whole, matches[-1])  # a label with all the parts that any has
+        self.digits = 9 if any(len(text) > 6 for text in here.get("f", ())) else 6
+        months = {text.lower() for text in here.get("mon", ())} - {"sept"}
+        self.letters_of_month = None if any(len(text) > 3 for text in months) else 3
+        # what is written 1 and not 01: by itself, or as the other numbers of the date are
+        bare = {name for name, column in here.items() if 1 in map(len, column)}
+        led = {name for name, column in here.items() if any(text[0] == "0" for text in column)}
+        date = {"m", "d"} & set(here)
+        self.bare = (bare | date if bare & date else bare) - led
 
     def __call__(self, values):
         return [self._write(value) for value in values]
@@ -325,11 +324,11 @@ class _Writer:
         moment = local.astype("M8[us]").item()
         text = self.model[0]
         for name, (start, stop) in sorted(_spans(self.model).items(), key=lambda i: -i[1][0]):
-            part = self._part(self.letters.get(name, name), name, moment, local, text[start:stop])
+            part = self._part(self.letters.get(name, name), moment, local, text[start:stop])
             text = text[:start] + part + text[stop:]
         return text
 
-    def _part(self, letter, name, moment, local, old):
+    def _part(self, letter, moment, local, old):
         twelve = "ap" in self.model.re.groupindex and self.model["ap"]
         numbers = {
             "d": moment.day, "m": moment.month, "q": (moment.month + 2) // 3, "M": moment.minute,
@@ -352,7 +351,7 @@ class _Writer:
         if letter == "z":
             return old
         number = str(numbers[letter])
-        return number if name in self.bare or letter == "q" else number.zfill(len(old))
+        return number if letter in self.bare or letter == "q" else number.zfill(max(2, len(old)))
 
 
 def _in_case(word, old):
