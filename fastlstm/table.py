@@ -269,6 +269,10 @@ def _find_times(file, groups, date_format):
     if date_format is not None:
         return file.formatted(date_format)
     times = None if file.first is None else file.times(file.first)
+    if times is None and file.first is not None:
+        labels = file.texts[file.first]
+        if max(len({labels[row] for row in rows}) for rows in groups) > 1:
+            raise ValueError(f"{file.where(file.first)}: {_what_words_are(file, labels)}")
     if times is not None and times.are_dates:
         return file.first, times
     if times is not None:
@@ -278,13 +282,8 @@ def _find_times(file, groups, date_format):
             return file.first, times
     if file.dated is not None:
         return file.dated, file.times(file.dated)
-    if times is not None:
-        return (file.first, times) if _are_times(file, steps, times.values) else None
-    if file.first is not None:
-        labels = file.texts[file.first]
-        different = [len({labels[row] for row in rows}) for rows in groups]
-        if max(different) > 1:
-            raise ValueError(f"{file.where(file.first)}: {_what_words_are(file, labels)}")
+    if times is not None and _are_times(file, steps, times.values):
+        return file.first, times
     return None
 
 
@@ -311,7 +310,7 @@ def _what_words_are(file, labels):
     return (
         f"{name!r} holds no times that are known here, but words ({some}). Where each is a series "
         f"of its own give --group {name}; where they are times say how with --date-format; "
-        "otherwise leave the column out"
+        "otherwise put it behind another column"
     )
 
 

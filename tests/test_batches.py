@@ -90,6 +90,37 @@ def test_masked_targets_count_for_nothing():
     np.testing.assert_allclose(history["validation_loss"], [np.nanmean(error)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_weights_of_steps_and_a_mask_of_values_in_a_training(flat):
+    series = _series(40, 3).astype("f4")
+    series[np.random.default_rng(0).random((40, 3)) < 0.3] = np.nan
+    series[:, 0] = np.arange(40) / 40
+    weights = np.random.default_rng(1).random(40)
+    options = {"inputs": [0], "targets": [1, 2], "weights": weights, "mask_missing": True}
+    if flat:
+        options |= {"horizon": 2, "flat": True}
+        layers = fastlstm.LSTM(1, 3, seed=0), fastlstm.Last(), fastlstm.Linear(3, 4, seed=0)
+    else:
+        options |= {"horizon": 5, "lead": -4}
+        layers = fastlstm.LSTM(1, 3, seed=0), fastlstm.Linear(3, 2, seed=0)
+    data, model = Windows(series, 5, **options), fastlstm.Sequential(*layers)
+    y, error, weight = fastlstm.predict(model, data), 0, 0
+    for n in range(len(data)):
+        for step in range(options["horizon"]):
+            at = n + step + (5 if flat else 0)
+            for target in range(2):
+                if not np.isnan(truth := series[at, 1 + target]):
+                    value = y[n].ravel()[2 * step + target]
+                    error += weights[at] * (value - truth) ** 2
+                    weight += weights[at]
+    history = fastlstm.fit(
+        model, data, fastlstm.MSELoss(), fastlstm.SGD(model, lr=1e-30), 1, 7, validation=data,
+        verbose=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(history["validation_loss"], [error / weight], rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], [error / weight], rtol=1e-5)
+
+
 def _ragged(lengths, features=2, dtype="float32"):
     return [_series(T, features, k).astype(dtype) for k, T in enumerate(lengths)]
 
@@ -164,6 +195,20 @@ def test_sequences_are_standardised():
         ValueError,
         "Expected sequences of features for a standardizer, got tokens",
     )
+
+
+def test_sequences_mask_targets_that_are_missing():
+    sequences = _ragged([2, 3])
+    targets = [np.array([[1, np.nan], [2, 3]]), np.array([[np.nan, np.nan], [4, 5], [6, 7.0]])]
+    batch = Sequences(sequences, targets, mask_missing=True)[[0, 1]]
+    assert batch.mask.tolist() == [
+        [[True, False], [True, True], [False, False]],
+        [[False, False], [True, True], [True, True]],
+    ]
+    one_each = Sequences(sequences, [np.nan, 2.0], mask_missing=True)[[0, 1]]
+    assert one_each.mask.tolist() == [False, True]
+    assert Sequences(sequences, [1, 2], mask_missing=True)[[0, 1]].mask.tolist() == [True, True]
+    assert Sequences(sequences, [t[:, 1] for t in targets])[[0]].mask.tolist() == [[True, True]]
 
 
 def test_sequences_take_weights():

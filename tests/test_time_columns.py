@@ -290,9 +290,13 @@ def test_a_first_column_of_words_is_a_group_or_refused():
     write(np.repeat([3, 7], 40), VALUES, names=("store", "x"))
     with pytest.raises(ValueError, match="'store' holds runs of equal numbers.* give --group st"):
         read_table("x.csv", ["x"])
+    # though the times of one begin where those of the other end
+    write(np.repeat(["north", "south"], 40), DAYS, VALUES, names=("store", "date", "x"))
+    with pytest.raises(ValueError, match=r"'store' holds .* give --group store;"):
+        read_table("x.csv", ["x"])
     for kind in (["north", "south"], [7, 3]):
         write(np.repeat(kind, 40), [*DAYS[:40], *DAYS[:40]], VALUES, names=("store", "date", "x"))
-        with pytest.raises(ValueError, match=r"line 42: 2024-01-25 does .* need --group"):
+        with pytest.raises(ValueError, match=r"line 42: .* need --group|give --group store;"):
             read_table("x.csv", ["x"])
         for rows in (slice(None), np.arange(80).reshape(2, 40).T.ravel()):  # one by one, in turn
             stores, dates = np.repeat(kind, 40)[rows], np.tile(DAYS[:40], 2)[rows]
@@ -419,7 +423,7 @@ def test_a_part_in_the_middle_may_be_held_out_whole(capsys):
 
 def test_each_store_is_a_series(capsys):
     write(np.repeat(["a", "b"], 40), np.tile(DAYS[:40], 2), VALUES, names=("store", "date", "x"))
-    assert "need --group" in refused(capsys, TRAIN)
+    assert "give --group store" in refused(capsys, TRAIN)
     run(TRAIN, "--group", "store")
     a, b = VALUES[:40, None], VALUES[40:, None]
     f = assert_as_by_api(capsys, [a[:32], b[:32]], [(a, 32), (b, 32)])

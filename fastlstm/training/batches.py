@@ -137,6 +137,8 @@ class Sequences:
         How much each sequence counts in the loss, or each step that has a target.
     standardizer : Standardizer, optional
         What the sequences, not the targets, pass through, batch by batch.
+    mask_missing : bool
+        Take targets that are nan out of the loss, by the batches' mask.
     dtype : {"float32", "float64"}
         Of features and targets in a batch. Tokens and integer targets become int64.
 
@@ -166,9 +168,11 @@ class Sequences:
     """
 
     def __init__(
-        self, sequences, targets=None, *, weights=None, standardizer=None, dtype="float32"
+        self, sequences, targets=None, *, weights=None, standardizer=None, mask_missing=False,
+        dtype="float32",
     ):  # fmt: skip
         self.dtype = check_dtype(dtype)
+        self.mask_missing = check_bool("mask_missing", mask_missing)
         self.sequences, self.tokens = _as_sequences(sequences)
         self.lengths = np.array([len(s) for s in self.sequences], np.int64)
         if standardizer is not None and self.tokens:
@@ -239,11 +243,16 @@ class Sequences:
             weights = _pad(self.weights, rows)
         else:
             weights = None if self.weights is None else self.weights[rows]
-        if not self.per_step:
-            y = None if self.targets is None else self._cast(self.targets[rows], self._classes)
-            return Batch(x, y, weights, lengths=lengths)
-        y = self._cast(_pad(self.targets, rows), self._classes)
-        return Batch(x, y, weights, np.arange(x.shape[1]) < lengths[:, None], lengths)
+        if self.targets is None:
+            return Batch(x, None, weights, lengths=lengths)
+        targets = _pad(self.targets, rows) if self.per_step else self.targets[rows]
+        y, mask = self._cast(targets, self._classes), None
+        if self.per_step:
+            mask = np.arange(x.shape[1]) < lengths[:, None]
+        if self.mask_missing:
+            there = ~np.isnan(y)
+            mask = there if mask is None else there & mask.reshape(mask.shape + (1,) * (y.ndim - 2))
+        return Batch(x, y, weights, mask, lengths)
 
     def _cast(self, array, integers):
         return np.ascontiguousarray(array, np.int64 if integers else self.dtype)

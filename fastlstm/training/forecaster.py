@@ -402,6 +402,7 @@ def seasonal_naive(series, first, horizon, season=1):
     array([[2, 3, 2, 3],
            [5, 6, 5, 6]])
     """
+    check_order(series)
     table, _ = as_table(series)
     check_size("horizon", horizon), check_size("season", season)
     first = np.asarray(first)
