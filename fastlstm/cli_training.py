@@ -162,6 +162,8 @@ def _train(args):
     _check_plot(args.plot)
     if args.checkpoint is not None and args.checkpoint.resolve() == args.output.resolve():
         raise ValueError(f"--checkpoint and --output must be two files, got {args.output} for both")
+    if args.checkpoint is not None:
+        check_writable(args.checkpoint)
     inputs, targets = (list(dict.fromkeys(c)) for c in (args.inputs or args.targets, args.targets))
     columns = list(dict.fromkeys([*inputs, *targets]))
     tables = _read_tables(args, columns)
@@ -285,9 +287,8 @@ def _fit(args, forecaster, train, held_out):
     except ValueError as fault:
         if not str(fault).startswith(f"{resume}: "):
             raise
-        raise ValueError(
-            f"{fault}. To train anew remove it, or give another --checkpoint"
-        ) from None
+        what = str(fault).partition(". To go on")[0]  # what follows is for callers of `fit`
+        raise ValueError(f"{what}. To train anew remove it, or give another --checkpoint") from None
 
 
 def _report(state):

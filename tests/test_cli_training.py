@@ -336,6 +336,51 @@ def test_a_resumed_training_says_so_only_where_it_goes_on(capsys):
     assert sentence.startswith("training: the checkpoint is of another training: model was ")
 
 
+def test_a_checkpoint_of_another_table_or_with_other_options_is_refused(capsys):
+    """As many rows of tomorrow's table: another training, not one that is done."""
+    run(TRAIN, "--checkpoint", "training", "--epochs", "2")
+    advice = "To train anew remove it, or give another --checkpoint"
+    write(SERIES + YEARS[:, None] / 9)
+    sentence = error_of(capsys, TRAIN, "--checkpoint", "training")
+    assert sentence == (
+        "training: the checkpoint is of another training: data has other values; validation has "
+        f"other values. {advice}"
+    )
+    write(SERIES)
+    for option, was in (("--lr", "lr was 0.005"), ("--patience", "patience was 20")):
+        sentence = error_of(capsys, TRAIN, "--checkpoint", "training", option, "7")
+        assert sentence.startswith(f"training: the checkpoint is of another training: {was}, now")
+        assert sentence.endswith(f" it is 7. {advice}") or sentence.endswith(f" 7.0. {advice}")
+    changed = SERIES.copy()
+    changed[-1, 0] += 1  # in the validation part alone
+    write(changed)
+    sentence = error_of(capsys, TRAIN, "--checkpoint", "training")
+    assert sentence.endswith(f": validation has other values. {advice}")
+    write(SERIES)
+    run(TRAIN, "--checkpoint", "training")
+    run(TRAIN, "-o", "whole.npz")
+    assert_same_model("model.npz", "whole.npz")
+
+
+@pytest.mark.parametrize("option", ["--output", "--checkpoint", "--plot"])
+def test_destinations_are_tried_before_the_first_epoch(capsys, monkeypatch, option):
+    monkeypatch.setattr(cli_training, "fit", lambda *_, **__: pytest.fail("it trained"))
+    name = {"--output": "x.npz", "--checkpoint": "x", "--plot": "x.png"}[option]
+    os.mkdir(name)
+    assert error_of(capsys, TRAIN, option, name) == f"{name} cannot be written: it is a folder"
+    os.rmdir(name)
+
+    def refuse(path):
+        raise PermissionError(f"{path} cannot be written: Read-only file system")
+
+    monkeypatch.setattr(
+        cli_training,
+        "check_writable",
+        lambda path: refuse(path) if path.name == name else None,
+    )
+    assert error_of(capsys, TRAIN, option, name).endswith("Read-only file system")
+
+
 # --- forecast -------------------------------------------------------------------------------------
 
 
