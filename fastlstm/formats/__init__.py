@@ -354,11 +354,12 @@ def _check_into(model, **others):
 
 
 def _state_for(model, state, prefix):
-    """The arrays for a model of the caller's: as they are if they fit, or put together."""
+    """The arrays for a model of the caller's: put together, unless it wants the pieces itself."""
     prefix = _dotted(prefix)
     wanted = {prefix + name for name in model.state_dict()}
-    if not wanted <= state.keys():
-        state, faults = fold(state)
+    folded, faults = fold(state)
+    if wanted <= folded.keys() or not wanted <= state.keys():
+        state = folded
         if fault := next((faults[at] for at in faults if at.startswith(prefix)), None):
             raise ValueError(fault)
     inside = {name: array for name, array in state.items() if name.startswith(prefix)}
