@@ -8,6 +8,7 @@ from .arrays import as_float, as_rows
 from .batch import Packed, Padded, Ragged
 from .chain import Given, who
 from .engines import choose, stack, threads
+from .layouts import as_torch
 from .packing import batch_sizes_of, check_lengths, check_packed, rows_of, uniform_sizes
 from .parameters import (
     Layer,
@@ -299,6 +300,86 @@ class LSTM(Recurrent):
         super().__init__(cells, hidden_size, self._output_size, bias, dtype, engine, seed)
         self._asked_threads = num_threads  # a copy elsewhere counts its own processors
         self.num_threads = threads(num_threads, self.engine)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        kernel,
+        recurrent_kernel,
+        bias=None,
+        *,
+        layout="torch",
+        batch_first=False,
+        dtype=None,
+        engine="auto",
+        num_threads=None,
+    ):
+        """Make an LSTM of one layer of weights from elsewhere; the sizes are theirs.
+
+        Parameters
+        ----------
+        kernel : array, or list of four arrays
+            What multiplies the input.
+        recurrent_kernel : array, or list of four arrays
+            What multiplies the output of the step before.
+        bias : array, pair or list of four arrays, optional
+            No biases if left out.
+        layout : {"torch", "keras", "onnx", "matlab", "tflite", "flax"}
+            Whose shapes and order of the gates:
+
+            - torch: kernel (4H, I), recurrent kernel (4H, H), bias (4H,) or a pair of such, the
+              gates in the order i, f, g, o;
+            - keras: (I, 4H), (H, 4H), (4H,); i, f, g, o;
+            - onnx: W (D, 4H, I), R (D, 4H, H), B (D, 8H); i, o, f, g;
+            - matlab: InputWeights (4H, I), RecurrentWeights (4H, H), Bias (4H, 1), or 8H of each,
+              the forward direction first; i, f, g, o;
+            - tflite: lists of four (H, I), (H, H), (H,), for i, f, g and o;
+            - flax: lists of four (I, H), (H, H), (H,), for i, f, g and o; the bias is that of the
+              recurrent kernels.
+        batch_first, engine, num_threads
+            As for the class.
+        dtype : {"float32", "float64"}, optional
+            The kernel's if it is one of these, else float32.
+
+        Returns
+        -------
+        LSTM
+            In evaluation mode; bidirectional if there are weights of two directions.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no such layout, or a shape or type does not fit, with the shape expected.
+
+        Notes
+        -----
+        The activations are tanh and the logistic sigmoid; what was made with others (Keras 1's hard
+        sigmoid), with peepholes or with clipping gives other values.
+
+        Examples
+        --------
+        >>> kernel, recurrent_kernel, bias = np.ones((3, 8)), np.ones((2, 8)), np.zeros(8)
+        >>> fastlstm.LSTM.from_arrays(kernel, recurrent_kernel, bias, layout="keras")
+        LSTM(3, 2)
+        """
+        state = as_torch(kernel, recurrent_kernel, bias, layout)
+        (rows, input_size), biased = state["weight_ih_l0"].shape, bias is not None
+        if dtype is None:
+            first = kernel[0] if isinstance(kernel, (list, tuple)) else kernel
+            wide = str(getattr(first, "dtype", "")).endswith("float64")  # numbers have none
+            dtype = "float64" if wide else "float32"
+        lstm = cls(
+            input_size,
+            rows // 4,
+            bias=biased,
+            batch_first=batch_first,
+            bidirectional="weight_ih_l0_reverse" in state,
+            dtype=dtype,
+            engine=engine,
+            num_threads=num_threads,
+        )
+        lstm.load_state_dict(state)
+        return lstm.eval()
 
     def __setstate__(self, state):
         super().__setstate__(state)

@@ -73,7 +73,7 @@ class Layer:
 
     def __setattr__(self, name, value):
         if name in self.__dict__.get("_views", {}):
-            self._set({name: _as_parameter(value, name)})
+            self._set({name: as_parameter(value, name)})
         elif name in _STRUCTURE and name in self.__dict__:
             raise AttributeError(
                 f"{name} of {type(self).__name__} cannot be changed: build another layer"
@@ -471,7 +471,7 @@ def _holds_floats(array):
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _as_parameter(value, name):
+def as_parameter(value, name):
     """What may be assigned to a parameter: floats of any precision, or a list of numbers."""
     array = as_array(value, name)
     untyped = isinstance(value, (list, tuple, int))

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fastlstm"
 # modules may import each other, but for engines, of which none knows another.
 FLOORS = [
     ["engines", "arrays", "files", "npy", "terminal", "times", "wav"],
-    ["packing", "parameters", "table", "chain"],
+    ["packing", "parameters", "table", "chain", "layouts"],
     ["stream", "batch"],
     ["lstm"],
     ["layers"],

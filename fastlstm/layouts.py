@@ -1,0 +1,108 @@
+"""One LSTM layer's weights as other libraries lay them out, brought into torch's names and shapes.
+
+====== ========== ============ ================ =======================
+layout gates      kernel       recurrent kernel bias
+====== ========== ============ ================ =======================
+torch  i, f, g, o (4H, I)      (4H, H)          (4H,), or a pair of it
+keras  i, f, g, o (I, 4H)      (H, 4H)          (4H,)
+onnx   i, o, f, g (D, 4H, I)   (D, 4H, H)       (D, 8H): of W, then R
+matlab i, f, g, o (4H D, I)    (4H D, H)        (4H D, 1)
+tflite i, f, g, o four (H, I)  four (H, H)      four (H,)
+flax   i, f, g, o four (I, H)  four (H, H)      four (H,)
+====== ========== ============ ================ =======================
+
+D is 1, or 2 for both directions, the forward one first. Where there is one bias, ``bias_hh`` is 0.
+Sources: torch.nn.LSTM; keras.layers.LSTM; ONNX, operator LSTM; MATLAB, lstmLayer and bilstmLayer;
+TFLite, operator UNIDIRECTIONAL_SEQUENCE_LSTM; flax.linen.LSTMCell.
+"""
+
+import numpy as np
+
+from .arrays import as_array
+from .parameters import as_parameter, short
+
+# The gates in their order, and the axes of kernel, recurrent kernel and bias; P is the axis along
+# which the outputs of the step before are multiplied.
+_LAYOUTS = {
+    "torch": ("ifgo", ("4H", "I"), ("4H", "P"), ("4H",)),
+    "keras": ("ifgo", ("I", "4H"), ("P", "4H"), ("4H",)),
+    "onnx": ("iofg", ("D", "4H", "I"), ("D", "4H", "P"), ("D", "8H")),
+    "matlab": ("ifgo", ("4H D", "I"), ("4H D", "P"), ("4H D", "1")),
+    "tflite": ("ifgo", ("4", "H", "I"), ("4", "H", "P"), ("4", "H")),
+    "flax": ("ifgo", ("4", "I", "H"), ("4", "P", "H"), ("4", "H")),
+}
+
+
+def as_torch(kernel, recurrent_kernel, bias, layout):
+    """Return one LSTM layer's parameters under torch's names; ValueError if they do not fit.
+
+    Examples
+    --------
+    >>> state = as_torch(np.ones((3, 8)), np.ones((2, 8)), None, "keras")
+    >>> {name: array.shape for name, array in state.items()}
+    {'weight_ih_l0': (8, 3), 'weight_hh_l0': (8, 2)}
+    """
+    if not isinstance(layout, str) or layout not in _LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, got {short(layout)}")
+    gates, *axes = _LAYOUTS[layout]
+    order = [gates.index(gate) for gate in "ifgo"]
+    given = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
+    arrays = {name: _array(name, value) for name, value in given.items() if value is not None}
+    axes = dict(zip(given, axes, strict=True))
+    if "bias" in arrays and (layout, arrays["bias"].ndim) == ("torch", 2):
+        axes["bias"] = ("2", "4H")
+    if "bias" in arrays and (layout, arrays["bias"].ndim) == ("matlab", 1):
+        axes["bias"] = ("4H D",)
+    d, h = _check(arrays, axes, layout)
+
+    def matrices(name):
+        inputs = axes[name].index("I" if name == "kernel" else "P")
+        rows = np.moveaxis(arrays[name], inputs, -1)
+        return rows.reshape(d, 4, h, -1)[:, order].reshape(d, 4 * h, -1)
+
+    state = {}
+    w_ih, w_hh = matrices("kernel"), matrices("recurrent_kernel")
+    for k, end in enumerate(("_l0", "_l0_reverse")[:d]):
+        state |= {f"weight_ih{end}": w_ih[k], f"weight_hh{end}": w_hh[k]}
+        if "bias" in arrays:
+            b_ih, *b_hh = arrays["bias"].reshape(d, -1, 4, h)[k][:, order].reshape(-1, 4 * h)
+            state |= {f"bias_ih{end}": b_ih, f"bias_hh{end}": b_hh[0] if b_hh else 0 * b_ih}
+    return state
+
+
+def _array(name, value):
+    """An array of floats; of a list of arrays, as of one for each gate, these stacked."""
+    if isinstance(value, (list, tuple)) and any(hasattr(part, "shape") for part in value):
+        parts = [as_array(part, name) for part in value]
+        if len({part.shape for part in parts}) > 1:
+            shapes = ", ".join(str(part.shape) for part in parts)
+            raise ValueError(f"the arrays of {name} must have one shape, got {shapes}")
+        value = np.stack(parts)
+    return as_parameter(value, name)
+
+
+def _check(arrays, axes, layout):
+    """Return (D, H), which the kernels' shapes tell; ValueError if a shape is not of the layout."""
+
+    def wrong(name, expected=""):
+        said = f"({', '.join(axes[name])})".replace("P", "H").replace(" D", "*D")
+        shape = arrays[name].shape
+        return ValueError(f"{name} of layout {layout!r} must be {said}{expected}, got {shape}")
+
+    for name, array in arrays.items():
+        if array.ndim != len(axes[name]):
+            raise wrong(name)
+    kernel, recurrent = arrays["kernel"].shape, arrays["recurrent_kernel"].shape
+    h = recurrent[axes["recurrent_kernel"].index("P")]
+    d = kernel[0] if axes["kernel"][0] == "D" else 1
+    if axes["kernel"][0] == "4H D" and h:
+        d = max(1, kernel[0] // (4 * h))
+    if d not in (1, 2) or not h:
+        raise ValueError(f"an LSTM has 1 or 2 directions and 1 unit or more, got {d} and {h}")
+    sizes = {"I": kernel[axes["kernel"].index("I")], "P": h, "H": h, "4H": 4 * h, "8H": 8 * h}
+    sizes |= {"4H D": 4 * h * d, "D": d, "1": 1, "2": 2, "4": 4}
+    for name in sorted(arrays, reverse=True):  # the recurrent kernel first, for H is of that
+        expected = tuple(sizes[axis] for axis in axes[name])
+        if arrays[name].shape != expected:
+            raise wrong(name, f", here {expected}")
+    return d, h
