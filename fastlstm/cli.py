@@ -265,7 +265,7 @@ def _run(args):
     if args.state_out:
         _by_suffix("--state-out", args.state_out, {".npz": None})
     for path in filter(None, (args.output, args.state_out)):
-        check_writable(path)
+        check_writable(path, [args.model, args.input])
     model = _load(args)
     if is_forecaster(args.model):
         raise ValueError(
@@ -399,6 +399,8 @@ def _progress(starts):
     try:
         from tqdm import tqdm
     except ImportError:
+        return starts
+    if sys.stderr is None:  # closed
         return starts
     return tqdm(starts, delay=1, disable=None, leave=False, unit="chunk")
 

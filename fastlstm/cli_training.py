@@ -158,7 +158,7 @@ def _add_number(group, name, kind, default, text):
 
 
 def _train(args):
-    _check_output(args.output, ".npz")
+    _check_output(args.output, ".npz", [args.data])
     _check_plot(args.plot)
     if args.checkpoint is not None and args.checkpoint.resolve() == args.output.resolve():
         raise ValueError(f"--checkpoint and --output must be two files, got {args.output} for both")
@@ -329,7 +329,7 @@ def _print_errors(names, truth, forecast, naive, season, to):
 
 def _forecast(args):
     if args.output is not None:
-        _check_output(args.output, ".csv")
+        _check_output(args.output, ".csv", [args.data, args.model])
     _check_plot(args.plot)
     forecaster = Forecaster.load(args.model)
     if forecaster.columns is None:
@@ -435,10 +435,10 @@ def _plot_forecast(path, table, names, forecast, holdout):
 # What is to be written
 
 
-def _check_output(path, suffix):
+def _check_output(path, suffix, inputs):
     if path.suffix.lower() != suffix:
         raise ValueError(f"output must end in {suffix}, got {path}")
-    check_writable(path)
+    check_writable(path, inputs)
 
 
 def _check_plot(path):

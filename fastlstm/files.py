@@ -55,13 +55,17 @@ def written_aside(path):
                     _copy(whole, target)  # take its name, but it can be written
 
 
-def check_writable(path):
+def check_writable(path, inputs=()):
     """Raise an OSError that says why if `path` cannot be written; nothing is left behind.
 
-    For the time before a long work: the folder is tried by a file that is removed again.
+    For the time before a long work: the folder is tried by a file that is removed again. A file
+    that the work reads, one of `inputs`, is not to be written over.
     """
     with _telling(path):
         target, old = _destination(path)
+        for read in inputs:
+            if old is not None and os.path.exists(read) and os.path.samefile(read, path):
+                raise OSError(f"{os.fspath(path)} cannot be written: it is read from")
         if old is None or stat.S_ISREG(old.st_mode):
             with _side_file(target, 0o600):
                 pass
@@ -139,7 +143,7 @@ def _take_over(old, path):
                 os.chown(path, owner, old.st_gid)
                 break
     with contextlib.suppress(OSError):
-        os.chmod(path, stat.S_IMODE(old.st_mode))
+        os.chmod(path, old.st_mode & 0o777)
 
 
 def _copy(file, path):

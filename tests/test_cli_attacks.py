@@ -1,9 +1,12 @@
 """The command line under attack: names that command terminals, shut outputs, wild input."""
 
 import os
+import pathlib
+import platform
 import re
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -227,7 +230,7 @@ def test_a_full_output(arguments):
     ("name", "value"),
     [
         ("FASTLSTM_ISA", "nosuch"),
-        ("FASTLSTM_ISA", "neon" if os.uname().machine == "x86_64" else "avx2"),
+        ("FASTLSTM_ISA", "neon" if platform.machine() == "x86_64" else "avx2"),
         ("FASTLSTM_ENGINE", "abacus"),
         ("FASTLSTM_NUM_THREADS", "many"),
         ("FASTLSTM_NUM_THREADS", "0"),
@@ -476,6 +479,37 @@ def test_a_forecaster_is_named_to_its_own_command(capsys):
 
 
 # Destinations are tried before the work
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("run m.npz x.npy -o x.npy", "x.npy"),
+        ("run m.npz x.npy -o y.npy --state-out m.npz", "m.npz"),
+        ("run m.npz x.npy -o link.npy", "link.npy"),
+        ("forecast f.npz x.csv -o x.csv", "x.csv"),
+        ("forecast f.npz x.csv -o ./x.csv", "x.csv"),
+    ],
+)
+def test_what_is_read_is_not_written_over(line, name, capsys):
+    _forecaster()
+    fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
+    np.save("x.npy", VALUES)
+    os.symlink("x.npy", "link.npy")
+    before = {name: pathlib.Path(name).read_bytes() for name in os.listdir()}
+    assert cli.main(line.split()) == 1
+    assert capsys.readouterr().err == (
+        f"fastlstm: error: {name} cannot be written: it is read from\n"
+    )
+    assert before == {name: pathlib.Path(name).read_bytes() for name in os.listdir()}
+
+
+def test_a_run_without_standard_error_shows_no_bar(monkeypatch):
+    fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
+    np.save("x.npy", VALUES)
+    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=pytest.fail))
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy"]) == 0
 
 
 @needs_full

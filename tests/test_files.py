@@ -54,6 +54,14 @@ def mode_of(path):
 
 
 @needs_posix
+def test_a_file_that_runs_as_its_owner_does_so_no_more():
+    """As after any other write: the bits that lend a user's rights go."""
+    make("x", mode=0o4755)
+    write("x")
+    assert mode_of("x") == 0o755
+
+
+@needs_posix
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o755])
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_an_existing_file_keeps_its_mode(mode, umask):
