@@ -823,6 +823,11 @@ class Sequential(Layer):
         y_like = None if isinstance(x, tuple) else (x.shape, x.dtype)
 
         def pullback(d_output, d_states=None):
+            if d_states is not None and not stated:
+                raise ValueError(
+                    "d_states: Expected none of a run without states; give it hx, or "
+                    "return_states=True"
+                )
             d_states = self._d_states(d_states, shapes)
             dx, d_hx = d_output, {}
             if dx is None and stated:

@@ -102,13 +102,13 @@ def test_the_issues_case(kind, dtype):
     np.testing.assert_array_equal(y, expected)
 
 
-def test_engines_raise_nothing(exact_engine, dtype):
+def test_engines_raise_nothing(engine, dtype):
     """Gates that are shut, products that underflow: forward, backward and step by step."""
     x = _hard(4, 3, 6, dtype=dtype)
     small, dy = x / 1e3, _hard(4, 3, 5, dtype=dtype) / 1e30
 
     def run():
-        lstm = LSTM(6, 5, engine=exact_engine, dtype=dtype, seed=0)
+        lstm = LSTM(6, 5, engine=engine, dtype=dtype, seed=0)
         (y, states), pullback = lstm.vjp(small)
         dx, d_states = pullback(dy)
         stream = lstm.stream(3)
@@ -148,3 +148,20 @@ def test_small_numbers_from_outside_become_zeros():
         linear.weight = np.array([[1e-60]])
         assert linear.weight == 0 and linear([[1e-60]]) == 0
         linear.load_state_dict({"weight": np.array([[1e-60]])})
+
+
+def test_data_sets_raise_nothing():
+    tiny = np.full((30, 2), 1e-60)
+    with np.errstate(all="raise"):
+        assert not fastlstm.Windows(tiny, 4)[:].x.any()
+        assert not fastlstm.Sequences([tiny], [1e-60])[:].x.any()
+        fastlstm.Standardizer.fit(tiny).transform(tiny)
+
+
+def test_threads_raise_and_warn_of_nothing(engine):
+    """Those of the engines without a stack of their own have a state of NumPy's errors each."""
+    lstm, x = LSTM(64, 96, engine=engine, num_threads=2, seed=0), np.full((60, 32, 64), 3e38)
+    lstm = _scaled(lstm, 1e10)
+    with np.errstate(all="raise"):
+        y = lstm(x.astype(np.float32))[0]
+    assert_same_bits(y, lstm(x.astype(np.float32))[0])

@@ -246,6 +246,12 @@ def test_wrong_gradients_add_nothing(d_states, kind, sentence):
     assert not any(gradient.any() for gradient in model.grads.values())
 
 
+def test_gradients_of_states_that_nobody_asked_for():
+    y, pullback = _model().vjp(_random(5, 2, 3))
+    with pytest.raises(ValueError, match="^d_states: Expected none of a run without states; give"):
+        pullback(np.ones_like(y), _states())
+
+
 def test_truncated_training_with_a_whole_model():
     """States carried from chunk to chunk, their gradients from the later one back into the first:
     the gradients of the whole."""

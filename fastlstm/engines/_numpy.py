@@ -72,7 +72,6 @@ def pack_linear(w, b):
     return w.T.copy(), None if b is None else b.copy()
 
 
-@np.errstate(all="ignore")
 def run_linear(weights, x, y, threads):
     w, b = weights
     np.matmul(x, w, out=y)

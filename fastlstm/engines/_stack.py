@@ -69,9 +69,8 @@ class Stack:
                 if given_up is not None and given_up.is_set():
                     return
                 live = sizes[0]
-                self._engine.run(
-                    weights, x[rows], sizes, h[k][:live], c[k][:live], part[rows], k % d == 1
-                )
+                states = h[k][:live], c[k][:live]
+                _quietly(self._engine.run, weights, x[rows], sizes, *states, part[rows], k % d == 1)
             if (k + 1) % d == 0:
                 x = above
 
@@ -108,9 +107,10 @@ class Stack:
             segment = _Segment(
                 x[rows], sizes, h[:live].copy(), c[:live].copy(), y[rows], rows, saved
             )
-            self._engine.run(
-                self._weights[k], segment.x, sizes, h[:live], c[:live], segment.y, k == 1, saved
-            )
+            _quietly(
+                self._engine.run, self._weights[k], segment.x, sizes, h[:live], c[:live], segment.y,
+                k == 1, saved,
+            )  # fmt: skip
             segments.append(segment)
         return segments
 
@@ -122,21 +122,30 @@ class Stack:
         for k, (segments, side) in enumerate(zip(tape, sides, strict=True)):
             for s in reversed(segments):
                 saved, live = s.saved or self._save_again(k, s), s.batch_sizes[0]
-                self._engine.back(
-                    self._weights[k], *s[:5], saved, side[s.rows], dh[k][:live], dc[k][:live],
-                    None if dx is None else dx[s.rows], dw[k], k == 1,
+                _quietly(
+                    self._engine.back, self._weights[k], *s[:5], saved, side[s.rows],
+                    dh[k][:live], dc[k][:live], None if dx is None else dx[s.rows], dw[k], k == 1,
                 )  # fmt: skip
 
     def _save_again(self, k, s):
         saved = self._room_to_save(k, s.rows)
         y, h, c = np.empty(s.y.shape, s.y.dtype), s.h.copy(), s.c.copy()
-        self._engine.run(self._weights[k], s.x, s.batch_sizes, h, c, y, k == 1, saved)
+        _quietly(self._engine.run, self._weights[k], s.x, s.batch_sizes, h, c, y, k == 1, saved)
         return saved
 
     def _room_to_save(self, k, rows):
         hidden, dtype = self._hidden
         count = rows.stop - rows.start
         return np.empty((count, 4 * hidden), dtype), np.empty((count, hidden), dtype)
+
+
+def _quietly(function, *arguments):
+    """Call an engine without NumPy's floating-point errors, whatever `np.errstate` there is.
+
+    What underflows is rightly 0, and inf and nan come out as torch's do, without a word.
+    """
+    with np.errstate(all="ignore"):
+        function(*arguments)
 
 
 class _Segment(NamedTuple):

@@ -255,7 +255,8 @@ class Sequences:
         return Batch(x, y, weights, mask, lengths)
 
     def _cast(self, array, integers):
-        return np.ascontiguousarray(array, np.int64 if integers else self.dtype)
+        with np.errstate(under="ignore"):
+            return np.ascontiguousarray(array, np.int64 if integers else self.dtype)
 
 
 class Batches:

@@ -183,7 +183,8 @@ class Windows:
             part = self.series[one][steps[mine]][..., _as_slice(columns)]
             if self.standardizer is not None:
                 part = self.standardizer.transform(part, columns)
-            values[mine] = part
+            with np.errstate(under="ignore"):
+                values[mine] = part
         return values
 
 
