@@ -1,6 +1,7 @@
 """What a file says and what it does not: undecided layouts, chains, folded weights, parameters."""
 
 import copy
+import json
 import pickle
 import re
 import warnings
@@ -418,6 +419,12 @@ FC = linear("fc", 3, 4)
             "Sequential(\n  (up): Sequential(\n    (0): LSTM(2, 3, batch_first=undecided)\n"
             "    (1): LSTM(3, 5, batch_first=undecided)\n  )\n)",
         ),
+        # the other way round it would take four features, and refuse one
+        (
+            lstm("lstm", 1, 4) | linear("fc", 4, 1),
+            "Sequential(\n  (lstm): LSTM(1, 4, batch_first=undecided)\n"
+            "  (fc): Linear(in_features=4, out_features=1, bias=True)\n)",
+        ),
         # matrices without bias: the name tells; counters are of no layer
         (
             embedding("embed", 9, 3) | lstm("lstm", 3, 3) | linear("out", 3, 9, bias=False),
@@ -429,7 +436,7 @@ FC = linear("fc", 3, 4)
             "Sequential(\n  (lstm): LSTM(2, 3, batch_first=undecided)\n)",
         ),
     ],
-    ids="lstm float64 cell linear embedding prefix chain list tied scalars".split(),
+    ids="lstm float64 cell linear embedding prefix chain list forecast tied scalars".split(),
 )
 def test_inference(state, expected, ordered):
     model = infer(state, ordered)
@@ -484,6 +491,11 @@ UNCLEAR = {
         lstm("lstm", 8, 8) | linear("fc", 8, 8),
         "their sizes fit in more than one way",
         "'lstm' (LSTM 8 -> 8), 'fc' (Linear 8 -> 8)",
+    ),
+    "Linear defined first that fits both ways": (
+        linear("fc", 4, 1) | lstm("lstm", 1, 4),
+        "their sizes fit in more than one way",
+        "'fc' (Linear 4 -> 1), 'lstm' (LSTM 1 -> 4)",
     ),
     "Linear defined before the LSTM that it fits after": (
         FC | LSTM_23,
@@ -921,3 +933,175 @@ def test_load_names_the_faults_of_an_lstm(tmp_path):
         ValueError, match="x.npz: an LSTM lacks 'weight_ih_l0'; it has 'weight_hh_l0'"
     ):
         fastlstm.load(write(path, state_of(shapes)))
+
+
+# A checkpoint of a training
+
+
+def trained(path, layers):
+    """A model that `fit` has trained for an epoch, with its checkpoint."""
+    model = fastlstm.Sequential(layers)
+    data = numbers(20, 5, 1), numbers(20, 1)
+    optimizer, saving = fastlstm.Adam(model), fastlstm.Checkpoint(path)
+    fastlstm.fit(model, data, fastlstm.MSELoss(), optimizer, 1, 10, callbacks=[saving])
+    return model
+
+
+def many_to_one():
+    return {
+        "lstm": fastlstm.LSTM(1, 4, batch_first=True, seed=0),
+        "last": fastlstm.Last(),
+        "fc": fastlstm.Linear(4, 1, seed=0),
+    }
+
+
+def test_a_checkpoint_gives_its_models_state(tmp_path):
+    model = trained(path := tmp_path / "training.npz", many_to_one())
+    assert_same(fastlstm.load_state(path), model.state_dict())
+    x = numbers(3, 5, 1)
+    expected = model.eval()(x)
+    order = ["lstm", fastlstm.Last(), "fc"]
+    ordered = fastlstm.load(path, order=order, batch_first=True)
+    into = fastlstm.load(path, into=fastlstm.Sequential(many_to_one()))
+    for again in (ordered, into):
+        np.testing.assert_array_equal(again(x), expected)
+    lstm = fastlstm.load_lstm(path, batch_first=True)
+    np.testing.assert_array_equal(lstm(x)[0], model.lstm(x)[0])
+    inferred = fastlstm.load(path)
+    assert "here fc takes every step" in repr(inferred)
+    np.testing.assert_array_equal(inferred(x[0])[-1], expected[0])
+
+
+def test_a_checkpoint_that_does_not_tell_its_model_says_what_it_is(tmp_path):
+    layers = many_to_one() | {"relu": fastlstm.ReLU(), "out": fastlstm.Linear(1, 1, seed=0)}
+    model = trained(path := tmp_path / "training.npz", layers)
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(path)
+    said = (
+        f"{path}: it is a checkpoint of a training, of which the model's parameters are taken: how"
+    )
+    assert str(error.value).startswith(said)
+    follow(str(error.value), path)
+    with pytest.raises(
+        ValueError, match="it is a checkpoint of a training, .*: Error.s. in loading"
+    ):
+        fastlstm.load(path, into=fastlstm.LSTM(1, 4))
+    assert_same(fastlstm.load_state(path), model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        "{",
+        "[]",
+        "{}",
+        "[" * 10**5,
+        '{"kept": {"model": []}}',
+        '{"kept": {"model": {"w": 3}}}',
+        '{"kept": {"model": {"w": {"__array__": 7}}}}',
+        b"\xff",
+    ],
+)
+def test_a_damaged_checkpoint(tmp_path, tree):
+    text = np.array(tree if isinstance(tree, bytes) else tree.encode())
+    path = write(tmp_path / "x.npz", {"0": np.ones(3), "__training__": text})
+    for function in (fastlstm.load, fastlstm.load_lstm, fastlstm.load_state):
+        with pytest.raises(
+            ValueError, match="x.npz: it is a checkpoint .*: they are damaged: "
+        ) as e:
+            function(path)
+        assert len(str(e.value)) < 1000
+
+
+# More than arrays allow
+
+
+def described(path, description, arrays):
+    text = json.dumps({"version": 1, "structure": description})
+    return write(path, {**arrays, "__structure__": np.array(text.encode())})
+
+
+LONG = structure.describe(fastlstm.LSTM(1, 1)) | {"num_layers": 100_000}
+TANH = {"layer": "Tanh"}
+WIDE = {"layer": "Sequential", "children": {str(n): TANH for n in range(1001)}}
+HIGH = {
+    "layer": "Sequential",
+    "children": {
+        str(n): {"layer": "Sequential", "children": {str(m): TANH for m in range(40)}}
+        for n in range(40)
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "description, arrays, message",
+    [
+        (
+            LONG,
+            {"w": np.zeros(10)},
+            "its structure needs 800000 numbers or more, the file holds 10",
+        ),
+        (LONG, {"w": np.zeros(10**6)}, "its structure needs 400000 arrays, the file holds 1"),
+        (LONG | {"num_layers": 10**30}, {}, "numbers or more, the file holds 0"),
+        (WIDE, {}, "its structure has more than 1000 layers"),
+        (HIGH, {}, "its structure has more than 1000 layers"),
+        ({"layer": "x" * 10**5}, {}, "its structure has an unknown layer 'xxxx"),
+        ({"layer": "Tanh", "x" * 10**5: 1}, {}, "its structure gives Tanh the arguments 'xxxx"),
+        (TANH | {str(n): 1 for n in range(10**4)}, {}, "and 9980 more, expected"),
+        (LONG | {"dtype": "x" * 10**5, "num_layers": 1}, {"w": np.zeros(10)}, "dtype must be"),
+        (
+            {"layer": "Sequential", "children": {"." * 10**5: TANH}},
+            {},
+            "a name must be a string without dots",
+        ),
+    ],
+)
+def test_a_structure_that_asks_for_too_much(tmp_path, monkeypatch, description, arrays, message):
+    """Refused before a layer is built, in few words."""
+    if "dtype" not in message and "dots" not in message:
+        for layer in ("LSTM", "Tanh", "Sequential"):
+            monkeypatch.setattr(structure, layer, None)
+        monkeypatch.setattr(structure, "_construct", None)
+    path = described(tmp_path / "x.npz", description, arrays)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        fastlstm.load(path)
+    assert str(error.value).startswith(f"{path}: ") and len(str(error.value)) < 3000
+
+
+def test_what_would_not_be_read_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="its structure has more than 1000 layers"):
+        fastlstm.save(
+            fastlstm.Sequential(*(fastlstm.Tanh() for _ in range(1000))), tmp_path / "x.npz"
+        )
+    assert not list(tmp_path.iterdir())
+    most = fastlstm.Sequential(*(fastlstm.Tanh() for _ in range(999)))
+    fastlstm.save(most, tmp_path / "x.npz")
+    assert len(fastlstm.load(tmp_path / "x.npz")) == 999
+
+
+@pytest.mark.parametrize("more", ["weight_ih_l999999", "weight_ih_l2", "bias_hh_l10_reverse"])
+def test_no_more_layers_than_arrays(tmp_path, monkeypatch, more):
+    path = write(tmp_path / "x.npz", lstm("", 2, 3) | {more: numbers(12, 3)})
+    monkeypatch.setattr(structure, "build", None)
+    layer = re.search(r"\d+", more)[0]
+    for function in (fastlstm.load, fastlstm.load_lstm):
+        with pytest.raises(
+            ValueError, match=f"an LSTM has layer {layer}, but lacks 'weight_ih_l1'"
+        ):
+            function(path)
+
+
+def test_many_names_make_no_long_message(tmp_path):
+    state = {f"{'long' * 50}{n}.weight": numbers(2, 3) for n in range(3000)}
+    path = write(tmp_path / "x.npz", state)
+    for call in (
+        lambda: fastlstm.load(path),
+        lambda: fastlstm.load_lstm(path),
+        lambda: fastlstm.load(path, prefix="gone"),
+        lambda: fastlstm.load(path, order=["gone"]),
+        lambda: fastlstm.load(path, order=[next(iter(state)).removesuffix(".weight")]),
+        lambda: fastlstm.load(path, into=fastlstm.Linear(2, 3)),
+    ):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert len(str(error.value)) < 10_000

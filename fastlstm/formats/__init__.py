@@ -131,8 +131,8 @@ def load(
     if into is not None:
         asked = None if engine == "auto" else engine
         _check_into(into, batch_first=batch_first, order=order, dtype=dtype, engine=asked)
-    with _naming(path):
-        state, description, form = _read(path, key)
+    with _naming(path) as origin:
+        state, description, form = _read(path, key, origin)
         state.require(_dotted(prefix) if description is None else "")
         if into is not None:
             into.load_state_dict(_state_for(into, state, prefix))
@@ -191,8 +191,8 @@ def load_lstm(path, *, prefix=None, key=None, batch_first=None, dtype=None, engi
     LSTM(3, 4, batch_first=True)
     """
     batch_first, dtype = _check(prefix, batch_first, dtype, engine)
-    with _naming(path):
-        state, description, _ = _read(path, key, _OF_AN_LSTM)
+    with _naming(path) as origin:
+        state, description, _ = _read(path, key, origin, _OF_AN_LSTM)
         if prefix is not None:
             state.require(_dotted(prefix), _LOCAL)
         name, part = inference.find_lstm(inference.find_parts(state), prefix)
@@ -233,8 +233,8 @@ def load_state(path, *, key=None):
     >>> list(load_state(path))
     ['weight', 'bias']
     """
-    with _naming(path):
-        return dict(_read(path, key)[0].require())
+    with _naming(path) as origin:
+        return dict(_read(path, key, origin)[0].require())
 
 
 def save(model, path):
@@ -282,12 +282,12 @@ def save(model, path):
 
 @contextmanager
 def _naming(path):
-    """Put the file's name before every fault that is found in it; refuse what is no file."""
-    name = _name(path)
+    """Put the file's name, and what it is, before its faults; refuse what is no file."""
+    origin = [_name(path)]
     try:
-        yield
+        yield origin
     except ValueError as fault:
-        raise ValueError(f"{name}: {fault}") from fault
+        raise ValueError(": ".join([*origin, str(fault)])) from fault
 
 
 def _name(path):
@@ -319,8 +319,8 @@ def _opened(path):
         yield file
 
 
-def _read(path, key, likely=torch_pt.PARAMETER):
-    """Return arrays, structure or None, and the format's module."""
+def _read(path, key, origin, likely=torch_pt.PARAMETER):
+    """Return arrays, structure or None, the format; what else to say of faults goes to `origin`."""
     with _opened(path) as file:
         source = Source(file)
         for form in _FORMATS.values():
@@ -335,7 +335,12 @@ def _read(path, key, likely=torch_pt.PARAMETER):
         if key is not None:
             raise ValueError(f"key={key!r} is for torch checkpoints, which nest; this file is flat")
         state, description = form.read(source)
-        return _of_training(state) if _TRAINING in state else state, description, form
+        if _TRAINING in state:
+            origin.append(
+                "it is a checkpoint of a training, of which the model's parameters are taken"
+            )
+            state = _of_training(state)
+        return state, description, form
 
 
 def _check(prefix, batch_first, dtype, engine):
@@ -387,7 +392,7 @@ def _of_training(state):
         found.update({name: state[str(place["__array__"])] for name, place in model.items()})
         return found
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
-        raise ValueError(f"a damaged checkpoint of a training: {fault}") from fault
+        raise ValueError(f"they are damaged: {type(fault).__name__}: {fault}") from fault
 
 
 def _fill(description, state, batch_first, dtype, engine):

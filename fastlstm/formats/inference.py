@@ -17,6 +17,7 @@ from .folding import NAME, fold
 
 _MOST_NESTED = 16  # parts of a name
 _MOST_CHAINED = 8  # layers, whose orders are all tried
+_MOST_COMPARED = 100  # chains
 _CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
 _EMBEDDING = re.compile(r"(.*_)?emb(ed(ding)?s?)?\d*", re.IGNORECASE)
 _NEITHER_TELLS = "activations, dropout and which output is used"
@@ -361,23 +362,44 @@ def _only_chain(parts, ordered):
     if gap := _gap(parts):
         raise _unclear(parts, f"{gap!r} has no parameters, and what it is stands nowhere")
     choices = [[Link(name, r) for r in part.readings] for name, part in parts.items()]
-    chains = list(islice(_chains(choices), 2))
+    chains = list(islice(_chains(choices), _MOST_COMPARED))
     if not chains:
         raise _unclear(parts, "their sizes fit in no order")
-    if len(chains) > 1:
-        raise _unclear(parts, "their sizes fit in more than one way")
-    links = chains[0]
-    names = [link.name for link in links]
-    if len(links) > 1 and not re.fullmatch("(E?)L+(F?)", "".join(map(_letter, links))):
-        raise _unclear(parts, "they are not an embedding, LSTMs and a Linear, in this order")
-    if ordered and names != list(parts):
-        raise _unclear(parts, "their sizes fit in another order than the file's alone")
+    common = [links for links in chains if _is_common(links)]
+    in_order = [c for c in common if not ordered or [link.name for link in c] == list(parts)]
+    if len(in_order) != 1 or any(_rivals(in_order[0], other) for other in chains):
+        several = "their sizes fit in more than one way"
+        other = "their sizes fit in another order than the file's alone"
+        unusual = "they are not an embedding, LSTMs and a Linear, in this order"
+        raise _unclear(parts, several if len(chains) > 1 else other if common else unusual)
+    links = in_order[0]
     lstms = [link.name for link in links if _kind(link) == "LSTM"]
     if len(lstms) > 1 and not _is_a_list(lstms):
         raise _unclear(
             parts, f"{quoted(lstms)} may be an encoder and a decoder, with other steps in between"
         )
     return links
+
+
+def _is_common(links):
+    """Tell whether a chain is an embedding, LSTMs and a Linear, or one layer alone."""
+    letters = "".join(
+        {"Embedding": "E", "LSTM": "L", "Linear": "F"}.get(_kind(n), "?") for n in links
+    )
+    return len(links) == 1 or re.fullmatch("E?L+F?", letters)
+
+
+def _rivals(links, other):
+    """Tell whether a model could be either of two chains without a word from its input.
+
+    If they take other numbers of features, a wrong one is refused at the first call. Two LSTMs
+    may do more than follow each other, so any other order is a sign that they do.
+    """
+    if links == other:
+        return False
+    takes, also = links[0].reading.takes, other[0].reading.takes
+    lstms = sum(_kind(link) == "LSTM" for link in links)
+    return takes == also or lstms > 1 or not all(link in other for link in links)
 
 
 def _chains(choices, ordered=False, linears=False, before=None, gives=None):
@@ -446,10 +468,6 @@ def _list(parts, names):
 
 def _kind(link):
     return link.reading.description["layer"]
-
-
-def _letter(link):
-    return {"Embedding": "E", "LSTM": "L", "Linear": "F"}.get(_kind(link), "?")
 
 
 def _is_a_list(names):
