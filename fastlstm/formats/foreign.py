@@ -1,5 +1,6 @@
 """Files that are no model files of ours, by what they are, for the sentence that refuses them."""
 
+import codecs
 import re
 
 from ..parameters import quoted
@@ -32,7 +33,7 @@ _BEGINNINGS = [
 def name(source):
     """Return what a file of no known format seems to be, as the end of "it is ..."; or None."""
     if not source.size:
-        return "empty"
+        return "empty from where it stands on" if source.start else "empty"
     if source.members is not None:
         if "model.weights.h5" in source.members:
             return "a Keras model (.keras)"
@@ -40,11 +41,8 @@ def name(source):
     for beginning, words in _BEGINNINGS:
         if re.match(beginning, source.head):
             return words
-    text = source.head.decode("utf-8", "ignore")
-    if (
-        text.isprintable()
-        or re.fullmatch(r"[^\x00-\x08\x0e-\x1f\x7f-\x9f]*", text)
-        and len(text) + 4 > len(source.head)
-    ):
-        return "text"
-    return None
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(source.head)
+    except UnicodeDecodeError:
+        return None
+    return None if re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text) else "text"

@@ -61,7 +61,9 @@ def read(source):
     for member in members.values():
         name = member.name.removesuffix(".npy")
         if name in state or name in state.refused:
-            raise ValueError(f"its members {short(name)} and {short(name + '.npy')} are one name")
+            raise ValueError(
+                f"its members {short(name)} and {short(name + '.npy')} are two arrays of one name"
+            )
         data = archive.read(source, member)
         if header := _HEADER.match(data):
             state[name] = _array(name, header, data)

@@ -303,34 +303,41 @@ class _Machine:
 
     # Containers
 
+    def push(self, container):
+        """Push what takes memory of its own."""
+        self.budget.spend("containers of pickles")
+        self.stack.append(container)
+
     @_opcode("EMPTY_TUPLE")
     def empty_tuple(self):
         self.stack.append(())
 
     @_opcode("EMPTY_LIST", "EMPTY_SET")  # what is in a set may not be hashed
     def empty_list(self):
-        self.stack.append([])
+        self.push([])
 
     @_opcode("EMPTY_DICT")
     def empty_dict(self):
-        self.stack.append({})
+        self.push({})
 
     @_opcode("TUPLE1")
     def tuple1(self):
-        self.stack[-1:] = [(self.stack[-1],)]
+        self.push((self.stack.pop(),))
 
     @_opcode("TUPLE2")
     def tuple2(self):
-        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
+        second, first = self.stack.pop(), self.stack.pop()
+        self.push((first, second))
 
     @_opcode("TUPLE3")
     def tuple3(self):
-        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
+        third, second, first = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self.push((first, second, third))
 
     @_opcode("TUPLE")
     def to_tuple(self):
         items = self.since_mark()
-        self.stack.append(tuple(items))
+        self.push(tuple(items))
 
     @_opcode("LIST", "FROZENSET")
     def to_list(self):
@@ -340,7 +347,7 @@ class _Machine:
     @_opcode("DICT")
     def to_dict(self):
         items = self.since_mark()
-        self.stack.append({})
+        self.push({})
         self.put(items)
 
     @_opcode("APPEND")
@@ -384,6 +391,7 @@ class _Machine:
 
     @_opcode("MARK")
     def mark(self):
+        self.budget.spend("containers of pickles")
         self.marked.append(self.stack)
         self.stack = []
 
@@ -452,7 +460,7 @@ class _Machine:
         if full in self.known:
             self.stack.append(self.known[full])
             return
-        self.stack.append(Global(module, name))
+        self.push(Global(module, name))
         if len(self.asked) < _MOST_ASKED:
             self.asked[str(self.stack[-1])] = None
 
@@ -487,10 +495,10 @@ class _Machine:
         if type(arguments) is not tuple:
             raise ValueError(f"its pickle is damaged: it calls with {describe(arguments)}")
         if isinstance(maker, FunctionType):
-            self.stack.append(maker(self.budget, *arguments))
+            self.push(maker(self.budget, *arguments))
         elif isinstance(maker, (Global, Object)):
             maker = maker.maker if isinstance(maker, Object) else maker
-            self.stack.append(Object(maker, arguments))
+            self.push(Object(maker, arguments))
         else:
             raise ValueError(f"its pickle is damaged: it calls {describe(maker)}")
 

@@ -58,6 +58,7 @@ _TENSORS = {  # that are not read, by the last part of the name of what rebuilds
     "_rebuild_qtensor": "is a quantised tensor, which is not read; save its dequantize()",
     "_rebuild_meta_tensor_no_storage": "is a meta tensor, which has a shape and no numbers",
     "_rebuild_nested_tensor": "is a nested tensor, which is not read; save its parts",
+    "ScriptObject": "holds packed, quantised weights, which are not read; save those before them",
 }
 
 
@@ -331,6 +332,11 @@ def _state_dict(found, key, likely, budget):
             f"; it asks for {quoted(found.asked)}, which is refused: only plain "
             "numbers are loaded, never code"
         )
+    if isinstance(found.value, Object) and _is_script(found.value) and not found.value.state:
+        raise ValueError(
+            "it is a frozen TorchScript module, whose weights are constants without names; save it "
+            "before torch.jit.freeze"
+        )
     if _entries(found.value) is None and not _is_module(found.value):
         raise ValueError(
             f"expected a state dict, got {describe(found.value)}; save model.state_dict(){asked}"
@@ -411,13 +417,16 @@ def _as_tensor(value):
         return _Refused(f"has numbers of type {short(value.storage.type.dtype)}, which NumPy lacks")
     if isinstance(value, (_Tensor, _Refused)):
         return value
+    if isinstance(value, tuple) and value and isinstance(value[0], Object):
+        first = _as_tensor(value[0])  # of the weight and bias of a quantised layer
+        return first if isinstance(first, _Refused) else None
     if not isinstance(value, Object) or not isinstance(value.maker, Global):
         return None
     maker = value.maker
+    if maker.module.split(".")[0] == "torch" and maker.name in _TENSORS:
+        return _Refused(_TENSORS[maker.name])
     if maker.module in ("torch._utils", "torch._tensor") and maker.name.startswith("_rebuild"):
-        return _Refused(
-            _TENSORS.get(maker.name) or f"is a tensor of a kind that is not read: {maker}"
-        )
+        return _Refused(f"is a tensor of a kind that is not read: {short(str(maker))}")
     if maker.module == "torch.nn.parameter":
         return _Refused(f"is {describe(value)}, which has no numbers")
     return _numpy_array(value)
@@ -456,6 +465,10 @@ def _module_tensors(module, prefix, depth, budget):
         for name in _names(attributes.get("_non_persistent_buffers_set")):
             own.pop(name, None)
         children = _dict(attributes, "_modules")
+    if ".quantized." in str(module.maker):  # its packed weights are attributes of other kinds
+        own = {
+            "weight": _Refused("is a quantised module's, which is not read; save it before that")
+        }
     for name, tensor in _tensors(own).items():
         budget.spend("names of modules and their tensors")
         budget.spend("letters of names", len(prefix) + len(name))
@@ -500,9 +513,9 @@ def _unpickle(data, start, budget, storages):
 def _as_tuple(described):
     """A persistent id; protocol 0 writes its text, as "('storage', <class 'torch.X'>, ...)"."""
     if isinstance(described, str):
-        pattern = r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\d{1,18})\)"
+        pattern = r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\d{1,18})(, None)?\)"
         if match := re.fullmatch(pattern, described):
-            kind, key, location, count = match.groups()
+            kind, key, location, count, _ = match.groups()
             return "storage", _KNOWN.get(kind), key, location, int(count)
     return described
 
