@@ -109,6 +109,7 @@ def find_lstm(parts, prefix):
     """
     kinds = {"LSTM": {}, "LSTMCell": {}}
     faults = []
+    parts = {name: _without_others(name, part) for name, part in parts.items()}
     for name, part in parts.items():
         layer = part.readings[0].description["layer"] if part.readings else None
         if layer in kinds:
@@ -132,6 +133,21 @@ def find_lstm(parts, prefix):
         why = "; ".join(faults[:5]) or "no name ends in 'weight_ih_l0'"
         raise ValueError(f"it holds no LSTM: {why}. It holds {quoted(parts) or 'nothing'}")
     return next(iter(found.items()))
+
+
+def _without_others(name, part):
+    """The LSTM in a part that has arrays of other names too, as a class of one's own may have.
+
+    Not where such a name says that a weight is made of it, as weight_hh_l0_scale would.
+    """
+    arrays = {local: array for local, array in part.arrays.items() if NAME.fullmatch(local)}
+    made = any(other.startswith(("weight_", "bias_")) for other in part.arrays.keys() - arrays)
+    if part.readings or part.fault or made or not arrays:
+        return part
+    try:
+        return Part(arrays, _readings(f"{name}.".removeprefix("."), arrays), "")
+    except ValueError as error:
+        return Part(arrays, [], str(error))
 
 
 def as_lstm(part):
