@@ -22,7 +22,7 @@ from . import __version__, cli_training
 from .engines import MODULES, engines, threads
 from .files import check_writable, written_aside
 from .formats import inference, load, load_state
-from .layers import Dropout, Embedding, Last, Linear, ReLU, Sigmoid, Softmax, Tanh
+from .layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .npy import map_array
 from .parameters import quoted
@@ -280,11 +280,13 @@ def _run(args):
         for layer in timed:
             layer.batch_first = args.batch_first
     lengths = _lengths(args.lengths)
+    if lengths is not None and not timed:
+        raise ValueError(f"--lengths needs a model with an LSTM, {args.model} has none")
 
     x = read(args.input)
     tokens = bool(layers) and isinstance(layers[0], Embedding)
     batched, time, steps, batch = _layout(args, x.shape, tokens, timed)
-    states = _states(args, layers, batched, batch)
+    states = _states(args, model, batched, batch)
     by_steps = not any(isinstance(layer, Last) for layer in layers)
     if write is _write_csv and batch != 1 and by_steps:
         raise ValueError(
@@ -304,7 +306,7 @@ def _run(args):
             here = slice(start, start + chunk)
             dtype = np.dtype(np.int64) if tokens else model.dtype
             part = _convert(x[:, here] if time else x[here], dtype, args.input)
-            yield _advance(layers, part, states, lengths)
+            yield _advance(model, part, states, lengths)
 
     with written_aside(args.output) as file:
         write(file, pieces(), time, steps if chunk < steps else None, getattr(x, "rate", None))
@@ -314,14 +316,14 @@ def _run(args):
             np.savez(file, h=h, c=c)
 
 
-def _states(args, layers, batched, batch):
-    """Return the states to begin with, (h, c) by the LSTM's place in `layers`.
+def _states(args, model, batched, batch):
+    """Return the states to begin with, (h, c) by the LSTM's name in the model.
 
     Those of one sequence may have an axis for it or not, whether the input has one or not.
     """
     if not (args.state_in or args.state_out):
         return {}
-    lstms = [n for n, layer in enumerate(layers) if isinstance(layer, LSTM)]
+    lstms = [(name, layer) for name, layer in model.named_layers() if isinstance(layer, LSTM)]
     if len(lstms) != 1:
         raise ValueError(
             f"--state-in and --state-out need a model with one LSTM, {args.model} has {len(lstms)}"
@@ -333,15 +335,15 @@ def _states(args, layers, batched, batch):
         raise ValueError(
             f"{args.state_in} must hold the arrays h and c, got {', '.join(state) or 'none'}"
         )
-    lstm = layers[lstms[0]]
-    h_c = [_convert(state[name], lstm.dtype, args.state_in) for name in "hc"]
+    ((name, lstm),) = lstms
+    h_c = [_convert(state[key], lstm.dtype, args.state_in) for key in "hc"]
     if batch == 1:
         h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]
     try:
         h, c = lstm._states(h_c, batch, True)
     except ValueError as fault:
         raise ValueError(f"{args.state_in}: {fault}") from fault
-    return {lstms[0]: (h, c) if batched else (h[:, 0], c[:, 0])}
+    return {name.removesuffix("."): (h, c) if batched else (h[:, 0], c[:, 0])}
 
 
 def _layout(args, shape, tokens, timed):
@@ -382,16 +384,16 @@ def _goes_by_steps(layer):
     return isinstance(layer, (Linear, Embedding, Dropout, ReLU, Tanh, Sigmoid))
 
 
-def _advance(layers, x, states, lengths):
-    """Run the layers on a piece of the sequence; `states` are taken and left for the next one."""
-    for n, layer in enumerate(layers):
-        if isinstance(layer, LSTM):
-            x, states[n] = layer(x, states.get(n), lengths=lengths)
-        elif isinstance(layer, Last):
-            x = layer(x, lengths=lengths)
-        else:
-            x = layer(x)
-    return x
+def _advance(model, x, states, lengths):
+    """Run the model on a piece of the sequence; `states` are taken and left for the next one."""
+    if isinstance(model, LSTM):
+        y, states[""] = model(x, states.get(""), lengths=lengths)
+        return y
+    if isinstance(model, Sequential):
+        y, after = model(x, states, lengths=lengths)
+        states.update(after)
+        return y
+    return model(x, lengths=lengths) if isinstance(model, Last) else model(x)
 
 
 def _progress(starts):

@@ -430,39 +430,29 @@ def test_a_csv_in_another_encoding(capsys):
 # What a file does not tell, or tells of another command
 
 
-def _as_if_undecided(monkeypatch, model):
-    """Let `fastlstm run` load a model whose file does not tell its layout."""
-    for _, layer in model.named_layers():
-        if hasattr(layer, "batch_first"):
-            layer.batch_first = None
-    monkeypatch.setattr(cli, "load", lambda *_, **__: model)
-
-
 @pytest.mark.parametrize("tokens", [False, True])
-def test_an_undecided_layout_is_asked_for(tokens, monkeypatch, capsys):
+def test_an_undecided_layout_is_asked_for(tokens, capsys):
     """Where the file has no structure: one sequence runs, a batch needs a word."""
     model = LSTM(3, 2, engine="numpy", seed=1).eval()
     x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
     if tokens:
         model, x = Sequential(Embedding(5, 3, seed=2), model).eval(), np.arange(8).reshape(4, 2) % 5
-    fastlstm.save(model, "m.npz")
+    fastlstm.save(model, "m.pt")  # a state dict, without structure
     call = lambda x: model(x) if tokens else model(x)[0]  # noqa: E731
     first, whole = call(x[:, 0]), call(x)
     swapped = call(np.ascontiguousarray(x.swapaxes(0, 1))).swapaxes(0, 1)
     np.save("x.npy", x)
     np.save("one.npy", x[:, 0])
-    arguments = ["run", "m.npz", "x.npy", "-o", "y.npy"]
-    _as_if_undecided(monkeypatch, model)
+    arguments = ["run", "m.pt", "x.npy", "-o", "y.npy"]
     assert cli.main(arguments) == 1
     assert capsys.readouterr().err == (
-        "fastlstm: error: m.npz does not tell whether the batch comes first in x.npy, of shape "
+        "fastlstm: error: m.pt does not tell whether the batch comes first in x.npy, of shape "
         f"{x.shape}: give --batch-first for (B, T, ...) or --no-batch-first for (T, B, ...)\n"
     )
     assert not os.path.exists("y.npy")
-    assert cli.main(["run", "m.npz", "one.npy", "-o", "y.npy"]) == 0
+    assert cli.main(["run", "m.pt", "one.npy", "-o", "y.npy"]) == 0
     np.testing.assert_allclose(np.load("y.npy"), first, rtol=0, atol=1e-6)
     for option, expected in (("--no-batch-first", whole), ("--batch-first", swapped)):
-        _as_if_undecided(monkeypatch, model)
         assert cli.main([*arguments, option]) == 0
         np.testing.assert_allclose(np.load("y.npy"), expected, rtol=0, atol=1e-6)
 
@@ -479,6 +469,34 @@ def test_a_forecaster_is_named_to_its_own_command(capsys):
 
 
 # Destinations are tried before the work
+
+
+def test_lengths_that_nobody_takes(capsys):
+    fastlstm.save(Linear(3, 2), "m.npz")
+    np.save("x.npy", VALUES)
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy", "--lengths", "2"]) == 1
+    assert capsys.readouterr().err == (
+        "fastlstm: error: --lengths needs a model with an LSTM, m.npz has none\n"
+    )
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy"]) == 0
+    expected = fastlstm.load("m.npz")(VALUES)
+    np.testing.assert_allclose(np.load("y.npy"), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_last_of_two_directions(batch_first):
+    """What a model gives from Python: its Last takes both from the LSTM before it."""
+    lstm = LSTM(3, 2, bidirectional=True, batch_first=batch_first, engine="numpy", seed=1)
+    model = Sequential(Sequential(lstm, Last()), Linear(4, 2, seed=2)).eval()
+    fastlstm.save(model, "m.npz")
+    x = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    np.save("x.npy", x)
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy"]) == 0
+    np.testing.assert_allclose(np.load("y.npy"), model(x), rtol=0, atol=1e-6)
+    assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy", "--lengths", "1,3,2,4,2"]) == (
+        1 if batch_first else 0
+    )
+    assert np.load("y.npy").shape == ((4, 2) if batch_first else (5, 2))
 
 
 @pytest.mark.parametrize(
