@@ -13,8 +13,9 @@ import numpy as np
 from .files import check_writable, written_aside
 from .layers import Last, Linear, Sequential
 from .lstm import LSTM
+from .parameters import listed
 from .plot import plot_forecast, plot_history
-from .table import read_tables, some
+from .table import read_tables
 from .terminal import show
 from .training import (
     SGD,
@@ -216,7 +217,7 @@ def _name(args, table):
 def _tell_notes(args, table):
     if table.notes:
         cut = "cut, and no window crosses: " if len(table.parts) > 1 else ""
-        show(f"{_name(args, table)}: {cut}{some(table.notes)}", to="stderr")
+        show(f"{_name(args, table)}: {cut}{listed(table.notes, 5)}", to="stderr")
 
 
 def _rows_of_series(args, tables):

@@ -12,9 +12,11 @@ from array import array
 
 import numpy as np
 
+from .parameters import listed, quoted, short
 from .times import breaks, continued, looks_like_a_date, read_times, span
 
-_MISSING = ("", "na", "n/a", "nan", "null", "none")
+_MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
+_CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[ap]\.?m\.?)?", re.IGNORECASE | re.ASCII)
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 _SOME = 5  # as many places of many are named
 _MOSTLY = 0.9  # the share of steps by which numbers that grow are times, though some are wrong
@@ -149,7 +151,7 @@ def read_tables(
         )
         if found is not None:
             place, times = found
-            table.time, table.write = file.header[place], times.write
+            table.time, table.write = file.name(place), times.write
             table.labels = [file.texts[place][row] for row in mine]
             table.times = times.values[mine]
             _cut(table, gaps)
@@ -172,7 +174,8 @@ class _File:
     """The rows of a CSV file: numbers in the columns asked for, text where times may be."""
 
     def __init__(self, path, columns, group, sep, decimal):
-        self.path, self.lines, self.texts, self.faults = path, [], {}, {}
+        self.path, self.lines, self.faults = path, [], {}
+        self.texts, self.parts = {}, {}
         values = array("d")
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
@@ -198,7 +201,7 @@ class _File:
                         numbers = [math.nan if n is None else n for n in numbers]
                     values.extend(numbers)
                     for place, labels in self.texts.items():
-                        labels.append(row[place].strip())
+                        labels.append(" ".join(row[n].strip() for n in self.parts[place]))
                     self.lines.append(rows.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as CSV: {error}") from error
@@ -208,8 +211,8 @@ class _File:
         if self.header.count(name) == 1:
             return self.header.index(name)
         many = "has no" if name not in self.header else "has more than one"
-        sentence = f"{self.path} {many} column {name!r}; its columns are "
-        sentence += ", ".join(map(repr, self.header))
+        sentence = f"{self.path} {many} column {short(name)}; its columns are "
+        sentence += quoted(self.header)
         with open(self.path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()
         for other, shown in _SEPARATORS.items():
@@ -219,12 +222,25 @@ class _File:
         raise ValueError(sentence)
 
     def _choose_texts(self, row, places):
-        """Keep the text of the group, of the first column and of the first that has a date."""
+        """Keep the text of the group, of the first column and of the first that has a date.
+
+        A column of clock times behind a date belongs to it.
+        """
+        row = [text.strip() for text in row]
         free = [n for n in range(len(row)) if n not in places and n != self.group]
-        first = free[0] if free and (free[0] == 0 or self.group is not None) else None
-        dated = next((n for n in free if n != first and looks_like_a_date(row[n].strip())), None)
-        self.first, self.dated = first, dated
-        self.texts = {n: [] for n in (self.group, first, dated) if n is not None}
+        self.first = free[0] if free and (free[0] == 0 or self.group is not None) else None
+        dates = [n for n in free if looks_like_a_date(row[n])]
+        self.dated = next((n for n in dates if n != self.first), None)
+        for n in (self.group, self.first, self.dated):
+            if n is not None:
+                clock = n in dates and n + 1 in free and _CLOCK.fullmatch(row[n + 1])
+                self.texts[n] = []
+                self.parts[n] = (
+                    [n, n + 1] if clock and looks_like_a_date(f"{row[n]} {row[n + 1]}") else [n]
+                )
+
+    def name(self, place):
+        return " ".join(self.header[n] for n in self.parts[place])
 
     def groups(self):
         """The rows of each series, by what the group's column has; in the order of the file."""
@@ -247,7 +263,9 @@ class _File:
             if times is None and looks_like_a_date(labels[0]):
                 for line, label in zip(self.lines, labels, strict=True):
                     if read_times([labels[0], label]) is None:
-                        raise ValueError(f"line {line} has {label!r}, which is no time as others")
+                        raise ValueError(
+                            f"line {line} has {short(label)}, which is no time as others are"
+                        )
         except ValueError as error:
             raise ValueError(f"{self.where(place)}: {error}") from None
         return times
@@ -306,10 +324,10 @@ def _are_times(file, steps, values):
 
 def _what_words_are(file, labels):
     name = file.header[file.first]
-    some = ", ".join(map(repr, list(dict.fromkeys(labels))[:3]))
+    some = quoted(dict.fromkeys(labels), most=3)
     return (
-        f"{name!r} holds no times that are known here, but words ({some}). Where each is a series "
-        f"of its own give --group {name}; where they are times say how with --date-format; "
+        f"{short(name)} holds no times that are known here, but words ({some}). Where each is a "
+        f"series of its own give --group {name}; where they are times say how with --date-format; "
         "otherwise put it behind another column"
     )
 
@@ -336,8 +354,8 @@ def _cut(table, gaps):
         )
     if gaps == "error" and table.notes:
         raise ValueError(
-            f"{table.path}, {some(table.notes)}. With --gaps cut the rows between are series of "
-            "their own"
+            f"{table.path}, {listed(table.notes, _SOME)}. With --gaps cut the rows between are "
+            "series of their own"
         )
     bounds = [0, *places.tolist(), len(table.values)]
     table.parts = list(zip(bounds[:-1], bounds[1:], strict=True))
@@ -354,24 +372,19 @@ def _disorder(table, back, late):
     if back.all():
         return f"{sentence}, the oldest first: turn them round"
     if len(rows) > 1:
-        sentence += f". So it is at {some([f'line {table.lines[row]}' for row in rows[1:]])}"
+        sentence += (
+            f". So it is at lines {listed([str(table.lines[row]) for row in rows[1:]], _SOME)}"
+        )
     if table.group is None:
         sentence += ". Rows of several series need --group, the column that tells which"
     return sentence
 
 
-def some(texts):
-    """The first of many texts, and how many more there are."""
-    more = len(texts) - _SOME
-    return ", ".join(texts[:_SOME]) + (f" and {more} more" if more > 0 else "")
-
-
 def _fault(text, decimal):
     if text.strip().lower() in _MISSING:
         return "a value is missing; fill the gap before"
-    shown = repr(text) if len(text) <= 40 else f"{text[:40]!r}... of {len(text)} characters"
     other = "," if decimal == "." else "."
     hint = ""
     if re.fullmatch(rf"[+-]?\d+{re.escape(other)}\d+", text.strip(), re.ASCII):
         hint = f"; is it --decimal {other}?"
-    return f"expected a number, got {shown}{hint}"
+    return f"expected a number, got {short(text)}{hint}"

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "fastlstm"
 # modules may import each other, but for engines, of which none knows another.
 FLOORS = [
     ["engines", "arrays", "files", "npy", "terminal", "times", "wav"],
-    ["packing", "parameters", "table", "chain"],
-    ["stream", "batch", "layouts"],
+    ["packing", "parameters", "chain"],
+    ["stream", "batch", "layouts", "table"],
     ["lstm"],
     ["layers"],
     ["formats", "plot"],

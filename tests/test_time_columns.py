@@ -1,7 +1,9 @@
 """Times of rows: every common form read and written on, order, gaps, series; tables and indexes."""
 
+import contextlib
 import csv
 import datetime
+import importlib
 
 import numpy as np
 import pytest
@@ -247,7 +249,9 @@ def test_rows_out_of_order_are_named():
     labels[10:12] = labels[11:9:-1]
     labels[50], labels[60] = labels[40], labels[50]
     write(labels, VALUES)
-    with pytest.raises(ValueError, match=r"order of time\. So it is at line .* need --group, the"):
+    with pytest.raises(
+        ValueError, match=r"order of time\. So it is at lines \d.* need --group, the"
+    ):
         read_table("x.csv", ["x"])
     numbers = list(range(2000, 2080))
     numbers[40] = 1950
@@ -272,6 +276,23 @@ def test_times_are_found_behind_a_counter_an_id_or_the_values():
         ]
         write(*columns, names=names)
         assert read_table("x.csv", ["x"]).time == "date"
+
+
+def test_a_clock_behind_a_date_belongs_to_it():
+    hours = np.arange("2024-01-30T20", "2024-02-09", dtype="M8[h]")[:80]
+    dates, clocks = texts("%d/%m/%Y", hours), texts("%H:%M:%S", hours)
+    for names, columns in {
+        ("Date", "Time", "x"): (dates, clocks, VALUES),
+        ("x", "Date", "Time"): (VALUES, dates, clocks),
+        ("n", "Date", "Time", "x"): (range(80), dates, clocks, VALUES),
+    }.items():
+        write(*columns, names=names)
+        table = read_table("x.csv", ["x"])
+        assert table.time == "Date Time" and table.times[0] == hours[0]
+        assert table.labels_from(80, 1) == ["03/02/2024 04:00:00"]
+    clocks[3] = clocks[2]
+    write(dates, clocks, VALUES, names=("Date", "Time", "x"))
+    assert "the row before too" in read_table("x.csv", ["x"]).notes[0]
 
 
 def test_a_date_that_is_missing_or_of_another_form():
@@ -340,7 +361,7 @@ def test_what_python_takes_for_a_number_is_not_one(text):
     with pytest.raises(ValueError) as caught:
         read_table("x.csv", ["x"])
     assert str(caught.value).startswith("x.csv, line 3, column 'x': expected a number, got '")
-    assert len(str(caught.value)) < 150
+    assert len(str(caught.value)) < 200
 
 
 # ---- train and forecast ---------------------------------------------------------------------
@@ -520,7 +541,7 @@ def test_what_a_forecast_does_not_use_may_be_blank_or_absent(capsys):
     assert capsys.readouterr().out == expected
     blank[77] = "?"
     write(DAYS, blank)
-    assert "x.csv, line 79, column 'x': expected a number, got '?'" in refused(
+    assert "x.csv, line 79, column 'x': a value is missing" in refused(
         capsys, "forecast m.npz x.csv"
     )
     assert "has no column 'y'" in refused(capsys, "forecast m.npz x.csv --holdout 2")
@@ -556,6 +577,27 @@ def calls(series):
         lambda: f.backtest(series),
         lambda: f.forecast(series),
     ]
+
+
+def test_an_index_of_numbers_that_goes_back_is_of_rows_in_disorder(pandas):
+    frame = pandas.DataFrame({"x": VALUES})
+    assert len(Windows(frame.iloc[::2], 3)) == 37
+    for wrong in (
+        pandas.concat([frame[:40], frame[:40]]),
+        frame.sample(frac=1, random_state=0),
+        frame.sort_values("x", ascending=False),
+    ):
+        with pytest.raises(ValueError, match="order of time, got .* a list of them if they are of"):
+            Windows(wrong, 3)
+        assert len(Windows(wrong.reset_index(drop=True), 3)) == 77
+
+
+def test_an_index_of_texts_that_cannot_be_read_says_so(pandas):
+    twelve = texts("%d/%m/%Y", np.arange("2024-02-01", "2024-02-13", dtype="M8[D]"))
+    with pytest.raises(ValueError, match=r"got texts: days and .* '01/02/2024'\. Make it"):
+        Windows(pandas.Series(VALUES[:12], twelve), 3)
+    stations = pandas.Series(VALUES[:3], ["north", "south", "east"])
+    assert len(Windows(stations, 2)) == 1
 
 
 @pytest.mark.parametrize("kind", ["dates", "zone", "periods", "durations", "texts", "years"])
@@ -622,6 +664,31 @@ def test_an_index_with_dates_twice_at_irregular_distances_or_of_several_series(p
     missing = pandas.DatetimeIndex([*DAYS[:40], pandas.NaT, *DAYS[41:]])
     with pytest.raises(ValueError, match="in the order of time, got NaT behind"):
         Windows(pandas.Series(VALUES, missing), 3)
+
+
+def test_a_column_of_dates_tells_the_times_where_the_index_does_not(pandas):
+    f = by_api([VALUES[:, None]], [(VALUES[:, None], 64)])[0]
+    tables = {"pandas": pandas.DataFrame}
+    for name, make in (("polars", "DataFrame"), ("pyarrow", "table")):
+        with contextlib.suppress(ImportError):
+            tables[name] = getattr(importlib.import_module(name), make)
+    dates = [datetime.datetime(2024, 1, 1) + datetime.timedelta(n) for n in range(80)]
+    later = [date + datetime.timedelta(366) for date in dates[50:]]
+    for make in tables.values():
+        np.testing.assert_array_equal(
+            f.forecast(make({"date": dates, "x": VALUES})), f.forecast(VALUES)
+        )
+        with pytest.raises(ValueError, match="Expected rows in the order of time"):
+            f.forecast(make({"x": VALUES, "date": dates[::-1]}))
+        with pytest.raises(ValueError, match="367 days after the row before, where 1 day is usual"):
+            f.backtest(
+                make(
+                    {
+                        "x": VALUES,
+                        "date": [*dates[:50], *(d.replace(year=2025) for d in dates[50:])],
+                    }
+                )
+            )
 
 
 def test_working_days_and_changes_of_the_clock_are_no_gaps(pandas):

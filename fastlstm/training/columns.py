@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..arrays import as_array, column_names
-from ..parameters import check_size
+from ..parameters import check_size, listed
 from ..times import breaks, looks_like_a_date, read_times, span
 
 
@@ -48,12 +48,18 @@ def check_names(expected, got, owner):
     numbers = list(range(len(expected)))  # what pandas calls columns that were given no names
     if numbers in (expected, got) and not set(expected) & set(got):
         return
-    sentence = f"Expected the columns of the {owner}, {expected}, in this order, got {got}"
+    sentence = f"Expected the columns of the {owner}, {_shown(expected)}, in this order, got "
+    sentence += _shown(got)
     missing = [name for name in expected if name not in got]
     more = [name for name in got if name not in expected]
     if missing or more:
-        sentence += f": {missing or 'none'} missing, {more or 'none'} unknown"
+        missing, more = (_shown(names) if names else "none" for names in (missing, more))
+        sentence += f": {missing} missing, {more} unknown"
     raise ValueError(sentence)
+
+
+def _shown(names):
+    return f"[{listed(list(map(repr, names)))}]"
 
 
 def positions(what, columns, names, count):
@@ -83,10 +89,12 @@ def _position(what, column, names, count):
 
 
 def times_of(series):
-    """The times of a series' rows by its index, of pandas: dates, or whole numbers; or None."""
+    """The times of a series' rows, or None: dates or whole numbers in the index of pandas, or else
+    the first column of dates.
+    """
     index = getattr(series, "index", None)
     if not hasattr(index, "nlevels"):
-        return None
+        return _column_of_dates(series)
     if index.nlevels > 1:
         if any(len(index.get_level_values(n).unique()) > 1 for n in range(index.nlevels - 1)):
             raise ValueError(
@@ -100,10 +108,31 @@ def times_of(series):
         local = index.tz_localize(None)
         by_day = (local == local.normalize()).all()
         index = local if by_day else index.tz_convert(None)
+    if index.dtype.kind in "mM":
+        return index.to_numpy()
     if len(index) and all(isinstance(label, str) for label in index):
-        times = read_times(list(index)) if looks_like_a_date(index[0]) else None
-        return None if times is None else times.values
-    return index.to_numpy() if index.dtype.kind in "iuMm" else None
+        try:
+            times = read_times(list(index)) if looks_like_a_date(index[0]) else None
+        except ValueError as error:
+            fault = str(error).partition(": give ")[0]
+            raise ValueError(
+                f"Expected an index that tells times, got texts: {fault}. Make it one of dates, as "
+                "by pandas.to_datetime(series.index, format=...)"
+            ) from None
+        if times is not None:
+            return times.values
+    dates = _column_of_dates(series)
+    return index.to_numpy() if dates is None and index.dtype.kind in "iu" else dates
+
+
+def _column_of_dates(series):
+    """The values of the first column that holds dates, or None."""
+    for name in column_names(series) or ():
+        column = series[name]
+        kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
+        if kind.startswith(("date", "timestamp")):
+            return np.asarray(column, "M8[us]")
+    return None
 
 
 def check_order(series, gaps=True):
@@ -113,11 +142,12 @@ def check_order(series, gaps=True):
         return
     steps, dates = np.diff(times), times.dtype.kind in "mM"
     early = ~(steps >= steps.dtype.type(0))  # times that are missing are not later either
-    if early.all() or (early.any() and dates):
+    if early.any():
         row = int(early.argmax()) + 1
         raise ValueError(
             f"Expected rows in the order of time, got {times[row]} behind {times[row - 1]}, in row "
-            f"{row}: sort them, as by series.sort_index()"
+            f"{row}: sort them, as by series.sort_index(), or make a list of them if they are of "
+            "several series"
         )
     if not gaps or not dates:
         return

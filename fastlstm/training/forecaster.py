@@ -290,7 +290,7 @@ class Forecaster:
                 series = series.infer_objects()  # blanks elsewhere have made objects of numbers
             return _spread(as_table(series)[0], used, count)
         table, own_names = as_table(series)
-        check_names(self.standardizer.names, own_names, "standardizer")
+        check_names(self.columns or self.standardizer.names, own_names, "standardizer")
         if table.shape[1] != count:
             raise ValueError(
                 f"Expected a series of {count} columns, as the standardizer has, got "

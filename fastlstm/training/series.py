@@ -96,9 +96,9 @@ class Windows:
         self.flat = check_bool("flat", flat)
         self.mask_missing = check_bool("mask_missing", mask_missing)
         self.dtype = check_dtype(dtype)
+        self.series, names = as_tables(series)
         for one in series if isinstance(series, (list, tuple)) else [series]:
             check_order(one)
-        self.series, names = as_tables(series)
         columns = self.series[0].shape[1]
         self.inputs = positions("inputs", inputs, names, columns)
         self.targets = positions("targets", targets, names, columns)
