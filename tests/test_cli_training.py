@@ -376,7 +376,7 @@ def test_destinations_are_tried_before_the_first_epoch(capsys, monkeypatch, opti
     monkeypatch.setattr(
         cli_training,
         "check_writable",
-        lambda path: refuse(path) if path.name == name else None,
+        lambda path, *_: refuse(path) if path.name == name else None,
     )
     assert error_of(capsys, TRAIN, option, name).endswith("Read-only file system")
 
