@@ -250,6 +250,24 @@ def test_a_model_that_wants_the_pieces_gets_them(tmp_path):
         np.testing.assert_array_equal(model.state_dict()[name], array)
 
 
+def test_many_pieces_are_looked_through_once():
+    class Counted(dict):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return super().__iter__()
+
+        def items(self):
+            self.times += 1
+            return super().items()
+
+    state = Counted({f"{n}.weight_hh_l0_raw": np.ones(1) for n in range(1000)})
+    state |= {f"{n}.weight_hh_l0_scale": np.ones(1) for n in range(1000, 2000)}
+    folded, faults = fold(state)
+    assert len(folded) == len(faults) == 1000 and state.times <= 5
+
+
 def test_names_that_only_look_alike_are_left_alone():
     state = {
         "class_weights": np.ones(3),

@@ -17,7 +17,7 @@ import re
 
 import numpy as np
 
-from ..parameters import quoted
+from ..parameters import quoted, short
 
 PARAMETER = r"(?:weight|bias)(?:_(?:ih|hh|hr)(?:_l(?:0|[1-9]\d{0,5})(?:_reverse)?)?)?"
 _PIECE = re.compile(
@@ -36,13 +36,17 @@ def fold(state):
     faults : dict of str -> str
         By the prefix of the layer, why one of its parameters cannot be told.
     """
-    pieces, owner = {}, {}  # parameter -> what kind of piece -> array; piece -> parameter
+    lstms = {name.rpartition("weight_ih")[0] for name in state}
+    pieces, owner, names = {}, {}, {}  # parameter -> kind of piece -> array; piece -> parameter
     for name, array in state.items():
         match = None if NAME.fullmatch(name) else _PIECE.fullmatch(name)
         if match:
-            local, kind = match[2] or match[4], match[3] or match[5]
-            owner[name] = _place(match[1], local, kind, state)
-            pieces.setdefault(owner[name], {})[kind] = array
+            prefix, local, kind = match[1], match[2] or match[4], match[3] or match[5]
+            if kind == "raw" and prefix + local not in state and f"{prefix}module." in lstms:
+                prefix += "module."  # which weight drop wraps
+            owner[name] = parameter = prefix + local
+            pieces.setdefault(parameter, {})[kind] = array
+            names.setdefault(parameter, []).append(name)
     folded, faults = {}, {}
     for name, array in state.items():
         parameter = owner.get(name, name)
@@ -51,20 +55,12 @@ def fold(state):
         if parameter in pieces:
             array = _together(state.get(parameter), pieces[parameter])
             if array is None:
-                names = quoted(piece for piece, whole in owner.items() if whole == parameter)
-                prefix = NAME.fullmatch(parameter)[1]
-                faults[prefix] = f"what {names} makes of {parameter!r} is not known"
+                fault = f"what {quoted(names[parameter])} makes of {short(parameter)} is not known"
+                faults[NAME.fullmatch(parameter)[1]] = fault
                 array = state.get(parameter)
         if array is not None:
             folded[parameter] = array
     return folded, faults
-
-
-def _place(prefix, local, kind, state):
-    """The full name of the parameter that a piece belongs to: weight drop wraps a ``module``."""
-    inner = f"{prefix}module."
-    wraps = prefix + local not in state and any(n.startswith(f"{inner}weight_ih") for n in state)
-    return (inner if kind == "raw" and wraps else prefix) + local
 
 
 def _together(plain, pieces):
