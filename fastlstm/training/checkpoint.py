@@ -159,8 +159,8 @@ def _check_history(kept, state):
     if not all(isinstance(values, list) for values in history.values()):
         raise ValueError("a damaged checkpoint: its history is not made of lists")
     for name in state.history:
-        values = history[name]
-        if len(values) != kept["epoch"] or not all(type(v) in (int, float) for v in values):
+        numbers = [float(value) for value in history[name] if type(value) in (int, float)]
+        if not len(numbers) == len(history[name]) == kept["epoch"]:
             raise ValueError(
                 f"a damaged checkpoint: its history has no {kept['epoch']} numbers of {name!r}"
             )

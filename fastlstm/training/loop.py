@@ -228,11 +228,11 @@ class EarlyStopping:
         """Take over what `state_dict` returned; ValueError if it cannot be this training's."""
         best, weights = state_dict["best"], state_dict["weights"]
         best_epoch = check_size("best_epoch", state_dict["best_epoch"], least=0)
-        if not _is_number(best) or isinstance(best, np.ndarray):
+        if not _is_number(best):
             raise ValueError(f"EarlyStopping: Expected best to be a number, got {best!r}")
         if best_epoch and self._state is not None:
             _check_weights(weights, best_epoch, self._state)
-        self.best, self.best_epoch, self._weights = best, best_epoch, weights
+        self.best, self.best_epoch, self._weights = float(best), best_epoch, weights
 
 
 def _check_weights(weights, epoch, state):
