@@ -33,6 +33,7 @@ from fastlstm.training import (
     EarlyStopping,
     HuberLoss,
     MSELoss,
+    NonFiniteError,
     NSELoss,
     OneCycleLR,
     ReduceLROnPlateau,
@@ -501,12 +502,14 @@ def test_the_side_file_is_tried_before_the_first_epoch(tmp_path, monkeypatch):
 def _entries(path):
     """(the JSON tree, the arrays) of a checkpoint."""
     with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files if name != "__hash__"}
     return json.loads(arrays.pop("__training__").item()), arrays
 
 
 def _write(path, tree, arrays):
-    np.savez(path, **arrays, __training__=np.array(json.dumps(tree).encode()))
+    """A file with these, and a hash that fits: what is wrong must be found by its reader."""
+    entries = {**arrays, "__training__": np.array(json.dumps(tree).encode())}
+    np.savez(path, **entries, __hash__=checkpoint._seal(entries))
 
 
 def _leaves(tree, place=()):
@@ -524,7 +527,7 @@ RUBBISH = [None, True, -1, 2.5, 10**30, 10**400, float("nan"), "x", [], {}, [1, 
            {"__array__": 0}, {"__array__": 10**6}, {"__array__": []}]  # fmt: skip
 
 
-def _assert_taken_or_refused(path, change, seen):
+def _assert_taken_or_refused(path, change, seen, number=False):
     """A changed file is refused at once by its name, all left as it was, or goes through."""
     parts = _parts(**change)
     before = _everything(parts)
@@ -534,6 +537,8 @@ def _assert_taken_or_refused(path, change, seen):
         assert str(error).startswith(f"{path}: ") or str(error).startswith("schedule: "), error
         assert _everything(parts) == before
         seen["refused"] += 1
+    except NonFiniteError:  # numbers of the right kind that no training had
+        assert number
     else:
         assert len(kept["loss"]) == 4 or kept.stopped
         assert all(np.isfinite(value).all() for value in parts["model"].state_dict().values())
@@ -572,8 +577,31 @@ def test_damaged_trees_are_refused_at_once(name, tmp_path):
             if other == tree:
                 continue
             _write(damaged, other, arrays)
-            _assert_taken_or_refused(damaged, DAMAGED[name], seen)
+            number = place[:2] == ("kept", "optimizer") and isinstance(rubbish, (int, float))
+            _assert_taken_or_refused(damaged, DAMAGED[name], seen, number)
     assert seen["refused"] > 100
+
+
+@pytest.mark.parametrize("what", ["tree", "array", "hash", "no hash"])
+def test_a_file_that_was_written_to_is_refused(what, tmp_path):
+    """Though all is of the right kind."""
+    path = tmp_path / "training.npz"
+    _save(path)
+    with np.load(path) as file:
+        entries = dict(file)
+    if what == "tree":
+        text = (
+            entries["__training__"].item().replace(b'"weight_decay": 0.0', b'"weight_decay": 1e9')
+        )
+        entries["__training__"] = np.array(text)
+    elif what == "array":
+        entries["3"] = entries["3"] + 1
+    elif what == "hash":
+        entries["__hash__"] = np.array("0" * 32)
+    else:
+        del entries["__hash__"]
+    np.savez(path, **entries)
+    _refused(path, "a damaged checkpoint: it does not hold what was written to it")
 
 
 def test_missing_entries_are_refused(tmp_path):

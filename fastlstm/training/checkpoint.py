@@ -1,8 +1,8 @@
 """Checkpoints of a training: all that its next epochs depend on, in one file, whole at any moment.
 
 The file is a NumPy .npz without pickled objects. Entry ``__training__`` is JSON; where that has
-``{"__array__": 3}`` stands the array of entry ``3``. It is written aside and renamed, so a kill at
-any moment leaves the file of before or the new one.
+``{"__array__": 3}`` stands the array of entry ``3``; entry ``__hash__`` is that of all others. The
+file is written aside and renamed, so a kill at any moment leaves the one of before or the new one.
 
 It also holds, in words, what the training is made of: the model, a hash of the data, every option.
 Whoever goes on from it must have the same, or name what is another on purpose.
@@ -27,7 +27,7 @@ from ..parameters import Layer, check_size
 from .batches import Batch
 
 _VERSION = 2  # 1 did not say what the training was made of
-_ENTRY = "__training__"
+_ENTRY, _SEAL = "__training__", "__hash__"
 _ARRAY = "__array__"
 # what a training that goes on cannot do without: the file's states are theirs
 _SAME = frozenset("model frozen optimizer schedule callbacks monitor mode metrics".split())
@@ -99,8 +99,9 @@ class Checkpoint:
         tree = {"version": _VERSION, "made_for": state.made_of, "kept": _kept(state)}
         text = json.dumps(_taken_apart(tree, arrays))
         entries = {str(number): array for number, array in enumerate(arrays)}
+        entries[_ENTRY] = np.array(text.encode())
         with written_aside(self.path) as file:
-            np.savez(file, **entries, **{_ENTRY: np.array(text.encode())})
+            np.savez(file, **entries, **{_SEAL: _seal(entries)})
 
 
 def read(path, state, changed):
@@ -352,6 +353,7 @@ def _read(file):
     if not npz.recognises(source):
         raise ValueError("this is no checkpoint of a training")
     arrays = npz.read(source)[0].require()
+    seal, sealed = arrays.pop(_SEAL, None), _seal(arrays)
     text = arrays.pop(_ENTRY, np.zeros(0))
     if text.dtype.kind != "S" or text.ndim:
         raise ValueError(f"this is no checkpoint of a training: it has no text {_ENTRY!r}")
@@ -361,7 +363,13 @@ def _read(file):
             f"a checkpoint of version {tree['version']}, expected {_VERSION} (1 does not say of "
             "which data and options it is); begin anew with another file"
         )
+    if seal != sealed:
+        raise ValueError("a damaged checkpoint: it does not hold what was written to it")
     return tree["made_for"], tree["kept"]
+
+
+def _seal(entries):
+    return np.array(_hash([entries[name] for name in sorted(entries)]).encode())
 
 
 def _taken_apart(tree, arrays):
