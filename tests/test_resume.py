@@ -577,7 +577,7 @@ def test_damaged_trees_are_refused_at_once(name, tmp_path):
             if other == tree:
                 continue
             _write(damaged, other, arrays)
-            number = place[:2] == ("kept", "optimizer") and isinstance(rubbish, (int, float))
+            number = place[:2] == ("kept", "optimizer")
             _assert_taken_or_refused(damaged, DAMAGED[name], seen, number)
     assert seen["refused"] > 100
 
@@ -590,14 +590,12 @@ def test_a_file_that_was_written_to_is_refused(what, tmp_path):
     with np.load(path) as file:
         entries = dict(file)
     if what == "tree":
-        text = (
-            entries["__training__"].item().replace(b'"weight_decay": 0.0', b'"weight_decay": 1e9')
-        )
+        text = entries["__training__"].item().replace(b'"steps": 6', b'"steps": 7')
         entries["__training__"] = np.array(text)
     elif what == "array":
         entries["3"] = entries["3"] + 1
     elif what == "hash":
-        entries["__hash__"] = np.array("0" * 32)
+        entries["__hash__"] = np.array(b"0" * 32)
     else:
         del entries["__hash__"]
     np.savez(path, **entries)
