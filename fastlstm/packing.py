@@ -353,6 +353,9 @@ def _check_sequences(sequences):
     sequences = [as_array(s, "a sequence") for s in sequences]
     if not sequences:
         raise ValueError("Expected a list of at least one sequence, got an empty one")
+    like = next((s for s in sequences if s.shape != (0,)), sequences[0])
+    empty = np.empty((0, *like.shape[1:]), like.dtype)  # [] has neither features nor a type
+    sequences = [empty if s.shape == (0,) else s for s in sequences]
     shapes = {s.shape[1:] if s.ndim else None for s in sequences}
     if len(shapes) > 1 or None in shapes:
         raise ValueError(

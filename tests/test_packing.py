@@ -105,6 +105,17 @@ def test_pad_sequence(rnn, lengths, features, dtype, batch_first, padding, side)
     assert_same_bits(np.ascontiguousarray(got), np.ascontiguousarray(expected))
 
 
+def test_an_empty_list_is_what_the_others_are():
+    """So tokens stay integers beside it, and features keep their number and precision."""
+    assert_same_bits(pad_sequence([[1, 2], []], True), np.array([[1, 2], [0, 0]]))
+    features = np.ones((2, 3), np.float32)
+    assert_same_bits(
+        np.ascontiguousarray(pad_sequence([[], features], True)),
+        np.stack([np.zeros_like(features), features]),
+    )
+    assert pad_sequence([[], []]).shape == (0, 2)
+
+
 def test_sequences_of_different_types():
     """Side by side they take the type that holds them all, wherever it stands."""
     whole, half = np.array([1, 2]), np.array([0.5])

@@ -403,7 +403,7 @@ def _as_sequences(sequences):
     arrays = [as_array(s, "a sequence") for s in sequences]
     if not arrays:
         raise ValueError("Expected a list of at least one sequence, got an empty one")
-    full = [s for s in arrays if s.shape != (0,)] or arrays  # an empty list says nothing
+    full = [s for s in arrays if s.shape != (0,)] or arrays  # [] has neither features nor a type
     if all(s.ndim == 1 and s.dtype.kind in "iu" for s in full):
         return [s.astype(np.int64) if s.shape == (0,) else s for s in arrays], True
     shape = full[0].shape[1:] or (1,)
