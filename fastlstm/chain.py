@@ -10,13 +10,13 @@ from typing import NamedTuple
 class Given(NamedTuple):
     """What a layer gives to the next one, as far as it is known."""
 
+    layouts: list  # all pairs of (name, layer) so far that must agree in `batch_first`
     features: int | None = None  # how long its last axis is
     giver: str = ""  # who gives that many
     lstm: tuple | None = None  # (name, LSTM): whose axes of steps and sequences these are
     directions: bool = False  # whether the features are still that LSTM's, [forward, backward]
     stranger: str = ""  # a layer of one's own behind that LSTM
     last: str = ""  # the Last that left one step of all
-    layouts: tuple = ()  # pairs of (name, layer) that must agree in `batch_first`
 
     def check(self, features, taker):
         """Refuse what gives another number of features than its taker takes."""
@@ -32,16 +32,16 @@ class Given(NamedTuple):
                 f"Sequential: {taker} needs a sequence of steps, of which {self.last} has left one"
             )
 
-    def behind(self, name, layer):
-        """What is given, and must be of the layout of, the `layer` that has the LSTM before it."""
+    def check_layout(self, name, layer):
+        """Refuse a layer of another layout than the LSTM before it; now, and in `layouts`."""
         pair = self.lstm, (name, layer)
         check_layouts([pair])
-        return self._replace(layouts=(*self.layouts, pair))
+        self.layouts.append(pair)
 
     def unknown(self, name, layer):
         """What is given by a layer that may do anything with what was given to it."""
         stranger = who(name, layer) if self.lstm else ""
-        return Given(lstm=self.lstm, stranger=stranger, layouts=self.layouts)
+        return Given(self.layouts, lstm=self.lstm, stranger=stranger)
 
 
 def join(children, given, prefix=""):
@@ -73,5 +73,6 @@ def check_layouts(pairs):
 
 
 def who(name, layer):
-    """A layer in a sentence."""
-    return f"{name!r} ({layer!r})"
+    """A layer in a sentence; names may come from a file of unknown origin."""
+    name = name if len(name) <= 100 else name[:100] + "..."
+    return f"{name!r} ({type(layer).__name__ if layer.children else layer!r})"

@@ -286,7 +286,7 @@ class Embedding(Layer):
             raise ValueError(
                 f"Sequential: {who(name, self)} takes indices, {given.giver} gives features"
             )
-        return self, Given(self.embedding_dim, who(name, self), layouts=given.layouts)
+        return self, Given(given.layouts, self.embedding_dim, who(name, self))
 
     def _add(self, index, dy):
         """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""
@@ -592,7 +592,7 @@ class Last(Layer):
                 "bidirectional, to take it from there"
             )
         last._lstm = lstm
-        given = given.behind(name, last)
+        given.check_layout(name, last)
         return last, given._replace(last=who(name, last))
 
     def __call__(self, input, *, lengths=None):
@@ -730,7 +730,7 @@ class Sequential(Layer):
                 f"Sequential: layers have different dtypes: {sorted(dtypes)}; layer.astype, or "
                 "load(path, dtype=...), makes them one"
             )
-        children, given = join(children, Given())
+        children, given = join(children, Given([]))
         super().__init__({}, dtypes.pop() if dtypes else "float32", children)
         self._layouts = given.layouts  # pairs that must go on agreeing
         self._leaves = tuple(_leaves(children))
@@ -860,7 +860,7 @@ class Sequential(Layer):
             over another axis than the features', an LSTMCell, a layer of one's own.
         """
         batch_size = check_size("batch_size", batch_size)
-        parts, given = [], Given()
+        parts, given = [], Given([])
         for name, layer in self._leaves:
             if isinstance(layer, LSTM) and not is_own(layer):
                 try:
@@ -906,12 +906,14 @@ class Sequential(Layer):
 
     def _join(self, name, given):
         """A copy, if a Last inside takes something from an LSTM before this Sequential."""
+        before = len(given.layouts)
         children, given = join(self.children, given, name + ".")
         if all(children[n] is layer for n, layer in self.children.items()):
             return self, given
         twin = copy.copy(self)
         leaves = tuple(_leaves(children))
-        twin.__dict__.update(children=children, _layouts=given.layouts, _leaves=leaves)
+        layouts = given.layouts[before:]
+        twin.__dict__.update(children=children, _layouts=layouts, _leaves=leaves)
         return twin, given
 
     def _arrange(self, x):

@@ -633,11 +633,9 @@ class LSTM(Recurrent):
         given.check(self.input_size, who(name, self))
         given.check_steps(who(name, self))
         if given.lstm and not given.stranger:
-            given = given.behind(name, self)
-        return self, Given(
-            self._directions * self._output_size, who(name, self), lstm=(name, self),
-            directions=True, layouts=given.layouts,
-        )  # fmt: skip
+            given.check_layout(name, self)
+        wide = self._directions * self._output_size
+        return self, Given(given.layouts, wide, who(name, self), lstm=(name, self), directions=True)
 
     def stream(self, batch_size=1):
         """Begin a live stream: a state of its own over these weights.
@@ -789,7 +787,7 @@ class LSTMCell(Recurrent):
                 f"Sequential: {who(name, self)} takes one step, {who(*given.lstm)} gives all of "
                 "them; put a Last between the two"
             )
-        return self, Given(layouts=given.layouts)
+        return self, Given(given.layouts)
 
     def _d_states(self, d_states, rows, ndim):
         """The gradients of a step's h and c; what is None becomes zeros."""
