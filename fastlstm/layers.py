@@ -225,6 +225,8 @@ class Embedding(Layer):
             [0., 0.]]], dtype=float32)
     """
 
+    _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
+
     def __init__(
         self, num_embeddings, embedding_dim, padding_idx=None, *, dtype="float32", seed=None
     ):
@@ -832,10 +834,11 @@ class Sequential(Layer):
             dx, d_hx = d_output, {}
             if dx is None and stated:
                 dx = np.zeros(*y_like) if y_like else (None, None)
-            for name, back in reversed(pullbacks):
-                dx, own = back(dx, d_states.get(name))
-                if own is not None:
-                    d_hx[name] = own
+            with self._all_or_nothing():
+                for name, back in reversed(pullbacks):
+                    dx, own = back(dx, d_states.get(name))
+                    if own is not None:
+                        d_hx[name] = own
             dx = dx if input_gradient else None
             return (dx, d_hx) if stated else dx
 

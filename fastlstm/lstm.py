@@ -496,11 +496,12 @@ class LSTM(Recurrent):
             dy = self._d_output(d_output, batch, y.shape[1])
             final = self._d_states(d_states, batch)
             dh, dc = batch.sort(final)
-            for layer, cells, tape, mask in reversed(tapes):
-                wanted = input_gradient or cells.start > 0
-                dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
-                if mask is not None:
-                    dy *= mask
+            with self._all_or_nothing():
+                for layer, cells, tape, mask in reversed(tapes):
+                    wanted = input_gradient or cells.start > 0
+                    dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
+                    if mask is not None:
+                        dy *= mask
             dx = batch.restore(dy) if input_gradient else None
             return dx, batch.unsort((dh, dc), final)
 
@@ -773,7 +774,8 @@ class LSTMCell(Recurrent):
         def pullback(d_states):
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
             dy = np.zeros_like(dh)
-            dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
+            with self._all_or_nothing():
+                dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
             if not single:
                 return dx, (dh, dc)
             return dx[0] if input_gradient else None, (dh[0], dc[0])

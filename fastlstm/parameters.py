@@ -4,6 +4,7 @@ A layer's parameters live side by side in one array, in torch's order; each name
 So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
 """
 
+import contextlib
 import copy
 import fnmatch
 import functools
@@ -52,6 +53,7 @@ class Layer:
     many threads is. Pullbacks add into `grads`: one thread at a time.
     """
 
+    _kept = False  # whether there is somebody already who would put the gradients back
     _frozen = frozenset()  # names of own parameters that are not to be learnt
 
     def __init__(self, shapes, dtype="float32", children=None):
@@ -142,6 +144,24 @@ class Layer:
             for prefix, layer in self.named_layers()
             for name, view in layer._own_grads().items()
         }
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self):
+        """Inside, gradients are added to; if that is cut short, as by Ctrl-C, they are put back."""
+        layers = {id(layer): layer for _, layer in self.named_layers() if not layer._kept}.values()
+        before = [None if layer._gradients is None else layer._gradients.copy() for layer in layers]
+        for layer in layers:
+            layer._kept = True
+        try:
+            yield
+        except BaseException:
+            for layer, gradients in zip(layers, before, strict=True):
+                if layer._gradients is not None:
+                    layer._gradients[...] = 0 if gradients is None else gradients
+            raise
+        finally:
+            for layer in layers:
+                layer._kept = False
 
     def zero_grad(self):
         """Set all gradients to zero; without it, pullbacks go on adding."""

@@ -3,6 +3,7 @@
 Of one LSTM, or, as a ModelStream, of all LSTMs in a Sequential.
 """
 
+import contextlib
 import functools
 
 import numpy as np
@@ -137,7 +138,8 @@ class Stream:
         batch_sizes = uniform_sizes(steps, self.batch_size)
         y = np.empty((len(rows), lstm._output_size), lstm.dtype)
         if steps:
-            lstm._stacks()[0].run(rows, batch_sizes, self._h, self._c, y, lstm.num_threads)
+            with _all_or_nothing(self._h, self._c):
+                lstm._stacks()[0].run(rows, batch_sizes, self._h, self._c, y, lstm.num_threads)
         y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if batch_first else y
 
@@ -287,8 +289,10 @@ class ModelStream:
         """
         check_layouts(self._model._layouts)
         x = self._model._arrange(x)
-        for _, part in self._parts:
-            x = part.run(x) if isinstance(part, Stream) else part(x)
+        states = [state for s in self._streams.values() for state in (s._h, s._c)]
+        with _all_or_nothing(*states):
+            for _, part in self._parts:
+                x = part.run(x) if isinstance(part, Stream) else part(x)
         return x
 
     @property
@@ -390,7 +394,8 @@ def _step(lstm, h, c, x, out):
         out = np.empty(shape, lstm.dtype)
     else:
         _check_out(out, shape, lstm.dtype)
-    lstm._stacks()[0].run(as_rows(x), uniform_sizes(1, rows), h, c, out, lstm.num_threads)
+    with _all_or_nothing(h, c):
+        lstm._stacks()[0].run(as_rows(x), uniform_sizes(1, rows), h, c, out, lstm.num_threads)
     return out
 
 
@@ -405,6 +410,18 @@ def _check_out(out, shape, dtype):
             f"out must be a writable C-contiguous {dtype} array of shape {shape}, got "
             + _describe(out)
         )
+
+
+@contextlib.contextmanager
+def _all_or_nothing(*states):
+    """Inside, states change; if that is cut short, as by Ctrl-C, they are put back."""
+    before = [state.copy() for state in states]
+    try:
+        yield
+    except BaseException:
+        for state, values in zip(states, before, strict=True):
+            state[...] = values
+        raise
 
 
 def _describe(out):

@@ -9,7 +9,7 @@ import numpy as np
 # they save
 _WORTH_THREADS = 1e8
 # the same, of a piece of time: between two, Python can run the handler of a signal, as Ctrl-C's
-_PIECE = 1e9
+_PIECE = 2e8
 
 
 class Stack:

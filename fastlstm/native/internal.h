@@ -9,15 +9,18 @@
 
 enum { GATES = 4, MOST_THREADS = 64 };
 
-/* Floating-point operations, some tens of milliseconds': after so many the calling thread asks whether to
-go on. Rows of a linear product that are taken together. */
-#define PIECE 2000000000
+/* Floating-point operations, some tens of milliseconds' at most: after so many the calling thread asks
+whether to go on. */
+#ifndef PIECE
+#define PIECE 1000000000
+#endif
+/* Rows of a linear product that are taken together. */
 #define LINEAR_ROWS 64
 
 /* How a call ends early: the calling thread asks, and all threads leave where they next look. */
 typedef struct {
     int (*ask)(void);
-    int64_t work; /* since it was asked, the calling thread's own */
+    int64_t work; /* since it was asked, as far as the calling thread knows */
     _Atomic int stopped;
 } fl_stop;
 

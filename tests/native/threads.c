@@ -4,7 +4,7 @@ for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
     threads ROUNDS
 
 The stacks make each way of cutting the work happen, forward and back: sequences, directions, units of
-a step. */
+a step. Some calls are stopped: then they say so, and all threads have left. Built with a small PIECE. */
 
 #include <pthread.h>
 #include <stdio.h>
@@ -54,7 +54,7 @@ static int64_t results_of(const work *w)
     return y + w->steps * w->batch * I + s->directions * (w->batch * (P + H) + 4 * H * (I + P + 1) + P * H);
 }
 
-static void go_back(const work *w, const fl_call *call, float *results)
+static int go_back(const work *w, const fl_call *call, float *results)
 {
     const fl_shape *s = &w->shape;
     int64_t I = s->input, H = s->hidden, P = s->output;
@@ -73,11 +73,23 @@ static void go_back(const work *w, const fl_call *call, float *results)
 #undef PLACE
     way.dw = dw;
     way.room = room(fl_back_room_bytes(w->stack, &way));
-    fl_back(w->stack, &way);
+    int stopped = fl_back(w->stack, &way);
     free(way.room);
+    return stopped;
 }
 
-static float *run(const work *w, int threads)
+static int go_on(void)
+{
+    return 0;
+}
+
+static int at_once(void)
+{
+    return 1;
+}
+
+/* NULL: it was stopped, on the way back if there is one. */
+static float *run(const work *w, int threads, int (*stop)(void))
 {
     const fl_shape *s = &w->shape;
     size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
@@ -88,27 +100,34 @@ static float *run(const work *w, int threads)
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
         .h = memset(room(states), 0, states), .c = memset(room(states), 0, states),
-        .threads = threads, .every = w->every,
+        .threads = threads, .every = w->every, .stop = s->back ? NULL : stop,
     };
     if (s->back)
         call.tape = room(fl_tape_bytes(w->stack, &call));
     call.room = room(fl_room_bytes(w->stack, &call));
-    fl_run(w->stack, &call);
-    if (s->back)
-        go_back(w, &call, (float *)call.y + w->steps * w->batch * s->directions * s->output);
+    int stopped = fl_run(w->stack, &call);
+    if (s->back) {
+        call.stop = stop;
+        stopped |= go_back(w, &call, (float *)call.y + w->steps * w->batch * s->directions * s->output);
+    }
     free(call.h);
     free(call.c);
     free(call.room);
     free(call.tape);
-    return call.y;
+    if (!stopped)
+        return call.y;
+    free(call.y);
+    return NULL;
 }
 
 static void *caller(void *first)
 {
     for (long n = 0; n < rounds; n++) {
         const work *w = &works[((long)(size_t)first + n) % WORKS];
-        float *results = run(w, 2 + (int)(n % 4));
-        if (memcmp(results, w->expected, results_of(w) * sizeof(float))) {
+        float *results = run(w, 2 + (int)(n % 4), n % 3 == 0 ? NULL : n % 3 == 1 ? go_on : at_once);
+        if (!results && n % 3 == 2)
+            continue;
+        if (!results || memcmp(results, w->expected, results_of(w) * sizeof(float))) {
             fprintf(stderr, "other bits: work %d, round %ld\n", (int)(w - works), n);
             exit(1);
         }
@@ -131,7 +150,11 @@ int main(int argc, char **argv)
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
         w->stack = fl_pack(room(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
-        w->expected = run(w, 1);
+        w->expected = run(w, 1, NULL);
+        if (run(w, 1, at_once)) {
+            fprintf(stderr, "not stopped: work %d\n", (int)(w - works));
+            return 1;
+        }
     }
     pthread_t callers[CALLERS];
     for (size_t n = 0; n < CALLERS; n++)

@@ -1,0 +1,176 @@
+"""Ctrl-C ends a long call: kind 29 of the issue "Nothing wrong in silence".
+
+Each call would take minutes; a signal comes after a moment. What matters is that the call ends there,
+with the caller's states, inputs and gradients as they were, and that what is run next is right.
+"""
+
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+from fastlstm import LSTM, Linear, Sequential
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer's signal")
+
+LONG = 400_000  # steps, of an hour or so in all
+SHORT = 50
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, but nobody else's."""
+
+
+@pytest.fixture
+def soon():
+    """A signal whose handler raises `Interrupted` once, as soon as what follows is under way."""
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.05)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(params=[1, 2])
+def num_threads(request):
+    return request.param
+
+
+def make(engine, num_threads, **options):
+    return LSTM(2, 300, engine=engine, num_threads=num_threads, seed=0, **options)
+
+
+def lazy(*shape):
+    """Zeros that take no memory before they are read."""
+    return np.zeros(shape, np.float32)
+
+
+SHAPES = {
+    "units": ({}, 1),
+    "sequences": ({}, 9),
+    "directions": ({"bidirectional": True}, 1),
+    "stack": ({"num_layers": 2}, 2),
+    "projection": ({"proj_size": 30}, 1),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_call(engine, num_threads, soon, shape):
+    options, batch = SHAPES[shape]
+    lstm = make(engine, num_threads, **options)
+    x = lazy(LONG // batch, batch, 2)
+    small = np.random.default_rng(0).standard_normal((SHORT, batch, 2)).astype(np.float32)
+    expected, _ = lstm(small)
+    soon()
+    with pytest.raises(Interrupted):
+        lstm(x)
+    assert_same_bits(lstm(small)[0], expected)
+
+
+def test_a_stream_stays_where_it_was(engine, num_threads, soon):
+    lstm = make(engine, num_threads, num_layers=2)
+    x = np.random.default_rng(0).standard_normal((SHORT, 2, 2)).astype(np.float32)
+    stream, other = lstm.stream(2), lstm.stream(2)
+    stream.run(x), other.run(x)
+    soon()
+    with pytest.raises(Interrupted):
+        stream.run(lazy(LONG, 2, 2))
+    for state, expected in zip(stream.state, other.state, strict=True):
+        assert_same_bits(state, expected)
+    assert_same_bits(stream.run(x), other.run(x))
+
+
+@pytest.mark.parametrize("checkpoint_every", [None, LONG])
+def test_a_recorded_run(engine, num_threads, soon, checkpoint_every):
+    lstm = make(engine, num_threads)
+    soon()
+    with pytest.raises(Interrupted):
+        lstm.vjp(lazy(LONG, 1, 2), checkpoint_every=checkpoint_every)
+    assert not any(grad.any() for grad in lstm.grads.values())
+
+
+def test_a_pullback_adds_all_or_nothing(engine, soon):
+    """Though it had added the gradients of the layers above, and of the model's head."""
+    lstm = LSTM(2, 128, 3, engine=engine, num_threads=1, seed=0)
+    model = Sequential(lstm, Linear(128, 3, engine=engine, seed=0))
+    y, pullback = model.vjp(np.ones((500, 8, 2), np.float32))
+    calls = 0
+    soon()
+    with pytest.raises(Interrupted):
+        while True:
+            before = {name: grad.copy() for name, grad in model.grads.items()}
+            pullback(np.ones_like(y))
+            calls += 1
+    one = {name: grad.copy() for name, grad in model.grads.items()}
+    # the signal may have come between a pullback and the copy behind it
+    same = [np.array_equal(one[name], grad) for name, grad in before.items()]
+    assert all(same) or (calls and not any(same))
+    pullback(np.ones_like(y))
+    assert not any(np.array_equal(grad, one[name]) for name, grad in model.grads.items())
+
+
+def test_a_stream_of_a_whole_model_stays_where_it_was(engine):
+    """Though its first LSTM had gone through the chunk when the second was cut short."""
+    how = {"engine": engine, "seed": 0}
+    model = Sequential(LSTM(2, 2, **how), Linear(2, 2, **how), LSTM(2, 2, **how))
+    x = np.random.default_rng(0).standard_normal((SHORT, 2, 2)).astype(np.float32)
+    stream, other = model.stream(2), model.stream(2)
+    stream.run(x), other.run(x)
+    interrupted = stream._streams["2"]
+
+    def run(x):
+        interrupted.state = [np.ones((1, 2, 2), np.float32)] * 2
+        raise Interrupted
+
+    interrupted.run = run
+    with pytest.raises(Interrupted):
+        stream.run(x)
+    del interrupted.run
+    assert_same_bits(stream.run(x), other.run(x))
+
+
+def test_a_handler_that_does_not_raise_changes_nothing(engine, num_threads):
+    """It runs in the middle of the call, which goes on to the same bits."""
+    lstm = make(engine, num_threads)
+    x = np.random.default_rng(0).standard_normal((4000, 2, 2)).astype(np.float32)
+    expected, came = lstm(x)[0], []
+    before = signal.signal(signal.SIGALRM, lambda *_: came.append(lstm(x[:3])))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.02)
+    try:
+        got = lstm(x)[0]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert came
+    assert_same_bits(got, expected)
+
+
+def test_only_the_main_thread_is_interrupted(engine, soon):
+    """As Python has it: a call in another thread goes on."""
+    lstm = make(engine, 1)
+    x = np.ones((4000, 1, 2), np.float32)
+    expected, results = lstm(x)[0], []
+    thread = threading.Thread(target=lambda: results.append(lstm(x)[0]))
+    soon()
+    with pytest.raises(Interrupted):
+        thread.start()
+        time.sleep(100)
+    while thread.is_alive():
+        time.sleep(0.01)
+    assert_same_bits(results[0], expected)
+
+
+def test_a_linear_layer(engine, soon):
+    linear = Linear(2000, 2000, engine=engine, seed=0)
+    x = np.broadcast_to(np.float32(1), (50_000, 2000))
+    soon()
+    with pytest.raises(Interrupted):
+        for _ in range(1000):
+            linear(x)
+    assert linear(np.ones((1, 2000), np.float32)).shape == (1, 2000)
