@@ -1,7 +1,7 @@
 """Ctrl-C ends a long call: kind 29 of the issue "Nothing wrong in silence".
 
-Each call would take minutes; a signal comes after a moment. What matters is that the call ends there,
-with the caller's states, inputs and gradients as they were, and that what is run next is right.
+Each call would take minutes; a signal comes after a moment. What matters is that the call ends
+there, with the caller's states, inputs and gradients as they were, and that the next call is right.
 """
 
 import signal
