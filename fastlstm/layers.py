@@ -844,7 +844,7 @@ class Sequential(Layer):
 
         return ((x, states) if stated else x), pullback
 
-    def stream(self, batch_size=1):
+    def stream(self, batch_size: int = 1) -> ModelStream:
         """Begin a live stream through the whole model: states of its own over these weights.
 
         Parameters

@@ -155,7 +155,7 @@ class Stream:
         h, c = self._lstm._states(state, self.batch_size, True)
         self._h[...], self._c[...] = h, c
 
-    def reset(self, mask=None, to=None):
+    def reset(self, mask=None, to=None) -> None:
         """Set states to zero, or to given ones.
 
         Parameters
@@ -237,7 +237,7 @@ class ModelStream:
         copy.state = self.state
         return copy
 
-    def step(self, x, out=None):
+    def step(self, x, out: np.ndarray | None = None) -> np.ndarray:
         """Advance every stream by one step.
 
         Parameters
@@ -269,7 +269,7 @@ class ModelStream:
         out[...] = y
         return out
 
-    def run(self, x):
+    def run(self, x) -> np.ndarray:
         """Advance every stream by a chunk of steps: the same values as step by step.
 
         Parameters
@@ -296,7 +296,7 @@ class ModelStream:
         return x
 
     @property
-    def state(self):
+    def state(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """A dict of (h, c) by the LSTMs' names, copies; assign to resume."""
         return {name: stream.state for name, stream in self._streams.items()}
 
@@ -315,7 +315,7 @@ class ModelStream:
         for name, stream in self._streams.items():
             stream.state = whole[name]
 
-    def reset(self, mask=None, to=None):
+    def reset(self, mask=None, to=None) -> None:
         """Set states to zero, or to given ones.
 
         Parameters
