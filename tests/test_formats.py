@@ -183,6 +183,25 @@ def test_lightning_checkpoint():
     np.testing.assert_allclose(model(x), hidden @ weight.T + bias, rtol=1e-5)
 
 
+def test_pickled_modules():
+    assert_same(load_state(DATA / "module.pt"), by_rule(lstm_shapes(2, 3)), "float32")
+    own = {"fc.weight": (1, 3), "fc.bias": (1,)}
+    shapes = {"steps": (2,), **own} | {f"lstm.{n}": s for n, s in lstm_shapes(2, 3).items()}
+    shapes |= {f"tied{name[2:]}": shape for name, shape in own.items()}
+    expected = by_rule(shapes)
+    expected |= {name: expected[f"tied{name[2:]}"] for name in own}  # filled last under that name
+    state = load_state(DATA / "module_legacy.pt", key="net")
+    assert_same(state, expected, "float32")
+    assert np.shares_memory(state["fc.weight"], state["tied.weight"])
+    assert load_lstm(DATA / "module_legacy.pt").batch_first  # which a whole module tells
+
+
+def test_torchscript():
+    shapes = {f"lstm.{name}": shape for name, shape in lstm_shapes(2, 3).items()}
+    expected = by_rule(shapes | {"fc.weight": (1, 3), "fc.bias": (1,)})
+    assert_same(load_state(DATA / "scripted.pt"), expected, "float32")
+
+
 # Live torch
 
 

@@ -291,6 +291,23 @@ def test_whole_modules_give_their_state_dict(torch, protocol, zipped):
     np.testing.assert_allclose(lstm(x.numpy())[0], expected, atol=1e-6)
 
 
+def test_whole_modules_tell_how_their_batch_lies(torch):
+    for wish in (True, False):
+        lstm = torch.nn.LSTM(2, 3, batch_first=wish)
+        module = torch.nn.Sequential(collections.OrderedDict(lstm=lstm, fc=torch.nn.Linear(3, 1)))
+        x = torch.randn(4, 5, 2)
+        for value in (module, {"net": module}):
+            model = load(saved(torch, value))
+            assert model["lstm"].batch_first is wish
+            expected = module.fc(lstm(x)[0]).detach().numpy()
+            np.testing.assert_allclose(model(x.numpy()), expected, atol=1e-6)
+            assert load_lstm(saved(torch, value)).batch_first is wish
+            with pytest.raises(
+                ValueError, match=f"batch_first={not wish} contradicts its structure"
+            ):
+                load(saved(torch, value), batch_first=not wish)
+
+
 def test_a_pickled_layer_loads_as_a_model(torch):
     module = torch.nn.LSTM(2, 3)
     assert_equal(load(saved(torch, module)).state_dict(), module.state_dict())

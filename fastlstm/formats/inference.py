@@ -68,6 +68,7 @@ def find_parts(state):
     -------
     dict of str -> Part
     """
+    told = getattr(state, "batch_first", {})
     state, faults = fold(state)
     groups = {}
     for name, array in state.items():
@@ -85,6 +86,9 @@ def find_parts(state):
         if not fault:
             try:
                 readings = _readings(prefix, arrays)
+                for reading in readings:
+                    if "batch_first" in reading.description:
+                        reading.description["batch_first"] = told.get(prefix)
             except ValueError as error:
                 fault = str(error)
         parts[prefix[:-1]] = Part(arrays, readings, fault)

@@ -58,10 +58,13 @@ class Source:
 
 
 class State(dict):
-    """Arrays by their names; ``refused`` says of each name that was not read why not."""
+    """Arrays by their names; ``refused`` says of each name that was not read why not.
+
+    ``batch_first`` says it of LSTMs, by the prefix of their names, where the file tells.
+    """
 
     def __init__(self):
-        self.refused = {}
+        self.refused, self.batch_first = {}, {}
 
     def require(self, prefix="", local=""):
         """Return self; ValueError if a name of this prefix and pattern was not read."""

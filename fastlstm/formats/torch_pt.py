@@ -138,8 +138,8 @@ def read(source, key=None, likely=PARAMETER):
     """
     read_form = _read_stream if source.members is None else _read_zip
     found, fetch = read_form(source)
-    tensors = _state_dict(found, key, likely, source.budget)
     state, arrays = State(), {}
+    tensors, state.batch_first = _state_dict(found, key, likely, source.budget)
     _check_repeated([tensor for tensor in tensors.values() if isinstance(tensor, _Tensor)])
     for name, tensor in tensors.items():
         if isinstance(tensor, _Refused):
@@ -325,7 +325,7 @@ def _native(array):
 
 
 def _state_dict(found, key, likely, budget):
-    """Return the tensors of the one state dict that fits."""
+    """Return the tensors of the one state dict that fits, and `batch_first` of its LSTMs."""
     asked = ""
     if found.asked:
         asked = (
@@ -343,17 +343,15 @@ def _state_dict(found, key, likely, budget):
         )
     candidates = _candidates(found.value, budget)
     likely_ones = {
-        path: tensors
-        for path, tensors in candidates.items()
-        if any(re.search(likely, name) for name in tensors)
+        path: found
+        for path, found in candidates.items()
+        if any(re.search(likely, name) for name in found[0])
     }
     if key is None:
         candidates = likely_ones or candidates
     if key in candidates:
         return candidates[key]
-    words = listed(
-        f"{short(path)} ({len(tensors)} tensors)" for path, tensors in candidates.items()
-    )
+    words = listed(f"{short(path)} ({len(found[0])} tensors)" for path, found in candidates.items())
     if key is not None:
         raise ValueError(f"no state dict has the key {short(key)}; it holds {words or 'none'}")
     if not candidates:
@@ -364,21 +362,22 @@ def _state_dict(found, key, likely, budget):
 
 
 def _candidates(tree, budget):
-    """Map dotted path -> tensors for every dict that holds tensors under string keys, and modules.
+    """Map dotted path -> what `_state_dict` returns, for every dict that holds tensors, and modules.
 
     Tensors of no dimension, such as a loss that is kept along, do not make a state dict. Dicts
     under other keys than strings (an optimiser's state) are not searched.
     """
     found, seen, queue = {}, {id(tree)}, [((), tree)]
     for path, node in queue:  # which grows on the way
+        batch_first = {}
         if _is_module(node):
-            tensors, children = dict(_module_tensors(node, "", 0, budget)), {}
+            tensors, children = dict(_module_tensors(node, "", 0, budget, batch_first)), {}
         else:
             tensors, children = _tensors(_entries(node)), _entries(node)
         if any(map(_counts, tensors.values())):
             name = ".".join(path)
             budget.spend("letters of names", len(name))
-            found[name] = tensors
+            found[name] = tensors, batch_first
         for name, value in children.items():
             nests = _is_module(value) or _entries(value) is not None
             if nests and id(value) not in seen and len(name) <= _LONGEST_NAME:
@@ -453,8 +452,8 @@ def _is_module(value):
     return "_parameters" in attributes or (bool(attributes) and _is_script(value))
 
 
-def _module_tensors(module, prefix, depth, budget):
-    """Yield names and tensors in the order of the module's state dict."""
+def _module_tensors(module, prefix, depth, budget, batch_first):
+    """Yield names and tensors in the order of the module's state dict; fill `batch_first`."""
     budget.check("levels of modules", depth)
     budget.spend("names of modules and their tensors")
     attributes = _attributes(module)
@@ -469,6 +468,8 @@ def _module_tensors(module, prefix, depth, budget):
         own = {
             "weight": _Refused("is a quantised module's, which is not read; save it before that")
         }
+    if type(attributes.get("batch_first")) is bool:
+        batch_first[prefix] = attributes["batch_first"]
     for name, tensor in _tensors(own).items():
         budget.spend("names of modules and their tensors")
         budget.spend("letters of names", len(prefix) + len(name))
@@ -476,7 +477,7 @@ def _module_tensors(module, prefix, depth, budget):
     for name, child in children.items():
         if _is_module(child):
             budget.spend("letters of names", len(prefix) + len(name))
-            yield from _module_tensors(child, f"{prefix}{name}.", depth + 1, budget)
+            yield from _module_tensors(child, f"{prefix}{name}.", depth + 1, budget, batch_first)
 
 
 def _dict(attributes, name):

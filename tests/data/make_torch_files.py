@@ -1,4 +1,4 @@
-"""Write the .pt files of this folder: what torch.save makes of state dicts, for the readers.
+"""Write the .pt files of this folder: what torch.save makes of models, for the readers.
 
     python tests/data/make_torch_files.py
 
@@ -18,6 +18,14 @@ LEGACY = {"_use_new_zipfile_serialization": False}
 
 class Whole(torch.nn.Module):
     """A module to pickle whole; torch stores this source with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 1)
+        self.lstm = torch.nn.LSTM(2, 3, batch_first=True)
+        self.register_buffer("steps", torch.zeros(2))
+        self.register_buffer("passing", torch.ones(1), persistent=False)
+        self.tied = self.fc
 
 
 def fill(tensor, k):
@@ -100,8 +108,8 @@ def main():
         "checkpoint": (checkpoint(), {}),
         "checkpoint_legacy": (checkpoint(), LEGACY),
         "lightning": (lightning(), {}),
-        "module": (torch.nn.LSTM(2, 3), {}),
-        "module_legacy": (Whole(), LEGACY),
+        "module": (filled(torch.nn.LSTM(2, 3)), {}),
+        "module_legacy": ({"epoch": 3, "net": filled(Whole())}, LEGACY),
     }
     for name, (value, options) in saves.items():
         torch.save(value, HERE / f"{name}.pt", **options)
@@ -109,7 +117,8 @@ def main():
     torch.save(small, HERE / "small_no_checksums.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), HERE / "scripted.pt")
+        module = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(2, 3), "fc": torch.nn.Linear(3, 1)})
+        torch.jit.save(torch.jit.script(filled(module)), HERE / "scripted.pt")
 
 
 if __name__ == "__main__":
