@@ -362,7 +362,7 @@ def _state_dict(found, key, likely, budget):
 
 
 def _candidates(tree, budget):
-    """Map dotted path -> what `_state_dict` returns, for every dict that holds tensors, and modules.
+    """Map dotted path -> what `_state_dict` returns, for modules and dicts that hold tensors.
 
     Tensors of no dimension, such as a loss that is kept along, do not make a state dict. Dicts
     under other keys than strings (an optimiser's state) are not searched.
