@@ -589,9 +589,10 @@ class Last(Layer):
                     "Last(bidirectional=False) for the last step of each sequence"
                 )
         elif self._bidirectional not in (None, lstm.bidirectional):
+            torchs = ", or put it behind the Linear, for what torch's output[-1] gives there"
             raise ValueError(
                 f"Sequential: {who(name, self)} does not agree with {who(*given.lstm)}: leave out "
-                "bidirectional, to take it from there"
+                "bidirectional, to take it from there" + (torchs if lstm.bidirectional else "")
             )
         last._lstm = lstm
         given.check_layout(name, last)

@@ -125,7 +125,8 @@ def test_sizes_are_compared(give, between, take):
          "the other"),
         (lambda: Sequential(LSTM(3, 4, bidirectional=True), Tanh(), Last(bidirectional=False)),
          "Sequential: '2' (Last(batch_first=False, bidirectional=False)) does not agree with '0' "
-         "(LSTM(3, 4, bidirectional=True)): leave out bidirectional, to take it from there"),
+         "(LSTM(3, 4, bidirectional=True)): leave out bidirectional, to take it from there, or put "
+         "it behind the Linear, for what torch's output[-1] gives there"),
         (lambda: Sequential(LSTM(3, 4), Last(bidirectional=True)),
          "Sequential: '1' (Last(batch_first=False, bidirectional=True)) does not agree with '0' "
          "(LSTM(3, 4)): leave out bidirectional, to take it from there"),
@@ -252,6 +253,15 @@ def test_what_a_last_says_itself_may_agree():
     mixed = Sequential(lstm, Linear(8, 2, seed=0), Last(bidirectional=False))
     x = _random(2, 5, 3)
     assert_same_bits(mixed(x), mixed[:2](x)[:, -1])
+
+
+def test_torchs_last_output_of_both_directions():
+    """fc(output[-1]), which many models take: the backward direction has read one step by then."""
+    lstm, fc = LSTM(3, 4, bidirectional=True, seed=0), Linear(8, 2, seed=1)
+    x = _random(5, 2, 3)
+    y = Sequential(lstm, fc, Last(bidirectional=False))(x)
+    np.testing.assert_allclose(y, fc(lstm(x)[0][-1]), rtol=0, atol=1e-6)
+    assert np.abs(y - Sequential(lstm, Last(), fc)(x)).max() > 0.01
 
 
 def test_an_undecided_lstm_leaves_its_last_undecided():
