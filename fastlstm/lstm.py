@@ -1,6 +1,9 @@
 """LSTM and LSTMCell, shaped as torch's: checks, states, order of layers; no arithmetic."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from .parameters import (
     uniform,
 )
 from .stream import Stream, undecided
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class Computed(Layer):
@@ -304,16 +310,16 @@ class LSTM(Recurrent):
     @classmethod
     def from_arrays(
         cls,
-        kernel,
-        recurrent_kernel,
-        bias=None,
+        kernel: ArrayLike,
+        recurrent_kernel: ArrayLike,
+        bias: ArrayLike | None = None,
         *,
-        layout="torch",
-        batch_first=False,
-        dtype=None,
-        engine="auto",
-        num_threads=None,
-    ):
+        layout: str = "torch",
+        batch_first: bool | None = False,
+        dtype: str | None = None,
+        engine: str = "auto",
+        num_threads: int | None = None,
+    ) -> LSTM:
         """Make an LSTM of one layer of weights from elsewhere; the sizes are theirs.
 
         Parameters

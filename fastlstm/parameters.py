@@ -4,6 +4,8 @@ A layer's parameters live side by side in one array, in torch's order; each name
 So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import fnmatch
@@ -326,7 +328,7 @@ class Layer:
             for name, view in layer._views.items()
         }
 
-    def load_state_dict(self, state_dict, strict=True):
+    def load_state_dict(self, state_dict, strict: bool = True) -> LoadedKeys:
         """Take all parameters from a mapping with torch's names.
 
         Parameters
@@ -385,7 +387,7 @@ class Layer:
             layer._set({name: arrays[prefix + name] for name in names})
         return LoadedKeys(missing, unexpected)
 
-    def astype(self, dtype):
+    def astype(self, dtype: str) -> Layer:
         """Return a copy of the layer, and of all inside it, of another precision.
 
         Parameters

@@ -698,6 +698,10 @@ def test_names_in_an_order(tmp_path, state, order, expected):
         np.testing.assert_array_equal(array, stored, err_msg=name)
 
 
+class Unknown(fastlstm.Tanh):
+    """A layer that no file can hold."""
+
+
 @pytest.mark.parametrize(
     "order, error, message",
     [
@@ -709,12 +713,32 @@ def test_names_in_an_order(tmp_path, state, order, expected):
         ("fc1", TypeError, "order must be a list of names and layers, got str"),
         (["fc1", 3], TypeError, "order must be a list of names and layers, got int"),
         (["fc1", fastlstm.ReLU], TypeError, "order must be a list of names and layers, got type"),
+        (
+            ["fc1", Unknown()],
+            TypeError,
+            "order takes fastlstm's own layers, got Unknown: build the",
+        ),
         (["fc1", fastlstm.Linear(1, 1)], TypeError, "has parameters, got a Linear; only layers"),
     ],
 )
 def test_wrong_orders(tmp_path, order, error, message):
     with pytest.raises(error, match=re.escape(message)):
         fastlstm.load(write(tmp_path / "x.npz", HEAD), order=order)
+
+
+def test_a_last_in_an_order_takes_its_layout_from_its_lstm(tmp_path):
+    layers = {"lstm": fastlstm.LSTM(3, 4, bidirectional=True, seed=0), "fc": fastlstm.Linear(8, 2)}
+    fastlstm.save(fastlstm.Sequential(layers), path := tmp_path / "x.pt")
+    x = numbers(2, 5, 3)
+    h_n = layers["lstm"](x.swapaxes(0, 1))[1][0]
+    expected = layers["fc"](np.concatenate([h_n[0], h_n[1]], axis=1))
+    for last in (fastlstm.Last(), fastlstm.Last(batch_first=True), fastlstm.Last(True, True)):
+        for given in (last, fastlstm.Sequential(last, fastlstm.Dropout(0.5))):
+            model = fastlstm.load(path, order=["lstm", given, "fc"], batch_first=True)
+            np.testing.assert_allclose(model(x), expected, atol=1e-6)
+    for last in (fastlstm.Last(batch_first=False), fastlstm.Last(bidirectional=False)):
+        with pytest.raises(ValueError, match="x.pt: .*(contradicts|does not agree)"):
+            fastlstm.load(path, order=["lstm", last, "fc"], batch_first=True)
 
 
 def test_an_order_leaves_out_what_cannot_be_run_aloud(tmp_path):

@@ -37,14 +37,14 @@ _TRAINING = "__training__"  # what a `Checkpoint` of `fit` has among its arrays
 def load(
     path,
     *,
-    key=None,
-    prefix=None,
-    batch_first=None,
-    order=None,
-    into=None,
-    dtype=None,
-    engine="auto",
-):
+    key: str | None = None,
+    prefix: str | None = None,
+    batch_first: bool | None = None,
+    order: list | None = None,
+    into: Layer | None = None,
+    dtype: str | None = None,
+    engine: str = "auto",
+) -> Layer:
     """Load a model from a file, ready to run.
 
     Parameters
@@ -158,7 +158,15 @@ def load(
     return model
 
 
-def load_lstm(path, *, prefix=None, key=None, batch_first=None, dtype=None, engine="auto"):
+def load_lstm(
+    path,
+    *,
+    prefix: str | None = None,
+    key: str | None = None,
+    batch_first: bool | None = None,
+    dtype: str | None = None,
+    engine: str = "auto",
+) -> LSTM:
     """Load one LSTM out of a file, whatever else there is in it.
 
     Parameters

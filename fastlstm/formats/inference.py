@@ -10,7 +10,7 @@ import re
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from ..layers import Last
+from ..layers import Last, Sequential
 from ..parameters import Layer, quoted
 from . import structure
 from .folding import NAME, fold
@@ -339,6 +339,8 @@ def arrange(parts, order):
 def _as_given(layer):
     """The structure of a layer without parameters; what a Last leaves open its LSTM will tell."""
     description = structure.describe(layer)
+    if isinstance(layer, Sequential):
+        description["children"] = {n: _as_given(child) for n, child in layer.children.items()}
     if isinstance(layer, Last):
         description |= {"batch_first": layer._batch_first, "bidirectional": layer._bidirectional}
     return description
@@ -356,6 +358,14 @@ def check_order(order):
             )
         if not isinstance(entry, (str, Layer)):
             raise TypeError(f"order must be a list of names and layers, got {type(entry).__name__}")
+        if isinstance(entry, Layer):
+            try:
+                structure.describe(entry)
+            except TypeError as fault:
+                raise TypeError(
+                    f"order takes fastlstm's own layers, got {type(entry).__name__}: build the "
+                    "model and load it with fastlstm.load(path, into=model)"
+                ) from fault
     names = [entry.removesuffix(".") for entry in order if isinstance(entry, str)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"order names {quoted(sorted(twice))} twice")
