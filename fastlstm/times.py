@@ -1,7 +1,8 @@
 """Times of rows: read from text in the forms that tables have, their order, gaps and continuation.
 
 Nothing is guessed. A form is taken if every label of a column has it; days and months that could
-change places (03/04/2024) are told apart by the whole column, or not at all.
+change places (03/04/2024) are told apart by the whole column, where only one reading gives dates or
+only one gives them at equal distances, or not at all.
 """
 
 import datetime
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_ENOUGH = 12  # times by whose distances a reading is told from others
 _RECENT = 12  # times that tell how far the next ones are apart
 _HOLIDAYS = 5  # working days without a row that are no gap where there are no rows on weekends
 _IRREGULAR = 1 / 3  # share of unusual distances from which on none is usual
@@ -264,8 +266,8 @@ def _the_one(found, matches, orders):
             if not any(_dates([match], order) for order in orders):
                 raise ValueError(f"Day out of range in {match[0]!r}")
         raise ValueError("days come before months in some places, and after them in others")
-    readings = {order: times for order, times in found.items() if _increases(times.values)} or found
-    first, *others = readings.values()
+    regular = [times for times in found.values() if _is_regular(times.values)]
+    first, *others = regular if len(regular) == 1 else found.values()
     if any((times.values != first.values).any() for times in others):
         formats = " or ".join(f"--date-format {_as_format(matches[0], o)!r}" for o in found)
         raise ValueError(
@@ -274,8 +276,12 @@ def _the_one(found, matches, orders):
     return first
 
 
-def _increases(values):
-    return bool((values[1:] > values[:-1]).all())
+def _is_regular(values):
+    """Whether enough times increase at equal distances: those of a wrong reading hardly do."""
+    if len(values) < _ENOUGH or not (values[1:] > values[:-1]).all():
+        return False
+    rows, usual = breaks(values)
+    return not len(rows) and usual is not None
 
 
 def _as_format(match, order):

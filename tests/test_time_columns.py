@@ -7,6 +7,8 @@ import importlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm import cli
@@ -125,16 +127,18 @@ def test_numbers_keep_their_digits(labels, then):
 def test_days_and_months_are_told_apart_by_the_whole_column_or_not_at_all():
     assert read_times(["01/02/2024", "13/02/2024"]).values[0] == np.datetime64("2024-02-01")
     assert read_times(["01/02/2024", "02/13/2024"]).values[0] == np.datetime64("2024-01-02")
-    # as months and days these go back: a column is not in disorder if it can be in order
-    assert read_times(["11/01/2024", "12/01/2024", "01/02/2024"]).values[2] == np.datetime64(
-        "2024-02-01"
-    )
+    # days 1 to 12 of January and a year of months: only one of them is regular
+    months = np.arange("2020-01", "2022-01", dtype="M8[M]").astype("M8[D]")
+    for form in ("%m/%d/%Y", "%d/%m/%Y", "%d/%m/%y", "%y-%m-%d"):
+        assert read_times(texts(form, months)).values.tolist() == months.tolist()
     with pytest.raises(
         ValueError,
         match=r"cannot be told apart, as in '01/02/2024': give --date-format '%d/%m/%Y' or "
         r"--date-format '%m/%d/%Y'",
     ):
         read_times(["01/02/2024", "02/02/2024"])
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        read_times(texts("%d/%m/%Y", months[::-1]))
     with pytest.raises(ValueError, match=r"'%d-%m-%y %H:%M' or .* '%y-%m-%d %H:%M'"):
         read_times(["24-01-10 10:00", "24-01-10 11:00"])
     same = read_times(["01/01/2024", "02/02/2024"])
@@ -143,6 +147,30 @@ def test_days_and_months_are_told_apart_by_the_whole_column_or_not_at_all():
         times = read_times(["01/02/2024", "02/02/2024"], form)
         assert times.values[0].item().month == month
         assert times.write(times.values) == ["01/02/2024", "02/02/2024"]
+
+
+@given(
+    st.dates(datetime.date(1970, 1, 1), datetime.date(2060, 1, 1)),
+    st.sampled_from([1, 2, 7, 14, 28, 30, 31, 91, "month", "quarter"]),
+    st.integers(2, 40),
+    st.sampled_from(["%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%y-%m-%d", "%d-%m-%y %H:%M"]),
+    st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_date_is_read_as_it_was_meant_or_refused(day, step, count, form, newest_first):
+    if isinstance(step, int):
+        meant = np.datetime64(day) + step * np.arange(count)
+    else:
+        months = np.datetime64(day, "M") + {"month": 1, "quarter": 3}[step] * np.arange(count)
+        meant = months.astype("M8[D]") + min(day.day, 28) - 1
+    meant = meant[meant < np.datetime64("2069-01-01")][:: -1 if newest_first else 1]
+    try:
+        times = read_times(texts(form, meant))
+    except ValueError as error:
+        assert "cannot be told apart" in str(error)
+    else:
+        assert (times.values == meant).all()
+        assert times.write(times.values) == texts(form, meant)
 
 
 @pytest.mark.parametrize(
