@@ -145,7 +145,14 @@ def continued(values, count):
     values = values[-_RECENT:]
     if len(values) < 2:
         return None
-    after = np.arange(1, count + 1)
+    more = _at_equal_distances(values, np.arange(1, count + 1))
+    late = (
+        more is not None and values.dtype.kind == "M" and more[-1] >= np.datetime64("10000-01-01")
+    )
+    return None if late else more
+
+
+def _at_equal_distances(values, after):
     if values.dtype.kind == "M":
         for day in np.arange(2).astype("timedelta64[D]"):
             months = (values + day).astype("datetime64[M]")
@@ -392,11 +399,13 @@ def _by_format(labels, date_format):
 
 
 def _numbers(labels):
-    """The times of numbers: whole ones as such, so that none loses digits."""
+    """The times of numbers, whole ones as such, so that none loses digits; None if one is inf."""
     try:
         values = np.array(list(map(int, labels)), np.int64)
     except (ValueError, OverflowError):
         values = np.array(labels, float)
+        if not np.isfinite(values).all():
+            return None
         plain = not any("e" in label.lower() for label in labels)
         decimals = max(len(label.partition(".")[2]) for label in labels) if plain else 17
         form = f".{decimals}f" if plain else ".12g"

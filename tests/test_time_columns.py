@@ -124,6 +124,13 @@ def test_numbers_keep_their_digits(labels, then):
     assert times.write(continued(times.values, 1)) == [then]
 
 
+def test_what_is_beyond_all_times():
+    assert read_times(["9" * 400, "1e999"]) is None
+    last = read_times(["9999-12-30", "9999-12-31"])
+    assert continued(last.values, 1) is None
+    assert read_times(["9999", "10000"]).write(np.array([10001])) == ["10001"]
+
+
 def test_days_and_months_are_told_apart_by_the_whole_column_or_not_at_all():
     assert read_times(["01/02/2024", "13/02/2024"]).values[0] == np.datetime64("2024-02-01")
     assert read_times(["01/02/2024", "02/13/2024"]).values[0] == np.datetime64("2024-01-02")

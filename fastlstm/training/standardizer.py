@@ -100,12 +100,11 @@ class Standardizer:
         origin = np.full(columns, np.nan)
         with np.errstate(all="ignore"):  # what is not finite is looked for at the end
             for _, _, chunk in _chunks(tables):
-                missing = np.isnan(chunk)
                 if np.isnan(origin).any():
-                    first = chunk[missing.argmin(axis=0), np.arange(columns)]
+                    first = chunk[np.isnan(chunk).argmin(axis=0), np.arange(columns)]
                     origin = np.where(np.isnan(origin), first, origin)
+                rows = len(chunk) - (np.isnan(chunk).sum(axis=0) if ignore_missing else 0)
                 chunk -= origin  # so that a constant column is exactly 0, and has no squares
-                rows = len(chunk) - (missing.sum(axis=0) if ignore_missing else 0)
                 mine = add(chunk, axis=0) / np.maximum(rows, 1)
                 away, total = mine - mean, np.maximum(count + rows, 1)
                 squares += add((chunk - mine) ** 2, axis=0)
