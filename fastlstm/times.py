@@ -146,10 +146,9 @@ def continued(values, count):
     if len(values) < 2:
         return None
     more = _at_equal_distances(values, np.arange(1, count + 1))
-    late = (
-        more is not None and values.dtype.kind == "M" and more[-1] >= np.datetime64("10000-01-01")
-    )
-    return None if late else more
+    if more is None or values.dtype.kind != "M":
+        return more
+    return more if more[-1].astype("M8[Y]").astype(int) + 1970 <= datetime.MAXYEAR else None
 
 
 def _at_equal_distances(values, after):
