@@ -25,7 +25,7 @@ from .formats import inference, load, load_state
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .npy import map_array
-from .parameters import quoted
+from .parameters import quoted, short
 from .terminal import printable, show, writing
 from .training import Forecaster, NonFiniteError, is_forecaster
 from .wav import Sound, write_head
@@ -235,7 +235,8 @@ def _info(args):
         show(Forecaster.load(args.model, engine=args.engine))
     rows = [("parameter", "shape", "values")]
     for name, p in arrays.items():
-        rows.append((name if name.isprintable() else repr(name), str(p.shape), f"{p.size:,}"))
+        plain = len(name) <= 100 and printable(name) == name
+        rows.append((name if plain else short(name), str(p.shape), f"{p.size:,}"))
     dtypes = sorted({str(p.dtype) for p in arrays.values()})
     rows.append(("total", ", ".join(dtypes), f"{sum(p.size for p in arrays.values()):,}"))
     names, shapes, values = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -449,14 +450,10 @@ def _number(text):
     try:
         number = float(text)
     except ValueError:
-        raise ValueError(f"could not convert string to float: {_short(text)!r}") from None
+        raise ValueError(f"could not convert string to float: {short(text)}") from None
     if not math.isfinite(number) or "_" in text:
-        raise ValueError(f"expected a finite number in digits, got {_short(text)!r}")
+        raise ValueError(f"expected a finite number in digits, got {short(text)}")
     return number
-
-
-def _short(text):
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _convert(part, dtype, path):
@@ -484,7 +481,7 @@ def _lengths(text):
             raise ValueError(f"{text} cannot be read as text: {error}") from None
     words = text.replace(",", " ").split()
     if not all(re.fullmatch(r"\d{1,18}", word, re.ASCII) for word in words):
-        raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {_short(text)!r}")
+        raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {short(text)}")
     return [int(word) for word in words]
 
 

@@ -81,6 +81,14 @@ def test_names_of_parameters(name, capsys):
         assert printable(name) in out + err or repr(name)[1:-1] in out + err or "'x'" in err
 
 
+def test_a_long_name_does_not_widen_every_row(capsys):
+    fastlstm.save(LSTM(2, 3), "model.npz")
+    np.savez("model.npz", **{"n" * 60_000: np.ones(3)}, **{f"w{n}": np.ones(1) for n in range(50)})
+    assert cli.main(["info", "model.npz"]) == 0
+    out = capsys.readouterr().out
+    assert "\n'" + "n" * 100 + "'..." in out and len(out) < 20_000
+
+
 def test_names_of_layers(capsys):
     model = Sequential({"a\x1b[2J\nb": LSTM(2, 3, engine="numpy"), "fc\u202e": Linear(3, 1)})
     assert r"(a\x1b[2J\nb): LSTM(2, 3" in repr(model) and r"(fc\u202e): Linear" in repr(model)
@@ -398,11 +406,11 @@ def test_damaged_arrays(data, capsys):
         ("1e999\n", "x.csv, line 1: expected a finite number in digits, got '1e999'"),
         (
             "9" * 5000 + "\n",
-            f"x.csv, line 1: expected a finite number in digits, got '{'9' * 60}...'",
+            f"x.csv, line 1: expected a finite number in digits, got '{'9' * 100}'...",
         ),
         (
             "1\n" + "z" * 5000 + "\n",
-            f"x.csv, line 2: could not convert string to float: '{'z' * 60}...'",
+            f"x.csv, line 2: could not convert string to float: '{'z' * 100}'...",
         ),
         (" \n1\n", "x.csv, line 1: could not convert string to float: ' '"),
         ("1\n\0\n", None),
