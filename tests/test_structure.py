@@ -620,12 +620,15 @@ def test_nothing_is_no_model():
 
 def follow(message, path):
     """Do what an error of `load` says, all of it."""
-    advice = re.findall(r"fastlstm\.load\(path, (?:order=\[[^]]*\]|prefix='[^']*')\)", message)
+    options = r"(?:key='[^']*', )?(?:prefix='[^']*'|(?:prefix='[^']*', )?order=\[[^]]*\])"
+    advice = re.findall(rf"fastlstm\.load\(path, {options}\)", message)
     for call in advice:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of parts that nothing can run
             assert isinstance(eval(call, {"fastlstm": fastlstm, "path": path}), Layer)
-    assert "fastlstm.load(path, into=model)" in message
+    assert re.search(
+        r"fastlstm\.load\(path, (key='[^']*', )?(prefix='[^']*', )?into=model\)", message
+    )
     return advice
 
 
@@ -642,6 +645,22 @@ def test_every_advice_works(tmp_path):
     )
     assert fastlstm.load(path, into=model) is model
     assert_same(model.state_dict(), fastlstm.load_state(path))
+
+
+def test_advice_about_a_part_of_a_nested_state_dict(tmp_path):
+    torch = pytest.importorskip("torch")
+    net = {f"net.{name}": torch.from_numpy(array) for name, array in HEAD.items()}
+    torch.save({"model": net, "ema": {n: -array for n, array in net.items()}}, tmp_path / "x.pt")
+    path = tmp_path / "x.pt"
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(path, key="ema", prefix="net")
+    assert follow(str(error.value), path) == [
+        "fastlstm.load(path, key='ema', prefix='net', order=['fc1', 'rnn.lstm', 'fc2'])",
+        "fastlstm.load(path, key='ema', prefix='net.fc1')",
+    ]
+    assert "fastlstm.load(path, key='ema', prefix='net', into=model)" in str(error.value)
+    model = fastlstm.load(path, key="ema", prefix="net", order=["fc1", "rnn.lstm", "fc2"])
+    np.testing.assert_array_equal(model.fc1.weight, -HEAD["fc1.weight"])
 
 
 def test_inference_is_quick_where_nothing_fits():

@@ -142,7 +142,7 @@ def load(
                 raise ValueError("order= is for files that do not tell it; this one does")
             model = _fill(description, state, batch_first, dtype, engine)
             return model if prefix is None else _layer(model, prefix)
-        parts = inference.find_parts(state)
+        parts = inference.find_parts(state, key)
         if prefix is not None:
             parts = inference.within(parts, prefix)
         if order is None:

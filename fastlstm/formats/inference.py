@@ -48,6 +48,19 @@ class Part(NamedTuple):
         return f"not known here: {', '.join(shapes)}{', ...' if len(self.arrays) > 5 else ''}"
 
 
+class Parts(dict):
+    """Parts by the names of their layers; what `load` was called with to have them, for advice."""
+
+    def __init__(self, parts=(), path="path", prefix=""):
+        super().__init__(parts)
+        self.path, self.prefix = path, prefix
+
+    def call(self, option):
+        """A call that loads these parts with one option more."""
+        prefix = f"prefix={self.prefix!r}, " if self.prefix else ""
+        return f"fastlstm.load({self.path}, {prefix}{option})"
+
+
 class Link(NamedTuple):
     """A part in a chain, read in one way; or a layer without parameters, which has no name."""
 
@@ -58,7 +71,7 @@ class Link(NamedTuple):
 # The parts
 
 
-def find_parts(state):
+def find_parts(state, key=None):
     """Return the parts of a state dict, by the names of their layers in its order.
 
     What a part's weights are stored in pieces of is put together; numbers without a dimension that
@@ -66,7 +79,7 @@ def find_parts(state):
 
     Returns
     -------
-    dict of str -> Part
+    Parts
     """
     told = getattr(state, "batch_first", {})
     state, faults = fold(state)
@@ -80,7 +93,7 @@ def find_parts(state):
             groups.setdefault(prefix, {})[local] = array
     for prefix in faults:
         groups.setdefault(prefix, {})
-    parts = {}
+    parts = Parts(path="path" if key is None else f"path, key={key!r}")
     for prefix, arrays in groups.items():
         fault, readings = faults.get(prefix, ""), []
         if not fault:
@@ -98,12 +111,13 @@ def find_parts(state):
 def within(parts, name):
     """Return the parts of one layer, alone under the name "", or those of all layers inside it."""
     name = name.removesuffix(".")
+    full = f"{parts.prefix}.{name}".strip(".")
     if name in parts:
-        return {"": parts[name]}
+        return Parts({"": parts[name]}, parts.path, full)
     inner = {n[len(name) + 1 :]: p for n, p in parts.items() if n.startswith(name + ".")}
     if not inner and name:
         raise ValueError(f"nothing has the prefix {name!r}; there are {quoted(parts) or 'none'}")
-    return inner or parts
+    return Parts(inner, parts.path, full) if inner else parts
 
 
 def find_lstm(parts, prefix):
@@ -239,7 +253,7 @@ def infer(parts, ordered=True):
 
     Parameters
     ----------
-    parts : dict of str -> Part
+    parts : Parts
     ordered : bool
         Whether the file keeps the order in which the layers were defined. If so, the chain must
         have it too.
@@ -276,7 +290,7 @@ def arrange(parts, order):
 
     Parameters
     ----------
-    parts : dict of str -> Part
+    parts : Parts
     order : list of str or Layer
         Names of parts, or of groups that are chains of their own, and layers without parameters.
 
@@ -323,7 +337,7 @@ def arrange(parts, order):
     if len(chains) > 1:
         raise ValueError(
             "a matrix may be a Linear or an Embedding in this order; load it into a model of your "
-            f"own: fastlstm.load(path, into=model). It holds {_list(parts, covered)}"
+            f"own: {parts.call('into=model')}. It holds {_list(parts, covered)}"
         )
     children, arrays = {}, {}
     taken = {entry.replace(".", "_") for entry in held}
@@ -458,15 +472,16 @@ def _chains(choices, ordered=False, linears=False, before=None, gives=None):
 
 def _unclear(parts, reason):
     """The error of parts whose order is not told: what there is, and how it can be said."""
-    ways = ["fastlstm.load(path, into=model) loads it into a model of your own"]
+    ways = [f"{parts.call('into=model')} loads it into a model of your own"]
     if order := _fitting_order(parts):
         ways.insert(
             0,
-            f"fastlstm.load(path, order={order!r}) if they run one after the other so, with "
+            f"{parts.call(f'order={order!r}')} if they run one after the other so, with "
             "fastlstm.ReLU(), fastlstm.Last() and the like in their places",
         )
     if clear := [name for name, part in parts.items() if len(part.readings) == 1 and name]:
-        ways.append(f"fastlstm.load(path, prefix={clear[0]!r}) takes one part alone")
+        one = Parts(path=parts.path).call(f"prefix={f'{parts.prefix}.{clear[0]}'.strip('.')!r}")
+        ways.append(f"{one} takes one part alone")
     return ValueError(
         f"how its parts go together is not told by names and shapes: {reason}. It holds "
         f"{_list(parts, parts) or 'no layers'}. Say it in one line: {'; '.join(ways)}"
