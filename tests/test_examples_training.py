@@ -115,7 +115,7 @@ def test_gaps_are_filled_in_a_line_before_months_are_taken():
     "package, sentence",
     [
         ("statsmodels", r"pip install --no-deps statsmodels"),
-        ("matplotlib", r'pip install "fastlstm\[plot\]"'),
+        ("matplotlib", "pip install matplotlib"),
     ],
 )
 def test_it_says_what_it_needs(monkeypatch, package, sentence):
