@@ -231,7 +231,9 @@ def load_state(path, *, key=None):
     Raises
     ------
     ValueError, OSError, ImportError
-        As `load`.
+        As `load`; so also if anything in the state dict is no array: a sparse or quantised tensor,
+        numbers of a type that NumPy lacks, an object in the place of a weight. `load_lstm` minds
+        this only in the LSTM that it loads.
 
     Examples
     --------

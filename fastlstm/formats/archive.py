@@ -52,7 +52,7 @@ def members(source):
     Returns
     -------
     dict of str -> Member
-        In the order of the file, without folders.
+        In the order of the file, without folders and what macOS adds.
 
     Raises
     ------
@@ -85,7 +85,11 @@ def members(source):
         if member.method == _STORED and member.size != member.packed:
             raise ValueError(f"a damaged zip file: member {short(name)} has two sizes")
         found[name] = member
-    return {name: member for name, member in found.items() if not name.endswith("/")}
+    return {
+        name: member
+        for name, member in found.items()
+        if not name.endswith("/") and not name.startswith("__MACOSX/")
+    }
 
 
 def read(source, member):

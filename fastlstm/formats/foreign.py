@@ -13,7 +13,7 @@ _BEGINNINGS = [
     (rb"(?i)\s*(<!doctype html|<html)", "an HTML page, as a failed download leaves it"),
     (rb"\s*<\?xml", "an XML file"),
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5, .hdf5), as Keras writes it"),
-    (rb"\x1f\x8b", "compressed by gzip (.gz, .tgz); unpack it first"),
+    (rb"\x1f\x8b", "compressed by gzip (.gz, .tar.gz); unpack it first"),
     (rb"BZh", "compressed by bzip2 (.bz2); unpack it first"),
     (rb"\xfd7zXZ\0", "compressed by xz (.xz); unpack it first"),
     (rb"\x28\xb5\x2f\xfd", "compressed by Zstandard (.zst); unpack it first"),
@@ -24,7 +24,8 @@ _BEGINNINGS = [
     (rb"GGUF", "a GGUF file"),
     (rb"MATLAB ", "a MATLAB file (.mat)"),
     (rb"\x93NUMPY", "a single array without a name (.npy); np.savez stores arrays by their names"),
-    (rb"(?s)\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model (.onnx)"),
+    (rb"\x08\x01\x12", "a TensorFlow SavedModel (.pb)"),
+    (rb"(?s)\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model (.onnx)"),
     (rb"PK\x05\x06", "an empty zip file"),
     (rb"\s*[{\[]\s*([\"{\[\]}\d-]|true|false|null)", "JSON"),
 ]

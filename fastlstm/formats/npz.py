@@ -22,7 +22,7 @@ _ENTRY = "__structure__"
 _NOTES = "__notes__"
 # What np.save writes before an array: numpy.lib.format 1.0's magic, size and a dict's repr.
 _HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:f[248]|[iu][1248]|b1|S\d{1,9}))', "
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:f[248]|[iu][1248]|c8|c16|b1|S[1-9]\d{0,8}))', "
     rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\),? ?\} *\n",
     re.DOTALL,
 )

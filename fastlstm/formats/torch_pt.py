@@ -52,14 +52,16 @@ _STORAGES = {
     "ComplexDoubleStorage": "complex128",
 }
 _QUANTISED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1}
+_PACKED = "is of a quantised layer, which is not read; save the model before its quantisation"
 _TENSORS = {  # that are not read, by the last part of the name of what rebuilds them
     "_rebuild_sparse_tensor": "is a sparse tensor, which is not read; save its to_dense()",
     "_rebuild_sparse_csr_tensor": "is a sparse tensor, which is not read; save its to_dense()",
     "_rebuild_qtensor": "is a quantised tensor, which is not read; save its dequantize()",
     "_rebuild_meta_tensor_no_storage": "is a meta tensor, which has a shape and no numbers",
     "_rebuild_nested_tensor": "is a nested tensor, which is not read; save its parts",
-    "ScriptObject": "holds packed, quantised weights, which are not read; save those before them",
+    "ScriptObject": _PACKED,
 }
+_QUANTISED_MODULE = re.compile(r"torch\..*\.quantized\.")
 
 
 class _StorageType(NamedTuple):
@@ -309,7 +311,8 @@ def _view(array, tensor):
     step = array.itemsize
     strides = [step * stride for stride in tensor.strides]
     view = np.ndarray(tensor.shape, array.dtype, array, tensor.offset * step, strides)
-    if math.prod(tensor.shape) > array.size:  # as torch has it: one number at several places
+    span = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if view.size > span:  # one number stands at several places: torch does not write there either
         view.flags.writeable = False
     return view
 
@@ -464,10 +467,8 @@ def _module_tensors(module, prefix, depth, budget, batch_first):
         for name in _names(attributes.get("_non_persistent_buffers_set")):
             own.pop(name, None)
         children = _dict(attributes, "_modules")
-    if ".quantized." in str(module.maker):  # its packed weights are attributes of other kinds
-        own = {
-            "weight": _Refused("is a quantised module's, which is not read; save it before that")
-        }
+    if _QUANTISED_MODULE.match(str(module.maker)):  # it packs weights into other attributes
+        own = {"weight": _Refused(_PACKED)}
     if type(attributes.get("batch_first")) is bool:
         batch_first[prefix] = attributes["batch_first"]
     for name, tensor in _tensors(own).items():
