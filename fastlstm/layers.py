@@ -670,7 +670,8 @@ class Last(Layer):
         return x.swapaxes(0, 1) if self.batch_first else x
 
     def _arguments(self):
-        return f"batch_first={self.batch_first}, bidirectional={self.bidirectional}"
+        layout = "undecided" if self.batch_first is None else self.batch_first
+        return f"batch_first={layout}, bidirectional={self.bidirectional}"
 
 
 class Sequential(Layer):
@@ -823,7 +824,8 @@ class Sequential(Layer):
             if needed:
                 pullbacks.append((name, back))
         shapes = {n: [state.shape for state in s] for n, s in states.items()}
-        y_like = None if isinstance(x, tuple) else (x.shape, x.dtype)
+        y_like = (x.shape, x.dtype) if isinstance(x, np.ndarray) else None
+        ends_in_cell = type(x) is tuple  # which a PackedSequence is not
 
         def pullback(d_output, d_states=None):
             if d_states is not None and not stated:
@@ -834,7 +836,7 @@ class Sequential(Layer):
             d_states = self._d_states(d_states, shapes)
             dx, d_hx = d_output, {}
             if dx is None and stated:
-                dx = np.zeros(*y_like) if y_like else (None, None)
+                dx = np.zeros(*y_like) if y_like else (None, None) if ends_in_cell else None
             with self._all_or_nothing():
                 for name, back in reversed(pullbacks):
                     dx, own = back(dx, d_states.get(name))

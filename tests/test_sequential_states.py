@@ -246,6 +246,21 @@ def test_wrong_gradients_add_nothing(d_states, kind, sentence):
     assert not any(gradient.any() for gradient in model.grads.values())
 
 
+def test_packed_sequences_have_states_too():
+    """As their padded forms with lengths."""
+    model = Sequential(LSTM(3, 4, seed=1), LSTM(4, 5, seed=2))
+    x, lengths = _random(5, 2, 3), [2, 5]
+    packed = fastlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    (y, states), pullback = model.vjp(packed, return_states=True)
+    (padded, expected), back = model.vjp(x, lengths=lengths, return_states=True)
+    assert_same_bits(fastlstm.pad_packed_sequence(y)[0], padded)
+    _assert_same_states(states, expected)
+    dx, d_hx = pullback(None, states)
+    dx_padded, d_expected = back(None, states)
+    np.testing.assert_allclose(fastlstm.pad_packed_sequence(dx)[0], dx_padded, atol=1e-6)
+    _assert_same_states(d_hx, d_expected)
+
+
 def test_gradients_of_states_that_nobody_asked_for():
     y, pullback = _model().vjp(_random(5, 2, 3))
     with pytest.raises(ValueError, match="^d_states: Expected none of a run without states; give"):

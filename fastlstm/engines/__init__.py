@@ -47,7 +47,8 @@ could change a result, and may be called from many threads at once.
     - `x` (N, I): the rows of step 0, then of step 1, ...; any distance between rows, values of
       one row side by side, aligned. Not written.
     - `batch_sizes` (T,) int64, not increasing: step t has the rows of the first
-      ``batch_sizes[t]`` sequences, so that sequences are sorted by length, longest first.
+      ``batch_sizes[t]`` sequences, so that sequences are sorted by length, longest first. The first
+      is B: what has no step at all is kept from engines.
     - `h` (B, P), `c` (B, H): C-contiguous, initial states in, and each sequence's state after
       its own last step out (with `reverse`, after its step 0).
     - `y` (N, P): h of every step, at its x's row. Filled; rows may lie apart, as `x`'s.
