@@ -14,13 +14,13 @@ import argparse
 import importlib.util
 import sys
 import time
-import wave
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import fastlstm
+from fastlstm.wav import Sound
 
 RATE = 16000  # samples a second
 HOP = 512  # new samples in a frame
@@ -150,18 +150,10 @@ def find_model():
 def read_wav(path):
     """Return a WAV file's sound at 16 kHz, all channels averaged: (samples,) from -1 to 1."""
     try:
-        with wave.open(str(path)) as file:
-            channels, size, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            raw = np.frombuffer(file.readframes(file.getnframes()), np.uint8)
-    except (wave.Error, EOFError) as error:
+        file = Sound(path)
+    except ValueError as error:
         raise ValueError(f"{path}: expected a WAV file of PCM samples ({error})") from error
-    if size == 1:
-        raw = raw ^ 0x80  # 8-bit samples have no sign: 128 is silence
-    # Little-endian samples of 1 to 4 bytes become the high bytes of 32-bit ones.
-    count = raw.size // (size * channels)
-    samples = np.zeros((count, channels, 4), np.uint8)
-    samples[..., 4 - size :] = raw[: count * channels * size].reshape(count, channels, size)
-    sound = samples.view("<i4")[..., 0].mean(axis=1) / 2**31
+    sound, rate = file[:].mean(axis=1, dtype=np.float64), file.rate
     if not sound.size:
         raise ValueError(f"{path}: expected sound, got a WAV file of 0 samples")
     if rate != RATE:  # cut or extend the spectrum

@@ -142,4 +142,6 @@ def _format(form):
             f"a frame of {channels} channels of {bits} bits must take {channels * width} bytes, "
             f"at least 1, got {frame}"
         )
+    if not rate:
+        raise ValueError("its rate is 0; expected the samples of a second")
     return coding == _FLOAT, channels, width, rate

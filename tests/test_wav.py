@@ -225,6 +225,10 @@ OK_DATA = chunk(b"data", bytes(8))
             "or 64",
         ),
         (
+            riff(form(1, 1, 16, rate=0), OK_DATA),
+            "its rate is 0; expected the samples of a second",
+        ),
+        (
             riff(form(1, 1, 0), OK_DATA),
             "its samples are 0 bits of PCM; expected PCM of 8 to 32 bits, or floating point of 32 "
             "or 64",
@@ -252,7 +256,7 @@ OK_DATA = chunk(b"data", bytes(8))
             "a frame of 2 channels of 16 bits must take 4 bytes, at least 1, got 8",
         ),
     ],
-    ids=range(19),
+    ids=range(20),
 )  # fmt: skip
 def test_what_is_refused(data, sentence):
     refused(data, sentence)
