@@ -239,6 +239,9 @@ def test_sums_that_are_one_but_for_rounding():
     assert Standardizer.fit(ones).scale.tolist() == [1]
     tenths = np.array([(0.1 + k) - k for k in range(4)])
     assert Standardizer.fit(tenths).scale.tolist() == [1]
+    for n in (50, 1000, 5000):
+        means = np.cumsum(np.full(n, 0.3)) / np.arange(1, n + 1)
+        assert Standardizer.fit(means).scale.tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,40 @@ def test_faults_are_named(read, text, sentence):
     assert str(caught.value).startswith(sentence)
 
 
+PIECES = [
+    "", "0", "9" * 30, "-", "/", ".", ":", "T", "Z", "\x00", '"', ",", ";", "\n", "\r", "1e400",
+    "nan", "Feb 30, 2020", "0000-00-00", "24:61", "+99:99", "2020-W99", "10000-01-01", "1_0", "é",
+]  # fmt: skip
+FORMS = [
+    lambda n: f"2024-01-{n:02d},{n}", lambda n: f"1/{n}/2024 10:00 PM,{n}",
+    lambda n: f"{1700000000 + 60 * n},{n}", lambda n: f"2020Q{n % 4 + 1},{n}",
+    lambda n: f'"Mar {n}, 2020",{n}', lambda n: f"store {n // 10},{n}",
+    lambda n: f"2020-03-{n:02d}T10:00:00.5+01:00,{n}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_tables_are_refused_in_a_sentence_or_in_order(read, form):
+    """Whatever stands in a file: a ValueError, or times that increase as far as rows belong."""
+    rng, whole = np.random.default_rng(0), "t,x\n" + "".join(f"{form(n)}\n" for n in range(1, 29))
+    for _ in range(60):
+        text = whole
+        for _ in range(rng.integers(1, 4)):
+            first, last = np.sort(rng.integers(len(text) + 1, size=2)).tolist()
+            piece = PIECES[rng.integers(len(PIECES))]
+            cut = text[first:last] * int(rng.integers(3)) if rng.random() < 0.4 else piece
+            text = text[:first] + cut + text[last if rng.random() < 0.2 else first + 1 :]
+        try:
+            table = read(text, "x")
+        except ValueError as fault:
+            assert str(fault).startswith("x.csv") and len(str(fault)) < 2500
+            continue
+        assert np.isfinite(table.values).all()
+        for first, stop in table.parts if table.times is not None else ():
+            assert (table.times[first + 1 : stop] > table.times[first : stop - 1]).all()
+        table.labels_from(len(table.values), 3)
+
+
 def test_a_file_that_is_no_text(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"a,x\n1,\xff\n")
     with pytest.raises(ValueError, match=r"x\.csv cannot be read as CSV: 'utf-8' codec"):

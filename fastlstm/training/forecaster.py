@@ -111,7 +111,8 @@ class Forecaster:
         Raises
         ------
         ValueError
-            If the columns are not those of the standardizer, or the series are too short.
+            If the columns are not those of the standardizer, the series are too short, or their
+            dates say that rows are not in the order of time, or have gaps.
         """
         many, used = isinstance(series, (list, tuple)), {*self.inputs, *self.targets}
         series = [self._table(n, used) for n in series] if many else self._table(series, used)
@@ -141,8 +142,10 @@ class Forecaster:
         Raises
         ------
         ValueError
-            If the series is too short, values that the forecast is made from are not finite, or
-            there are to be more steps than the model can give.
+            If the series is too short, values that the forecast is made from are not finite, their
+            dates have gaps, or there are to be more steps than the model can give.
+        TypeError
+            If it is a list of series.
 
         Notes
         -----

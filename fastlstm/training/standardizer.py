@@ -79,8 +79,8 @@ class Standardizer:
         -------
         Standardizer
             A column that is constant has scale 1, also where its values differ by no more than
-            rounding makes them: by a deviation of 4 eps of the mean, with the eps of the column's
-            type, or of sqrt(T) eps in float64, by which the mean itself may be off.
+            rounding makes them: a deviation of 4 eps times the mean, eps being the column's type's
+            or that of sums of T values in float64, sqrt(T) times as much.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class Standardizer:
         if not np.isfinite(squares).all():
             raise ValueError(_what_is_not_finite(tables, ignore_missing))
         precision = max(np.finfo(t.dtype).eps if t.dtype.kind == "f" else 0 for t in tables)
-        rounding = np.maximum(4 * precision, np.sqrt(count) * np.finfo(float).eps)
+        rounding = 4 * np.maximum(precision, np.sqrt(count) * np.finfo(float).eps)
         scale[scale <= rounding * np.abs(mean)] = 1
         if np.ndim(skip) == 0 or len(skip):
             skipped = positions("skip", skip, names, columns)
