@@ -695,6 +695,18 @@ def test_order_is_what_runs(tmp_path):
         undecided(x)
 
 
+def test_a_group_of_a_file_without_an_order(tmp_path):
+    library = pytest.importorskip("safetensors.numpy")
+    state = lstm("net.rnn", 3, 4) | linear("net.fc", 4, 2) | linear("out", 2, 1)
+    library.save_file(state, tmp_path / "x.safetensors")
+    model = fastlstm.load(tmp_path / "x.safetensors", order=["net", fastlstm.ReLU(), "out"])
+    assert list(model.net.children) == ["rnn", "fc"]
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, state[name])
+    net = fastlstm.load(tmp_path / "x.safetensors", prefix="net")
+    assert list(net.children) == ["rnn", "fc"]
+
+
 @pytest.mark.parametrize(
     "state, order, expected",
     [

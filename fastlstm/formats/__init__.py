@@ -148,7 +148,7 @@ def load(
         if order is None:
             description, arrays, untold = inference.infer(parts, form.ORDERED)
         else:
-            description, arrays, left = inference.arrange(parts, order)
+            description, arrays, left = inference.arrange(parts, order, form.ORDERED)
             untold = f"left out of the file: {quoted(left)}" if left else ""
         model = _fill(description, arrays, batch_first, dtype, engine)
     if untold:

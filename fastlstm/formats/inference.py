@@ -285,7 +285,7 @@ def infer(parts, ordered=True):
     return nested, arrays, untold
 
 
-def arrange(parts, order):
+def arrange(parts, order, ordered=True):
     """Return a Sequential of parts in the order that the caller says, and its arrays.
 
     Parameters
@@ -293,6 +293,8 @@ def arrange(parts, order):
     parts : Parts
     order : list of str or Layer
         Names of parts, or of groups that are chains of their own, and layers without parameters.
+    ordered : bool
+        As for `infer`, for the groups.
 
     Returns
     -------
@@ -324,8 +326,8 @@ def arrange(parts, order):
             choices.append([Link(entry, reading) for reading in group[""].readings])
             held[entry] = group[""].arrays
         else:
-            description, held[entry], _ = infer(group)
-            links = _only_chain(group, True)
+            description, held[entry], _ = infer(group, ordered)
+            links = _only_chain(group, ordered)
             ends = links[0].reading.takes, links[-1].reading.gives
             choices.append([Link(entry, Reading(*ends, description))])
     left = [name for name in parts if name not in covered]
