@@ -483,7 +483,7 @@ def test_info_where_the_file_does_not_tell_the_layers(capsys):
     out, err = capsys.readouterr()
     size, reason, *table = out.splitlines()
     assert err == "" and re.fullmatch(r"model\.npz: \d\.\d KiB", size)
-    assert reason.startswith("how its parts go together is not told by names and shapes: '' cannot")
+    assert reason.startswith("how its parts go together is not told by names and shapes: 'a\\x1b'")
     assert "'' (not known here: 'a\\x1b' (2,))" in reason
     assert table[:2] == [
         "parameter         shape                 values",

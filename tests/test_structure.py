@@ -554,7 +554,7 @@ UNCLEAR = {
     ),
     "a learned first state": (
         LSTM_23 | state_of({"h0": (1, 3)}) | FC,
-        "'' cannot be run",
+        "'h0' cannot be run",
         "'' (not known here: 'h0' (1, 3))",
     ),
     "a learned first state in the LSTM": (
@@ -564,7 +564,7 @@ UNCLEAR = {
     ),
     "LSTM and Linear in one": (
         lstm("", 2, 3) | state_of({"weight": (4, 3), "bias": (4,)}),
-        "'' cannot be run",
+        "'weight_ih_l0' cannot be run",
         "'' (not known here: 'weight_ih_l0' (12, 2)",
     ),
     "cell": (
@@ -611,6 +611,13 @@ def test_unclear_parts_are_listed_with_what_to_do(tmp_path, name):
     assert message.startswith(f"{path}: how its parts go together is not told by names and shapes")
     assert reason in message and found in message and len(message) < 2500
     follow(message, path)
+
+
+def test_numbers_of_no_layer_are_left_out_and_said(tmp_path):
+    scalars = {"temperature": np.array(2.0), "lstm.calls": np.array(3)}
+    model = fastlstm.load(write(tmp_path / "x.npz", scalars | LSTM_23 | FC))
+    assert "takes every step; left out of the file: 'temperature', 'lstm.calls')" in repr(model)
+    assert_same(model.state_dict(), LSTM_23 | FC)
 
 
 def test_nothing_is_no_model():
@@ -829,7 +836,9 @@ def test_prefix_takes_any_part(tmp_path, suffix):
 
 def test_prefix_of_what_cannot_be_run(tmp_path):
     path = write(tmp_path / "x.npz", LSTM_23 | state_of({"norm.weight": (3,)}))
-    with pytest.raises(ValueError, match="'' cannot be run. It holds '' .not known here: 'weight'"):
+    with pytest.raises(
+        ValueError, match="'weight' cannot be run. It holds '' .not known here: 'wei"
+    ):
         fastlstm.load(path, prefix="norm")
     assert repr(fastlstm.load(path, prefix="lstm")) == "LSTM(2, 3, batch_first=undecided)"
 

@@ -49,11 +49,14 @@ class Part(NamedTuple):
 
 
 class Parts(dict):
-    """Parts by the names of their layers; what `load` was called with to have them, for advice."""
+    """Parts by the names of their layers.
 
-    def __init__(self, parts=(), path="path", prefix=""):
+    For words: what `load` was called with to have them, and the numbers that belong to none.
+    """
+
+    def __init__(self, parts=(), path="path", prefix="", numbers=()):
         super().__init__(parts)
-        self.path, self.prefix = path, prefix
+        self.path, self.prefix, self.numbers = path, prefix, list(numbers)
 
     def call(self, option):
         """A call that loads these parts with one option more."""
@@ -83,7 +86,7 @@ def find_parts(state, key=None):
     """
     told = getattr(state, "batch_first", {})
     state, faults = fold(state)
-    groups = {}
+    groups, numbers = {}, []
     for name, array in state.items():
         match = NAME.fullmatch(name)
         prefix, local = (
@@ -91,9 +94,11 @@ def find_parts(state, key=None):
         )
         if match or array.ndim:
             groups.setdefault(prefix, {})[local] = array
+        else:
+            numbers.append(name)
     for prefix in faults:
         groups.setdefault(prefix, {})
-    parts = Parts(path="path" if key is None else f"path, key={key!r}")
+    parts = Parts(path="path" if key is None else f"path, key={key!r}", numbers=numbers)
     for prefix, arrays in groups.items():
         fault, readings = faults.get(prefix, ""), []
         if not fault:
@@ -279,10 +284,12 @@ def infer(parts, ordered=True):
     if nested is None:
         raise _unclear(parts, "their names do not nest as their sizes chain")
     arrays = {f"{n}.{local}": a for n, part in parts.items() for local, a in part.arrays.items()}
-    untold = "" if len(links) == 1 else f"not in the file: {_NEITHER_TELLS}"
+    untold = [] if len(links) == 1 else [f"not in the file: {_NEITHER_TELLS}"]
     if untold and _kind(links[-1]) == "Linear":
-        untold += f"; here {links[-1].name} takes every step"
-    return nested, arrays, untold
+        untold.append(f"here {links[-1].name} takes every step")
+    if parts.numbers:
+        untold.append(f"left out of the file: {quoted(parts.numbers)}")
+    return nested, arrays, "; ".join(untold)
 
 
 def arrange(parts, order, ordered=True):
@@ -393,7 +400,7 @@ def _only_chain(parts, ordered):
     linears = [name for name, kind in kinds.items() if kind == {"Linear"}]
     if len(parts) == 1 and (fault := next(iter(parts.values())).fault):
         raise ValueError(fault)
-    if unknown := [name for name, kind in kinds.items() if not kind]:
+    if unknown := [name or next(iter(parts[""].arrays), "") for name in kinds if not kinds[name]]:
         raise _unclear(parts, f"{quoted(unknown)} cannot be run")
     if not 1 <= len(parts) <= _MOST_CHAINED:
         raise _unclear(parts, f"there are {len(parts)} parts, at most {_MOST_CHAINED} are chained")
