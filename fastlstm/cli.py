@@ -25,7 +25,7 @@ from .formats import inference, load, load_state
 from .layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
 from .lstm import LSTM, LSTMCell
 from .npy import map_array
-from .parameters import quoted, short
+from .parameters import listed, quoted, short
 from .terminal import printable, show, writing
 from .training import Forecaster, NonFiniteError, is_forecaster
 from .wav import Sound, write_head
@@ -333,9 +333,8 @@ def _states(args, model, batched, batch):
         return {}
     state = load_state(args.state_in)
     if set(state) != {"h", "c"}:
-        raise ValueError(
-            f"{args.state_in} must hold the arrays h and c, got {', '.join(state) or 'none'}"
-        )
+        names = listed(name[:100] for name in state)
+        raise ValueError(f"{args.state_in} must hold the arrays h and c, got {names or 'none'}")
     ((name, lstm),) = lstms
     h_c = [_convert(state[key], lstm.dtype, args.state_in) for key in "hc"]
     if batch == 1:
@@ -414,20 +413,22 @@ def _csv(path):
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
             for row in rows:
-                if not row or rows.line_num == 1 and _are_names(row):
+                if not row:
                     continue
                 columns = columns or len(row)
                 if len(row) != columns:
                     raise ValueError(
                         f"{path}, line {rows.line_num}: expected {columns} columns, got {len(row)}"
                     )
+                if rows.line_num == 1 and _are_names(row):
+                    continue
                 try:
                     values.extend(map(_number, row))
                 except ValueError as error:
                     raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from error
-    if columns is None:
+    if not values:
         raise ValueError(f"{path} holds no rows of numbers")
     return np.frombuffer(values).reshape(-1, columns)
 

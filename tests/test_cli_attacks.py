@@ -412,11 +412,12 @@ def test_damaged_arrays(data, capsys):
             "1\n" + "z" * 5000 + "\n",
             f"x.csv, line 2: could not convert string to float: '{'z' * 100}'...",
         ),
+        ("a,b,c\n1,2\n", "x.csv, line 2: expected 3 columns, got 2"),
         (" \n1\n", "x.csv, line 1: could not convert string to float: ' '"),
         ("1\n\0\n", None),
         ("1\n" + "1" * 200_000 + "\n", "x.csv cannot be read as CSV: field larger than field"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_numbers_that_are_none(text, sentence, capsys):
     with open("x.csv", "w", newline="") as file:
