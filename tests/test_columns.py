@@ -118,6 +118,20 @@ def test_a_column_alone_has_a_name():
             Windows(make("temp"), 3, standardizer=standardizer)
 
 
+def test_a_series_is_a_column_by_its_name_or_a_row_by_its_labels():
+    pandas = pytest.importorskip("pandas", reason="DataFrames need pandas")
+    frame = pandas.DataFrame(VALUES, columns=["load", "temp"])
+    standardizer = Standardizer.fit(frame)
+    z = standardizer.transform(frame)
+    assert_same_bits(standardizer.transform(frame["temp"], "temp"), z[:, 1])
+    assert_same_bits(standardizer.transform(frame.iloc[3]), z[3])
+    assert_same_bits(standardizer.transform(pandas.Series(VALUES[:, 1]), "temp"), z[:, 1])
+    with pytest.raises(ValueError, match=r"\['temp'\], in this order, got \['load'\]"):
+        standardizer.transform(frame["load"], "temp")
+    with pytest.raises(ValueError, match=r"in this order, got \['temp', 'load'\]"):
+        standardizer.transform(frame.iloc[3][["temp", "load"]])
+
+
 def test_columns_without_names_fit_all():
     pandas = pytest.importorskip("pandas", reason="DataFrames need pandas")
     plain, numbered = VALUES, pandas.DataFrame(VALUES)

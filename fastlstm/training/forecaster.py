@@ -280,9 +280,11 @@ class Forecaster:
         Where columns have names only those `used` are looked for; the others are nan then.
         """
         check_order(series)
+        if hasattr(series, "to_frame") and column_names(series) is None:
+            series = series.to_frame()  # one column, which may have a name
         count, names = len(self.standardizer.mean), column_names(series)
         used = sorted(used)
-        if self.columns is not None and names is not None and names != list(range(count)):
+        if self.columns is not None and names and names != list(range(len(names))):
             wanted = [self.columns[n] for n in used]
             if missing := [name for name in wanted if name not in names]:
                 raise ValueError(

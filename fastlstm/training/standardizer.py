@@ -201,7 +201,7 @@ class Standardizer:
     def _fitting(self, values, columns):
         x, kept = as_array(values, "values"), self._kept(columns)
         if self.names is not None:
-            names = column_names(values)
+            names = _names_of(values, len(kept))
             check_names([self.names[n] for n in kept], names, "standardizer")
         one_feature = len(kept) == 1 and x.ndim == 1
         if not one_feature and x.shape[-1:] != (len(kept),):
@@ -224,6 +224,14 @@ def check_standardizer(standardizer, columns, names):
         )
     check_names(standardizer.names, names, "standardizer")
     return standardizer
+
+
+def _names_of(values, count):
+    """The names of so many columns: of a Series its own, of one that is a row its labels."""
+    if not hasattr(values, "to_frame") or column_names(values) is not None:
+        return column_names(values)
+    names = [values.name] if count == 1 else list(getattr(values, "index", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def _chunks(tables):
