@@ -1051,6 +1051,23 @@ def test_numbers_and_names_without_end_are_not_made():
     assert peak < 8 * long and len(str(error.value)) < 1000
 
 
+def test_long_names_are_not_searched_again_and_again(monkeypatch):
+    """One name of a megabyte for objects and tensors in many dicts."""
+    monkeypatch.setattr(budgets.Budget, "LIMITS", SMALLER)
+    name = text("n" * 1_000_000) + b"q\0"
+    for value in (TENSOR, b"c__main__\nA\n)R"):
+        data = name + value + b"q\1" + b"00}("
+        data += b"".join(text(str(n)) + b"}h\0h\1s" for n in range(1000)) + b"u."
+        with pytest.raises(ValueError, match="or more letters of names; at most"):
+            load_state(io.BytesIO(pt(data, bytes(16))))
+    # a module's name as long
+    data = text("m" * 1_000_000) + text("A") + b"\x93q\0)R}b0}("
+    data += b"".join(text(f"{n}.weight") + b"h\0)R}b" for n in range(1000)) + b"u."
+    with pytest.raises(ValueError, match="no tensors") as error:
+        load_state(io.BytesIO(pt(data)))
+    assert len(str(error.value)) < 1000
+
+
 def test_lists_and_names_in_messages_are_cut(torch):
     value = {f"{'n' * 250}{k}": {"weight": torch.ones(1)} for k in range(300)}
     value |= {str(k): {"weight": torch.ones(1)} for k in range(300)}

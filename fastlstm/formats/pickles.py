@@ -30,6 +30,10 @@ class Global:
     def __str__(self):
         return f"{self.module[:_LONGEST_NAME]}.{self.name[:_LONGEST_NAME]}"
 
+    def is_of(self, package):
+        """Tell whether it stands in a package; at once, however long its name is."""
+        return self.module == package or self.module.startswith(f"{package}.")
+
 
 class Object:
     """What a pickle makes by a call or as an instance: of what, from what; never built.
