@@ -98,9 +98,9 @@ def _refuse_ragged(value, name):
     if len(set(lengths)) > 1 and not any(isinstance(sequence, others) for sequence in value):
         shown = str(lengths[:10])[:-1] + (", ...]" if len(lengths) > 10 else "]")
         raise ValueError(
-            f"{name} has sequences of different lengths, {shown}: pad them with "
-            f"fastlstm.pad_sequence and give the model lengths={shown}, or make a data set of them "
-            "with fastlstm.Sequences"
+            f"{name} cannot be read as an array: its shape is inhomogeneous, for it has sequences "
+            f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence and give the model "
+            f"lengths={shown}, or make a data set of them with fastlstm.Sequences"
         )
 
 

@@ -50,14 +50,17 @@ def test_ragged_input_is_refused_in_words(name, ragged):
     for call in (layer, layer.vjp):
         with pytest.raises(ValueError) as caught:
             call(ragged)
-        assert str(caught.value).split(" has ", 1)[1] == (
-            "sequences of different lengths, [3, 1]: pad them with fastlstm.pad_sequence and give "
-            "the model lengths=[3, 1], or make a data set of them with fastlstm.Sequences"
+        assert str(caught.value).split(" cannot be read as an array: ", 1)[1] == (
+            "its shape is inhomogeneous, for it has sequences of different lengths, [3, 1]. Pad "
+            "them with fastlstm.pad_sequence and give the model lengths=[3, 1], or make a data set "
+            "of them with fastlstm.Sequences"
         )
 
 
 def test_the_issues_case():
-    with pytest.raises(ValueError, match=r"^input of Embedding has .*pad_sequence .*=\[3, 1\], or"):
+    with pytest.raises(
+        ValueError, match=r"^input of Embedding cannot .*pad_sequence .*=\[3, 1\], or"
+    ):
         _model()(TOKENS, lengths=[3, 1])
 
 
@@ -72,12 +75,12 @@ def test_the_issues_case():
     ],
 )
 def test_every_door_says_it(call):
-    with pytest.raises(ValueError, match="sequences of different lengths, .3, 1.: pad them with"):
+    with pytest.raises(ValueError, match="sequences of different lengths, .3, 1.. Pad them with"):
         call(TOKENS)
 
 
 def test_many_sequences_make_no_long_sentence():
-    with pytest.raises(ValueError, match=r"lengths, \[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...\]: pad"):
+    with pytest.raises(ValueError, match=r"lengths, \[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...\]. Pad"):
         Embedding(9, 2)([[1] * n for n in range(1000)])
 
 
