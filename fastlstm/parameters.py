@@ -128,7 +128,7 @@ class Layer:
 
     def _learnt_grads(self):
         """Of `_own_grads` those that are wanted: what a pullback adds into."""
-        if len(self._frozen) == len(self._views):
+        if self._all_frozen:
             return {}  # and no room for them
         return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
 
@@ -214,7 +214,12 @@ class Layer:
     @property
     def learns(self):
         """Whether any parameter of this layer and those inside it is learnt: there, not frozen."""
-        return any(len(n._frozen) < len(n._views) for _, n in self.named_layers())
+        return not all(layer._all_frozen for _, layer in self.named_layers())
+
+    @property
+    def _all_frozen(self):
+        """Whether no parameter of its own is learnt."""
+        return len(self._frozen) == len(self._views)
 
     def _switch(self, what, names, learns):
         owners, chosen = self._owners(), {}
@@ -232,6 +237,8 @@ class Layer:
             layer._frozen = layer._frozen - {name} if learns else layer._frozen | {name}
             if not learns and layer._gradients is not None:
                 layer._grad_views[name][...] = 0
+            if layer._all_frozen:
+                layer._gradients = layer._grad_views = None  # nobody needs their room
         return self
 
     def _owners(self):
@@ -270,7 +277,12 @@ class Layer:
         the layer's `changed`.
         """
         for layer in {id(layer): layer for _, layer in self.named_layers()}.values():
-            if layer._own_grads():
+            if not layer._views:
+                continue
+            if layer._gradients is None and layer._all_frozen:  # zeros that take no room
+                yield layer, layer._flat, np.broadcast_to(layer.dtype.type(0), layer._flat.shape)
+            else:
+                layer._own_grads()
                 yield layer, layer._flat, layer._gradients
 
     def changed(self):

@@ -328,6 +328,23 @@ def test_states_of_a_frozen_layer_get_their_gradients():
         assert_same_bits(got, expected)
 
 
+def test_what_is_frozen_takes_no_room():
+    """No gradients and no moments of 40 MB of vectors, and no copies of them in an epoch."""
+    tokens, classes = np.arange(N * 3).reshape(N, 3), np.arange(N) % 3
+    parts = Embedding(10**6, 10, seed=1), lstm(10, 4), Last(), Linear(4, 3, seed=2)
+    model = Sequential(*parts)
+    optimizer = Adam(model.freeze("0"))
+    fit(model, (tokens, classes), CrossEntropyLoss(), optimizer, 1, 8)
+    assert model[0]._gradients is None
+    vectors = [gradients for layer, _, gradients in model.buffers() if layer is model[0]]
+    assert vectors[0].strides == (0,) and len(vectors[0]) == 10**7
+    assert not any(piece.size >= 10**7 for piece in optimizer.learnt_gradients())
+    model.unfreeze()
+    assert model.grads["0.weight"].shape == (10**6, 10)
+    model.freeze("0")
+    assert model[0]._gradients is None
+
+
 def test_frozen_embedding():
     """Vectors from elsewhere under a model that learns: they stay, bit for bit."""
     tokens = np.random.default_rng(0).integers(0, 9, (N, 5))

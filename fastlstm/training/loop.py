@@ -422,8 +422,8 @@ class _Training:
             isinstance(callback, EarlyStopping) and callback.monitor in ("loss", *metrics)
             for callback in state.callbacks
         )
-        self.buffers = list(state.model.buffers())
-        self.before = [np.empty_like(parameters) for _, parameters, _ in self.buffers]
+        buffers = [(layer, parameters) for layer, parameters, _ in state.model.buffers()]
+        self.buffers = [(*buffer, np.empty_like(buffer[1])) for buffer in buffers]
         self.place = None  # what the data are, their batches, number of the one at hand
 
     def check(self, batches, name):
@@ -533,13 +533,14 @@ class _Training:
 
     def _update(self, batch):
         """Change the parameters, or leave them as they are if that makes them infinite."""
-        for before, (_, parameters, _) in zip(self.before, self.buffers, strict=True):
+        buffers = [buffer for buffer in self.buffers if buffer[0].learns]
+        for _, parameters, before in buffers:
             before[...] = parameters
         self.state.optimizer.step()
-        if not all(is_finite(parameters) for _, parameters, _ in self.buffers):
+        if not all(is_finite(parameters) for _, parameters, _ in buffers):
             names = (name for name, p in self.model.state_dict().items() if not is_finite(p))
             origin = f"the update of {next(names)}"
-            for before, (layer, parameters, _) in zip(self.before, self.buffers, strict=True):
+            for layer, parameters, before in buffers:
                 parameters[...] = before
                 layer.changed()
             lr = self.state.optimizer.lr
