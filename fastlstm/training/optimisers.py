@@ -162,6 +162,7 @@ class Optimiser:
         self.factors = {"lr_factors": lr_factors, "decay_factors": decay_factors}  # as given
         self._lr_factors = _factors(parts, lr_factors, "lr_factors")
         self._decay_factors = _factors(parts, decay_factors, "decay_factors")
+        self._layers = [layer for layer, _, _ in model.buffers()]
         self._frozen, self._runs = None, []  # the frozen names that the runs leave out; the runs
         self._moments = {}  # name -> an array for each buffer, from the first step that needs it
         self._scratch = np.empty((2, _BLOCK), model.dtype)
@@ -173,9 +174,10 @@ class Optimiser:
 
     def _leave_out_frozen(self):
         """Make the runs of each buffer anew if other parameters are frozen now."""
-        frozen = _frozen(self.model, self._layout)
+        frozen = [layer._frozen for layer in self._layers]
         if frozen != self._frozen:
-            factors = self._lr_factors | dict.fromkeys(frozen, (0.0,) * 4)
+            names = _frozen(self.model, self._layout)
+            factors = self._lr_factors | dict.fromkeys(names, (0.0,) * 4)
             self._runs = [_runs(parts, factors, self._decay_factors) for parts in self._layout]
             self._frozen = frozen
 
