@@ -86,7 +86,17 @@ def _everything(parts):
         name: value
         for part in (optimizer, parts["schedule"], *parts["callbacks"])
         for name, value in getattr(part, "__dict__", {}).items()
-        if name not in ("model", "optimizer", "_scratch", "_runs", "_frozen", "_layout", "_between")
+        if name
+        not in (
+            "model",
+            "optimizer",
+            "_scratch",
+            "_runs",
+            "_frozen",
+            "_layers",
+            "_layout",
+            "_between",
+        )
         and not name.startswith("_schedulers")
     }
     random = [rng.bit_generator.state for _, rng in checkpoint._generators(model)]
