@@ -81,6 +81,16 @@ def test_names_of_parameters(name, capsys):
         assert printable(name) in out + err or repr(name)[1:-1] in out + err or "'x'" in err
 
 
+def test_names_that_are_no_text(capsys):
+    """Half a pair of surrogates, which UTF-8 cannot write."""
+    torch = pytest.importorskip("torch", reason="writes such a name")
+    torch.save({"w\ud800\x1b": torch.ones(3), "weight_ih_l0": torch.ones(8, 2)}, "model.pt")
+    for command_ in (["info", "model.pt"], ["run", "model.pt", "x.npy", "-o", "y.npy"]):
+        code = cli.main(command_)
+        out, err = map(assert_tame, capsys.readouterr())
+        assert code == (command_[0] == "run") and r"w\ud800\x1b" in out + err
+
+
 def test_a_long_name_does_not_widen_every_row(capsys):
     fastlstm.save(LSTM(2, 3), "model.npz")
     np.savez("model.npz", **{"n" * 60_000: np.ones(3)}, **{f"w{n}": np.ones(1) for n in range(50)})
