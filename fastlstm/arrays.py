@@ -99,8 +99,8 @@ def _refuse_ragged(value, name):
         shown = str(lengths[:10])[:-1] + (", ...]" if len(lengths) > 10 else "]")
         raise ValueError(
             f"{name} cannot be read as an array: its shape is inhomogeneous, for it has sequences "
-            f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence and give the model "
-            f"lengths={shown}, or make a data set of them with fastlstm.Sequences"
+            f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence and give the "
+            f"model lengths={shown}, or make a data set of them with fastlstm.Sequences"
         )
 
 
