@@ -53,7 +53,9 @@ def as_rows(x):
 
 def as_array(value, name):
     """Return `value` as a plain array of whatever dtype it has."""
-    if type(value) is np.ndarray and value.dtype.kind not in "mMO":
+    if type(value) is np.ndarray and value.dtype.kind not in "mM":
+        if value.dtype.kind == "O":
+            _refuse_ragged(value, name)
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
