@@ -6,6 +6,7 @@ of time, and what is not at the usual distance from the row before begins a part
 
 import csv
 import dataclasses
+import itertools
 import math
 import re
 from array import array
@@ -18,6 +19,7 @@ from .times import breaks, continued, looks_like_a_date, read_times, span
 _MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[ap]\.?m\.?)?", re.IGNORECASE | re.ASCII)
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+_PARTS_OF_DATES = "year", "month", "day", "hour", "minute"
 _SOME = 5  # as many places of many are named
 _MOSTLY = 0.9  # the share of steps by which numbers that grow are times, though some are wrong
 _REPEATED = 0.1  # more times repeated than this share are of several series
@@ -201,7 +203,7 @@ class _File:
                         numbers = [math.nan if n is None else n for n in numbers]
                     values.extend(numbers)
                     for place, labels in self.texts.items():
-                        labels.append(" ".join(row[n].strip() for n in self.parts[place]))
+                        labels.append(self._label(place, row))
                     self.lines.append(rows.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as CSV: {error}") from error
@@ -224,23 +226,35 @@ class _File:
     def _choose_texts(self, row, places):
         """Keep the text of the group, of the first column and of the first that has a date.
 
-        A column of clock times behind a date belongs to it.
+        A column of clock times behind a date belongs to it, and columns that are called year,
+        month, day, hour and minute make a date together.
         """
         row = [text.strip() for text in row]
         free = [n for n in range(len(row)) if n not in places and n != self.group]
         self.first = free[0] if free and (free[0] == 0 or self.group is not None) else None
         dates = [n for n in free if looks_like_a_date(row[n])]
+        for n in dates:
+            if n + 1 in free and _CLOCK.fullmatch(row[n + 1]):
+                self.parts[n] = [n, n + 1]
         self.dated = next((n for n in dates if n != self.first), None)
-        for n in (self.group, self.first, self.dated):
-            if n is not None:
-                clock = n in dates and n + 1 in free and _CLOCK.fullmatch(row[n + 1])
-                self.texts[n] = []
-                self.parts[n] = (
-                    [n, n + 1] if clock and looks_like_a_date(f"{row[n]} {row[n + 1]}") else [n]
-                )
+        called = {self.header[n].lower(): n for n in reversed(free)}
+        if not dates and {"year", "month"} <= called.keys():
+            names = itertools.takewhile(called.__contains__, _PARTS_OF_DATES)
+            self.dated = called["month"]  # the year may be the first column
+            self.parts[self.dated] = [called[name] for name in names]
+        self.texts = {n: [] for n in (self.group, self.first, self.dated) if n is not None}
+
+    def _label(self, place, row):
+        """The text of a column, and of those that belong to it."""
+        parts = [row[n].strip() for n in self.parts.get(place, [place])]
+        if self.header[place].lower() != "month" or len(parts) == 1:
+            return " ".join(parts)
+        parts = [part.zfill(2) for part in parts]
+        clock = ":".join([*parts[3:], "00"][:2])
+        return "-".join(parts[:3]) + (f" {clock}" if parts[3:] else "")
 
     def name(self, place):
-        return " ".join(self.header[n] for n in self.parts[place])
+        return " ".join(self.header[n] for n in self.parts.get(place, [place]))
 
     def groups(self):
         """The rows of each series, by what the group's column has; in the order of the file."""
@@ -299,7 +313,8 @@ def _find_times(file, groups, date_format):
         if (steps > 0).all() and not (counter and file.dated is not None):
             return file.first, times
     if file.dated is not None:
-        return file.dated, file.times(file.dated)
+        if (dates := file.times(file.dated)) is not None:
+            return file.dated, dates
     if times is not None and _are_times(file, steps, times.values):
         return file.first, times
     return None
@@ -375,6 +390,8 @@ def _disorder(table, back, late):
         sentence += (
             f". So it is at lines {listed([str(table.lines[row]) for row in rows[1:]], _SOME)}"
         )
+    if table.times.dtype.kind != "M":
+        sentence += ". Numbers that tell no time must not be in the first column"
     if table.group is None:
         sentence += ". Rows of several series need --group, the column that tells which"
     return sentence

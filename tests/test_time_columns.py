@@ -330,6 +330,39 @@ def test_a_clock_behind_a_date_belongs_to_it():
     assert "the row before too" in read_table("x.csv", ["x"]).notes[0]
 
 
+@pytest.mark.parametrize("first", [(), ("No",), ("x",)])
+@pytest.mark.parametrize(
+    "names, unit, then",
+    [
+        (("year", "month"), "M", "2025-12"),
+        (("Year", "Month", "Day"), "D", "2019-07-21"),
+        (("year", "month", "day", "hour"), "h", "2019-05-05 08:00"),
+        (("year", "month", "day", "hour", "minute"), "m", "2019-05-02 01:20"),
+    ],
+)
+def test_the_parts_of_a_date_may_be_columns(names, unit, then, first):
+    start = {"M": "2019-04", "D": "2019-05-02"}.get(unit, "2019-05-02T00:00")
+    times = (np.datetime64(start, unit) + np.arange(80)).astype("M8[m]").tolist()
+    parts = [[getattr(time, name.lower()) for time in times] for name in names]
+    for order in (1, -1):
+        columns = [column[::order] for column in parts]
+        own = {(): [], ("No",): [range(1, 81)], ("x",): []}[first]
+        columns, header = [*own, *columns, VALUES], [*first[: len(own)], *names, "x"]
+        if first == ("x",):
+            columns, header = [columns[-1], *columns[:-1]], [header[-1], *header[:-1]]
+        write(*columns, names=header)
+        if order == 1:
+            table = read_table("x.csv", ["x"])
+            assert table.time == " ".join(names) and table.notes == []
+            assert table.times.astype(f"M8[{unit}]").tolist() == [
+                time.astype(f"M8[{unit}]").item() for time in np.array(times, "M8[m]")
+            ]
+            assert table.labels_from(80, 1) == [then]
+        else:
+            with pytest.raises(ValueError, match="line 3: .* rows must be in the order of time, t"):
+                read_table("x.csv", ["x"])
+
+
 def test_a_date_that_is_missing_or_of_another_form():
     labels = texts("%Y-%m-%d")
     for wrong in ("", "25/01/2024", "2024-02-03x"):
