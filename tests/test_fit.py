@@ -475,6 +475,14 @@ BAD = {
         {"data": (x, np.zeros(N)), "loss": CrossEntropyLoss()}, ValueError,
         "^data: CrossEntropyLoss: Expected target to hold class indices, integers from 0 to 0 in",
     ),
+    "list_of_words": (
+        {"data": (x, ["yes"] * N), "loss": CrossEntropyLoss()}, TypeError,
+        r"^y must be an array of numbers, got list\. Classes are integers from 0, as np\.unique",
+    ),
+    "ragged_words": (
+        {"data": lambda: Sequences(list(x), ["yes"] * N)}, TypeError,
+        r"^targets must be an array of numbers, got list\. Classes are integers from 0",
+    ),
     "word_labels": (
         {"data": (x, np.array(["yes"] * N)), "loss": CrossEntropyLoss()}, ValueError,
         r"class indices, integers .* got <U3 of shape \(8,\)\. Labels become indices by np.uni",
@@ -491,7 +499,7 @@ def test_bad_input_is_refused_before_any_work(name):
     model = good["model"]
     random = model.dropout._rng.bit_generator.state
     with pytest.raises(kind, match=sentence):
-        fit(**(good | change))
+        fit(**(good | {n: v() if n == "data" and callable(v) else v for n, v in change.items()}))
     assert_same_weights(model, regressor(dropout=0.5))
     assert model.training and model.dropout._rng.bit_generator.state == random
     assert good["optimizer"].steps == 0

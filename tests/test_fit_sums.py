@@ -23,7 +23,9 @@ from fastlstm.training import (
     NonFiniteError,
     NSELoss,
     QuantileLoss,
+    Sequences,
     StopTraining,
+    Windows,
     fit,
 )
 
@@ -270,6 +272,39 @@ def test_std_goes_to_who_takes_it():
     assert_same_weights(model, other)
     with pytest.raises(ValueError, match=r"^data: NSELoss: Expected std, .* Arrays\(x, y, std=.*"):
         fit(model, (X, y), NSELoss(), Adam(model), 1, 8)
+
+
+def test_every_data_set_takes_std():
+    """In its batches there is that of each sample; for windows that of their series."""
+    y = _numbers(N, 1)
+    ragged = [X[k, : LENGTHS[k]] for k in range(N)]
+    few = [2, 0, 3]
+    assert_same_bits(Sequences(ragged, y, std=STD)[few].std, STD[few])
+    series = [normal(20, 1), 3 * normal(12, 1, seed=1)]
+    data = Windows(series, 5, 2, std=[1.0, 3.0], flat=True)
+    assert data[:].std.tolist() == [1.0] * 14 + [3.0] * 6
+    assert Windows(series, 5, std=2)[:2].std.tolist() == [2, 2]
+    model = Sequential(lstm(1, 4), Last(), Linear(4, 2, seed=2))
+    history = fit(model, data, NSELoss(), SGD(model, lr=0.0), 1, 5)
+    batch = data[:]
+    prediction = model(batch.x.swapaxes(0, 1))
+    expected = np.mean((prediction - batch.y) ** 2 / (batch.std[:, None] + 0.1) ** 2)
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+    for call, sentence in (
+        (
+            lambda: Windows(series, 5, std=[1.0, 2.0, 3.0]),
+            "Expected std to be a number, or of shape (2,), one a series, got (3,)",
+        ),
+        (
+            lambda: Sequences(ragged, y, std=STD[:3]),
+            "Expected std of shape (22,), one a sequence, got (3,)",
+        ),
+        (
+            lambda: Arrays(X, y, std=STD[:3]),
+            "Expected std of shape (22,), one a sample, got (3,)",
+        ),
+    ):
+        check(call, ValueError, sentence)
 
 
 # ---- metrics --------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Arrays:
     """
 
     def __init__(self, x, y, weights=None, *, mask=None, std=None):
-        self.x, self.y = as_array(x, "x"), as_array(y, "y")
+        self.x, self.y = as_array(x, "x"), _as_targets(y, "y")
         self.weights = None if weights is None else as_array(weights, "weights")
         self.mask = None if mask is None else as_array(mask, "mask")
         self.std = None if std is None else as_array(std, "std")
@@ -135,6 +135,8 @@ class Sequences:
         list of arrays (or of lists) each step has one. `predict` needs none.
     weights : array of shape (N,), or list of N arrays of shape (T_i,), optional
         How much each sequence counts in the loss, or each step that has a target.
+    std : array of shape (N,), optional
+        For `NSELoss`: the standard deviation of the targets in each sequence's basin.
     standardizer : Standardizer, optional
         What the sequences, not the targets, pass through, batch by batch.
     mask_missing : bool
@@ -168,8 +170,8 @@ class Sequences:
     """
 
     def __init__(
-        self, sequences, targets=None, *, weights=None, standardizer=None, mask_missing=False,
-        dtype="float32",
+        self, sequences, targets=None, *, weights=None, std=None, standardizer=None,
+        mask_missing=False, dtype="float32",
     ):  # fmt: skip
         self.dtype = check_dtype(dtype)
         self.mask_missing = check_bool("mask_missing", mask_missing)
@@ -185,11 +187,11 @@ class Sequences:
         # The type tells, not the values: 3 numbers for a sequence of 3 steps may be either.
         self.per_step = isinstance(targets, (list, tuple)) and any(map(np.ndim, targets))
         if self.per_step:
-            self.targets = [as_array(t, "a sequence's targets") for t in targets]
+            self.targets = [_as_targets(t, "a sequence's targets") for t in targets]
         elif targets is None:
             self.targets = None
         else:
-            self.targets = np.atleast_1d(as_array(targets, "targets"))
+            self.targets = np.atleast_1d(_as_targets(targets, "targets"))
         if targets is not None and len(self.targets) != len(self):
             raise ValueError(
                 f"Expected targets for {len(self)} sequences, got them for {len(self.targets)}"
@@ -199,6 +201,11 @@ class Sequences:
         parts = self.targets if self.per_step else [self.targets]
         self._classes = targets is not None and all(part.dtype.kind in "iu" for part in parts)
         self.weights = None if weights is None else self._checked_weights(weights)
+        self.std = None if std is None else as_array(std, "std")
+        if std is not None and self.std.shape != (len(self),):
+            raise ValueError(
+                f"Expected std of shape ({len(self)},), one a sequence, got {self.std.shape}"
+            )
 
     def _checked_weights(self, weights):
         a_step = isinstance(weights, (list, tuple)) and any(map(np.ndim, weights))
@@ -243,6 +250,7 @@ class Sequences:
             weights = _pad(self.weights, rows)
         else:
             weights = None if self.weights is None else self.weights[rows]
+        std = None if self.std is None else self.std[rows]
         if self.targets is None:
             return Batch(x, None, weights, lengths=lengths)
         targets = _pad(self.targets, rows) if self.per_step else self.targets[rows]
@@ -252,7 +260,7 @@ class Sequences:
         if self.mask_missing:
             there = ~np.isnan(y)
             mask = there if mask is None else there & mask.reshape(mask.shape + (1,) * (y.ndim - 2))
-        return Batch(x, y, weights, mask, lengths)
+        return Batch(x, y, weights, mask, lengths, std)
 
     def _cast(self, array, integers):
         with np.errstate(under="ignore"):
@@ -394,6 +402,17 @@ def check_indices(indices, count):
             f"{indices.max()}"
         )
     return indices
+
+
+def _as_targets(value, name):
+    """Return targets as an array; TypeError, which says what becomes of words, if they are some."""
+    try:
+        return as_array(value, name)
+    except TypeError as fault:
+        way_out = (
+            "Classes are integers from 0, as np.unique(labels, return_inverse=True)[1] gives them"
+        )
+        raise TypeError(f"{fault}. {way_out}") from fault
 
 
 def _as_sequences(sequences):

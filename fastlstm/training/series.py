@@ -47,6 +47,9 @@ class Windows:
         What the series pass through, batch by batch, on their way into a window.
     weights : array of shape (T,) or, of many series, a list of such, optional
         How much each step counts as a target; or, as an array of shape (N,), each sample.
+    std : number, or sequence of one for each series, optional
+        For `NSELoss`: the standard deviation of each series' targets, in the unit that the windows
+        have them in.
     mask_missing : bool
         Take targets that are nan out of the loss, by the batches' mask.
     flat : bool
@@ -87,7 +90,7 @@ class Windows:
 
     def __init__(
         self, series, window, horizon=1, *, inputs=None, targets=None, lead=1, stride=1,
-        standardizer=None, weights=None, mask_missing=False, flat=False, dtype="float32",
+        standardizer=None, weights=None, std=None, mask_missing=False, flat=False, dtype="float32",
     ):  # fmt: skip
         self.window = check_size("window", window)
         self.horizon = check_size("horizon", horizon)
@@ -118,6 +121,17 @@ class Windows:
             )
         self._ends = np.cumsum(np.maximum(lengths - span, -stride) // stride + 1)
         self.weights = None if weights is None else self._checked_weights(weights)
+        self.std = None if std is None else self._checked_std(std)
+
+    def _checked_std(self, std):
+        """A number for each series."""
+        std, expected = as_array(std, "std"), (len(self.series),)
+        if std.shape not in ((), expected):
+            raise ValueError(
+                f"Expected std to be a number, or of shape {expected}, one a series, got "
+                f"{std.shape}"
+            )
+        return np.broadcast_to(std, expected)
 
     def _checked_weights(self, weights):
         """Weights as an array, one a sample, or as a list of arrays, one a step of each series."""
@@ -153,7 +167,8 @@ class Windows:
         elif weights is not None:
             weights = weights[indices]
         y = y.reshape(len(y), math.prod(y.shape[1:])) if self.flat else y
-        return Batch(x, y, weights, ~np.isnan(y) if self.mask_missing else None)
+        std = None if self.std is None else self.std[number]
+        return Batch(x, y, weights, ~np.isnan(y) if self.mask_missing else None, std=std)
 
     def where(self, indices):
         """Tell where samples lie in the series.
