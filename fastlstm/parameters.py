@@ -171,7 +171,7 @@ class Layer:
             if layer._gradients is not None:
                 layer._gradients[...] = 0
 
-    def freeze(self, *names):
+    def freeze(self, *names: str) -> Layer:
         """Let training leave parameters as they are, until `unfreeze`.
 
         A frozen parameter gets no gradient, no update and no weight decay, and has no part in the
@@ -203,16 +203,21 @@ class Layer:
         """
         return self._switch("freeze", names, False)
 
-    def unfreeze(self, *names):
+    def unfreeze(self, *names: str) -> Layer:
         """Let training change parameters again: the opposite of `freeze`, with the same names.
 
         An optimiser that has made steps by then begins with moments of 0 for them. To begin as it
         did for the others, make another one.
+
+        Examples
+        --------
+        >>> fastlstm.Linear(2, 1).freeze().unfreeze("bias").requires_grad
+        {'weight': False, 'bias': True}
         """
         return self._switch("unfreeze", names, True)
 
     @property
-    def learns(self):
+    def learns(self) -> bool:
         """Whether any parameter of this layer and those inside it is learnt: there, not frozen."""
         return not all(layer._all_frozen for _, layer in self.named_layers())
 
@@ -250,7 +255,7 @@ class Layer:
         }
 
     @property
-    def requires_grad(self):
+    def requires_grad(self) -> MutableMapping[str, bool]:
         """Which parameters are learnt, by name; assign True or False to one, or to all of them.
 
         Examples

@@ -1,6 +1,7 @@
 """Training: `fit` against loops by hand and against torch, callbacks, prediction, bad input."""
 
 import functools
+import inspect
 import json
 import signal
 import sys
@@ -467,6 +468,10 @@ BAD = {
     "schedule_class": (
         {"schedule": StepLR}, TypeError, IS_A_CLASS.format("schedule", *["StepLR"] * 2)
     ),
+    "data_class": ({"data": Arrays}, TypeError, IS_A_CLASS.format("data", *["Arrays"] * 2)),
+    "validation_class": (
+        {"validation": Sequences}, TypeError, IS_A_CLASS.format("validation", *["Sequences"] * 2)
+    ),
     "callback_class": (
         {"callbacks": [EarlyStopping]}, TypeError,
         IS_A_CLASS.format("callbacks", *["EarlyStopping"] * 2),
@@ -499,10 +504,28 @@ def test_bad_input_is_refused_before_any_work(name):
     model = good["model"]
     random = model.dropout._rng.bit_generator.state
     with pytest.raises(kind, match=sentence):
-        fit(**(good | {n: v() if n == "data" and callable(v) else v for n, v in change.items()}))
+        late = {n: v() for n, v in change.items() if n == "data" and inspect.isfunction(v)}
+        fit(**(good | change | late))
     assert_same_weights(model, regressor(dropout=0.5))
     assert model.training and model.dropout._rng.bit_generator.state == random
     assert good["optimizer"].steps == 0
+
+
+def test_a_plateau_of_what_should_grow_is_refused():
+    """It would take each fall of the loss for no progress; a callback may step it."""
+    model = regressor()
+    optimizer = Adam(model)
+    plateau = ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
+    check(
+        lambda: fit(model, make_data(), MSELoss(), optimizer, 1, 8, schedule=plateau), ValueError,
+        'schedule: ReduceLROnPlateau of mode="max" would see the loss, of which less is better; '
+        "call its step with a metric in a callback instead",
+    )  # fmt: skip
+    history = fit(
+        model, make_data(), MSELoss(), optimizer, 3, 8, metrics={"a": lambda y, t: 1.0},
+        callbacks=[lambda state: plateau.step(state.history["a"][-1])],
+    )  # fmt: skip
+    assert history["lr"] == [0.001, 0.001, 0.0005]
 
 
 def test_mixed_batch_first_is_refused():

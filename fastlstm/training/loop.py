@@ -358,6 +358,8 @@ def fit(
     """
     view = SamplesFirst(model)
     check_size("epochs", epochs)
+    _refuse_class("data", data)
+    _refuse_class("validation", validation)
     batches = Batches(data, batch_size, shuffle=shuffle, seed=seed)
     held_out = None if validation is None else Batches(validation, batch_size, shuffle=False)
     _check_parts(model, loss, optimizer, schedule)
@@ -887,6 +889,11 @@ def _check_parts(model, loss, optimizer, schedule):
         raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
     if schedule is not None and getattr(schedule, "optimizer", None) is not optimizer:
         raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
+    if isinstance(schedule, ReduceLROnPlateau) and schedule.mode == "max":
+        raise ValueError(
+            'schedule: ReduceLROnPlateau of mode="max" would see the loss, of which less is '
+            "better; call its step with a metric in a callback instead"
+        )
 
 
 def _check_metrics(metrics):

@@ -54,8 +54,15 @@ class _Loss:
         with np.errstate(all="ignore"):
             return self._reduce(*self._elements(y, t), weights, mask)
 
-    def denominator(self, prediction, target, *, weights=None, mask=None):
-        """Return what "mean" divides by: how much all elements that count weigh, as a float."""
+    def denominator(self, prediction, target, *, weights=None, mask=None) -> float:
+        """Return what "mean" divides by: how much all elements that count weigh.
+
+        Examples
+        --------
+        >>> y = np.zeros((2, 3))
+        >>> fastlstm.training.MSELoss().denominator(y, y, weights=[1, 4])
+        15.0
+        """
         y = self._floats(prediction, "prediction")
         weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
         return _total(1.0 if weights is None else weights, mask, y.shape)
@@ -371,8 +378,15 @@ class CrossEntropyLoss(_Loss):
             losses, slopes = self._of_indices(logits, class_weights, index)
             return self._reduce(losses, slopes, weights, mask, class_weights[index])
 
-    def denominator(self, prediction, target, *, weights=None, mask=None):
-        """Return what "mean" divides by: the weights of the classes that count, as a float."""
+    def denominator(self, prediction, target, *, weights=None, mask=None) -> float:
+        """Return what "mean" divides by: the class weights of all targets that count.
+
+        Examples
+        --------
+        >>> loss = fastlstm.training.CrossEntropyLoss(weight=[1, 5])
+        >>> loss.denominator(np.zeros((3, 2)), np.array([1, 0, -100]))
+        6.0
+        """
         logits, _, index, class_weights, weights, mask = self._arrange(
             prediction, target, weights, mask
         )

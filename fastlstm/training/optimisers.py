@@ -21,6 +21,7 @@ change, even if its gradients are nan, and these do not count in a norm.
 import copy
 import fnmatch
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -181,7 +182,7 @@ class Optimiser:
             self._runs = [_runs(parts, factors, self._decay_factors) for parts in self._layout]
             self._frozen = frozen
 
-    def learnt_gradients(self):
+    def learnt_gradients(self) -> Iterator[np.ndarray]:
         """Yield the gradients of all that a step changes, as flat pieces of the layers' buffers."""
         self._leave_out_frozen()
         for (_, _, gradients), runs in zip(self.model.buffers(), self._runs, strict=True):

@@ -38,7 +38,7 @@ class _Schedule:
     def _apply(self, count):
         self.optimizer.lr = self._rate(count)
 
-    def begin_from(self, base_lr):
+    def begin_from(self, base_lr: float) -> None:
         """Go on as if the learning rate of step 0 had been `base_lr`."""
         self.base_lr = self.optimizer.initial_lr = base_lr
         self._apply(self.last_epoch)
