@@ -51,8 +51,9 @@ class Layer:
     -----
     Parameters are read as attributes (``lstm.weight_ih_l0``: a view that refuses writing) and
     changed by assigning to them or by `load_state_dict`, so that a layer knows when its weights
-    have changed. Changing them while another thread runs the layer is not safe; running it from
-    many threads is. Pullbacks add into `grads`: one thread at a time.
+    have changed. A name that begins as theirs do (weight, bias) and is none is refused. Changing
+    them while another thread runs the layer is not safe; running it from many threads is.
+    Pullbacks add into `grads`: one thread at a time.
     """
 
     _kept = False  # whether there is somebody already who would put the gradients back

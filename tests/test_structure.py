@@ -8,6 +8,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm.formats import inference, structure
@@ -771,8 +773,8 @@ def test_a_last_in_an_order_takes_its_layout_from_its_lstm(tmp_path):
     h_n = layers["lstm"](x.swapaxes(0, 1))[1][0]
     expected = layers["fc"](np.concatenate([h_n[0], h_n[1]], axis=1))
     for last in (fastlstm.Last(), fastlstm.Last(batch_first=True), fastlstm.Last(True, True)):
-        for given in (last, fastlstm.Sequential(last, fastlstm.Dropout(0.5))):
-            model = fastlstm.load(path, order=["lstm", given, "fc"], batch_first=True)
+        for ending in (last, fastlstm.Sequential(last, fastlstm.Dropout(0.5))):
+            model = fastlstm.load(path, order=["lstm", ending, "fc"], batch_first=True)
             np.testing.assert_allclose(model(x), expected, atol=1e-6)
     for last in (fastlstm.Last(batch_first=False), fastlstm.Last(bidirectional=False)):
         with pytest.raises(ValueError, match="x.pt: .*(contradicts|does not agree)"):
@@ -1169,3 +1171,47 @@ def test_many_names_make_no_long_message(tmp_path):
         with pytest.raises(ValueError) as error:
             call()
         assert len(str(error.value)) < 10_000
+
+
+# Whatever names and shapes there are
+
+MODULES = ["", "lstm.", "a.", "a.b.", "0.", "1.", "embedding.", "module.", "a..", ".", "é."]
+LOCAL = (
+    "weight bias weight_ih_l0 weight_hh_l0 bias_ih_l0 bias_hh_l0 weight_ih_l1 weight_hr_l0 "
+    "weight_ih_l0_reverse weight_ih weight_hh h0 weight_g weight_v weight_hh_l0_raw "
+    "weight_hh_l0_orig weight_hh_l0_mask weight_u running_mean step "
+    "parametrizations.weight.original0 parametrizations.weight.original1 "
+    "parametrizations.weight.0._u"
+).split()
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 12]), max_size=3).map(tuple)
+TYPES = st.sampled_from(["f4", "f8", "i8", "?", "u1", "c8"])
+ODD = st.dictionaries(
+    st.tuples(st.sampled_from(MODULES), st.sampled_from(LOCAL)).map("".join),
+    st.tuples(SHAPES, TYPES),
+    max_size=6,
+)
+WHOLE = st.lists(
+    st.tuples(st.sampled_from(MODULES), st.integers(1, 3), st.integers(1, 3)), max_size=3
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(odd=ODD, whole=WHOLE, names=st.lists(st.sampled_from(MODULES), min_size=1, max_size=3))
+def test_any_state_dict_is_a_model_or_a_value_error(odd, whole, names):
+    state = {}
+    for module, inputs, hidden in whole:
+        state |= {module + n: np.ones(shape) for n, shape in lstm_shapes(inputs, hidden).items()}
+    state |= {name: np.ones(shape, dtype) for name, (shape, dtype) in odd.items()}
+    for call in (
+        lambda parts: inference.infer(parts)[:2],
+        lambda parts: inference.infer(inference.within(parts, names[0]), False)[:2],
+        lambda parts: inference.arrange(parts, names)[:2],
+        lambda parts: inference.as_lstm(inference.find_lstm(parts, None)[1]),
+        lambda parts: inference.as_lstm(inference.find_lstm(parts, names[0])[1]),
+    ):
+        try:
+            description, arrays = call(inference.find_parts(state))
+            model = structure.build(description, "numpy", dtype="float64", state=arrays)
+            model.load_state_dict(arrays)
+        except ValueError as error:
+            assert len(str(error)) < 5000

@@ -326,7 +326,8 @@ def arrange(parts, order, ordered=True):
             continue
         entry = entry.removesuffix(".")
         group = within(parts, entry)
-        covered |= {entry} if entry in parts else {f"{entry}.{name}" for name in group}
+        inside = {name for name in parts if name.startswith(f"{entry}.")}
+        covered |= {entry} if entry in parts else inside or set(parts)
         if set(group) == {""}:
             if not group[""].readings:
                 raise ValueError(f"{entry!r} cannot be run: {group['']}")
