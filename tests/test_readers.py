@@ -226,7 +226,7 @@ def test_a_file_of_objects_alone_names_them(torch):
     with pytest.raises(
         ValueError, match="expected a state dict, got a list; save model.state_dict"
     ):
-        load(saved(torch, [torch.ones(2)]))
+        load(saved(torch, [1.5, "a"]))
     assert not RAN
 
 
@@ -247,6 +247,38 @@ def test_an_lstm_beside_other_tensors_of_its_module(torch, weights):
     assert_equal(load_lstm(saved(torch, beside)).state_dict(), weights)
     with pytest.raises(ValueError, match="it holds no LSTM"):
         load_lstm(saved(torch, {**weights, "weight_hh_l0_scale": torch.ones(12, 3)}))
+
+
+def test_state_dicts_in_lists_are_found_where_there_are_no_others(torch, weights):
+    other = {name: tensor + 1 for name, tensor in weights.items()}
+    for value in ([weights, 3], (3, weights), {"epoch": 3, "nets": [{"rate": 0.1}, weights]}):
+        assert_equal(load_state(saved(torch, value)), weights)
+        assert_equal(load(saved(torch, value)).state_dict(), weights)
+    value = {"model": weights, "best": [other, (weights,)], "history": [[0.1, 0.2], []]}
+    assert_equal(load_state(saved(torch, value)), weights)
+    assert_equal(load_state(saved(torch, value), key="best.0"), other)
+    assert_equal(load_state(saved(torch, value), key="best.1.0"), weights)
+    value = {"a": {"b.c": weights}, "also": weights}
+    for key in ("a.b.c", "also"):  # one dict under two names, one of them with a dot
+        assert_equal(load_state(saved(torch, value), key=key), weights)
+    with pytest.raises(ValueError, match="several state dicts, choose one with key=: '0' .*, '1' "):
+        load_state(saved(torch, [weights, other]))
+    tensors = load_state(saved(torch, list(weights.values())))
+    assert_equal(tensors, dict(zip("0123", weights.values(), strict=True)))
+
+
+def test_tensors_of_other_devices_and_of_old_files(torch):
+    class Elsewhere:
+        def __reduce__(self):
+            array = np.arange(3, dtype="f4")
+            function = torch._utils._rebuild_device_tensor_from_numpy
+            return function, (array, torch.float32, "xla:0", False)
+
+    expected = {"weight": np.arange(3, dtype="f4")}
+    assert_equal(load_state(saved(torch, {"weight": Elsewhere()})), expected)
+    tensor = b"ctorch._utils\n_rebuild_tensor\n(" + STORAGE + b"K\1K\3\x85K\1\x85tR"
+    content = pt(b"}" + text("weight") + tensor + b"s.", np.arange(-1, 3, dtype="<f4").tobytes())
+    assert_equal(load_state(io.BytesIO(content)), expected)
 
 
 # Whole modules and TorchScript

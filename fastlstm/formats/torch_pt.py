@@ -264,53 +264,64 @@ def _state_dict(found, key, likely, budget):
             "it is a frozen TorchScript module, whose weights are constants without names; save it "
             "before torch.jit.freeze"
         )
-    if _entries(found.value) is None and not _is_module(found.value):
+    if key is not None:
+        reached = _candidates(found.value, budget, lists=True, key=key)
+        if key in reached:
+            return reached[key]
+    candidates = _candidates(found.value, budget) or _candidates(found.value, budget, lists=True)
+    if not candidates and _entries(found.value) is None and not _is_module(found.value):
         raise ValueError(
             f"expected a state dict, got {describe(found.value)}; save model.state_dict(){asked}"
         )
-    candidates = _candidates(found.value, budget)
-    likely_ones = {
-        path: found
-        for path, found in candidates.items()
-        if any(re.search(likely, name) for name in found[0])
-    }
-    if key is None:
-        candidates = likely_ones or candidates
-    if key in candidates:
-        return candidates[key]
-    words = listed(f"{short(path)} ({len(found[0])} tensors)" for path, found in candidates.items())
     if key is not None:
-        raise ValueError(f"no state dict has the key {short(key)}; it holds {words or 'none'}")
+        words = _listed(candidates) or "none"
+        raise ValueError(f"no state dict has the key {short(key)}; it holds {words}")
     if not candidates:
         raise ValueError(f"it holds no tensors, so no state dict{asked}")
+    likely_ones = {
+        path: (tensors, batch_first)
+        for path, (tensors, batch_first) in candidates.items()
+        if any(re.search(likely, name) for name in tensors)
+    }
+    candidates = likely_ones or candidates
     if len(candidates) > 1:
+        words = _listed(candidates)
         raise ValueError(f"it holds several state dicts, choose one with key=: {words}")
     return next(iter(candidates.values()))
 
 
-def _candidates(tree, budget):
+def _listed(candidates):
+    return listed(f"{short(path)} ({len(found[0])} tensors)" for path, found in candidates.items())
+
+
+def _candidates(tree, budget, lists=False, key=None):
     """Map dotted path -> what `_state_dict` returns, for modules and dicts that hold tensors.
 
     Tensors of no dimension, such as a loss that is kept along, do not make a state dict. Dicts
-    under other keys than strings (an optimiser's state) are not searched.
+    under other keys than strings (an optimiser's state) are not searched, and lists only if this is
+    asked for; what stands in them has its number for a name. With a key only what lies on the way
+    to it is searched; without one, each dict under the first of its names.
     """
     found, seen, queue = {}, {id(tree)}, [((), tree)]
     for path, node in queue:  # which grows on the way
         batch_first = {}
+        children = _entries(node, lists) or {}
         if _is_module(node):
             tensors, children = dict(_module_tensors(node, "", 0, budget, batch_first)), {}
         else:
-            tensors, children = _tensors(_entries(node), budget), _entries(node)
+            tensors = _tensors(children, budget)
         if any(map(_counts, tensors.values())):
             name = ".".join(path)
             budget.spend("letters of names", len(name))
             found[name] = tensors, batch_first
         for name, value in children.items():
-            nests = _is_module(value) or _entries(value) is not None
-            if nests and id(value) not in seen and len(name) <= _LONGEST_NAME:
+            nests = _is_module(value) or _entries(value, lists) is not None
+            if not nests or len(name) > _LONGEST_NAME or len(path) == _MOST_DEPTH:
+                continue
+            here = (*path, name)
+            if f"{key}.".startswith(f"{'.'.join(here)}.") if key else id(value) not in seen:
                 seen.add(id(value))
-                if len(path) < _MOST_DEPTH:
-                    queue.append(((*path, name), value))
+                queue.append((here, value))
     return found
 
 
@@ -318,9 +329,12 @@ def _counts(tensor):
     return tensor.is_tensor if isinstance(tensor, Refused) else bool(tensor.shape)
 
 
-def _entries(value):
-    """The entries of a dict, or of an object that is one by another name; None of all else."""
+def _entries(value, lists=False):
+    """The entries of a dict, of an object that is one by another name, or of a list; else None."""
     value = value.items if isinstance(value, Object) else value
+    if lists and type(value) in (list, tuple):
+        nested = (dict, list, tuple, Object)
+        return {str(n): item for n, item in enumerate(value) if isinstance(item, nested)}
     return value if isinstance(value, dict) else None
 
 
