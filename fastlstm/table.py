@@ -215,10 +215,8 @@ class _File:
         many = "has no" if name not in self.header else "has more than one"
         sentence = f"{self.path} {many} column {short(name)}; its columns are "
         sentence += quoted(self.header)
-        with open(self.path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
         for other, shown in _SEPARATORS.items():
-            names = [n.strip() for n in next(csv.reader([first], delimiter=other), [])]
+            names = [name.strip(' "') for name in sep.join(self.header).split(other)]
             if other != sep and (set(columns) <= set(names) or len(self.header) == 1 < len(names)):
                 raise ValueError(f"{sentence}. They seem to be separated otherwise: --sep {shown}")
         raise ValueError(sentence)
@@ -234,7 +232,8 @@ class _File:
         self.first = free[0] if free and (free[0] == 0 or self.group is not None) else None
         dates = [n for n in free if looks_like_a_date(row[n])]
         for n in dates:
-            if n + 1 in free and _CLOCK.fullmatch(row[n + 1]):
+            clock = row[n + 1] if n + 1 in free else ""
+            if _CLOCK.fullmatch(clock) and looks_like_a_date(f"{row[n]} {clock}"):
                 self.parts[n] = [n, n + 1]
         self.dated = next((n for n in dates if n != self.first), None)
         called = {self.header[n].lower(): n for n in reversed(free)}
