@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from .training import (
 
 _OPTIMISERS = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
 _SHOWN = 48  # steps before a forecast in its picture, at least
+_CHANGED = ("batch_size", "lr", "patience")  # what a training that goes on may have otherwise
 _CLIP = 1.0  # norm of the gradients: a rare large one would undo much of what was learnt
 
 _TABLE = """\
@@ -59,7 +61,8 @@ one season ago (or as the last value). What the model needs to forecast in the t
 units stands in its file; `fastlstm.load` reads the bare model from it.
 
 Ctrl-C ends the training and keeps what was learnt. With --checkpoint a training that was
-killed goes on where it was when the same command is given again.
+killed goes on where it was when the same command is given again: with more --epochs, and
+with what --changed names. Another table, or another option, is refused.
 """
 _FORECAST_DESCRIPTION = f"""\
 Forecast what comes after the last row of a table, or of each of its series, with a model that
@@ -106,6 +109,10 @@ def add_commands(commands):
     learning.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="write each epoch here, and go on from it"
     )
+    learning.add_argument(
+        "--changed", choices=_CHANGED, action="append", default=[],
+        help="is on purpose another than in the checkpoint; may be given more than once",
+    )  # fmt: skip
 
     forecast = _command(commands, "forecast", "forecast with such a model", _FORECAST_DESCRIPTION)
     forecast.set_defaults(action=_forecast)
@@ -284,13 +291,19 @@ def _fit(args, forecaster, train, held_out):
         return fit(
             forecaster.model, forecaster.windows(train), MSELoss(), optimizer, args.epochs,
             args.batch_size, validation=validation, clip_norm=_CLIP, callbacks=callbacks,
-            seed=args.seed, resume=resume, progress=sys.stderr is not None and sys.stderr.isatty(),
+            seed=args.seed, resume=resume, changed=args.changed,
+            progress=sys.stderr is not None and sys.stderr.isatty(),
         )  # fmt: skip
     except ValueError as fault:
         if not str(fault).startswith(f"{resume}: "):
             raise
-        what = str(fault).partition(". To go on")[0]  # what follows is for callers of `fit`
-        raise ValueError(f"{what}. To train anew remove it, or give another --checkpoint") from None
+        what, _, for_callers_of_fit = str(fault).partition(". To go on")
+        names = re.findall(r"'(\w+)'", for_callers_of_fit.partition("changed=")[2])
+        anew = "To train anew remove it, or give another --checkpoint"
+        if names and set(names) <= set(_CHANGED):
+            meant = " ".join(f"--changed {name}" for name in names)
+            anew = f"If that is on purpose add {meant}. {anew}"
+        raise ValueError(f"{what}. {anew}") from None
 
 
 def _report(state):

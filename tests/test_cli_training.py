@@ -350,7 +350,10 @@ def test_a_checkpoint_of_another_table_or_with_other_options_is_refused(capsys):
     for option, was in (("--lr", "lr was 0.005"), ("--patience", "patience was 20")):
         sentence = error_of(capsys, TRAIN, "--checkpoint", "training", option, "7")
         assert sentence.startswith(f"training: the checkpoint is of another training: {was}, now")
-        assert sentence.endswith(f" it is 7. {advice}") or sentence.endswith(f" 7.0. {advice}")
+        assert re.search(
+            rf" it is 7(\.0)?\. If that is on purpose add --changed {option[2:]}\. ", sentence
+        )
+        assert sentence.endswith(advice)
     changed = SERIES.copy()
     changed[-1, 0] += 1  # in the validation part alone
     write(changed)
@@ -360,6 +363,26 @@ def test_a_checkpoint_of_another_table_or_with_other_options_is_refused(capsys):
     run(TRAIN, "--checkpoint", "training")
     run(TRAIN, "-o", "whole.npz")
     assert_same_model("model.npz", "whole.npz")
+
+
+def test_what_changed_on_purpose_counts(capsys):
+    """Another learning rate from the third epoch on; more patience for what it had stopped."""
+    run(TRAIN, "--checkpoint", "training", "--epochs", "2")
+    run(TRAIN, "--checkpoint", "training", "--lr", "0.1", "--changed", "lr")
+    fast = fastlstm.load_state("model.npz")
+    assert re.findall(r"^epoch (\d)/4", capsys.readouterr().out, re.M) == ["3", "4"]
+    run(TRAIN, "-o", "whole.npz")
+    whole = fastlstm.load_state("whole.npz")
+    assert any((fast[name] != whole[name]).any() for name in whole if "weight" in name)
+    sentence = error_of(capsys, TRAIN, "--checkpoint", "training", "--hidden", "7", "--lr", "0.1")
+    assert "--changed" not in sentence
+    options = "--checkpoint", "short", "--epochs", "30", "--lr", "0.5"
+    run(TRAIN, *options, "--patience", "1")
+    first = len(re.findall(r"^epoch \d+/30", capsys.readouterr().out, re.M))
+    assert first < 30
+    run(TRAIN, *options, "--patience", "6", "--changed", "patience")
+    run(TRAIN, "-o", "long.npz", *options[2:], "--patience", "6")
+    assert_same_model("model.npz", "long.npz")
 
 
 @pytest.mark.parametrize("option", ["--output", "--checkpoint", "--plot"])

@@ -108,24 +108,24 @@ def _arrays(nested):
 
 
 LAYERS = {
-    "lstm": (lambda: lstm(F, 4, num_layers=2, bidirectional=True), (3, 2, F)),
-    "projected": (lambda: lstm(F, 4, proj_size=2), (3, 2, F)),
-    "no bias": (lambda: lstm(F, 4, bias=False), (3, 2, F)),
-    "cell": (lambda: LSTMCell(F, 4, seed=1), (2, F)),
-    "linear": (lambda: Linear(F, 4, seed=1), (2, F)),
-    "embedding": (lambda: Embedding(5, 4, seed=1), None),
+    "lstm": (lambda e: LSTM(F, 4, num_layers=2, bidirectional=True, engine=e, seed=1), (3, 2, F)),
+    "projected": (lambda e: LSTM(F, 4, proj_size=2, engine=e, seed=1), (3, 2, F)),
+    "no bias": (lambda e: LSTM(F, 4, bias=False, engine=e, seed=1), (3, 2, F)),
+    "cell": (lambda e: LSTMCell(F, 4, engine=e, seed=1), (2, F)),
+    "linear": (lambda e: Linear(F, 4, seed=1), (2, F)),
+    "embedding": (lambda e: Embedding(5, 4, seed=1), None),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_frozen_parameters_get_no_gradient_and_others_theirs(name):
+def test_frozen_parameters_get_no_gradient_and_others_theirs(name, engine):
     """One parameter at a time, then all; what comes back to the input is the same."""
     make, shape = LAYERS[name]
     x = np.array([[0, 1], [1, 3]]) if shape is None else normal(*shape)
-    plain = make()
+    plain = make(engine)
     expected_dx = _run(plain, x)
     for names in [*([own] for own in plain.state_dict()), list(plain.state_dict())]:
-        layer = make().freeze(*names)
+        layer = make(engine).freeze(*names)
         dx = _run(layer, x)
         for own, gradient in layer.grads.items():
             assert_same_bits(gradient, plain.grads[own] if own not in names else 0 * gradient)
