@@ -9,10 +9,11 @@
 
 enum { GATES = 4, MOST_THREADS = 64 };
 
-/* Floating-point operations, some tens of milliseconds' at most: after so many the calling thread asks
-whether to go on. */
+/* After so many floating-point operations, a tenth of a millisecond's or more, the calling thread looks at
+the clock; so many nanoseconds after it last asked whether to go on, it asks again. */
 #ifndef PIECE
-#define PIECE 1000000000
+#define PIECE 10000000
+#define ASK_NS 30000000
 #endif
 /* Rows of a linear product that are taken together. */
 #define LINEAR_ROWS 64
@@ -20,7 +21,8 @@ whether to go on. */
 /* How a call ends early: the calling thread asks, and all threads leave where they next look. */
 typedef struct {
     int (*ask)(void);
-    int64_t work; /* since it was asked, as far as the calling thread knows */
+    int64_t work; /* since the calling thread looked at the clock, as far as it knows */
+    int64_t time; /* when it is to ask */
     _Atomic int stopped;
 } fl_stop;
 
@@ -126,14 +128,14 @@ static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
         && atomic_compare_exchange_strong(&meeting->claimed[share], &number, number + 1);
 }
 
+/* Ask whether to go on, if it is time. */
+void fl_ask(fl_stop *stop);
+
 /* After so many operations more: whether this thread is to leave. `asks`: it is the calling one. */
 static inline int fl_stopped(fl_stop *stop, int asks, int64_t work)
 {
-    if (asks && (stop->work += work) >= PIECE) {
-        stop->work = 0;
-        if (stop->ask())
-            atomic_store_explicit(&stop->stopped, 1, memory_order_relaxed);
-    }
+    if (asks && (stop->work += work) >= PIECE)
+        fl_ask(stop);
     return atomic_load_explicit(&stop->stopped, memory_order_relaxed);
 }
 

@@ -8,7 +8,14 @@ Nobody waits for a thread that has not begun: who comes late finds its work done
 
 #include "internal.h"
 
+#include <time.h>
+
 #if !defined(__unix__) && !defined(__APPLE__)
+
+static int64_t now(void)
+{
+    return clock() * (INT64_C(1000000000) / CLOCKS_PER_SEC);
+}
 
 void fl_together(int threads, void (*work)(void *context, int thread), void *context)
 {
@@ -26,7 +33,6 @@ void fl_wait(const _Atomic int64_t *count, int64_t value)
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <time.h>
 
 enum { AWAKE_NS = 50000, SPINS = 4096 };
 
@@ -151,3 +157,14 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
 }
 
 #endif
+
+void fl_ask(fl_stop *stop)
+{
+    stop->work = 0;
+    int64_t time = now();
+    if (time < stop->time)
+        return;
+    stop->time = time + ASK_NS;
+    if (stop->ask())
+        atomic_store_explicit(&stop->stopped, 1, memory_order_relaxed);
+}
