@@ -186,7 +186,8 @@ def build(tmp_path_factory):
                 pytest.skip(f"no {tool} here")
         made = folder / f"{program}-{compiler}"
         sources = [PROGRAMS / f"{program}.c", *sorted(NATIVE.glob("*.c"))]
-        pieces = ["-DPIECE=30000", "-DASK_NS=0"] * (program == "threads")  # so that calls are asked to stop
+        # so that calls ask whether to stop
+        pieces = ["-DPIECE=30000", "-DASK_NS=0"] * (program == "threads")
         options = [*FLAGS, *pieces, f"-I{NATIVE}", *sources, *extra, "-o", made]
         compiled = subprocess.run([*COMPILERS[compiler], *options], capture_output=True, text=True)
         assert compiled.returncode == 0, compiled.stderr
