@@ -699,6 +699,53 @@ def test_class_weights_are_compared(tmp_path):
         _refused(path, difference, loss=CrossEntropyLoss(weight), **options)
 
 
+class _Holds:
+    """A loss of somebody's own, with whatever in it."""
+
+    def __init__(self, held, weight=1.0):
+        self.held, self.weight = held, weight
+
+    def __call__(self, prediction, target):
+        return MSELoss()(prediction, target)
+
+
+HELD = {
+    "few": (list(range(5)), [*range(4), 9], "held=[0, 1, 2, 3, 4], "),
+    "many": (list(range(900)), [*range(899), 9], None),
+    "words": (["a"] * 20, ["a"] * 19 + ["b"], None),
+    "nested": ({"a": [np.zeros(30)]}, {"a": [np.ones(30)]}, None),
+    "long": ("a" * 5000, "b" + "a" * 4999, "loss was _Holds(held='aaaaa"),
+    "function": (_loss, _highest, "held=_loss, "),
+    "array of words": (np.array(["a", "b"] * 5), np.array(["a", "c"] * 5), None),
+    "dates": (np.arange(9).astype("M8[D]"), np.arange(1, 10).astype("M8[D]"), None),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_a_loss_holds_is_compared(name, tmp_path):
+    path = tmp_path / "training.npz"
+    held, other, shown = HELD[name]
+    _save(path, loss=_Holds(held))
+    assert fit(**_parts(loss=_Holds(copy.deepcopy(held))), resume=path).resumed == 2
+    sentence = _refused(path, shown or "loss has other values", loss=_Holds(other))
+    assert len(sentence) < 1200 + len(str(path))
+    sentence = _refused(path, "weight=1.0)" if name != "long" else "", loss=_Holds(held, 2.0))
+    assert name == "long" or "weight=2.0)" in sentence
+
+
+def test_a_loss_may_hold_itself_a_model_or_anything(tmp_path):
+    """What has no words is known by the name of its class."""
+    path = tmp_path / "training.npz"
+
+    def make():
+        loss = _Holds([regressor(), object(), np.random.default_rng(0)])
+        loss.weight = loss
+        return loss
+
+    _save(path, loss=make())
+    assert fit(**_parts(loss=make()), resume=path).resumed == 2
+
+
 def test_a_hash_sees_bits_types_and_shapes():
     arrays = [
         np.zeros(4, np.float32), np.zeros(4, np.int32), np.zeros((2, 2), np.float32),

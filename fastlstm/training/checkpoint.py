@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -32,7 +33,8 @@ _ARRAY = "__array__"
 # what a training that goes on cannot do without: the file's states are theirs
 _SAME = frozenset("model frozen optimizer schedule callbacks monitor mode metrics".split())
 _ROWS = 32  # samples read at once for the hash
-_FEW = 8  # numbers of an array that a sentence shows
+_FEW = 8  # numbers of an array, or parts of a list, that a sentence shows
+_LONG = 400  # characters of an option that it shows
 
 
 class Checkpoint:
@@ -197,7 +199,7 @@ def unchanged_if_refused(state):
 def made_of(state, data, validation, loss, metrics, **options):
     """What a training is made of, in words by the names of arguments.
 
-    What stands behind a `` #`` is compared and not shown.
+    A hash behind a `` #`` is compared and not shown.
     """
     optimizer, schedule = state.optimizer, state.schedule
     own = {name: getattr(optimizer, name) for name in optimizer._options}
@@ -241,7 +243,9 @@ def _in_words(value, depth=4):
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k}: {_in_words(v, depth - 1)}' for k, v in value.items())}}}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_in_words(item, depth - 1) for item in value)}]"
+        words = [_in_words(item, depth - 1) for item in value]
+        more = f", ... {len(words)} in all #{_hash(words)}" if len(words) > _FEW else ""
+        return f"[{', '.join(words[:_FEW])}{more}]"
     if isinstance(value, functools.partial):
         inside = _in_words(value.func, depth), *map(_in_words, value.args)
         named = (f"{name}={_in_words(v, depth - 1)}" for name, v in value.keywords.items())
@@ -279,7 +283,8 @@ def _hash(value):
     else:
         array = np.ascontiguousarray(value)
         digest.update(f"{array.dtype.str}{np.shape(value)}".encode())
-        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array)
+        bare = array.reshape(-1).view(np.uint8) if not array.dtype.hasobject else None
+        digest.update(repr(array.tolist()).encode() if bare is None else bare)
     return digest.hexdigest()
 
 
@@ -300,7 +305,7 @@ def _compare(theirs, ours, changed):
 
 
 def _difference(name, theirs, ours):
-    then, now = (str(words or "nothing").partition(" #")[0] for words in (theirs, ours))
+    then, now = (re.sub(" #[0-9a-f]+", "", str(w or "nothing"))[:_LONG] for w in (theirs, ours))
     return f"{name} has other values" if then == now else f"{name} was {then}, now it is {now}"
 
 

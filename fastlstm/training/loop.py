@@ -329,7 +329,8 @@ def fit(
     ``loss.denominator(prediction, target, weights=..., mask=...)`` gives for a batch. The losses of
     this package have that method; for a loss without it d is the weights of the batch's samples
     (of its steps where there is a mask), 1 each if there are none. A batch whose d is 0, as all of
-    its targets are masked or ignored or weigh nothing, changes nothing.
+    its targets are masked or ignored or weigh nothing, changes nothing; if that is so of all, a
+    ValueError says it after the first epoch.
 
     Two trainings with the same arguments, initial weights and random states give the same bits,
     and so does one that was killed and resumed::
