@@ -870,6 +870,29 @@ def test_into_a_model_of_ones_own(tmp_path):
     assert str(error.value).endswith("they are the model's")
 
 
+@pytest.mark.parametrize("kind", ["npz", "module"])
+def test_into_a_model_of_another_layout(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "npz":
+        theirs = fastlstm.Sequential({"net": fastlstm.LSTM(2, 3, batch_first=True, seed=0)})
+        fastlstm.save(theirs, path := tmp_path / "x.npz")
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save(torch.nn.ModuleDict({"net": torch.nn.LSTM(2, 3, batch_first=True)}), path)
+    other = fastlstm.LSTM(2, 3, seed=1)
+    before = other.state_dict()
+    for model, prefix in (other, "net"), (fastlstm.Sequential({"net": other}), None):
+        with pytest.raises(
+            ValueError, match="net has batch_first=True in the file, False in the mod"
+        ):
+            fastlstm.load(path, into=model, prefix=prefix)
+    assert_same(other.state_dict(), before)
+    for layout in (True, None):
+        model = fastlstm.LSTM(2, 3, batch_first=layout)
+        assert fastlstm.load(path, into=model, prefix="net").batch_first is layout
+        assert_same(model.state_dict(), fastlstm.load(path, prefix="net").state_dict())
+
+
 def test_load_state_dict_takes_what_load_state_gives(tmp_path):
     """Also where a file has more than the model: an advice that failed."""
     state = LSTM_23 | {"norm.num_batches_tracked": np.array(3)}

@@ -88,7 +88,7 @@ def load(
     ValueError
         If the file is damaged, hostile or of no known format, or does not tell the layers and
         their order; the sentence names the file, the fault, what was found and what to do. Also if
-        its structure contradicts `batch_first`.
+        its structure contradicts `batch_first`, or the model of `into`.
     TypeError
         If an argument is of another type.
     OSError
@@ -135,7 +135,10 @@ def load(
         state, description, form = _read(path, key, origin)
         state.require(_dotted(prefix) if description is None else "")
         if into is not None:
-            into.load_state_dict(_state_for(into, state, prefix))
+            arrays = _state_for(into, state, prefix)
+            told = state.batch_first if description is None else structure.layouts(description)
+            _agree(into, told, _dotted(prefix))
+            into.load_state_dict(arrays)
             return into.eval()
         if description is not None:
             if order is not None:
@@ -379,6 +382,17 @@ def _state_for(model, state, prefix):
             raise ValueError(fault)
     inside = {name: array for name, array in state.items() if name.startswith(prefix)}
     return {name[len(prefix) :]: a for name, a in inside.items() if a.ndim or name in wanted}
+
+
+def _agree(model, told, prefix):
+    """Refuse a model of the caller's where its LSTMs take their input otherwise than the file's."""
+    for name, layer in model.named_layers(prefix):
+        said = told.get(name) if isinstance(layer, LSTM) else None
+        if said is not None and layer.batch_first is not None and said != layer.batch_first:
+            raise ValueError(
+                f"{name.removesuffix('.') or 'the LSTM'} has batch_first={said} in the file, "
+                f"{layer.batch_first} in the model given"
+            )
 
 
 def _dotted(prefix):

@@ -142,6 +142,19 @@ def loads(text):
     return entry["structure"]
 
 
+def layouts(description):
+    """Return the batch_first of each LSTM in a description, by the prefix of its parameters."""
+    _check(description)
+
+    def walk(description, prefix):
+        for name, child in description.get("children", {}).items():
+            yield from walk(child, f"{prefix}{name}.")
+        if description["layer"] == "LSTM":
+            yield prefix, description["batch_first"]
+
+    return dict(walk(description, ""))
+
+
 def _argument(model, name):
     value = getattr(model, name)
     if name == "dtype":
