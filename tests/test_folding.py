@@ -226,6 +226,17 @@ def test_pieces_that_do_not_fit_are_refused_by_name(tmp_path, pieces):
         fastlstm.load_lstm(write(tmp_path / "x.npz", state))
 
 
+@pytest.mark.parametrize("dtype", ["c8", "i8", "?"])
+def test_pieces_that_are_no_floats_are_refused_by_name(dtype):
+    for pieces in (
+        {"weight_g": np.ones(()), "weight_v": np.ones((2, 3), dtype)},
+        {"weight_orig": np.ones((2, 3), dtype), "weight_mask": np.ones((2, 3))},
+        {"weight_raw": np.ones((2, 3), dtype)},
+    ):
+        folded, faults = fold(pieces)
+        assert not folded and faults[""].endswith("makes of 'weight' is not known")
+
+
 def test_faults_of_one_layer_are_not_those_of_another(tmp_path):
     state = {f"a.{name}": array for name, array in plain().items()}
     state |= {f"b.{name}": array for name, array in plain(4, 5).items()}

@@ -1218,7 +1218,7 @@ WHOLE = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(odd=ODD, whole=WHOLE, names=st.lists(st.sampled_from(MODULES), min_size=1, max_size=3))
 def test_any_state_dict_is_a_model_or_a_value_error(odd, whole, names):
     state = {}

@@ -66,6 +66,8 @@ def fold(state):
 def _together(plain, pieces):
     """The parameter of these pieces, or None if they are of no known kind or do not fit."""
     kinds = set(pieces)
+    if any(a.dtype.kind not in ("fbiu" if kind == "mask" else "f") for kind, a in pieces.items()):
+        return None
     if kinds == {"raw"}:
         return pieces["raw"]
     if kinds == {"mask"} and plain is not None:  # harmless where it has been multiplied already
