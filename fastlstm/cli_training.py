@@ -375,7 +375,8 @@ def _forecast_of(args, forecaster, table):
     if count - first < forecaster.window:
         has = f"{len(table.values)} rows, which leave {count} to forecast from"
         if first:
-            has = f"{max(0, count - first)} rows to forecast from behind a gap ({table.notes[-1]})"
+            rows = f"{max(0, count - first)} rows to forecast from where it was cut last"
+            has = f"{rows} ({table.notes[-1]})"
         raise ValueError(
             f"{_name(args, table)} has {has}; expected the model's window of "
             f"{forecaster.window} at least"

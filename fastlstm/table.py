@@ -354,10 +354,10 @@ def _cut(table, gaps):
         raise ValueError(_disorder(table, steps < zero, steps <= zero))
     places, usual = breaks(table.times)
     for row in places.tolist():
-        now, before = table.labels[row], table.labels[row - 1]
-        step = steps[row - 1]
-        what = f"comes {span(step)} after {before}" if step else "is the time of the row before too"
-        table.notes.append(f"line {table.lines[row]}: {now} {what}")
+        now, before, step = table.labels[row], table.labels[row - 1], steps[row - 1]
+        what = f"{now} comes {span(step)} after {before}" if step else f"{now} is repeated"
+        gap = "a gap, " if usual is not None and step > usual else ""
+        table.notes.append(f"line {table.lines[row]}: {gap}{what}")
     if len(places) and usual is not None:
         table.notes[-1] += f"; usual is {span(usual)}"
     irregular = usual is None and len(steps) > 1

@@ -327,7 +327,10 @@ def test_a_clock_behind_a_date_belongs_to_it():
         assert table.labels_from(80, 1) == ["03/02/2024 04:00:00"]
     clocks[3] = clocks[2]
     write(dates, clocks, VALUES, names=("Date", "Time", "x"))
-    assert "the row before too" in read_table("x.csv", ["x"]).notes[0]
+    assert read_table("x.csv", ["x"]).notes == [
+        "line 5: 30/01/2024 22:00:00 is repeated",
+        "line 6: a gap, 31/01/2024 00:00:00 comes 2 hours after 30/01/2024 22:00:00; usual is 1 hour",
+    ]
 
 
 @pytest.mark.parametrize("first", [(), ("No",), ("x",)])
@@ -489,7 +492,7 @@ def test_no_window_crosses_a_gap(capsys):
     write(dates, VALUES)
     x = VALUES[:, None]
     assert (
-        "32: 2024-03-15 comes 21 days after 2024-02-23, line 47: 2024-03-29 is the time of t"
+        "32: a gap, 2024-03-15 comes 21 days after 2024-02-23, line 47: 2024-03-29 is repeated"
         in (refused(capsys, TRAIN, "--gaps", "error"))
     )
     run(TRAIN)
@@ -497,8 +500,8 @@ def test_no_window_crosses_a_gap(capsys):
     run(TRAIN)
     err = capsys.readouterr().err
     assert err == (
-        "x.csv: cut, and no window crosses: line 32: 2024-03-15 comes 21 days after 2024-02-23, "
-        "line 47: 2024-03-29 is the time of the row before too; usual is 1 day\n"
+        "x.csv: cut, and no window crosses: line 32: a gap, 2024-03-15 comes 21 days after "
+        "2024-02-23, line 47: 2024-03-29 is repeated; usual is 1 day\n"
     )
 
 
@@ -590,7 +593,8 @@ def test_a_forecast_from_behind_a_gap_needs_a_window_there(capsys):
         out, err = capsys.readouterr()
         if code:
             assert (
-                "x.csv has 4 rows to forecast from behind a gap (line 78: 2024-04-20 comes" in err
+                "x.csv has 4 rows to forecast from where it was cut last (line 78: a gap, 2024"
+                in err
             )
         else:
             assert [line[:10] for line in out.splitlines()[1:]] == ["2024-04-24", "2024-04-25"]
