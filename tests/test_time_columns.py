@@ -329,7 +329,8 @@ def test_a_clock_behind_a_date_belongs_to_it():
     write(dates, clocks, VALUES, names=("Date", "Time", "x"))
     assert read_table("x.csv", ["x"]).notes == [
         "line 5: 30/01/2024 22:00:00 is repeated",
-        "line 6: a gap, 31/01/2024 00:00:00 comes 2 hours after 30/01/2024 22:00:00; usual is 1 hour",
+        "line 6: a gap, 31/01/2024 00:00:00 comes 2 hours after 30/01/2024 22:00:00; usual is 1 "
+        "hour",
     ]
 
 
