@@ -79,17 +79,17 @@ class Layer:
     def __setattr__(self, name, value):
         if name in self.__dict__.get("_views", {}):
             self._set({name: as_parameter(value, name)})
+        elif self._lacks_parameter(name):
+            raise AttributeError(
+                f"{type(self).__name__} has no parameter {short(name)} to assign to; it has "
+                f"{quoted(self._parameter_names()) or 'none'}"
+            )
         elif name in _STRUCTURE and name in self.__dict__:
             raise AttributeError(
                 f"{name} of {type(self).__name__} cannot be changed: build another layer"
             )
         elif name == "batch_first":
             object.__setattr__(self, name, check_batch_first(value))
-        elif self._lacks_parameter(name):
-            raise AttributeError(
-                f"{type(self).__name__} has no parameter {name[:100]!r} to assign to; it has "
-                f"{quoted(self._parameter_names()) or 'none'}"
-            )
         else:
             object.__setattr__(self, name, value)
 
@@ -102,8 +102,9 @@ class Layer:
 
     def _lacks_parameter(self, name):
         """Tell whether a name can only be meant for a parameter, and there is none of it."""
-        known = "_views" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name)
-        return not known and _LIKE_A_PARAMETER.match(name)
+        absent = name == "bias" and self.__dict__.get(name, "") is None  # a Linear's
+        own = (name in self.__dict__ and not absent) or hasattr(type(self), name)
+        return "_views" in self.__dict__ and not own and _LIKE_A_PARAMETER.match(name)
 
     def _parameter_names(self):
         return [prefix + name for prefix, layer in self.named_layers() for name in layer._views]
