@@ -12,6 +12,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import tempfile
 import tracemalloc
 import types
 import warnings
@@ -580,11 +581,35 @@ class Slow(io.RawIOBase):
         return self.file.readinto(memoryview(buffer)[:1000])
 
 
-@pytest.mark.parametrize("form", [io.BytesIO, Download, Slow])
+class Terse(io.BytesIO):
+    """A file whose seek returns nothing."""
+
+    def seek(self, *where):
+        super().seek(*where)
+
+
+class Readable(pathlib.PurePosixPath):
+    """A path that can be read, as py.path's."""
+
+    def read(self, mode="r"):
+        raise AssertionError("a path is opened")
+
+
+@pytest.mark.parametrize("form", [io.BytesIO, Download, Slow, Terse])
 def test_open_files_are_read(content, form):
     assert_equal({n: load_state(form(content))[n] for n in STATE}, STATE)
     assert_equal(load(form(content)).state_dict(), STATE)
     assert_equal(load_lstm(form(content)).state_dict(), STATE)
+
+
+def test_a_path_that_can_be_read_is_a_path(content, tmp_path):
+    (tmp_path / "x").write_bytes(content)
+    assert_equal(load_lstm(Readable(tmp_path / "x")).state_dict(), STATE)
+    with tempfile.NamedTemporaryFile() as file, tempfile.SpooledTemporaryFile() as spooled:
+        for opened in (file, spooled):
+            opened.write(content)
+            opened.seek(0)
+            assert_equal(load_lstm(opened).state_dict(), STATE)
 
 
 def test_an_open_file_is_read_from_where_it_stands_and_stays_open(content, tmp_path):
@@ -1098,6 +1123,21 @@ def test_long_names_are_not_searched_again_and_again(monkeypatch):
     with pytest.raises(ValueError, match="no tensors") as error:
         load_state(io.BytesIO(pt(data)))
     assert len(str(error.value)) < 1000
+
+
+def test_calls_do_not_nest_without_end():
+    """A tensor rebuilt from a tensor rebuilt from a tensor: deeper than Python's own stack."""
+    rebuild = b"ctorch._tensor\n_rebuild_from_type_v2\nq\0"
+    nested = b")q\2"
+    step = b"0(h\0h\1h\2Ntq\2"  # the arguments of one more call
+    data = rebuild + b"0ctorch\nTensor\nq\x010" + nested + step * 30_000 + b"0}"
+    data += text("weight") + b"h\0h\2Rs."
+    with pytest.raises(ValueError, match="it holds no tensors"):
+        load_state(io.BytesIO(pt(data)))
+    # an instance of a class that is a list in a list in a list
+    data = b"]q\1" + b"]q\0ah\0" * 30_000 + b"ccopyreg\n_reconstructor\n(h\1NNtR."
+    with pytest.raises(ValueError, match="expected a state dict, got an object of 'unknown.class'"):
+        load_state(io.BytesIO(pt(data)))
 
 
 def test_lists_and_names_in_messages_are_cut(torch):

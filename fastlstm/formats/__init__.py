@@ -307,7 +307,7 @@ def _name(path):
     """The name of a path or of an open file, for messages."""
     if isinstance(path, io.TextIOBase):
         raise TypeError('a file must be open for bytes, as open(path, "rb") gives it, not for text')
-    if hasattr(path, "read"):
+    if _is_file(path):
         name = getattr(path, "name", None)
         return name if isinstance(name, str) else f"<{type(path).__name__}>"
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
@@ -321,9 +321,14 @@ def _name(path):
     return name
 
 
+def _is_file(path):
+    """Tell an open file from a path, of which some can be read too."""
+    return hasattr(path, "read") and not isinstance(path, os.PathLike)
+
+
 @contextmanager
 def _opened(path):
-    if hasattr(path, "read"):
+    if _is_file(path):
         yield path
         return
     if os.path.isdir(path):

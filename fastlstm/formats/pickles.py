@@ -38,13 +38,15 @@ class Global:
 class Object:
     """What a pickle makes by a call or as an instance: of what, from what; never built.
 
-    ``items`` are a dict's entries that it was given, or a list's; ``state`` its attributes.
+    ``maker`` is a `Global`; ``items`` are a dict's entries that it was given, or a list's;
+    ``state`` its attributes.
     """
 
     __slots__ = ("arguments", "items", "maker", "state")
 
     def __init__(self, maker, arguments, items=None):
-        self.maker, self.arguments, self.items, self.state = maker, arguments, items, None
+        self.maker = maker if isinstance(maker, Global) else Global("unknown", "class")
+        self.arguments, self.items, self.state = arguments, items, None
 
 
 class Pickle(NamedTuple):
@@ -84,7 +86,7 @@ def load(data, start, budget, known, persistent):
     return Pickle(machine.run(), machine.at, list(machine.asked))
 
 
-def ordered_dict(budget, items=()):
+def _ordered_dict(budget, items=()):
     """What collections.OrderedDict stands for; Python 2 wrote its items as a list of pairs."""
     budget.spend("copied items", len(items))
     result = {}
@@ -123,7 +125,7 @@ def _reconstructed(budget, kind, base=None, items=None):
 
 
 _KNOWN = {
-    "collections.OrderedDict": ordered_dict,
+    "collections.OrderedDict": _ordered_dict,
     "copyreg._reconstructor": _reconstructed,
     "copy_reg._reconstructor": _reconstructed,  # its name in Python 2, as protocols 0 to 2 write
 }

@@ -24,7 +24,8 @@ class Source:
         if not getattr(file, "seekable", lambda: False)():
             file = io.BytesIO(file.read())
         self.file, self.start = file, file.tell()
-        self.size = max(0, file.seek(0, io.SEEK_END) - self.start)
+        file.seek(0, io.SEEK_END)
+        self.size = max(0, file.tell() - self.start)
         self.budget = Budget(self.size)
 
     def read(self, start, size):

@@ -21,7 +21,7 @@ import numpy as np
 from ..parameters import listed, quoted, short
 from . import archive
 from .dtypes import numbers
-from .pickles import Global, Object, describe
+from .pickles import Object, describe
 from .source import State
 from .torch_tensors import (
     PACKED,
@@ -366,7 +366,7 @@ def _attributes(value):
 
 def _is_script(value):
     """Tell whether an object is a TorchScript module: of a class whose code is in the file."""
-    return isinstance(value.maker, Global) and value.maker.is_of("__torch__")
+    return value.maker.is_of("__torch__")
 
 
 def _is_module(value):

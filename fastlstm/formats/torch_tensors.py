@@ -6,7 +6,6 @@ storage's size, or the reason why it is not read. NumPy arrays count as tensors.
 
 import math
 import re
-from types import FunctionType
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +93,7 @@ def as_tensor(value):
     if isinstance(value, tuple) and value and isinstance(value[0], Object):
         first = as_tensor(value[0])  # of the weight and bias of a quantised layer
         return first if isinstance(first, Refused) else None
-    if not isinstance(value, Object) or not isinstance(value.maker, Global):
+    if not isinstance(value, Object):
         return None
     maker = value.maker
     if maker.is_of("torch") and maker.name in _TENSORS:
@@ -214,12 +213,12 @@ def _tensor_of_class(budget, function, kind, arguments, state):
     """torch._tensor._rebuild_from_type_v2: a tensor with attributes, or of a class of its own."""
     if isinstance(kind, Global) and kind.module not in ("torch", "torch.nn.parameter"):
         return Refused(f"is of the class {short(str(kind))}, whose meaning is its own code's")
-    if isinstance(function, FunctionType):
+    if function in (_tensor, _typed_tensor):
         return function(budget, *arguments)
-    return Object(function, arguments)
+    return Object(kind, arguments)
 
 
-def _first(budget, data, *others):
+def _from_cpu(budget, data, dtype, device, grad):
     """What rebuilds a tensor of a device from one of the CPU, or from an array: that one."""
     return data
 
@@ -231,8 +230,8 @@ _KNOWN = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _tensor_of_class,
-    "torch._utils._rebuild_device_tensor_from_numpy": _first,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": _from_cpu,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu,
     "torch.storage.UntypedStorage": _StorageType("untyped", 1),
 }
 _KNOWN |= {f"torch.{name}": _StorageType(t, itemsize(t)) for name, t in STORAGES.items()}
