@@ -394,7 +394,12 @@ IS_A_CLASS = r"{}: Expected an object, got the class {} itself; call it: {}\(\.\
 BAD = {
     "lengths": ({"data": (x, y[1:])}, ValueError, r"y of shape \(22, \.\.\.\), .* got \(21, 1\)"),
     "empty": ({"data": (x[:0], y[:0])}, ValueError, "at least one sample"),
-    "no_data": ({"data": [x, y]}, TypeError, "Expected data to be Arrays"),
+    "no_data": ({"data": [x, y]}, TypeError, "^data: Expected data to be Arrays.* got list$"),
+    "a_dict": ({"data": {"x": x, "y": y}}, TypeError, "^data: Expected data to be .* got dict$"),
+    "validation_lengths": (
+        {"validation": (x[1:], y)}, ValueError, r"^validation: Expected y of shape \(21, \.\.\.\)"
+    ),
+    "no_validation_data": ({"validation": x}, TypeError, "^validation: Expected data .* ndarray$"),
     "batch_size": ({"batch_size": 0}, ValueError, "batch_size must be greater than zero, got 0"),
     "epochs": ({"epochs": 0}, ValueError, "epochs must be greater than zero, got 0"),
     "epochs_type": ({"epochs": 1.5}, TypeError, "epochs should be of type int, got: float"),
@@ -482,7 +487,7 @@ BAD = {
     ),
     "list_of_words": (
         {"data": (x, ["yes"] * N), "loss": CrossEntropyLoss()}, TypeError,
-        r"^y must be an array of numbers, got list\. Classes are integers from 0, as np\.unique",
+        r"^data: y must be an array of numbers, got list\. Classes are integers from 0, as np\.",
     ),
     "ragged_words": (
         {"data": lambda: Sequences(list(x), ["yes"] * N)}, TypeError,
@@ -526,6 +531,14 @@ def test_a_plateau_of_what_should_grow_is_refused():
         callbacks=[lambda state: plateau.step(state.history["a"][-1])],
     )  # fmt: skip
     assert history["lr"] == [0.001, 0.001, 0.0005]
+
+
+def test_a_data_frame_is_no_data_set():
+    pandas = pytest.importorskip("pandas", reason="a table of pandas' needs pandas")
+    model = regressor()
+    table = pandas.DataFrame(x[:, 0])
+    with pytest.raises(TypeError, match="^data: Expected data to be Arrays.* got DataFrame$"):
+        fit(model, table, MSELoss(), Adam(model), 1, 8)
 
 
 def test_mixed_batch_first_is_refused():

@@ -376,9 +376,8 @@ def as_data(data):
     """Return `data` as a data set: a tuple of arrays as Arrays, anything else as it is."""
     if isinstance(data, tuple) and len(data) in (2, 3):
         return Arrays(*data)
-    if isinstance(data, (list, tuple, np.ndarray)) or not (
-        hasattr(data, "__len__") and hasattr(data, "__getitem__")
-    ):
+    table = isinstance(data, (list, tuple, dict, str, np.ndarray)) or hasattr(data, "columns")
+    if table or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(
             "Expected data to be Arrays, Sequences, Windows, or a tuple (x, y) or (x, y, weights), "
             f"got {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, tuple) else "")

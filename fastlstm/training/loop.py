@@ -27,7 +27,7 @@ from ..layers import Last, Sequential
 from ..lstm import LSTM
 from ..parameters import Layer, check_number, check_size
 from ..terminal import printable
-from .batches import Arrays, Batches, Sequences
+from .batches import Arrays, Batches, Sequences, as_data
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
 from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
@@ -359,10 +359,10 @@ def fit(
     """
     view = SamplesFirst(model)
     check_size("epochs", epochs)
-    _refuse_class("data", data)
-    _refuse_class("validation", validation)
-    batches = Batches(data, batch_size, shuffle=shuffle, seed=seed)
-    held_out = None if validation is None else Batches(validation, batch_size, shuffle=False)
+    batches = Batches(_as_data("data", data), batch_size, shuffle=shuffle, seed=seed)
+    held_out = None
+    if validation is not None:
+        held_out = Batches(_as_data("validation", validation), batch_size, shuffle=False)
     _check_parts(model, loss, optimizer, schedule)
     metrics = _check_metrics(metrics)
     names = ["loss", *metrics]
@@ -813,6 +813,15 @@ def _counted(prediction, batch):
 
 def _is_number(value):
     return hasattr(value, "__float__") and not getattr(value, "ndim", 0)
+
+
+def _as_data(name, data):
+    """As `as_data`; errors say which data it is about."""
+    _refuse_class(name, data)
+    try:
+        return as_data(data)
+    except (TypeError, ValueError) as fault:
+        raise type(fault)(f"{name}: {fault}") from fault
 
 
 def _check_batch(batch):
