@@ -78,9 +78,9 @@ class Recurrent(Computed):
         self._engine.prepare(self.dtype)
 
     def _release(self):
-        # not emptied: what is still in use is given back to this one, and goes with it
+        # not emptied: what is still in use is given back to the old one, and goes with it
         self._spare = {}
-        self._packed.pop((False, True), None)
+        self._packed = {key: self._packed[key] for key in self._packed.keys() & {(False, False)}}
 
     def reset_parameters(
         self, seed=None, *, weight_ih="uniform", weight_hh="uniform", bias="uniform"

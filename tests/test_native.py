@@ -121,7 +121,8 @@ def test_every_instruction_set(isa):
     names = "instruction_set_that or every_size or shapes or ragged or infinite or nan_and_inf"
     names += " or activation" if isa != RUNS else ""
     names += " or checkpoints or any_work or rows_lie_apart or saturated_gates or one_result"
-    files = "native", "engines", "gradients", "native_gradients"
+    names += " or linear_of_any or linear_begins"
+    files = "native", "engines", "gradients", "native_gradients", "one_answer"
     tests = [TESTS / f"test_{name}.py" for name in files]
     options = ["-qx", "--confcutdir", TESTS, "-p", "no:cacheprovider"]
     names = f"({names}) and not numba and not numpy"
