@@ -701,6 +701,14 @@ class _Notebook:
         return self
 
 
+def test_lines_in_a_notebook_without_tqdm(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", _Notebook())
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    model = regressor()
+    fit(model, make_data(), MSELoss(), Adam(model), 2, 8)
+    assert capsys.readouterr().err.count("\nepoch 2/2: loss ") == 1
+
+
 @pytest.mark.parametrize("where", ["terminal", "notebook"])
 def test_progress(where, capsys, monkeypatch):
     """On a terminal and in a notebook, a bar of all batches, which is closed in any case."""

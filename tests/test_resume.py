@@ -336,6 +336,22 @@ def test_going_on_with_the_very_same_objects(name, momentum, tmp_path):
     assert_same_weights(parts["model"], whole["model"])
 
 
+@pytest.mark.parametrize("monitor, mode", [("loss", "min"), ("highest", "max")])
+def test_going_on_with_metrics_and_frozen_layers(monitor, mode, tmp_path):
+    """Bit for bit, whatever is monitored and learnt."""
+    path = tmp_path / "training.npz"
+    change = {
+        "early": lambda: EarlyStopping(5, monitor=monitor, mode=mode),
+        "metrics": {"highest": _highest},
+        "model": lambda **options: regressor(**options).freeze("lstm.weight_hh_l0", "fc.bias"),
+    }
+    _save(path, **change)
+    parts, whole = _parts(**change), _parts(**change)
+    assert_same_history(fit(**parts, resume=path), fit(**whole))
+    assert_same_weights(parts["model"], whole["model"])
+    assert parts["callbacks"][0].best == whole["callbacks"][0].best
+
+
 # ---- what may change on purpose -------------------------------------------------------------
 
 

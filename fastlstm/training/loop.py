@@ -468,7 +468,7 @@ class _Training:
                     bar.set_postfix_str(shown, refresh=False)
                 if verbose:
                     print(line, flush=True) if bar is None else bar.write(line)
-                elif progress and sys.stderr is not None and not _is_watched():
+                elif progress and bar is None and sys.stderr and not sys.stderr.isatty():
                     print(line, file=sys.stderr, flush=True)
                 self._call_back()
 
