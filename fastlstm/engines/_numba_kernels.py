@@ -91,10 +91,10 @@ class _Vector:
     def __rtruediv__(self, other):
         return self._apply("fdiv", other, self)
 
-    def clamp(self, bound):
-        """Into [-bound, bound]; nan stays nan. Compiles to one min and one max."""
+    def clamp(self, low, high):
+        """Into [low, high]; nan stays nan. Compiles to one min and one max."""
         value = self.value
-        for beyond, limit in ((">", bound), ("<", -bound)):
+        for beyond, limit in ((">", high), ("<", low)):
             limit = self.like(float(limit)).value
             beyond = self.builder.fcmp_ordered(beyond, value, limit)
             value = self.builder.select(beyond, limit, value)
@@ -112,14 +112,30 @@ class _Vector:
         )
         return self.like(self.builder.call(function, [self.value, *args]))
 
+    def _integers(self):
+        """The type of its bits."""
+        integer = ir.IntType({"float": 32, "double": 64}[self.element])
+        return integer if self.lanes is None else ir.VectorType(integer, self.lanes)
+
     def to_exponent(self, mantissa):
         """The lowest bits moved to where the exponent stands, above so many of the mantissa."""
-        integer = ir.IntType({"float": 32, "double": 64}[self.element])
-        if self.lanes is not None:
-            integer = ir.VectorType(integer, self.lanes)
+        integer = self._integers()
         bits = self.builder.bitcast(self.value, integer)
         bits = self.builder.shl(bits, _constant(integer, mantissa))
         return self.like(self.builder.bitcast(bits, self.type))
+
+    def without_sign(self):
+        """Its absolute value, and its sign's bit alone."""
+        integer = self._integers()
+        bits = self.builder.bitcast(self.value, integer)
+        minus = self.builder.bitcast(self.like(-0.0).value, integer)
+        sign = self.builder.and_(bits, minus)
+        return self.like(self.builder.bitcast(self.builder.xor(bits, sign), self.type)), sign
+
+    def with_sign(self, sign):
+        """A number that has no sign, with this one."""
+        bits = self.builder.bitcast(self.value, self._integers())
+        return self.like(self.builder.bitcast(self.builder.xor(bits, sign), self.type))
 
     def polynomial(self, coefficients):
         """c[0] + c[1] self + c[2] self^2 + ... by Horner's rule."""
@@ -131,58 +147,81 @@ class _Vector:
 
 # ---- equations (2) to (4) -------------------------------------------------------------------
 
-# 2^r on |r| <= 1/2. float32: minimax of the relative error with c[0] = 1, 9.1e-8; float64: Taylor,
-# 4e-18.
-_EXP2 = {
-    "float": (1.0, 0.6931469775985506, 0.24022242084963316, 0.05550733744132586,
-              0.009671512658542656, 0.001326472693249577),
-    "double": [math.log(2) ** k / math.factorial(k) for k in range(14)],
+# e^r on |r| <= ln(2) / 2. float32: c[0] = 1, the rest minimax of the relative error of (e^r - 1) / r,
+# 1.4e-8; float64: Taylor, 1e-17.
+_EXP = {
+    "float": (1.0, 1.0, 0.4999999701976776, 0.1666654646396637, 0.04166743904352188,
+              0.008366254158318043, 0.0013870274415239692),
+    "double": [1 / math.factorial(k) for k in range(14)],
 }  # fmt: skip
-# bits of the mantissa, the exponent's bias, and where 2^y is cut off: the product of three such
-# powers must not overflow, and a gate that is shut lets nothing through that could be seen
-_FORMAT = {"float": (23, 127, 40.0), "double": (52, 1023, 300.0)}
+# bits of the mantissa, the exponent's bias, and ln(2) as two numbers, of which the first, times any
+# exponent, is exact
+_FORMAT = {
+    "float": (23, 127, 0.693359375, -2.12194440e-4),
+    "double": (52, 1023, 0.6931471803691238, 1.9082149292705877e-10),
+}
 
 
-def _exp(x, factor):
-    """exp(factor x), cut off: 2^n 2^r with y = factor x / ln 2, n = round(y), r = y - n."""
-    mantissa, bias, bound = _FORMAT[x.element]
-    to_y = factor / math.log(2)
-    x = x.clamp(bound / abs(to_y))
-    magic = 1.5 * 2.0**mantissa + bias  # added to y, it leaves n + bias in the lowest bits
-    shifted = x.fma(to_y, magic)
-    r = x.fma(to_y, magic - shifted)
-    return r.polynomial(_EXP2[x.element]) * shifted.to_exponent(mantissa)
+def _reduce(x, times, exactly):
+    """e^(times x) = 2^n e^(times r) with a whole n: r and 2^n.
+
+    `exactly`: r has the error of its own last bit, else that of n's.
+    """
+    mantissa, bias, larger, smaller = _FORMAT[x.element]
+    magic = 1.5 * 2.0**mantissa + bias  # added, it leaves n + bias in the lowest bits
+    shifted = x.fma(times / math.log(2), magic)
+    n = shifted - magic
+    r = n.fma(-larger / times, x) if exactly else n.fma(-math.log(2) / times, x)
+    return n.fma(-smaller / times, r) if exactly else r, shifted.to_exponent(mantissa)
+
+
+def _below_sigmoid(x):
+    """1 / sigmoid(x) = 1 + e^-x.
+
+    It is inf where the sigmoid would be no normal number, 1 where it rounds to 1.
+    """
+    _, bias, *_ = _FORMAT[x.element]
+    # 2^-bias and 2^(bias + 1) come out as 0 and inf
+    x = x.clamp(-(bias + 1.4) * math.log(2), (bias + 0.4) * math.log(2))
+    r, power = _reduce(x, -1, True)
+    terms = [c * (-1) ** k for k, c in enumerate(_EXP[x.element])]
+    return r.polynomial(terms).fma(power, 1.0)
+
+
+def _tanh(x):
+    """tanh(x) = above / below: 1 - e with the sign of x, and 1 + e, where e = e^(-2 |x|) = p (1 + t).
+
+    As 1 - e = (1 - p) - p t, nothing is lost where x is small. `below` is 2 at most: its product
+    with a 1 / sigmoid overflows only where that sigmoid is no normal number.
+    """
+    size, sign = x.without_sign()
+    size = size.clamp(0, _FORMAT[x.element][0])  # from there on, and long before, it is 1
+    r, p = _reduce(size, -2, False)
+    terms = [-c * (-2) ** k for k, c in enumerate(_EXP[x.element]) if k]
+    above = (r.polynomial(terms) * r).fma(p, 1.0 - p)
+    return above.with_sign(sign), 2.0 - above
 
 
 def _cell(z_i, z_f, z_g, z_o, c):
-    """h and c of one step, each brought to one denominator: two divisions for five.
-
-    (2) sigmoid(z) = 1 / (1 + exp(-z)) and tanh(z) = (1 - exp(-2 z)) / (1 + exp(-2 z)), whose error,
-    one rounding, is absolute, as a gate's must be. Third, what `_gates` makes the gates of.
-    """
-    one_over_i, one_over_f, one_over_o = (_exp(z, -1) + 1.0 for z in (z_i, z_f, z_o))
-    e_g = _exp(z_g, -2)
-    below = one_over_i * (e_g + 1.0)
-    c = c.fma(below, (1.0 - e_g) * one_over_f) / (below * one_over_f)  # (3)
-    e = _exp(c, -2)
-    h = (1.0 - e) / (one_over_o * (e + 1.0))  # (4)
-    return h, c, (one_over_i, one_over_f, e_g, one_over_o)
+    """(2) to (4): h and c of one step. Third, what `_gates` makes the gates of."""
+    below_i, below_f, below_o = (_below_sigmoid(z) for z in (z_i, z_f, z_o))
+    above_g, below_g = _tanh(z_g)
+    f = 1.0 / below_f
+    c = f.fma(c, above_g / (below_i * below_g))  # (3)
+    above_c, below_c = _tanh(c)
+    h = above_c / (below_o * below_c)  # (4)
+    return h, c, (below_i, f, above_g, below_g, below_o)
 
 
-def _gates(one_over_i, one_over_f, e_g, one_over_o):
-    """i, f, g and o of a `_cell`: two divisions for four."""
-    below = one_over_i * (e_g + 1.0)
-    share = 1.0 / (below * one_over_f)
-    i = share * one_over_f * (e_g + 1.0)
-    f = share * below
-    g = share * one_over_f * one_over_i * (1.0 - e_g)
-    return i, f, g, 1.0 / one_over_o
+def _gates(below_i, f, above_g, below_g, below_o):
+    """i, f, g and o of a `_cell`."""
+    return 1.0 / below_i, f, above_g / below_g, 1.0 / below_o
 
 
 def _cell_gradients(i, f, g, o, c, c_0, dm, dc):
     """(7) to (9) but for the products: dz of the four gates, dc_0, and m = o * tanh(c)."""
-    e = _exp(c, -2)
-    tanh_c = (1.0 - e) / (e + 1.0)
+    above, below = _tanh(c)
+    tanh_c = above / below
     m = o * tanh_c
     dc = (dm * o).fma(1.0 - tanh_c * tanh_c, dc)  # (7)
     dz_i = dc * g * i * (1.0 - i)  # (8)
