@@ -202,19 +202,23 @@ def _tanh(x):
     return above.with_sign(sign), 2.0 - above
 
 
-def _cell(z_i, z_f, z_g, z_o, c):
-    """(2) to (4): h and c of one step. Third, what `_gates` makes the gates of."""
+def _next_c(z_i, z_f, z_g, z_o, c):
+    """(2) and (3): c and 1 / o of one step. Third, what `_gates` makes the gates of."""
     below_i, below_f, below_o = (_below_sigmoid(z) for z in (z_i, z_f, z_o))
     above_g, below_g = _tanh(z_g)
     f = 1.0 / below_f
-    c = f.fma(c, above_g / (below_i * below_g))  # (3)
-    above_c, below_c = _tanh(c)
-    h = above_c / (below_o * below_c)  # (4)
-    return h, c, (below_i, f, above_g, below_g, below_o)
+    c = f.fma(c, above_g / (below_i * below_g))
+    return c, below_o, (below_i, f, above_g, below_g, below_o)
+
+
+def _next_h(below_o, c):
+    """(4): o tanh(c) of 1 / o and c."""
+    above, below = _tanh(c)
+    return above / (below_o * below)
 
 
 def _gates(below_i, f, above_g, below_g, below_o):
-    """i, f, g and o of a `_cell`."""
+    """i, f, g and o of a `_next_c`."""
     return 1.0 / below_i, f, above_g / below_g, 1.0 / below_o
 
 
@@ -425,21 +429,25 @@ def _emit_cells(builder, kind, size, rows, vectors, c, c_stride, h, h_stride, y,
     panels = vectors // GATES
     width = kind.count * size
     saving = builder.icmp_signed("!=", gates, _INT(0))
-    stored = [[] for _ in range(panels)]
+    stored, states = [[] for _ in range(panels)], {}
     for r in range(rows):
         for p in range(panels):
             z = [sums[r, p * GATES + q] for q in range(GATES)]
             at_c = _at(builder, c, (r, c_stride), (p, width))
-            new_h, new_c, parts = _cell(*z, _Vector(builder, _load(builder, at_c, kind, size)))
+            new_c, below_o, parts = _next_c(*z, _Vector(builder, _load(builder, at_c, kind, size)))
             _store(builder, new_c.value, at_c, size)
-            _store(builder, new_h.value, _at(builder, h, (r, h_stride), (p, width)), size)
-            stored[p].append((new_h, _at(builder, y, (r, y_stride), (p, width))))
+            states[r, p] = below_o, new_c
             with builder.if_then(saving):
                 saved = [(new_c, _at(builder, cells, (r, saved_stride), (p, width)))]
                 for q, gate in enumerate(_gates(*parts)):
                     place = (r * GATES + q, saved_stride), (p, width)
                     saved.append((gate, _at(builder, gates, *place)))
                 _store_units(builder, saved, _left(builder, units, kind, p), size)
+    # (4) of all rows by itself: chains of all of them are under way at once
+    for (r, p), state in states.items():
+        new_h = _next_h(*state)
+        _store(builder, new_h.value, _at(builder, h, (r, h_stride), (p, width)), size)
+        stored[p].append((new_h, _at(builder, y, (r, y_stride), (p, width))))
     for p in range(panels):
         _store_units(builder, stored[p], _left(builder, units, kind, p), size)
 
