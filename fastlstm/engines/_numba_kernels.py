@@ -147,8 +147,8 @@ class _Vector:
 
 # ---- equations (2) to (4) -------------------------------------------------------------------
 
-# e^r on |r| <= ln(2) / 2. float32: c[0] = 1, the rest minimax of the relative error of (e^r - 1) / r,
-# 1.4e-8; float64: Taylor, 1e-17.
+# e^r on |r| <= ln(2) / 2. float32: c[0] = 1, the rest minimax of the relative error of
+# (e^r - 1) / r, 1.4e-8; float64: Taylor, 1e-17.
 _EXP = {
     "float": (1.0, 1.0, 0.4999999701976776, 0.1666654646396637, 0.04166743904352188,
               0.008366254158318043, 0.0013870274415239692),
@@ -189,7 +189,7 @@ def _below_sigmoid(x):
 
 
 def _tanh(x):
-    """tanh(x) = above / below: 1 - e with the sign of x, and 1 + e, where e = e^(-2 |x|) = p (1 + t).
+    """tanh(x) = above / below: 1 - e with the sign of x, and 1 + e; e = e^(-2 |x|) = p (1 + t).
 
     As 1 - e = (1 - p) - p t, nothing is lost where x is small. `below` is 2 at most: its product
     with a 1 / sigmoid overflows only where that sigmoid is no normal number.
