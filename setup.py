@@ -1,11 +1,13 @@
 """The native engine; everything else about the package stands in pyproject.toml.
 
 Where it cannot be built, the build says so in one sentence and gives a package that runs on its
-other engines; FASTLSTM_REQUIRE_NATIVE=1 makes that an error. CFLAGS come last and win.
+other engines; FASTLSTM_REQUIRE_NATIVE=1 makes that an error. CFLAGS come last and win; one that
+changes what numbers come out, such as -ffast-math, is always an error.
 """
 
 import glob
 import os
+import re
 import shlex
 
 import numpy
@@ -13,11 +15,25 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
+# Options of GCC and Clang that let sums be taken in another order, products fused, nan or signs of
+# zero forgotten. A compiler tells the sources of some alone, which then refuse (internal.h).
+INEXACT = re.compile(
+    "-Ofast|-f(fast-math|finite-math-only|unsafe-math-optimizations|associative-math"
+    "|reciprocal-math|no-signed-zeros|fp-contract=(?!off).*|fp-model=(?!strict).*)"
+)
+FLAGS = {name: shlex.split(os.environ.get(name, "")) for name in ("CFLAGS", "LDFLAGS")}
+
 
 class BuildNative(build_ext):
     """Builds the native engine, or says what it means that it could not be built."""
 
     def build_extension(self, ext):
+        for name, flags in FLAGS.items():
+            for flag in filter(INEXACT.fullmatch, flags):
+                raise SystemExit(
+                    f"{name} holds {flag}, with which fastlstm's results would not be the same "
+                    "bits on every machine, and not right for inf and nan: build without it"
+                )
         try:
             if self.compiler.compiler_type == "msvc":
                 raise CompileError("MSVC lacks the vector types of GCC and Clang")
@@ -45,7 +61,7 @@ native = Extension(
         "-fvisibility=hidden",
         "-pthread",
         "-g0",
-        *shlex.split(os.environ.get("CFLAGS", "")),
+        *FLAGS["CFLAGS"],
     ],
     extra_link_args=["-pthread"],
     optional=os.environ.get("FASTLSTM_REQUIRE_NATIVE") != "1",

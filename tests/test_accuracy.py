@@ -9,17 +9,17 @@ import pytest
 
 import fastlstm
 
-# The relative error of a sigmoid or a tanh, in units of u = eps / 2. Of a small sigmoid: what is left
-# of the exponent 0.4, Horner's rule 0.9, 1 + e 0.5, the division 0.5. The numerator of a tanh has one
-# rounding more, and doubles its error where it takes most off (1 - 1/2). Found: 2.5 and 3.6. NumPy
-# says of its own functions that they are within 4 ulp.
+# The relative error of a sigmoid or a tanh, in units of u = eps / 2. Of a small sigmoid: what is
+# left of the exponent 0.4, Horner's rule 0.9, 1 + e 0.5, the division 0.5. The numerator of a tanh
+# has one rounding more, and doubles its error where it takes most off (1 - 1/2). Found are 2.5 and
+# 3.6. NumPy says of its own functions that they are within 4 ulp.
 RELATIVE = {"numpy": 8, "numba": 4, "native": 4}
 FAR = {"float32": 100, "float64": 800}  # of this z a sigmoid is 1, of -z it is below all numbers
 WAYS = ["call", "vjp", "stream"]
 
 
 def one_step(engine, z, c, way="call"):
-    """h and c after a step of N sequences of one unit: z (N, 4) of the gates i, f, g, o, and c (N)."""
+    """h and c after a step of N sequences of one unit, from z (N, 4) of i, f, g, o and c (N)."""
     lstm = fastlstm.LSTM(4, 1, bias=False, dtype=z.dtype, engine=engine)
     lstm.weight_ih_l0, lstm.weight_hh_l0 = np.eye(4, dtype=z.dtype), np.zeros((4, 1), z.dtype)
     states = np.zeros((1, len(z), 1), z.dtype), c.reshape(1, -1, 1)

@@ -119,3 +119,13 @@ def test_required_without_a_compiler(sdist, tmp_path):
     built = build_wheel(sdist, tmp_path, **NO_COMPILER | {"FASTLSTM_REQUIRE_NATIVE": "1"})
     assert built.returncode != 0 and "/nonexistent" in built.stdout
     assert not [*tmp_path.glob("*.whl")]
+
+
+@pytest.mark.parametrize("name", ["CFLAGS", "LDFLAGS"])
+@pytest.mark.parametrize("flags", ["-g0 -ffast-math", "-Ofast", "-ffp-contract=fast"])
+def test_inexact_mathematics_is_refused(sdist, tmp_path, name, flags):
+    """No engine whose bits differ, and no package without it in silence either."""
+    built = build_wheel(sdist, tmp_path, **{name: flags})
+    assert built.returncode != 0 and f"{name} holds {flags.split()[-1]}" in built.stdout
+    assert "build without it" in built.stdout
+    assert not [*tmp_path.glob("*.whl")]

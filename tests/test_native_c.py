@@ -88,6 +88,7 @@ CASES = {
     "threads_directions": Case(150, 2, 32, 64, directions=2, threads=2),
     "threads_units": Case(20, 1, 64, 256, layers=2, threads=3),
     "threads_units_ragged": Case(I=64, H=300, P=250, lengths=(9, 7, 2), threads=2),
+    "open_and_shut": Case(40, 5, 5, 11, gain=30),
     "saturated": Case(7, 5, 5, 11, gain=1000),
     "denormal": Case(7, 5, 5, 11, gain=1e-39),
 }
@@ -194,6 +195,26 @@ def build(tmp_path_factory):
         return [*emulator, made]
 
     return command
+
+
+# what each compiler tells the sources of; setup.py, which sees the options, refuses all
+INEXACT = {
+    "gcc": ["-ffast-math", "-Ofast", "-ffinite-math-only", "-funsafe-math-optimizations",
+            "-freciprocal-math", "-fno-signed-zeros"],
+    "clang": ["-ffast-math", "-Ofast", "-ffinite-math-only"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compiler, flag", [(c, f) for c in INEXACT for f in ["-O2", *INEXACT[c]]])
+def test_inexact_mathematics_is_refused(compiler, flag):
+    """By each source, for a part compiled so is enough to change a bit."""
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} here")
+    for source in sorted(NATIVE.glob("*.c")):
+        command = [compiler, "-std=c11", flag, "-E", source]
+        ran = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert (ran.returncode == 0) == (flag == "-O2"), ran.stderr
+        assert ("results are not the same bits" in ran.stderr) == (flag != "-O2")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,6 +3,11 @@
 #ifndef FASTLSTM_INTERNAL_H
 #define FASTLSTM_INTERNAL_H
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) \
+    || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#error "with -ffast-math or a part of it results are not the same bits everywhere: compile without"
+#endif
+
 #include <stdatomic.h>
 
 #include "fastlstm.h"
