@@ -502,7 +502,7 @@ def end_beside_work():
 
 
 def interrupt_work():
-    """Ctrl-C in a long call is heard after it, by Python's own thread, and the call is whole."""
+    """Ctrl-C in a long call is heard by Python's own thread alone, and the next call is right."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     work = Work((400,) * 64, 64, 256)
     parameters, x, h, c = draw(work)
@@ -524,7 +524,6 @@ def interrupt_work():
         begun.set()
         stack.run(x, None, h, c, y, 2)
         time.sleep(60)
-    assert_same_bits(y, expected)
     assert_same_bits(answer(work, 2)["y"], expected)
 
 

@@ -117,7 +117,7 @@ def test_a_tape_is_used_again(every):
     work = Work((70, 70, 44, 1), 20, 65, directions=2)
     values, rng = values_of(work), np.random.default_rng(0)
     parameters = [tuple(values[f"{n}{k}"] for n in ("w_ih", "w_hh", "b", "w_hr")) for k in (0, 1)]
-    native, spare = load("native"), []
+    native, spare = load("native"), {}
     stack = native.Stack([tuple(map(np.copy, p[:3])) + p[3:] for p in parameters], 2, True, spare)
 
     def record(x):
