@@ -484,6 +484,30 @@ def test_state_that_does_not_fit_changes_nothing():
         RMSprop(_model()).load_state_dict(before)
 
 
+class _Own(Adam):
+    """One that is made in another way."""
+
+    def __init__(self, model):
+        super().__init__(model, lr=0.5)
+
+
+def test_states_hold_what_the_constructor_takes():
+    """Numbers of the right kind that no optimiser can have are refused; nothing is changed."""
+    model = Linear(2, 1)
+    optimizer = Adam(model)
+    good = optimizer.state_dict()
+    for change in (
+        {"lr": -1.0}, {"lr": float("nan")}, {"betas": (0.9, 1.0)}, {"eps": -1e-8}, {"steps": -1},
+        {"steps": 1.5}, {"weight_decay": float("inf")}, {"initial_lr": -1.0},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(change))[:4]):
+            optimizer.load_state_dict(good | change)
+        assert str(optimizer.state_dict()) == str(good)
+    own = _Own(model)
+    own.load_state_dict(own.state_dict() | {"lr": 0.25})
+    assert own.lr == 0.25
+
+
 def test_momentum_may_begin_late(torch):
     """As a schedule does it: the buffer is made with the first gradient that meets momentum."""
     model = _model("float64")

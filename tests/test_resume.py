@@ -696,6 +696,31 @@ def test_callbacks_that_change_in_place_are_put_back(tmp_path):
     assert counts.counts == [7]
 
 
+class _Late(_Counts):
+    """One that has nothing before its start."""
+
+    def __init__(self):
+        pass
+
+    def start(self, state):
+        self.counts = []
+
+
+def test_callbacks_that_begin_with_their_start(tmp_path):
+    path = tmp_path / "training.npz"
+    _save(path, callbacks=[_Late()])
+    late = _Late()
+    assert fit(**_parts(callbacks=[late]), resume=path).resumed == 2
+    assert late.counts == [1, 2, 3, 4]
+    late = _Late()
+    tree, arrays = _entries(path)
+    tree["kept"]["callbacks"][0] = {}
+    _write(path, tree, arrays)
+    with pytest.raises(ValueError, match="a damaged checkpoint: KeyError: 'counts'"):
+        fit(**_parts(callbacks=[late]), resume=path)
+    assert not hasattr(late, "counts")
+
+
 def test_class_weights_are_compared(tmp_path):
     """Arrays with many numbers by a hash, few by their numbers."""
     path = tmp_path / "training.npz"

@@ -178,7 +178,10 @@ def unchanged_if_refused(state):
     random = {name: rng.bit_generator.state for name, rng in _generators(state.model)}
     parts = [state.optimizer, state.schedule, *state.callbacks]
     attributes = [(part, dict(vars(part))) for part in parts if hasattr(part, "__dict__")]
-    states = [(callback, copy.deepcopy(callback.state_dict())) for callback in _keepers(state)]
+    states = []
+    for callback in _keepers(state):
+        with contextlib.suppress(Exception):  # before its `start` it may have none
+            states.append((callback, copy.deepcopy(callback.state_dict())))
     try:
         yield
     except BaseException:
