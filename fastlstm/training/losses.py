@@ -421,8 +421,8 @@ class CrossEntropyLoss(_Loss):
             got = f"{array.dtype} of shape {array.shape}"
         except TypeError as fault:
             array, got = np.zeros(0, object), str(fault)
-        is_whole = array.shape == logits.shape
-        if not {"f": is_whole, "i": not is_whole, "u": not is_whole}.get(array.dtype.kind):
+        is_whole, kind = array.shape == logits.shape, array.dtype.kind
+        if not (kind == "f" and is_whole or kind in "iu" and not is_whole):
             raise ValueError(
                 f"CrossEntropyLoss: Expected target to hold class indices, integers from 0 to "
                 f"{classes - 1} in an array of shape {shape}, or class probabilities, "
