@@ -6,10 +6,7 @@ None); ``write(file, model)``. All of them refuse what they do not know with a V
 more than the budget of the file has, and run nothing from it.
 """
 
-import errno
-import io
 import json
-import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +18,12 @@ from ..lstm import LSTM
 from ..parameters import Layer, check_batch_first, check_dtype, quoted
 from . import foreign, inference, npz, safetensors, structure, torch_pt
 from .folding import fold
-from .source import Source, State
+from .source import Source, State, file_name, opened
 
 __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Asked in this order: safetensors' first bytes could otherwise pass for those of a pickle.
 _FORMATS = {"safetensors": safetensors, "torch": torch_pt, "npz": npz}
-_BYTES = (bytes, bytearray, memoryview)
-_LONGEST_PATH = 4096  # characters, the most that Linux takes
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"
 _LOCAL = "(weight|bias)_[ih][hr]"
 _TRAINING = "__training__"  # what a `Checkpoint` of `fit` has among its arrays
@@ -52,8 +47,8 @@ def load(
     path : str, path-like or binary file
         A file of torch's (.pt, .pth; a state dict, a checkpoint, a whole module or TorchScript,
         read without torch), a .safetensors or a .npz file. An open file is read from where it
-        stands; ``io.BytesIO(data)`` makes one of bytes. Of a `Checkpoint` of `fit`, its model's
-        parameters.
+        stands, and stands there again; ``io.BytesIO(data)`` makes one of bytes. Of a `Checkpoint`
+        of `fit`, its model's parameters.
     key : str, optional
         Which state dict of a torch checkpoint that nests several, as ``"model_state"`` or, nested
         deeper, ``"ema.model"``. Not needed if only one has names as layers give them.
@@ -157,7 +152,7 @@ def load(
     if untold:
         model._untold = untold
     if order is not None and left:
-        warnings.warn(f"{_name(path)}: {untold}", stacklevel=2)
+        warnings.warn(f"{file_name(path)}: {untold}", stacklevel=2)
     return model
 
 
@@ -296,50 +291,16 @@ def save(model, path):
 @contextmanager
 def _naming(path):
     """Put the file's name, and what it is, before its faults; refuse what is no file."""
-    origin = [_name(path)]
+    origin = [file_name(path)]
     try:
         yield origin
     except ValueError as fault:
         raise ValueError(": ".join([*origin, str(fault)])) from fault
 
 
-def _name(path):
-    """The name of a path or of an open file, for messages."""
-    if isinstance(path, io.TextIOBase):
-        raise TypeError('a file must be open for bytes, as open(path, "rb") gives it, not for text')
-    if _is_file(path):
-        name = getattr(path, "name", None)
-        return name if isinstance(name, str) else f"<{type(path).__name__}>"
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
-    if not isinstance(name, str):
-        way_out = "; io.BytesIO(...) makes a file of bytes" if isinstance(name, _BYTES) else ""
-        raise TypeError(
-            f"path must be a str, a path-like or a binary file, got {type(name).__name__}{way_out}"
-        )
-    if len(name) > _LONGEST_PATH:
-        raise ValueError(f"path must be the name of a file, got a str of {len(name)} characters")
-    return name
-
-
-def _is_file(path):
-    """Tell an open file from a path, of which some can be read too."""
-    return hasattr(path, "read") and not isinstance(path, os.PathLike)
-
-
-@contextmanager
-def _opened(path):
-    if _is_file(path):
-        yield path
-        return
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder, a file is expected", path)
-    with open(path, "rb") as file:
-        yield file
-
-
 def _read(path, key, origin, likely=torch_pt.PARAMETER):
     """Return arrays, structure or None, the format; what else to say of faults goes to `origin`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         source = Source(file)
         for form in _FORMATS.values():
             if form.recognises(source):

@@ -1,7 +1,10 @@
 """What readers take and give: a file that can be read from anywhere, and the arrays found in it."""
 
+import errno
 import io
+import os
 import re
+from contextlib import contextmanager
 from functools import cached_property
 
 from ..parameters import short
@@ -9,6 +12,54 @@ from . import archive
 from .budget import Budget
 
 _CHUNK = 1 << 20  # bytes
+_BYTES = (bytes, bytearray, memoryview)
+_LONGEST_PATH = 4096  # characters, the most that Linux takes
+
+
+def file_name(path):
+    """Return the name of a path or of an open file, for messages; refuse what is neither."""
+    if isinstance(path, io.TextIOBase):
+        raise TypeError('a file must be open for bytes, as open(path, "rb") gives it, not for text')
+    if _is_file(path):
+        name = getattr(path, "name", None)
+        return name if isinstance(name, str) else f"<{type(path).__name__}>"
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(name, str):
+        way_out = "; io.BytesIO(...) makes a file of bytes" if isinstance(name, _BYTES) else ""
+        raise TypeError(
+            f"path must be a str, a path-like or a binary file, got {type(name).__name__}{way_out}"
+        )
+    if len(name) > _LONGEST_PATH:
+        raise ValueError(f"path must be the name of a file, got a str of {len(name)} characters")
+    return name
+
+
+@contextmanager
+def opened(path):
+    """Open a path; an open file, if it can be sought, stands afterwards where it stood."""
+    name = file_name(path)
+    if not _is_file(path):
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, a file is expected", name)
+        with open(path, "rb") as file:
+            yield file
+    elif not _is_sought(path):
+        yield path
+    else:
+        place = path.tell()
+        try:
+            yield path
+        finally:
+            path.seek(place)
+
+
+def _is_file(path):
+    """Tell an open file from a path, of which some can be read too."""
+    return hasattr(path, "read") and not isinstance(path, os.PathLike)
+
+
+def _is_sought(file):
+    return hasattr(file, "seekable") and file.seekable()
 
 
 class Source:
@@ -21,7 +72,7 @@ class Source:
     """
 
     def __init__(self, file):
-        if not getattr(file, "seekable", lambda: False)():
+        if not _is_sought(file):
             file = io.BytesIO(file.read())
         self.file, self.start = file, file.tell()
         file.seek(0, io.SEEK_END)

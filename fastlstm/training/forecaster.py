@@ -3,7 +3,6 @@
 On disk it is the model's own .npz file, which `fastlstm.load` reads as ever, with notes in it.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from ..arrays import column_names
 from ..files import written_aside
 from ..formats import load, npz
-from ..formats.source import Source
+from ..formats.source import Source, file_name, opened
 from ..parameters import Layer, check_size
 from .batches import Batch
 from .columns import as_table, check_names, check_order, positions
@@ -247,7 +246,7 @@ class Forecaster:
 
         Parameters
         ----------
-        path : str or path-like
+        path : str, path-like or binary file
         engine : str
             For the model's LSTMs; see `LSTM`.
 
@@ -266,13 +265,13 @@ class Forecaster:
         try:
             arguments = _check_notes(_read_notes(path))
         except ValueError as fault:
-            raise ValueError(f"{os.fspath(path)}: {fault}") from fault
+            raise ValueError(f"{file_name(path)}: {fault}") from fault
         model = load(path, engine=engine)
         try:
             mean, scale = arguments.pop("mean"), arguments.pop("scale")
             return cls(model, Standardizer(mean, scale, arguments["columns"]), **arguments)
         except (ValueError, TypeError, OverflowError) as fault:
-            raise ValueError(f"{os.fspath(path)}: its notes do not fit: {fault}") from fault
+            raise ValueError(f"{file_name(path)}: its notes do not fit: {fault}") from fault
 
     def _table(self, series, used):
         """One series as an array (T, F), its columns in the standardizer's order.
@@ -454,7 +453,7 @@ def _check_columns(columns, count):
 
 def _read_notes(path):
     """The notes of an .npz file; None if it has none, or is of another format."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         source = Source(file)
         return npz.read_notes(source) if npz.recognises(source) else None
 
