@@ -3,7 +3,6 @@
 Of one LSTM, or, as a ModelStream, of all LSTMs in a Sequential.
 """
 
-import contextlib
 import functools
 
 import numpy as np
@@ -138,8 +137,7 @@ class Stream:
         batch_sizes = uniform_sizes(steps, self.batch_size)
         y = np.empty((len(rows), lstm._output_size), lstm.dtype)
         if steps:
-            with _all_or_nothing(self._h, self._c):
-                lstm._stacks()[0].run(rows, batch_sizes, self._h, self._c, y, lstm.num_threads)
+            _advance(lstm, self._h, self._c, rows, batch_sizes, y)
         y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if batch_first else y
 
@@ -289,10 +287,13 @@ class ModelStream:
         """
         check_layouts(self._model._layouts)
         x = self._model._arrange(x)
-        states = [state for s in self._streams.values() for state in (s._h, s._c)]
-        with _all_or_nothing(*states):
+        before = self.state
+        try:
             for _, part in self._parts:
                 x = part.run(x) if isinstance(part, Stream) else part(x)
+        except BaseException:
+            self.state = before
+            raise
         return x
 
     @property
@@ -394,9 +395,18 @@ def _step(lstm, h, c, x, out):
         out = np.empty(shape, lstm.dtype)
     else:
         _check_out(out, shape, lstm.dtype)
-    with _all_or_nothing(h, c):
-        lstm._stacks()[0].run(as_rows(x), uniform_sizes(1, rows), h, c, out, lstm.num_threads)
+    _advance(lstm, h, c, as_rows(x), uniform_sizes(1, rows), out)
     return out
+
+
+def _advance(lstm, h, c, rows, batch_sizes, y):
+    """Run over packed rows; if that is cut short, as by Ctrl-C, the states are put back."""
+    before = h.copy(), c.copy()
+    try:
+        lstm._stacks()[0].run(rows, batch_sizes, h, c, y, lstm.num_threads)
+    except BaseException:
+        h[...], c[...] = before
+        raise
 
 
 def _check_out(out, shape, dtype):
@@ -410,18 +420,6 @@ def _check_out(out, shape, dtype):
             f"out must be a writable C-contiguous {dtype} array of shape {shape}, got "
             + _describe(out)
         )
-
-
-@contextlib.contextmanager
-def _all_or_nothing(*states):
-    """Inside, states change; if that is cut short, as by Ctrl-C, they are put back."""
-    before = [state.copy() for state in states]
-    try:
-        yield
-    except BaseException:
-        for state, values in zip(states, before, strict=True):
-            state[...] = values
-        raise
 
 
 def _describe(out):
