@@ -240,3 +240,15 @@ def test_blocks_are_found():
     text = "a\n```python\nx = 1\n```\n```\nno\n```\n```python\ny = 2\n```\n"
     assert _blocks(text) == ["\n\nx = 1\n", "\n" * 8 + "y = 2\n"]
     assert _blocks("```sh\nls\n```\n") == []
+
+
+def test_the_index_of_faults_names_tests_that_exist():
+    index = (ROOT / "tests/README.md").read_text("utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", index)
+    assert len(named) > 100
+    for file, test in named:
+        assert (ROOT / "tests" / file).is_file(), file
+        if test:
+            text = (ROOT / "tests" / file).read_text("utf-8")
+            assert re.search(rf"^def {test}\(", text, re.MULTILINE), f"{file}::{test}"
+    assert re.findall(r"^\*\*(\d+)\.", index, re.MULTILINE) == [str(n) for n in range(32)]
