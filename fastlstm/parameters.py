@@ -320,7 +320,10 @@ class Layer:
         return sum(layer._flat.size for _, layer in self.named_layers())
 
     def train(self, mode=True):
-        """Switch the layer and its children to training (dropout on) or, False, to evaluation."""
+        """Switch the layer and its children to training (dropout on) or, False, to evaluation.
+
+        Evaluation gives back the memory that only training needs.
+        """
         for _, layer in self.named_layers():
             layer.training = bool(mode)
             if not mode:
