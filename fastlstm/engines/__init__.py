@@ -67,7 +67,8 @@ could change a result, and may be called from many threads at once.
 
 ``pack_linear(w, b) -> weights``, ``run_linear(weights, x, y, threads)``
     y = w x + b for every row of `x` (N, I), N at least 1, into `y` (N, O), rows of which may lie
-    apart; w (O, I), b (O,) or None. Each sum begins with b and adds x in order, as (1) does.
+    apart; w (O, I), b (O,) or None. Each sum begins with b and adds x in order, as (1) does; engine
+    numpy leaves that to its BLAS.
 
 ``describe() -> dict``
     For `engines`: the instruction set that runs, and the like.
