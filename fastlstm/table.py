@@ -14,13 +14,23 @@ from array import array
 import numpy as np
 
 from .parameters import listed, quoted, short
-from .times import breaks, continued, looks_like_a_date, read_times, span
+from .times import (
+    NUMBER,
+    are_runs,
+    breaks,
+    continued,
+    looks_like_a_date,
+    read_times,
+    same_form,
+    span,
+)
 
 _MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[ap]\.?m\.?)?", re.IGNORECASE | re.ASCII)
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 _PARTS_OF_DATES = "year", "month", "day", "hour", "minute"
 _SOME = 5  # as many places of many are named
+_HEAD = 20  # first rows by which columns of dates are found
 _MOSTLY = 0.9  # the share of steps by which numbers that grow are times, though some are wrong
 _REPEATED = 0.1  # more times repeated than this share are of several series
 
@@ -181,20 +191,25 @@ class _File:
         values = array("d")
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
-                rows = csv.reader(file, strict=True, delimiter=sep)
-                self.header = [name.strip() for name in next(rows, [])]
+                rows = csv.reader(
+                    file, strict=True, delimiter=sep, skipinitialspace=not sep.isspace()
+                )
+                numbered = ((row, rows.line_num) for row in rows if row)
+                self.header = [name.strip() for name in next(numbered, ([], 0))[0]]
+                if not self.header:
+                    raise ValueError(f"{path} is empty; expected the names of its columns")
                 places = [self._place(name, columns, sep) for name in columns]
                 self.group = None if group is None else self._place(group, columns, sep)
                 if self.group in places:
                     raise ValueError(f"--group {group}: this column is a target or an input")
-                for row in filter(None, rows):
+                head = list(itertools.islice(numbered, _HEAD))
+                self._choose_texts([row for row, _ in head], places)
+                for row, line in itertools.chain(head, numbered):
                     if len(row) != len(self.header):
                         raise ValueError(
-                            f"{path}, line {rows.line_num}: expected {len(self.header)} columns, "
+                            f"{path}, line {line}: expected {len(self.header)} columns, "
                             f"got {len(row)}"
                         )
-                    if not self.lines:
-                        self._choose_texts(row, places)
                     numbers = [number(row[place], decimal) for place in places]
                     if None in numbers:
                         self.faults[len(self.lines)] = {
@@ -204,7 +219,7 @@ class _File:
                     values.extend(numbers)
                     for place, labels in self.texts.items():
                         labels.append(self._label(place, row))
-                    self.lines.append(rows.line_num)
+                    self.lines.append(line)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as CSV: {error}") from error
         self.values = np.frombuffer(values).reshape(-1, len(columns))
@@ -221,19 +236,21 @@ class _File:
                 raise ValueError(f"{sentence}. They seem to be separated otherwise: --sep {shown}")
         raise ValueError(sentence)
 
-    def _choose_texts(self, row, places):
-        """Keep the text of the group, of the first column and of the first that has a date.
+    def _choose_texts(self, head, places):
+        """Keep the text of the group, of the first other column and of the first that has a date.
 
         A column of clock times behind a date belongs to it, and columns that are called year,
         month, day, hour and minute make a date together.
         """
-        row = [text.strip() for text in row]
-        free = [n for n in range(len(row)) if n not in places and n != self.group]
-        self.first = free[0] if free and (free[0] == 0 or self.group is not None) else None
-        dates = [n for n in free if looks_like_a_date(row[n])]
+        free = [n for n in range(len(self.header)) if n not in places and n != self.group]
+        first = 1 if self.group == 0 else 0
+        self.first = first if first in free else None
+        head = [[text.strip() for text in row] for row in head if len(row) == len(self.header)]
+        sample = {n: next((r for r in head if looks_like_a_date(r[n])), None) for n in free}
+        dates = [n for n in free if sample[n]]
         for n in dates:
-            clock = row[n + 1] if n + 1 in free else ""
-            if _CLOCK.fullmatch(clock) and looks_like_a_date(f"{row[n]} {clock}"):
+            date, clock = sample[n][n], sample[n][n + 1] if n + 1 in free else ""
+            if _CLOCK.fullmatch(clock) and looks_like_a_date(f"{date} {clock}"):
                 self.parts[n] = [n, n + 1]
         self.dated = next((n for n in dates if n != self.first), None)
         called = {self.header[n].lower(): n for n in reversed(free)}
@@ -273,15 +290,25 @@ class _File:
         labels = self.texts[place]
         try:
             times = read_times(labels)
-            if times is None and looks_like_a_date(labels[0]):
-                for line, label in zip(self.lines, labels, strict=True):
-                    if read_times([labels[0], label]) is None:
-                        raise ValueError(
-                            f"line {line} has {short(label)}, which is no time as others are"
-                        )
+            if times is None:
+                self._refuse_exceptions(labels)
         except ValueError as error:
             raise ValueError(f"{self.where(place)}: {error}") from None
         return times
+
+    def _refuse_exceptions(self, labels):
+        """Refuse a column of times of which some are missing, or are written otherwise."""
+        known = [label for label in labels if not _is_missing(label)]
+        dates = list(filter(looks_like_a_date, known))
+        numbers = read_times(known) if all(map(NUMBER.fullmatch, known)) else None
+        if len(dates) * 2 > len(known):
+            wrong = (not same_form(dates[0], label) for label in labels)
+        elif numbers and len(known) > 1 and (np.diff(numbers.values) > 0).all():
+            wrong = map(_is_missing, labels)
+        else:
+            return
+        line, label = next(itertools.compress(zip(self.lines, labels, strict=True), wrong))
+        raise ValueError(f"line {line} has {short(label)}, which is no time as others are")
 
     def formatted(self, date_format):
         """(place of the first column that may hold such dates, its `Times`)."""
@@ -302,7 +329,8 @@ def _find_times(file, groups, date_format):
     times = None if file.first is None else file.times(file.first)
     if times is None and file.first is not None:
         labels = file.texts[file.first]
-        if max(len({labels[row] for row in rows}) for rows in groups) > 1:
+        words = not all(NUMBER.fullmatch(label) or _is_missing(label) for label in labels)
+        if words and max(len({labels[row] for row in rows}) for rows in groups) > 1:
             raise ValueError(f"{file.where(file.first)}: {_what_words_are(file, labels)}")
     if times is not None and times.are_dates:
         return file.first, times
@@ -324,15 +352,12 @@ def _are_times(file, steps, values):
     up, down = np.mean(steps > 0), np.mean(steps < 0)
     if up >= _MOSTLY or down >= _MOSTLY or (down and not up):
         return True
-    ends = np.flatnonzero(np.append(True, steps != 0))
-    years = values.dtype.kind == "i" and 1500 <= values.min() <= values.max() <= 2200
-    if values.dtype.kind == "i" and not down and up and not years:
-        if np.diff(np.append(ends, len(values))).min() > 1 and file.group is None:
-            name = file.header[file.first]
-            raise ValueError(
-                f"{file.where(file.first)}: {name!r} holds runs of equal numbers. Where each is a "
-                f"series of its own give --group {name}, otherwise put it behind another column"
-            )
+    if values.dtype.kind == "i" and file.group is None and are_runs(values):
+        name = file.header[file.first]
+        raise ValueError(
+            f"{file.where(file.first)}: {name!r} holds runs of equal numbers. Where each is a "
+            f"series of its own give --group {name}, otherwise put it behind another column"
+        )
     return False
 
 
@@ -396,8 +421,12 @@ def _disorder(table, back, late):
     return sentence
 
 
+def _is_missing(text):
+    return text.strip().lower() in _MISSING
+
+
 def _fault(text, decimal):
-    if text.strip().lower() in _MISSING:
+    if _is_missing(text):
         return "a value is missing; fill the gap before"
     other = "," if decimal == "." else "."
     hint = ""

@@ -14,6 +14,7 @@ import numpy as np
 _ENOUGH = 12  # times by whose distances a reading is told from others
 _RECENT = 12  # times that tell how far the next ones are apart
 _HOLIDAYS = 5  # working days without a row that are no gap where there are no rows on weekends
+_WEEKENDS = 3  # that show a week of other days than Monday to Friday
 _IRREGULAR = 1 / 3  # share of unusual distances from which on none is usual
 _MONTHS = (
     "January February March April May June July August September October November December"
@@ -35,13 +36,14 @@ _FORMS = [
     (r"(?P<y>\d{4})[-/](?P<m>\d{1,2})", None),
     (r"(?P<y>\d{4})[- /]?Q(?P<q>[1-4])", None),
     (r"Q(?P<q>[1-4])[- /]?(?P<y>\d{4})", None),
+    (r"(?P<q>[1-4])[- ]?Q[- ]?(?P<y>\d{4})", None),
     (r"(?P<y>\d{4})-?W(?P<w>\d\d)(-?(?P<wd>[1-7]))?", None),
     (r"(?P<m>\d{1,2})[-/](?P<y>\d{4})", None),
     (r"(?P<a>\d{1,2})\.(?P<b>\d{1,2})\.(?P<c>\d{4}|\d\d)" + _CLOCK, ["dmy"]),
     (r"(?P<a>\d{1,2})(?P<s>[-/])(?P<b>\d{1,2})(?P=s)(?P<c>\d{4})" + _CLOCK, ["dmy", "mdy"]),
     (r"(?P<a>\d\d?)(?P<s>[-/])(?P<b>\d\d?)(?P=s)(?P<c>\d\d)" + _CLOCK, ["dmy", "mdy", "ymd"]),
     (_DAY_OF_WEEK + _MONTH + " +" + _DAY + r",? +(?P<y>\d{4})" + _CLOCK, None),
-    (_DAY_OF_WEEK + _DAY + r"[- ]" + _MONTH + r"(?:-|,? )(?P<y>\d{4}|\d\d)" + _CLOCK, None),
+    (_DAY_OF_WEEK + _DAY + r"(?:-|\.? )" + _MONTH + r"(?:-|,? )(?P<y>\d{4}|\d\d)" + _CLOCK, None),
     (r"(?P<y>\d{4})[- ]" + _MONTH + r"[- ]" + _DAY + _CLOCK, None),
     (_MONTH + r"[- ](?P<y>\d{4})", None),
     (
@@ -53,7 +55,7 @@ _FORMS = [
     (r"(?P<y>(?:1[89]|2[01])\d\d)(?P<m>0[1-9]|1[0-2])", None),
     (
         r"(?P<y>(?:1[89]|2[01])\d\d)(?P<m>0[1-9]|1[0-2])(?P<d>[0-3]\d)"
-        r"([T ]?(?P<H>[01]\d|2[0-3])(?P<M>[0-5]\d)(?P<S>[0-5]\d)?(?P<z>Z)?)?",
+        r"([T ]?(?P<H>[01]\d|2[0-3])((?P<M>[0-5]\d)(?P<S>[0-5]\d)?)?(?P<z>Z)?)?",
         None,
     ),
 ]
@@ -111,6 +113,23 @@ def looks_like_a_date(text):
     return any(form.fullmatch(text) for form, _ in _FORMS)
 
 
+def same_form(text, other):
+    """Tell whether two texts are dates that are written in the same form."""
+    return any(form.fullmatch(text) and form.fullmatch(other) for form, _ in _FORMS)
+
+
+def are_runs(values):
+    """Tell whether each value stands in one run of rows, as of series below each other.
+
+    Runs of years do not count: they are of the quarters or months of one series.
+    """
+    if values.dtype.kind in "iu" and 1500 <= values.min() <= values.max() <= 2200:
+        return False
+    first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    once = len(set(values[first].tolist())) == len(first) > 1
+    return once and bool(np.diff(np.append(first, len(values))).min() > 1)
+
+
 def breaks(values):
     """Tell where rows are not as far from the row before as they usually are.
 
@@ -127,8 +146,9 @@ def breaks(values):
     if not len(later):
         return np.flatnonzero(steps <= zero) + 1, None
     usual = np.sort(later)[len(later) // 2]
-    if _are_working_days(values):
-        rest = np.busday_count(values[:-1].astype("M8[D]"), values[1:].astype("M8[D]"))
+    if (week := _working_week(values)) is not None:
+        days = values.astype("M8[D]")
+        rest = np.busday_count(days[:-1], days[1:], week)
         return np.flatnonzero((rest > _HOLIDAYS + 1) | (steps <= zero)) + 1, usual
     off = np.abs(steps - usual) * 2 > usual
     if np.mean(off[steps > zero]) > _IRREGULAR:
@@ -142,25 +162,25 @@ def continued(values, count):
     None if the last ones are not at equal distances. Months may be told by their last days: then
     the days after them are alike.
     """
-    values = values[-_RECENT:]
     if len(values) < 2:
         return None
-    more = _at_equal_distances(values, np.arange(1, count + 1))
+    more = _at_equal_distances(values[-_RECENT:], np.arange(1, count + 1), _working_week(values))
     if more is None or values.dtype.kind != "M":
         return more
     return more if more[-1].astype("M8[Y]").astype(int) + 1970 <= datetime.MAXYEAR else None
 
 
-def _at_equal_distances(values, after):
+def _at_equal_distances(values, after, week):
     if values.dtype.kind == "M":
         for day in np.arange(2).astype("timedelta64[D]"):
             months = (values + day).astype("datetime64[M]")
             steps, rest = np.diff(months), values + day - months
             if (steps == steps[0]).all() and steps[0].astype(int) and (rest == rest[0]).all():
                 return (months[-1] + after * steps[0]).astype(values.dtype) + rest[0] - day
-        if _are_working_days(values):
+        if week is not None:
             days = values.astype("M8[D]")
-            return np.busday_offset(days[-1], after).astype(values.dtype) + (values - days)[-1]
+            more = np.busday_offset(days[-1], after, weekmask=week)
+            return more.astype(values.dtype) + (values - days)[-1]
     steps = np.diff(values)
     if values.dtype.kind == "f":
         equal = np.allclose(steps, steps[0], rtol=1e-6, atol=0)
@@ -180,16 +200,27 @@ def span(step):
             return f"{number} {name}" + ("" if number == "1" else "s")
 
 
-def _are_working_days(values):
-    """Whether rows go from working day to working day, from a Friday to a Monday at least once."""
+def _working_week(values):
+    """The days of the week that have rows, Monday first, where others have none; or None.
+
+    These are Monday to Friday, with one weekend at least, or what several weeks show: 5 or 6 days
+    in a row. Rows go from working day to working day, at the same time of the day.
+    """
     if values.dtype.kind != "M" or len(values) < 2:
-        return False
+        return None
     days = values.astype("M8[D]")
-    if not np.is_busday(days).all() or len(np.unique(values - days)) > 1:
-        return False
-    steps = np.busday_count(days[:-1], days[1:])
+    if len(np.unique(values - days)) > 1:
+        return None
+    week = np.bincount((days.astype(int) + 3) % 7, minlength=7) > 0
+    if not week[5:].any():
+        week, least = np.arange(7) < 5, 1
+    elif 5 <= np.count_nonzero(week) < 7 and np.count_nonzero(week != np.roll(week, 1)) == 2:
+        least = _WEEKENDS
+    else:
+        return None
+    steps = np.busday_count(days[:-1], days[1:], week)
     weekends = (steps == 1) & (np.diff(days) > np.timedelta64(1, "D"))
-    return bool(weekends.any() and np.median(steps) == 1)
+    return week if np.count_nonzero(weekends) >= least and np.median(steps) == 1 else None
 
 
 def _all_matches(form, labels):
@@ -319,7 +350,7 @@ class _Writer:
             m for m in reversed(matches) if all(m[name] for name in here if name in m.re.groupindex)
         )
         self.model = next(whole, matches[-1])  # a label with all the parts that any has
-        self.digits = 9 if any(len(text) > 6 for text in here.get("f", ())) else 6
+        self.digits = max(map(len, here.get("f", ())), default=0)
         months = {text.lower() for text in here.get("mon", ())} - {"sept"}
         self.letters_of_month = None if any(len(text) > 3 for text in months) else 3
         # what is written 1 and not 01: by itself, or as the other numbers of the date are

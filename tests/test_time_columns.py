@@ -4,6 +4,8 @@ import contextlib
 import csv
 import datetime
 import importlib
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ FORMS = [
      "2024-02-28T21:00"),
     ("2024-02-28T23:00-0530", "2024-02-29T00:00-0530", "2024-02-29T01:00-0530",
      "2024-02-29T04:30"),
-    ("2024-02-28 23:59:59.250", "2024-02-28 23:59:59.750", "2024-02-29 00:00:00.250000",
+    ("2024-02-28 23:59:59.250", "2024-02-28 23:59:59.750", "2024-02-29 00:00:00.250",
      "2024-02-28T23:59:59.250"),
     ("2024-02-28 00:00:00.000000001", "2024-02-28 00:00:00.000000003",
      "2024-02-28 00:00:00.000000005", "2024-02-28T00:00:00.000000001"),
@@ -86,6 +88,11 @@ FORMS = [
     ("2024Q3", "2024Q4", "2025Q1", "2024-07-01"),
     ("Q3 2024", "Q4 2024", "Q1 2025", "2024-07-01"),
     ("2020-W52", "2020-W53", "2021-W01", "2020-12-21"),
+    ("3Q2024", "4Q2024", "1Q2025", "2024-07-01"),
+    ("2024022822", "2024022823", "2024022900", "2024-02-28T22:00"),
+    ("30. April 2020", "1. May 2020", "2. May 2020", "2020-04-30"),
+    ("2024-02-28T23:59:59.98Z", "2024-02-28T23:59:59.99Z", "2024-02-29T00:00:00.00Z",
+     "2024-02-28T23:59:59.980"),
 ]  # fmt: skip
 
 
@@ -236,6 +243,21 @@ def test_weekends_and_holidays_are_no_gaps_of_working_days():
     assert breaks(np.delete(DAYS, [20, 21, 22]))[0].tolist() == [20]
 
 
+@pytest.mark.parametrize("off", [[6], [4, 5]], ids=["Sundays", "Fridays and Saturdays"])
+def test_weeks_of_other_working_days_show_themselves(off):
+    week = np.array([n not in off for n in range(7)])
+    working = DAYS[np.is_busday(DAYS, week)]
+    assert breaks(working)[0].tolist() == [] and breaks(np.delete(working, 20))[0].tolist() == []
+    assert breaks(np.delete(working, range(20, 26)))[0].tolist() == [20]
+    then = np.busday_offset(working[-1], np.arange(1, 9), weekmask=week)
+    assert continued(working, 8).tolist() == then.tolist()
+    # one or two days that are missing in a series of all days are gaps
+    assert breaks(np.delete(DAYS, off))[0].tolist() == [off[0]]
+    assert breaks(np.delete(DAYS[:20], [*off, *(n + 7 for n in off)]))[0].tolist() == [
+        off[0], off[0] + 7 - len(off),
+    ]  # fmt: skip
+
+
 def test_irregular_distances_have_no_gaps():
     times = np.cumsum(np.random.default_rng(0).exponential(1000, 50)).astype(int)
     rows, usual = breaks(np.insert(times, 20, times[20]))
@@ -376,13 +398,55 @@ def test_a_date_that_is_missing_or_of_another_form():
             read_table("x.csv", ["x"])
 
 
+def test_what_is_no_time_among_times_is_named():
+    for labels, line, text in (
+        (["[UTC]", *texts("%Y-%m-%d")[1:]], 2, "[UTC]"),
+        ([*texts("%d/%m/%Y")[:10], "Total", *texts("%d/%m/%Y")[11:]], 12, "Total"),
+        (["", *range(1921, 2000)], 2, ""),
+        ([*range(1920, 1999), "n/a"], 81, "n/a"),
+    ):
+        write(labels, VALUES)
+        with pytest.raises(ValueError, match=f"line {line} has '{re.escape(text)}', which is no t"):
+            read_table("x.csv", ["x"])
+    write(VALUES, ["", *DAYS[1:]], names=("x", "date"))  # though the first of them is missing
+    with pytest.raises(ValueError, match="its column 'date': line 2 has '', which is no time"):
+        read_table("x.csv", ["x"])
+
+
+def test_a_measurement_with_gaps_is_neither_time_nor_words():
+    rain = np.array([5, "", 7, 2, "NaN"] * 16)
+    write(rain, DAYS, VALUES, names=("rain", "date", "x"))
+    assert read_table("x.csv", ["x"]).labels_from(80, 1) == texts("%Y-%m-%d", DAYS[-1:] + 1)
+    write(rain, VALUES, names=("rain", "x"))
+    assert read_table("x.csv", ["x"]).time is None
+
+
+def test_times_stand_first_or_behind_a_group_that_does():
+    hours, stores = np.tile(np.arange(40) % 24, 2), np.repeat(["north", "south"], 40)
+    write(VALUES, hours, stores, names=("x", "hour", "store"))  # a column that is not used
+    assert [t.time for t in read_tables("x.csv", ["x"], group="store")] == [None, None]
+    write(stores, hours, VALUES, names=("store", "hour", "x"))
+    with pytest.raises(ValueError, match="line 26: 0 does not come after 23"):
+        read_tables("x.csv", ["x"], group="store")
+
+
+def test_spaces_behind_separators_and_empty_lines_before_the_names():
+    Path("x.csv").write_text('\n\n"date", "x"\n\n"2024-01-31", "1.5"\n "2024-02-01",  2\n')
+    table = read_table("x.csv", ["x"])
+    assert table.values.tolist() == [[1.5], [2]] and table.lines == [5, 6]
+    assert table.labels_from(2, 1) == ["2024-02-02"]
+
+
 def test_a_first_column_of_words_is_a_group_or_refused():
     write(np.repeat(["north", "south"], 40), VALUES, names=("store", "x"))
     with pytest.raises(ValueError, match=r"'store' holds .* words \('north', 'south'\)\. Where"):
         read_table("x.csv", ["x"])
-    write(np.repeat([3, 7], 40), VALUES, names=("store", "x"))
-    with pytest.raises(ValueError, match="'store' holds runs of equal numbers.* give --group st"):
-        read_table("x.csv", ["x"])
+    for stores in (np.repeat([3, 7], 40), np.repeat([3, 9, 7, 8], 20)):
+        write(stores, VALUES, names=("store", "x"))
+        with pytest.raises(ValueError, match="'store' holds runs of equal numbers.* give --group"):
+            read_table("x.csv", ["x"])
+    write(np.repeat([0, 1, 0], [30, 20, 30]), VALUES, names=("holiday", "x"))
+    assert read_table("x.csv", ["x"]).time is None
     # though the times of one begin where those of the other end
     write(np.repeat(["north", "south"], 40), DAYS, VALUES, names=("store", "date", "x"))
     with pytest.raises(ValueError, match=r"'store' holds .* give --group store;"):
@@ -673,7 +737,9 @@ def test_an_index_of_texts_that_cannot_be_read_says_so(pandas):
     assert len(Windows(stations, 2)) == 1
 
 
-@pytest.mark.parametrize("kind", ["dates", "zone", "periods", "durations", "texts", "years"])
+@pytest.mark.parametrize(
+    "kind", ["dates", "zone", "periods", "durations", "texts", "years", "objects", "seconds"]
+)
 def test_an_index_in_reverse_is_refused(pandas, kind):
     index = {
         "dates": lambda: pandas.DatetimeIndex(DAYS),
@@ -682,6 +748,8 @@ def test_an_index_in_reverse_is_refused(pandas, kind):
         "durations": lambda: pandas.to_timedelta(np.arange(80), unit="h"),
         "texts": lambda: texts("%d/%m/%Y"),
         "years": lambda: range(1920, 2000),
+        "objects": lambda: DAYS.tolist(),  # of Python's datetime
+        "seconds": lambda: 1.7e9 + np.arange(80) * 3600.5,
     }[kind]()
     frame = pandas.DataFrame({"x": VALUES}, index=index)
     assert len(Windows(frame, 3)) == len(Windows(frame["x"], 3)) == 77
@@ -734,6 +802,13 @@ def test_an_index_with_dates_twice_at_irregular_distances_or_of_several_series(p
     with pytest.raises(ValueError, match="Expected one series, got several by its index"):
         Windows(stores, 3)
     assert len(Windows([one for _, one in stores.groupby(level=0)], 3)) == 2 * 37
+    for names in (["north", "south"], [3, 7]):
+        named = pandas.Series(VALUES, np.repeat(names, 40))
+        with pytest.raises(ValueError, match=r"Expected one series, got several by its index"):
+            Windows(named, 3)
+        assert len(Windows([one for _, one in named.groupby(level=0)], 3)) == 2 * 37
+    assert len(Windows(pandas.Series(VALUES, np.repeat(range(1980, 2000), 4)), 3)) == 77  # quarters
+    assert len(Windows(pandas.Series(VALUES, ["on", "off"] * 40), 3)) == 77
     missing = pandas.DatetimeIndex([*DAYS[:40], pandas.NaT, *DAYS[41:]])
     with pytest.raises(ValueError, match="in the order of time, got NaT behind"):
         Windows(pandas.Series(VALUES, missing), 3)
@@ -755,6 +830,13 @@ def test_a_column_of_dates_tells_the_times_where_the_index_does_not(pandas):
             f.forecast(make({"x": VALUES, "date": dates[::-1]}))
         with pytest.raises(ValueError, match="367 days after the row before, where 1 day is usual"):
             f.backtest(make({"x": VALUES, "date": dates[:50] + later}))
+        with pytest.raises(ValueError, match="Expected rows in the order of time"):
+            f.forecast(make({"date": list(map(str, dates[::-1])), "x": VALUES}))
+        if make.__module__ != "pyarrow.lib":
+            parts = split_at_gaps(make({"x": VALUES, "date": dates[:50] + later}))
+            assert [part["x"].to_numpy().tolist() for part in parts] == [
+                VALUES[:50].tolist(), VALUES[50:].tolist(),
+            ]  # fmt: skip
 
 
 def test_working_days_and_changes_of_the_clock_are_no_gaps(pandas):

@@ -1,10 +1,13 @@
 """What a series is, read: an array (T, F), the names of its columns and the times of its rows."""
 
+import contextlib
+import datetime
+
 import numpy as np
 
 from ..arrays import as_array, column_names
 from ..parameters import check_size, listed
-from ..times import breaks, looks_like_a_date, read_times, span
+from ..times import are_runs, breaks, looks_like_a_date, read_times, span
 
 
 def check_list(series):
@@ -89,18 +92,15 @@ def _position(what, column, names, count):
 
 
 def times_of(series):
-    """The times of a series' rows, or None: dates or whole numbers in the index of pandas, or else
-    the first column of dates.
+    """The times of a series' rows, or None: dates or numbers in the index of pandas, or else the
+    first column of dates.
     """
     index = getattr(series, "index", None)
     if not hasattr(index, "nlevels"):
         return _column_of_dates(series)
     if index.nlevels > 1:
         if any(len(index.get_level_values(n).unique()) > 1 for n in range(index.nlevels - 1)):
-            raise ValueError(
-                f"Expected one series, got several by its index {list(index.names)}: pass a list, "
-                "as [one for _, one in table.groupby(level=0)]"
-            )
+            raise ValueError(_several(index))
         index = index.get_level_values(-1)
     if hasattr(index, "to_timestamp"):
         index = index.to_timestamp()
@@ -110,9 +110,10 @@ def times_of(series):
         index = local if by_day else index.tz_convert(None)
     if index.dtype.kind in "mM":
         return index.to_numpy()
-    if len(index) and all(isinstance(label, str) for label in index):
+    if len(index) and all(isinstance(label, (str, datetime.date)) for label in index):
+        labels = list(map(str, index))
         try:
-            times = read_times(list(index)) if looks_like_a_date(index[0]) else None
+            times = read_times(labels) if looks_like_a_date(labels[0]) else None
         except ValueError as error:
             fault = str(error).partition(": give ")[0]
             raise ValueError(
@@ -122,16 +123,33 @@ def times_of(series):
         if times is not None:
             return times.values
     dates = _column_of_dates(series)
-    return index.to_numpy() if dates is None and index.dtype.kind in "iu" else dates
+    if dates is not None:
+        return dates
+    values = index.to_numpy()
+    if values.dtype.kind in "iuOSUT" and len(values) and are_runs(values):
+        raise ValueError(_several(index))
+    return values if values.dtype.kind in "iuf" else None
+
+
+def _several(index):
+    return (
+        f"Expected one series, got several by its index {list(index.names)}: pass a list, as "
+        "[one for _, one in table.groupby(level=0)]"
+    )
 
 
 def _column_of_dates(series):
-    """The values of the first column that holds dates, or None."""
+    """The values of the first column that holds dates, or texts that are plainly some, or None."""
     for name in column_names(series) or ():
         column = series[name]
         kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
         if kind.startswith(("date", "timestamp")):
             return np.asarray(column, "M8[us]")
+        text = kind.startswith(("obj", "str", "large_string"))
+        if text and looks_like_a_date(str(next(iter(column), ""))):
+            with contextlib.suppress(ValueError):  # days and months that cannot be told apart
+                if (times := read_times(list(map(str, column)))) is not None:
+                    return times.values
     return None
 
 
@@ -146,8 +164,8 @@ def check_order(series, gaps=True):
         row = int(early.argmax()) + 1
         raise ValueError(
             f"Expected rows in the order of time, got {times[row]} behind {times[row - 1]}, in row "
-            f"{row}: sort them, as by series.sort_index(), or make a list of them if they are of "
-            "several series"
+            f"{row}: sort them, as by series.sort_index() or by the column of dates, or make a "
+            "list of them if they are of several series"
         )
     if not gaps or not dates:
         return

@@ -135,7 +135,7 @@ class Windows:
 
     def _checked_weights(self, weights):
         """Weights as an array, one a sample, or as a list of arrays, one a step of each series."""
-        if not isinstance(weights, (list, tuple)):
+        if not (isinstance(weights, (list, tuple)) and any(map(np.ndim, weights))):
             weights = as_array(weights, "weights")
             if weights.shape == (len(self),):
                 return weights
@@ -305,7 +305,7 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
 
 
 def split_at_gaps(series):
-    """Cut series with an index of dates where rows are missing or repeated.
+    """Cut series with an index, or a column, of dates where rows are missing or repeated.
 
     Parameters
     ----------
@@ -321,7 +321,7 @@ def split_at_gaps(series):
     ValueError
         If rows are not in the order of time.
     TypeError
-        If there is no index of dates.
+        If there are no dates.
 
     Notes
     -----
@@ -342,9 +342,12 @@ def split_at_gaps(series):
     check_order(series, gaps=False)
     times = times_of(series)
     if times is None or times.dtype.kind not in "mM":
-        raise TypeError("Expected a series with an index of dates, which tells where gaps are")
+        raise TypeError(
+            "Expected a series with a column or an index of dates, which tells where gaps are"
+        )
     bounds = [0, *breaks(times)[0].tolist(), len(times)]
-    return [series.iloc[start:stop] for start, stop in itertools.pairwise(bounds)]
+    rows = getattr(series, "iloc", series)
+    return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def _as_slice(columns):
