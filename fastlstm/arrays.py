@@ -140,9 +140,10 @@ def _as_column(column):
     if hasattr(column, "iloc"):
         if column.dtype.kind not in "biuf":
             return None
-        if isinstance(column.dtype, np.dtype):
-            return column.to_numpy()
-        return column.to_numpy("float64", na_value=np.nan)  # pandas' own types
+        values = column.to_numpy()
+        if values.dtype.kind in "biuf":
+            return values
+        return column.to_numpy("float64", na_value=np.nan)  # pandas' own types, some missing
     array = np.asarray(column)
     if array.dtype.kind == "O" and {*map(type, array)} <= {bool, type(None)}:
         array = array.astype(float)  # of truth values some are missing

@@ -255,6 +255,9 @@ def test_sequences_refuse():
         ValueError,
         "Expected sequences of shape (T_i, F) with one F, or (T_i,), got [(2, 2), (3, 2), (4, 3)]",
     )
+    for words in (np.array(["yes", "no"]), np.array(["yes", "no"], object)):
+        with pytest.raises(ValueError, match=r"class indices, integers from 0, got .*np\.unique"):
+            Sequences(sequences, words)
     _check(
         lambda: Sequences([], []),
         ValueError,

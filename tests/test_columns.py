@@ -204,6 +204,9 @@ def test_pandas_own_types_are_numbers():
     np.testing.assert_array_equal(Arrays(frame, expected)[:].x, expected)
     np.testing.assert_array_equal(Windows(frame, 3, lead=0, inputs=[0, 1, 2])[:].x[0], expected)
     np.testing.assert_array_equal(Arrays(frame["i"], expected)[:].x, expected[:, 0])
+    classes = pandas.Series([2, 0, 1], dtype="Int64")  # none is missing: they stay integers
+    assert Arrays(expected, classes).y.dtype == np.int64
+    assert Sequences(list(expected), classes)[:].y.dtype == np.int64
     for name, others in {"category": "category", "text": object, "words": "string"}.items():
         frame[name] = pandas.Series([1, 2, 3]).astype(others)
     with pytest.raises(ValueError, match=r"got others in \['category', 'text', 'words'\]"):

@@ -162,6 +162,9 @@ def test_what_a_forecast_does_not_use_need_not_be_there():
     np.testing.assert_array_equal(f.forecast(SERIES[:, [2, 0]]), expected)
     frame = pandas.DataFrame(SERIES, columns=["a", "b", "c"])
     np.testing.assert_array_equal(f.forecast(frame[["a", "c"]]), expected)
+    np.testing.assert_array_equal(f.forecast(frame[["a", "b", "c", "b"]]), expected)
+    with pytest.raises(ValueError, match=r"columns \['a', 'c'\] once, got more of \['a'\]"):
+        f.forecast(frame[["a", "c", "a"]])
     one = forecaster(columns=["a", "b", "c"], inputs=["c"], targets=["b"])
     np.testing.assert_array_equal(one.forecast(frame["c"]), one.forecast(SERIES))
     with pytest.raises(ValueError, match=r"columns \['c'\], got a DataFrame without \['c'\]"):

@@ -405,6 +405,14 @@ def check_indices(indices, count):
 
 def _as_targets(value, name):
     """Return targets as an array; TypeError, which says what becomes of words, if they are some."""
+    dtype = getattr(value, "dtype", None)
+    if getattr(dtype, "kind", None) in ("O", "U", "T"):  # of arrays and of columns of pandas
+        if np.size(value) and isinstance(np.ravel(value)[0], str):
+            raise ValueError(
+                f"Expected {name} to hold numbers, or class indices, integers from 0, got {dtype} "
+                f"of shape {np.shape(value)}. Labels become indices by np.unique(labels, "
+                "return_inverse=True)[1]"
+            )
     try:
         return as_array(value, name)
     except TypeError as fault:

@@ -285,6 +285,8 @@ class Forecaster:
         used = sorted(used)
         if self.columns is not None and names and names != list(range(len(names))):
             wanted = [self.columns[n] for n in used]
+            if twice := [name for name in wanted if names.count(name) > 1]:
+                raise ValueError(f"Expected the columns {wanted} once, got more of {twice}")
             if missing := [name for name in wanted if name not in names]:
                 raise ValueError(
                     f"Expected the columns {wanted}, got a DataFrame without {missing}"
