@@ -495,7 +495,7 @@ BAD = {
     ),
     "word_labels": (
         {"data": (x, np.array(["yes"] * N)), "loss": CrossEntropyLoss()}, ValueError,
-        r"class indices, integers .* got <U3 of shape \(8,\)\. Labels become indices by np.uni",
+        r"class indices, integers .* got <U3 of shape \(22,\)\. Labels become indices by np.uni",
     ),
     "shuffle": ({"shuffle": 1}, TypeError, "shuffle should be of type bool"),
     "seed": ({"seed": -1}, ValueError, "seed must be at least 0"),
