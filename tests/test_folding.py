@@ -145,6 +145,7 @@ def test_pruning_is_exact():
     [
         ("module.", ""),  # fastai: the raw weight stands outside the module
         ("rnns.0.module.", "rnns.0."),
+        ("enc.layer.", "enc."),  # a wrapper of one's own
         ("module.", "module."),  # Salesforce's awd-lstm: inside
         ("rnn.", "rnn."),
         ("", ""),

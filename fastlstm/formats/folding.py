@@ -36,14 +36,19 @@ def fold(state):
     faults : dict of str -> str
         By the prefix of the layer, why one of its parameters cannot be told.
     """
-    lstms = {name.rpartition("weight_ih")[0] for name in state}
+    matches = (NAME.fullmatch(name) for name in state)
+    lstms = {match[1] for match in matches if match and "_" in match[2]}
+    wrapped = {}  # prefix of a layer -> the LSTMs right inside it
+    for prefix in lstms - {""}:
+        wrapped.setdefault(prefix[:-1].rpartition(".")[0], []).append(prefix)
     pieces, owner, names = {}, {}, {}  # parameter -> kind of piece -> array; piece -> parameter
     for name, array in state.items():
         match = None if NAME.fullmatch(name) else _PIECE.fullmatch(name)
         if match:
             prefix, local, kind = match[1], match[2] or match[4], match[3] or match[5]
-            if kind == "raw" and prefix + local not in state and f"{prefix}module." in lstms:
-                prefix += "module."  # which weight drop wraps
+            inside = wrapped.get(prefix.removesuffix("."), [])
+            if kind == "raw" and prefix not in lstms and len(inside) == 1:
+                prefix = inside[0]  # which weight drop wraps
             owner[name] = parameter = prefix + local
             pieces.setdefault(parameter, {})[kind] = array
             names.setdefault(parameter, []).append(name)
