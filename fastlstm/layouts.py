@@ -47,7 +47,7 @@ def as_torch(kernel, recurrent_kernel, bias, layout):
     gates, *axes = _LAYOUTS[layout]
     order = [gates.index(gate) for gate in "ifgo"]
     given = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
-    arrays = {name: _array(name, value) for name, value in given.items() if value is not None}
+    arrays = {n: _array(n, a) for n, a in given.items() if a is not None or n != "bias"}
     axes = dict(zip(given, axes, strict=True))
     if "bias" in arrays and (layout, arrays["bias"].ndim) == ("torch", 2):
         axes["bias"] = ("2", "4H")

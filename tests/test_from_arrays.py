@@ -229,6 +229,13 @@ def test_what_does_not_fit_is_refused_with_what_is_expected(layout, changed, mes
         LSTM.from_arrays(**given, layout=layout)
 
 
+@pytest.mark.parametrize("name", [KERNEL, RECURRENT])
+def test_a_kernel_cannot_be_left_out(name):
+    given = dict(zip((KERNEL, RECURRENT, BIAS), LAYOUTS["torch"], strict=True)) | {name: None}
+    with pytest.raises(TypeError, match=f"^{name} must be an array of numbers, got NoneType"):
+        LSTM.from_arrays(**given)
+
+
 def test_a_saved_bridge_is_an_lstm_as_any(tmp_path):
     lstm = LSTM.from_arrays(*LAYOUTS["keras"], layout="keras", batch_first=True)
     fastlstm.save(lstm, tmp_path / "x.npz")
