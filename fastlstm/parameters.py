@@ -303,6 +303,8 @@ class Layer:
                 raise ValueError(
                     f"{name} must have shape {self._views[name].shape}, got {value.shape}"
                 )
+            if not _fits(value, self.dtype):
+                raise ValueError(f"{name} holds numbers beyond {self.dtype}")
         with np.errstate(under="ignore"):
             for name, value in values.items():
                 self._views[name][...] = value
@@ -398,6 +400,8 @@ class Layer:
                 )
             if not _holds_floats(array):
                 faults.append(f"type mismatch for {name}: expected floats, got {array.dtype}.")
+            elif not _fits(array, layer.dtype):
+                faults.append(f"{name} holds numbers beyond {layer.dtype}.")
         if faults:
             if len(faults) > 20:
                 faults[20:] = [f"And {len(faults) - 20} faults more."]
@@ -434,10 +438,10 @@ class Layer:
         """
         dtype, model = check_dtype(dtype), copy.deepcopy(self)
         for _, layer in model.named_layers():
-            with np.errstate(over="ignore", under="ignore"):
-                flat = layer._flat.astype(dtype)
-            if not np.array_equal(np.isinf(flat), np.isinf(layer._flat)):
+            if not _fits(layer._flat, dtype):
                 raise ValueError(f"{type(layer).__name__} holds numbers beyond {dtype}")
+            with np.errstate(under="ignore"):
+                flat = layer._flat.astype(dtype)
             layer.__setstate__({**layer.__getstate__(), "dtype": dtype, "_flat": flat})
         return model
 
@@ -513,6 +517,14 @@ def _views_of(flat, shapes):
 
 def _holds_floats(array):
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _fits(array, dtype):
+    """Tell whether floats stay what they are, but for rounding, in another precision."""
+    if array.dtype.itemsize <= dtype.itemsize:
+        return True
+    with np.errstate(all="ignore"):
+        return np.array_equal(np.isinf(array.astype(dtype)), np.isinf(array))
 
 
 def as_parameter(value, name):
