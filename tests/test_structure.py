@@ -226,6 +226,24 @@ def test_load_state_dict_not_strict():
     np.testing.assert_array_equal(lstm.bias_ih_l0, before["bias_ih_l0"])
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_numbers_beyond_float32_are_not_taken(tmp_path, strict):
+    wide = fastlstm.Linear(2, 1, dtype="float64")
+    wide.weight, wide.bias = [[3.0, 4.0]], [1e300]
+    model = fastlstm.Linear(2, 1, seed=0)
+    before = model.state_dict()
+    with pytest.raises(ValueError, match="bias holds numbers beyond float32"):
+        model.load_state_dict(wide.state_dict(), strict)
+    with pytest.raises(ValueError, match="bias holds numbers beyond float32"):
+        model.bias = wide.bias
+    fastlstm.save(wide, tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="x.npz: .*\n.*bias holds numbers beyond float32"):
+        fastlstm.load(tmp_path / "x.npz", dtype="float32")
+    assert_same(model.state_dict(), before)
+    model.bias = np.array([-np.inf])  # is what it is in any precision
+    assert model.bias == [-np.inf]
+
+
 # Another precision
 
 
@@ -393,6 +411,7 @@ def infer(state, ordered=True):
 
 
 LSTM_23 = lstm("lstm", 2, 3)
+CELL = {"weight_ih": (12, 2), "weight_hh": (12, 3)}
 FC = linear("fc", 3, 4)
 
 
@@ -657,6 +676,39 @@ def test_every_advice_works(tmp_path):
     assert_same(model.state_dict(), fastlstm.load_state(path))
 
 
+def test_advice_where_something_cannot_be_run(tmp_path):
+    crf = state_of({"crf.transitions": (4, 4), "start": (4,), "end": (4,)})
+    path = write(tmp_path / "x.npz", embedding("embed", 9, 2) | LSTM_23 | FC | crf)
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(path)
+    order = ["embed", "lstm", "fc"]
+    assert f"order={order}) if they run one after the other so without 'crf', 'start', 'end', " in (
+        str(error.value)
+    )
+    assert str(error.value).endswith(
+        'fastlstm.save(model, "model.npz") then keeps it, for the command line too'
+    )
+    with pytest.warns(UserWarning, match="left out of the file: 'crf', 'start', 'end'$"):
+        model = fastlstm.load(path, order=order, batch_first=True)
+    fastlstm.save(model, tmp_path / "model.npz")
+    tokens = np.array([[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(fastlstm.load(tmp_path / "model.npz")(tokens), model(tokens))
+
+
+def test_into_a_model_that_lacks_something(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {n: torch.from_numpy(a) for n, a in (LSTM_23 | state_of({"lstm.h0": (3,)})).items()}
+    torch.save({"model": state, "ema": state}, path := tmp_path / "x.pt")
+    model = fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3)})
+    with pytest.raises(ValueError, match='Unexpected key.*"lstm.h0"') as error:
+        fastlstm.load(path, key="ema", into=model)
+    advice = str(error.value).split("\n\t")[-1]
+    call = advice.partition(" leaves out what the model lacks, and returns its names.")[0]
+    found = eval(call, {"fastlstm": fastlstm, "path": path, "model": model})
+    assert found == ([], ["lstm.h0"])
+    assert_same(model.state_dict(), LSTM_23)
+
+
 def test_advice_about_a_part_of_a_nested_state_dict(tmp_path):
     torch = pytest.importorskip("torch")
     net = {f"net.{name}": torch.from_numpy(array) for name, array in HEAD.items()}
@@ -794,6 +846,15 @@ def test_an_order_leaves_out_what_cannot_be_run_aloud(tmp_path):
         fastlstm.load(path, order=["lstm", "norm", "fc"])
 
 
+def test_an_order_says_which_numbers_it_leaves_out(tmp_path):
+    path = write(tmp_path / "x.npz", HEAD | {"temperature": np.array(2.0)})
+    model = fastlstm.load(path, order=["fc1", "rnn.lstm", "fc2"])
+    assert "(left out of the file: 'temperature')" in repr(model)
+    state = {f"net.{name}": array for name, array in (LSTM_23 | FC).items()}
+    path = write(tmp_path / "x.npz", state | {"net.step": np.array(2), "steps": np.array(3)})
+    assert "left out of the file: 'step')" in repr(fastlstm.load(path, prefix="net"))
+
+
 def test_an_order_where_a_matrix_may_be_two_things(tmp_path):
     path = write(tmp_path / "x.npz", embedding("e", 2, 2) | LSTM_23)
     with pytest.raises(ValueError, match="a matrix may be a Linear or an Embedding"):
@@ -835,6 +896,14 @@ def test_prefix_takes_any_part(tmp_path, suffix):
         fastlstm.load(path, prefix="fc")
     with pytest.raises(TypeError, match="prefix must be a string, got int"):
         fastlstm.load(path, prefix=1)
+
+
+@pytest.mark.parametrize("name", ["linear", "fc", "fc_2", "lm_head", "out_proj", "dense1"])
+def test_the_name_tells_a_linear_without_bias(tmp_path, name):
+    path = write(tmp_path / "x.npz", LSTM_23 | linear(name, 3, 4, bias=False))
+    part = fastlstm.load(path, prefix=name)
+    assert repr(part) == "Linear(in_features=3, out_features=4, bias=False)"
+    np.testing.assert_array_equal(part.weight, linear(name, 3, 4, bias=False)[f"{name}.weight"])
 
 
 def test_prefix_of_what_cannot_be_run(tmp_path):
@@ -964,7 +1033,7 @@ def test_load_lstm_tells_a_gru_from_an_lstm(tmp_path):
     with pytest.raises(ValueError, match="'gru' is a GRU, not an LSTM"):
         fastlstm.load_lstm(path, prefix="gru")
     plain = state_of({"weight_ih": (3, 2), "weight_hh": (3, 3)})
-    with pytest.raises(ValueError, match="'' is a plain RNN, not an LSTM"):
+    with pytest.raises(ValueError, match="^it is a plain RNN, not an LSTM"):
         infer(plain)
     projected = {"weight_ih_l0": (12, 2), "weight_hh_l0": (12, 1), "weight_hr_l0": (1, 3)}
     projected |= {"bias_ih_l0": (12,), "bias_hh_l0": (12,)}
@@ -992,6 +1061,28 @@ def test_load_lstm_of_a_cell(tmp_path, suffix, bias):
     lstm = fastlstm.load_lstm(path, batch_first=True, dtype="float64")
     assert repr(lstm) == f"LSTM(2, 3{'' if bias else ', bias=False'}, batch_first=True)"
     np.testing.assert_array_equal(lstm.weight_hh_l0, cell.weight_hh)
+
+
+def test_load_lstm_says_what_it_leaves_beside_the_lstm(tmp_path):
+    for name in ("h0", "w_ci", "lora_A"):
+        path = write(tmp_path / "x.npz", LSTM_23 | state_of({f"lstm.{name}": (1, 3)}))
+        with pytest.warns(UserWarning, match=f"x.npz: what '{name}' beside the LSTM's own"):
+            assert_same(fastlstm.load_lstm(path).state_dict(), lstm("", 2, 3))
+
+
+@pytest.mark.parametrize(
+    "state, inside",
+    [  # torch's own example of a layer-normalised cell; LoRA of one weight
+        (state_of(CELL | {"ln.weight": (12,)}, "cell."), "cell.ln"),
+        (state_of(CELL | {"ln.weight": (12,)}), "ln"),
+        (LSTM_23 | state_of({"lstm.weight_hh_l0.scale": (12, 1)}), "lstm.weight_hh_l0"),
+    ],
+)
+def test_an_lstm_with_strange_things_inside_is_refused(tmp_path, state, inside):
+    path = write(tmp_path / "x.npz", state)
+    for call in (fastlstm.load_lstm, fastlstm.load):
+        with pytest.raises(ValueError, match=f"what '{inside}' does inside the LSTM.* is not kn"):
+            call(path)
 
 
 def test_an_lstm_goes_before_a_cell(tmp_path):

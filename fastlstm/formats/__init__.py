@@ -15,7 +15,7 @@ from ..engines import choose, threads
 from ..files import written_aside
 from ..layers import Last
 from ..lstm import LSTM
-from ..parameters import Layer, check_batch_first, check_dtype, quoted
+from ..parameters import Layer, check_batch_first, check_dtype, quoted, short
 from . import foreign, inference, npz, safetensors, structure, torch_pt
 from .folding import fold
 from .source import Source, State, file_name, opened
@@ -133,7 +133,16 @@ def load(
             arrays = _state_for(into, state, prefix)
             told = state.batch_first if description is None else structure.layouts(description)
             _agree(into, told, _dotted(prefix))
-            into.load_state_dict(arrays)
+            try:
+                into.load_state_dict(arrays)
+            except ValueError as fault:
+                if prefix is not None or arrays.keys() <= into.state_dict().keys():
+                    raise
+                where = inference.called_with(key)
+                raise ValueError(
+                    f"{fault}\n\tmodel.load_state_dict(fastlstm.load_state({where}), strict=False) "
+                    "leaves out what the model lacks, and returns its names."
+                ) from fault
             return into.eval()
         if description is not None:
             if order is not None:
@@ -147,7 +156,8 @@ def load(
             description, arrays, untold = inference.infer(parts, form.ORDERED)
         else:
             description, arrays, left = inference.arrange(parts, order, form.ORDERED)
-            untold = f"left out of the file: {quoted(left)}" if left else ""
+            unused = [*left, *parts.numbers]
+            untold = f"left out of the file: {quoted(unused)}" if unused else ""
         model = _fill(description, arrays, batch_first, dtype, engine)
     if untold:
         model._untold = untold
@@ -188,6 +198,11 @@ def load_lstm(
     TypeError
         If the prefix is not a string.
 
+    Warns
+    -----
+    UserWarning
+        If arrays of other names beside the LSTM's own, as a learnt first state, are left out.
+
     Examples
     --------
     >>> import os, tempfile
@@ -201,13 +216,18 @@ def load_lstm(
         state, description, _ = _read(path, key, origin, _OF_AN_LSTM)
         if prefix is not None:
             state.require(_dotted(prefix), _LOCAL)
-        name, part = inference.find_lstm(inference.find_parts(state), prefix)
+        parts = inference.find_parts(state)
+        name, part = inference.find_lstm(parts, prefix)
         state.require(_dotted(name), _LOCAL)
         if description is not None:
             lstm = _layer(_fill(description, state, batch_first, dtype, engine), name)
             if isinstance(lstm, LSTM):
                 return lstm
-        return _fill(*inference.as_lstm(part), batch_first, dtype, engine)
+        lstm = _fill(*inference.as_lstm(part), batch_first, dtype, engine)
+    if left := [other for other in parts[name].arrays if other not in part.arrays]:
+        what = f"what {quoted(left)} beside the LSTM's own parameters does is not known"
+        warnings.warn(f"{file_name(path)}: {what}; left out", stacklevel=2)
+    return lstm
 
 
 def load_state(path, *, key=None):
@@ -370,7 +390,7 @@ def _layer(model, prefix):
     layers = {prefix[:-1]: layer for prefix, layer in model.named_layers()}
     prefix = prefix.removesuffix(".")
     if prefix not in layers:
-        raise ValueError(f"nothing has the prefix {prefix!r}; there are {quoted(layers)}")
+        raise ValueError(f"nothing has the prefix {short(prefix)}; there are {quoted(layers)}")
     return layers[prefix]
 
 

@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from typing import NamedTuple
 
 from ..layers import Last, Sequential
-from ..parameters import Layer, quoted
+from ..parameters import Layer, quoted, short
 from . import structure
 from .folding import NAME, fold
 
@@ -20,6 +20,7 @@ _MOST_CHAINED = 8  # layers, whose orders are all tried
 _MOST_COMPARED = 100  # chains
 _CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
 _EMBEDDING = re.compile(r"(.*_)?emb(ed(ding)?s?)?\d*", re.IGNORECASE)
+_LINEAR = re.compile(r"(.*_)?(fc|lin(ear)?|dense|proj(ection)?|head)_?\d*", re.IGNORECASE)
 _NEITHER_TELLS = "activations, dropout and which output is used"
 
 
@@ -48,6 +49,9 @@ class Part(NamedTuple):
         return f"not known here: {', '.join(shapes)}{', ...' if len(self.arrays) > 5 else ''}"
 
 
+_NOTHING = Part({}, [], "")
+
+
 class Parts(dict):
     """Parts by the names of their layers.
 
@@ -62,6 +66,11 @@ class Parts(dict):
         """A call that loads these parts with one option more."""
         prefix = f"prefix={self.prefix!r}, " if self.prefix else ""
         return f"fastlstm.load({self.path}, {prefix}{option})"
+
+
+def called_with(key):
+    """The first arguments of a call that reads the state dict of this key."""
+    return "path" if key is None else f"path, key={key!r}"
 
 
 class Link(NamedTuple):
@@ -98,7 +107,7 @@ def find_parts(state, key=None):
             numbers.append(name)
     for prefix in faults:
         groups.setdefault(prefix, {})
-    parts = Parts(path="path" if key is None else f"path, key={key!r}", numbers=numbers)
+    parts = Parts(path=called_with(key), numbers=numbers)
     for prefix, arrays in groups.items():
         fault, readings = faults.get(prefix, ""), []
         if not fault:
@@ -110,7 +119,21 @@ def find_parts(state, key=None):
             except ValueError as error:
                 fault = str(error)
         parts[prefix[:-1]] = Part(arrays, readings, fault)
+    _refuse_made(parts)
     return parts
+
+
+def _refuse_made(parts):
+    """Refuse LSTMs with something inside that nobody knows: a cell's norms, a weight's own parts.
+
+    Beside a whole LSTM other things may stand inside its layer, as what is done with its output.
+    """
+    for name in [name for name, part in parts.items() if name and not part.readings]:
+        owner, _, own = name.rpartition(".")
+        kinds = {_kind(Link(owner, reading)) for reading in parts.get(owner, _NOTHING).readings}
+        if kinds == {"LSTMCell"} or (kinds == {"LSTM"} and own.startswith(("weight_", "bias_"))):
+            fault = f"what {short(name)} does inside the {kinds.pop()} {short(owner)} is not known"
+            parts[owner] = Part(parts[owner].arrays, [], fault)
 
 
 def within(parts, name):
@@ -121,8 +144,11 @@ def within(parts, name):
         return Parts({"": parts[name]}, parts.path, full)
     inner = {n[len(name) + 1 :]: p for n, p in parts.items() if n.startswith(name + ".")}
     if not inner and name:
-        raise ValueError(f"nothing has the prefix {name!r}; there are {quoted(parts) or 'none'}")
-    return Parts(inner, parts.path, full) if inner else parts
+        raise ValueError(
+            f"nothing has the prefix {short(name)}; there are {quoted(parts) or 'none'}"
+        )
+    numbers = [n[len(name) + 1 :] for n in parts.numbers if n.startswith(name + ".")]
+    return Parts(inner, parts.path, full, numbers) if inner else parts
 
 
 def find_lstm(parts, prefix):
@@ -147,7 +173,7 @@ def find_lstm(parts, prefix):
             raise ValueError(parts[prefix].fault)
         if prefix not in found:
             raise ValueError(
-                f"no LSTM has the prefix {prefix!r}; there are {quoted(found) or 'none'}"
+                f"no LSTM has the prefix {short(prefix)}; there are {quoted(found) or 'none'}"
             )
         return prefix, found[prefix]
     if len(found) > 1:
@@ -199,11 +225,12 @@ def _readings(prefix, arrays):
     (rows, columns), dtype = arrays["weight"].shape, str(arrays["weight"].dtype)
     sizes = {"in_features": columns, "out_features": rows}
     linear = {"layer": "Linear", **sizes, "bias": "bias" in arrays, "dtype": dtype}
-    if "bias" in arrays:
+    own_name = prefix[:-1].split(".")[-1]
+    if "bias" in arrays or _LINEAR.fullmatch(own_name):
         return [Reading(columns, rows, linear)]
     sizes = {"num_embeddings": rows, "embedding_dim": columns}
     embedding = {"layer": "Embedding", **sizes, "padding_idx": None, "dtype": dtype}
-    if _EMBEDDING.fullmatch(prefix[:-1].split(".")[-1]):
+    if _EMBEDDING.fullmatch(own_name):
         return [Reading(None, columns, embedding)]
     return [Reading(columns, rows, linear), Reading(None, columns, embedding)]
 
@@ -239,7 +266,7 @@ def _refuse_others(prefix, arrays):
     gates = matrix.shape[0] / matrix.shape[1]
     if gates in (1, 3):
         kind = "a GRU" if gates == 3 else "a plain RNN"
-        raise ValueError(f"{prefix[:-1]!r} is {kind}, not an LSTM")
+        raise ValueError(f"{short(prefix[:-1]) if prefix else 'it'} is {kind}, not an LSTM")
 
 
 def _matrix(prefix, arrays, name):
@@ -311,7 +338,7 @@ def arrange(parts, order, ordered=True):
     arrays : dict of str -> ndarray
         Under the model's names.
     left : list of str
-        The parts of no known kind that the order leaves out.
+        The parts of no known kind that the order leaves out; of one without a name, its arrays.
 
     Raises
     ------
@@ -357,7 +384,7 @@ def arrange(parts, order, ordered=True):
             child += "_"
         children[child] = link.reading.description
         arrays |= {f"{child}.{name}": a for name, a in held.get(link.name, {}).items()}
-    return {"layer": "Sequential", "children": children}, arrays, left
+    return {"layer": "Sequential", "children": children}, arrays, _called(parts, left)
 
 
 def _as_given(layer):
@@ -484,17 +511,20 @@ def _unclear(parts, reason):
     """The error of parts whose order is not told: what there is, and how it can be said."""
     ways = [f"{parts.call('into=model')} loads it into a model of your own"]
     if order := _fitting_order(parts):
+        left = _called(parts, [name for name in parts if name not in order])
         ways.insert(
             0,
-            f"{parts.call(f'order={order!r}')} if they run one after the other so, with "
-            "fastlstm.ReLU(), fastlstm.Last() and the like in their places",
+            f"{parts.call(f'order={order!r}')} if they run one after the other so"
+            + (f" without {quoted(left)}" if left else "")
+            + ", with fastlstm.ReLU(), fastlstm.Last() and the like in their places",
         )
     if clear := [name for name, part in parts.items() if len(part.readings) == 1 and name]:
         one = Parts(path=parts.path).call(f"prefix={f'{parts.prefix}.{clear[0]}'.strip('.')!r}")
         ways.append(f"{one} takes one part alone")
     return ValueError(
         f"how its parts go together is not told by names and shapes: {reason}. It holds "
-        f"{_list(parts, parts) or 'no layers'}. Say it in one line: {'; '.join(ways)}"
+        f"{_list(parts, parts) or 'no layers'}. Say it in one line of Python: {'; '.join(ways)}; "
+        'fastlstm.save(model, "model.npz") then keeps it, for the command line too'
     )
 
 
@@ -519,6 +549,11 @@ def _fitting_order(parts):
 def _list(parts, names):
     shown = [f"{name!r} ({parts[name]})"[:300] for name in islice(names, 20)]
     return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _called(parts, names):
+    """What parts are called in a sentence: one without a name by its arrays."""
+    return [n for name in names for n in ([name] if name else parts[name].arrays)]
 
 
 def _kind(link):
