@@ -27,6 +27,7 @@ from .times import (
 
 _MISSING = ("", "?", "na", "n/a", "nan", "null", "none")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[ap]\.?m\.?)?", re.IGNORECASE | re.ASCII)
+_HOUR = re.compile(r"[01]?\d|2[0-3]", re.ASCII)
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 _PARTS_OF_DATES = "year", "month", "day", "hour", "minute"
 _SOME = 5  # as many places of many are named
@@ -240,7 +241,7 @@ class _File:
         """Keep the text of the group, of the first other column and of the first that has a date.
 
         A column of clock times behind a date belongs to it, and columns that are called year,
-        month, day, hour and minute make a date together.
+        month, day, hour and minute make a date together. Hours may belong to a date of one column.
         """
         free = [n for n in range(len(self.header)) if n not in places and n != self.group]
         first = 1 if self.group == 0 else 0
@@ -253,12 +254,14 @@ class _File:
             if _CLOCK.fullmatch(clock) and looks_like_a_date(f"{date} {clock}"):
                 self.parts[n] = [n, n + 1]
         self.dated = next((n for n in dates if n != self.first), None)
-        called = {self.header[n].lower(): n for n in reversed(free)}
+        called = {name.lower(): n for n, name in reversed([*enumerate(self.header)])}
         if not dates and {"year", "month"} <= called.keys():
             names = itertools.takewhile(called.__contains__, _PARTS_OF_DATES)
             self.dated = called["month"]  # the year may be the first column
             self.parts[self.dated] = [called[name] for name in names]
-        self.texts = {n: [] for n in (self.group, self.first, self.dated) if n is not None}
+        self.hour = called.get("hour") if dates else None
+        kept = self.group, self.first, self.dated, self.hour
+        self.texts = {n: [] for n in kept if n is not None}
 
     def _label(self, place, row):
         """The text of a column, and of those that belong to it."""
@@ -287,6 +290,7 @@ class _File:
 
     def times(self, place):
         """The times in a column, or None."""
+        self._add_hours(place)
         labels = self.texts[place]
         try:
             times = read_times(labels)
@@ -295,6 +299,17 @@ class _File:
         except ValueError as error:
             raise ValueError(f"{self.where(place)}: {error}") from None
         return times
+
+    def _add_hours(self, place):
+        """Add the column of hours to dates that are the same for hours on end."""
+        dates = self.texts[place]
+        if self.hour in (None, place) or _repeated(dates) <= _REPEATED:
+            return
+        hours = self.texts[self.hour]
+        if all(map(_HOUR.fullmatch, hours)) and looks_like_a_date(f"{dates[0]} 00:00"):
+            pairs = zip(dates, hours, strict=True)
+            self.texts[place] = [f"{date} {hour.zfill(2)}:00" for date, hour in pairs]
+            self.parts[place] = [place, self.hour]
 
     def _refuse_exceptions(self, labels):
         """Refuse a column of times of which some are missing, or are written otherwise."""
@@ -419,6 +434,11 @@ def _disorder(table, back, late):
     if table.group is None:
         sentence += ". Rows of several series need --group, the column that tells which"
     return sentence
+
+
+def _repeated(labels):
+    """The share of labels that are the same as the one before."""
+    return np.mean([a == b for a, b in itertools.pairwise(labels)] or [False])
 
 
 def _is_missing(text):

@@ -389,6 +389,32 @@ def test_the_parts_of_a_date_may_be_columns(names, unit, then, first):
                 read_table("x.csv", ["x"])
 
 
+def test_hours_may_stand_beside_dates():
+    hours = np.arange("2024-02-28T20", "2024-03-03T04", dtype="M8[h]").tolist()
+    dates, clock = [f"{h:%d.%m.%Y}" for h in hours], [h.hour for h in hours]
+    for columns, names in (
+        ((dates, clock, VALUES), ("date", "hour", "x")),
+        ((clock, dates, VALUES), ("Hour", "date", "x")),
+        ((VALUES, dates, clock), ("x", "date", "HOUR")),
+    ):
+        write(*columns, names=names)
+        for used in (["x"], ["x", names[0]] if names[0] == "Hour" else ["x"]):
+            table = read_table("x.csv", used)
+            assert table.times.astype("M8[h]").tolist() == hours and not table.notes
+            assert table.labels_from(80, 1) == ["03.03.2024 04:00"]
+    write(DAYS, clock, VALUES, names=("date", "hour", "x"))  # of a day's peak, say
+    assert read_table("x.csv", ["x"]).labels_from(80, 1) == [str(DAYS[-1] + 1)]
+
+
+@pytest.mark.parametrize("names", [("year", "month", "day", "hour"), ("year", "month")])
+def test_a_part_of_the_time_may_be_an_input_too(names):
+    times = np.arange("2019-04", "2025-12", dtype="M8[M]")[:80]
+    times = (times if len(names) == 2 else times[0].astype("M8[h]") + np.arange(80)).astype("M8[m]")
+    write(*([getattr(t, n) for t in times.tolist()] for n in names), VALUES, names=(*names, "x"))
+    table = read_table("x.csv", ["x", names[-1]])
+    assert table.times.astype("M8[m]").tolist() == times.tolist()
+
+
 def test_a_date_that_is_missing_or_of_another_form():
     labels = texts("%Y-%m-%d")
     for wrong in ("", "25/01/2024", "2024-02-03x"):
