@@ -69,7 +69,8 @@ class Times(NamedTuple):
     Parameters
     ----------
     values : ndarray of shape (T,)
-        datetime64, in UTC where the text tells an offset from it; or numbers.
+        datetime64, in UTC where the text tells an offset from it, unless each is at the same time
+        of its day; or numbers.
     write : callable
         What makes text of such values, in the form of the text that was read.
     """
@@ -283,6 +284,8 @@ def _dates(matches, order=None):
     if None in zones and len(zones) > 1:
         raise ValueError("some times have an offset from UTC, and others have none")
     offsets = {zone: _offset(zone) for zone in zones}
+    if len(np.unique(clock)) == 1:  # days of a calendar, over changes of the clock too
+        offsets = dict.fromkeys(zones, 0)
     away = np.array([offsets[zone] for zone in texts.get("z", [None])]).astype("m8[m]")
     return Times(values - away, _Writer(matches, texts, order, away[-1]))
 

@@ -106,6 +106,20 @@ def test_common_forms_are_read_and_written(first, second, third, moment):
     assert (np.diff(reversed_values) < np.timedelta64(0)).all()
 
 
+@pytest.mark.parametrize("clock", ["00:00:00", "17:30:00"])
+def test_days_go_on_over_changes_of_the_clock(clock):
+    for days in (DAYS, DAYS[np.is_busday(DAYS)]):
+        labels = [f"{day}T{clock}+0{1 + (day > np.datetime64('2024-03-30'))}:00" for day in days]
+        for count in (len(days), 50):  # the clock changes long before the end, or shortly before
+            times = read_times(labels[:count])
+            assert breaks(times.values)[0].tolist() == []
+            then = continued(times.values, 3)
+            assert (then.astype("M8[D]") == continued(days[:count], 3)).all()
+            assert times.write(then) == [
+                f"{day}T{clock}{labels[count - 1][-6:]}" for day in continued(days[:count], 3)
+            ]
+
+
 def test_decimal_years_and_months_after_a_point():
     months = read_times(["2023.11", "2023.12", "2024.01"])
     assert months.values.astype(str).tolist() == ["2023-11-01", "2023-12-01", "2024-01-01"]
@@ -872,6 +886,8 @@ def test_working_days_and_changes_of_the_clock_are_no_gaps(pandas):
     assert len(Windows(pandas.Series(VALUES, berlin), 3)) == 77
     hours = pandas.date_range("2024-03-30", periods=80, freq="h", tz="Europe/Berlin")
     assert len(Windows(pandas.Series(VALUES, hours), 3)) == 77
+    closes = pandas.bdate_range("2024-03-20 17:30", periods=80, tz="Europe/Berlin")
+    assert len(Windows(pandas.Series(VALUES, closes), 3)) == 77
     days = pandas.date_range("2024-03-20", periods=80, freq="D", tz="Europe/Berlin")
     assert len(Windows(pandas.Series(VALUES, days), 3)) == 77
     assert datetime.date(2024, 3, 31) in list(days.date)

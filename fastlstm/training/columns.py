@@ -106,7 +106,7 @@ def times_of(series):
         index = index.to_timestamp()
     if getattr(index, "tz", None) is not None:
         local = index.tz_localize(None)
-        by_day = (local == local.normalize()).all()
+        by_day = len((local - local.normalize()).unique()) == 1
         index = local if by_day else index.tz_convert(None)
     if index.dtype.kind in "mM":
         return index.to_numpy()
