@@ -80,6 +80,11 @@ class Layer:
         if name in self.__dict__.get("_views", {}):
             self._set({name: as_parameter(value, name)})
         elif self._lacks_parameter(name):
+            if name in self._parameter_names():
+                raise AttributeError(
+                    f"{short(name)} is a parameter of a layer inside the {type(self).__name__}: "
+                    "assign to it there, or by load_state_dict(..., strict=False)"
+                )
             raise AttributeError(
                 f"{type(self).__name__} has no parameter {short(name)} to assign to; it has "
                 f"{quoted(self._parameter_names()) or 'none'}"
