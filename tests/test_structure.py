@@ -129,8 +129,6 @@ LACKING = [
     (lambda: fastlstm.Tanh(), "weight", (3,)),
     (lambda: fastlstm.Last(), "bias", (3,)),
     (lambda: fastlstm.Sequential({"fc": fastlstm.Linear(2, 3)}), "weight", (3, 2)),
-    (lambda: fastlstm.Sequential({"fc": fastlstm.Linear(2, 3)}), "fc.weight", (3, 2)),
-    (lambda: fastlstm.Sequential({"fc": fastlstm.Linear(2, 3)}), "fc.bias", (3,)),
 ]
 
 
@@ -162,6 +160,15 @@ def test_a_sequential_takes_no_new_layers_and_no_layout():
         model.fc = fastlstm.Linear(2, 3)
     with pytest.raises(AttributeError, match="Sequential has no batch_first; .* layers inside it"):
         model.batch_first = True
+
+
+def test_a_parameter_is_assigned_to_in_its_own_layer():
+    model = fastlstm.Sequential({"net": fastlstm.Sequential(fastlstm.Linear(2, 3))})
+    with pytest.raises(AttributeError, match="^'net.0.bias' is a parameter of a layer inside the"):
+        setattr(model, "net.0.bias", np.ones(3))
+    model.net[0].bias = np.ones(3)
+    model.load_state_dict({"net.0.weight": np.ones((3, 2))}, strict=False)
+    assert all((array == 1).all() for array in model.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["weight_ih_l0", "bias", "hidden_size", "bias_hh_l0"])
@@ -1114,6 +1121,36 @@ def test_load_names_the_faults_of_an_lstm(tmp_path):
         ValueError, match="x.npz: an LSTM lacks 'weight_ih_l0'; it has 'weight_hh_l0'"
     ):
         fastlstm.load(write(path, state_of(shapes)))
+
+
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"weight_hh_l0": (8, 2)}, "'m.weight_hh_l0' must have shape (12, 3), got (8, 2)"),
+        ({"weight_ih_l0": (2, 12)}, "'m.weight_ih_l0' must have 4 rows for each unit, got (2, 12)"),
+        ({"weight_ih_l0": (0, 2)}, "'m.weight_ih_l0' must have 4 rows for each unit, got (0, 2)"),
+        ({"weight_ih_l0_reverse": (12, 2)}, "an LSTM lacks 'm.weight_hh_l0_reverse'; it has "),
+        ({"bias_ih_l1": (12,)}, "an LSTM lacks 'm.weight_ih_l1'; it has "),
+        ({"weight_hr_l0": (2, 3), "weight_hh_l0": (12, 1)}, "'m.weight_hh_l0' must have shape (12"),
+    ],
+)
+def test_what_an_lstm_lacks_is_named(tmp_path, changed, fault):
+    """And not how many numbers its structure needs."""
+    path = write(tmp_path / "x.npz", state_of(lstm_shapes(2, 3) | changed, "m."))
+    for call in (fastlstm.load, fastlstm.load_lstm):
+        with pytest.raises(ValueError, match=re.escape(fault)):
+            call(path)
+
+
+def test_weights_that_are_no_floats_are_named(tmp_path):
+    cell = {"weight_ih": np.ones((4, 2)), "weight_hh": np.ones((4, 1), "int8")}
+    for state in ({"weight": np.ones((2, 3), int)}, cell, {"weight_ih_l0": np.ones((4, 2), "c8")}):
+        name, wrong = next((n, a) for n, a in state.items() if a.dtype != float)
+        path = write(tmp_path / "x.npz", {f"m.{n}": array for n, array in state.items()})
+        with pytest.raises(
+            ValueError, match=f"x.npz: 'm.{name}' must hold floats, got {wrong.dtype}"
+        ):
+            fastlstm.load(path)
 
 
 # A checkpoint of a training

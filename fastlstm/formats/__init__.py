@@ -130,20 +130,8 @@ def load(
         state, description, form = _read(path, key, origin)
         state.require(_dotted(prefix) if description is None else "")
         if into is not None:
-            arrays = _state_for(into, state, prefix)
             told = state.batch_first if description is None else structure.layouts(description)
-            _agree(into, told, _dotted(prefix))
-            try:
-                into.load_state_dict(arrays)
-            except ValueError as fault:
-                if prefix is not None or arrays.keys() <= into.state_dict().keys():
-                    raise
-                where = inference.called_with(key)
-                raise ValueError(
-                    f"{fault}\n\tmodel.load_state_dict(fastlstm.load_state({where}), strict=False) "
-                    "leaves out what the model lacks, and returns its names."
-                ) from fault
-            return into.eval()
+            return _load_into(into, state, told, key, prefix)
         if description is not None:
             if order is not None:
                 raise ValueError("order= is for files that do not tell it; this one does")
@@ -355,6 +343,22 @@ def _check_into(model, **others):
         raise TypeError(f"into must be a layer, got {type(model).__name__}")
     if given := [name for name, value in others.items() if value is not None]:
         raise ValueError(f"{' and '.join(given)} cannot be given with into=: they are the model's")
+
+
+def _load_into(model, state, told, key, prefix):
+    arrays = _state_for(model, state, prefix)
+    _agree(model, told, _dotted(prefix))
+    try:
+        model.load_state_dict(arrays)
+    except ValueError as fault:
+        if prefix is not None or arrays.keys() <= model.state_dict().keys():
+            raise
+        where = inference.called_with(key)
+        raise ValueError(
+            f"{fault}\n\tmodel.load_state_dict(fastlstm.load_state({where}), strict=False) "
+            "leaves out what the model lacks, and returns its names."
+        ) from fault
+    return model.eval()
 
 
 def _state_for(model, state, prefix):

@@ -217,11 +217,14 @@ def _readings(prefix, arrays):
         return [Reading(d["input_size"], gives, d)]
     if {"weight_ih", "weight_hh"} <= arrays.keys() <= _CELL:
         inputs = _matrix(prefix, arrays, "weight_ih")
-        sizes = {"input_size": inputs.shape[1], "hidden_size": inputs.shape[0] // 4}
+        hidden = _units(prefix, "weight_ih", inputs)
+        _require(prefix, arrays, "weight_hh", (4 * hidden, hidden))
+        sizes = {"input_size": inputs.shape[1], "hidden_size": hidden}
         d = {"layer": "LSTMCell", **sizes, "bias": "bias_ih" in arrays, "dtype": str(inputs.dtype)}
         return [Reading(inputs.shape[1], None, d)]
     if not {"weight"} <= arrays.keys() <= {"weight", "bias"} or arrays["weight"].ndim != 2:
         return []
+    _matrix(prefix, arrays, "weight")
     (rows, columns), dtype = arrays["weight"].shape, str(arrays["weight"].dtype)
     sizes = {"in_features": columns, "out_features": rows}
     linear = {"layer": "Linear", **sizes, "bias": "bias" in arrays, "dtype": dtype}
@@ -243,17 +246,26 @@ def _lstm(prefix, arrays):
         raise ValueError(
             f"an LSTM has layer {max(layers)}, but lacks {f'{prefix}weight_ih_l{gap}'!r}"
         )
-    projected = "weight_hr_l0" in arrays
+    hidden = _units(prefix, "weight_ih_l0", inputs)
+    bidirectional = any(name.endswith("_reverse") for name in arrays)
+    projected = len(_matrix(prefix, arrays, "weight_hr_l0")) if "weight_hr_l0" in arrays else 0
+    ends, gives = ("", "_reverse")[: 1 + bidirectional], projected or hidden
+    for end in (f"_l{n}{end}" for n in range(len(layers)) for end in ends):
+        takes = inputs.shape[1] if end in ("_l0", "_l0_reverse") else len(ends) * gives
+        _require(prefix, arrays, f"weight_ih{end}", (4 * hidden, takes))
+        _require(prefix, arrays, f"weight_hh{end}", (4 * hidden, gives))
+        if projected:
+            _require(prefix, arrays, f"weight_hr{end}", (projected, hidden))
     return {
         "layer": "LSTM",
         "input_size": inputs.shape[1],
-        "hidden_size": inputs.shape[0] // 4,
+        "hidden_size": hidden,
         "num_layers": len(layers),
         "bias": any(name.startswith("bias") for name in arrays),
         "batch_first": None,
         "dropout": 0.0,
-        "bidirectional": any(name.endswith("_reverse") for name in arrays),
-        "proj_size": _matrix(prefix, arrays, "weight_hr_l0").shape[0] if projected else 0,
+        "bidirectional": bidirectional,
+        "proj_size": projected,
         "dtype": str(inputs.dtype),
     }
 
@@ -274,7 +286,23 @@ def _matrix(prefix, arrays, name):
         raise ValueError(f"an LSTM lacks {prefix + name!r}; it has {quoted(arrays)}")
     if arrays[name].ndim != 2:
         raise ValueError(f"{prefix + name!r} must be a matrix, got shape {arrays[name].shape}")
+    if arrays[name].dtype.kind != "f":
+        raise ValueError(f"{prefix + name!r} must hold floats, got {arrays[name].dtype}")
     return arrays[name]
+
+
+def _units(prefix, name, inputs):
+    """How many units an LSTM has: its input weights have a row for each gate of each."""
+    if not len(inputs) or len(inputs) % 4:
+        raise ValueError(f"{prefix + name!r} must have 4 rows for each unit, got {inputs.shape}")
+    return len(inputs) // 4
+
+
+def _require(prefix, arrays, name, shape):
+    """Refuse a matrix that is missing or too small, before memory is taken for what it lacks."""
+    matrix = _matrix(prefix, arrays, name)
+    if matrix.size < shape[0] * shape[1]:
+        raise ValueError(f"{prefix + name!r} must have shape {shape}, got {matrix.shape}")
 
 
 # Chains
