@@ -4,6 +4,7 @@ The first line names the columns; a row for every step of time follows. Rows mus
 of time, and what is not at the usual distance from the row before begins a part of its own.
 """
 
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -349,17 +350,24 @@ def _find_times(file, groups, date_format):
             raise ValueError(f"{file.where(file.first)}: {_what_words_are(file, labels)}")
     if times is not None and times.are_dates:
         return file.first, times
-    if times is not None:
-        steps = np.concatenate([np.diff(times.values[rows]) for rows in groups])
-        counter = (steps == 1).all()  # of rows, as pandas writes its index
-        if (steps > 0).all() and not (counter and file.dated is not None):
-            return file.first, times
+    steps = None if times is None else _steps(times, groups)
+    grow = times is not None and (steps > 0).all()
+    counter = grow and (steps == 1).all()  # of rows, as pandas writes its index
     if file.dated is not None:
-        if (dates := file.times(file.dated)) is not None:
-            return file.dated, dates
-    if times is not None and _are_times(file, steps, times.values):
+        with contextlib.suppress(ValueError) if grow and not counter else contextlib.nullcontext():
+            dates = file.times(file.dated)
+            # numbers that grow may be keys of a database; or times, beside dates of another kind
+            if dates is not None and (counter or not grow or (_steps(dates, groups) > 0).all()):
+                return file.dated, dates
+    if grow or times is not None and _are_times(file, steps, times.values):
         return file.first, times
     return None
+
+
+def _steps(times, groups):
+    """The distances between times, series by series."""
+    steps = np.concatenate([np.diff(times.values[rows]) for rows in groups])
+    return steps.astype(float) if times.are_dates else steps
 
 
 def _are_times(file, steps, values):

@@ -403,6 +403,18 @@ def test_the_parts_of_a_date_may_be_columns(names, unit, then, first):
                 read_table("x.csv", ["x"])
 
 
+def test_dates_tell_the_times_rather_than_keys_that_grow():
+    keys = np.cumsum(np.arange(80) % 5 + 1)
+    write(keys, DAYS, VALUES, names=("id", "date", "x"))
+    table = read_table("x.csv", ["x"])
+    assert table.labels_from(80, 1) == [str(DAYS[-1] + 1)] and not table.notes
+    # but not of another kind than the numbers' own
+    seconds, changed = 1700000000 + 3600 * np.arange(80), np.repeat(DAYS[:10], 8)
+    for others in (changed, [*changed[:5], "", *changed[6:]]):
+        write(seconds, others, VALUES, names=("unix", "changed", "x"))
+        assert read_table("x.csv", ["x"]).labels_from(80, 1) == [str(seconds[-1] + 3600)]
+
+
 def test_hours_may_stand_beside_dates():
     hours = np.arange("2024-02-28T20", "2024-03-03T04", dtype="M8[h]").tolist()
     dates, clock = [f"{h:%d.%m.%Y}" for h in hours], [h.hour for h in hours]
@@ -764,7 +776,7 @@ def test_an_index_of_numbers_that_goes_back_is_of_rows_in_disorder(pandas):
         frame.sample(frac=1, random_state=0),
         frame.sort_values("x", ascending=False),
     ):
-        with pytest.raises(ValueError, match="order of time, got .* a list of them if they are of"):
+        with pytest.raises(ValueError, match=r"order of time, got .* if its numbers tell times; "):
             Windows(wrong, 3)
         assert len(Windows(wrong.reset_index(drop=True), 3)) == 77
 

@@ -162,10 +162,13 @@ def check_order(series, gaps=True):
     early = ~(steps >= steps.dtype.type(0))  # times that are missing are not later either
     if early.any():
         row = int(early.argmax()) + 1
+        how = "series.sort_index() or by the column of dates"
+        if not dates:
+            how = "series.sort_index() if its numbers tell times; pass series.reset_index(drop="
+            how += "True) if rows are in the order of time all the same"
         raise ValueError(
             f"Expected rows in the order of time, got {times[row]} behind {times[row - 1]}, in row "
-            f"{row}: sort them, as by series.sort_index() or by the column of dates, or make a "
-            "list of them if they are of several series"
+            f"{row}: sort them, as by {how}; or make a list of them if they are of several series"
         )
     if not gaps or not dates:
         return
