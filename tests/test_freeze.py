@@ -8,12 +8,14 @@ import pytest
 from support import assert_same_bits
 from trainings import F, N, assert_same_weights, check, lstm, make_data, normal, regressor
 
+import fastlstm
 from fastlstm import LSTM, Dropout, Embedding, Last, Linear, LSTMCell, Sequential
 from fastlstm.training import (
     SGD,
     Adam,
     AdamW,
     Arrays,
+    Checkpoint,
     CrossEntropyLoss,
     MSELoss,
     RMSprop,
@@ -262,6 +264,86 @@ def test_the_state_of_an_optimiser_has_no_moments_of_what_is_frozen():
     model.unfreeze()
     with pytest.raises(ValueError, match='Missing key.* "exp_avg.lstm.weight_ih_l0"'):
         optimizer.load_state_dict(state)
+
+
+# (parameters, whether they are learnt from the step of this number on)
+LATER = {
+    "thawed": {0: ("lstm.*", False), 3: ("lstm.*", True)},
+    "frozen late": {3: ("fc.weight", False)},
+    "left out for a while": {2: ("lstm.weight_hh_l0", False), 5: ("lstm.weight_hh_l0", True)},
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("kind", ["SGD", "dampened", "RMSprop", "Adam", "AdamW"])
+def test_steps_of_what_was_frozen_are_torchs(kind, later):
+    """Each parameter counts its own steps: a mean that begins late is unbiased all the same."""
+    torch = pytest.importorskip("torch", reason="comparison with torch needs torch")
+    options = {
+        "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+        "dampened": {"momentum": 0.9, "dampening": 0.5},
+        "RMSprop": {"momentum": 0.5, "centered": True},
+        "Adam": {"amsgrad": True, "weight_decay": 0.1},
+        "AdamW": {"amsgrad": True, "weight_decay": 0.1},
+    }[kind]
+    kind = "SGD" if kind == "dampened" else kind
+    model = Sequential({"lstm": LSTM(F, 3, dtype="float64"), "fc": Linear(3, 1, dtype="float64")})
+    theirs = {n: torch.nn.Parameter(torch.tensor(p)) for n, p in model.state_dict().items()}
+    optimizer = getattr(fastlstm.training, kind)(model, lr=0.01, **options)
+    expected = getattr(torch.optim, kind)(theirs.values(), lr=0.01, **options)
+    random = np.random.default_rng(0)
+    for step in range(8):
+        if step in LATER[later]:
+            names, learns = LATER[later][step]
+            model.unfreeze(names) if learns else model.freeze(names)
+        other = type(optimizer)(model, lr=0.01, **options)  # resumed at each step
+        other.load_state_dict(optimizer.state_dict())
+        optimizer = other
+        for name, parameter in theirs.items():
+            gradient = random.standard_normal(parameter.shape)
+            parameter.grad = torch.tensor(gradient) if model.requires_grad[name] else None
+            model.grads[name][...] = gradient
+        optimizer.step()
+        expected.step()
+    for name, value in model.state_dict().items():
+        np.testing.assert_allclose(value, theirs[name].detach(), rtol=0, atol=1e-13, err_msg=name)
+
+
+def test_missed_steps_of_a_state_are_checked():
+    model = Linear(2, 1)
+    optimizer = Adam(model)
+    optimizer.step()
+    for count in (-1, 2, 0.5, "1", [1]):
+        with pytest.raises((ValueError, TypeError), match=r"missed\.bias"):
+            optimizer.load_state_dict(optimizer.state_dict() | {"missed.bias": count})
+    with pytest.raises(ValueError, match='Unexpected key.* "missed.weights"'):
+        optimizer.load_state_dict(optimizer.state_dict() | {"missed.weights": 1})
+
+
+@pytest.mark.parametrize("cut", [2, 3, 5])
+def test_what_callbacks_freeze_is_so_after_a_resume(cut, tmp_path):
+    """One layer after the other, killed before, between and after: bit for bit the whole run."""
+
+    def switch(state):
+        if state.epoch == 2:
+            state.model.unfreeze("lstm").freeze("fc.weight")
+        if state.epoch == 4:
+            state.model.unfreeze()
+
+    def train(epochs, resume=None):
+        model, path = regressor().freeze("lstm"), tmp_path / "training.npz"
+        history = fit(
+            model, make_data(), MSELoss(), Adam(model, lr=0.01), epochs, 8, progress=False,
+            callbacks=[switch, Checkpoint(path)], resume=resume and path,
+        )  # fmt: skip
+        return model, history
+
+    expected, whole = train(7)
+    train(cut)
+    model, history = train(7, resume=True)
+    assert history.resumed == cut and history["loss"] == whole["loss"]
+    assert_same_weights(model, expected)
+    assert all(model.requires_grad.values())
 
 
 # ---- copies ---------------------------------------------------------------------------------

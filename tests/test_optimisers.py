@@ -171,10 +171,11 @@ EDITS = {
     "coupled AdamW": ("p *= 1 - lr * decay", "pass", "adamw decay"),
     "AdamW's decay without lr": ("1 - lr * decay", "1 - decay", "adamw decay"),
     "AdamW's decay last": (
-        "            p *= 1 - lr * decay\n        super()._update(p, g, moments, scratch, lr, 0.0)",
-        "            pass\n        super()._update(p, g, moments, scratch, lr, 0.0)\n"
+        "            p *= 1 - lr * decay\n"
+        "        super()._update(p, g, moments, scratch, lr, 0.0, steps)",
+        "            pass\n        super()._update(p, g, moments, scratch, lr, 0.0, steps)\n"
         "        p *= 1 - lr * decay", "adamw decay"),
-    "dampened at first": ("if self._fresh:", "if False:", "sgd dampening"),
+    "dampened at first": ("if self._fresh or steps == 1:", "if False:", "sgd dampening"),
     "dampening forgotten": ("1 - self.dampening", "1", "sgd dampening"),
     "momentum forgotten": ("b *= self.momentum\n                b", "b *= 0\n                b",
                            "sgd momentum"),
@@ -185,11 +186,11 @@ EDITS = {
                         "np.sqrt(v + self.eps, out=root)", "rmsprop decay"),
     "eps forgotten": ("root += self.eps\n        np.multiply(m", "np.multiply(m", "adam lr"),
     "eps before the correction": (
-        "root /= (1 - beta2**self.steps) ** 0.5\n        root += self.eps",
-        "root += self.eps\n        root /= (1 - beta2**self.steps) ** 0.5", "adam lr"),
-    "mean not unbiased": ("-lr / (1 - beta1**self.steps)", "-lr", "adam"),
-    "square not unbiased": ("root /= (1 - beta2**self.steps) ** 0.5", "", "adam"),
-    "steps from 0": ("1 - beta1**self.steps", "1 - beta1**(self.steps + 1)", "adam"),
+        "root /= (1 - beta2**steps) ** 0.5\n        root += self.eps",
+        "root += self.eps\n        root /= (1 - beta2**steps) ** 0.5", "adam lr"),
+    "mean not unbiased": ("-lr / (1 - beta1**steps)", "-lr", "adam"),
+    "square not unbiased": ("root /= (1 - beta2**steps) ** 0.5", "", "adam"),
+    "steps from 0": ("1 - beta1**steps", "1 - beta1**(steps + 1)", "adam"),
     "betas swapped": ("beta1, beta2 = self", "beta2, beta1 = self", "adam lr"),
     "square of the mean": ("_add_squares(v, g, beta2", "_add_squares(v, m, beta2", "adam"),
     "not the largest": ("v = np.maximum(highest, v, out=highest)", "pass", "adam amsgrad"),

@@ -175,6 +175,7 @@ def _check_history(kept, state):
 def unchanged_if_refused(state):
     """Put model, random states, optimiser, schedule and callbacks back if the block fails."""
     weights = state.model.state_dict()
+    frozen = _frozen(state.model)
     random = {name: rng.bit_generator.state for name, rng in _generators(state.model)}
     parts = [state.optimizer, state.schedule, *state.callbacks]
     attributes = [(part, dict(vars(part))) for part in parts if hasattr(part, "__dict__")]
@@ -185,6 +186,7 @@ def unchanged_if_refused(state):
     try:
         yield
     except BaseException:
+        _freeze(state.model, frozen)
         state.model.load_state_dict(weights)
         for name, rng in _generators(state.model):
             rng.bit_generator.state = random[name]
@@ -214,7 +216,7 @@ def made_of(state, data, validation, loss, metrics, **options):
     kept = [_options(callback) for callback in keepers]
     return {
         "model": " ".join(f"{state.model!r} of {state.model.dtype}".split()),
-        "frozen": ", ".join(n for n, learns in state.model.requires_grad.items() if not learns),
+        "frozen": ", ".join(_frozen(state.model)),
         "data": _data_in_words(data),
         "validation": "None" if validation is None else _data_in_words(validation),
         "loss": _in_words(loss),
@@ -326,6 +328,7 @@ def _kept(state):
         "history": dict(state.history),
         "stopped": state.history.stopped,
         "model": state.model.state_dict(),
+        "frozen": _frozen(state.model),
         "optimizer": state.optimizer.state_dict(),
         "schedule": None if state.schedule is None else state.schedule.state_dict(),
         "callbacks": [callback.state_dict() for callback in _keepers(state)],
@@ -334,6 +337,7 @@ def _kept(state):
 
 
 def _restore(kept, state):
+    _freeze(state.model, kept["frozen"])  # a callback may have changed that
     state.optimizer.load_state_dict(kept["optimizer"])
     if state.schedule is not None:
         state.schedule.load_state_dict(kept["schedule"])
@@ -345,6 +349,16 @@ def _restore(kept, state):
     state.history.update(kept["history"])
     state.history.stopped = kept["stopped"]
     state.epoch = kept["epoch"]
+
+
+def _frozen(model):
+    return [name for name, learns in model.requires_grad.items() if not learns]
+
+
+def _freeze(model, names):
+    """Freeze these parameters and no others."""
+    for name in model.requires_grad:
+        model.requires_grad[name] = name not in names
 
 
 def _generators(model):

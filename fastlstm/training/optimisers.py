@@ -53,6 +53,7 @@ class _Run(NamedTuple):
     where: slice
     lr_factor: float
     decay_factor: float
+    missed: int  # steps in which it was frozen
 
 
 def _check_model(model):
@@ -116,22 +117,23 @@ def _factors(parts, patterns, argument):
     return factors
 
 
-def _runs(parts, lr_factors, decay_factors):
-    """A layer's buffer cut where a factor changes, and into blocks."""
+def _runs(parts, lr_factors, decay_factors, missed):
+    """A layer's buffer cut where a factor, or the steps that were missed, change; and in blocks."""
     merged = []
     for part in parts:
         quarter = (part.stop - part.start) // 4
         for gate in range(4):
             start = part.start + gate * quarter
             stop = part.stop if gate == 3 else start + quarter
-            pair = lr_factors[part.name][gate], decay_factors[part.name][gate]
-            if merged and merged[-1][2] == pair:
+            factors = lr_factors[part.name][gate], decay_factors[part.name][gate]
+            factors += (missed.get(part.name, 0),)
+            if merged and merged[-1][2] == factors:
                 start = merged.pop()[0]
-            merged.append((start, stop, pair))
+            merged.append((start, stop, factors))
     return [
-        _Run(slice(k, min(k + _BLOCK, stop)), *pair)
-        for start, stop, pair in merged
-        if pair[0]  # a factor 0 freezes: nothing is computed
+        _Run(slice(k, min(k + _BLOCK, stop)), *factors)
+        for start, stop, factors in merged
+        if factors[0]  # a factor 0 freezes: nothing is computed
         for k in range(start, stop, _BLOCK)
     ]
 
@@ -165,7 +167,8 @@ class Optimiser:
         self._lr_factors = _factors(parts, lr_factors, "lr_factors")
         self._decay_factors = _factors(parts, decay_factors, "decay_factors")
         self._layers = [layer for layer, _, _ in model.buffers()]
-        self._frozen, self._runs = None, []  # the frozen names that the runs leave out; the runs
+        self._frozen, self._runs = None, []  # each layer's frozen names, which the runs leave out
+        self._missed = {}  # name -> steps in which it was frozen: they do not count as its own
         self._moments = {}  # name -> an array for each buffer, from the first step that needs it
         self._scratch = np.empty((2, _BLOCK), model.dtype)
 
@@ -179,8 +182,8 @@ class Optimiser:
         frozen = [layer._frozen for layer in self._layers]
         if frozen != self._frozen:
             names = _frozen(self.model, self._layout)
-            factors = self._lr_factors | dict.fromkeys(names, (0.0,) * 4)
-            self._runs = [_runs(parts, factors, self._decay_factors) for parts in self._layout]
+            factors = self._lr_factors | dict.fromkeys(names, (0.0,) * 4), self._decay_factors
+            self._runs = [_runs(parts, *factors, self._missed) for parts in self._layout]
             self._frozen = frozen
 
     def learnt_gradients(self) -> Iterator[np.ndarray]:
@@ -194,8 +197,11 @@ class Optimiser:
         """The names of the moments that a step keeps."""
         raise NotImplementedError
 
-    def _update(self, p, g, moments, scratch, lr, decay):
-        """Change the parameters `p` by their gradients `g` (not written), and the moments."""
+    def _update(self, p, g, moments, scratch, lr, decay, steps):
+        """Change the parameters `p` by their gradients `g` (not written), and the moments.
+
+        It is their step of number `steps`, from 1.
+        """
         raise NotImplementedError
 
     def step(self):
@@ -206,14 +212,16 @@ class Optimiser:
         self.steps += 1
         lr, weight_decay = float(self.lr), float(self.weight_decay)
         self._leave_out_frozen()
+        for name in _frozen(self.model, self._layout):
+            self._missed[name] = self._missed.get(name, 0) + 1
         with np.errstate(all="ignore"):
             for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
                 buffers = [parameters, gradients, *(self._moments[n][number] for n in needed)]
-                for where, lr_factor, decay_factor in self._runs[number]:
+                for where, lr_factor, decay_factor, missed in self._runs[number]:
                     p, g, *moments = (buffer[where] for buffer in buffers)
                     scratch = self._scratch[:, : p.size]
                     rates = lr * lr_factor, weight_decay * decay_factor
-                    self._update(p, g, moments, scratch, *rates)
+                    self._update(p, g, moments, scratch, *rates, self.steps - missed)
                 if self._runs[number]:
                     layer.changed()
 
@@ -228,15 +236,18 @@ class Optimiser:
         -------
         dict of str -> int, float, bool, tuple of float, or ndarray
             "steps", how many there were; "initial_lr", the base of schedules (nan without one);
-            the constructor's options as they are now; and each moment of each parameter that is not
-            frozen, under torch's name of the moment, a dot and the parameter's name, in its shape
-            and dtype.
+            the constructor's options as they are now; each moment of each parameter that has been
+            learnt, under torch's name of the moment, a dot and the parameter's name, in its shape
+            and dtype; and under "missed", a dot and its name in how many steps such a parameter was
+            frozen, if there were any.
             The factors are not in it: build the optimiser with them again.
         """
         state = {name: getattr(self, name) for name in ("steps", "initial_lr", *self._options)}
-        frozen = _frozen(self.model, self._layout)
+        frozen, missed = _frozen(self.model, self._layout), self._missed
+        never = {name for name in frozen if missed.get(name, 0) == self.steps}
+        state |= {f"missed.{name}": n for name, n in missed.items() if name not in never}
         for moment, name, view in self._moment_views():
-            if name not in frozen:
+            if name not in never:
                 state[f"{moment}.{name}"] = view.copy()
         return state
 
@@ -274,12 +285,20 @@ class Optimiser:
             for m, name, view in loaded._moment_views()
             if name not in frozen or f"{m}.{name}" in state_dict
         }
-        faults += _faults(state_dict, views, ("steps", "initial_lr", *self._options))
+        never = [n for n in frozen if not any(f"{m}.{n}" in views for m in loaded._moments)]
+        loaded._missed, loaded._frozen = dict.fromkeys(never, loaded.steps), None
+        missed = {k: n for n in self._decay_factors if (k := f"missed.{n}") in state_dict}
+        for key, name in missed.items():
+            loaded._missed[name] = count = as_array(state_dict[key], key)
+            if count.dtype.kind not in "iu" or count.ndim or not 0 <= count <= loaded.steps:
+                faults.append(f"{key} must be a number of the {loaded.steps} steps, got {count}.")
+        faults += _faults(state_dict, views, ("steps", "initial_lr", *self._options, *missed))
         if faults:
             sentence = f"Error(s) in loading state_dict for {type(self).__name__}:"
             raise ValueError("\n\t".join([sentence, *faults]))
         for name, view in views.items():
             view[...] = as_array(state_dict[name], name)
+        loaded._missed = {name: int(count) for name, count in loaded._missed.items()}
         self.__dict__.update(loaded.__dict__)
 
     def _take_options(self, state_dict):
@@ -425,10 +444,10 @@ class SGD(Optimiser):
     def _needed(self):
         return ("momentum_buffer",) if self.momentum else ()
 
-    def _update(self, p, g, moments, scratch, lr, decay):
+    def _update(self, p, g, moments, scratch, lr, decay, steps):
         g, change = self._decayed(p, g, decay, scratch[0]), scratch[1]
         for b in moments:
-            if self._fresh:
+            if self._fresh or steps == 1:
                 b[...] = g
             else:
                 np.multiply(g, 1 - self.dampening, out=change)
@@ -505,7 +524,7 @@ class RMSprop(Optimiser):
         kept = True, self.centered, self.momentum > 0
         return tuple(name for name, is_kept in zip(self._moments_of, kept, strict=True) if is_kept)
 
-    def _update(self, p, g, moments, scratch, lr, decay):
+    def _update(self, p, g, moments, scratch, lr, decay, steps):
         moments = dict(zip(self._needed(), moments, strict=True))
         g, root = self._decayed(p, g, decay, scratch[0]), scratch[1]
         v = moments["square_avg"]
@@ -591,7 +610,7 @@ class Adam(Optimiser):
     def _needed(self):
         return self._moments_of if self.amsgrad else self._moments_of[:2]
 
-    def _update(self, p, g, moments, scratch, lr, decay):
+    def _update(self, p, g, moments, scratch, lr, decay, steps):
         m, v, *largest = moments
         beta1, beta2 = self.betas
         g = self._decayed(p, g, decay, scratch[0])
@@ -601,9 +620,9 @@ class Adam(Optimiser):
         for highest in largest:
             v = np.maximum(highest, v, out=highest)
         np.sqrt(v, out=root)
-        root /= (1 - beta2**self.steps) ** 0.5
+        root /= (1 - beta2**steps) ** 0.5
         root += self.eps
-        np.multiply(m, -lr / (1 - beta1**self.steps), out=change)
+        np.multiply(m, -lr / (1 - beta1**steps), out=change)
         change /= root
         p += change
 
@@ -656,10 +675,10 @@ class AdamW(Adam):
             lr_factors=lr_factors, decay_factors=decay_factors,
         )  # fmt: skip
 
-    def _update(self, p, g, moments, scratch, lr, decay):
+    def _update(self, p, g, moments, scratch, lr, decay, steps):
         if decay:
             p *= 1 - lr * decay
-        super()._update(p, g, moments, scratch, lr, 0.0)
+        super()._update(p, g, moments, scratch, lr, 0.0, steps)
 
 
 def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
@@ -724,7 +743,7 @@ def _learnt_gradients(model):
     frozen = _frozen(model, layout)
     for (_, _, gradients), parts in zip(model.buffers(), layout, strict=True):
         factors = {part.name: (float(part.name not in frozen),) * 4 for part in parts}
-        learnt += [gradients[where] for where in _stretches(_runs(parts, factors, factors))]
+        learnt += [gradients[where] for where in _stretches(_runs(parts, factors, factors, {}))]
     return learnt
 
 
