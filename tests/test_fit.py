@@ -13,7 +13,7 @@ from gradients import roundings
 from support import assert_same_bits
 from trainings import F, N, T, assert_same_weights, check, lstm, make_data, normal, regressor
 
-from fastlstm import LSTM, Embedding, Last, Linear, Sequential
+from fastlstm import LSTM, Dropout, Embedding, Last, Linear, Sequential
 from fastlstm.training import (
     SGD,
     Adam,
@@ -391,6 +391,19 @@ def _loss_with_gradient(change):
 
 
 IS_A_CLASS = r"{}: Expected an object, got the class {} itself; call it: {}\(\.\.\.\)"
+
+
+def _undecodable(prediction, target):
+    return b"\xff".decode("ascii")
+
+
+def _torchs_loss(prediction, target):
+    """As torch.nn.MSELoss, which takes no arrays."""
+
+
+_torchs_loss = type("MSELoss", (), {"__module__": "torch.nn.loss", "__call__": _torchs_loss})()
+
+
 BAD = {
     "lengths": ({"data": (x, y[1:])}, ValueError, r"y of shape \(22, \.\.\.\), .* got \(21, 1\)"),
     "empty": ({"data": (x[:0], y[:0])}, ValueError, "at least one sample"),
@@ -413,6 +426,11 @@ BAD = {
         r"^validation: MSELoss: Expected target of shape \(8, 1\) .* got \(8, 2\)$",
     ),
     "features": ({"data": (x[..., :1], y)}, ValueError, "^data: input.size.* Expected 2, got 1"),
+    "no_features": (
+        {"data": (x[..., 0], y)}, ValueError,
+        r"^data: Expected x of shape \(N, T, F\); one feature is x\[..., None\], one step x\[:, "
+        r"None\], got a batch of shape \(8, 6\)$",
+    ),
     "dtype": ({"data": (x.astype(float), y)}, ValueError, "^data: RNN input dtype .float64"),
     "no_steps": ({"data": (x[:, 0, 0], y)}, ValueError, r"^data: Expected x with samples and ste"),
     "reduction": ({"loss": MSELoss("none")}, ValueError, r"one number .* shape \(8, 1\)"),
@@ -497,6 +515,33 @@ BAD = {
         {"data": (x, np.array(["yes"] * N)), "loss": CrossEntropyLoss()}, ValueError,
         r"class indices, integers .* got <U3 of shape \(22,\)\. Labels become indices by np.uni",
     ),
+    "torchs_loss": (
+        {"loss": _torchs_loss}, TypeError,
+        "^loss should be one of this package, got torch's MSELoss$",
+    ),
+    "loss_without_weights": (
+        {"data": (x, y, np.ones(N)), "loss": lambda y, t: MSELoss()(y, t)}, TypeError,
+        r"^data: loss\(prediction, target, weights=\.\.\.\): .*unexpected keyword argument 'weigh",
+    ),
+    "a_number_as_schedule": (
+        {"schedule": 0.1}, TypeError, "^schedule should be one of this package, got: float$"
+    ),
+    "monitor_of_another_name": (
+        {"callbacks": [EarlyStopping(2, monitor="val_loss"), Checkpoint("a.npz")],
+         "validation": (x, y)}, ValueError,
+        "^EarlyStopping: Expected 'val_loss' in the history, which has loss, validation_loss, lr, ",
+    ),
+    "resume": (
+        {"resume": True}, TypeError, "^resume should be the path of a checkpoint, got: bool$"
+    ),
+    "changed": ({"changed": None}, TypeError, "^changed should be a list of names of arguments"),
+    "metric_that_fails": (
+        {"metrics": {"a": lambda y, t: np.zeros(2) + np.zeros(3)}}, ValueError,
+        r"^metrics\['a'\]: operands could not be broadcast together",
+    ),
+    "error_of_another_kind": (
+        {"loss": _undecodable}, ValueError, r"^data: loss\(prediction, target\): 'ascii' codec"
+    ),
     "shuffle": ({"shuffle": 1}, TypeError, "shuffle should be of type bool"),
     "seed": ({"seed": -1}, ValueError, "seed must be at least 0"),
 }  # fmt: skip
@@ -539,6 +584,72 @@ def test_a_data_frame_is_no_data_set():
     table = pandas.DataFrame(x[:, 0])
     with pytest.raises(TypeError, match="^data: Expected data to be Arrays.* got DataFrame$"):
         fit(model, table, MSELoss(), Adam(model), 1, 8)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_samples_are_not_taken_for_steps(batch_first):
+    """What torch runs as one sequence: a table of samples (N, F) with a target each."""
+    model = Sequential(lstm(F, 4, batch_first=batch_first), Linear(4, 1))
+    sentence = (
+        "Expected x of shape (N, T, F); one feature is x[..., None], one step x[:, None], got a "
+        "batch of shape (2, 2)"
+    )
+    rows, targets = x[:, 0], y
+    data = rows, targets
+    check(lambda: fit(model, data, MSELoss(), Adam(model), 1, 2), ValueError, f"data: {sentence}")
+    check(lambda: predict(model, rows, 2), ValueError, sentence)
+    fit(model, (rows[:, None], targets[:, None]), MSELoss(), Adam(model), 1, 2)
+    tagger = Sequential(Embedding(9, 2), Dropout(0.1), lstm(2, 4, batch_first=batch_first))
+    tokens = np.ones((N, T), int)
+    assert predict(tagger, tokens).shape == (N, T, 4)
+    check(
+        lambda: predict(tagger, tokens[:, 0], 2), ValueError,
+        "Expected x with samples and steps, (N, T, ...), got shape (2,)" if not batch_first else
+        "Expected x of shape (N, T), tokens, got a batch of shape (2,)",
+    )  # fmt: skip
+
+
+def test_a_metric_without_a_value_for_few_samples():
+    """It need have one for all only: that of a batch alone would be a division by nothing."""
+
+    def two_kinds(prediction, target):
+        if len(target) < N:
+            raise ValueError("only one kind is there")
+        return 1.0
+
+    model = regressor()
+    options = {"metrics": {"m": two_kinds}, "validation": make_data(1)}
+    history = fit(model, make_data(), MSELoss(), Adam(model), 2, 8, **options)
+    assert history["m"] == history["validation_m"] == [1.0, 1.0]
+
+
+def test_a_monitor_may_be_another_callbacks():
+    def adds(state):
+        state.history.setdefault("own", []).append(-state.epoch)
+
+    model, early = regressor(), EarlyStopping(2, monitor="own")
+    fit(model, make_data(), MSELoss(), Adam(model), 3, 8, callbacks=[adds, early])
+    assert early.best_epoch == 3
+
+
+def test_one_cycle_that_does_not_end_is_said(capsys, tmp_path):
+    """Not where there are checkpoints, for epochs that will follow."""
+
+    def train(epochs, **options):
+        model = regressor()
+        optimizer = Adam(model)
+        schedule = OneCycleLR(optimizer, 0.1, total_steps=12)
+        options |= {"schedule": schedule, "progress": False}
+        fit(model, make_data(), MSELoss(), optimizer, epochs, 8, **options)
+        return capsys.readouterr().err
+
+    sentence = (
+        "schedule: OneCycleLR has 12 steps, of which 0 are done, but there will be 9 more: 3 "
+        "epochs of 3 batches; the learning rate will not come to its end\n"
+    )
+    assert train(3) == sentence
+    assert train(4) == ""
+    assert train(3, callbacks=[Checkpoint(tmp_path / "a.npz")]) == ""
 
 
 def test_mixed_batch_first_is_refused():

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 import signal
 import sys
 import threading
@@ -23,15 +24,16 @@ import time
 import numpy as np
 
 from ..arrays import as_array
-from ..layers import Last, Sequential
+from ..layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
 from ..lstm import LSTM
 from ..parameters import Layer, check_number, check_size
 from ..terminal import printable
 from .batches import Arrays, Batches, Sequences, as_data
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
+from .losses import Loss
 from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
-from .schedules import OneCycleLR, ReduceLROnPlateau
+from .schedules import OneCycleLR, ReduceLROnPlateau, Schedule
 
 
 class History(dict):
@@ -197,22 +199,27 @@ class EarlyStopping:
             raise ValueError(
                 f"EarlyStopping: Expected {self.monitor!r} in the history; pass validation= to fit"
             )
+        if all(type(callback) in (EarlyStopping, Checkpoint) for callback in state.callbacks):
+            self._check_monitor(state.history)  # nobody else would put it there
         self._forget()
         self._state = state
 
     def __call__(self, state):
         """Keep the weights if they are the best so far; True if it is time to stop."""
-        if self.monitor not in state.history:
-            raise ValueError(
-                f"EarlyStopping: Expected {self.monitor!r} in the history, which has "
-                f"{', '.join(state.history)}"
-            )
+        self._check_monitor(state.history)
         value = state.history[self.monitor][-1]
         better = self.best - value if self.mode == "min" else value - self.best
         if better > self.min_delta:
             weights = state.model.state_dict()
             self.best, self.best_epoch, self._weights = float(value), state.epoch, weights
         return state.epoch - self.best_epoch >= self.patience
+
+    def _check_monitor(self, history):
+        if self.monitor not in history:
+            raise ValueError(
+                f"EarlyStopping: Expected {self.monitor!r} in the history, which has "
+                f"{', '.join(history)}"
+            )
 
     def finish(self, state):
         """Give the model its best weights."""
@@ -369,6 +376,8 @@ def fit(
     held_out_names = [] if held_out is None else [f"validation_{name}" for name in names]
     history = History({name: [] for name in [*names, *held_out_names, "lr", "seconds"]})
     changed = _check_changed(changed)
+    if resume is not None and not isinstance(resume, (str, os.PathLike)):
+        raise TypeError(f"resume should be the path of a checkpoint, got: {type(resume).__name__}")
     state = State(model, optimizer, schedule, _in_order(callbacks), history, epochs, {})
     per_batch = _is_per_batch(schedule, schedule_per)
     with _Interrupts() as interrupts:
@@ -440,9 +449,11 @@ class _Training:
                 _check_loss(self._call_loss(prediction, batch), prediction)
                 self._denominator(prediction, batch)
             except (TypeError, ValueError) as fault:
-                raise type(fault)(f"{name}: {fault}") from fault
-            with contextlib.suppress(ValueError):  # for so few samples a metric may have no value
+                raise _of(name, fault) from fault
+            try:
                 self._measure([_counted(prediction, batch)])
+            except ValueError:  # for so few samples a metric may have no value; for all it must
+                self._measure([_counted(self.view(b), b) for b in batches.epoch(0)])
 
     def run(self, batches, held_out, progress, verbose):
         """Train until all epochs are done, or a callback says stop."""
@@ -502,7 +513,11 @@ class _Training:
         """Each metric of (predictions, targets) that batches gave."""
         values = {}
         for name, metric in self.metrics.items():
-            value = metric(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
+            arrays = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+            try:
+                value = metric(*arrays)
+            except (TypeError, ValueError) as fault:
+                raise _of(f"metrics[{name!r}]", fault) from fault
             if not _is_number(value):
                 raise TypeError(
                     f"metrics[{name!r}] should return a number, got: {type(value).__name__}"
@@ -565,10 +580,16 @@ class _Training:
 
     def _call_loss(self, prediction, batch):
         """What the loss returns: its value and gradient."""
-        given = {"weights": batch.weights, "mask": batch.mask}
+        given = _without_none({"weights": batch.weights, "mask": batch.mask})
         if self.takes_std:
-            given["std"] = getattr(batch, "std", None)
-        return self.loss(prediction, batch.y, **_without_none(given))
+            given |= _without_none({"std": getattr(batch, "std", None)})
+        if isinstance(self.own_loss, Loss):
+            return self.loss(prediction, batch.y, **given)
+        try:
+            return self.loss(prediction, batch.y, **given)
+        except (TypeError, ValueError) as fault:
+            arguments = ", ".join(["prediction", "target", *(f"{name}=..." for name in given)])
+            raise _of(f"loss({arguments})", fault) from fault
 
     def _denominator(self, prediction, batch):
         """What the loss's mean over a batch divides by, as far as the loss can tell."""
@@ -692,6 +713,7 @@ class SamplesFirst:
             raise ValueError("model: all of its LSTM and Last layers must be batch_first, or none")
         plain = isinstance(model, Sequential) and type(model).vjp is Sequential.vjp
         self.model = model if plain else Sequential(model)
+        self.axes = _axes_of_x(self.model)
         self.swaps_input = bool(timed) and not timed[0].batch_first
         self.gives_steps = bool(timed) and not any(isinstance(n, Last) for n in timed)
 
@@ -713,10 +735,29 @@ class SamplesFirst:
             return tuple(map(self.swapped, x))
         if self.swaps_input and x.ndim < 2:
             raise ValueError(f"Expected x with samples and steps, (N, T, ...), got shape {x.shape}")
+        if self.axes not in (None, x.ndim):  # an LSTM would take samples for steps
+            what = "(N, T, F); one feature is x[..., None], one step x[:, None]"
+            raise ValueError(
+                f"Expected x of shape {what if self.axes == 3 else '(N, T), tokens'}, got a batch "
+                f"of shape {x.shape}"
+            )
         return x.swapaxes(0, 1) if self.swaps_input else x
 
     def _out(self, y):
         return y.swapaxes(0, 1) if self.swaps_input and self.gives_steps else y
+
+
+def _axes_of_x(model):
+    """How many axes x must have, where the layers up to the first LSTM tell; otherwise None."""
+    axes = 3
+    for _, layer in model.named_layers():
+        if isinstance(layer, LSTM):
+            return axes
+        if isinstance(layer, Embedding):
+            axes -= 1
+        elif type(layer) not in (Sequential, Linear, Dropout, ReLU, Tanh, Sigmoid, Softmax):
+            return None
+    return None
 
 
 @contextlib.contextmanager
@@ -821,7 +862,13 @@ def _as_data(name, data):
     try:
         return as_data(data)
     except (TypeError, ValueError) as fault:
-        raise type(fault)(f"{name}: {fault}") from fault
+        raise _of(name, fault) from fault
+
+
+def _of(name, fault):
+    """A TypeError or ValueError that says which argument it is about."""
+    kind = TypeError if isinstance(fault, TypeError) else ValueError
+    return kind(f"{name}: {fault}")
 
 
 def _check_batch(batch):
@@ -865,7 +912,8 @@ def _in_order(callbacks):
 
 def _check_changed(changed):
     """Refuse what is no list of names."""
-    if isinstance(changed, str) or not all(isinstance(name, str) for name in changed):
+    is_list = isinstance(changed, (list, tuple, set))
+    if not is_list or not all(isinstance(name, str) for name in changed):
         raise TypeError(f"changed should be a list of names of arguments, got {changed!r}")
     return list(changed)
 
@@ -891,13 +939,17 @@ def _check_parts(model, loss, optimizer, schedule):
         _refuse_class(name, part)
     if not callable(loss):
         raise TypeError(f"loss should be callable, got: {type(loss).__name__}")
+    if type(loss).__module__.partition(".")[0] == "torch":
+        raise TypeError(f"loss should be one of this package, got torch's {type(loss).__name__}")
     if not isinstance(optimizer, Optimiser):
         raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
     if optimizer.model is not model:
         raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
     if not model.learns:
         raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
-    if schedule is not None and getattr(schedule, "optimizer", None) is not optimizer:
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule should be one of this package, got: {type(schedule).__name__}")
+    if schedule is not None and schedule.optimizer is not optimizer:
         raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
     if isinstance(schedule, ReduceLROnPlateau) and schedule.mode == "max":
         raise ValueError(
@@ -934,16 +986,23 @@ def _is_per_batch(schedule, schedule_per):
 
 
 def _check_steps(state, per_batch, batches):
-    """Refuse a schedule that would come to its end before the training does."""
-    most = getattr(state.schedule, "most_steps", math.inf)
-    epochs = state.epochs - state.epoch
+    """Refuse a schedule that would come to its end before the training; say so of one that won't.
+
+    Not with checkpoints: such a training may be gone on with, and its schedule have steps for that.
+    """
+    schedule, epochs = state.schedule, state.epochs - state.epoch
+    most = getattr(schedule, "most_steps", math.inf)
     todo = epochs * (batches if per_batch else 1)
-    if most < math.inf and state.schedule.last_epoch + todo > most:
-        raise ValueError(
-            f"schedule: {type(state.schedule).__name__} has {most} steps, of which "
-            f"{state.schedule.last_epoch} are done, but there will be {todo} more: {epochs} epochs"
-            + (f" of {batches} batches" if per_batch else "")
-        )
+    if most == math.inf or schedule.last_epoch + todo == most:
+        return
+    sentence = (
+        f"schedule: {type(schedule).__name__} has {most} steps, of which {schedule.last_epoch} are "
+        f"done, but there will be {todo} more: {epochs} epochs"
+    ) + (f" of {batches} batches" if per_batch else "")
+    if schedule.last_epoch + todo > most:
+        raise ValueError(sentence)
+    if not state.made_of:
+        print(f"{sentence}; the learning rate will not come to its end", file=sys.stderr)
 
 
 @contextlib.contextmanager

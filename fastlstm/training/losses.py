@@ -39,7 +39,7 @@ from ..arrays import as_array, as_float, as_integers
 from ..parameters import check_number, check_size, quiet
 
 
-class _Loss:
+class Loss:
     """The reduction, and the reading of what every loss is given."""
 
     def __init__(self, reduction="mean"):
@@ -168,7 +168,7 @@ def _with_axes(array, ndim):
     return array.reshape(array.shape + (1,) * (ndim - array.ndim))
 
 
-class MSELoss(_Loss):
+class MSELoss(Loss):
     """Squared error: l = (y - t)^2.
 
     Parameters
@@ -200,7 +200,7 @@ class MSELoss(_Loss):
         return error * error, 2 * error
 
 
-class L1Loss(_Loss):
+class L1Loss(Loss):
     """Absolute error: l = |y - t|; its derivative is taken as 0 where y = t.
 
     Parameters
@@ -222,7 +222,7 @@ class L1Loss(_Loss):
         return np.abs(error), np.sign(error)
 
 
-class HuberLoss(_Loss):
+class HuberLoss(Loss):
     """Squared error near 0, absolute error beyond `delta`, so that outliers do not rule.
 
     With e = y - t: l = e^2 / 2 where |e| <= delta, otherwise delta (|e| - delta / 2).
@@ -260,7 +260,7 @@ class HuberLoss(_Loss):
         return slope * (error - slope / 2), slope
 
 
-class QuantileLoss(_Loss):
+class QuantileLoss(Loss):
     """Pinball loss: its minimum is the quantile q of what t can be, rather than its mean.
 
     With e = t - y: l = q e where e > 0, otherwise (q - 1) e; its derivative is taken as 0 where
@@ -314,7 +314,7 @@ class QuantileLoss(_Loss):
         return np.maximum(q * error, (q - 1) * error), slope
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(Loss):
     """-log softmax(logits) of the right class, from logits.
 
     **Classes are on the last axis**, where this package's layers have their features; torch has
@@ -493,7 +493,7 @@ def _softmax(logits):
     return shifted, np.log(total), shares
 
 
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(Loss):
     """Binary cross-entropy from logits: each element is a yes-or-no question of its own.
 
     With sigma the sigmoid: l = -(p t log sigma(y) + (1 - t) log(1 - sigma(y))), computed from
@@ -553,7 +553,7 @@ class BCEWithLogitsLoss(_Loss):
         )
 
 
-class NSELoss(_Loss):
+class NSELoss(Loss):
     """Squared error in units of each basin's own variability, as hydrology trains with it.
 
     l = (y - t)^2 / (std + eps)^2, with the standard deviation of the target of the basin (or any
