@@ -373,13 +373,18 @@ def _forecast_of(args, forecaster, table):
     """Forecast what comes after a table, or after what is left of it."""
     count, (first, _) = len(table.values) - (args.holdout or 0), table.parts[-1]
     if count - first < forecaster.window:
-        has = f"{len(table.values)} rows, which leave {count} to forecast from"
+        has = f"{len(table.values)} rows, which leave {max(0, count)} to forecast from"
         if first:
             rows = f"{max(0, count - first)} rows to forecast from where it was cut last"
             has = f"{rows} ({table.notes[-1]})"
         raise ValueError(
             f"{_name(args, table)} has {has}; expected the model's window of "
             f"{forecaster.window} at least"
+        )
+    if args.holdout and args.season > count - first:
+        raise ValueError(
+            f"--season {args.season} is more than the {count - first} rows of {_name(args, table)} "
+            "before the forecast"
         )
     inputs = [table.columns.index(forecaster.columns[n]) for n in forecaster.inputs]
     table.check(count - forecaster.window, count, inputs)

@@ -518,7 +518,12 @@ def unnamed(model):
             "data.csv has 90 rows, which leave 5 to forecast from; expected the model's window of "
             "6 at least",
         ),
-        (None, "--holdout 3 --season 88", "Expected forecasts from step 88, a season, to 90"),
+        (None, "--holdout 500", "data.csv has 90 rows, which leave 0 to forecast from; "),
+        (
+            None,
+            "--holdout 3 --season 88 -o out.csv",
+            "--season 88 is more than the 87 rows of data.csv before the forecast",
+        ),
         (lambda _: write(SERIES[:, ::-1][:, :1], labels=YEARS), "", "data.csv, line 2: expected 4"),
         (unnamed, "", "model.npz does not name its columns"),
         (lambda m: fastlstm.save(m.model, "model.npz"), "", "model.npz: it holds no forecaster"),
@@ -531,6 +536,7 @@ def test_bad_forecasts(model, capsys, prepare, options, sentence):
         prepare(model)
     line = f"forecast model.npz data.csv {options}"
     assert error_of(capsys, line).replace("\\", "/").startswith(sentence)
+    assert not os.path.exists("out.csv")
 
 
 def test_more_steps_than_the_model_can_give(capsys):
