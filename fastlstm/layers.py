@@ -152,10 +152,11 @@ class Linear(Computed):
             dy = as_rows(_as_gradient(d_output, shape, self.dtype, "Linear"))
             dx = (dy @ weight).reshape(x.shape) if input_gradient else None
             grads = self._learnt_grads()
-            if "weight" in grads:
-                grads["weight"] += dy.T @ as_rows(x)
-            if "bias" in grads:
-                grads["bias"] += dy.sum(axis=0)
+            with self._all_or_nothing():
+                if "weight" in grads:
+                    grads["weight"] += dy.T @ as_rows(x)
+                if "bias" in grads:
+                    grads["bias"] += dy.sum(axis=0)
             return dx
 
         return y, pullback

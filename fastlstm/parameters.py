@@ -159,9 +159,9 @@ class Layer:
         """Inside, gradients are added to; if that is cut short, as by Ctrl-C, they are put back."""
         layers = {id(layer): layer for _, layer in self.named_layers() if not layer._kept}.values()
         before = [None if layer._gradients is None else layer._gradients.copy() for layer in layers]
-        for layer in layers:
-            layer._kept = True
         try:
+            for layer in layers:
+                layer._kept = True
             yield
         except BaseException:
             for layer, gradients in zip(layers, before, strict=True):

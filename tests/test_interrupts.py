@@ -174,3 +174,21 @@ def test_a_linear_layer(engine, soon):
         for _ in range(1000):
             linear(x)
     assert linear(np.ones((1, 2000), np.float32)).shape == (1, 2000)
+
+
+def test_a_linear_pullback_adds_all_or_nothing():
+    """Though it had added the weight's gradient when it was cut short before the bias'."""
+
+    class Cut:
+        def __iadd__(self, _):
+            raise Interrupted
+
+    linear = Linear(2, 3, seed=0)
+    y, pullback = linear.vjp(np.ones((4, 2), np.float32))
+    pullback(np.ones_like(y))
+    before = {name: grad.copy() for name, grad in linear.grads.items()}
+    linear._learnt_grads = lambda: {"weight": linear.grads["weight"], "bias": Cut()}
+    with pytest.raises(Interrupted):
+        pullback(np.ones_like(y))
+    for name, grad in linear.grads.items():
+        assert_same_bits(grad, before[name])

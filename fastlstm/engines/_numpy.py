@@ -80,9 +80,8 @@ def run_linear(weights, x, y, threads):
 
 
 def sigmoid(z):
-    """1 / (1 + exp(-z)), within a few roundings of itself however small: of e = exp(-|z|) <= 1."""
-    e = np.exp(-np.abs(z))
-    return np.where(z < 0, e, 1) / (1 + e)
+    """1 / (1 + exp(-z)), within a few roundings; 0 where exp(-z) is infinite, as torch has it."""
+    return 1 / (1 + np.exp(-z))
 
 
 def describe():
