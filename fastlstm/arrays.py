@@ -64,6 +64,11 @@ def as_array(value, name):
         )
     if _is_torch_bfloat16(value):
         value = value.float()  # exact; NumPy has no such type
+    if hasattr(value, "batch_sizes"):
+        raise TypeError(
+            f"{name} is a PackedSequence, which LSTMs alone take: pass its data, or pad it with "
+            "fastlstm.pad_packed_sequence and give the model lengths="
+        )
     if isinstance(value, tuple) and any(hasattr(part, "shape") for part in value):
         raise TypeError(
             f"{name} is a tuple of arrays, not an array; of what an LSTM returns, "

@@ -39,9 +39,15 @@ class Given(NamedTuple):
         self.layouts.append(pair)
 
     def unknown(self, name, layer):
-        """What is given by a layer that may do anything with what was given to it."""
-        stranger = who(name, layer) if self.lstm else ""
-        return Given(self.layouts, lstm=self.lstm, stranger=stranger)
+        """What is given by a layer that may do anything with what was given to it.
+
+        One's own kind of LSTM says itself how its axes lie; another layer may have one inside.
+        """
+        if _is_lstm(layer):
+            return Given(self.layouts, lstm=(name, layer), directions=True)
+        inner = [(n[:-1], own) for n, own in layer.named_layers(name + ".") if _is_lstm(own)]
+        lstm = inner[-1] if inner else self.lstm
+        return Given(self.layouts, lstm=lstm, stranger=who(name, layer) if lstm else "")
 
 
 def join(children, given, prefix=""):
@@ -61,6 +67,10 @@ def is_own(layer):
     return module.partition(".")[0] != __name__.partition(".")[0]
 
 
+def _is_lstm(layer):
+    return hasattr(layer, "bidirectional") and hasattr(layer, "num_layers")
+
+
 def check_layouts(pairs):
     """Refuse layers one behind the other of which one is `batch_first` and the other is not."""
     for before, behind in pairs:
@@ -75,4 +85,4 @@ def check_layouts(pairs):
 def who(name, layer):
     """A layer in a sentence; names may come from a file of unknown origin."""
     name = name if len(name) <= 100 else name[:100] + "..."
-    return f"{name!r} ({type(layer).__name__ if layer.children else layer!r})"
+    return f"{name!r} ({type(layer).__name__ if layer.children else repr(layer)})"

@@ -24,6 +24,8 @@ from fastlstm import (
 )
 from fastlstm.parameters import Layer
 
+LAYOUTS = list(itertools.product([False, True], [False, True]))
+
 
 def _random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
@@ -41,6 +43,24 @@ class Doubled(Layer):
     def vjp(self, input):
         half = input.shape[-1]
         return self(input), lambda dy: dy[..., :half] + dy[..., half:]
+
+
+class Encoder(Layer):
+    """A layer of one's own with an LSTM inside."""
+
+    def __init__(self):
+        super().__init__({}, children={"lstm": LSTM(3, 4, batch_first=True)})
+
+    def __call__(self, input):
+        return self.children["lstm"](input)[0]
+
+
+class Louder(LSTM):
+    """An LSTM whose call is another's."""
+
+    def __call__(self, input, hx=None, *, lengths=None):
+        output, states = super().__call__(input, hx, lengths=lengths)
+        return 2 * output, states
 
 
 class Thrifty(Linear):
@@ -137,6 +157,10 @@ def test_sizes_are_compared(give, between, take):
         (lambda: Sequential(LSTM(3, 4), Doubled(), Last(batch_first=False)),
          "Sequential: '2' (Last) cannot take batch_first and bidirectional from '0' (LSTM(3, 4)), "
          "for what '1' (Doubled()) makes of its output is not known: give both"),
+        (lambda: Sequential({"encoder": Encoder(), "last": Last()}),
+         "Sequential: 'last' (Last) cannot take batch_first and bidirectional from 'encoder.lstm' "
+         "(LSTM(3, 4, batch_first=True)), for what 'encoder' (Encoder) makes of its output is not "
+         "known: give both"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, sentence):
@@ -158,6 +182,24 @@ def test_of_a_layer_of_ones_own_nothing_is_asked(stranger):
     assert y.shape == (2, 1)
 
 
+@pytest.mark.parametrize("batch_first, bidirectional", LAYOUTS)
+def test_an_lstm_of_ones_own_says_where_its_last_step_is(batch_first, bidirectional):
+    lstm = Louder(3, 4, batch_first=batch_first, bidirectional=bidirectional, seed=0)
+    last = Last(batch_first, bidirectional)
+    x = _random(5, 2, 3)
+    assert_same_bits(Sequential(lstm, Last())(x), last(lstm(x)[0]))
+    assert_same_bits(Sequential(lstm, last)(x), last(lstm(x)[0]))
+
+
+def test_a_packed_sequence_goes_through_lstms_alone():
+    packed = fastlstm.pack_sequence([_random(3, 3), _random(2, 3)])
+    model = Sequential(LSTM(3, 4, seed=0), LSTM(4, 2, seed=1))
+    data = model[1](model[0](packed)[0])[0].data
+    assert_same_bits(model(packed).data, data)
+    with pytest.raises(TypeError, match="^input is a PackedSequence, which LSTMs alone take"):
+        Sequential(model, Linear(2, 1))(packed)
+
+
 def test_a_model_with_a_layer_of_ones_own_runs_and_learns():
     model = Sequential(LSTM(3, 4, seed=0), Doubled(), Linear(8, 2, seed=1))
     y, pullback = model.vjp(_random(5, 2, 3))
@@ -166,8 +208,6 @@ def test_a_model_with_a_layer_of_ones_own_runs_and_learns():
 
 
 # ---- Last -----------------------------------------------------------------------------------
-
-LAYOUTS = list(itertools.product([False, True], [False, True]))
 
 
 @pytest.mark.parametrize("lengths", [None, [2, 6, 0, 4]])
