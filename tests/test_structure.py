@@ -811,8 +811,8 @@ class Unknown(fastlstm.Tanh):
         (["fc1", "fc1.", "fc2"], ValueError, "order names 'fc1' twice"),
         ([], TypeError, "order must be a list of names and layers, got list"),
         ("fc1", TypeError, "order must be a list of names and layers, got str"),
-        (["fc1", 3], TypeError, "order must be a list of names and layers, got int"),
-        (["fc1", fastlstm.ReLU], TypeError, "order must be a list of names and layers, got type"),
+        (["fc1", 3], TypeError, "order must be a list of names and of fastlstm's layers, got int"),
+        (["fc1", fastlstm.ReLU], TypeError, "order holds the class ReLU; write ReLU()"),
         (
             ["fc1", Unknown()],
             TypeError,

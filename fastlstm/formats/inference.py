@@ -435,8 +435,13 @@ def check_order(order):
                 f"order names what has parameters, got a {type(entry).__name__}; only layers "
                 "without parameters can be given themselves"
             )
+        if isinstance(entry, type):
+            raise TypeError(f"order holds the class {entry.__name__}; write {entry.__name__}()")
         if not isinstance(entry, (str, Layer)):
-            raise TypeError(f"order must be a list of names and layers, got {type(entry).__name__}")
+            raise TypeError(
+                "order must be a list of names and of fastlstm's layers, got "
+                + type(entry).__name__
+            )
         if isinstance(entry, Layer):
             try:
                 structure.describe(entry)
