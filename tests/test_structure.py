@@ -1309,6 +1309,15 @@ def test_no_more_layers_than_arrays(tmp_path, monkeypatch, more):
             function(path)
 
 
+@pytest.mark.parametrize("ending", ["", ".0", ".weight_ih_l1"])
+def test_long_names_make_no_long_message(tmp_path, ending):
+    long = [letter * 30_000 + ending for letter in "ab"]
+    state = linear(long[0], 3, 4) | lstm(long[1], 4, 4) | state_of({f"{long[0]}n.x": (3,)})
+    with pytest.raises(ValueError) as error:
+        fastlstm.load(write(tmp_path / "x.npz", state))
+    assert len(str(error.value)) < 2500
+
+
 def test_many_names_make_no_long_message(tmp_path):
     state = {f"{'long' * 50}{n}.weight": numbers(2, 3) for n in range(3000)}
     path = write(tmp_path / "x.npz", state)

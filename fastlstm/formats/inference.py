@@ -18,6 +18,7 @@ from .folding import NAME, fold
 _MOST_NESTED = 16  # parts of a name
 _MOST_CHAINED = 8  # layers, whose orders are all tried
 _MOST_COMPARED = 100  # chains
+_LONGEST_ADVISED = 300  # characters of a name
 _CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
 _EMBEDDING = re.compile(r"(.*_)?emb(ed(ding)?s?)?\d*", re.IGNORECASE)
 _LINEAR = re.compile(r"(.*_)?(fc|lin(ear)?|dense|proj(ection)?|head)_?\d*", re.IGNORECASE)
@@ -244,7 +245,7 @@ def _lstm(prefix, arrays):
     layers = {int(re.search(r"_l(\d+)", name)[1]) for name in arrays}
     if gap := next((n for n in range(len(layers)) if n not in layers), None):
         raise ValueError(
-            f"an LSTM has layer {max(layers)}, but lacks {f'{prefix}weight_ih_l{gap}'!r}"
+            f"an LSTM has layer {max(layers)}, but lacks {short(f'{prefix}weight_ih_l{gap}')}"
         )
     hidden = _units(prefix, "weight_ih_l0", inputs)
     bidirectional = any(name.endswith("_reverse") for name in arrays)
@@ -283,18 +284,20 @@ def _refuse_others(prefix, arrays):
 
 def _matrix(prefix, arrays, name):
     if name not in arrays:
-        raise ValueError(f"an LSTM lacks {prefix + name!r}; it has {quoted(arrays)}")
+        raise ValueError(f"an LSTM lacks {short(prefix + name)}; it has {quoted(arrays)}")
     if arrays[name].ndim != 2:
-        raise ValueError(f"{prefix + name!r} must be a matrix, got shape {arrays[name].shape}")
+        raise ValueError(f"{short(prefix + name)} must be a matrix, got shape {arrays[name].shape}")
     if arrays[name].dtype.kind != "f":
-        raise ValueError(f"{prefix + name!r} must hold floats, got {arrays[name].dtype}")
+        raise ValueError(f"{short(prefix + name)} must hold floats, got {arrays[name].dtype}")
     return arrays[name]
 
 
 def _units(prefix, name, inputs):
     """How many units an LSTM has: its input weights have a row for each gate of each."""
     if not len(inputs) or len(inputs) % 4:
-        raise ValueError(f"{prefix + name!r} must have 4 rows for each unit, got {inputs.shape}")
+        raise ValueError(
+            f"{short(prefix + name)} must have 4 rows for each unit, got {inputs.shape}"
+        )
     return len(inputs) // 4
 
 
@@ -302,7 +305,7 @@ def _require(prefix, arrays, name, shape):
     """Refuse a matrix that is missing or too small, before memory is taken for what it lacks."""
     matrix = _matrix(prefix, arrays, name)
     if matrix.size < shape[0] * shape[1]:
-        raise ValueError(f"{prefix + name!r} must have shape {shape}, got {matrix.shape}")
+        raise ValueError(f"{short(prefix + name)} must have shape {shape}, got {matrix.shape}")
 
 
 # Chains
@@ -474,7 +477,7 @@ def _only_chain(parts, ordered):
             parts, f"between {quoted(linears)} an activation may stand, which no name tells"
         )
     if gap := _gap(parts):
-        raise _unclear(parts, f"{gap!r} has no parameters, and what it is stands nowhere")
+        raise _unclear(parts, f"{short(gap)} has no parameters, and what it is stands nowhere")
     choices = [[Link(name, r) for r in part.readings] for name, part in parts.items()]
     chains = list(islice(_chains(choices), _MOST_COMPARED))
     if not chains:
@@ -551,7 +554,8 @@ def _unclear(parts, reason):
             + (f" without {quoted(left)}" if left else "")
             + ", with fastlstm.ReLU(), fastlstm.Last() and the like in their places",
         )
-    if clear := [name for name, part in parts.items() if len(part.readings) == 1 and name]:
+    short_enough = [name for name in parts if 1 <= len(name) <= _LONGEST_ADVISED]
+    if clear := [name for name in short_enough if len(parts[name].readings) == 1]:
         one = Parts(path=parts.path).call(f"prefix={f'{parts.prefix}.{clear[0]}'.strip('.')!r}")
         ways.append(f"{one} takes one part alone")
     return ValueError(
@@ -565,7 +569,8 @@ def _fitting_order(parts):
     """An order in which the sizes of the parts fit in one way, or None; the file's if it does."""
     choices = {n: [Link(n, r) for r in p.readings] for n, p in parts.items() if p.readings}
     if not 2 <= len(choices) <= _MOST_CHAINED or any(
-        _kind(links[0]) == "LSTMCell" for links in choices.values()
+        _kind(links[0]) == "LSTMCell" or len(name) > _LONGEST_ADVISED
+        for name, links in choices.items()
     ):
         return None
     orders = [list(choices)]
