@@ -244,6 +244,7 @@ class _File:
         A column of clock times behind a date belongs to it, and columns that are called year,
         month, day, hour and minute make a date together. Hours may belong to a date of one column.
         """
+        self.inputs = set(places)
         free = [n for n in range(len(self.header)) if n not in places and n != self.group]
         first = 1 if self.group == 0 else 0
         self.first = first if first in free else None
@@ -293,6 +294,9 @@ class _File:
         """The times in a column, or None."""
         self._add_hours(place)
         labels = self.texts[place]
+        inputs = not self.inputs.isdisjoint(self.parts.get(place, []))
+        if inputs and self.header[place].lower() == "month" and _repeated(labels) > _REPEATED:
+            return None  # inputs like year and month do not tell the day
         try:
             times = read_times(labels)
             if times is None:
@@ -316,15 +320,15 @@ class _File:
         """Refuse a column of times of which some are missing, or are written otherwise."""
         known = [label for label in labels if not _is_missing(label)]
         dates = list(filter(looks_like_a_date, known))
-        numbers = read_times(known) if all(map(NUMBER.fullmatch, known)) else None
+        numbers = read_times(known) if known and all(map(NUMBER.fullmatch, known)) else None
         if len(dates) * 2 > len(known):
-            wrong = (not same_form(dates[0], label) for label in labels)
+            wrong = [not same_form(dates[0], label) for label in labels]
         elif numbers and len(known) > 1 and (np.diff(numbers.values) > 0).all():
-            wrong = map(_is_missing, labels)
+            wrong = list(map(_is_missing, labels))
         else:
             return
-        line, label = next(itertools.compress(zip(self.lines, labels, strict=True), wrong))
-        raise ValueError(f"line {line} has {short(label)}, which is no time as others are")
+        for line, label in itertools.compress(zip(self.lines, labels, strict=True), wrong):
+            raise ValueError(f"line {line} has {short(label)}, which is no time as others are")
 
     def formatted(self, date_format):
         """(place of the first column that may hold such dates, its `Times`)."""

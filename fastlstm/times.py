@@ -14,6 +14,7 @@ import numpy as np
 _ENOUGH = 12  # times by whose distances a reading is told from others
 _RECENT = 12  # times that tell how far the next ones are apart
 _HOLIDAYS = 5  # working days without a row that are no gap where there are no rows on weekends
+_HUGE = 2**62
 _WEEKENDS = 3  # that show a week of other days than Monday to Friday
 _IRREGULAR = 1 / 3  # share of unusual distances from which on none is usual
 _MONTHS = (
@@ -255,7 +256,7 @@ def _dates(matches, order=None):
         months = numbers("q") * 3 - 2
     else:
         months = numbers("m", 1)
-    if not ((1 <= months) & (months <= 12) & (1 <= days) & (days <= 31)).all():
+    if not ((1 <= years) & (1 <= months) & (months <= 12) & (1 <= days) & (days <= 31)).all():
         return None
     first = ((years - 1970) * 12 + months - 1).astype("M8[M]")
     dates = first.astype("M8[D]") + (days - 1)
@@ -435,6 +436,8 @@ def _numbers(labels):
     """The times of numbers, whole ones as such, so that none loses digits; None if one is inf."""
     try:
         values = np.array(list(map(int, labels)), np.int64)
+        if values.max() >= _HUGE or values.min() <= -_HUGE:
+            raise OverflowError  # the next ones might be beyond int64
     except (ValueError, OverflowError):
         values = np.array(labels, float)
         if not np.isfinite(values).all():

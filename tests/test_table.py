@@ -104,6 +104,7 @@ def test_a_first_column_that_is_used_is_no_time(read):
         ),
         (column(["2024-01", "2024-01"]), "x.csv, line 3: 2024-01 does not come after 2024-01; "),
         (column(["2024-02-30"]), "x.csv, its first column: Day out of range"),
+        (column(["0000-01-01"]), "x.csv, its first column: Day out of range"),
     ],
 )
 def test_faults_are_named(read, text, sentence):

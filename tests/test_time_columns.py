@@ -137,6 +137,7 @@ def test_decimal_years_and_months_after_a_point():
         (["1700000000", "1700003600"], "1700007200"),
         (["0.1", "0.2", "0.3"], "0.4"),
         (["1e3", "2e3"], "3000"),
+        ([str(2**63 - 3), str(2**63 - 2)], "9223372036854775808"),
         (["20230231", "20230232"], "20230233"),  # no date
     ],
 )
@@ -439,6 +440,11 @@ def test_a_part_of_the_time_may_be_an_input_too(names):
     write(*([getattr(t, n) for t in times.tolist()] for n in names), VALUES, names=(*names, "x"))
     table = read_table("x.csv", ["x", names[-1]])
     assert table.times.astype("M8[m]").tolist() == times.tolist()
+    write([d.year for d in DAYS.tolist()], [d.month for d in DAYS.tolist()], VALUES,
+          names=("year", "month", "x"))  # fmt: skip
+    assert read_table("x.csv", ["x", "year", "month"]).times is None  # they do not tell the day
+    with pytest.raises(ValueError, match="order of time"):
+        read_table("x.csv", ["x"])
 
 
 def test_a_date_that_is_missing_or_of_another_form():
@@ -467,8 +473,9 @@ def test_what_is_no_time_among_times_is_named():
 
 def test_a_measurement_with_gaps_is_neither_time_nor_words():
     rain = np.array([5, "", 7, 2, "NaN"] * 16)
-    write(rain, DAYS, VALUES, names=("rain", "date", "x"))
-    assert read_table("x.csv", ["x"]).labels_from(80, 1) == texts("%Y-%m-%d", DAYS[-1:] + 1)
+    for measurement in (rain, [""] * 80):
+        write(measurement, DAYS, VALUES, names=("rain", "date", "x"))
+        assert read_table("x.csv", ["x"]).labels_from(80, 1) == texts("%Y-%m-%d", DAYS[-1:] + 1)
     write(rain, VALUES, names=("rain", "x"))
     assert read_table("x.csv", ["x"]).time is None
 
