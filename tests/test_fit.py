@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fastlstm.training import (
     SGD,
     Adam,
     Arrays,
+    Batch,
     Batches,
     Checkpoint,
     CrossEntropyLoss,
@@ -377,13 +379,16 @@ x, y = make_data()
 
 
 class _Pairs:
-    """A data set as torch has them: it yields (x, y), which is no Batch."""
+    """A data set of one's own: as torch has them, (x, y), or what `give` makes of rows."""
+
+    def __init__(self, give=lambda rows: (x[rows], y[rows])):
+        self.give = give
 
     def __len__(self):
         return N
 
     def __getitem__(self, rows):
-        return x[rows], y[rows]
+        return self.give(rows)
 
 
 def _loss_with_gradient(change):
@@ -514,6 +519,34 @@ BAD = {
     "word_labels": (
         {"data": (x, np.array(["yes"] * N)), "loss": CrossEntropyLoss()}, ValueError,
         r"class indices, integers .* got <U3 of shape \(22,\)\. Labels become indices by np.uni",
+    ),
+    "one_by_one": (
+        {"data": _Pairs(lambda row: Batch(x[int(row)], y[int(row)]))}, TypeError,
+        "^data: data.indices. of an array of indices: ",
+    ),
+    "another_number": (
+        {"data": _Pairs(lambda rows: Batch(x[:3], y[:3]))}, ValueError,
+        r"^data: Expected data\[indices\] of 8, got 3$",
+    ),
+    "batch_of_lists": (
+        {"data": _Pairs(lambda rows: Batch(x[rows], y[rows].tolist()))}, TypeError,
+        r"^data: Expected y of data\[indices\] to be an array, got a list$",
+    ),
+    "half_a_batch": (
+        {"data": _Pairs(lambda rows: types.SimpleNamespace(x=x[rows], y=y[rows]))}, TypeError,
+        r"^data: Expected data\[indices\] to be a fastlstm.training.Batch, got SimpleNamespace; ",
+    ),
+    "last_label": (
+        {"data": (x, np.arange(N) // (N - 1)), "loss": CrossEntropyLoss()}, ValueError,
+        "^data: CrossEntropyLoss: target must hold classes 0..0, got indices from 0 to 1$",
+    ),
+    "last_label_of_sequences": (
+        {"data": lambda: Sequences(list(x), np.arange(N) // (N - 1)), "loss": CrossEntropyLoss()},
+        ValueError, "^data: CrossEntropyLoss: target must hold classes 0..0, got indices from 0 t",
+    ),
+    "last_label_of_validation": (
+        {"data": (x, np.zeros(N, int)), "validation": (x, np.arange(N) // (N - 1)),
+         "loss": CrossEntropyLoss()}, ValueError, "^validation: CrossEntropyLoss: target must hold",
     ),
     "torchs_loss": (
         {"loss": _torchs_loss}, TypeError,

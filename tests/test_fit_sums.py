@@ -363,6 +363,28 @@ def test_metrics_see_real_steps_alone():
     assert history["rows"] == [LENGTHS.sum()]
 
 
+def test_a_mask_may_have_axes_of_length_1():
+    """One mask for all samples, as losses take it."""
+    steps = np.array([[True, False, True, True, False, False]])
+
+    class Masked:
+        def __len__(self):
+            return N
+
+        def __getitem__(self, rows):
+            return Batch(X[rows], X[rows], mask=steps)
+
+    model = _each(F)
+    history = fit(
+        model, Masked(), MSELoss(), SGD(model, lr=0.0), 1, 5, progress=False,
+        metrics={"mse": lambda y, t: np.mean((y - t) ** 2), "rows": lambda y, t: len(y)},
+    )  # fmt: skip
+    error = model(X.swapaxes(0, 1)).swapaxes(0, 1) - X
+    assert history["loss"][0] == pytest.approx(np.mean(error[:, steps[0]] ** 2), rel=1e-5)
+    assert history["mse"] == pytest.approx(history["loss"], rel=1e-6)
+    assert history["rows"] == [3 * N]
+
+
 def test_bad_metrics():
     model = _one(3)
 

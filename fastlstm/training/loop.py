@@ -28,12 +28,14 @@ from ..layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid
 from ..lstm import LSTM
 from ..parameters import Layer, check_number, check_size
 from ..terminal import printable
-from .batches import Arrays, Batches, Sequences, as_data
+from .batches import Arrays, Batch, Batches, Sequences, as_data
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
-from .losses import Loss
+from .losses import CrossEntropyLoss, Loss
 from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
 from .schedules import OneCycleLR, ReduceLROnPlateau, Schedule
+
+_ROWS = 4096  # targets that are looked at together
 
 
 class History(dict):
@@ -442,18 +444,38 @@ class _Training:
         """Refuse data that do not fit model, loss and metrics."""
         if isinstance(batches.data, Sequences) and batches.data.targets is None:
             raise ValueError(f"{name}: Expected Sequences with targets, got them without")
-        batch = batches.data[np.arange(min(batches.batch_size, len(batches.data)))]
+        rows = np.arange(min(batches.batch_size, len(batches.data)))
+        try:
+            batch = batches.data[rows]
+        except (TypeError, ValueError) as fault:
+            raise _of(f"{name}: data[indices] of an array of indices", fault) from fault
         with mode(self.model, training=False), np.errstate(all="ignore"):
             try:
                 prediction = self.view(batch)
                 _check_loss(self._call_loss(prediction, batch), prediction)
                 self._denominator(prediction, batch)
+                if len(batch.y) != len(rows):
+                    raise ValueError(f"Expected data[indices] of {len(rows)}, got {len(batch.y)}")
+                self._check_classes(batches.data, prediction)
             except (TypeError, ValueError) as fault:
                 raise _of(name, fault) from fault
             try:
                 self._measure([_counted(prediction, batch)])
             except ValueError:  # for so few samples a metric may have no value; for all it must
                 self._measure([_counted(self.view(b), b) for b in batches.epoch(0)])
+
+    def _check_classes(self, data, prediction):
+        """Refuse targets that are no class, wherever they are: sorted data have them at the end."""
+        if not isinstance(self.own_loss, CrossEntropyLoss):
+            return
+        if isinstance(data, Arrays):  # without x, which may be large
+            data = Arrays(np.zeros(len(data)), data.y, data.weights, mask=data.mask)
+        elif not isinstance(data, Sequences):
+            return
+        for first in range(0, len(data), _ROWS):
+            batch = data[first : first + _ROWS]
+            shape = (*batch.y.shape[: prediction.ndim - 1], *prediction.shape[-1:])
+            self._denominator(np.broadcast_to(prediction.dtype.type(0), shape), batch)
 
     def run(self, batches, held_out, progress, verbose):
         """Train until all epochs are done, or a callback says stop."""
@@ -849,7 +871,8 @@ def _counted(prediction, batch):
     """Predictions and targets of a batch, only those that its mask lets through."""
     if batch.mask is None:
         return prediction, batch.y
-    return prediction[batch.mask], batch.y[batch.mask]
+    mask = np.broadcast_to(batch.mask, batch.y.shape[: np.ndim(batch.mask)])
+    return prediction[mask], batch.y[mask]
 
 
 def _is_number(value):
@@ -872,11 +895,15 @@ def _of(name, fault):
 
 
 def _check_batch(batch):
-    if not hasattr(batch, "x"):
+    parts = {name: getattr(batch, name, batch) for name in Batch._fields if name != "std"}
+    if any(part is batch for part in parts.values()):
         raise TypeError(
             f"Expected data[indices] to be a fastlstm.training.Batch, got {type(batch).__name__}; "
             "a data set should return Batch(x, y)"
         )
+    for name, part in parts.items():
+        if isinstance(part, list) or isinstance(part, tuple) and name != "x":
+            raise TypeError(f"Expected {name} of data[indices] to be an array, got a list")
 
 
 def _check_loss(result, prediction):
