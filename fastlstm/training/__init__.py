@@ -1,10 +1,11 @@
 """Training: what to make small (losses), who changes the parameters (optimisers), how fast."""
 
 from .batches import Arrays, Batch, Batches, Sequences
+from .callbacks import EarlyStopping, History, State, StopTraining
 from .checkpoint import Checkpoint
 from .diagnosis import NonFiniteError
 from .forecaster import Forecaster, is_forecaster, seasonal_naive
-from .loop import EarlyStopping, History, State, StopTraining, fit, predict
+from .loop import fit
 from .losses import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -26,6 +27,7 @@ from .schedules import (
 )
 from .series import Windows, split_at_gaps, split_by_time, windows
 from .standardizer import Standardizer
+from .view import predict
 
 __all__ = [
     "SGD",

@@ -117,6 +117,8 @@ def read(path, state, changed):
                 f"the checkpoint is of epoch {epoch}; expected one of at most epochs={state.epochs}"
             )
         _check_history(kept, state)
+        if not set(kept["frozen"]) <= set(state.model.requires_grad):
+            raise ValueError(f"a damaged checkpoint: {kept['frozen']!r} are no frozen parameters")
         for name, array in kept["model"].items():
             if array.dtype != state.model.dtype:
                 raise ValueError(f"a damaged checkpoint: {name} is of {array.dtype}")

@@ -14,9 +14,9 @@ from ..formats.source import Source, file_name, opened
 from ..parameters import Layer, check_size
 from .batches import Batch
 from .columns import as_table, check_names, check_order, positions
-from .loop import SamplesFirst, mode, predict
 from .series import Windows
 from .standardizer import Standardizer
+from .view import SamplesFirst, mode, predict
 
 _KIND, _VERSION = "forecaster", 1
 _KEPT = ("window", "horizon", "inputs", "targets", "columns")

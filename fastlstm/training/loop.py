@@ -1,17 +1,12 @@
-"""`fit`, the training loop, and what belongs to it: history, early stopping, prediction.
+"""`fit`, the training loop.
 
 A step is the same few lines for every model: run it, loss, pullback, update. All the rest is there
 for the day when something goes wrong: what is not finite is found before it reaches the weights,
 Ctrl-C waits until an update is whole, and the end of an epoch is a `State` that `Checkpoint` can
 write down.
-
-Callbacks are functions of that state. Those that need more may have the methods ``start(state)``,
-called before the first epoch, ``finish(state)``, before `fit` returns or raises what stopped it,
-and ``state_dict()`` with ``load_state_dict(mapping)``, for what a checkpoint must keep of them.
 """
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import math
@@ -23,233 +18,30 @@ import time
 
 import numpy as np
 
-from ..arrays import as_array
-from ..layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
-from ..lstm import LSTM
-from ..parameters import Layer, check_number, check_size
+from ..parameters import check_number, check_size
 from ..terminal import printable
-from .batches import Arrays, Batch, Batches, Sequences, as_data
+from .arguments import (
+    about,
+    check_changed,
+    check_loss,
+    check_metrics,
+    check_parts,
+    check_steps,
+    in_order,
+    is_number,
+    is_per_batch,
+    named_data,
+)
+from .batches import Arrays, Batches, Sequences
+from .callbacks import EarlyStopping, History, State, StopTraining
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
 from .losses import CrossEntropyLoss, Loss
-from .optimisers import Optimiser, clip_grad_norm, clip_grad_value
-from .schedules import OneCycleLR, ReduceLROnPlateau, Schedule
+from .optimisers import clip_grad_norm, clip_grad_value
+from .schedules import ReduceLROnPlateau
+from .view import SamplesFirst, mode
 
 _ROWS = 4096  # targets that are looked at together
-
-
-class History(dict):
-    """What `fit` saw: a list for each name, with a value for each epoch.
-
-    "loss", over the epoch's batches, each before its update; "validation_loss", after the epoch, if
-    there is validation data; a metric's name, and "validation_" and that name; "lr", the learning
-    rate that the epoch began with; "seconds". Callbacks may add lists of their own. It is a dict:
-    ``dict(history)`` and ``json.dumps(history)`` do what one expects.
-
-    Where `EarlyStopping` monitors "loss" or a metric of the training data, these too are measured
-    after the epoch, in evaluation mode: so the weights that it keeps are those with that value.
-
-    Parameters
-    ----------
-    values : mapping of str -> list, optional
-
-    Attributes
-    ----------
-    interrupted : bool
-        Ctrl-C ended the training. An epoch that was not whole is not in the lists.
-    stopped : str or None
-        Which callback ended it, and when, or the reason that it gave.
-    resumed : int
-        How many of the epochs are a checkpoint's; all, if there was nothing left to train.
-
-    Examples
-    --------
-    >>> history = fastlstm.training.History({"loss": [0.5, 0.25]})
-    >>> history["loss"][-1], history.interrupted
-    (0.25, False)
-    """
-
-    def __init__(self, values=()):
-        super().__init__(values)
-        self.interrupted, self.stopped, self.resumed = False, None, 0
-
-
-class StopTraining(Exception):
-    """Raised by a callback, ends the training after this epoch, as returning True does.
-
-    Parameters
-    ----------
-    reason : str, optional
-        What ``history.stopped`` will say; otherwise the callback's name and the epoch.
-
-    Examples
-    --------
-    >>> def good_enough(state):
-    ...     if state.history["loss"][-1] < 1e-3:
-    ...         raise fastlstm.training.StopTraining("the loss is below 0.001")
-    """
-
-    def __init__(self, reason=None):
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclasses.dataclass
-class State:
-    """A training at the end of an epoch, as callbacks see it.
-
-    Parameters
-    ----------
-    model : Layer
-        In training mode.
-    optimizer, schedule : as `fit` got them
-    callbacks : list
-    history : History
-        This epoch's values are in it.
-    epochs : int
-        How many there will be.
-    made_of : dict of str -> str
-        Where there are checkpoints: what the training is made of, in words.
-    epoch : int
-        How many have been done: 1 after the first.
-
-    Examples
-    --------
-    >>> def report(state):
-    ...     print(f"{state.epoch}/{state.epochs}: {state.history['loss'][-1]:.4f}")
-    """
-
-    model: Layer
-    optimizer: object
-    schedule: object
-    callbacks: list
-    history: History
-    epochs: int
-    made_of: dict
-    epoch: int = 0
-
-
-class EarlyStopping:
-    """Stop when the validation loss has not fallen for a while, and take the best weights.
-
-    Parameters
-    ----------
-    patience : int
-        After so many epochs in a row that are no better than the best one.
-    min_delta : float >= 0
-        Better is less, or more, by more than this.
-    monitor : str
-        The name in the history of what is to become small, or large.
-    mode : {"min", "max"}
-        Whether less is better, as for losses, or more, as for an accuracy.
-
-    Attributes
-    ----------
-    best : float
-    best_epoch : int
-        From 1; 0 before the first epoch.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of its range or of another type. By `fit`, if there is no `monitor`.
-
-    Notes
-    -----
-    The model has the weights of the best epoch whenever `fit` returns: stopped early or not, or
-    interrupted; and when it raises, whatever went wrong in a later epoch. The optimiser's state is
-    the last epoch's. To monitor "loss", or a metric of the training data, costs one run of the
-    model over them after each epoch: what is seen during an epoch is measured with weights that
-    change from batch to batch, so there would be none to go back to.
-
-    Examples
-    --------
-    >>> x = np.zeros((4, 5, 1), np.float32)
-    >>> train, validation = (x, np.ones((4, 1), np.float32)), (x, np.zeros((4, 1), np.float32))
-    >>> model = fastlstm.Sequential(fastlstm.LSTM(1, 2), fastlstm.Last(), fastlstm.Linear(2, 1))
-    >>> model[2].bias = [0.0]
-    >>> early = fastlstm.training.EarlyStopping(patience=2)
-    >>> history = fastlstm.training.fit(
-    ...     model, train, fastlstm.training.MSELoss(), fastlstm.training.SGD(model, lr=0.1),
-    ...     50, 4, validation=validation, callbacks=[early],
-    ... )
-    >>> history.stopped
-    'EarlyStopping after epoch 3'
-    >>> early.best_epoch
-    1
-    """
-
-    def __init__(self, patience, min_delta=0.0, monitor="validation_loss", mode="min"):
-        self.patience = check_size("patience", patience)
-        self.min_delta = check_number("min_delta", min_delta, least=0)
-        if not isinstance(monitor, str):
-            raise TypeError(f"monitor should be of type str, got: {type(monitor).__name__}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be min or max, got {mode!r}")
-        self.monitor, self.mode = monitor, mode
-        self._forget()
-
-    def _forget(self):
-        self.best = math.inf if self.mode == "min" else -math.inf
-        self.best_epoch, self._weights = 0, {}
-        self._state = None  # of the training at hand
-
-    def start(self, state):
-        """Forget an earlier training."""
-        of_training = self.monitor.removeprefix("validation_")
-        if self.monitor not in state.history and of_training in state.history:
-            raise ValueError(
-                f"EarlyStopping: Expected {self.monitor!r} in the history; pass validation= to fit"
-            )
-        if all(type(callback) in (EarlyStopping, Checkpoint) for callback in state.callbacks):
-            self._check_monitor(state.history)  # nobody else would put it there
-        self._forget()
-        self._state = state
-
-    def __call__(self, state):
-        """Keep the weights if they are the best so far; True if it is time to stop."""
-        self._check_monitor(state.history)
-        value = state.history[self.monitor][-1]
-        better = self.best - value if self.mode == "min" else value - self.best
-        if better > self.min_delta:
-            weights = state.model.state_dict()
-            self.best, self.best_epoch, self._weights = float(value), state.epoch, weights
-        return state.epoch - self.best_epoch >= self.patience
-
-    def _check_monitor(self, history):
-        if self.monitor not in history:
-            raise ValueError(
-                f"EarlyStopping: Expected {self.monitor!r} in the history, which has "
-                f"{', '.join(history)}"
-            )
-
-    def finish(self, state):
-        """Give the model its best weights."""
-        self._state = None
-        if self._weights:
-            state.model.load_state_dict(self._weights)
-
-    def state_dict(self):
-        """Return all that the next epochs depend on."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self._weights}
-
-    def load_state_dict(self, state_dict):
-        """Take over what `state_dict` returned; ValueError if it cannot be this training's."""
-        best, weights = state_dict["best"], state_dict["weights"]
-        best_epoch = check_size("best_epoch", state_dict["best_epoch"], least=0)
-        if not _is_number(best):
-            raise ValueError(f"EarlyStopping: Expected best to be a number, got {best!r}")
-        if best_epoch and self._state is not None:
-            _check_weights(weights, best_epoch, self._state)
-        self.best, self.best_epoch, self._weights = float(best), best_epoch, weights
-
-
-def _check_weights(weights, epoch, state):
-    """Refuse best weights that are not a model's, or of an epoch that will not be."""
-    own = {name: (value.shape, value.dtype) for name, value in state.model.state_dict().items()}
-    theirs = {name: (np.shape(value), value.dtype) for name, value in weights.items()}
-    if theirs != own or epoch > state.epochs:
-        raise ValueError("EarlyStopping: Expected the weights of this model in an epoch of it")
 
 
 def fit(
@@ -368,20 +160,20 @@ def fit(
     """
     view = SamplesFirst(model)
     check_size("epochs", epochs)
-    batches = Batches(_as_data("data", data), batch_size, shuffle=shuffle, seed=seed)
+    batches = Batches(named_data("data", data), batch_size, shuffle=shuffle, seed=seed)
     held_out = None
     if validation is not None:
-        held_out = Batches(_as_data("validation", validation), batch_size, shuffle=False)
-    _check_parts(model, loss, optimizer, schedule)
-    metrics = _check_metrics(metrics)
+        held_out = Batches(named_data("validation", validation), batch_size, shuffle=False)
+    check_parts(model, loss, optimizer, schedule)
+    metrics = check_metrics(metrics)
     names = ["loss", *metrics]
     held_out_names = [] if held_out is None else [f"validation_{name}" for name in names]
     history = History({name: [] for name in [*names, *held_out_names, "lr", "seconds"]})
-    changed = _check_changed(changed)
+    changed = check_changed(changed)
     if resume is not None and not isinstance(resume, (str, os.PathLike)):
         raise TypeError(f"resume should be the path of a checkpoint, got: {type(resume).__name__}")
-    state = State(model, optimizer, schedule, _in_order(callbacks), history, epochs, {})
-    per_batch = _is_per_batch(schedule, schedule_per)
+    state = State(model, optimizer, schedule, in_order(callbacks), history, epochs, {})
+    per_batch = is_per_batch(schedule, schedule_per)
     with _Interrupts() as interrupts:
         training = _Training(
             state, view, loss, metrics, per_batch, clip_norm, clip_value, interrupts
@@ -401,7 +193,7 @@ def fit(
                 _hook(callback, "start", state)
             if kept is not None:
                 restore(resume, kept, state, changed)
-            _check_steps(state, per_batch, len(batches))
+            check_steps(state, per_batch, len(batches))
         with mode(model, training=True):
             try:
                 training.run(batches, held_out, progress, verbose)
@@ -448,17 +240,17 @@ class _Training:
         try:
             batch = batches.data[rows]
         except (TypeError, ValueError) as fault:
-            raise _of(f"{name}: data[indices] of an array of indices", fault) from fault
+            raise about(f"{name}: data[indices] of an array of indices", fault) from fault
         with mode(self.model, training=False), np.errstate(all="ignore"):
             try:
                 prediction = self.view(batch)
-                _check_loss(self._call_loss(prediction, batch), prediction)
+                check_loss(self._call_loss(prediction, batch), prediction)
                 self._denominator(prediction, batch)
                 if len(batch.y) != len(rows):
                     raise ValueError(f"Expected data[indices] of {len(rows)}, got {len(batch.y)}")
                 self._check_classes(batches.data, prediction)
             except (TypeError, ValueError) as fault:
-                raise _of(name, fault) from fault
+                raise about(name, fault) from fault
             try:
                 self._measure([_counted(prediction, batch)])
             except ValueError:  # for so few samples a metric may have no value; for all it must
@@ -539,8 +331,8 @@ class _Training:
             try:
                 value = metric(*arrays)
             except (TypeError, ValueError) as fault:
-                raise _of(f"metrics[{name!r}]", fault) from fault
-            if not _is_number(value):
+                raise about(f"metrics[{name!r}]", fault) from fault
+            if not is_number(value):
                 raise TypeError(
                     f"metrics[{name!r}] should return a number, got: {type(value).__name__}"
                 )
@@ -611,7 +403,7 @@ class _Training:
             return self.loss(prediction, batch.y, **given)
         except (TypeError, ValueError) as fault:
             arguments = ", ".join(["prediction", "target", *(f"{name}=..." for name in given)])
-            raise _of(f"loss({arguments})", fault) from fault
+            raise about(f"loss({arguments})", fault) from fault
 
     def _denominator(self, prediction, batch):
         """What the loss's mean over a batch divides by, as far as the loss can tell."""
@@ -659,139 +451,6 @@ class _Training:
             f"was {origin}. The model has {weights}",
             epoch + 1, number + 1, origin, self.state.history,
         )  # fmt: skip
-
-
-def predict(model, data, batch_size=256):
-    """Run a model over data, batch by batch, in evaluation mode.
-
-    Parameters
-    ----------
-    model : Layer
-        An LSTM or a Sequential, `batch_first` or not.
-    data : array, data set, (x, y), or list of sequences
-        Samples first, as for `fit`; an array is x alone. A list is one of arrays (T_i, F), or of
-        tokens (T_i,): see `Sequences`.
-    batch_size : int
-        Samples in one run; with engine native the values do not depend on it.
-
-    Returns
-    -------
-    ndarray of shape (N, ...)
-        Samples first, in the order of the data: (N, T, F), or (N, F) behind a `Last`. Of ragged
-        data with a value for every step a list of N arrays (T_i, F).
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the data do not fit the model.
-
-    Notes
-    -----
-    Each layer is in training or evaluation mode as before, afterwards.
-
-    Examples
-    --------
-    >>> model = fastlstm.Sequential(fastlstm.LSTM(1, 4), fastlstm.Last(), fastlstm.Linear(4, 2))
-    >>> fastlstm.training.predict(model, np.zeros((1000, 7, 1), np.float32)).shape
-    (1000, 2)
-    >>> fastlstm.training.predict(model, [np.zeros((3, 1)), np.zeros((1, 1))]).shape
-    (2, 2)
-    """
-    check_size("batch_size", batch_size)
-    view = SamplesFirst(model)
-    if isinstance(data, list):
-        data = Sequences(data, dtype=model.dtype)
-    if hasattr(data, "__array__"):
-        x = as_array(data, "data")
-        data = Arrays(x, np.zeros(len(x)))
-    batches, ys, ragged = Batches(data, batch_size, shuffle=False), [], False
-    with mode(model, training=False):
-        for batch in batches.epoch(0):
-            y = view(batch)
-            ragged = view.gives_steps and batch.lengths is not None
-            ys += [row[:n] for row, n in zip(y, batch.lengths, strict=True)] if ragged else [y]
-    return ys if ragged else np.concatenate(ys)
-
-
-class SamplesFirst:
-    """A model as data see it: samples first, whether its own LSTMs are `batch_first` or not.
-
-    Parameters
-    ----------
-    model : Layer
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no layer, or some of its layers are `batch_first` and others not.
-    """
-
-    def __init__(self, model):
-        _refuse_class("model", model)
-        if not isinstance(model, Layer):
-            raise TypeError(f"model should be a layer, got: {type(model).__name__}")
-        timed = [n for _, n in model.named_layers() if isinstance(n, (LSTM, Last))]
-        if len({layer.batch_first for layer in timed}) > 1:
-            raise ValueError("model: all of its LSTM and Last layers must be batch_first, or none")
-        plain = isinstance(model, Sequential) and type(model).vjp is Sequential.vjp
-        self.model = model if plain else Sequential(model)
-        self.axes = _axes_of_x(self.model)
-        self.swaps_input = bool(timed) and not timed[0].batch_first
-        self.gives_steps = bool(timed) and not any(isinstance(n, Last) for n in timed)
-
-    def __call__(self, batch):
-        """The prediction for a `Batch`."""
-        _check_batch(batch)
-        return self._out(self.model(self.swapped(batch.x), lengths=batch.lengths))
-
-    def vjp(self, batch):
-        """The prediction for a `Batch`, and its pullback, to the parameters alone."""
-        _check_batch(batch)
-        x = self.swapped(batch.x)
-        y, pullback = self.model.vjp(x, lengths=batch.lengths, input_gradient=False)
-        return self._out(y), lambda dy: pullback(self._out(dy))
-
-    def swapped(self, x):
-        """What the model takes for an input with samples first; of several, each by itself."""
-        if isinstance(x, tuple):
-            return tuple(map(self.swapped, x))
-        if self.swaps_input and x.ndim < 2:
-            raise ValueError(f"Expected x with samples and steps, (N, T, ...), got shape {x.shape}")
-        if self.axes not in (None, x.ndim):  # an LSTM would take samples for steps
-            what = "(N, T, F); one feature is x[..., None], one step x[:, None]"
-            raise ValueError(
-                f"Expected x of shape {what if self.axes == 3 else '(N, T), tokens'}, got a batch "
-                f"of shape {x.shape}"
-            )
-        return x.swapaxes(0, 1) if self.swaps_input else x
-
-    def _out(self, y):
-        return y.swapaxes(0, 1) if self.swaps_input and self.gives_steps else y
-
-
-def _axes_of_x(model):
-    """How many axes x must have, where the layers up to the first LSTM tell; otherwise None."""
-    axes = 3
-    for _, layer in model.named_layers():
-        if isinstance(layer, LSTM):
-            return axes
-        if isinstance(layer, Embedding):
-            axes -= 1
-        elif type(layer) not in (Sequential, Linear, Dropout, ReLU, Tanh, Sigmoid, Softmax):
-            return None
-    return None
-
-
-@contextlib.contextmanager
-def mode(model, training):
-    """Put all layers into training or evaluation mode for a while; then each as it was."""
-    before = [(layer, layer.training) for _, layer in model.named_layers()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for layer, was in before:
-            layer.training = was
 
 
 class _Interrupts:
@@ -875,161 +534,10 @@ def _counted(prediction, batch):
     return prediction[mask], batch.y[mask]
 
 
-def _is_number(value):
-    return hasattr(value, "__float__") and not getattr(value, "ndim", 0)
-
-
-def _as_data(name, data):
-    """As `as_data`; errors say which data it is about."""
-    _refuse_class(name, data)
-    try:
-        return as_data(data)
-    except (TypeError, ValueError) as fault:
-        raise _of(name, fault) from fault
-
-
-def _of(name, fault):
-    """A TypeError or ValueError that says which argument it is about."""
-    kind = TypeError if isinstance(fault, TypeError) else ValueError
-    return kind(f"{name}: {fault}")
-
-
-def _check_batch(batch):
-    parts = {name: getattr(batch, name, batch) for name in Batch._fields if name != "std"}
-    if any(part is batch for part in parts.values()):
-        raise TypeError(
-            f"Expected data[indices] to be a fastlstm.training.Batch, got {type(batch).__name__}; "
-            "a data set should return Batch(x, y)"
-        )
-    for name, part in parts.items():
-        if isinstance(part, list) or isinstance(part, tuple) and name != "x":
-            raise TypeError(f"Expected {name} of data[indices] to be an array, got a list")
-
-
-def _check_loss(result, prediction):
-    """Refuse what is not the value and gradient of a loss."""
-    if not isinstance(result, (tuple, list)) or len(result) != 2:
-        raise TypeError(
-            "loss should return (value, gradient), the gradient being that of the value with "
-            f"respect to the prediction, got: {type(result).__name__}"
-        )
-    value, gradient = result
-    if getattr(value, "ndim", 0):
-        raise ValueError(
-            f"loss: Expected one number for a batch, got an array of shape {value.shape}; "
-            'its reduction must be "mean" or "sum"'
-        )
-    if not _is_number(value):
-        raise TypeError(f"loss: Expected a number for a batch, got: {type(value).__name__}")
-    if np.shape(gradient) != np.shape(prediction):
-        raise ValueError(
-            f"loss: Expected a gradient of the prediction's shape {np.shape(prediction)}, got "
-            f"{np.shape(gradient)}"
-        )
-
-
-def _in_order(callbacks):
-    """The callbacks as a list, checkpoints last: they keep what the others made of the epoch."""
-    for callback in callbacks if isinstance(callbacks, (list, tuple)) else ():
-        _refuse_class("callbacks", callback)
-    if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
-        raise TypeError(f"callbacks should be a list of callables, got {callbacks!r}")
-    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
-
-
-def _check_changed(changed):
-    """Refuse what is no list of names."""
-    is_list = isinstance(changed, (list, tuple, set))
-    if not is_list or not all(isinstance(name, str) for name in changed):
-        raise TypeError(f"changed should be a list of names of arguments, got {changed!r}")
-    return list(changed)
-
-
 def _hook(callback, name, state):
     method = getattr(callback, name, None)
     if method is not None:
         method(state)
-
-
-def _refuse_class(name, value):
-    if isinstance(value, type):
-        raise TypeError(
-            f"{name}: Expected an object, got the class {value.__name__} itself; call it: "
-            f"{value.__name__}(...)"
-        )
-
-
-def _check_parts(model, loss, optimizer, schedule):
-    """Refuse a loss, optimiser or schedule that is none, or another model's."""
-    parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
-    for name, part in parts.items():
-        _refuse_class(name, part)
-    if not callable(loss):
-        raise TypeError(f"loss should be callable, got: {type(loss).__name__}")
-    if type(loss).__module__.partition(".")[0] == "torch":
-        raise TypeError(f"loss should be one of this package, got torch's {type(loss).__name__}")
-    if not isinstance(optimizer, Optimiser):
-        raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
-    if optimizer.model is not model:
-        raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
-    if not model.learns:
-        raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
-    if schedule is not None and not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule should be one of this package, got: {type(schedule).__name__}")
-    if schedule is not None and schedule.optimizer is not optimizer:
-        raise ValueError("schedule: Expected a schedule of this optimizer, got another one's")
-    if isinstance(schedule, ReduceLROnPlateau) and schedule.mode == "max":
-        raise ValueError(
-            'schedule: ReduceLROnPlateau of mode="max" would see the loss, of which less is '
-            "better; call its step with a metric in a callback instead"
-        )
-
-
-def _check_metrics(metrics):
-    """Return metrics as a dict of functions by names that the history has free."""
-    if not isinstance(metrics or {}, dict):
-        raise TypeError(
-            f"metrics should be a dict of names and functions, got: {type(metrics).__name__}"
-        )
-    metrics = dict(metrics or {})
-    for name, metric in metrics.items():
-        if not isinstance(name, str):
-            raise TypeError(f"metrics: Expected names, got {name!r}")
-        if name in ("loss", "lr", "seconds") or name.startswith("validation_"):
-            raise ValueError(f"metrics: {name!r} is a name that the history has for itself")
-        _refuse_class(f"metrics[{name!r}]", metric)
-        if not callable(metric):
-            raise TypeError(f"metrics[{name!r}] should be a function, got: {type(metric).__name__}")
-    return metrics
-
-
-def _is_per_batch(schedule, schedule_per):
-    """Whether to step the schedule after each batch."""
-    if schedule_per not in (None, "epoch", "batch"):
-        raise ValueError(f'schedule_per must be "epoch" or "batch", got {schedule_per!r}')
-    if schedule_per == "batch" and (schedule is None or isinstance(schedule, ReduceLROnPlateau)):
-        raise ValueError('schedule_per="batch" needs a schedule, and not ReduceLROnPlateau')
-    return schedule_per == "batch" or (schedule_per is None and isinstance(schedule, OneCycleLR))
-
-
-def _check_steps(state, per_batch, batches):
-    """Refuse a schedule that would come to its end before the training; say so of one that won't.
-
-    Not with checkpoints: such a training may be gone on with, and its schedule have steps for that.
-    """
-    schedule, epochs = state.schedule, state.epochs - state.epoch
-    most = getattr(schedule, "most_steps", math.inf)
-    todo = epochs * (batches if per_batch else 1)
-    if most == math.inf or schedule.last_epoch + todo == most:
-        return
-    sentence = (
-        f"schedule: {type(schedule).__name__} has {most} steps, of which {schedule.last_epoch} are "
-        f"done, but there will be {todo} more: {epochs} epochs"
-    ) + (f" of {batches} batches" if per_batch else "")
-    if schedule.last_epoch + todo > most:
-        raise ValueError(sentence)
-    if not state.made_of:
-        print(f"{sentence}; the learning rate will not come to its end", file=sys.stderr)
 
 
 @contextlib.contextmanager

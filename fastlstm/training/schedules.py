@@ -17,7 +17,7 @@ from ..parameters import check_bool, check_number, check_size
 from .optimisers import Optimiser
 
 
-class Schedule:
+class _Schedule:
     """Counting, and the state; a subclass says which rate belongs to a count."""
 
     _state = ("last_epoch",)
@@ -96,7 +96,7 @@ def _check_optimizer(optimizer):
     return optimizer
 
 
-class StepLR(Schedule):
+class StepLR(_Schedule):
     """Multiplies the learning rate by `gamma` every `step_size` steps.
 
     Parameters
@@ -132,7 +132,7 @@ class StepLR(Schedule):
         return self.optimizer.initial_lr * self.gamma ** (count // self.step_size)
 
 
-class LinearLR(Schedule):
+class LinearLR(_Schedule):
     """Warm-up: from `start_factor` times the learning rate to `end_factor` times, in a line.
 
     Parameters
@@ -174,7 +174,7 @@ class LinearLR(Schedule):
         return self.optimizer.initial_lr * _line(self.start_factor, self.end_factor, part)
 
 
-class CosineAnnealingLR(Schedule):
+class CosineAnnealingLR(_Schedule):
     """From the learning rate to `eta_min` along half a cosine, in `T_max` steps, and back.
 
     Parameters
@@ -218,7 +218,7 @@ def _cosine(start, end, part):
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
 
-class OneCycleLR(Schedule):
+class OneCycleLR(_Schedule):
     """Up to `max_lr` and down to almost nothing, with the momentum down and up: one step a batch.
 
     Parameters
@@ -321,7 +321,7 @@ class OneCycleLR(Schedule):
             self.optimizer.momentum = momentum
 
 
-class SequentialLR(Schedule):
+class SequentialLR(_Schedule):
     """One schedule after the other: a warm-up, then what follows.
 
     Parameters
@@ -359,7 +359,7 @@ class SequentialLR(Schedule):
     def __init__(self, optimizer, schedulers, milestones):
         self._schedulers = list(schedulers)
         for schedule in self._schedulers:
-            if not isinstance(schedule, Schedule) or isinstance(schedule, ReduceLROnPlateau):
+            if not isinstance(schedule, _Schedule) or isinstance(schedule, ReduceLROnPlateau):
                 raise TypeError(
                     f"SequentialLR takes schedules that go by steps, got {type(schedule).__name__}"
                 )
@@ -385,7 +385,7 @@ class SequentialLR(Schedule):
         self._schedulers[number]._apply(count - self._starts[number])
 
 
-class ReduceLROnPlateau(Schedule):
+class ReduceLROnPlateau(_Schedule):
     """Multiplies the learning rate by `factor` when a metric has stopped getting better.
 
     Parameters
