@@ -241,12 +241,23 @@ def test_rounding_noise_is_no_signal(value, dtype):
     """One value in nine is the next float: as a signal it would be 2.8 deviations away."""
     column = np.full(90, value, dtype)
     column[::9] = np.nextafter(column[0], np.inf, dtype=dtype)
-    for series in (column, [column[:40], column[40:]]):
+    for series in (column, [column[:40], column[40:]], column.astype(column.dtype.newbyteorder())):
         standardizer = Standardizer.fit(series)
         assert standardizer.scale.tolist() == [1]
         z = standardizer.transform(column)
         assert np.abs(z).max() <= abs(np.spacing(column[0]))
         np.testing.assert_allclose(standardizer.inverse(z), column, rtol=np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("module", ["pandas", "polars"])
+def test_each_column_of_a_table_is_rounded_by_its_own_type(module):
+    noise = np.full(90, 0.1, np.float32)
+    noise[::9] = np.nextafter(noise[0], np.float32(1))
+    columns = {"noise": noise, "signal": noise.astype(float), "count": np.arange(90)}
+    frame = pytest.importorskip(module).DataFrame(columns)
+    expected = [1, columns["signal"].std(), columns["count"].std()]
+    for series in (frame, [frame[:40], frame[40:]]):
+        np.testing.assert_allclose(Standardizer.fit(series).scale, expected)
 
 
 def test_sums_that_are_one_but_for_rounding():

@@ -118,7 +118,8 @@ class Standardizer:
             raise ValueError(f"Expected values in every column, got none in {np.argmin(count)}")
         if not np.isfinite(squares).all():
             raise ValueError(_what_is_not_finite(tables, ignore_missing))
-        precision = max(np.finfo(t.dtype).eps if t.dtype.kind == "f" else 0 for t in tables)
+        many = series if isinstance(series, (list, tuple)) else [series]
+        precision = np.max([_eps_of(*pair) for pair in zip(many, tables, strict=True)], axis=0)
         rounding = 4 * np.maximum(precision, np.sqrt(count) * np.finfo(float).eps)
         scale[scale <= rounding * np.abs(mean)] = 1
         if np.ndim(skip) == 0 or len(skip):
@@ -232,6 +233,15 @@ def _names_of(values, count):
         return column_names(values)
     names = [values.name] if count == 1 else list(getattr(values, "index", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def _eps_of(series, table):
+    """The eps of each column's type, (F,), 0 of integers: those of a DataFrame may differ."""
+    dtypes = [table.dtype] * table.shape[1]
+    if hasattr(series, "dtypes") and column_names(series) is not None:
+        dtypes = list(series.dtypes)
+    names = [getattr(dtype, "name", str(dtype)).lower() for dtype in dtypes]  # Float32 is polars'
+    return [np.finfo(name).eps if name.startswith("float") else 0 for name in names]
 
 
 def _chunks(tables):
