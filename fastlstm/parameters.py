@@ -462,7 +462,7 @@ class Layer:
             for name, child in self.children.items()
         ]
         if untold := self.__dict__.get("_untold"):
-            lines.append(f"  ({untold})")
+            lines.append(f"  ({printable(untold)})")
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def _arguments(self):

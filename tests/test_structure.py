@@ -649,6 +649,13 @@ def test_numbers_of_no_layer_are_left_out_and_said(tmp_path):
     assert_same(model.state_dict(), LSTM_23 | FC)
 
 
+def test_what_is_not_in_the_file_is_said_of_one_layer_too(tmp_path):
+    model = fastlstm.load(write(tmp_path / "x.npz", linear("net.0", 3, 4)))
+    assert "(not in the file: activations, dropout and which output is used)" in repr(model)
+    path = write(tmp_path / "x.npz", LSTM_23 | linear("\x1b[2Jfc", 3, 4))
+    assert "here \\x1b[2Jfc takes every step)" in repr(fastlstm.load(path))
+
+
 def test_nothing_is_no_model():
     with pytest.raises(ValueError, match="there are 0 parts, at most .* It holds no layers"):
         infer({"step": np.array(3)})

@@ -328,7 +328,7 @@ def infer(parts, ordered=True):
     arrays : dict of str -> ndarray
         Under the model's names.
     untold : str
-        What the file does not tell, for people; empty where that is nothing but a layout.
+        What the file does not tell, for people; empty of a layer without a name.
 
     Raises
     ------
@@ -342,8 +342,8 @@ def infer(parts, ordered=True):
     if nested is None:
         raise _unclear(parts, "their names do not nest as their sizes chain")
     arrays = {f"{n}.{local}": a for n, part in parts.items() for local, a in part.arrays.items()}
-    untold = [] if len(links) == 1 else [f"not in the file: {_NEITHER_TELLS}"]
-    if untold and _kind(links[-1]) == "Linear":
+    untold = [f"not in the file: {_NEITHER_TELLS}"]
+    if len(links) > 1 and _kind(links[-1]) == "Linear":
         untold.append(f"here {links[-1].name} takes every step")
     if parts.numbers:
         untold.append(f"left out of the file: {quoted(parts.numbers)}")
