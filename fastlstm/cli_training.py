@@ -43,8 +43,8 @@ order of time, at equal distances, without missing values in the columns that ar
 
 The first column that is neither target nor input tells the times, if it holds dates in a
 common form (2024-01-31, 2024-01-31 18:00Z, 31.01.2024, 1/31/2024, Jan 31, 2024, 20240131,
-2024-01, 2024Q1; a clock behind it, or year, month, day and hour, may be columns of their
-own) or numbers that increase (years, Unix seconds). Times that do not increase are an
+2024-01, 2024Q1; a clock or the hour, or year, month, day and hour, may be columns of
+their own) or numbers that increase (years, Unix seconds). Times that do not increase are an
 error. Where a row is more than half the usual distance off its place, or a time is there
 twice, the table is cut and no window crosses (weekends, and holidays of up to a week, are
 no gaps where all rows are on working days). Where days and months cannot be told apart

@@ -326,8 +326,9 @@ def split_at_gaps(series):
     Notes
     -----
     A gap is where the distance between two rows is more than half off the usual one, the median.
-    Where all rows are on working days, weekends and holidays of up to a week are none. At more than
-    a third of distances like that none is usual, and only repeated times are cut.
+    Where all rows are on working days, Monday to Friday or the 5 or 6 days in a row that several
+    weeks show, weekends and holidays of up to a week are none. At more than a third of distances
+    like that none is usual, and only repeated times are cut.
 
     Examples
     --------
