@@ -73,7 +73,9 @@ LAYERS = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_raises_nothing(name):
+def test_a_layer_raises_nothing(name, engine, monkeypatch):
+    monkeypatch.setenv("FASTLSTM_ENGINE", engine)
+
     def run():
         layer = LAYERS[name]()
         if name == "cell":

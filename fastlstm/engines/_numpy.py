@@ -74,9 +74,10 @@ def pack_linear(w, b):
 
 def run_linear(weights, x, y, threads):
     w, b = weights
-    np.matmul(x, w, out=y)
-    if b is not None:
-        y += b
+    with np.errstate(all="ignore"):  # as `_stack` does around `run`
+        np.matmul(x, w, out=y)
+        if b is not None:
+            y += b
 
 
 def sigmoid(z):
