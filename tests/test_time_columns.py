@@ -891,6 +891,9 @@ def test_a_column_of_dates_tells_the_times_where_the_index_does_not(pandas):
             f.backtest(make({"x": VALUES, "date": dates[:50] + later}))
         with pytest.raises(ValueError, match="Expected rows in the order of time"):
             f.forecast(make({"date": list(map(str, dates[::-1])), "x": VALUES}))
+        for others in (dates[:1] * 80, ["2024-05-05"] * 80, list(map(str, DAYS.repeat(24)[:80]))):
+            table = make({"issued": others, "x": VALUES})  # these tell no time of a row
+            np.testing.assert_array_equal(f.forecast(table), f.forecast(VALUES))
         if make.__module__ != "pyarrow.lib":
             parts = split_at_gaps(make({"x": VALUES, "date": dates[:50] + later}))
             assert [part["x"].to_numpy().tolist() for part in parts] == [

@@ -139,17 +139,27 @@ def _several(index):
 
 
 def _column_of_dates(series):
-    """The values of the first column that holds dates, or texts that are plainly some, or None."""
+    """The values of the first column of dates that are not all the same, or None."""
     for name in column_names(series) or ():
-        column = series[name]
-        kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
-        if kind.startswith(("date", "timestamp")):
-            return np.asarray(column, "M8[us]")
-        text = kind.startswith(("obj", "str", "large_string"))
-        if text and looks_like_a_date(str(next(iter(column), ""))):
-            with contextlib.suppress(ValueError):  # days and months that cannot be told apart
-                if (times := read_times(list(map(str, column)))) is not None:
-                    return times.values
+        dates = _as_dates(series[name])
+        if dates is not None and (dates != dates[:1]).any():
+            return dates
+    return None
+
+
+def _as_dates(column):
+    """The values of a column of dates, or of texts that tell rows apart as dates do; or None."""
+    kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
+    if kind.startswith(("date", "timestamp")):
+        return np.asarray(column, "M8[us]")
+    if not kind.startswith(("obj", "str", "large_string")):
+        return None
+    if not looks_like_a_date(str(next(iter(column), ""))):
+        return None
+    with contextlib.suppress(ValueError):  # days and months that cannot be told apart
+        times = read_times(list(map(str, column)))
+        if times is not None and len(np.unique(times.values)) == len(times.values):
+            return times.values
     return None
 
 
