@@ -10,6 +10,7 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _CODINGS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 80: "MPEG", 85: "MP3"}
 _GUID = bytes.fromhex("000000001000800000aa00389b71")  # behind the coding, where it is extensible
 _UNKNOWN = 0xFFFFFFFF  # the size of what was not finished, or stands in RF64's own chunk
+_UNFINISHED = 0, _UNKNOWN  # sizes of a file whose writer could not go back to its head
 _MOST_CHUNKS = 10_000  # before the samples
 
 
@@ -38,6 +39,8 @@ class Sound:
                 form, start, size = _find(file, end)
                 self._is_float, channels, self._width, self.rate = _format(form)
                 frame = channels * self._width
+                if size is None:  # what its writer did not finish ends with the last whole frame
+                    size = (end - start) // frame * frame
                 if size % frame:
                     raise ValueError(f"its {size} bytes of samples must be a multiple of {frame}")
             except ValueError as fault:
@@ -94,10 +97,11 @@ def write_head(file, frames, channels, rate, dtype):
 
 
 def _find(file, end):
-    """Return the bytes of the format's chunk, where the samples begin, and their size."""
+    """Return the bytes of the format's chunk, where the samples begin, their size or None."""
     head = file.read(12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
         raise ValueError("it does not begin as a RIFF or RF64 file of WAVE does")
+    unfinished = int.from_bytes(head[4:8], "little") in _UNFINISHED
     form = long_size = None
     for _ in range(_MOST_CHUNKS):
         head = file.read(8)
@@ -109,7 +113,9 @@ def _find(file, end):
             if form is None:
                 raise ValueError("its samples come before their format")
             if size == _UNKNOWN:
-                size = end - start if long_size is None else long_size
+                size = long_size
+            elif size == 0 and unfinished:
+                size = None
             return form, start, size
         if size > end - start:
             raise ValueError(

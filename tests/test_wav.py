@@ -144,9 +144,12 @@ def test_the_size_of_the_whole_is_not_needed(size):
     np.testing.assert_array_equal(Sound("x.wav"), TWO)
 
 
-def test_what_was_written_into_a_pipe():
-    """Whose writer did not know the size: the samples go to the end."""
-    put(riff(form(1, 2, 16), chunk(b"data", pcm(TWO, 16), size=0xFFFFFFFF), size=0xFFFFFFFF))
+@pytest.mark.parametrize("sizes", [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0, 0xFFFFFFFF)])
+@pytest.mark.parametrize("rest", [b"", b"ab"])
+def test_what_was_written_into_a_pipe(sizes, rest):
+    """Whose writer did not know the size, or was killed: the samples go to the last whole frame."""
+    size, whole = sizes
+    put(riff(form(1, 2, 16), chunk(b"data", pcm(TWO, 16) + rest, size=size), size=whole))
     np.testing.assert_array_equal(Sound("x.wav"), TWO)
 
 
