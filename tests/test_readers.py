@@ -917,10 +917,22 @@ def safetensors_header(size):
     return struct.pack("<Q", len(header)) + header
 
 
-def structure_text(content):
+def saved_text(name, content):
     file = io.BytesIO()
-    np.savez(file, __structure__=np.array(content), weight=np.zeros(2))
+    np.savez_compressed(file, **{name: np.array(content.encode())}, weight=np.zeros(2))
     return file.getvalue()
+
+
+def structure_text(content):
+    return saved_text("__structure__", content)
+
+
+def modules_of_one_dict(attribute):
+    """Many modules that share an attribute of many entries, none of which is a tensor."""
+    names = b"".join(text(str(n)) + b"N" for n in range(10_000))
+    entries = b"](" + names + b"e" if attribute.endswith("set") else b"}(" + names + b"u"
+    module = pickled_module()[:-1] + text(attribute) + entries + b"sb"
+    return pt(module + b"q\0" + pickled_module(b"h\0", map(str, range(10_000))) + b".")
 
 
 def many_members(number):
@@ -940,6 +952,22 @@ ATTACKS = {
     "lists": (lambda: pt(b"]" * (1 << 19) + b"."), "containers of pickles"),
     "marks": (lambda: pt(b"(" * (1 << 19) + b"."), "containers of pickles"),
     "tuples": (lambda: pt(b")" + b"\x85" * (1 << 19) + b"."), "containers of pickles"),
+    "memoised values": (lambda: pt(b"N" + b"\x94" * (1 << 19) + b"."), "memoised values"),
+    "names of extensions": (lambda: pt(b"\x82a" * (1 << 20) + b"."), "containers of pickles"),
+    "modules with one large dict": (lambda: modules_of_one_dict("_parameters"), "copied items"),
+    "modules with one large set": (
+        lambda: modules_of_one_dict("_non_persistent_buffers_set"),
+        "copied items",
+    ),
+    "a text made bytes again and again": (
+        lambda: pt(
+            b"c_codecs\nencode\nq\0("
+            + (text("a" * 100_000) + text("latin1") + b"\x86q\1")
+            + b"h\0h\1R" * 10_000
+            + b"l."
+        ),
+        "copied items",
+    ),
     "opcodes of a deflated pickle": (
         lambda: pt(b"N0" * (9 << 16) + b".", method=zipfile.ZIP_DEFLATED),
         "opcodes of pickles",
@@ -989,6 +1017,10 @@ ATTACKS = {
         "bytes of JSON",
     ),
     "a header": (lambda: safetensors_header(17 << 20), "bytes of a header"),
+    "JSON of a training": (
+        lambda: saved_text("__training__", "[" + "[]," * 2_000_000 + "[]]"),
+        "bytes of a training's JSON",
+    ),
 }
 
 
@@ -1107,6 +1139,32 @@ def test_keys_that_are_no_strings_are_not_hashed():
     ]
 
 
+def test_lists_are_searched_once_however_often_they_occur(monkeypatch):
+    """Also those that hold themselves."""
+    entries = torch_pt._entries
+    for shared in (b"](" + b"}" * 1000 + b"eq\0", b"]q\0(" + b"h\0" * 1000 + b"e"):
+        looked_at = []
+        monkeypatch.setattr(
+            torch_pt, "_entries", lambda *a, seen=looked_at: (seen.append(a), entries(*a))[1]
+        )
+        data = shared + b"}(" + b"".join(text(str(n)) + b"h\0" for n in range(1000)) + b"u."
+        with pytest.raises(ValueError, match="no tensors"):
+            load_state(io.BytesIO(pt(data)))
+        assert sum(isinstance(a[0], list) and len(a) > 1 and a[1] for a in looked_at) < 5
+
+
+def test_arrays_may_not_repeat_their_numbers_without_end(torch):
+    """As with tensors: so many names of one array, each of which would be a copy."""
+    array = np.arange(250_000, dtype="f4")
+    for protocol in (2, 4):
+        few = {f"{n}.weight": array for n in range(20)}
+        found = load_state(saved(torch, few, pickle_protocol=protocol))
+        assert all(np.array_equal(found[name], array) for name in few)
+        many = {f"{n}.weight": array for n in range(10_000)}
+        with pytest.raises(ValueError, match="the tensors name 2500000000 numbers, many times"):
+            load_state(saved(torch, many, pickle_protocol=protocol))
+
+
 def test_numbers_and_names_without_end_are_not_made():
     long = 2_000_000
     budget = budgets.Budget(0)
@@ -1164,6 +1222,16 @@ def test_lists_and_names_in_messages_are_cut(torch):
     with pytest.raises(ValueError, match="no state dict has the key 'kkk") as error:
         load_state(saved(torch, value), key="k" * 10_000)
     assert len(str(error.value)) < 3000
+    for arrays in (
+        {"weight_ih_l0": torch.ones(4)},
+        {"weight_hh_l0": torch.ones(4, 1)},
+        {"weight_ih_l0": torch.ones(4, 1), "weight_ih_l2": torch.ones(4, 1)},
+        {"weight_hh_l0": torch.ones(3, 1)},
+    ):
+        with pytest.raises(ValueError) as error:
+            load(saved(torch, {f"{'n' * 100_000}.{name}": a for name, a in arrays.items()}))
+        assert "an LSTM" in str(error.value) or "must be a matrix" in str(error.value)
+        assert len(str(error.value)) < 1000
     entry = {"n" * 100_000 + ".weight": torch.ones(1).to_sparse()}
     with pytest.raises(ValueError, match="entry 'nnn.*is a sparse tensor") as error:
         load_state(saved(torch, entry))

@@ -1268,6 +1268,11 @@ HIGH = {
         ),
         (LONG, {"w": np.zeros(10**6)}, "its structure needs 400000 arrays, the file holds 1"),
         (LONG | {"num_layers": 10**30}, {}, "numbers or more, the file holds 0"),
+        (
+            LONG | {"hidden_size": 10**4000},
+            {},
+            "numbers or more, the file holds 0",
+        ),
         (WIDE, {}, "its structure has more than 1000 layers"),
         (HIGH, {}, "its structure has more than 1000 layers"),
         ({"layer": "x" * 10**5}, {}, "its structure has an unknown layer 'xxxx"),

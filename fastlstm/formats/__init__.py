@@ -326,6 +326,7 @@ def _read(path, key, origin, likely=torch_pt.PARAMETER):
             origin.append(
                 "it is a checkpoint of a training, of which the model's parameters are taken"
             )
+            source.budget.check("bytes of a training's JSON", state[_TRAINING].nbytes)
             state = _of_training(state)
         return state, description, form
 

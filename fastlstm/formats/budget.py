@@ -8,10 +8,11 @@ class Budget:
 
     All readers share these limits, most of which grow with the file: a large one may take time and
     memory, a small one may not. What a file could multiply is counted: opcodes, which are a byte
-    each; lists, dicts and calls; the items that a pickle copies from one list into others; the
-    names that nested modules make; the bytes into which a compressed member is inflated. Real files
-    stay far below: a tensor in a file of torch's has 140 bytes or more, 35 opcodes, 8 containers
-    and 6 copied items. ``spent`` tells the counts.
+    each; lists, dicts and calls; values kept to be used again; the items that are copied from one
+    list or dict into others; the names that nested modules make; the bytes into which a compressed
+    member is inflated. Real files stay far below: a tensor in a file of torch's has 140 bytes or
+    more, 35 opcodes, 9 containers, 10 memoised values and 6 copied items. ``spent`` tells the
+    counts.
 
     Parameters
     ----------
@@ -22,6 +23,7 @@ class Budget:
     LIMITS = {  # so many, and so many more for each byte of the file
         "opcodes of pickles": (_MIB, 1),
         "containers of pickles": (_MIB // 4, 1 / 4),
+        "memoised values": (_MIB // 4, 1 / 4),
         "copied items": (_MIB // 4, 1 / 8),
         "names of modules and their tensors": (_MIB // 32, 1 / 32),
         "letters of names": (_MIB, 1),
@@ -30,6 +32,7 @@ class Budget:
         "bytes of a pickle": (64 * _MIB, 0),
         "bytes of a header": (16 * _MIB, 0),
         "bytes of JSON": (_MIB, 0),
+        "bytes of a training's JSON": (4 * _MIB, 1),
         "levels of modules": (64, 0),
     }
 

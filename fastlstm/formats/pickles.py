@@ -7,6 +7,7 @@ functions that the caller of `load` hands over are ever called.
 """
 
 import codecs
+import contextlib
 import pickle
 import struct
 from types import FunctionType
@@ -119,12 +120,22 @@ def _put(target, items):
             target[items[n]] = items[n + 1]
 
 
+def _encoded(budget, text, encoding=None):
+    """_codecs.encode, by which protocols 0 to 2 write bytes."""
+    if type(text) is str and encoding in ("latin1", "latin-1"):
+        budget.spend("copied items", len(text) // 16)
+        with contextlib.suppress(UnicodeEncodeError):
+            return text.encode("latin-1")
+    return Object(Global("_codecs", "encode"), (text, encoding))
+
+
 def _reconstructed(budget, kind, base=None, items=None):
     """copyreg._reconstructor: an instance as protocols 0 and 1 make it."""
     return Object(kind, (), items if isinstance(items, dict) else None)
 
 
 _KNOWN = {
+    "_codecs.encode": _encoded,
     "collections.OrderedDict": _ordered_dict,
     "copyreg._reconstructor": _reconstructed,
     "copy_reg._reconstructor": _reconstructed,  # its name in Python 2, as protocols 0 to 2 write
@@ -418,20 +429,25 @@ class _Machine:
 
     @_opcode("BINPUT")
     def binput(self):
-        self.memo[self.data[self.at]] = self.stack[-1]
+        self.remember(self.data[self.at])
         self.at += 1
 
     @_opcode("LONG_BINPUT")
     def long_binput(self):
-        self.memo[self.whole(4)] = self.stack[-1]
+        self.remember(self.whole(4))
 
     @_opcode("PUT")
     def text_put(self):
-        self.memo[self.line()] = self.stack[-1]
+        self.remember(self.line())
 
     @_opcode("MEMOIZE")
     def memoize(self):
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.remember(len(self.memo))
+
+    def remember(self, key):
+        """Keep what is on the stack in the memo."""
+        self.budget.spend("memoised values")
+        self.memo[key] = self.stack[-1]
 
     @_opcode("BINGET")
     def binget(self):
@@ -473,7 +489,7 @@ class _Machine:
     @_opcode("EXT1", "EXT2", "EXT4")
     def extension(self):
         size = {pickle.EXT1[0]: 1, pickle.EXT2[0]: 2}.get(self.data[self.at - 1], 4)
-        self.stack.append(Global("extension", str(self.whole(size))))
+        self.push(Global("extension", str(self.whole(size))))
 
     @_opcode("REDUCE", "NEWOBJ")
     def reduce(self):
@@ -516,11 +532,11 @@ class _Machine:
 
     @_opcode("BINPERSID")
     def binpersid(self):
-        self.stack.append(self.persistent(self.stack.pop()))
+        self.push(self.persistent(self.stack.pop()))
 
     @_opcode("PERSID")
     def persid(self):
-        self.stack.append(self.persistent(self.line().decode("ascii")))
+        self.push(self.persistent(self.line().decode("ascii")))
 
     def unknown(self):
         """Refuse what is no opcode, or asks for memory of another process."""

@@ -60,8 +60,9 @@ def read(source):
             state[name] = array.reshape(tensor["shape"])
         else:
             state.refused[name] = f"has numbers of type {tensor['dtype']}, which NumPy lacks"
-    metadata = json.loads(data[_BEFORE_HEADER : _BEFORE_HEADER + size]).get("__metadata__") or {}
-    text = metadata.get(_ENTRY)
+    header, text = data[_BEFORE_HEADER : _BEFORE_HEADER + size], None
+    if f'"{_ENTRY}"'.encode() in header:  # most have other metadata, and many tensors
+        text = (json.loads(header).get("__metadata__") or {}).get(_ENTRY)
     if text is not None:
         source.budget.check("bytes of JSON", len(text))
     return state, None if text is None else structure.loads(text)

@@ -15,6 +15,7 @@ _VERSION = 1
 _MOST_NESTED = 16  # Sequentials in Sequentials
 _MOST_LAYERS = 1000
 _MOST_MISSING = 100  # arrays; so many `load_state_dict` may name
+_MOST_SHOWN = 10**100  # for a count may have more digits than Python writes
 
 _ARGUMENTS = {  # the layers that can be described, and their arguments
     LSTM: "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size "
@@ -110,11 +111,11 @@ def build(description, engine="auto", *, dtype=None, state=None):
     if state is not None:
         held = sum(array.size for array in state.values())
         if numbers > held:
-            raise ValueError(
-                f"its structure needs {numbers} numbers or more, the file holds {held}"
-            )
+            shown = min(numbers, _MOST_SHOWN)
+            raise ValueError(f"its structure needs {shown} numbers or more, the file holds {held}")
         if arrays > len(state) + _MOST_MISSING:
-            raise ValueError(f"its structure needs {arrays} arrays, the file holds {len(state)}")
+            shown = min(arrays, _MOST_SHOWN)
+            raise ValueError(f"its structure needs {shown} arrays, the file holds {len(state)}")
     try:
         return _construct(description, engine, {} if dtype is None else {"dtype": dtype})
     except TypeError as fault:  # layers that are known, but do not go together

@@ -84,7 +84,7 @@ def read(source, key=None, likely=PARAMETER):
     found, fetch = read_form(source)
     state, arrays = State(), {}
     tensors, state.batch_first = _state_dict(found, key, likely, source.budget)
-    _check_repeated([tensor for tensor in tensors.values() if isinstance(tensor, Tensor)])
+    _check_repeated([t for t in tensors.values() if isinstance(t, (Tensor, Array))])
     for name, tensor in tensors.items():
         if isinstance(tensor, Refused):
             state.refused[name] = tensor.reason
@@ -241,10 +241,16 @@ def _read_stream(source):
 
 def _check_repeated(tensors):
     """Refuse views that name far more numbers than are stored: whoever copies them needs those."""
-    named = sum(math.prod(tensor.shape) for tensor in tensors)
-    stored = sum(storage.count for storage in {tensor.storage for tensor in tensors})
+    named, stored = 0, {}
+    for tensor in tensors:
+        size = math.prod(tensor.shape)
+        named += size
+        if isinstance(tensor, Array):
+            stored[id(tensor.data)] = size
+        else:
+            stored[tensor.storage] = tensor.storage.count
     times, more = _MOST_REPEATED
-    if named > times * stored + more:
+    if named > times * sum(stored.values()) + more:
         raise ValueError(f"the tensors name {named} numbers, many times those that are stored")
 
 
@@ -315,8 +321,7 @@ def _candidates(tree, budget, lists=False, key=None):
             budget.spend("letters of names", len(name))
             found[name] = tensors, batch_first
         for name, value in children.items():
-            nests = _is_module(value) or _entries(value, lists) is not None
-            if not nests or len(name) > _LONGEST_NAME or len(path) == _MOST_DEPTH:
+            if not _nests(value, lists) or len(name) > _LONGEST_NAME or len(path) == _MOST_DEPTH:
                 continue
             here = (*path, name)
             if f"{key}.".startswith(f"{'.'.join(here)}.") if key else id(value) not in seen:
@@ -327,6 +332,12 @@ def _candidates(tree, budget, lists=False, key=None):
 
 def _counts(tensor):
     return tensor.is_tensor if isinstance(tensor, Refused) else bool(tensor.shape)
+
+
+def _nests(value, lists):
+    """Tell whether `_candidates` looks into a value; at once, however much it holds."""
+    items = value.items if isinstance(value, Object) else value
+    return isinstance(items, dict) or lists and type(items) in (list, tuple) or _is_module(value)
 
 
 def _entries(value, lists=False):
@@ -381,11 +392,16 @@ def _module_tensors(module, prefix, depth, budget, batch_first):
     attributes = _attributes(module)
     if _is_script(module):
         own = children = attributes
+        budget.spend("copied items", len(attributes) // 4)  # which have but 3 bytes each
     else:
-        own = {**_dict(attributes, "_parameters"), **_dict(attributes, "_buffers")}
-        for name in _names(attributes.get("_non_persistent_buffers_set")):
-            own.pop(name, None)
-        children = _dict(attributes, "_modules")
+        parts = [_dict(attributes, name) for name in ("_parameters", "_buffers", "_modules")]
+        left_out = _names(attributes.get("_non_persistent_buffers_set"))
+        budget.spend("copied items", sum(map(len, [*parts, left_out])))
+        own = {**parts[0], **parts[1]}
+        for name in left_out:
+            if type(name) is str:
+                own.pop(name, None)
+        children = parts[2]
     if _QUANTISED_MODULE.match(str(module.maker)):  # it packs weights into other attributes
         own = {"weight": Refused(PACKED)}
     if type(attributes.get("batch_first")) is bool:
@@ -405,7 +421,7 @@ def _dict(attributes, name):
 
 
 def _names(value):
-    """The strings in a set, which protocols below 4 make by a call with a list."""
+    """What is in a set, which protocols below 4 make by a call with a list."""
     if isinstance(value, Object) and value.arguments:
         value = value.arguments[0]
-    return [item for item in value if type(item) is str] if isinstance(value, list) else []
+    return value if isinstance(value, list) else []

@@ -253,9 +253,6 @@ def _numpy_array(value):
     else:
         return None
     refused = Refused("is a NumPy array of other than plain numbers, which is not read")
-    if isinstance(data, Object) and str(data.maker) == "_codecs.encode":  # bytes in protocol 2
-        text = data.arguments[0] if data.arguments else None
-        data = text.encode("latin-1", "replace") if type(text) is str else None
     dtype = _numpy_dtype(dtype)
     if dtype is None or not isinstance(data, bytes) or type(shape) is not tuple:
         return refused

@@ -381,6 +381,7 @@ def _read(file):
     text = arrays.pop(_ENTRY, np.zeros(0))
     if text.dtype.kind != "S" or text.ndim:
         raise ValueError(f"this is no checkpoint of a training: it has no text {_ENTRY!r}")
+    source.budget.check("bytes of a training's JSON", text.nbytes)
     tree = _put_together(json.loads(text.item()), arrays)
     if tree["version"] != _VERSION:
         raise ValueError(
