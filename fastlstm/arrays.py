@@ -77,6 +77,7 @@ def as_array(value, name):
     if column_names(value) is not None:
         return _as_columns(value)
     if hasattr(value, "to_frame"):  # one column, of pandas or polars
+        _refuse_ragged(value, name)
         return _as_columns(value.to_frame()).squeeze(axis=1)
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
@@ -106,8 +107,9 @@ def _refuse_ragged(value, name):
         shown = str(lengths[:10])[:-1] + (", ...]" if len(lengths) > 10 else "]")
         raise ValueError(
             f"{name} cannot be read as an array: its shape is inhomogeneous, for it has sequences "
-            f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence and give the "
-            f"model lengths={shown}, or make a data set of them with fastlstm.Sequences"
+            f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence, batch_first as "
+            f"the model's, and give that lengths={shown}, or make a data set of them with "
+            "fastlstm.Sequences"
         )
 
 

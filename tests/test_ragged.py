@@ -52,14 +52,21 @@ def test_ragged_input_is_refused_in_words(name, ragged):
             call(ragged)
         assert str(caught.value).split(" cannot be read as an array: ", 1)[1] == (
             "its shape is inhomogeneous, for it has sequences of different lengths, [3, 1]. Pad "
-            "them with fastlstm.pad_sequence and give the model lengths=[3, 1], or make a data set "
-            "of them with fastlstm.Sequences"
+            "them with fastlstm.pad_sequence, batch_first as the model's, and give that "
+            "lengths=[3, 1], or make a data set of them with fastlstm.Sequences"
         )
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_a_column_of_sequences_too(package):
+    column = pytest.importorskip(package).Series(TOKENS)
+    with pytest.raises(ValueError, match=r"different lengths, \[3, 1\]. Pad them"):
+        _model()(column)
 
 
 def test_the_issues_case():
     with pytest.raises(
-        ValueError, match=r"^input of Embedding cannot .*pad_sequence .*=\[3, 1\], or"
+        ValueError, match=r"^input of Embedding cannot .*pad_sequence, .*=\[3, 1\], or"
     ):
         _model()(TOKENS, lengths=[3, 1])
 
