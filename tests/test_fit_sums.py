@@ -513,6 +513,27 @@ def test_bad_modes():
     )  # fmt: skip
 
 
+def test_the_best_weights_come_back_though_another_callback_fails_at_the_end():
+    class Fails:
+        def __call__(self, state):
+            pass
+
+        def finish(self, state):
+            raise RuntimeError("the disk is full")
+
+    model, kept = regressor(), []
+    early = EarlyStopping(9, monitor="turn")
+    turns = {"turn": lambda prediction, target: abs(len(kept) - 1)}
+    callbacks = [Fails(), lambda state: kept.append(state.model.state_dict()), early]
+    check(
+        lambda: fit(model, make_data(), MSELoss(), Adam(model), 4, 8, callbacks=callbacks,
+                    metrics=turns), RuntimeError, "the disk is full",
+    )  # fmt: skip
+    assert early.best_epoch == 2
+    for name, value in model.state_dict().items():
+        assert_same_bits(value, kept[1][name])
+
+
 @pytest.mark.parametrize("how", ["nan", "validation nan", "interrupt", "stop", "error"])
 def test_the_best_weights_come_back_however_it_ends(how):
     """In epoch 4, the third after the best one, everything may go wrong."""

@@ -3,7 +3,10 @@
 import copy
 import functools
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -772,6 +775,66 @@ def test_what_a_loss_holds_is_compared(name, tmp_path):
     assert len(sentence) < 1200 + len(str(path))
     sentence = _refused(path, "weight=1.0)" if name != "long" else "", loss=_Holds(held, 2.0))
     assert name == "long" or "weight=2.0)" in sentence
+
+
+def _make(loss, factor=1.0, *, names=frozenset("ab")):
+    """A function that encloses these, and calls another of its own."""
+    calls = []
+
+    def scaled(prediction, target, more=factor):
+        calls.append(prediction)
+        shift = (lambda y: y * 2)(0.0) if "a" in {"a", "b", "c"} | names else 0.0
+        return loss(prediction, target + shift)
+
+    return scaled
+
+
+FUNCTIONS = {
+    "code": (lambda y, t: MSELoss()(y, t), lambda y, t: HuberLoss()(y, t)),
+    "a constant": (lambda y, t: MSELoss()(y, t + 1), lambda y, t: MSELoss()(y, t + 2)),
+    "what it encloses": (_make(MSELoss()), _make(HuberLoss())),
+    "a default": (_make(MSELoss()), _make(MSELoss(), 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_one_name_are_told_apart(name, tmp_path):
+    path = tmp_path / "training.npz"
+    loss, other = FUNCTIONS[name]
+    _save(path, loss=loss)
+    sentence = _refused(path, "training: loss has other values. ", loss=other)
+    assert "give changed=['loss']" in sentence
+    assert fit(**_parts(loss=loss), resume=path).resumed == 2  # though it has been called
+
+
+def test_a_function_is_the_same_in_another_process():
+    """Whatever the seed of hashes, and wherever it stands."""
+    program = (
+        "{}from fastlstm.training import checkpoint\n"
+        "def f(y, t, n=2): return [k in {{'a', 'b', 'c'}} for k in (lambda: (y, t))()]\n"
+        "print(checkpoint._in_words(f))"
+    )
+    words = {
+        subprocess.run(
+            [sys.executable, "-c", program.format(lines)], text=True, capture_output=True,
+            check=True, env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for lines, seed in (("", "1"), ("\n\n", "2"), ("import os\n", "3"))
+    }  # fmt: skip
+    assert len(words) == 1 and words.pop().startswith("f #")
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    path = tmp_path / "training.npz"
+    _save(path, clip_norm=1, optimizer=lambda model: SGD(model, lr_factors={"fc.*": 2}))
+    parts = _parts(clip_norm=1.0, optimizer=lambda model: SGD(model, lr_factors={"fc.*": 2.0}))
+    assert fit(**parts, resume=path).resumed == 2
+    check(
+        lambda: fit(**parts | {"clip_norm": 1.05}, resume=path), ValueError,
+        f"{path}: the checkpoint is of another training: clip_norm was 1, now it is 1.05. To go on "
+        "from it give fit what it was made with; if that is on purpose give changed=['clip_norm']; "
+        "to begin anew remove it, or take another file",
+    )  # fmt: skip
 
 
 def test_a_loss_may_hold_itself_a_model_or_anything(tmp_path):

@@ -33,6 +33,7 @@ _ARRAY = "__array__"
 # what a training that goes on cannot do without: the file's states are theirs
 _SAME = frozenset("model frozen optimizer schedule callbacks monitor mode metrics".split())
 _ROWS = 32  # samples read at once for the hash
+_WHOLE = r"(?<=\d)\.0(?!\d)"  # behind a number
 _FEW = 8  # numbers of an array, or parts of a list, that a sentence shows
 _LONG = 400  # characters of an option that it shows
 
@@ -60,10 +61,11 @@ class Checkpoint:
     of the data: whoever resumes gets, bit for bit, what the uninterrupted run would have given. Not
     in it are the data and the program: call `fit` with the same arguments again. What the training
     is made of is compared then: model, data and validation (by a hash of all that they give), loss,
-    optimiser, schedule, callbacks that keep something, and all of their options; functions by their
-    names. `epochs` may grow; what else is another on purpose, `fit` wants named. The file is
-    written aside, flushed to the disk and renamed; a kill in between leaves the old file as it is,
-    and the new one's beginnings next to it under a name with a dot before it.
+    optimiser, schedule, callbacks that keep something, and all of their options; a function by its
+    name, its code and what that encloses; metrics by their names. `epochs` may grow; what else is
+    another on purpose, `fit` wants named. The file is written aside, flushed to the disk and
+    renamed; a kill in between leaves the old file as it is, and the new one's beginnings next to it
+    under a name with a dot before it.
 
     Cost: one write of three times the model's size with Adam, four with early stopping; for the
     hash, all data are read once, before the first epoch.
@@ -222,7 +224,7 @@ def made_of(state, data, validation, loss, metrics, **options):
         "data": _data_in_words(data),
         "validation": "None" if validation is None else _data_in_words(validation),
         "loss": _in_words(loss),
-        "metrics": _in_words(metrics),
+        "metrics": _without_hash(_in_words(metrics)),  # their names tell
         "optimizer": type(optimizer).__name__,
         "schedule": type(schedule).__name__,
         "schedule_options": _in_words(schedule),
@@ -257,12 +259,36 @@ def _in_words(value, depth=4):
         inside = _in_words(value.func, depth), *map(_in_words, value.args)
         named = (f"{name}={_in_words(v, depth - 1)}" for name, v in value.keywords.items())
         return f"partial({', '.join([*inside, *named])})"
-    if hasattr(value, "__qualname__"):  # a function, a method, a class
+    if hasattr(value, "__code__"):  # a function or a method
+        return f"{value.__qualname__} #{_hash(_code(value.__code__) + _enclosed(value, depth))}"
+    if hasattr(value, "__qualname__"):  # one that is built in, or a class
         return value.__qualname__
     left_out = {"optimizer", "base_lr", "most_steps", *getattr(value, "_state", ())}
     parts = getattr(value, "__dict__", {}).items()
     parts = (f"{n.lstrip('_')}={_in_words(v, depth - 1)}" for n, v in parts if n not in left_out)
     return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _code(code):
+    """What a function does, whatever line it stands on."""
+    constants = [
+        _code(c) if inspect.iscode(c) else sorted(map(repr, c)) if isinstance(c, frozenset)
+        else repr(c)
+        for c in code.co_consts
+    ]  # fmt: skip
+    return [repr(code.co_code), repr(code.co_names), *constants]
+
+
+def _enclosed(function, depth):
+    """What a function was made with: defaults, and the values around it that are no containers."""
+    defaults, named, cells = (
+        getattr(function, f"__{name}__", None) for name in ("defaults", "kwdefaults", "closure")
+    )
+    kept = [*(defaults or ()), *(named or {}).values()]
+    for cell in cells or ():
+        with contextlib.suppress(ValueError):  # it is empty as yet
+            kept.append(cell.cell_contents)
+    return [_in_words(value, depth - 1) for value in kept if not isinstance(value, (list, dict))]
 
 
 def _data_in_words(data):
@@ -298,7 +324,8 @@ def _hash(value):
 def _compare(theirs, ours, changed):
     """Refuse another training than this one, but for what is named in `changed`."""
     names = [*ours, *(name for name in theirs if name not in ours)]
-    other = [n for n in names if theirs.get(n) != ours.get(n) and (n not in changed or n in _SAME)]
+    other = [n for n in names if not _are_same(theirs.get(n), ours.get(n))]
+    other = [name for name in other if name not in changed or name in _SAME]
     if not other:
         return
     differences = "; ".join(_difference(n, theirs.get(n), ours.get(n)) for n in other)
@@ -311,8 +338,18 @@ def _compare(theirs, ours, changed):
     )
 
 
+def _are_same(words, others):
+    """Whether two options are, 1 and 1.0 too."""
+    first, second = (w and re.sub(_WHOLE, "", w) for w in (words, others))
+    return first == second
+
+
+def _without_hash(words):
+    return re.sub(" #[0-9a-f]+", "", words)
+
+
 def _difference(name, theirs, ours):
-    then, now = (re.sub(" #[0-9a-f]+", "", str(w or "nothing"))[:_LONG] for w in (theirs, ours))
+    then, now = (_without_hash(str(words or "nothing"))[:_LONG] for words in (theirs, ours))
     return f"{name} has other values" if then == now else f"{name} was {then}, now it is {now}"
 
 

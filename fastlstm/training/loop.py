@@ -72,6 +72,8 @@ def fit(
         Its loss is computed in evaluation mode after each epoch.
     schedule : StepLR, LinearLR, CosineAnnealingLR, OneCycleLR, SequentialLR, ReduceLROnPlateau
         Of this optimiser. ReduceLROnPlateau sees the validation loss or, without one, the loss.
+        One that ends before the training is refused. Of one that would not come to its end standard
+        error is told, unless there are checkpoints, from which the training may go on.
     schedule_per : {"epoch", "batch"}, optional
         When to step the schedule; not given, OneCycleLR per batch and others per epoch.
     clip_norm, clip_value : float, optional
@@ -201,8 +203,9 @@ def fit(
                 history.interrupted = True
             finally:
                 interrupts.hold()  # the rest is quick, and must be whole
-                for callback in state.callbacks:
-                    _hook(callback, "finish", state)
+                with contextlib.ExitStack() as finishing:  # all of them, even if one raises
+                    for callback in reversed(state.callbacks):
+                        finishing.callback(_hook, callback, "finish", state)
     return history
 
 
