@@ -64,7 +64,7 @@ def as_array(value, name):
         )
     if _is_torch_bfloat16(value):
         value = value.float()  # exact; NumPy has no such type
-    if hasattr(value, "batch_sizes"):
+    if isinstance(value, tuple) and hasattr(value, "batch_sizes"):
         raise TypeError(
             f"{name} is a PackedSequence, which LSTMs alone take: pass its data, or pad it with "
             "fastlstm.pad_packed_sequence and give the model lengths="

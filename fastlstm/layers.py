@@ -972,7 +972,9 @@ def _call(layer, x, hx, lengths):
     if isinstance(layer, LSTMCell):
         states = layer(x, hx)
         return states, states
-    return (layer(x, lengths=lengths) if isinstance(layer, (Last, Sequential)) else layer(x)), None
+    if isinstance(layer, (Last, Sequential)) and lengths is not None:
+        return layer(x, lengths=lengths), None
+    return layer(x), None
 
 
 def _vjp(layer, x, hx, lengths, input_gradient):
@@ -986,7 +988,7 @@ def _vjp(layer, x, hx, lengths, input_gradient):
     own = LSTM.vjp, LSTMCell.vjp, Linear.vjp, Sequential.vjp
     if type(layer).vjp in own:  # a subclass with a `vjp` of its own may not know the option
         options["input_gradient"] = input_gradient
-    if isinstance(layer, (LSTM, Last, Sequential)):
+    if isinstance(layer, (LSTM, Last, Sequential)) and lengths is not None:
         options["lengths"] = lengths
     y, pullback = layer.vjp(x, **options)
     if isinstance(layer, LSTM):

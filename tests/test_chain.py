@@ -191,6 +191,25 @@ def test_an_lstm_of_ones_own_says_where_its_last_step_is(batch_first, bidirectio
     assert_same_bits(Sequential(lstm, last)(x), last(lstm(x)[0]))
 
 
+def test_a_sequential_of_ones_own_need_not_know_lengths():
+    class Both(Sequential):
+        def __call__(self, input):
+            return self[1](self[0](input))
+
+        def vjp(self, input):
+            y, pullback = self[1].vjp(self[0](input))
+            return y, lambda dy: pullback(dy) @ self[0].weight
+
+    both, head = Both(Linear(3, 4, seed=0), Linear(4, 2, seed=1)), Linear(2, 1, seed=2)
+    x = _random(5, 3)
+    y, pullback = Sequential(both, head).vjp(x)
+    assert_same_bits(np.array(y), head(both(x)))
+    assert_same_bits(Sequential(both, head)(x), head(both(x)))
+    weights = [layer.weight for layer in (head, both[1], both[0])]
+    expected = np.ones_like(y) @ weights[0] @ weights[1] @ weights[2]
+    np.testing.assert_allclose(pullback(np.ones_like(y)), expected, rtol=1e-5)
+
+
 def test_a_packed_sequence_goes_through_lstms_alone():
     packed = fastlstm.pack_sequence([_random(3, 3), _random(2, 3)])
     model = Sequential(LSTM(3, 4, seed=0), LSTM(4, 2, seed=1))
