@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastlstm
+from fastlstm.formats import folding
 from fastlstm.formats.folding import fold
 from fastlstm.parameters import Layer
 
@@ -278,6 +279,13 @@ def test_many_pieces_are_looked_through_once():
     state |= {f"{n}.weight_hh_l0_scale": np.ones(1) for n in range(1000, 2000)}
     folded, faults = fold(state)
     assert len(folded) == len(faults) == 1000 and state.times <= 5
+
+
+def test_what_many_pieces_make_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(folding, "_together", lambda *of: asked.append(of))
+    folded, faults = fold({f"weight_{n}": np.ones(1) for n in range(1000)})
+    assert not folded and list(faults) == [""] and len(asked) == 1
 
 
 def test_names_that_only_look_alike_are_left_alone():

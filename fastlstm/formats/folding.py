@@ -52,11 +52,12 @@ def fold(state):
             owner[name] = parameter = prefix + local
             pieces.setdefault(parameter, {})[kind] = array
             names.setdefault(parameter, []).append(name)
-    folded, faults = {}, {}
+    folded, faults, done = {}, {}, set()
     for name, array in state.items():
         parameter = owner.get(name, name)
-        if parameter in folded or (name in owner and parameter in state):
+        if parameter in done or (name in owner and parameter in state):
             continue
+        done.add(parameter)
         if parameter in pieces:
             array = _together(state.get(parameter), pieces[parameter])
             if array is None:

@@ -470,7 +470,8 @@ def _check_notes(notes):
             f"its notes must be of version {_VERSION} and have {', '.join(_KEPT)}, mean and scale, "
             f"got {str(sorted(notes))[:200]}"
         )
-    lists = ("inputs", "targets", "mean", "scale")
+    lists = ["inputs", "targets", "mean", "scale"]
+    lists += ["columns"] * (arguments["columns"] is not None)
     if wrong := [name for name in lists if not isinstance(arguments[name], list)]:
         raise ValueError(f"its notes must have lists as {wrong[0]}")
     return arguments

@@ -58,7 +58,7 @@ class Standardizer:
             )
         names = names.tolist() if isinstance(names, np.ndarray) else names
         if names is not None and len(names) != len(mean):
-            raise ValueError(f"Expected names of {len(mean)} columns, got {names!r}")
+            raise ValueError(f"Expected names of {len(mean)} columns, got {str(names)[:200]}")
         self.mean, self.scale = mean, scale
         self.names = None if names is None else list(names)
 
