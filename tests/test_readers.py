@@ -244,6 +244,22 @@ def test_numpy_arrays_are_weights(torch, weights):
         state["bias_ih_l0"][0] = 1  # the caller's own
 
 
+def test_numpy_arrays_among_tensors_are_objects(torch, weights):
+    mixed = {**weights, "history": np.ones((2, 3)), "bias_hh_l0": weights["bias_hh_l0"].numpy()}
+    for value in (mixed, {"model": mixed, "rates": np.ones(4)}):
+        assert_equal(load(saved(torch, value)).state_dict(), weights)
+        assert_equal(load_lstm(saved(torch, value)).state_dict(), weights)
+
+
+@pytest.mark.parametrize("lost", ["weight_hh_l0", "weight_ih_l0"])
+def test_a_weight_that_is_not_read_is_why_there_is_no_lstm(torch, weights, lost):
+    sparse = {**weights, lost: weights[lost].to_sparse()}
+    for prefix in ("", "enc."):
+        state = {prefix + name: tensor for name, tensor in sparse.items()}
+        with pytest.raises(ValueError, match=f"entry '{prefix}{lost}' is a sparse tensor"):
+            load_lstm(saved(torch, state))
+
+
 def test_an_lstm_beside_other_tensors_of_its_module(torch, weights):
     beside = {**weights, "h_0": torch.ones(3), "attention": torch.ones(2, 2)}
     with pytest.warns(UserWarning, match="what 'h_0', 'attention' beside .* left out"):

@@ -205,7 +205,11 @@ def load_lstm(
         if prefix is not None:
             state.require(_dotted(prefix), _LOCAL)
         parts = inference.find_parts(state)
-        name, part = inference.find_lstm(parts, prefix)
+        try:
+            name, part = inference.find_lstm(parts, prefix)
+        except ValueError:
+            state.require(local=".*" + _LOCAL)  # what was not read is why there is none
+            raise
         state.require(_dotted(name), _LOCAL)
         if description is not None:
             lstm = _layer(_fill(description, state, batch_first, dtype, engine), name)

@@ -71,7 +71,8 @@ def read(source, key=None, likely=PARAMETER):
     state : State
         Arrays of the file's dtypes, small floats widened to float32 (exact). Tied weights share
         memory. Refused are tensors of a kind or type that NumPy lacks, and objects under the name
-        of a weight or a bias.
+        of a weight or a bias. A NumPy array among tensors is such an object too, and is left out
+        under any other name.
     structure : None
         A state dict has none.
 
@@ -84,6 +85,12 @@ def read(source, key=None, likely=PARAMETER):
     found, fetch = read_form(source)
     state, arrays = State(), {}
     tensors, state.batch_first = _state_dict(found, key, likely, source.budget)
+    if any(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not isinstance(tensor, Array) or re.search(PARAMETER, name)
+        }
     _check_repeated([t for t in tensors.values() if isinstance(t, (Tensor, Array))])
     for name, tensor in tensors.items():
         if isinstance(tensor, Refused):
