@@ -112,8 +112,8 @@ def fit(
     ------
     ValueError, TypeError
         If something does not fit: before any work, and nothing has been changed, by a damaged file
-        to resume from neither. The model has run on the first batch of all data by then, in
-        evaluation mode.
+        to resume from neither. The model has run on the first batch of all data by then, and on all
+        if a metric has no value for so few, in evaluation mode.
     NonFiniteError
         If a loss, a gradient or an update is nan or inf. The model has the weights of before that
         batch, or the best ones of `EarlyStopping`; the sentence says which, and where nan or inf

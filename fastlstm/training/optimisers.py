@@ -181,8 +181,9 @@ class Optimiser:
         """Make the runs of each buffer anew if other parameters are frozen now."""
         frozen = [layer._frozen for layer in self._layers]
         if frozen != self._frozen:
-            names = _frozen(self.model, self._layout)
-            factors = self._lr_factors | dict.fromkeys(names, (0.0,) * 4), self._decay_factors
+            self._left_out = _frozen(self.model, self._layout)
+            zeros = dict.fromkeys(self._left_out, (0.0,) * 4)
+            factors = self._lr_factors | zeros, self._decay_factors
             self._runs = [_runs(parts, *factors, self._missed) for parts in self._layout]
             self._frozen = frozen
 
@@ -212,7 +213,7 @@ class Optimiser:
         self.steps += 1
         lr, weight_decay = float(self.lr), float(self.weight_decay)
         self._leave_out_frozen()
-        for name in _frozen(self.model, self._layout):
+        for name in self._left_out:
             self._missed[name] = self._missed.get(name, 0) + 1
         with np.errstate(all="ignore"):
             for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
