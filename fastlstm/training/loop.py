@@ -41,7 +41,7 @@ from .optimisers import clip_grad_norm, clip_grad_value
 from .schedules import ReduceLROnPlateau
 from .view import SamplesFirst, mode
 
-_ROWS = 4096  # targets that are looked at together
+_LABELS = 2**18  # that are looked at together
 
 
 def fit(
@@ -132,8 +132,8 @@ def fit(
     ``loss.denominator(prediction, target, weights=..., mask=...)`` gives for a batch. The losses of
     this package have that method; for a loss without it d is the weights of the batch's samples
     (of its steps where there is a mask), 1 each if there are none. A batch whose d is 0, as all of
-    its targets are masked or ignored or weigh nothing, changes nothing; if that is so of all, a
-    ValueError says it after the first epoch.
+    its targets are masked or ignored or weigh nothing, changes nothing and adds nothing; if that
+    is so of all, a ValueError says it after the first epoch.
 
     Two trainings with the same arguments, initial weights and random states give the same bits,
     and so does one that was killed and resumed::
@@ -251,7 +251,7 @@ class _Training:
                 self._denominator(prediction, batch)
                 if len(batch.y) != len(rows):
                     raise ValueError(f"Expected data[indices] of {len(rows)}, got {len(batch.y)}")
-                self._check_classes(batches.data, prediction)
+                self._check_classes(batches, prediction)
             except (TypeError, ValueError) as fault:
                 raise about(name, fault) from fault
             try:
@@ -259,16 +259,16 @@ class _Training:
             except ValueError:  # for so few samples a metric may have no value; for all it must
                 self._measure([_counted(self.view(b), b) for b in batches.epoch(0)])
 
-    def _check_classes(self, data, prediction):
+    def _check_classes(self, batches, prediction):
         """Refuse targets that are no class, wherever they are: sorted data have them at the end."""
-        if not isinstance(self.own_loss, CrossEntropyLoss):
+        data, rows = batches.data, batches.batch_size
+        if not isinstance(self.own_loss, CrossEntropyLoss) or type(data) not in (Arrays, Sequences):
             return
-        if isinstance(data, Arrays):  # without x, which may be large
+        if type(data) is Arrays:  # without x, which may be large
             data = Arrays(np.zeros(len(data)), data.y, data.weights, mask=data.mask)
-        elif not isinstance(data, Sequences):
-            return
-        for first in range(0, len(data), _ROWS):
-            batch = data[first : first + _ROWS]
+            rows = max(rows, _LABELS // max(1, data.y[0].size))
+        for first in range(0, len(data), rows):
+            batch = data[first : first + rows]
             shape = (*batch.y.shape[: prediction.ndim - 1], *prediction.shape[-1:])
             self._denominator(np.broadcast_to(prediction.dtype.type(0), shape), batch)
 
