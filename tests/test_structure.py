@@ -1224,6 +1224,7 @@ def test_a_checkpoint_that_does_not_tell_its_model_says_what_it_is(tmp_path):
         '{"kept": {"model": []}}',
         '{"kept": {"model": {"w": 3}}}',
         '{"kept": {"model": {"w": {"__array__": 7}}}}',
+        '{"kept": {"model": {"w": {"__array__": "%s"}}}}' % ("7" * 10**5),
         b"\xff",
     ],
 )

@@ -411,7 +411,7 @@ def _of_training(state):
         found.update({name: state[str(place["__array__"])] for name, place in model.items()})
         return found
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
-        raise ValueError(f"they are damaged: {type(fault).__name__}: {fault}") from fault
+        raise ValueError(f"they are damaged: {type(fault).__name__}: {str(fault)[:200]}") from fault
 
 
 def _fill(description, state, batch_first, dtype, engine):

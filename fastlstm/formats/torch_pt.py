@@ -327,13 +327,15 @@ def _candidates(tree, budget, lists=False, key=None):
             name = ".".join(path)
             budget.spend("letters of names", len(name))
             found[name] = tensors, batch_first
+        if len(path) == _MOST_DEPTH:
+            continue
+        before = "".join(f"{name}." for name in path) if key else ""
         for name, value in children.items():
-            if not _nests(value, lists) or len(name) > _LONGEST_NAME or len(path) == _MOST_DEPTH:
+            if not f"{key}.".startswith(f"{before}{name}.") if key else id(value) in seen:
                 continue
-            here = (*path, name)
-            if f"{key}.".startswith(f"{'.'.join(here)}.") if key else id(value) not in seen:
+            if len(name) <= _LONGEST_NAME and _nests(value, lists):
                 seen.add(id(value))
-                queue.append((here, value))
+                queue.append(((*path, name), value))
     return found
 
 
