@@ -100,6 +100,9 @@ CASES = {
     "ce all": lambda r: (
         _one(3), (X, IGNORED, WEIGHTS), CrossEntropyLoss([0.01, 10, 1], -100, r, 0.1)
     ),
+    "ce smoothed, some of weight 0": lambda r: (
+        _one(3), (X, np.sort(CLASSES)), CrossEntropyLoss([0.1, 10, 0], -100, r, 0.3)
+    ),
     "ce shares": lambda r: (
         _one(3), (X, np.abs(_numbers(N, 3)), WEIGHTS), CrossEntropyLoss([0.1, 10, 1], reduction=r)
     ),

@@ -7,6 +7,7 @@ write down.
 """
 
 import contextlib
+import copy
 import functools
 import inspect
 import math
@@ -132,8 +133,8 @@ def fit(
     ``loss.denominator(prediction, target, weights=..., mask=...)`` gives for a batch. The losses of
     this package have that method; for a loss without it d is the weights of the batch's samples
     (of its steps where there is a mask), 1 each if there are none. A batch whose d is 0, as all of
-    its targets are masked or ignored or weigh nothing, changes nothing and adds nothing; if that
-    is so of all, a ValueError says it after the first epoch.
+    its targets are masked or ignored or weigh nothing, changes nothing; if that is so of all, a
+    ValueError says it after the first epoch.
 
     Two trainings with the same arguments, initial weights and random states give the same bits,
     and so does one that was killed and resumed::
@@ -308,9 +309,8 @@ class _Training:
             self.place = name, batches, number
             with np.errstate(all="ignore"):  # what is not finite becomes an error
                 value, denominator, prediction = step(batch)
-            if denominator:
-                total += value if self.adds_up else value * denominator
-                count += denominator
+            total += value if self.adds_up or not denominator else value * denominator
+            count += denominator
             if self.metrics:
                 seen.append(_counted(prediction, batch))
             if bar is not None:
@@ -348,7 +348,7 @@ class _Training:
         prediction, pullback = self.view.vjp(batch)
         denominator = self._denominator(prediction, batch)
         if not denominator:
-            return 0.0, 0.0, prediction
+            return self._smoothing(prediction, batch), 0.0, prediction
         value, gradient = self._call_loss(prediction, batch)
         if not math.isfinite(value):
             raise self._fault(f"the loss is {value}", batch)
@@ -387,13 +387,23 @@ class _Training:
         """The loss of a batch in evaluation mode, its denominator, the prediction."""
         prediction = self.view(batch)
         denominator = self._denominator(prediction, batch)
-        if not denominator:
-            return 0.0, 0.0, prediction
-        value, _ = self._call_loss(prediction, batch)
+        if denominator:
+            value, _ = self._call_loss(prediction, batch)
+        else:
+            value = self._smoothing(prediction, batch)
         if not math.isfinite(value):
             what = "validation loss" if self.place[0] == "validation" else "loss after the epoch"
             raise self._fault(f"the {what} is {value}", batch)
         return value, denominator, prediction
+
+    def _smoothing(self, prediction, batch):
+        """What smoothed labels add to the sum over all where no target's class weighs anything."""
+        if not isinstance(self.own_loss, CrossEntropyLoss) or not self.own_loss.label_smoothing:
+            return 0.0
+        loss = copy.copy(self.own_loss)
+        loss.reduction = "sum"
+        given = _without_none({"weights": batch.weights, "mask": batch.mask})
+        return loss(prediction, batch.y, **given)[0]
 
     def _call_loss(self, prediction, batch):
         """What the loss returns: its value and gradient."""
