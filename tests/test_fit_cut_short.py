@@ -477,6 +477,17 @@ def test_not_finite_after_the_update():
     assert_same_weights(model, regressor())
 
 
+def test_a_weight_that_was_never_finite_is_not_blamed_on_the_update():
+    """Gates that are shut by it leave loss and gradients finite."""
+    model = regressor()
+    weight = model.lstm.weight_ih_l0.copy()
+    weight[0, 0] = np.inf
+    model.lstm.weight_ih_l0 = weight
+    origin = "the parameter lstm.weight_ih_l0"
+    _stops(make_data(), origin, "a parameter is not finite", 0, model=model)
+    np.testing.assert_array_equal(model.lstm.weight_ih_l0, weight)
+
+
 def test_not_finite_in_the_validation():
     x, y = make_data(1)
     x[17] = np.inf

@@ -229,6 +229,8 @@ def test_a_file_of_objects_alone_names_them(torch):
         ValueError, match="expected a state dict, got a list; save model.state_dict"
     ):
         load(saved(torch, [1.5, "a"]))
+    with pytest.raises(ValueError, match="expected a state dict, got None; save"):
+        load(saved(torch, None))
     assert not RAN
 
 

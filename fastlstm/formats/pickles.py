@@ -104,7 +104,7 @@ def describe(value):
         return f"an object of {short(str(value.maker))}"
     if isinstance(value, Global):
         return f"the name {short(str(value))}"
-    if type(value) is int and value.bit_length() < 64:
+    if value is None or type(value) is int and value.bit_length() < 64:
         return str(value)
     kind = type(value).__name__.lower().strip("_")
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

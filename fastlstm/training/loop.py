@@ -374,12 +374,14 @@ class _Training:
         self.state.optimizer.step()
         if not all(is_finite(parameters) for _, parameters, _ in buffers):
             names = (name for name, p in self.model.state_dict().items() if not is_finite(p))
-            origin = f"the update of {next(names)}"
+            name = next(names)
             for layer, parameters, before in buffers:
                 parameters[...] = before
                 layer.changed()
-            lr = self.state.optimizer.lr
-            raise self._fault(f"with lr {lr:g} a parameter would not be finite", batch, origin)
+            if not is_finite(self.model.state_dict()[name]):
+                raise self._fault("a parameter is not finite", batch, f"the parameter {name}")
+            wrong = f"with lr {self.state.optimizer.lr:g} a parameter would not be finite"
+            raise self._fault(wrong, batch, f"the update of {name}")
         if self.per_batch:
             self.state.schedule.step()
 
