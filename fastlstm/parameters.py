@@ -152,8 +152,6 @@ class Layer:
         """
         for _, layer in self.named_layers():
             vars(layer).update(_shown=True, _blank=False)
-        for _, layer in self.named_layers():
-            vars(layer).update(_shown=True, _blank=False)
         return {
             prefix + name: view
             for prefix, layer in self.named_layers()
