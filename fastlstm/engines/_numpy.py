@@ -82,7 +82,8 @@ def run_linear(weights, x, y, threads):
 
 def sigmoid(z):
     """1 / (1 + exp(-z)), within a few roundings; 0 where exp(-z) is infinite, as torch has it."""
-    return 1 / (1 + np.exp(-z))
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-z))
 
 
 def describe():
