@@ -1,9 +1,8 @@
 """fastlstm: LSTMs on CPUs without a deep-learning framework, with torch.nn.LSTM's shapes and names.
 
-The map: `lstm` (LSTM, LSTMCell), `stream` (a live state), `packing` (ragged batches), `layers`
-(what stands around an LSTM), `parameters` (named weights), `training` (losses, optimisers, data,
-`fit`), `formats` (model files), `engines` (who computes, the contract, and the numbered equations),
-`arrays` (what may be passed in).
+The map: `layers` (LSTM, LSTMCell, what stands around them, streams), `sequences` (ragged batches),
+`training` (losses, optimisers, data, `fit`), `formats` (model files), `engines` (who computes, the
+contract, and the numbered equations), `arrays` (what may be passed in).
 
 One step of one layer in one direction, the gates i, f, g, o in torch's order::
 
@@ -15,9 +14,21 @@ One step of one layer in one direction, the gates i, f, g, o in torch's order::
 
 from .engines import engines
 from .formats import load, load_lstm, load_state, save
-from .layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
-from .lstm import LSTM, LSTMCell
-from .packing import (
+from .layers import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Linear,
+    LSTMCell,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Stream,
+    Tanh,
+)
+from .sequences import (
     PackedSequence,
     pack_padded_sequence,
     pack_sequence,
@@ -25,7 +36,6 @@ from .packing import (
     pad_sequence,
     unpack_sequence,
 )
-from .stream import Stream
 from .training import (
     SGD,
     Adam,

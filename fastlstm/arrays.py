@@ -11,6 +11,8 @@
 Nothing is copied that need not be: a tensor on the CPU shares its memory.
 """
 
+import functools
+
 import numpy as np
 
 _HALF = ("float16", "bfloat16")
@@ -159,3 +161,43 @@ def _as_column(column):
 
 def _is_torch_bfloat16(value):
     return str(getattr(value, "dtype", None)) == "torch.bfloat16"
+
+
+def as_gradient(value, shape, dtype, owner, what="d_output"):
+    """The gradient of an output, an array of its shape and dtype; ValueError if it is not."""
+    dy = as_array(value, what)
+    try:
+        dy = as_float(value, dtype)
+    except ValueError:
+        raise ValueError(
+            f"{owner}: Expected {what} of the output's dtype {dtype}, got {dy.dtype}"
+        ) from None
+    if dy.shape != shape:
+        raise ValueError(f"{owner}: Expected {what} of the output's shape {shape}, got {dy.shape}")
+    return dy
+
+
+def as_any_float(value, owner):
+    """An array of float32 or float64, whichever it has: what layers without parameters take."""
+    array = as_array(value, "input")
+    wanted = np.float32 if array.dtype.itemsize <= 4 else np.float64
+    try:
+        return as_float(value, np.dtype(wanted))
+    except ValueError:
+        raise ValueError(
+            f"{owner}: Expected input of float32 or float64, got {array.dtype}"
+        ) from None
+
+
+def quiet(function):
+    """Run a function without NumPy's floating-point errors, whatever `np.errstate` its caller has.
+
+    What underflows is rightly 0, and inf and nan come out as torch's do, without a word.
+    """
+
+    @functools.wraps(function)
+    def quietly(*args, **kwargs):
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return quietly

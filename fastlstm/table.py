@@ -14,7 +14,7 @@ from array import array
 
 import numpy as np
 
-from .parameters import listed, quoted, short
+from .checks import listed, quoted, short
 from .times import (
     NUMBER,
     are_runs,

@@ -10,7 +10,7 @@ from support import ACTIVATION, Guarded, draw
 
 import fastlstm
 from fastlstm.engines import _numpy, stack
-from fastlstm.packing import batch_sizes_of
+from fastlstm.sequences.packing import batch_sizes_of
 
 # ---- layers ---------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.engines import _numpy, load
-from fastlstm.packing import batch_sizes_of
+from fastlstm.sequences.packing import batch_sizes_of
 
 # How far one sigmoid or tanh is from the truth, in units of u = eps / 2, beside the engine's name:
 # NumPy's own are taken as within 2 u, the vectorised ones as within 5 u (3e-7 in float32), which

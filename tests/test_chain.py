@@ -22,7 +22,7 @@ from fastlstm import (
     Softmax,
     Tanh,
 )
-from fastlstm.parameters import Layer
+from fastlstm.layers import Layer
 
 LAYOUTS = list(itertools.product([False, True], [False, True]))
 

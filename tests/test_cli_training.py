@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import cli, cli_training
+from fastlstm import cli
+from fastlstm.cli import training as cli_training
 from fastlstm.training import Forecaster, Standardizer, seasonal_naive
 
 WINDOW, HORIZON, ROWS = 6, 3, 90

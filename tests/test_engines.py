@@ -31,7 +31,7 @@ from support import (
 import fastlstm
 from fastlstm.engines import MODULES, _numpy, _warn_of_numpy, choose, cpus, load, threads
 from fastlstm.formats import structure
-from fastlstm.packing import rows_of
+from fastlstm.sequences.packing import rows_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 FUNCTIONS = ["describe", "pack", "prepare", "run", "back", "pack_linear", "run_linear"]

@@ -24,7 +24,7 @@ from trainings import (
 
 import fastlstm
 from fastlstm import Last, Linear, Sequential
-from fastlstm.parameters import Layer
+from fastlstm.layers import Layer
 from fastlstm.training import (
     SGD,
     Adam,

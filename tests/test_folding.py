@@ -9,7 +9,7 @@ import pytest
 import fastlstm
 from fastlstm.formats import folding
 from fastlstm.formats.folding import fold
-from fastlstm.parameters import Layer
+from fastlstm.layers import Layer
 
 
 def numbers(*shape, seed=0, dtype="float32"):

@@ -21,7 +21,7 @@ from fastlstm import (
     Softmax,
     Tanh,
 )
-from fastlstm.parameters import Layer
+from fastlstm.layers import Layer
 
 B, T = 3, 7
 

@@ -41,7 +41,7 @@ from support import (
 import fastlstm
 from fastlstm import LSTM
 from fastlstm.engines import cpus, load
-from fastlstm.packing import batch_sizes_of, rows_of
+from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("native")
 

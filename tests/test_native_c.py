@@ -19,7 +19,7 @@ from gradients import assert_within, go_back, roundings, spread, values_of
 from support import Work, tolerance
 
 from fastlstm.engines import _numpy, stack
-from fastlstm.packing import batch_sizes_of
+from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 NATIVE, PROGRAMS = ROOT / "fastlstm" / "native", ROOT / "tests" / "native"

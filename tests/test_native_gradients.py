@@ -15,7 +15,7 @@ from support import SMALL, Work, assert_same_answers, assert_same_bits
 from test_native import HERE, python
 
 from fastlstm.engines import load
-from fastlstm.packing import batch_sizes_of, rows_of
+from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("native")
 

@@ -17,7 +17,7 @@ from fastlstm import (
     pad_sequence,
     unpack_sequence,
 )
-from fastlstm.packing import batch_sizes_of, lengths_of, rows_of
+from fastlstm.sequences.packing import batch_sizes_of, lengths_of, rows_of
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 FEATURES = st.sampled_from([(), (1,), (3,), (2, 3)])

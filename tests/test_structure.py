@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastlstm
+from fastlstm.checks import quoted
 from fastlstm.formats import inference, structure
-from fastlstm.parameters import Layer, quoted
+from fastlstm.layers import Layer
 
 
 def numbers(*shape, seed=0, dtype="float32"):

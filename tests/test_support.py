@@ -8,7 +8,7 @@ import pytest
 from support import assert_matches, assert_same_bits, make_case, run
 
 from fastlstm.engines import _numpy
-from fastlstm.packing import rows_of
+from fastlstm.sequences.packing import rows_of
 
 PLAIN = dict(T=4, B=3, I=3, H=5)
 RAGGED = dict(lengths=[5, 4, 2, 1], I=3, H=5)  # as many rows as four sequences of three steps

@@ -16,7 +16,7 @@ from support import Case, make_case, run
 
 import fastlstm
 from fastlstm.engines import _numpy, load
-from fastlstm.packing import batch_sizes_of, rows_of
+from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "data" / "torch_lstm.npz")
 

@@ -18,17 +18,29 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, cli_training
-from .engines import MODULES, engines, threads
-from .files import check_writable, written_aside
-from .formats import inference, load, load_state
-from .layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
-from .lstm import LSTM, LSTMCell
-from .npy import map_array
-from .parameters import listed, quoted, short
-from .terminal import printable, show, writing
-from .training import Forecaster, NonFiniteError, is_forecaster
-from .wav import Sound, write_head
+from .. import __version__
+from ..checks import listed, quoted, short
+from ..engines import MODULES, engines, threads
+from ..files import check_writable, written_aside
+from ..formats import inference, load, load_state
+from ..layers import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Linear,
+    LSTMCell,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from ..npy import map_array
+from ..terminal import printable, show, writing
+from ..training import Forecaster, NonFiniteError, is_forecaster
+from ..wav import Sound, write_head
+from . import training as cli_training
 
 CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
 

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import check_writable, written_aside
-from .layers import Last, Linear, Sequential
-from .lstm import LSTM
-from .parameters import listed
-from .plot import plot_forecast, plot_history
-from .table import read_tables
-from .terminal import show
-from .training import (
+from ..checks import listed
+from ..files import check_writable, written_aside
+from ..layers import LSTM, Last, Linear, Sequential
+from ..plot import plot_forecast, plot_history
+from ..table import read_tables
+from ..terminal import show
+from ..training import (
     SGD,
     Adam,
     AdamW,

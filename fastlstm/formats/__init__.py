@@ -11,11 +11,10 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..checks import check_batch_first, check_dtype, quoted, short
 from ..engines import choose, threads
 from ..files import written_aside
-from ..layers import Last
-from ..lstm import LSTM
-from ..parameters import Layer, check_batch_first, check_dtype, quoted, short
+from ..layers import LSTM, Last, Layer
 from . import foreign, inference, npz, safetensors, structure, torch_pt
 from .folding import fold
 from .source import Source, State, file_name, opened

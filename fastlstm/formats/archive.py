@@ -12,7 +12,7 @@ import zlib
 from operator import itemgetter
 from typing import NamedTuple
 
-from ..parameters import short
+from ..checks import short
 
 MAGIC = b"PK\x03\x04"
 

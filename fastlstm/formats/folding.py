@@ -17,7 +17,7 @@ import re
 
 import numpy as np
 
-from ..parameters import quoted, short
+from ..checks import quoted, short
 
 PARAMETER = r"(?:weight|bias)(?:_(?:ih|hh|hr)(?:_l(?:0|[1-9]\d{0,5})(?:_reverse)?)?)?"
 _PIECE = re.compile(

@@ -3,7 +3,7 @@
 import codecs
 import re
 
-from ..parameters import quoted
+from ..checks import quoted
 
 _BEGINNINGS = [
     (

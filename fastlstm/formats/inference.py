@@ -10,8 +10,8 @@ import re
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from ..layers import Last, Sequential
-from ..parameters import Layer, quoted, short
+from ..checks import quoted, short
+from ..layers import Last, Layer, Sequential
 from . import structure
 from .folding import NAME, fold
 

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from ..parameters import short
+from ..checks import short
 from . import archive, structure
 from .source import State
 

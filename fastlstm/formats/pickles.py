@@ -13,7 +13,7 @@ import struct
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from ..parameters import short
+from ..checks import short
 
 _LONGEST_NAME = 255
 _LONGEST_NUMBER = 4300  # digits, for the time of reading grows with their square; None if longer

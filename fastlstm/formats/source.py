@@ -7,7 +7,7 @@ import re
 from contextlib import contextmanager
 from functools import cached_property
 
-from ..parameters import short
+from ..checks import short
 from . import archive
 from .budget import Budget
 

@@ -7,9 +7,20 @@ hold it as JSON together with the version of this scheme.
 
 import json
 
-from ..layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
-from ..lstm import LSTM, LSTMCell
-from ..parameters import quoted
+from ..checks import quoted
+from ..layers import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Linear,
+    LSTMCell,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
 
 _VERSION = 1
 _MOST_NESTED = 16  # Sequentials in Sequentials

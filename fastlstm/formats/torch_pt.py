@@ -18,7 +18,7 @@ import zipfile
 
 import numpy as np
 
-from ..parameters import listed, quoted, short
+from ..checks import listed, quoted, short
 from . import archive
 from .dtypes import numbers
 from .pickles import Object, describe

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..parameters import short
+from ..checks import short
 from . import pickles
 from .dtypes import is_known, itemsize
 from .pickles import Global, Object, describe

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import fnmatch
-import functools
 import math
 import re
 from collections.abc import MutableMapping
@@ -17,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import as_array
-from .terminal import printable
+from ..arrays import as_array
+from ..checks import check_batch_first, check_bool, check_dtype, quoted, short
+from ..terminal import printable
 
-DTYPES = ("float32", "float64")
 # attributes that the parameters' shapes, or what is packed from them, were made by
 _STRUCTURE = frozenset(
     "input_size hidden_size num_layers bias bidirectional proj_size engine dtype children "
@@ -478,20 +477,6 @@ class Layer:
         return ""
 
 
-def quiet(function):
-    """Run a function without NumPy's floating-point errors, whatever `np.errstate` its caller has.
-
-    What underflows is rightly 0, and inf and nan come out as torch's do, without a word.
-    """
-
-    @functools.wraps(function)
-    def quietly(*args, **kwargs):
-        with np.errstate(all="ignore"):
-            return function(*args, **kwargs)
-
-    return quietly
-
-
 class _Switches(MutableMapping):
     """`Layer.requires_grad`: each reading asks the layers, each assignment tells them."""
 
@@ -547,98 +532,3 @@ def as_parameter(value, name):
     if not _holds_floats(array) and not (untyped and array.dtype.kind in "iu"):
         raise ValueError(f"{name} must hold floats, got {array.dtype}")
     return array
-
-
-def check_dtype(dtype):
-    """Return np.dtype float32 or float64, or say that nothing else will do."""
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = None
-    if dtype is None or name not in DTYPES:
-        raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r:.100}')
-    return np.dtype(name)
-
-
-def check_size(name, value, least=1):
-    """Return `value` as an int, refused unless it is one of at least `least` (None: any)."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
-    if least is not None and value < least:
-        bound = "greater than zero" if least == 1 else f"at least {least}"
-        raise ValueError(f"{name} must be {bound}, got {value}")
-    return int(value)
-
-
-def check_batch_first(value):
-    """Refuse what is neither a bool nor None, which stands for a layout that is undecided."""
-    return None if value is None else check_bool("batch_first", value)
-
-
-def short(name, quote="'"):
-    """A name of unknown origin for a message: quoted, escaped, and cut."""
-    name = str(name)
-    return quote + repr(name[:100])[1:-1] + quote + "..." * (len(name) > 100)
-
-
-def listed(words, most=20):
-    """The first words, ready to be read, and how many more there are."""
-    words = list(words)
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
-
-
-def quoted(names, quote="'", most=20):
-    """The first names of unknown origin, each `short`, and how many more there are."""
-    names = list(names)
-    return listed([*(short(name, quote) for name in names[:most]), *names[most:]], most)
-
-
-def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf, below=math.inf):
-    """Return `value` as a float; refused unless it is a finite number within these bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} should be a number, got: {type(value).__name__}")
-    if not (least <= value <= most and above < value < below):
-        bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
-        said = " and ".join(f"{w} {b:g}" for w, b in bounds.items() if math.isfinite(b))
-        raise ValueError(f"{name} must be a finite number {said}".rstrip() + f", got {value!r}")
-    return float(value)
-
-
-def check_bool(name, value):
-    """Refuse a switch that is not a bool."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
-    return bool(value)
-
-
-def check_probability(value):
-    """Refuse a dropout that is not a probability, in torch's words."""
-    numbers = (int, float, np.integer, np.floating)
-    if not isinstance(value, numbers) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ValueError(
-            "dropout should be a number in range [0, 1] representing the probability of an "
-            f"element being zeroed, got {value!r}"
-        )
-    return float(value)
-
-
-def uniform(rng, shape, bound, dtype):
-    """U(-bound, bound): torch's rule for its recurrent and linear layers."""
-    values = rng.random(shape, dtype)
-    values *= 2 * bound
-    values -= bound
-    return values
-
-
-def glorot(rng, shape, dtype):
-    """U(-a, a), a = sqrt(6 / (fan in + fan out)) of the whole matrix (Glorot & Bengio 2010)."""
-    return uniform(rng, shape, math.sqrt(6 / sum(shape)), dtype)
-
-
-def orthogonal(rng, shape):
-    """Orthonormal columns or rows, whichever are fewer (Saxe, McClelland & Ganguli 2014)."""
-    tall = max(shape), min(shape)
-    q, r = np.linalg.qr(rng.standard_normal(tall))
-    q *= np.sign(np.diag(r))  # without this q is not uniformly distributed
-    return q if tuple(shape) == tall else q.T

@@ -18,8 +18,9 @@ TFLite, operator UNIDIRECTIONAL_SEQUENCE_LSTM; flax.linen.LSTMCell.
 
 import numpy as np
 
-from .arrays import as_array
-from .parameters import as_parameter, short
+from ..arrays import as_array
+from ..checks import short
+from .layer import as_parameter
 
 # The gates in their order, and the axes of kernel, recurrent kernel and bias; P is the axis along
 # which the outputs of the step before are multiplied.

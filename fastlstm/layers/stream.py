@@ -7,10 +7,10 @@ import functools
 
 import numpy as np
 
-from .arrays import as_float, as_rows
+from ..arrays import as_float, as_rows
+from ..checks import check_size
+from ..sequences.packing import uniform_sizes
 from .chain import check_layouts
-from .packing import uniform_sizes
-from .parameters import check_size
 
 
 class Stream:

@@ -9,7 +9,7 @@ into the memory of the initial ones, where those of such sequences are.
 
 import numpy as np
 
-from .arrays import as_rows
+from ..arrays import as_rows
 from .packing import PackedSequence
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import as_array, as_integers
+from ..arrays import as_array, as_integers
 
 
 class PackedSequence(NamedTuple):

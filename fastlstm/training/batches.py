@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import as_array, as_integers, column_names
-from ..packing import pad_sequence
-from ..parameters import check_bool, check_dtype, check_size
+from ..checks import check_bool, check_dtype, check_size
+from ..sequences import pad_sequence
 from .columns import check_names, check_order
 from .standardizer import check_standardizer
 

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from ..parameters import Layer, check_number, check_size
+from ..checks import check_number, check_size
+from ..layers import Layer
 from .arguments import is_number
 from .checkpoint import Checkpoint
 

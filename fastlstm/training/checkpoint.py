@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import check_size
 from ..files import check_writable, written_aside
 from ..formats import npz
 from ..formats.source import Source
-from ..parameters import Layer, check_size
+from ..layers import Layer
 from .batches import Batch
 
 _VERSION = 2  # 1 did not say what the training was made of

@@ -6,7 +6,7 @@ import datetime
 import numpy as np
 
 from ..arrays import as_array, column_names
-from ..parameters import check_size, listed
+from ..checks import check_size, listed
 from ..times import are_runs, breaks, looks_like_a_date, read_times, span
 
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ..layers import Last, Sequential
-from ..lstm import LSTM
+from ..layers import LSTM, Last, Sequential
 
 _MOST_NAMED = 8  # samples in a sentence
 

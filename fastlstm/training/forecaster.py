@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays import column_names
+from ..checks import check_size
 from ..files import written_aside
 from ..formats import load, npz
 from ..formats.source import Source, file_name, opened
-from ..parameters import Layer, check_size
+from ..layers import Layer
 from .batches import Batch
 from .columns import as_table, check_names, check_order, positions
 from .series import Windows

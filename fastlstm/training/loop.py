@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from ..parameters import check_number, check_size
+from ..checks import check_number, check_size
 from ..terminal import printable
 from .arguments import (
     about,

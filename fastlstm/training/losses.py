@@ -35,8 +35,8 @@ import math
 
 import numpy as np
 
-from ..arrays import as_array, as_float, as_integers
-from ..parameters import check_number, check_size, quiet
+from ..arrays import as_array, as_float, as_integers, quiet
+from ..checks import check_number, check_size
 
 
 class Loss:

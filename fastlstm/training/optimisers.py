@@ -28,8 +28,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import as_array
-from ..lstm import Recurrent
-from ..parameters import Layer, check_bool, check_number, check_size
+from ..checks import check_bool, check_number, check_size
+from ..layers import Layer
+from ..layers.recurrent import Recurrent
 
 _BLOCK = 32768  # numbers: parameters, gradients, moments and scratch of so many stay in the cache
 

@@ -13,7 +13,7 @@ import bisect
 import math
 import operator
 
-from ..parameters import check_bool, check_number, check_size
+from ..checks import check_bool, check_number, check_size
 from .optimisers import Optimiser
 
 

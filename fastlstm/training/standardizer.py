@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..arrays import as_array, column_names
-from ..parameters import check_bool, quiet
+from ..arrays import as_array, column_names, quiet
+from ..checks import check_bool
 from .columns import as_tables, check_names, positions
 
 _CHUNK = 2**17  # values of a series in float64 at a time, 1 MB

@@ -5,9 +5,20 @@ import contextlib
 import numpy as np
 
 from ..arrays import as_array
-from ..layers import Dropout, Embedding, Last, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
-from ..lstm import LSTM
-from ..parameters import Layer, check_size
+from ..checks import check_size
+from ..layers import (
+    LSTM,
+    Dropout,
+    Embedding,
+    Last,
+    Layer,
+    Linear,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
 from .arguments import refuse_class
 from .batches import Arrays, Batch, Batches, Sequences
 

@@ -1,0 +1,140 @@
+"""Activations: functions of one value each, and Softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import as_any_float, as_gradient, quiet
+from ..checks import check_size
+from .layer import Layer
+
+
+class _Activation(Layer):
+    """What has no parameters and can tell from its output alone how to go `_back` from dy to dx.
+
+    A value's bits depend neither on the others' nor on where it lies: NumPy takes another exp for
+    values that lie backwards, so all work side by side.
+    """
+
+    def __init__(self):
+        super().__init__({})
+
+    def vjp(self, input):
+        """Run, and return how to go backwards; see `Linear.vjp`.
+
+        Parameters
+        ----------
+        input : array of any shape
+
+        Returns
+        -------
+        y : ndarray
+            Of the input's shape. Refuses writing, for the pullback reads it.
+        pullback : callable
+            ``dx = pullback(d_output)``.
+        """
+        y = np.asarray(self(input))
+        y.flags.writeable = False
+
+        @quiet
+        def pullback(d_output):
+            return self._back(y, as_gradient(d_output, y.shape, y.dtype, type(self).__name__))
+
+        return y, pullback
+
+    def _join(self, name, given):
+        return self, given
+
+
+class ReLU(_Activation):
+    """max(x, 0), element by element.
+
+    Examples
+    --------
+    >>> fastlstm.ReLU()(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+
+    @quiet
+    def __call__(self, input):
+        """Return an array of the input's shape."""
+        return np.maximum(as_any_float(input, "ReLU"), 0)
+
+    def _back(self, y, dy):
+        return np.where(y <= 0, y.dtype.type(0), dy)
+
+
+class Tanh(_Activation):
+    """tanh(x), element by element.
+
+    Examples
+    --------
+    >>> fastlstm.Tanh()(np.array([0.0]))
+    array([0.])
+    """
+
+    @quiet
+    def __call__(self, input):
+        """Return an array of the input's shape."""
+        return np.tanh(np.asarray(as_any_float(input, "Tanh"), order="C"))
+
+    def _back(self, y, dy):
+        return dy * (1 - y * y)
+
+
+class Sigmoid(_Activation):
+    """1 / (1 + exp(-x)), element by element.
+
+    Examples
+    --------
+    >>> fastlstm.Sigmoid()(np.array([0.0]))
+    array([0.5])
+    """
+
+    @quiet
+    def __call__(self, input):
+        """Return an array of the input's shape."""
+        x = as_any_float(input, "Sigmoid")
+        y = np.negative(x, out=np.empty(x.shape, x.dtype))
+        np.exp(y, out=y)  # where it is infinite, 1 / y is 0, as it should be
+        y += 1
+        return np.divide(1, y, out=y)
+
+    def _back(self, y, dy):
+        return dy * (y * (1 - y))
+
+
+class Softmax(_Activation):
+    """exp(x) / sum(exp(x)) along one axis.
+
+    Parameters
+    ----------
+    dim : int
+
+    Examples
+    --------
+    >>> fastlstm.Softmax()(np.zeros((1, 4)))
+    array([[0.25, 0.25, 0.25, 0.25]])
+    """
+
+    def __init__(self, dim=-1):
+        super().__init__()
+        self.dim = check_size("dim", dim, least=None)
+
+    @quiet
+    def __call__(self, input):
+        """Return an array of the input's shape; ValueError if it has no such axis."""
+        x = as_any_float(input, "Softmax")
+        if not -x.ndim <= self.dim < x.ndim:
+            raise ValueError(f"Softmax: Expected input with an axis {self.dim}, got {x.ndim}D")
+        x = np.moveaxis(x, self.dim, -1)
+        y = np.subtract(x, x.max(axis=-1, keepdims=True, initial=-np.inf), order="C")
+        np.exp(y, out=y)
+        y /= y.sum(axis=-1, keepdims=True)  # side by side, or the order of the sum would be another
+        return np.moveaxis(y, -1, self.dim)
+
+    def _back(self, y, dy):
+        return y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))
+
+    def _arguments(self):
+        return f"dim={self.dim}"

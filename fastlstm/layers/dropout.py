@@ -1,0 +1,79 @@
+"""Dropout: values left out at random in training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import as_any_float, as_gradient, quiet
+from ..checks import check_probability
+from .layer import Layer
+
+
+class Dropout(Layer):
+    """In training mode zeroes values with probability p and scales the others by 1 / (1 - p).
+
+    Parameters
+    ----------
+    p : float in [0, 1]
+    seed : int or numpy.random.Generator, optional
+
+    Examples
+    --------
+    >>> fastlstm.Dropout(0.5).eval()(np.ones(3))
+    array([1., 1., 1.])
+    """
+
+    def __init__(self, p=0.5, *, seed=None):
+        super().__init__({})
+        self.p = check_probability(p)
+        self._rng = np.random.default_rng(seed)
+
+    @quiet
+    def __call__(self, input):
+        """Return an array of the input's shape; the input itself in evaluation."""
+        return self._run(input)[0]
+
+    @quiet
+    def vjp(self, input):
+        """Run, and return how to go backwards, with the same mask; see `Linear.vjp`.
+
+        Parameters
+        ----------
+        input : array of any shape
+
+        Returns
+        -------
+        y : ndarray
+            Of the input's shape; the input itself in evaluation.
+        pullback : callable
+            ``dx = pullback(d_output)``; in evaluation it returns `d_output` itself.
+        """
+        y, mask = self._run(input)
+        shape, dtype = y.shape, y.dtype
+
+        @quiet
+        def pullback(d_output):
+            dy = as_gradient(d_output, shape, dtype, "Dropout")
+            return dy if mask is None else dy * mask
+
+        return y, pullback
+
+    def _join(self, name, given):
+        return self, given
+
+    def _run(self, input):
+        """(output, mask); without dropout there is none."""
+        x = as_any_float(input, "Dropout")
+        if not (self.training and self.p):
+            return x, None
+        mask = dropout_mask(x, self.p, self._rng)
+        return x * mask, mask
+
+    def _arguments(self):
+        return f"p={self.p}"
+
+
+def dropout_mask(values, p, rng):
+    """Factors for `values`: 0 with probability p, 1 / (1 - p) otherwise."""
+    kept = rng.random(values.shape, values.dtype) >= p
+    return kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)

@@ -1,0 +1,128 @@
+"""Embedding: a row of a table for every index."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import as_gradient, as_integers, as_rows, quiet
+from ..checks import check_size
+from .chain import Given, who
+from .layer import Layer
+
+
+class Embedding(Layer):
+    """A row of `weight` for every index, as torch.nn.Embedding.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+    padding_idx : int, optional
+        This row begins as zeros; negative counts from the end.
+    dtype : {"float32", "float64"}
+    seed : int or numpy.random.Generator, optional
+        For the initial weights, N(0, 1).
+
+    Attributes
+    ----------
+    weight : ndarray of shape (num_embeddings, embedding_dim)
+
+    Examples
+    --------
+    >>> embedding = fastlstm.Embedding(3, 2, padding_idx=0)
+    >>> embedding([[0, 0]])
+    array([[[0., 0.],
+            [0., 0.]]], dtype=float32)
+    """
+
+    _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
+
+    def __init__(
+        self, num_embeddings, embedding_dim, padding_idx=None, *, dtype="float32", seed=None
+    ):
+        self.num_embeddings = check_size("num_embeddings", num_embeddings)
+        self.embedding_dim = check_size("embedding_dim", embedding_dim)
+        if padding_idx is not None:
+            check_size("padding_idx", padding_idx, least=None)
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(
+                    f"Padding_idx must be within num_embeddings, got {padding_idx} for "
+                    f"{num_embeddings} embeddings"
+                )
+            padding_idx = int(padding_idx) % num_embeddings
+        self.padding_idx = padding_idx
+        super().__init__({"weight": (num_embeddings, embedding_dim)}, dtype)
+        self.reset_parameters(seed)
+
+    def reset_parameters(self, seed=None):
+        """Draw the weights anew from N(0, 1); the padding row is zeros."""
+        weight = np.random.default_rng(seed).standard_normal(
+            self._views["weight"].shape, self.dtype
+        )
+        if self.padding_idx is not None:
+            weight[self.padding_idx] = 0
+        self._set({"weight": weight})
+
+    def __call__(self, input):
+        """Map indices (...) to (..., embedding_dim); ValueError if one is out of range."""
+        return self._views["weight"][self._arrange(input)]
+
+    def vjp(self, input):
+        """Run, and return how to go backwards; see `Linear.vjp`.
+
+        Parameters
+        ----------
+        input : array of int of shape (...)
+
+        Returns
+        -------
+        y : ndarray of shape (..., embedding_dim)
+        pullback : callable
+            ``None = pullback(d_output)``, for indices have no gradient. Touches only the rows of
+            ``grads["weight"]`` that were read: each gets the sum of its gradients, that of
+            `padding_idx` none, as torch's.
+        """
+        index = self._arrange(input)
+        y = self._views["weight"][index]
+        shape, index = y.shape, index.ravel()
+
+        @quiet
+        def pullback(d_output):
+            dy = as_rows(as_gradient(d_output, shape, self.dtype, "Embedding"))
+            self._add(index, dy)
+
+        return y, pullback
+
+    def _join(self, name, given):
+        if given.features is not None:
+            raise ValueError(
+                f"Sequential: {who(name, self)} takes indices, {given.giver} gives features"
+            )
+        return self, Given(given.layouts, self.embedding_dim, who(name, self))
+
+    def _add(self, index, dy):
+        """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""
+        gradient = self._learnt_grads().get("weight")
+        if gradient is None:
+            return
+        order = np.argsort(index, kind="stable")
+        if self.padding_idx is not None:
+            order = order[index[order] != self.padding_idx]
+        if not order.size:
+            return
+        index = index[order]
+        new = np.concatenate([[True], index[1:] != index[:-1]])
+        first = np.flatnonzero(new)  # of each group of equal indices
+        gradient[index[first]] += np.add.reduceat(dy[order], first, axis=0)
+
+    def _arrange(self, input):
+        index = as_integers(input, "input of Embedding")
+        if index.size and not (0 <= index.min() and index.max() < self.num_embeddings):
+            raise ValueError(
+                f"index out of range: Embedding has rows 0..{self.num_embeddings - 1}, got indices "
+                f"from {index.min()} to {index.max()}"
+            )
+        return index
+
+    def _arguments(self):
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

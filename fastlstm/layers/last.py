@@ -1,0 +1,174 @@
+"""Last: the last step of every sequence."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from ..arrays import as_any_float, as_gradient
+from ..checks import check_batch_first, check_bool
+from ..sequences.packing import check_lengths
+from .chain import who
+from .layer import Layer
+from .stream import undecided
+
+
+class Last(Layer):
+    """From an LSTM's whole output, what a classifier wants: where each sequence's reading ended.
+
+    That is the forward direction at each sequence's own last step and, if `bidirectional`, the
+    backward direction at step 0, where it has read everything: h_n of the last layer. For a
+    sequence of length 0 it is zeros.
+
+    Parameters
+    ----------
+    batch_first : bool, optional
+        The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F).
+    bidirectional : bool, optional
+        The features are [forward, backward], half and half.
+
+    Notes
+    -----
+    In a Sequential both are those of the LSTM before it: leave them out there. Elsewhere they are
+    False unless given. (The layer that the Sequential has is a copy that knows its LSTM.)
+
+    Examples
+    --------
+    >>> fastlstm.Last()(np.array([[[1.0]], [[2.0]]]), lengths=[1])
+    array([[1.]])
+    >>> model = fastlstm.Sequential(fastlstm.LSTM(3, 4, batch_first=True), fastlstm.Last())
+    >>> model[1]
+    Last(batch_first=True, bidirectional=False)
+    """
+
+    def __init__(self, batch_first=None, bidirectional=None):
+        super().__init__({})
+        self._lstm = None  # the one before it in a Sequential
+        self._batch_first = check_batch_first(batch_first)
+        self._bidirectional = (
+            None if bidirectional is None else check_bool("bidirectional", bidirectional)
+        )
+
+    @property
+    def batch_first(self):
+        """Whether the input is (B, T, F); None if it is undecided for the LSTM before it."""
+        if self._batch_first is not None or self._lstm is None:
+            return bool(self._batch_first)
+        return self._lstm.batch_first
+
+    @batch_first.setter
+    def batch_first(self, value):
+        self._batch_first = value
+
+    @property
+    def bidirectional(self):
+        """Whether the features are [forward, backward]."""
+        if self._bidirectional is not None or self._lstm is None:
+            return bool(self._bidirectional)
+        return self._lstm.bidirectional
+
+    def _join(self, name, given):
+        given.check_steps(who(name, self))
+        if given.lstm is None:
+            return self, given._replace(last=who(name, self))
+        if given.stranger:
+            if None in (self._batch_first, self._bidirectional):
+                raise ValueError(
+                    f"Sequential: {name!r} (Last) cannot take batch_first and bidirectional from "
+                    f"{who(*given.lstm)}, for what {given.stranger} makes of its output is not "
+                    "known: give both"
+                )
+            return self, given._replace(last=who(name, self))
+        last, lstm = copy.copy(self), given.lstm[1]
+        if lstm.bidirectional and not given.directions:
+            if self._bidirectional is not False:
+                raise ValueError(
+                    f"Sequential: {name!r} (Last) takes both directions of {who(*given.lstm)} "
+                    f"apart, which {given.giver} has mixed: put it before that, or say "
+                    "Last(bidirectional=False) for the last step of each sequence"
+                )
+        elif self._bidirectional not in (None, lstm.bidirectional):
+            torchs = ", or put it behind the Linear, for what torch's output[-1] gives there"
+            raise ValueError(
+                f"Sequential: {who(name, self)} does not agree with {who(*given.lstm)}: leave out "
+                "bidirectional, to take it from there" + (torchs if lstm.bidirectional else "")
+            )
+        last._lstm = lstm
+        given.check_layout(name, last)
+        return last, given._replace(last=who(name, last))
+
+    def __call__(self, input, *, lengths=None):
+        """Map (T, B, F), (B, T, F) or (T, F), and B lengths, to (B, F) or (F,)."""
+        x, places = self._arrange(input, lengths)
+        return self._run(x, places)
+
+    def vjp(self, input, *, lengths=None):
+        """Run, and return how to go backwards; see `Linear.vjp`.
+
+        Parameters
+        ----------
+        input, lengths
+            As in a call.
+
+        Returns
+        -------
+        y : ndarray of shape (B, F) or (F,)
+        pullback : callable
+            ``dx = pullback(d_output)``, zeros but for what was read.
+        """
+        x, places = self._arrange(input, lengths)
+        y = self._run(x, places)
+        shapes, dtype = (x.shape, y.shape), x.dtype
+
+        def pullback(d_output):
+            dy = as_gradient(d_output, shapes[1], dtype, "Last")
+            dx = np.zeros(shapes[0], dtype)
+            for step, sequences, features in places:
+                ends = np.atleast_2d(dy)[sequences, features]
+                self._by_steps(dx)[step, sequences, features] = ends
+            return dx
+
+        return y, pullback
+
+    def _arrange(self, input, lengths):
+        """The input, and the places to read in its view `_by_steps`: steps, sequences, features."""
+        x = as_any_float(input, "Last")
+        if x.ndim not in (2, 3):
+            raise ValueError(f"Last: Expected input to be 2D or 3D, got {x.ndim}D instead")
+        if x.ndim == 3 and self.batch_first is None:
+            raise undecided("Last", x.shape)
+        features = x.shape[-1]
+        if self.bidirectional and features % 2:
+            raise ValueError(f"Last: Expected an even number of features, got {features}")
+        steps, sequences, _ = self._by_steps(x).shape
+        who, start, end = slice(None), 0, -1
+        if lengths is not None:
+            if x.ndim == 2:
+                raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
+            lengths = check_lengths(lengths, sequences, steps, least=0)
+            who = np.flatnonzero(lengths)
+            start, end = np.zeros_like(who), lengths[who] - 1
+        elif not steps:
+            raise ValueError("Expected sequence length to be larger than 0 in Last")
+        if not self.bidirectional:
+            return x, [(end, who, slice(None))]
+        half = features // 2
+        return x, [(end, who, slice(half)), (start, who, slice(half, None))]
+
+    def _run(self, x, places):
+        by_steps = self._by_steps(x)
+        y = np.zeros(by_steps.shape[1:], x.dtype)
+        for step, sequences, features in places:
+            y[sequences, features] = by_steps[step, sequences, features]
+        return y if x.ndim == 3 else y[0]
+
+    def _by_steps(self, x):
+        """x as (T, B, F)."""
+        if x.ndim == 2:
+            return x[:, None]
+        return x.swapaxes(0, 1) if self.batch_first else x
+
+    def _arguments(self):
+        layout = "undecided" if self.batch_first is None else self.batch_first
+        return f"batch_first={layout}, bidirectional={self.bidirectional}"

@@ -1,0 +1,190 @@
+"""Linear: a product with a matrix, for every row, by the engine's own kernels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..arrays import as_float, as_gradient, as_rows, quiet
+from ..checks import check_bool, check_size
+from ..engines import threads
+from ..initialisers import uniform
+from .chain import who
+from .computed import Computed
+
+# Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
+_PIECE = 1 << 30
+
+
+class Linear(Computed):
+    """y = x W^T + b, as torch.nn.Linear.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    dtype : {"float32", "float64"}
+    engine, num_threads
+        As `LSTM`'s. With engine native or numba a row's result does not depend, bit for bit, on the
+        other rows.
+    seed : int or numpy.random.Generator, optional
+        For the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+    Attributes
+    ----------
+    weight : ndarray of shape (out_features, in_features)
+    bias : ndarray of shape (out_features,), or None
+
+    Examples
+    --------
+    >>> linear = fastlstm.Linear(2, 1)
+    >>> linear.weight, linear.bias = [[1, 2]], [3]
+    >>> linear(np.array([[10, 20]], np.float32))
+    array([[53.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        bias=True,
+        *,
+        dtype="float32",
+        engine="auto",
+        num_threads=None,
+        seed=None,
+    ):
+        self.in_features = check_size("in_features", in_features)
+        self.out_features = check_size("out_features", out_features)
+        shapes = {"weight": (out_features, in_features)}
+        if check_bool("bias", bias):
+            shapes["bias"] = (out_features,)
+        else:
+            self.bias = None
+        super().__init__(shapes, dtype, engine)
+        self._asked_threads = num_threads  # a copy elsewhere counts its own processors
+        self.num_threads = threads(num_threads, self.engine)
+        self._most_rows = max(1, _PIECE // (self.in_features * self.out_features))
+        self._packed = self._copied = None, None  # version of the parameters; packed, its weight
+        self.reset_parameters(seed)
+
+    def __getstate__(self):
+        nothing = None, None
+        return {**super().__getstate__(), "_packed": nothing, "_copied": nothing}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.num_threads = threads(self._asked_threads, self.engine)
+
+    def _release(self):
+        self._copied = None, None
+
+    def reset_parameters(self, seed=None):
+        """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
+        rng = np.random.default_rng(seed)
+        bound = 1 / math.sqrt(self.in_features)
+        self._set({n: uniform(rng, v.shape, bound, self.dtype) for n, v in self._views.items()})
+
+    def __call__(self, input):
+        """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
+        return self._run(self._arrange(input))
+
+    def vjp(self, input, *, input_gradient=True):
+        """Run, and return how to go backwards.
+
+        Parameters
+        ----------
+        input : array of shape (..., in_features)
+            As in a call. Kept, not copied: do not write into it before the pullback.
+        input_gradient : bool
+            False: nobody needs `dx`. It is None then, and not computed.
+
+        Returns
+        -------
+        y : ndarray of shape (..., out_features)
+            As a call's.
+        pullback : callable
+            ``dx = pullback(d_output)``: from the gradient of y, an array of its shape and dtype, to
+            that of `input`, and adds those of the parameters to `grads`. May be called again, with
+            other gradients; several may be alive. It goes back through the run that it came from,
+            whatever has become of the parameters since.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As a call. The pullback, if `d_output` does not fit; nothing has been added then.
+
+        Notes
+        -----
+        Cost: 2 in_features out_features floating-point operations for every row, and backwards
+        twice that, in one product over all rows for each of dx and the weight's gradient. Kept are
+        the input and, for all runs of one version of the parameters, one copy of the weight.
+
+        Examples
+        --------
+        >>> linear = fastlstm.Linear(2, 1)
+        >>> linear.weight = [[1, 2]]
+        >>> y, pullback = linear.vjp(np.array([[10, 20]], np.float32))
+        >>> pullback(np.ones_like(y))
+        array([[1., 2.]], dtype=float32)
+        >>> linear.grads["weight"]
+        array([[10., 20.]], dtype=float32)
+        """
+        x = self._arrange(input)
+        y, weight = self._run(x), self._copy_of_weight()
+        shape = y.shape
+
+        @quiet
+        def pullback(d_output):
+            dy = as_rows(as_gradient(d_output, shape, self.dtype, "Linear"))
+            dx = (dy @ weight).reshape(x.shape) if input_gradient else None
+            grads = self._learnt_grads()
+            with self._all_or_nothing():
+                if "weight" in grads:
+                    grads["weight"] += dy.T @ as_rows(x)
+                if "bias" in grads:
+                    grads["bias"] += dy.sum(axis=0)
+            return dx
+
+        return y, pullback
+
+    def _arrange(self, input):
+        x = as_float(input, self.dtype, owner="Linear")
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"Linear: Expected input of shape (..., {self.in_features}), got {x.shape}"
+            )
+        return x
+
+    def _run(self, x):
+        rows = as_rows(x)
+        y = np.empty((len(rows), self.out_features), self.dtype)
+        version, weights = self._packed
+        if version != self._version:
+            version, get = self._version, self._views.get
+            weights = self._engine.pack_linear(get("weight"), get("bias"))
+            self._packed = version, weights
+        for start in range(0, len(rows), self._most_rows):
+            piece = slice(start, start + self._most_rows)
+            self._engine.run_linear(weights, rows[piece], y[piece], self.num_threads)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _join(self, name, given):
+        given.check(self.in_features, who(name, self))
+        features, giver = self.out_features, who(name, self)
+        return self, given._replace(features=features, giver=giver, directions=False)
+
+    def _copy_of_weight(self):
+        """The weight as it is now, for pullbacks that come after it has changed."""
+        version, weight = self._copied
+        if version != self._version:
+            version, weight = self._version, self._views["weight"].copy()
+            self._copied = version, weight
+        return weight
+
+    def _arguments(self):
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )

@@ -1,0 +1,179 @@
+"""LSTMCell: one step of one layer, shaped as torch's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import as_float, as_rows, quiet
+from ..checks import check_bool, check_size
+from ..sequences.packing import uniform_sizes
+from .chain import Given, who
+from .recurrent import Recurrent, describe
+
+
+class LSTMCell(Recurrent):
+    """One step of one LSTM layer: torch.nn.LSTMCell's arguments, names and shapes.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool
+    dtype : {"float32", "float64"}
+    engine : {"auto", "native", "numba", "numpy"}
+        As `LSTM`'s.
+    seed : int or numpy.random.Generator, optional
+        For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)).
+
+    Attributes
+    ----------
+    weight_ih, weight_hh, bias_ih, bias_hh : ndarray
+        (4H, I), (4H, H), (4H,), (4H,).
+
+    Examples
+    --------
+    >>> cell = fastlstm.LSTMCell(3, 4, seed=0)
+    >>> h, c = cell(np.ones((2, 3), np.float32))
+    >>> h, c = cell(np.ones((2, 3), np.float32), (h, c))
+    >>> h.shape, c.shape
+    ((2, 4), (2, 4))
+    """
+
+    def __init__(
+        self, input_size, hidden_size, bias=True, *, dtype="float32", engine="auto", seed=None
+    ):
+        self.input_size = check_size("input_size", input_size)
+        hidden_size = check_size("hidden_size", hidden_size)
+        bias = check_bool("bias", bias)
+        self._directions, self.num_threads, cells = 1, 1, [("", self.input_size)]
+        super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
+
+    def __call__(self, input, hx=None):
+        """Run one step.
+
+        Parameters
+        ----------
+        input : array of shape (B, I), or (I,) unbatched
+        hx : (h, c), each of shape (B, H) or (H,), optional
+            Zeros if not given. Not written.
+
+        Returns
+        -------
+        h, c : ndarrays, as `hx`
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; torch's sentences.
+        """
+        rows, h, c = self._arrange(input, hx)
+        if len(rows):
+            batch_sizes = uniform_sizes(1, len(rows))
+            self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
+        return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
+
+    def vjp(self, input, hx=None, *, input_gradient=True):
+        """Run one step, and return how to go backwards.
+
+        Parameters
+        ----------
+        input, hx
+            As in a call. `input` is kept, not copied: do not write into it before the pullback.
+        input_gradient : bool
+            As `LSTM.vjp`'s.
+
+        Returns
+        -------
+        (h, c) : as a call's
+        pullback : callable
+            ``dx, (dh_0, dc_0) = pullback((dh, dc))``: from the gradients of h and c, each of which
+            may be None for zeros, to those of `input` and `hx`; adds those of the parameters to
+            `grads`. See `LSTM.vjp`.
+
+        Examples
+        --------
+        >>> cell = fastlstm.LSTMCell(3, 4, seed=0)
+        >>> (h, c), pullback = cell.vjp(np.ones((2, 3), np.float32))
+        >>> dx, (dh_0, dc_0) = pullback((np.ones_like(h), None))
+        >>> dx.shape, dc_0.shape
+        ((2, 3), (2, 4))
+        """
+        x, h, c = self._arrange(input, hx)
+        single = np.ndim(input) == 1
+        layer, tape, rows = self._stacks(back=True)[0], None, len(x)
+        if rows:
+            sizes = uniform_sizes(1, rows)
+            tape = layer.record(x, sizes, h[None], c[None], np.empty_like(h), self.num_threads)
+
+        @quiet
+        def pullback(d_states):
+            dh, dc = self._d_states(d_states, rows, 1 if single else 2)
+            dy = np.zeros_like(dh)
+            with self._all_or_nothing():
+                dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
+            if not single:
+                return dx, (dh, dc)
+            return dx[0] if input_gradient else None, (dh[0], dc[0])
+
+        return ((h[0], c[0]) if single else (h, c)), pullback
+
+    def _join(self, name, given):
+        given.check(self.input_size, who(name, self))
+        if given.lstm and not (given.stranger or given.last):
+            raise ValueError(
+                f"Sequential: {who(name, self)} takes one step, {who(*given.lstm)} gives all of "
+                "them; put a Last between the two"
+            )
+        return self, Given(given.layouts)
+
+    def _d_states(self, d_states, rows, ndim):
+        """The gradients of a step's h and c; what is None becomes zeros."""
+        if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
+            zero = np.zeros((rows, self.hidden_size)[2 - ndim :], self.dtype)
+            d_states = [zero if given is None else given for given in d_states]
+        return self._states(d_states, rows, ndim, "d_states")
+
+    def _arrange(self, input, hx):
+        """(rows (B, I), h, c) of what a step is given, checked; the states are fresh."""
+        x = as_float(input, self.dtype, owner="LSTMCell")
+        if x.ndim not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {x.ndim}D instead")
+        if x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}"
+            )
+        rows = as_rows(x[None] if x.ndim == 1 else x)
+        return rows, *self._states(hx, len(rows), x.ndim)
+
+    def _states(self, hx, rows, ndim, what="hx"):
+        shape = rows, self.hidden_size
+        if hx is None:
+            return np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            raise TypeError(f"{what} must be a tuple (h, c), got {describe(hx)}")
+        states = []
+        for n, state in enumerate(hx):
+            name = f"{what}[{n}]"
+            state = as_float(state, self.dtype, name, "LSTMCell")
+            if state.ndim not in (1, 2):
+                raise ValueError(
+                    f"LSTMCell: Expected {name} to be 1D or 2D, got {state.ndim}D instead"
+                )
+            if state.ndim != ndim:
+                raise ValueError(
+                    f"LSTMCell: Expected {name} to be {ndim}D as the input, got {state.ndim}D"
+                )
+            if ndim == 2 and len(state) != rows:
+                raise ValueError(
+                    f"Input batch size {rows} doesn't match hidden{n} batch size {len(state)}"
+                )
+            if state.shape[-1] != self.hidden_size:
+                raise ValueError(
+                    f"hidden{n} has inconsistent hidden_size: got {state.shape[-1]}, "
+                    f"expected {self.hidden_size}"
+                )
+            states.append(np.array(state.reshape(shape), order="C"))
+        return states
+
+    def _arguments(self):
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
