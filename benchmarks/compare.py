@@ -171,7 +171,7 @@ def command_line(prog, description, cases, engines):
 
 def engines_there(asked):
     """Return the engines of those asked for that are here, and why the others are not."""
-    absent = {n: e["reason"] for n, e in fastlstm.engines().items() if not e["available"]}
+    absent = {n: e["reason"] for n, e in fastlstm.engine_info().items() if not e["available"]}
     engines = [name for name in asked if name not in absent]
     if not engines:
         sys.exit(f"No engine to measure: {absent}")
@@ -180,7 +180,7 @@ def engines_there(asked):
 
 def setting(engines):
     """What was measured, when and where: the first entries of the results."""
-    described = fastlstm.engines()
+    described = fastlstm.engine_info()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import fastlstm
+from fastlstm.training import Adam, Arrays, Batches, CrossEntropyLoss, OneCycleLR, Standardizer
 
 PIECE, STRIDE = 50, 5  # steps
 EPOCHS, BATCH, HIDDEN = 20, 32, 32
@@ -58,7 +59,7 @@ def main(seed=0):
         read_ts(folder() / f"BasicMotions_{part}.ts") for part in ("TRAIN", "TEST")
     )
     motions = np.unique(y)
-    standardizer = fastlstm.Standardizer.fit(list(x))
+    standardizer = Standardizer.fit(list(x))
     x, x_test = (pieces(standardizer.transform(part)) for part in (x, x_test))
 
     model = fastlstm.Sequential(
@@ -67,12 +68,12 @@ def main(seed=0):
         fastlstm.Linear(HIDDEN, len(motions), seed=seed),
     )
     classes = np.repeat(np.searchsorted(motions, y), x.shape[1])  # a piece's is its recording's
-    train = fastlstm.Arrays(x.reshape(-1, *x.shape[2:]), classes)
-    optimizer = fastlstm.Adam(model)
-    steps = EPOCHS * len(fastlstm.Batches(train, BATCH))
+    train = Arrays(x.reshape(-1, *x.shape[2:]), classes)
+    optimizer = Adam(model)
+    steps = EPOCHS * len(Batches(train, BATCH))
     history = fastlstm.fit(
-        model, train, fastlstm.CrossEntropyLoss(), optimizer, EPOCHS, BATCH,
-        schedule=fastlstm.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps),
+        model, train, CrossEntropyLoss(), optimizer, EPOCHS, BATCH,
+        schedule=OneCycleLR(optimizer, max_lr=0.01, total_steps=steps),
         clip_norm=1.0, seed=seed,
     )  # fmt: skip
     logits = fastlstm.predict(model, x_test.reshape(-1, *x_test.shape[2:]))

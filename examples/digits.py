@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 import fastlstm
+from fastlstm.training import Adam, Batches, CrossEntropyLoss, OneCycleLR
 
 EPOCHS, BATCH, HIDDEN = 20, 32, 64
 
@@ -40,11 +41,11 @@ def main(seed=0):
         fastlstm.Dropout(0.2, seed=seed),
         fastlstm.Linear(HIDDEN, 10, seed=seed),
     )
-    optimizer = fastlstm.Adam(model)
-    steps = EPOCHS * len(fastlstm.Batches(train, BATCH))
-    schedule = fastlstm.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    optimizer = Adam(model)
+    steps = EPOCHS * len(Batches(train, BATCH))
+    schedule = OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
     history = fastlstm.fit(
-        model, train, fastlstm.CrossEntropyLoss(label_smoothing=0.1), optimizer, EPOCHS, BATCH,
+        model, train, CrossEntropyLoss(label_smoothing=0.1), optimizer, EPOCHS, BATCH,
         schedule=schedule, seed=seed,
     )  # fmt: skip
     read = fastlstm.predict(model, x_test).argmax(axis=1)

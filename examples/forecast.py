@@ -27,7 +27,14 @@ import numpy as np
 
 import fastlstm
 from fastlstm.plot import plot_forecast
-from fastlstm.training import Forecaster, Standardizer, seasonal_naive
+from fastlstm.training import (
+    AdamW,
+    EarlyStopping,
+    Forecaster,
+    MSELoss,
+    Standardizer,
+    seasonal_naive,
+)
 
 # Cycles of the sun are of one shape and many heights, and those of the test are higher than any
 # before: so the training part is also shown lower and higher than it was.
@@ -71,11 +78,11 @@ def train(series, held_out, window, horizon, seed):
     )
     forecaster = Forecaster(model, Standardizer.fit(series), window, horizon)
     # Some hundred numbers are few: without so strong a decay seeds differ more, and most are worse.
-    optimizer = fastlstm.AdamW(model, lr=0.005, weight_decay=0.5)
+    optimizer = AdamW(model, lr=0.005, weight_decay=0.5)
     fastlstm.fit(
-        model, forecaster.windows(series), fastlstm.MSELoss(), optimizer, epochs=100,
+        model, forecaster.windows(series), MSELoss(), optimizer, epochs=100,
         validation=forecaster.windows(held_out), clip_norm=1, seed=seed,
-        callbacks=[fastlstm.EarlyStopping(patience=15)],
+        callbacks=[EarlyStopping(patience=15)],
     )  # fmt: skip
     return forecaster
 

@@ -14,6 +14,7 @@ Reaches a test loss of 0.00005, where a guess of 0.5 has 0.008, in a fraction of
 import numpy as np
 
 import fastlstm
+from fastlstm.training import Adam, MSELoss
 
 EPOCHS, BATCH, HIDDEN = 50, 50, 10
 
@@ -42,7 +43,7 @@ def main(seed=0):
         {name: rng.uniform(-bound, bound, w.shape) for name, w in model.state_dict().items()}
     )
     return fastlstm.fit(
-        model, train, fastlstm.MSELoss(), fastlstm.Adam(model, lr=0.01), EPOCHS, BATCH,
+        model, train, MSELoss(), Adam(model, lr=0.01), EPOCHS, BATCH,
         validation=test, shuffle=False, callbacks=[report],
     )  # fmt: skip
 

@@ -15,6 +15,15 @@ Reaches 4 to 6 % of persistence's errors, the linear regression 43 to 74 %, in a
 import numpy as np
 
 import fastlstm
+from fastlstm.training import (
+    Adam,
+    Batches,
+    MSELoss,
+    OneCycleLR,
+    Standardizer,
+    Windows,
+    split_by_time,
+)
 
 WINDOW, HORIZON = 20, 20  # steps of 0.02
 EPOCHS, BATCH, HIDDEN = 15, 64, 32
@@ -53,10 +62,10 @@ def main(seed=0):
     noise = np.random.default_rng(0).standard_normal(truth.shape)
     series = truth + 0.02 * truth.std(axis=0) * noise
     # The test part begins with a window of the other: its inputs, but no target, are from there.
-    train, test = fastlstm.split_by_time(series, (0.8, 0.2), overlap=WINDOW)
-    standardizer = fastlstm.Standardizer.fit(train)
+    train, test = split_by_time(series, (0.8, 0.2), overlap=WINDOW)
+    standardizer = Standardizer.fit(train)
     train, test = (
-        fastlstm.Windows(part, WINDOW, HORIZON, standardizer=standardizer, flat=True)
+        Windows(part, WINDOW, HORIZON, standardizer=standardizer, flat=True)
         for part in (train, test)
     )
 
@@ -65,11 +74,11 @@ def main(seed=0):
         fastlstm.Last(batch_first=True),
         fastlstm.Linear(HIDDEN, HORIZON * 3, seed=seed),
     )
-    optimizer = fastlstm.Adam(model)
-    steps = EPOCHS * len(fastlstm.Batches(train, BATCH))
+    optimizer = Adam(model)
+    steps = EPOCHS * len(Batches(train, BATCH))
     fastlstm.fit(
-        model, train, fastlstm.MSELoss(), optimizer, EPOCHS, BATCH, seed=seed, clip_norm=1.0,
-        schedule=fastlstm.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps), verbose=True,
+        model, train, MSELoss(), optimizer, EPOCHS, BATCH, seed=seed, clip_norm=1.0,
+        schedule=OneCycleLR(optimizer, max_lr=0.01, total_steps=steps), verbose=True,
     )  # fmt: skip
 
     x, y = test[:][:2]

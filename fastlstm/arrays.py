@@ -111,7 +111,7 @@ def _refuse_ragged(value, name):
             f"{name} cannot be read as an array: its shape is inhomogeneous, for it has sequences "
             f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence, batch_first as "
             f"the model's, and give that lengths={shown}, or make a data set of them with "
-            "fastlstm.Sequences"
+            "fastlstm.training.Sequences"
         )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support import assert_same_bits
 
 import fastlstm
-from fastlstm.training import Arrays, Batch, Batches, Sequences, Standardizer, Windows
+from fastlstm.training import SGD, Arrays, Batch, Batches, MSELoss, Sequences, Standardizer, Windows
 
 
 def _check(call, kind, sentence):
@@ -85,7 +85,13 @@ def test_masked_targets_count_for_nothing():
     error = (fastlstm.predict(model, x) - y) ** 2
     data = Arrays(x, y, mask=~np.isnan(y))
     history = fastlstm.fit(
-        model, data, fastlstm.MSELoss(), fastlstm.SGD(model, lr=1e-30), 1, 4, validation=data
+        model,
+        data,
+        MSELoss(),
+        SGD(model, lr=1e-30),
+        1,
+        4,
+        validation=data,
     )
     np.testing.assert_allclose(history["validation_loss"], [np.nanmean(error)], rtol=1e-6)
 
@@ -114,7 +120,7 @@ def test_weights_of_steps_and_a_mask_of_values_in_a_training(flat):
                     error += weights[at] * (value - truth) ** 2
                     weight += weights[at]
     history = fastlstm.fit(
-        model, data, fastlstm.MSELoss(), fastlstm.SGD(model, lr=1e-30), 1, 7, validation=data,
+        model, data, MSELoss(), SGD(model, lr=1e-30), 1, 7, validation=data,
         verbose=False,
     )  # fmt: skip
     np.testing.assert_allclose(history["validation_loss"], [error / weight], rtol=1e-5)

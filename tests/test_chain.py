@@ -23,6 +23,7 @@ from fastlstm import (
     Tanh,
 )
 from fastlstm.layers import Layer
+from fastlstm.training import Adam, MSELoss
 
 LAYOUTS = list(itertools.product([False, True], [False, True]))
 
@@ -372,6 +373,6 @@ def test_fit_and_predict_take_it_from_the_lstm():
     for batch_first, bidirectional in LAYOUTS:
         lstm = LSTM(3, 4, batch_first=batch_first, bidirectional=bidirectional, seed=0)
         model = Sequential(lstm, Last(), Linear(4 * (1 + bidirectional), 1, seed=0))
-        fastlstm.fit(model, (x, y), fastlstm.MSELoss(), fastlstm.Adam(model), 1, 4)
+        fastlstm.fit(model, (x, y), MSELoss(), Adam(model), 1, 4)
         expected = model(x if batch_first else x.swapaxes(0, 1))
         np.testing.assert_allclose(fastlstm.predict(model, x), expected, rtol=0, atol=1e-6)

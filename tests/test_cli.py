@@ -524,7 +524,7 @@ def test_engines_under_a_variable_that_names_none(capsys, monkeypatch):
 def test_engines(capsys, monkeypatch):
     monkeypatch.setattr(
         cli,
-        "engines",
+        "engine_info",
         lambda: {
             "fast": {"available": False, "default": False, "reason": "no luck; pip install luck"},
             "numpy": {"available": True, "default": True, "version": "2.0", "instruction_set": "X"},

@@ -13,7 +13,15 @@ import pytest
 import fastlstm
 from fastlstm import cli
 from fastlstm.cli import training as cli_training
-from fastlstm.training import Forecaster, Standardizer, seasonal_naive
+from fastlstm.training import (
+    Adam,
+    EarlyStopping,
+    Forecaster,
+    MSELoss,
+    RMSprop,
+    Standardizer,
+    seasonal_naive,
+)
 
 WINDOW, HORIZON, ROWS = 6, 3, 90
 YEARS = np.arange(1900, 1900 + ROWS)
@@ -78,7 +86,7 @@ def assert_errors(out, baseline, truth, forecast, naive):
 # --- train ----------------------------------------------------------------------------------------
 
 
-def by_api(inputs, targets, columns, validation=0.25, optimizer=fastlstm.Adam, **options):
+def by_api(inputs, targets, columns, validation=0.25, optimizer=Adam, **options):
     """The training of the command, written out; returns (forecaster, history)."""
     # as a file is read, row by row: sums in another order round otherwise
     values = np.ascontiguousarray(SERIES[:, ["abc".index(name) for name in columns]])
@@ -96,9 +104,9 @@ def by_api(inputs, targets, columns, validation=0.25, optimizer=fastlstm.Adam, *
     )  # fmt: skip
     if validation:
         options["validation"] = forecaster.windows(values[cut - WINDOW :])
-        options["callbacks"] = [fastlstm.EarlyStopping(20)]
+        options["callbacks"] = [EarlyStopping(20)]
     history = fastlstm.fit(
-        model, forecaster.windows(values[:cut]), fastlstm.MSELoss(), optimizer(model, lr=0.01), 4,
+        model, forecaster.windows(values[:cut]), MSELoss(), optimizer(model, lr=0.01), 4,
         16, clip_norm=1, seed=7, **options,
     )  # fmt: skip
     return forecaster, history
@@ -131,7 +139,7 @@ def test_a_training_is_that_of_the_api(capsys):
 
 def test_without_validation_all_rows_are_trained_on(capsys):
     run(TRAIN, *OPTIONS, "--validation", "0", "--optimizer", "rmsprop")
-    expected, _ = by_api(["a"], ["a"], ["a"], validation=0, optimizer=fastlstm.RMSprop)
+    expected, _ = by_api(["a"], ["a"], ["a"], validation=0, optimizer=RMSprop)
     expected.save("api.npz")
     assert_same_model("model.npz", "api.npz")
     out = capsys.readouterr().out
@@ -288,7 +296,7 @@ def test_ctrl_c_before_an_epoch_is_done_leaves_the_old_model(capsys, monkeypatch
     run(TRAIN)
     with open("model.npz", "rb") as file:
         before = file.read()
-    monkeypatch.setattr(fastlstm.MSELoss, "__call__", interrupt)
+    monkeypatch.setattr(MSELoss, "__call__", interrupt)
     monkeypatch.setattr("fastlstm.training.loop._Training.check", lambda *_: None)
     run(TRAIN, code=130)
     assert capsys.readouterr().err == "interrupted before an epoch was done: nothing is written\n"

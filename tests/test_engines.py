@@ -465,7 +465,7 @@ dx, (dh, dc) = pullback(output, (h, c))
 np.savez(sys.argv[2], output=output, h=h, c=c, dx=dx, dh=dh, dc=dc, **lstm.grads)
 work = Work((9, 5, 5, 1), 5, 37, 11, directions=2, dtype=sys.argv[1])
 assert_goes_back(load("numba"), work, "numba")
-print(fastlstm.engines()["numba"]["instruction_set"])
+print(fastlstm.engine_info()["numba"]["instruction_set"])
 """
 
 
@@ -673,7 +673,7 @@ def test_environment_forces_an_engine(monkeypatch, engine):
     monkeypatch.setenv("FASTLSTM_ENGINE", engine)
     assert fastlstm.LSTM(1, 1).engine == engine
     assert fastlstm.LSTM(1, 1, engine="numpy").engine == "numpy"
-    assert [name for name, about in fastlstm.engines().items() if about["default"]] == [engine]
+    assert [name for name, about in fastlstm.engine_info().items() if about["default"]] == [engine]
 
 
 def test_falling_back_on_numpy_is_said_once(numpy_alone):
@@ -684,7 +684,7 @@ def test_falling_back_on_numpy_is_said_once(numpy_alone):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fastlstm.engines()
+        fastlstm.engine_info()
     with pytest.warns(UserWarning, match=sentence) as caught:
         lstm = fastlstm.LSTM(1, 1)
     assert [w.filename for w in caught] == [__file__]
@@ -730,7 +730,7 @@ def test_advice_names_no_package_that_no_index_has():
 
 def test_a_missing_engine_is_passed_over(numpy_alone):
     assert fastlstm.LSTM(1, 1).engine == "numpy"
-    about = fastlstm.engines()
+    about = fastlstm.engine_info()
     assert about["numpy"] == {"available": True, "default": True, **_numpy.describe()}
     for name, way_out in {"numba": "pip install", "native": "C compiler"}.items():
         assert not about[name]["available"] and not about[name]["default"]
@@ -758,7 +758,7 @@ def test_a_missing_engine_that_is_forced_is_an_error(numpy_alone, monkeypatch):
 
 def test_a_missing_engine_that_is_forced_is_told_of(numpy_alone, monkeypatch):
     monkeypatch.setenv("FASTLSTM_ENGINE", "numba")
-    about = fastlstm.engines()
+    about = fastlstm.engine_info()
     assert "pip install" in about["numba"]["reason"]
     assert about["numpy"]["available"] and not about["numpy"]["default"]
 
@@ -787,7 +787,7 @@ def test_an_unknown_engine_is_an_error(monkeypatch):
 
 
 def test_engines_tell_of_themselves(engine):
-    about = fastlstm.engines()
+    about = fastlstm.engine_info()
     assert list(about) == list(MODULES)
     assert about[engine]["available"] is True
     package = fastlstm if engine == "native" else importlib.import_module(engine)

@@ -17,6 +17,24 @@ from fastlstm import (
     Softmax,
     Tanh,
 )
+from fastlstm.training import (
+    SGD,
+    Adam,
+    AdamW,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NSELoss,
+    QuantileLoss,
+    RMSprop,
+    Sequences,
+    Standardizer,
+    Windows,
+    clip_grad_norm,
+    clip_grad_value,
+)
 
 # underflow, denormals, overflow: whatever a product, a sum or exp can come to
 HARD = [1e-40, -1e-30, 1e-20, -1000, 88, 89, -104, 0, 3e38, -3e38, 1, 1000]
@@ -126,20 +144,25 @@ def test_engines_raise_nothing(engine, dtype):
 def test_losses_and_optimisers_raise_nothing():
     prediction, target = _hard(4, 3), np.zeros((4, 3), np.float32)
     weights = np.array([1e-60, 1e60, 1, 0])
-    losses = [fastlstm.MSELoss(), fastlstm.L1Loss(), fastlstm.HuberLoss(),
-              fastlstm.BCEWithLogitsLoss()]  # fmt: skip
-    classes = fastlstm.CrossEntropyLoss(weight=[1e-60, 1.0, 1.0])
+    losses = [MSELoss(), L1Loss(), HuberLoss(),
+              BCEWithLogitsLoss()]  # fmt: skip
+    classes = CrossEntropyLoss(weight=[1e-60, 1.0, 1.0])
     with np.errstate(all="raise"):
         for loss in losses:
             loss(prediction, target, weights=weights)
         classes(prediction, np.zeros(4, int), weights=weights)
-        fastlstm.QuantileLoss([0.1, 0.5, 0.9])(prediction, target[:, :1].squeeze(1))
-        fastlstm.NSELoss()(prediction, target, std=np.ones(4))
-        for kind in (fastlstm.SGD, fastlstm.Adam, fastlstm.AdamW, fastlstm.RMSprop):
+        QuantileLoss([0.1, 0.5, 0.9])(prediction, target[:, :1].squeeze(1))
+        NSELoss()(prediction, target, std=np.ones(4))
+        for kind in (
+            SGD,
+            Adam,
+            AdamW,
+            RMSprop,
+        ):
             linear = Linear(6, 5, seed=0)
             linear.vjp(_hard(4, 6))[1](_hard(4, 5))
-            fastlstm.clip_grad_norm(linear, 1.0)
-            fastlstm.clip_grad_value(linear, 1e-30)
+            clip_grad_norm(linear, 1.0)
+            clip_grad_value(linear, 1e-30)
             kind(linear, lr=1e-30).step()
 
 
@@ -155,9 +178,9 @@ def test_small_numbers_from_outside_become_zeros():
 def test_data_sets_raise_nothing():
     tiny = np.full((30, 2), 1e-60)
     with np.errstate(all="raise"):
-        assert not fastlstm.Windows(tiny, 4)[:].x.any()
-        assert not fastlstm.Sequences([tiny], [1e-60])[:].x.any()
-        fastlstm.Standardizer.fit(tiny).transform(tiny)
+        assert not Windows(tiny, 4)[:].x.any()
+        assert not Sequences([tiny], [1e-60])[:].x.any()
+        Standardizer.fit(tiny).transform(tiny)
 
 
 def test_threads_raise_and_warn_of_nothing(engine):

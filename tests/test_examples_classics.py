@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_examples import EXAMPLES, load_example
 
-import fastlstm
+from fastlstm.training import nse
 
 regression = load_example("regression")
 truncated = load_example("truncated")
@@ -71,7 +71,7 @@ def test_the_filter_is_the_best_one():
     # Least squares lose the condition of the table, below 10, times eps times its 4 columns.
     found = regression.linear_filter(x, y, x, days=3)
     np.testing.assert_allclose(found, y, atol=10 * 4 * np.finfo(float).eps * np.abs(y).max())
-    assert fastlstm.nse(regression.linear_filter(x, y, x, days=2), y) < 0.8
+    assert nse(regression.linear_filter(x, y, x, days=2), y) < 0.8
 
 
 def test_truncated():

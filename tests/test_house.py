@@ -148,8 +148,10 @@ def test_import_of_more_is_seen():
 
 def _public():
     """(name, object) of everything public, methods and properties included."""
-    for name in fastlstm.__all__:
-        thing = getattr(fastlstm, name)
+    for name in sorted({*fastlstm.__all__, *fastlstm.training.__all__}):
+        thing = getattr(fastlstm if name in fastlstm.__all__ else fastlstm.training, name)
+        if inspect.ismodule(thing):
+            continue
         yield name, thing
         if inspect.isclass(thing):
             for attribute, value in inspect.getmembers(thing):
@@ -184,17 +186,35 @@ def test_everything_public_is_documented(name):
         assert "Returns\n-------" in doc
 
 
-def test_all_is_sorted_and_there():
-    assert len(set(fastlstm.__all__)) == len(fastlstm.__all__)
-    for name in fastlstm.__all__:
-        assert getattr(fastlstm, name) is not None
-    design = {
-        "LSTM", "LSTMCell", "Linear", "Embedding", "Dropout", "Last", "Sequential", "ReLU", "Tanh",
-        "Sigmoid", "Softmax", "Stream", "PackedSequence", "pack_padded_sequence",
-        "pad_packed_sequence", "pack_sequence", "pad_sequence", "unpack_sequence", "engines",
-        "load", "save", "load_state", "load_lstm",
-    }  # fmt: skip
-    assert design <= set(fastlstm.__all__)
+DOOR = {
+    "LSTM", "LSTMCell", "Linear", "Embedding", "Dropout", "Last", "Layer", "ModelStream", "ReLU",
+    "Sequential", "Sigmoid", "Softmax", "Stream", "Tanh", "PackedSequence", "pack_padded_sequence",
+    "pad_packed_sequence", "pack_sequence", "pad_sequence", "unpack_sequence", "engine_info",
+    "load", "save", "load_state", "load_lstm", "fit", "predict", "engines", "training",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", [fastlstm, fastlstm.training, fastlstm.layers])
+def test_all_is_sorted_and_there(package):
+    assert package.__all__ == sorted(set(package.__all__))
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+
+
+def test_the_door_has_these_names_and_no_others():
+    assert set(fastlstm.__all__) == DOOR
+    public = {name for name, value in vars(fastlstm).items() if not inspect.ismodule(value)}
+    assert {name for name in public if not name.startswith("_")} <= DOOR
+
+
+@pytest.mark.parametrize("name", set(fastlstm.training.__all__) - {"fit", "predict"})
+def test_training_names_are_in_training_alone(name):
+    with pytest.raises(AttributeError, match=rf"it is fastlstm\.training\.{name}$"):
+        getattr(fastlstm, name)
+
+
+def test_help_of_the_engines_shows_the_equations():
+    assert "z = W_ih x + W_hh h + b" in inspect.getdoc(fastlstm.engines)
 
 
 def test_every_module_says_what_it_is_for():

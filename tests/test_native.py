@@ -109,7 +109,7 @@ def test_the_instruction_set_that_runs(native, dtype):
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert native.describe()["instruction_set"] == stack.isa == RUNS
-    assert fastlstm.engines()["native"]["instruction_set"] == RUNS
+    assert fastlstm.engine_info()["native"]["instruction_set"] == RUNS
     assert stack.lanes == lanes
     weights = (50 + 1 + 1) * 4 * BYTES[RUNS]  # of one panel: I, P and b
     assert weights <= taken < weights + 1000

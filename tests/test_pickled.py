@@ -8,6 +8,7 @@ import pytest
 from support import assert_same_bits
 
 import fastlstm
+from fastlstm.training import SGD, Adam, AdamW, RMSprop
 
 
 def _through_buffers(thing, wrap=bytes):
@@ -42,7 +43,7 @@ def test_a_model_that_arrives_read_only_learns(make_copy):
     for model in models:
         y, pullback = model.vjp(tokens)
         pullback(np.ones_like(y))
-        fastlstm.SGD(model, lr=0.1).step()
+        SGD(model, lr=0.1).step()
         model[2].bias = [1, 2, 3, 4]
         model.load_state_dict({n: v * 2 for n, v in model.state_dict().items()})
         results.append(model(tokens))
@@ -76,7 +77,7 @@ def test_a_mapped_model_can_be_trained(tmp_path):
     model = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
     y, pullback = model.vjp([[0], [1]])
     pullback(np.ones_like(y))
-    fastlstm.Adam(model).step()
+    Adam(model).step()
     assert not np.array_equal(model([[0], [1]]), y)
     again = joblib.load(tmp_path / "model.joblib", mmap_mode="r+")
     again[1].weight_ih_l0 = np.zeros((20, 3))  # and the file is left as it is
@@ -92,10 +93,18 @@ def test_a_stream_that_arrives_read_only_steps():
         assert_same_bits(copied.step(x), stream.step(x))
 
 
-@pytest.mark.parametrize("kind", [fastlstm.Adam, fastlstm.AdamW, fastlstm.RMSprop, fastlstm.SGD])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Adam,
+        AdamW,
+        RMSprop,
+        SGD,
+    ],
+)
 def test_an_optimiser_that_arrives_read_only_steps(kind):
     model = _model()
-    options = {"momentum": 0.9} if kind is fastlstm.SGD else {}
+    options = {"momentum": 0.9} if kind is SGD else {}
     optimizers = [kind(model, lr=0.1, **options)]
     y, pullback = model.vjp([[0], [1]])
     pullback(np.ones_like(y))

@@ -6,6 +6,7 @@ from support import assert_same_bits
 
 import fastlstm
 from fastlstm import LSTM, Embedding, Last, Linear, LSTMCell, ReLU, Sequential
+from fastlstm.training import Arrays, MSELoss
 
 TOKENS = [[1, 2, 3], [4]]
 FEATURES = [[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[7.0, 8.0]]]
@@ -53,7 +54,7 @@ def test_ragged_input_is_refused_in_words(name, ragged):
         assert str(caught.value).split(" cannot be read as an array: ", 1)[1] == (
             "its shape is inhomogeneous, for it has sequences of different lengths, [3, 1]. Pad "
             "them with fastlstm.pad_sequence, batch_first as the model's, and give that "
-            "lengths=[3, 1], or make a data set of them with fastlstm.Sequences"
+            "lengths=[3, 1], or make a data set of them with fastlstm.training.Sequences"
         )
 
 
@@ -74,8 +75,8 @@ def test_the_issues_case():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda ragged: fastlstm.Arrays(ragged, [0, 1]),
-        lambda ragged: fastlstm.MSELoss()(np.zeros((2, 3), np.float32), ragged),
+        lambda ragged: Arrays(ragged, [0, 1]),
+        lambda ragged: MSELoss()(np.zeros((2, 3), np.float32), ragged),
         lambda ragged: LSTM(2, 3)(np.zeros((3, 2, 2), np.float32), (ragged, ragged)),
         lambda ragged: LSTM(2, 3).stream(2).step(ragged),
         lambda ragged: LSTM(2, 3).stream(2).run(ragged),

@@ -15,6 +15,7 @@ import fastlstm
 from fastlstm.checks import quoted
 from fastlstm.formats import inference, structure
 from fastlstm.layers import Layer
+from fastlstm.training import Adam, Checkpoint, MSELoss
 
 
 def numbers(*shape, seed=0, dtype="float32"):
@@ -1168,8 +1169,8 @@ def trained(path, layers):
     """A model that `fit` has trained for an epoch, with its checkpoint."""
     model = fastlstm.Sequential(layers)
     data = numbers(20, 5, 1), numbers(20, 1)
-    optimizer, saving = fastlstm.Adam(model), fastlstm.Checkpoint(path)
-    fastlstm.fit(model, data, fastlstm.MSELoss(), optimizer, 1, 10, callbacks=[saving])
+    optimizer, saving = Adam(model), Checkpoint(path)
+    fastlstm.fit(model, data, MSELoss(), optimizer, 1, 10, callbacks=[saving])
     return model
 
 

@@ -17,7 +17,10 @@ from fastlstm import cli
 from fastlstm.table import read_table, read_tables
 from fastlstm.times import breaks, continued, read_times
 from fastlstm.training import (
+    Adam,
+    EarlyStopping,
     Forecaster,
+    MSELoss,
     Sequences,
     Standardizer,
     Windows,
@@ -586,8 +589,8 @@ def by_api(parts, held_out):
     f = Forecaster(model, Standardizer.fit(parts), 5, 2, columns=["x"])
     validation = f.windows([part[start - 5 :] for part, start in held_out])
     history = fastlstm.fit(
-        model, f.windows(parts), fastlstm.MSELoss(), fastlstm.Adam(model, lr=0.005), 2, 32,
-        clip_norm=1, seed=0, validation=validation, callbacks=[fastlstm.EarlyStopping(20)],
+        model, f.windows(parts), MSELoss(), Adam(model, lr=0.005), 2, 32,
+        clip_norm=1, seed=0, validation=validation, callbacks=[EarlyStopping(20)],
     )  # fmt: skip
     errors = []
     for part, start in held_out:

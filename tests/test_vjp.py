@@ -24,6 +24,7 @@ from fastlstm import (
     Softmax,
     Tanh,
 )
+from fastlstm.training import SGD
 
 
 def _random(*shape, seed=0, dtype="float32"):
@@ -470,5 +471,5 @@ def test_a_layer_under_two_names_is_updated_once():
     before = shared.weight.copy()
     y, pullback = model.vjp(np.ones((2, 3)))
     pullback(np.ones_like(y))
-    fastlstm.SGD(model, lr=0.1).step()
+    SGD(model, lr=0.1).step()
     np.testing.assert_allclose(shared.weight, before - 0.1 * shared.grads["weight"], rtol=1e-15)

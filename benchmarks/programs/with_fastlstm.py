@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 import fastlstm
+from fastlstm.training import Adam, MSELoss
 
 EPOCHS, BATCH, HIDDEN, LEARNING_RATE = 50, 50, 10, 0.01
 begin = time.perf_counter()
@@ -28,8 +29,8 @@ model.load_state_dict(  # the twin draws the same
         for name, value in model.state_dict().items()
     }
 )
-criterion = fastlstm.MSELoss()
-optimizer = fastlstm.Adam(model, lr=LEARNING_RATE)
+criterion = MSELoss()
+optimizer = Adam(model, lr=LEARNING_RATE)
 
 
 def report(epoch, train_loss, test_loss):

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import __version__
 from ..checks import listed, quoted, short
-from ..engines import MODULES, engines, threads
+from ..engines import MODULES, engine_info, threads
 from ..files import check_writable, written_aside
 from ..formats import inference, load, load_state
 from ..layers import (
@@ -210,12 +210,12 @@ def _line(error):
 def _engines(args):
     fault = None
     try:
-        table = engines()
+        table = engine_info()
     except ValueError as error:  # a variable names what there is not: what there is without it
         fault = error
         for name in ("FASTLSTM_ENGINE", "FASTLSTM_ISA"):
             os.environ.pop(name, None)
-        table = engines()
+        table = engine_info()
     for name, facts in table.items():
         state = "default" if facts["default"] else "available" if facts["available"] else "missing"
         rest = [

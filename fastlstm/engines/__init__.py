@@ -71,7 +71,7 @@ could change a result, and may be called from many threads at once.
     numpy leaves that to its BLAS.
 
 ``describe() -> dict``
-    For `engines`: the instruction set that runs, and the like.
+    For `engine_info`: the instruction set that runs, and the like.
 
 Layers run `stack(module, parameters, directions)`, whole stacks with these methods:
 
@@ -206,7 +206,7 @@ def stack(module, parameters, directions, back=False, spare=None):
     return Stack(module, parameters, directions)
 
 
-def engines():
+def engine_info() -> dict[str, dict[str, object]]:
     """Tell which engines there are, what each runs on, and why one is missing.
 
     Returns
@@ -218,7 +218,7 @@ def engines():
 
     Examples
     --------
-    >>> fastlstm.engines()["numpy"]["available"]
+    >>> fastlstm.engine_info()["numpy"]["available"]
     True
     """
     default = _asked("auto")

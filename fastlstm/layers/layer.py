@@ -53,6 +53,11 @@ class Layer:
     have changed. A name that begins as theirs do (weight, bias) and is none is refused. Changing
     them while another thread runs the layer is not safe; running it from many threads is.
     Pullbacks add into `grads`: one thread at a time.
+
+    Examples
+    --------
+    >>> isinstance(fastlstm.LSTM(3, 4), fastlstm.Layer)
+    True
     """
 
     _kept = False  # whether there is somebody already who would put the gradients back

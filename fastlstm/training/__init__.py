@@ -30,7 +30,6 @@ from .standardizer import Standardizer
 from .view import predict
 
 __all__ = [
-    "SGD",
     "Adam",
     "AdamW",
     "Arrays",
@@ -53,6 +52,7 @@ __all__ = [
     "QuantileLoss",
     "RMSprop",
     "ReduceLROnPlateau",
+    "SGD",
     "Sequences",
     "SequentialLR",
     "Standardizer",
