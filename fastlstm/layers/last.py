@@ -8,10 +8,10 @@ import numpy as np
 
 from ..arrays import as_any_float, as_gradient
 from ..checks import check_batch_first, check_bool
+from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
 from .chain import who
 from .layer import Layer
-from .stream import undecided
 
 
 class Last(Layer):

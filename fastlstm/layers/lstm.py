@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays import as_float, as_rows, quiet
+from ..arrays import as_float, quiet
 from ..checks import check_batch_first, check_bool, check_probability, check_size
 from ..engines import threads
-from ..sequences.batch import Packed, Padded, Ragged
-from ..sequences.packing import batch_sizes_of, check_lengths, check_packed, rows_of, uniform_sizes
+from ..sequences.batch import Packed, arrange
+from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask
 from .layouts import as_torch
 from .recurrent import Recurrent, describe
-from .stream import Stream, undecided
+from .stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -257,7 +257,7 @@ class LSTM(Recurrent):
         for every step). With `batch_first` or `lengths` the input is copied once more, with the
         latter the output too, and by several threads in the engines numba and numpy.
         """
-        batch = self._arrange(input, lengths)
+        batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
         initial = self._states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         y = self._run(batch.x, batch.batch_sizes, h, c)
@@ -308,7 +308,7 @@ class LSTM(Recurrent):
         """
         if checkpoint_every is not None:
             check_size("checkpoint_every", checkpoint_every)
-        batch = self._arrange(input, lengths)
+        batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
         initial = self._states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         d, x, tapes = self._directions, batch.x, []
@@ -370,48 +370,6 @@ class LSTM(Recurrent):
             raise ValueError(f"Expected d_output of the output's shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
-    def _arrange(self, input, lengths):
-        """Check an input, and bring it into the layout of the engines."""
-        if type(input) is not np.ndarray and hasattr(input, "batch_sizes"):
-            return self._arrange_packed(input, lengths)
-        x = as_float(input, self.dtype)
-        batched = x.ndim == 3
-        if not batched and x.ndim != 2:
-            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.ndim}D instead")
-        if batched and self.batch_first is None:
-            raise undecided("LSTM", x.shape)
-        self._check_features(x)
-        swap = batched and self.batch_first
-        time, batch = (1, 0) if swap else (0, 1)
-        steps, size = x.shape[time], x.shape[batch] if batched else 1
-        if lengths is not None:
-            if not batched:
-                raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
-            lengths = check_lengths(lengths, size, steps, least=0)
-        elif not steps:
-            raise ValueError("Expected sequence length to be larger than 0 in RNN")
-        if lengths is None or not size:
-            rows = as_rows(x.swapaxes(0, 1) if swap else x)
-            return Padded(rows, uniform_sizes(steps, size), size, batched, swap)
-        order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
-        batch_sizes = batch_sizes_of(lengths)
-        step, sequence = rows_of(order, batch_sizes)
-        index = sequence * steps + step if swap else step * size + sequence
-        return Ragged(as_rows(x)[index], batch_sizes, size, order, index, x.shape[:2])
-
-    def _arrange_packed(self, packed, lengths):
-        if lengths is not None:
-            raise ValueError("lengths cannot be given with a PackedSequence, which has its own")
-        data, batch_sizes, order, restore = check_packed(packed)
-        x = as_float(data, self.dtype)
-        if x.ndim != 2:
-            raise ValueError(f"LSTM: Expected data of a PackedSequence to be 2D, got {x.ndim}D")
-        self._check_features(x)
-        in_order = packed.sorted_indices is None and packed.unsorted_indices is None
-        return Packed(
-            as_rows(x), batch_sizes, order, (None, None) if in_order else (order, restore)
-        )
-
     def _run(self, x, batch_sizes, h, c):
         """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
         wide = self._directions * self._output_size
@@ -435,13 +393,6 @@ class LSTM(Recurrent):
         """What dropout between layers leaves of x, and its mask."""
         mask = dropout_mask(x, self.dropout, self._dropout_rng)
         return x * mask, mask
-
-    def _check_features(self, x):
-        if x.shape[-1] != self.input_size:
-            raise ValueError(
-                "input.size(-1) must be equal to input_size. "
-                f"Expected {self.input_size}, got {x.shape[-1]}"
-            )
 
     def _states(self, hx, rows, batched, what="hx"):
         """Return fresh, writable h (L*D, B, P) and c (L*D, B, H) from what the caller gave."""

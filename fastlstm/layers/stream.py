@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays import as_float, as_rows
 from ..checks import check_size
+from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
 from .chain import check_layouts
 
@@ -373,15 +374,6 @@ def by_name(what, states, names):
             f"{what}: Expected a list of one (h, c) for each of {known}, got {len(states)}"
         )
     return dict(zip(names, states, strict=True))
-
-
-def undecided(owner, shape):
-    """The error of batched input where `batch_first` is None."""
-    return ValueError(
-        f"{owner}: batched input of shape {shape} may be (B, T, features) or (T, B, features), and "
-        "batch_first is undecided: the file that the model comes from does not tell. Say it with "
-        "load(path, batch_first=True), or False, or set batch_first of the layer itself"
-    )
 
 
 def _step(lstm, h, c, x, out):
