@@ -296,10 +296,14 @@ def test_progress_waits_a_second_and_does_without_tqdm(monkeypatch):
         bars.append((len(starts), options["delay"]))
         return starts
 
-    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=tqdm))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=tqdm))
+    without_terminal = run(lstm(), X)
+    assert bars == []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with_bar = run(lstm(), X)
     assert bars == [(11, 1)]
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    np.testing.assert_array_equal(without_terminal, with_bar)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     np.testing.assert_array_equal(run(lstm(), X), with_bar)
 
 

@@ -544,7 +544,7 @@ def test_what_is_read_is_not_written_over(line, name, capsys):
 def test_a_run_without_standard_error_shows_no_bar(monkeypatch):
     fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
     np.save("x.npy", VALUES)
-    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=pytest.fail))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=pytest.fail))
     monkeypatch.setattr(sys, "stderr", None)
     assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy"]) == 0
 

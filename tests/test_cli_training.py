@@ -148,7 +148,8 @@ def test_without_validation_all_rows_are_trained_on(capsys):
 
 
 def test_it_stops_early_and_does_without_tqdm(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run(TRAIN, *OPTIONS, "--epochs", "500", "--patience", "2", "--lr", "0.1")
     out = capsys.readouterr().out
     best, done = map(int, re.search(r"epoch (\d+) of (\d+) epochs\n", out).groups())

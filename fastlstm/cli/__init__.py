@@ -37,7 +37,7 @@ from ..layers import (
     Tanh,
 )
 from ..npy import map_array
-from ..terminal import printable, show, writing
+from ..terminal import printable, progress_bar, show, writing
 from ..training import Forecaster, NonFiniteError, is_forecaster
 from ..wav import Sound, write_head
 from . import training as cli_training
@@ -315,7 +315,7 @@ def _run(args):
         chunk = max(1, CHUNK_VALUES // (batch * widest))
 
     def pieces():
-        for start in _progress(range(0, steps, chunk)):
+        for start in progress_bar(range(0, steps, chunk), unit="chunk"):
             here = slice(start, start + chunk)
             dtype = np.dtype(np.int64) if tokens else model.dtype
             part = _convert(x[:, here] if time else x[here], dtype, args.input)
@@ -406,17 +406,6 @@ def _advance(model, x, states, lengths):
         states.update(after)
         return y
     return model(x, lengths=lengths) if isinstance(model, Last) else model(x)
-
-
-def _progress(starts):
-    """Show a bar on a terminal after one second, where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return starts
-    if sys.stderr is None:  # closed
-        return starts
-    return tqdm(starts, delay=1, disable=None, leave=False, unit="chunk")
 
 
 def _csv(path):

@@ -16,7 +16,7 @@ from ..files import check_writable, written_aside
 from ..layers import LSTM, Last, Linear, Sequential
 from ..plot import plot_forecast, plot_history
 from ..table import read_tables
-from ..terminal import show
+from ..terminal import above_bars, show
 from ..training import (
     SGD,
     Adam,
@@ -312,11 +312,7 @@ def _report(state):
         for name, values in state.history.items()
         if name.endswith("loss")
     )
-    with contextlib.ExitStack() as lifted:
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
-
-            lifted.enter_context(tqdm.external_write_mode())
+    with above_bars():
         show(f"epoch {state.epoch}/{state.epochs}: {', '.join(losses)}")
 
 

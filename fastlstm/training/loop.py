@@ -20,7 +20,7 @@ import time
 import numpy as np
 
 from ..checks import check_number, check_size
-from ..terminal import printable
+from ..terminal import printable, progress_bar
 from .arguments import (
     about,
     check_changed,
@@ -558,22 +558,10 @@ def _hook(callback, name, state):
 @contextlib.contextmanager
 def _bar(progress, state, batches):
     """A bar over all batches that are still to come; None where there is nobody to see it."""
-    bar = None
-    if progress and _is_watched():
-        with contextlib.suppress(ImportError):
-            from tqdm.auto import tqdm
-
-            todo = (state.epochs - state.epoch) * batches
-            bar = tqdm(total=todo, delay=1, leave=False, unit="batch")
+    todo = (state.epochs - state.epoch) * batches
+    bar = progress_bar(total=todo, unit="batch") if progress else None
     try:
         yield bar
     finally:
         if bar is not None:
             bar.close()
-
-
-def _is_watched():
-    """Whether somebody sees a bar move: on a terminal, or in a notebook as tqdm.auto finds out."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    in_notebook = shell is not None and "IPKernelApp" in shell.config
-    return in_notebook or (sys.stderr is not None and sys.stderr.isatty())
