@@ -18,17 +18,21 @@ TSAN := -O1 -g -fsanitize=thread
 IN_ASAN := ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD=`gcc -print-file-name=libasan.so`
 SANITIZED := build/sanitize
 
-.PHONY: demo test bench lint sanitize clean
+.PHONY: demo test test-all bench lint sanitize clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
-test bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
+test test-all bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
 	$(RUN) examples/forecast.py sunspots
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest --require-native
+	$(RUN) -m pytest --require-native -m "not slow"
+
+# The quick tests, and then those alone that `test` leaves out: `make test test-all` runs none twice.
+test-all: test
+	$(RUN) -m pytest --require-native -m slow
 
 bench: $(VENV)/.bench
 	$(RUN) -m pytest -p benchmarks benchmarks --benchmark-only
@@ -45,8 +49,8 @@ sanitize: $(VENV)/.dev
 	$(IN_ASAN) PYTHONPATH=$(SANITIZED) $(VENV)/bin/pytest --require-native --confcutdir tests \
 	    $(addprefix tests/test_,engines.py native.py gradients.py native_gradients.py lstm.py stream.py one_answer.py) \
 	    -k "native and not (process_of_its_own or lesser_machine or allocates or rooms or instruction_sets)"
-	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -k "gcc and test_bits"
-	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -k test_threads
+	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and test_bits"
+	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k test_threads
 
 clean:
 	rm -rf $(VENV) build dist sunspots.png *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

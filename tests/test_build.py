@@ -87,13 +87,16 @@ def sdist(tmp_path_factory):
     return path
 
 
-def test_wheel_from_sdist(sdist, tmp_path):
+def test_sdist_holds_the_sources(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastlstm/native").iterdir()}
     assert sources and names >= {*sources, "fastlstm/engines/_native.pyx"}
     assert "fastlstm/engines/_native.c" not in names
 
+
+@pytest.mark.slow
+def test_wheel_from_sdist(sdist, tmp_path):
     built = build_wheel(sdist, tmp_path, FASTLSTM_REQUIRE_NATIVE="1")
     assert built.returncode == 0, built.stdout
     (wheel,) = tmp_path.glob("*.whl")

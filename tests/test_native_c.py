@@ -1,7 +1,9 @@
 """The C kernels without Python: other compilers, other machines, and still the same bits.
 
 Programs in tests/native are built from fastlstm/native by each compiler that is here, without a
-warning; CFLAGS of the environment (a sanitizer's) come last.
+warning; CFLAGS of the environment (a sanitizer's) come last. Without optimisation they are built in
+seconds and give the same bits, so that is what the quick tests do; -O3, which takes a compiler half
+a minute, is left to the slow ones.
 """
 
 import functools
@@ -23,7 +25,7 @@ from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 NATIVE, PROGRAMS = ROOT / "fastlstm" / "native", ROOT / "tests" / "native"
-FLAGS = "-std=c11 -O3 -ffp-contract=off -pthread -Wall -Wextra -Werror".split()
+FLAGS = "-std=c11 -ffp-contract=off -pthread -Wall -Wextra -Werror".split()
 COMPILERS = {
     "gcc": ["gcc"],
     "clang": ["clang"],
@@ -36,6 +38,7 @@ TARGETS = [
     for compiler in COMPILERS
     for isa in ("baseline", *(("neon",) if compiler == "arm64" else HERE))
 ]
+LEVELS = ["-O0", pytest.param("-O3", marks=pytest.mark.slow)]  # of optimisation
 
 
 class Case(NamedTuple):
@@ -180,16 +183,16 @@ def build(tmp_path_factory):
     folder, extra = tmp_path_factory.mktemp("native"), shlex.split(os.environ.get("CFLAGS", ""))
 
     @functools.cache
-    def command(compiler, program):
+    def command(compiler, program, level):
         emulator = ["qemu-aarch64"] * (compiler == "arm64")
         for tool in (COMPILERS[compiler][0], *emulator):
             if not shutil.which(tool):
                 pytest.skip(f"no {tool} here")
-        made = folder / f"{program}-{compiler}"
+        made = folder / f"{program}-{compiler}{level}"
         sources = [PROGRAMS / f"{program}.c", *sorted(NATIVE.glob("*.c"))]
         # so that calls ask whether to stop
         pieces = ["-DPIECE=30000", "-DASK_NS=0"] * (program == "threads")
-        options = [*FLAGS, *pieces, f"-I{NATIVE}", *sources, *extra, "-o", made]
+        options = [*FLAGS, level, *pieces, f"-I{NATIVE}", *sources, *extra, "-o", made]
         compiled = subprocess.run([*COMPILERS[compiler], *options], capture_output=True, text=True)
         assert compiled.returncode == 0, compiled.stderr
         return [*emulator, made]
@@ -219,10 +222,11 @@ def test_inexact_mathematics_is_refused(compiler, flag):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("compiler, isa", TARGETS)
-def test_bits(build, native, compiler, isa, name):
+@pytest.mark.parametrize("level", LEVELS)
+def test_bits(build, native, level, compiler, isa, name):
     """Near the truth and, but where nothing fuses multiply and add, the bits of every machine."""
     case = CASES[name]
-    got = run_in_c([*build(compiler, "bits"), isa], case)
+    got = run_in_c([*build(compiler, "bits", level), isa], case)
     inputs = max(case.I, (case.layers > 1) * case.directions * case.H)
     x = case.arrays()[2].astype(np.float64)
     squares = (max((x**2).sum(1).max(), inputs) + (case.P or case.H) + 1) / case.H
@@ -236,7 +240,8 @@ def test_bits(build, native, compiler, isa, name):
 
 @pytest.mark.parametrize("name", BACK)
 @pytest.mark.parametrize("compiler, isa", TARGETS)
-def test_bits_of_gradients(build, native, compiler, isa, name):
+@pytest.mark.parametrize("level", LEVELS)
+def test_bits_of_gradients(build, native, level, compiler, isa, name):
     """Near the truth, and the bits of every compiler.
 
     Those of every machine where there is one panel of units: a sum over all of them goes panel by
@@ -244,7 +249,7 @@ def test_bits_of_gradients(build, native, compiler, isa, name):
     """
     work, threads, every = BACK[name]
     values = values_of(work)
-    got = back_in_c([*build(compiler, "bits"), isa], work, values, threads, every)
+    got = back_in_c([*build(compiler, "bits", level), isa], work, values, threads, every)
     expected, moves = truth_of_back(name)
     got = {n: a.reshape(expected[n].shape) for n, a in got.items()}
     terms = max(work.I + (work.P or work.H) + 1, 4 * work.H, len(values["x"]))
@@ -258,7 +263,8 @@ def test_bits_of_gradients(build, native, compiler, isa, name):
 
 
 @pytest.mark.parametrize("compiler", ["gcc"])
-def test_threads(build, compiler):
+@pytest.mark.parametrize("level", LEVELS)
+def test_threads(build, level, compiler):
     """Callers and threads at once get the bits of one thread, or are stopped, and nothing races."""
-    ran = subprocess.run([*build(compiler, "threads"), "30"], capture_output=True, text=True)
+    ran = subprocess.run([*build(compiler, "threads", level), "30"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
