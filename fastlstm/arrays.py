@@ -1,25 +1,46 @@
-"""What a caller may hand in: the one rule by which values become arrays.
+"""How the values that callers hand in become arrays, by one rule for the whole package.
 
 - Anything that carries a dtype (arrays of any stride and byte order, torch tensors, whatever has
   the buffer protocol, ``__array__`` or DLPack) must carry the layer's dtype. Half types (float16,
   bfloat16) are widened, which is exact. Every other dtype is refused with torch's sentence: a
-  silent conversion from float64 would lose digits, and from integers hides a forgotten scaling.
+  silent conversion from float64 would lose digits, and one from integers would hide a forgotten
+  scaling.
 - Lists, tuples and numbers carry no dtype and are converted.
-- Masked arrays are refused: the mask would be lost. So are dates: as numbers they would be huge.
-- Tables and columns of pandas, polars or pyarrow must hold numbers; what is missing becomes nan.
+- Masked arrays are refused, because their mask would be lost. Dates are refused too, because as
+  numbers they would be huge.
+- Tables and columns of pandas, polars or pyarrow must hold numbers. A missing value becomes nan.
 
-Nothing is copied that need not be: a tensor on the CPU shares its memory.
+Values are copied only where that is necessary: a tensor on the CPU shares its memory.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    Floats: TypeAlias = NDArray[np.floating[Any]]
+    Integers: TypeAlias = NDArray[np.int64]
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 _HALF = ("float16", "bfloat16")
 
 
-def as_float(value, dtype, name="input", owner="RNN"):
-    """Return `value` as an array of `dtype` (native byte order), by the rule of this module."""
+def as_float(value: Any, dtype: np.dtype[Any], name: str = "input", owner: str = "RNN") -> Floats:
+    """Return `value` as an array of `dtype` (native byte order), by the rule of this module.
+
+    Errors call the value `name`, and say that it is for `owner`.
+    """
     array = as_array(value, name)
     if array.dtype == dtype:
         return array
@@ -37,24 +58,24 @@ def as_float(value, dtype, name="input", owner="RNN"):
     )
 
 
-def as_integers(value, name):
-    """Return `value` as an int64 array; ValueError if it holds anything but integers."""
+def as_integers(value: Any, name: str) -> Integers:
+    """Return `value` as an int64 array; raise ValueError if it holds anything but integers."""
     array = as_array(value, name)
     if array.dtype.kind not in "iu" and array.size:
         raise ValueError(f"{name} must hold integers, got dtype {array.dtype}")
     return array.astype(np.int64)
 
 
-def as_rows(x):
-    """Return x (..., I) as engines want it: (N, I), values side by side and aligned."""
+def as_rows(x: Floats) -> Floats:
+    """Return x (..., I) in the form that engines take: (N, I), contiguous and aligned."""
     flags = x.flags
     if not (flags.c_contiguous and flags.aligned):
         x = np.require(x, requirements=("C", "A"))
     return x.reshape(-1, x.shape[-1])
 
 
-def as_array(value, name):
-    """Return `value` as a plain array of whatever dtype it has."""
+def as_array(value: Any, name: str) -> Array:
+    """Return `value` as a plain array of the dtype that it has, by the rule of this module."""
     if type(value) is np.ndarray and value.dtype.kind not in "mM":
         if value.dtype.kind == "O":
             _refuse_ragged(value, name)
@@ -98,8 +119,8 @@ def as_array(value, name):
     return array
 
 
-def _refuse_ragged(value, name):
-    """Refuse sequences of different lengths, with what to do; let all else pass."""
+def _refuse_ragged(value: Any, name: str) -> None:
+    """Refuse sequences of different lengths, and say what to do with them."""
     try:
         lengths = [len(sequence) for sequence in value]
     except TypeError:
@@ -115,70 +136,76 @@ def _refuse_ragged(value, name):
         )
 
 
-def column_names(value):
-    """Return the names of a table's columns; None if it is no table of pandas, polars, pyarrow.
+def column_names(value: Any) -> list[Any] | None:
+    """Return the names of the columns of a table; None if `value` is no table.
 
-    None of these need be imported for that.
+    Tables are those of pandas, polars and pyarrow. None of these is imported here.
     """
     names = getattr(value, "column_names", None)  # pyarrow's `columns` are the columns themselves
     names = getattr(value, "columns", None) if names is None else names
     return None if names is None or callable(names) else list(names)
 
 
-def _as_columns(table):
-    """Return a table as one array (T, F), without a copy where that can be."""
-    names = column_names(table)
+def _as_columns(table: Any) -> Array:
+    """Return a table as one array (T, F), without a copy if its memory allows that."""
+    names = column_names(table) or []
     if hasattr(table, "iloc"):
-        columns = [_as_column(table.iloc[:, n]) for n in range(len(names))]
+        found = [_as_column(table.iloc[:, n]) for n in range(len(names))]
     else:
-        columns = [_as_column(table[name]) for name in names]
-    if wrong := [name for name, array in zip(names, columns, strict=True) if array is None]:
+        found = [_as_column(table[name]) for name in names]
+    columns = [array for array in found if array is not None]
+    if wrong := [name for name, array in zip(names, found, strict=True) if array is None]:
         raise ValueError(
             f"Expected columns of numbers, got others in {wrong}: leave them out, or make them "
             "the index"
         )
     if len({array.dtype for array in columns}) == 1 and hasattr(table, "to_numpy"):
-        whole = table.to_numpy()
+        whole: Array = table.to_numpy()
         if whole.dtype == columns[0].dtype:
             return whole
     return np.stack(columns, axis=1) if columns else np.empty((len(table), 0))
 
 
-def _as_column(column):
-    """Return a table's column as an array of numbers, (T,); None if it holds anything else."""
+def _as_column(column: Any) -> Array | None:
+    """Return a column of a table as an array of numbers (T,); None if it holds anything else."""
     if hasattr(column, "iloc"):
         if column.dtype.kind not in "biuf":
             return None
-        values = column.to_numpy()
-        if values.dtype.kind in "biuf":
-            return values
-        return column.to_numpy("float64", na_value=np.nan)  # pandas' own types, some missing
+        values: Array = column.to_numpy()
+        if values.dtype.kind not in "biuf":  # a type of pandas' own, with missing values
+            values = column.to_numpy("float64", na_value=np.nan)
+        return values
     array = np.asarray(column)
     if array.dtype.kind == "O" and {*map(type, array)} <= {bool, type(None)}:
-        array = array.astype(float)  # of truth values some are missing
+        array = array.astype(float)  # these are truth values of which some are missing
     return array if array.ndim == 1 and array.dtype.kind in "biuf" else None
 
 
-def _is_torch_bfloat16(value):
+def _is_torch_bfloat16(value: Any) -> bool:
     return str(getattr(value, "dtype", None)) == "torch.bfloat16"
 
 
-def as_gradient(value, shape, dtype, owner, what="d_output"):
-    """The gradient of an output, an array of its shape and dtype; ValueError if it is not."""
-    dy = as_array(value, what)
+def as_gradient(
+    value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], owner: str, what: str = "d_output"
+) -> Floats:
+    """Return the gradient of an output; raise ValueError unless it has its `shape` and `dtype`."""
+    given = as_array(value, what)
     try:
         dy = as_float(value, dtype)
     except ValueError:
         raise ValueError(
-            f"{owner}: Expected {what} of the output's dtype {dtype}, got {dy.dtype}"
+            f"{owner}: Expected {what} of the output's dtype {dtype}, got {given.dtype}"
         ) from None
     if dy.shape != shape:
         raise ValueError(f"{owner}: Expected {what} of the output's shape {shape}, got {dy.shape}")
     return dy
 
 
-def as_any_float(value, owner):
-    """An array of float32 or float64, whichever it has: what layers without parameters take."""
+def as_any_float(value: Any, owner: str) -> Floats:
+    """Return `value` as an array of float32 or float64, whichever it has.
+
+    Layers without parameters, which have no dtype of their own, take their input so.
+    """
     array = as_array(value, "input")
     wanted = np.float32 if array.dtype.itemsize <= 4 else np.float64
     try:
@@ -189,14 +216,15 @@ def as_any_float(value, owner):
         ) from None
 
 
-def quiet(function):
-    """Run a function without NumPy's floating-point errors, whatever `np.errstate` its caller has.
+def quiet(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Make a function run without NumPy's floating-point errors, whatever its caller's errstate.
 
-    What underflows is rightly 0, and inf and nan come out as torch's do, without a word.
+    A number that underflows is rightly 0, and inf and nan come out as torch's do, without a
+    warning.
     """
 
     @functools.wraps(function)
-    def quietly(*args, **kwargs):
+    def quietly(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         with np.errstate(all="ignore"):
             return function(*args, **kwargs)
 

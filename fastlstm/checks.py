@@ -1,27 +1,30 @@
-"""Checks of arguments, and names of unknown origin in messages."""
+"""Checks of arguments, and how names of unknown origin are shown in messages."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 DTYPES = ("float32", "float64")
 
 
-def check_dtype(dtype):
-    """Return np.dtype float32 or float64, or say that nothing else will do."""
+def check_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return `dtype` as a NumPy dtype; raise ValueError unless it is float32 or float64."""
     try:
-        name = np.dtype(dtype).name
+        name = None if dtype is None else np.dtype(dtype).name
     except TypeError:
         name = None
-    if dtype is None or name not in DTYPES:
+    if name not in DTYPES:
         raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r:.100}')
-    return np.dtype(name)
+    checked: np.dtype[Any] = np.dtype(name)
+    return checked
 
 
-def check_size(name, value, least=1):
-    """Return `value` as an int, refused unless it is one of at least `least` (None: any)."""
+def check_size(name: str, value: Any, least: int | None = 1) -> int:
+    """Return `value` as an int; raise unless it is an int of at least `least` (None: any)."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
     if least is not None and value < least:
@@ -30,13 +33,24 @@ def check_size(name, value, least=1):
     return int(value)
 
 
-def check_batch_first(value):
-    """Refuse what is neither a bool nor None, which stands for a layout that is undecided."""
+def check_batch_first(value: Any) -> bool | None:
+    """Return `value`; raise unless it is a bool, or None for a layout that is undecided."""
     return None if value is None else check_bool("batch_first", value)
 
 
-def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf, below=math.inf):
-    """Return `value` as a float; refused unless it is a finite number within these bounds."""
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """Return `value` as a float; raise unless it is a finite number within these bounds.
+
+    The bounds `least` and `most` are themselves allowed, `above` and `below` are not.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} should be a number, got: {type(value).__name__}")
     if not (least <= value <= most and above < value < below):
@@ -46,15 +60,15 @@ def check_number(name, value, *, least=-math.inf, above=-math.inf, most=math.inf
     return float(value)
 
 
-def check_bool(name, value):
-    """Refuse a switch that is not a bool."""
+def check_bool(name: str, value: Any) -> bool:
+    """Return `value` as a bool; raise unless it is one."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
     return bool(value)
 
 
-def check_probability(value):
-    """Refuse a dropout that is not a probability, in torch's words."""
+def check_probability(value: Any) -> float:
+    """Return the `value` of a dropout as a float; raise in torch's words unless it is in [0, 1]."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(value, numbers) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(
@@ -64,20 +78,20 @@ def check_probability(value):
     return float(value)
 
 
-def short(name, quote="'"):
-    """A name of unknown origin for a message: quoted, escaped, and cut."""
+def short(name: object, quote: str = "'") -> str:
+    """Return a name of unknown origin for a message: quoted, escaped, and cut."""
     name = str(name)
     return quote + repr(name[:100])[1:-1] + quote + "..." * (len(name) > 100)
 
 
-def listed(words, most=20):
-    """The first words, ready to be read, and how many more there are."""
+def listed(words: Iterable[str], most: int = 20) -> str:
+    """Return the first `most` words as a list to be read, and how many more there are."""
     words = list(words)
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
 
 
-def quoted(names, quote="'", most=20):
-    """The first names of unknown origin, each `short`, and how many more there are."""
+def quoted(names: Iterable[object], quote: str = "'", most: int = 20) -> str:
+    """Return the first `most` names of unknown origin, each as `short` shows it; see `listed`."""
     names = list(names)
-    return listed([*(short(name, quote) for name in names[:most]), *names[most:]], most)
+    return listed([*(short(name, quote) for name in names[:most]), *map(str, names[most:])], most)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .arrays import Floats
 
-def uniform(rng, shape, bound, dtype):
-    """U(-bound, bound): torch's rule for its recurrent and linear layers."""
-    values = rng.random(shape, dtype)
+
+def uniform(
+    rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtype: np.dtype[Any]
+) -> Floats:
+    """Draw from U(-bound, bound), which is torch's rule for recurrent and linear layers."""
+    values: Floats = rng.random(shape, dtype)
     values *= 2 * bound
     values -= bound
     return values
 
 
-def glorot(rng, shape, dtype):
-    """U(-a, a), a = sqrt(6 / (fan in + fan out)) of the whole matrix (Glorot & Bengio 2010)."""
+def glorot(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Floats:
+    """Draw from U(-a, a) with a = sqrt(6 / (rows + columns)) (Glorot & Bengio 2010)."""
     return uniform(rng, shape, math.sqrt(6 / sum(shape)), dtype)
 
 
-def orthogonal(rng, shape):
-    """Orthonormal columns or rows, whichever are fewer (Saxe, McClelland & Ganguli 2014)."""
+def orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Draw a matrix whose columns or rows, whichever are fewer, are orthonormal.
+
+    Source: Saxe, McClelland & Ganguli 2014.
+    """
     tall = max(shape), min(shape)
     q, r = np.linalg.qr(rng.standard_normal(tall))
     q *= np.sign(np.diag(r))  # without this q is not uniformly distributed

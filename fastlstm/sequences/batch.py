@@ -17,7 +17,7 @@ the batch. Their methods lead into the engines' order and back:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,11 +33,12 @@ from .packing import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-    Floats: TypeAlias = NDArray[np.floating[Any]]
-    Integers: TypeAlias = NDArray[np.int64]
+    from ..arrays import Floats, Integers
+
     States: TypeAlias = Sequence[Floats]
 
 
