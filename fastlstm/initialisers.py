@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .arrays import Floats
+    from numpy.typing import NDArray
 
 
 def uniform(
     rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtype: np.dtype[Any]
-) -> Floats:
+) -> NDArray[Any]:
     """Draw from U(-bound, bound), which is torch's rule for recurrent and linear layers."""
-    values: Floats = rng.random(shape, dtype)
+    values: NDArray[Any] = rng.random(shape, dtype)
     values *= 2 * bound
     values -= bound
     return values
 
 
-def glorot(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Floats:
+def glorot(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Draw from U(-a, a) with a = sqrt(6 / (rows + columns)) (Glorot & Bengio 2010)."""
     return uniform(rng, shape, math.sqrt(6 / sum(shape)), dtype)
 
 
-def orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+def orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
     """Draw a matrix whose columns or rows, whichever are fewer, are orthonormal.
 
     Source: Saxe, McClelland & Ganguli 2014.
