@@ -1,6 +1,7 @@
 """What every test may ask for: an engine, a dtype, and the tolerance of the two."""
 
 import functools
+import signal
 
 import pytest
 import support
@@ -17,6 +18,11 @@ def pytest_addoption(parser):
     parser.addoption(
         "--require-native", action="store_true", help="the native engine must not be missing"
     )
+
+
+def pytest_sessionstart():
+    """Hear Ctrl-C, for the tests that send it: a shell lets what it starts with `&` ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Scope "session" throughout: the values never change, and hypothesis wants no fixture per test.
