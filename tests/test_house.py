@@ -93,7 +93,7 @@ def test_arrows_point_down(name):
         ("formats.npz", "from ..cli import main"),
         ("formats.npz", "import safetensors"),
         ("formats.npz", "from ..training import Forecaster"),
-        ("training.series", "from ..cli.training import add_commands"),
+        ("training.windows", "from ..cli.training import add_commands"),
     ],
 )
 def test_wrong_arrows_are_seen(tmp_path, name, source):

@@ -1,8 +1,8 @@
 """Training: what to make small (losses), who changes the parameters (optimisers), how fast."""
 
-from .batches import Arrays, Batch, Batches, Sequences
 from .callbacks import EarlyStopping, History, State, StopTraining
 from .checkpoint import Checkpoint
+from .datasets import Arrays, Batch, Batches, Sequences
 from .diagnosis import NonFiniteError
 from .forecaster import Forecaster, is_forecaster, seasonal_naive
 from .loop import fit
@@ -25,9 +25,9 @@ from .schedules import (
     SequentialLR,
     StepLR,
 )
-from .series import Windows, split_at_gaps, split_by_time, windows
 from .standardizer import Standardizer
 from .view import predict
+from .windows import Windows, split_at_gaps, split_by_time, windows
 
 __all__ = [
     "Adam",

@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 
-from .batches import as_data
 from .checkpoint import Checkpoint
+from .datasets import as_data
 from .optimisers import Optimiser
 from .schedules import OneCycleLR, ReduceLROnPlateau
 

@@ -26,7 +26,7 @@ from ..files import check_writable, written_aside
 from ..formats import npz
 from ..formats.source import Source
 from ..layers import Layer
-from .batches import Batch
+from .datasets import Batch
 
 _VERSION = 2  # 1 did not say what the training was made of
 _ENTRY, _SEAL = "__training__", "__hash__"

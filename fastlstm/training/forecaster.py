@@ -13,11 +13,11 @@ from ..files import written_aside
 from ..formats import load, npz
 from ..formats.source import Source, file_name, opened
 from ..layers import Layer
-from .batches import Batch
 from .columns import as_table, check_names, check_order, positions
-from .series import Windows
+from .datasets import Batch
 from .standardizer import Standardizer
 from .view import SamplesFirst, mode, predict
+from .windows import Windows
 
 _KIND, _VERSION = "forecaster", 1
 _KEPT = ("window", "horizon", "inputs", "targets", "columns")

@@ -33,9 +33,9 @@ from .arguments import (
     is_per_batch,
     named_data,
 )
-from .batches import Arrays, Batches, Sequences
 from .callbacks import EarlyStopping, History, State, StopTraining
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
+from .datasets import Arrays, Batches, Sequences
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
 from .losses import CrossEntropyLoss, Loss
 from .optimisers import clip_grad_norm, clip_grad_value
@@ -58,7 +58,7 @@ def fit(
         An LSTM, whose output is the prediction, or a Sequential; `batch_first` or not.
     data : data set, or (x, y), or (x, y, weights)
         Samples first: x (N, T, F), or (N, T) tokens for an Embedding; y as the model's prediction:
-        (N, ...) behind a `Last`, otherwise (N, T, ...). See `fastlstm.training.batches`.
+        (N, ...) behind a `Last`, otherwise (N, T, ...). See `fastlstm.training.datasets`.
     loss : callable
         ``value, gradient = loss(prediction, target, weights=..., mask=..., std=...)``, its value a
         number; given is what the data have of these, `std` only to who takes it. What a loss may

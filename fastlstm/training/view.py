@@ -20,7 +20,7 @@ from ..layers import (
     Tanh,
 )
 from .arguments import refuse_class
-from .batches import Arrays, Batch, Batches, Sequences
+from .datasets import Arrays, Batch, Batches, Sequences
 
 
 def predict(model, data, batch_size=256):

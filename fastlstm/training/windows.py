@@ -13,8 +13,8 @@ import numpy as np
 from ..arrays import as_array
 from ..checks import check_bool, check_dtype, check_size
 from ..times import breaks
-from .batches import Batch, check_indices
 from .columns import as_tables, check_list, check_order, positions, times_of
+from .datasets import Batch, check_indices
 from .standardizer import check_standardizer
 
 
