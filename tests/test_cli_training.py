@@ -298,7 +298,7 @@ def test_ctrl_c_before_an_epoch_is_done_leaves_the_old_model(capsys, monkeypatch
     with open("model.npz", "rb") as file:
         before = file.read()
     monkeypatch.setattr(MSELoss, "__call__", interrupt)
-    monkeypatch.setattr("fastlstm.training.loop._Training.check", lambda *_: None)
+    monkeypatch.setattr("fastlstm.training.loop.Training.check", lambda *_: None)
     run(TRAIN, code=130)
     assert capsys.readouterr().err == "interrupted before an epoch was done: nothing is written\n"
     with open("model.npz", "rb") as file:

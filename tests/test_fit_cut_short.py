@@ -571,7 +571,7 @@ def test_ctrl_c_in_an_update():
 
 def test_half_an_update_would_be_seen(monkeypatch):
     monkeypatch.setattr(
-        "fastlstm.training.loop._Interrupts._on_signal", lambda self, *_: self._before(*_)
+        "fastlstm.training.interrupts.Interrupts._on_signal", lambda self, *_: self._before(*_)
     )
     model = regressor()
     fit(model, make_data(), MSELoss(), Interrupted(model, lr=0.1), 9, 4, shuffle=False)

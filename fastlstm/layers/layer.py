@@ -333,6 +333,20 @@ class Layer:
         for name, child in self.children.items():
             yield from child.named_layers(f"{prefix}{name}.")
 
+    def has_gates(self, name: str) -> bool:
+        """Tell whether the rows of an own parameter are those of the gates i, f, g, o, in turn."""
+        return False
+
+    def random_states(self) -> dict[str, np.random.Generator]:
+        """Return the layer's own random generators by name; a checkpoint keeps their states.
+
+        They are found among the attributes. A layer that has them elsewhere, as in a list, returns
+        them here.
+        """
+        return {
+            n: value for n, value in vars(self).items() if isinstance(value, np.random.Generator)
+        }
+
     @property
     def num_parameters(self):
         """How many numbers the layer and its children learn."""

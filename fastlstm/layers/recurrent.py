@@ -102,6 +102,10 @@ class Recurrent(Computed):
                 values[self.hidden_size : 2 * self.hidden_size] = 1
             self._set({name: values})
 
+    def has_gates(self, name: str) -> bool:
+        """Tell whether the rows of a parameter are the gates'; those of a projection are not."""
+        return not name.startswith("weight_hr")
+
     def _stacks(self, apart=False, back=False):
         """The parameters as the engine packs them, once per version: one stack, or layers apart.
 

@@ -1,11 +1,14 @@
-"""Training: what to make small (losses), who changes the parameters (optimisers), how fast."""
+"""Training: losses, optimisers, schedules, data sets, and `fit`, which brings them together."""
 
-from .callbacks import EarlyStopping, History, State, StopTraining
+from .batches import Batches
+from .callbacks import History, State, StopTraining
 from .checkpoint import Checkpoint
-from .datasets import Arrays, Batch, Batches, Sequences
+from .clipping import clip_grad_norm, clip_grad_value
+from .datasets import Arrays, Batch, Sequences
 from .diagnosis import NonFiniteError
+from .early_stopping import EarlyStopping
+from .fit import fit
 from .forecaster import Forecaster, is_forecaster, seasonal_naive
-from .loop import fit
 from .losses import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -16,7 +19,8 @@ from .losses import (
     QuantileLoss,
     nse,
 )
-from .optimisers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
+from .optimisers import SGD, Adam, AdamW, RMSprop
+from .predict import predict
 from .schedules import (
     CosineAnnealingLR,
     LinearLR,
@@ -25,9 +29,9 @@ from .schedules import (
     SequentialLR,
     StepLR,
 )
+from .splitting import split_at_gaps, split_by_time
 from .standardizer import Standardizer
-from .view import predict
-from .windows import Windows, split_at_gaps, split_by_time, windows
+from .windows import Windows, windows
 
 __all__ = [
     "Adam",

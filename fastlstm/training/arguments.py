@@ -7,7 +7,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .datasets import as_data
-from .optimisers import Optimiser
+from .optimiser import Optimiser
 from .schedules import OneCycleLR, ReduceLROnPlateau
 
 

@@ -404,9 +404,8 @@ def _freeze(model, names):
 def _generators(model):
     """(name, random generator) of every layer that has one, for its dropout."""
     for prefix, layer in model.named_layers():
-        for name, value in vars(layer).items():
-            if isinstance(value, np.random.Generator):
-                yield prefix + name, value
+        for name, generator in layer.random_states().items():
+            yield prefix + name, generator
 
 
 def _read(file):

@@ -15,8 +15,9 @@ from ..formats.source import Source, file_name, opened
 from ..layers import Layer
 from .columns import as_table, check_names, check_order, positions
 from .datasets import Batch
+from .predict import predict
 from .standardizer import Standardizer
-from .view import SamplesFirst, mode, predict
+from .view import SamplesFirst, mode
 from .windows import Windows
 
 _KIND, _VERSION = "forecaster", 1

@@ -14,7 +14,7 @@ import math
 import operator
 
 from ..checks import check_bool, check_number, check_size
-from .optimisers import Optimiser
+from .optimiser import Optimiser
 
 
 class _Schedule:

@@ -1,0 +1,132 @@
+"""A training that stops when it no longer gets better, and keeps the best weights."""
+
+import math
+
+import numpy as np
+
+from ..checks import check_number, check_size
+from .arguments import is_number
+from .checkpoint import Checkpoint
+
+
+class EarlyStopping:
+    """Stop when the validation loss has not fallen for a while, and take the best weights.
+
+    Parameters
+    ----------
+    patience : int
+        After so many epochs in a row that are no better than the best one.
+    min_delta : float >= 0
+        Better is less, or more, by more than this.
+    monitor : str
+        The name in the history of what is to become small, or large.
+    mode : {"min", "max"}
+        Whether less is better, as for losses, or more, as for an accuracy.
+
+    Attributes
+    ----------
+    best : float
+    best_epoch : int
+        From 1; 0 before the first epoch.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of another type. By `fit`, if there is no `monitor`.
+
+    Notes
+    -----
+    The model has the weights of the best epoch whenever `fit` returns: stopped early or not, or
+    interrupted; and when it raises, whatever went wrong in a later epoch. The optimiser's state is
+    the last epoch's. To monitor "loss", or a metric of the training data, costs one run of the
+    model over them after each epoch: what is seen during an epoch is measured with weights that
+    change from batch to batch, so there would be none to go back to.
+
+    Examples
+    --------
+    >>> x = np.zeros((4, 5, 1), np.float32)
+    >>> train, validation = (x, np.ones((4, 1), np.float32)), (x, np.zeros((4, 1), np.float32))
+    >>> model = fastlstm.Sequential(fastlstm.LSTM(1, 2), fastlstm.Last(), fastlstm.Linear(2, 1))
+    >>> model[2].bias = [0.0]
+    >>> early = fastlstm.training.EarlyStopping(patience=2)
+    >>> history = fastlstm.training.fit(
+    ...     model, train, fastlstm.training.MSELoss(), fastlstm.training.SGD(model, lr=0.1),
+    ...     50, 4, validation=validation, callbacks=[early],
+    ... )
+    >>> history.stopped
+    'EarlyStopping after epoch 3'
+    >>> early.best_epoch
+    1
+    """
+
+    def __init__(self, patience, min_delta=0.0, monitor="validation_loss", mode="min"):
+        self.patience = check_size("patience", patience)
+        self.min_delta = check_number("min_delta", min_delta, least=0)
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor should be of type str, got: {type(monitor).__name__}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be min or max, got {mode!r}")
+        self.monitor, self.mode = monitor, mode
+        self._forget()
+
+    def _forget(self):
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch, self._weights = 0, {}
+        self._state = None  # of the training at hand
+
+    def start(self, state):
+        """Forget an earlier training."""
+        of_training = self.monitor.removeprefix("validation_")
+        if self.monitor not in state.history and of_training in state.history:
+            raise ValueError(
+                f"EarlyStopping: Expected {self.monitor!r} in the history; pass validation= to fit"
+            )
+        if all(type(callback) in (EarlyStopping, Checkpoint) for callback in state.callbacks):
+            self._check_monitor(state.history)  # nobody else would put it there
+        self._forget()
+        self._state = state
+
+    def __call__(self, state):
+        """Keep the weights if they are the best so far; True if it is time to stop."""
+        self._check_monitor(state.history)
+        value = state.history[self.monitor][-1]
+        better = self.best - value if self.mode == "min" else value - self.best
+        if better > self.min_delta:
+            weights = state.model.state_dict()
+            self.best, self.best_epoch, self._weights = float(value), state.epoch, weights
+        return state.epoch - self.best_epoch >= self.patience
+
+    def _check_monitor(self, history):
+        if self.monitor not in history:
+            raise ValueError(
+                f"EarlyStopping: Expected {self.monitor!r} in the history, which has "
+                f"{', '.join(history)}"
+            )
+
+    def finish(self, state):
+        """Give the model its best weights."""
+        self._state = None
+        if self._weights:
+            state.model.load_state_dict(self._weights)
+
+    def state_dict(self):
+        """Return all that the next epochs depend on."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self._weights}
+
+    def load_state_dict(self, state_dict):
+        """Take over what `state_dict` returned; ValueError if it cannot be this training's."""
+        best, weights = state_dict["best"], state_dict["weights"]
+        best_epoch = check_size("best_epoch", state_dict["best_epoch"], least=0)
+        if not is_number(best):
+            raise ValueError(f"EarlyStopping: Expected best to be a number, got {best!r}")
+        if best_epoch and self._state is not None:
+            _check_weights(weights, best_epoch, self._state)
+        self.best, self.best_epoch, self._weights = float(best), best_epoch, weights
+
+
+def _check_weights(weights, epoch, state):
+    """Refuse best weights that are not a model's, or of an epoch that will not be."""
+    own = {name: (value.shape, value.dtype) for name, value in state.model.state_dict().items()}
+    theirs = {name: (np.shape(value), value.dtype) for name, value in weights.items()}
+    if theirs != own or epoch > state.epochs:
+        raise ValueError("EarlyStopping: Expected the weights of this model in an epoch of it")

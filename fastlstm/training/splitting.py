@@ -1,0 +1,118 @@
+"""Time series cut into parts: training before validation, and where rows are missing."""
+
+import itertools
+import math
+
+import numpy as np
+
+from ..checks import check_size
+from ..times import breaks
+from .columns import check_list, check_order, times_of
+
+
+def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
+    """Cut series into parts that follow each other in time, as training before validation.
+
+    Parameters
+    ----------
+    series : array of shape (T, ...), DataFrame, or list of those
+        Each of a list is cut by itself.
+    fractions : tuple of float
+        Of the steps, in the order of time; their sum is 1.
+    overlap : int
+        How many steps before its own each part but the first holds too. With
+        ``window - 1 + lead`` of `Windows` (that is `window` for a forecast) its first target is
+        its first own step: the steps before are inputs alone, as they will be when the model is
+        used, and no target is in two parts. With 0 no step at all is in two parts.
+
+    Returns
+    -------
+    tuple
+        As many parts as fractions, each what `series` is: a view, DataFrames by position, or a
+        list of such.
+
+    Raises
+    ------
+    ValueError
+        If fractions are not positive, do not sum to 1, or leave a part without steps, or an index
+        says that rows are not in the order of time.
+
+    Examples
+    --------
+    >>> train, validation = fastlstm.training.split_by_time(np.arange(10), overlap=3)
+    >>> train.tolist(), validation.tolist()
+    ([0, 1, 2, 3, 4, 5, 6, 7], [5, 6, 7, 8, 9])
+    >>> train, validation, test = fastlstm.training.split_by_time(np.arange(10), (0.6, 0.3, 0.1))
+    >>> len(train), len(validation), len(test)
+    (6, 3, 1)
+    """
+    check_size("overlap", overlap, least=0)
+    shares = np.asarray(fractions, float)
+    if shares.ndim != 1 or not (shares > 0).all() or not math.isclose(shares.sum(), 1):
+        raise ValueError(f"Expected positive fractions that sum to 1, got {fractions!r}")
+    if isinstance(series, (list, tuple)):
+        parts = [split_by_time(one, fractions, overlap=overlap) for one in check_list(series)]
+        return tuple(map(list, zip(*parts, strict=True)))
+    check_order(series, gaps=False)
+    if not np.shape(series):
+        raise TypeError(
+            f"Expected a series, or a list of series, got {type(series).__name__}: a list is a "
+            "list of series, one series is an array"
+        )
+    bounds = [0, *np.rint(np.cumsum(shares) * len(series)).astype(int).tolist()]
+    if np.diff(bounds).min() < 1:
+        raise ValueError(
+            f"Expected enough steps for parts of {fractions!r}, got a series of {len(series)}"
+        )
+    rows = getattr(series, "iloc", series)  # a DataFrame's own brackets may mean labels
+    return tuple(
+        rows[max(0, start - overlap * (start > 0)) : stop]
+        for start, stop in itertools.pairwise(bounds)
+    )
+
+
+def split_at_gaps(series):
+    """Cut series with an index, or a column, of dates where rows are missing or repeated.
+
+    Parameters
+    ----------
+    series : DataFrame or Series, or list of those
+
+    Returns
+    -------
+    list
+        The parts in their order, for `Windows`: no window crosses from one into the next.
+
+    Raises
+    ------
+    ValueError
+        If rows are not in the order of time.
+    TypeError
+        If there are no dates.
+
+    Notes
+    -----
+    A gap is where the distance between two rows is more than half off the usual one, the median.
+    Where all rows are on working days, Monday to Friday or the 5 or 6 days in a row that several
+    weeks show, weekends and holidays of up to a week are none. At more than a third of distances
+    like that none is usual, and only repeated times are cut.
+
+    Examples
+    --------
+    >>> import pandas
+    >>> days = pandas.to_datetime(["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-09"])
+    >>> level = pandas.Series([1.0, 2.0, 3.0, 9.0], index=days)
+    >>> [part.tolist() for part in fastlstm.training.split_at_gaps(level)]
+    [[1.0, 2.0, 3.0], [9.0]]
+    """
+    if isinstance(series, (list, tuple)):
+        return [part for one in check_list(series) for part in split_at_gaps(one)]
+    check_order(series, gaps=False)
+    times = times_of(series)
+    if times is None or times.dtype.kind not in "mM":
+        raise TypeError(
+            "Expected a series with a column or an index of dates, which tells where gaps are"
+        )
+    bounds = [0, *breaks(times)[0].tolist(), len(times)]
+    rows = getattr(series, "iloc", series)
+    return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]
