@@ -101,8 +101,9 @@ int main(int argc, char **argv)
 
     fl_shape shape = {.itemsize = itemsize, .layers = 1, .directions = 1,
                       .input = I, .hidden = H, .output = P};
-    const void *parameters[] = {arrays[W_IH], arrays[W_HH], arrays[BIAS], P < H ? arrays[W_HR] : NULL};
-    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    fl_arrays parameters = {.w_ih = arrays[W_IH], .w_hh = arrays[W_HH], .b = arrays[BIAS],
+                            .w_hr = P < H ? arrays[W_HR] : NULL};
+    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, &parameters);
     fl_call call = {.x = arrays[X], .x_stride = I * itemsize, .y = arrays[Y], .y_stride = P * itemsize,
                     .steps = 1, .batch = B, .h = arrays[STATE], .c = arrays[CELL], .threads = 1};
     call.room = allocate(fl_room_bytes(stack, &call));

@@ -27,6 +27,11 @@ cdef extern from "fastlstm.h":
         int32_t itemsize, layers, directions
         int64_t input, hidden, output
         int32_t back
+    ctypedef struct fl_arrays:
+        void *w_ih
+        void *w_hh
+        void *b
+        void *w_hr
     ctypedef struct fl_stack:
         pass
     ctypedef struct fl_call:
@@ -48,12 +53,12 @@ cdef extern from "fastlstm.h":
         void *dh
         void *dc
         void *dx
-        void *const *dw
+        const fl_arrays *dw
         void *room
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
-    fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *const *parameters)
+    fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
     const char *fl_stack_isa(const fl_stack *stack)
     int fl_stack_lanes(const fl_stack *stack)
     size_t fl_room_bytes(const fl_stack *stack, const fl_call *call) nogil
@@ -151,6 +156,16 @@ cdef void _give_back(dict spare, str name, cnp.ndarray memory) noexcept:
         spare[name] = memory
 
 
+cdef inline void *_address(cnp.ndarray array) noexcept:
+    return NULL if array is None else cnp.PyArray_DATA(array)
+
+
+cdef fl_arrays _addresses(tuple arrays):
+    """Of a cell's (w_ih, w_hh, b, w_hr), which must outlive what is returned."""
+    w_ih, w_hh, b, w_hr = arrays
+    return fl_arrays(_address(w_ih), _address(w_hh), _address(b), _address(w_hr))
+
+
 cdef class Stack:
     """Packed weights of some layers, one on top of the other, that run in one call.
 
@@ -173,7 +188,8 @@ cdef class Stack:
     cdef Room spare[4]  # rooms that calls take and give back
 
     def __cinit__(self, list parameters, int directions, bint back=False, dict spare=None):
-        cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], pointers
+        cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], places
+        cdef fl_arrays *arrays
         self.shape.itemsize = w_ih.dtype.itemsize
         self.shape.directions, self.shape.back = directions, back
         self.shape.layers = len(parameters) // directions
@@ -183,16 +199,14 @@ cdef class Stack:
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
         self.rest = spare
         self.memory = _borrow(spare, "weights", self.bytes)
-        pointers = np.zeros(4 * len(parameters), np.uintp)
+        places = np.empty(len(parameters) * sizeof(fl_arrays), np.uint8)
+        arrays = <fl_arrays *>cnp.PyArray_DATA(places)
         kept = []
-        for k, array in enumerate(array for arrays in parameters for array in arrays):
-            if array is not None:
-                array = np.ascontiguousarray(array)
-                kept.append(array)
-                pointers[k] = array.ctypes.data
+        for k, cell in enumerate(parameters):
+            kept.append(tuple(None if a is None else np.ascontiguousarray(a) for a in cell))
+            arrays[k] = _addresses(kept[k])
         self.stack = fl_pack(
-            _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA,
-            <const void *const *>cnp.PyArray_DATA(pointers),
+            _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA, arrays,
         )
 
     def __del__(self):
@@ -283,12 +297,9 @@ cdef class Stack:
         """As `back` of the contract; `dx` may be None."""
         cdef fl_call run = tape.call
         cdef fl_back_call call
-        cdef void *gradients[8]
-        cdef int k = 0
-        for arrays in dw:
-            for array in arrays:
-                gradients[k] = NULL if array is None else cnp.PyArray_DATA(array)
-                k += 1
+        cdef fl_arrays gradients[2]
+        for direction, arrays in enumerate(dw):
+            gradients[direction] = _addresses(arrays)
         run.threads = threads
         call.call, call.dw = &run, gradients
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)

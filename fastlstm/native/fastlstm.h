@@ -31,6 +31,15 @@ typedef struct {
 /* A stack's weights, packed for one instruction set; read-only, any number of threads may run it. */
 typedef struct fl_stack fl_stack;
 
+/* The arrays of one layer in one direction, C-contiguous: its parameters, which are read, or the gradients of
+them, which are added into. */
+typedef struct {
+    void *w_ih; /* (4H, I), above the first layer (4H, directions * P) */
+    void *w_hh; /* (4H, P) */
+    void *b;    /* (4H) */
+    void *w_hr; /* (P, H); NULL without a projection */
+} fl_arrays;
+
 /* One run over packed rows: those of step 0, then of step 1, ...; sequences longest first. */
 typedef struct {
     const void *x; /* (N, I), values of a row side by side */
@@ -56,7 +65,7 @@ typedef struct {
     int64_t dy_stride;   /* bytes from row to row */
     void *dh, *dc;       /* (directions, B, P) and (..., B, H): of the states after, of the states before */
     void *dx;            /* (N, I), rows side by side; filled; NULL: not wanted */
-    void *const *dw;     /* for each direction dw_ih, dw_hh, db, dw_hr, as fl_pack's parameters; added into */
+    const fl_arrays *dw; /* for each direction the gradients of its parameters; added into */
     void *room;          /* fl_back_room_bytes, at a multiple of 64 */
 } fl_back_call;
 
@@ -71,8 +80,8 @@ const char *fl_isa_name(int isa);
 size_t fl_stack_bytes(const fl_shape *shape, int isa);
 
 /* Pack into `memory`, of so many bytes at a multiple of 64. `parameters`: for each layer, and in it
-for each direction, w_ih (4H, I or directions * P), w_hh (4H, P), b (4H), w_hr (P, H) or NULL. */
-fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *const *parameters);
+for each direction; they are not needed afterwards. */
+fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters);
 
 /* The instruction set whose kernels run this stack, and how many units of a layer share a vector. */
 const char *fl_stack_isa(const fl_stack *stack);

@@ -90,7 +90,7 @@ typedef struct {
     const void *dy;
     int64_t dy_stride;
     void *dh, *dc, *dx;
-    void *dw_ih, *dw_hh, *db, *dw_hr;
+    fl_arrays dw;
     int add; /* into dx, instead of filling it */
     int shares, by_units; /* how many threads; whether they share the units of each step, or the rows */
     void *room;
@@ -100,13 +100,13 @@ typedef struct {
 by several threads: `begin`, once; `share`, in every thread; `end`, once. */
 typedef struct fl_kernels {
     int lanes;
-    void (*pack)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *b, const void *w_hr);
+    void (*pack)(fl_cell *cell, const fl_arrays *parameters);
     size_t (*room)(const fl_task *task); /* bytes; of the task cell, steps, batch, row, rows */
     void (*alone)(const fl_task *task);
     void (*begin)(const fl_task *task);
     void (*share)(const fl_task *task, fl_meeting *meeting, int mine);
     void (*end)(const fl_task *task);
-    void (*pack_back)(fl_cell *cell, const void *w_ih, const void *w_hh, const void *w_hr);
+    void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
     size_t (*back_room)(const fl_back_task *back);
     void (*back)(const fl_back_task *back, fl_meeting *meeting, int mine); /* in every thread */
     void (*pack_linear)(fl_linear *linear, const void *w, const void *b);

@@ -68,17 +68,17 @@ size_t fl_stack_bytes(const fl_shape *shape, int isa)
     return place(NULL, shape, kernels_of(shape, isa)->lanes);
 }
 
-fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const void *const *parameters)
+fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
 {
     fl_stack *stack = memory;
     stack->shape = *shape;
     stack->isa = &fl_isas[isa];
     stack->kernels = kernels_of(shape, isa);
     place(stack, shape, stack->kernels->lanes);
-    for (int k = 0; k < shape->layers * shape->directions; k++, parameters += 4) {
-        stack->kernels->pack(&stack->cells[k], parameters[0], parameters[1], parameters[2], parameters[3]);
+    for (int k = 0; k < shape->layers * shape->directions; k++) {
+        stack->kernels->pack(&stack->cells[k], &parameters[k]);
         if (shape->back)
-            stack->kernels->pack_back(&stack->cells[k], parameters[0], parameters[1], parameters[3]);
+            stack->kernels->pack_back(&stack->cells[k], &parameters[k]);
     }
     return stack;
 }
@@ -448,10 +448,8 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
         .by_units = n > 1 && call->batch < 4 * n && s->output == s->hidden
             && 4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING,
     };
-    if (back->dw) {
-        void *const *dw = back->dw + 4 * direction;
-        task.dw_ih = dw[0], task.dw_hh = dw[1], task.db = dw[2], task.dw_hr = dw[3];
-    }
+    if (back->dw)
+        task.dw = back->dw[direction];
     return task;
 }
 

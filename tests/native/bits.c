@@ -30,6 +30,11 @@ static void *take(int64_t count, size_t size)
     return memory;
 }
 
+static void *zeros(int64_t count, size_t size)
+{
+    return memset(room(count * size), 0, count * size);
+}
+
 static void give(const void *values, int64_t count, size_t size)
 {
     if (count && fwrite(values, size, count, stdout) != (size_t)count)
@@ -52,15 +57,12 @@ int main(int argc, char **argv)
         .directions = (int32_t)head[DIRECTIONS],
         .input = head[I], .hidden = head[H], .output = head[P], .back = back,
     };
-    const void **parameters = room(cells * 4 * sizeof *parameters);
-    int64_t *counts = room(cells * 4 * sizeof *counts);
-    for (int64_t k = 0; k < cells; k++) {
-        counts[4 * k] = 4 * head[H] * (k < head[DIRECTIONS] ? head[I] : wide);
-        counts[4 * k + 1] = 4 * head[H] * head[P];
-        counts[4 * k + 2] = 4 * head[H];
-        counts[4 * k + 3] = head[P] < head[H] ? head[P] * head[H] : 0;
-        for (int64_t n = 4 * k; n < 4 * k + 4; n++)
-            parameters[n] = counts[n] ? take(counts[n], size) : NULL;
+    fl_arrays *parameters = room(cells * sizeof *parameters);
+    for (int64_t k = 0; k < cells; k++) { /* one after the other, as they stand in the input */
+        parameters[k].w_ih = take(4 * head[H] * (k < head[DIRECTIONS] ? head[I] : wide), size);
+        parameters[k].w_hh = take(4 * head[H] * head[P], size);
+        parameters[k].b = take(4 * head[H], size);
+        parameters[k].w_hr = head[P] < head[H] ? take(head[P] * head[H], size) : NULL;
     }
     fl_call call = {
         .steps = head[T], .batch = head[B], .threads = (int32_t)head[THREADS],
@@ -97,16 +99,26 @@ int main(int argc, char **argv)
     way.dh = take(of_h, size);
     way.dc = take(of_c, size);
     way.dx = room(rows * head[I] * size);
-    void **dw = room(cells * 4 * sizeof *dw);
-    for (int64_t n = 0; n < cells * 4; n++)
-        dw[n] = counts[n] ? memset(room(counts[n] * size), 0, counts[n] * size) : NULL;
+    fl_arrays *dw = room(cells * sizeof *dw);
+    const int64_t of_w_hr = head[P] < head[H] ? head[P] * head[H] : 0;
+    for (int64_t k = 0; k < cells; k++)
+        dw[k] = (fl_arrays){
+            .w_ih = zeros(4 * head[H] * head[I], size),
+            .w_hh = zeros(4 * head[H] * head[P], size),
+            .b = zeros(4 * head[H], size),
+            .w_hr = of_w_hr ? zeros(of_w_hr, size) : NULL,
+        };
     way.dw = dw;
     way.room = room(fl_back_room_bytes(stack, &way));
     fl_back(stack, &way);
     give(way.dx, rows * head[I], size);
     give(way.dh, of_h, size);
     give(way.dc, of_c, size);
-    for (int64_t n = 0; n < cells * 4; n++)
-        give(dw[n], counts[n], size);
+    for (int64_t k = 0; k < cells; k++) {
+        give(dw[k].w_ih, 4 * head[H] * head[I], size);
+        give(dw[k].w_hh, 4 * head[H] * head[P], size);
+        give(dw[k].b, 4 * head[H], size);
+        give(dw[k].w_hr, of_w_hr, size);
+    }
     return 0;
 }

@@ -59,16 +59,16 @@ static int go_back(const work *w, const fl_call *call, float *results)
     const fl_shape *s = &w->shape;
     int64_t I = s->input, H = s->hidden, P = s->output;
     fl_back_call way = {.call = call, .dy = numbers + 20, .dy_stride = call->y_stride};
-    void *dw[8];
+    fl_arrays dw[2];
 #define PLACE(pointer, count) (pointer = results, results += count)
     PLACE(way.dx, w->steps * w->batch * I);
     PLACE(way.dh, s->directions * w->batch * P);
     PLACE(way.dc, s->directions * w->batch * H);
     for (int k = 0; k < s->directions; k++) {
-        PLACE(dw[4 * k], 4 * H * I);
-        PLACE(dw[4 * k + 1], 4 * H * P);
-        PLACE(dw[4 * k + 2], 4 * H);
-        PLACE(dw[4 * k + 3], P * H);
+        PLACE(dw[k].w_ih, 4 * H * I);
+        PLACE(dw[k].w_hh, 4 * H * P);
+        PLACE(dw[k].b, 4 * H);
+        PLACE(dw[k].w_hr, P * H);
     }
 #undef PLACE
     way.dw = dw;
@@ -144,9 +144,9 @@ int main(int argc, char **argv)
         state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
         numbers[n] = (float)(state >> 40) / (1 << 24) / 4 - 0.125f;
     }
-    const void *parameters[] = {numbers, numbers + 1, numbers + 2, numbers + 3, numbers + 4, numbers + 5,
-                                numbers + 6, numbers + 7, numbers + 8, numbers + 9, numbers + 10,
-                                numbers + 11, numbers + 12, numbers + 13, numbers + 14, numbers + 15};
+    fl_arrays parameters[4]; /* of at most two layers in two directions */
+    for (int k = 0; k < 4; k++)
+        parameters[k] = (fl_arrays){numbers + 4 * k, numbers + 4 * k + 1, numbers + 4 * k + 2, numbers + 4 * k + 3};
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
         w->stack = fl_pack(room(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
