@@ -534,3 +534,30 @@ def test_attributes():
         input_size=3, hidden_size=4, num_layers=2, bias=False, batch_first=True, dropout=0.5,
         bidirectional=True, proj_size=1, num_threads=2, training=True,
     ).items()  # fmt: skip
+
+
+# ---- seeds ----------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_dropout_other_numbers_than_the_parameters():
+    """And parameters the ones that they always had."""
+    lstm = LSTM(3, 4, 2, dropout=0.5, seed=7)
+    drawn = np.random.default_rng(7).random(48, np.float32)
+    np.testing.assert_allclose(lstm.weight_ih_l0.ravel() + 0.5, drawn, rtol=0, atol=1e-7)
+    for masks in (lstm._dropout_rng, Dropout(seed=7)._rng):
+        ahead = copy.deepcopy(masks).random(10000, np.float32)
+        assert not np.isin(drawn, ahead).any()
+    again = LSTM(3, 4, 2, dropout=0.5, seed=7)
+    x = _random(5, 2, 3)
+    assert_same_bits(lstm(x)[0], again(x)[0])
+    assert not np.array_equal(lstm(x)[0], lstm(x)[0])
+
+
+def test_a_generator_as_seed_draws_parameters_and_then_masks():
+    """Layers share it, as they always did."""
+    rng = np.random.default_rng(7)
+    lstm = LSTM(3, 4, 2, dropout=0.5, seed=rng)
+    assert lstm._dropout_rng is rng and Dropout(seed=rng)._rng is rng
+    same = LSTM(3, 4, 2, seed=7)
+    for name, value in lstm.state_dict().items():
+        assert_same_bits(value, same.state_dict()[name])

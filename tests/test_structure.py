@@ -197,6 +197,47 @@ def test_attributes_of_a_class_of_ones_own_stay_free():
     assert not hasattr(mine, "scale")
 
 
+OPTIONS = [
+    (lambda: fastlstm.LSTM(2, 3, 2), "batch_first", (True, False, None), 1),
+    (lambda: fastlstm.LSTM(2, 3, 2), "dropout", (0, 0.5, 1), 1.5),
+    (lambda: fastlstm.LSTM(2, 3, 2), "num_threads", (1, 3), 0),
+    (lambda: fastlstm.LSTMCell(2, 3), "num_threads", (1,), "2"),
+    (lambda: fastlstm.Linear(2, 3), "num_threads", (1, 3), 2.0),
+    (lambda: fastlstm.Dropout(), "p", (0, 0.5, 1), None),
+    (lambda: fastlstm.Softmax(), "dim", (0, -1, 2), 1.0),
+    (lambda: fastlstm.Last(), "batch_first", (True, False), "yes"),
+]
+
+
+@pytest.mark.parametrize("make, name, good, bad", OPTIONS)
+def test_options_are_checked_when_they_are_assigned(make, name, good, bad):
+    """As the constructor checks them, and a refusal changes nothing."""
+    layer = make()
+    for value in good:
+        setattr(layer, name, value)
+        assert getattr(layer, name) == value
+        assert getattr(copy.deepcopy(layer), name) == value
+        before = vars(layer).copy()
+        with pytest.raises((ValueError, TypeError)) as assigned:
+            setattr(layer, name, bad)
+        assert vars(layer) == before
+    if not isinstance(layer, fastlstm.LSTMCell):
+        arguments = [2, 3] if hasattr(layer, "dtype") and layer.num_parameters else []
+        with pytest.raises(assigned.type) as constructed:
+            type(layer)(*arguments, **{name: bad})
+        assert str(assigned.value) == str(constructed.value)
+
+
+def test_a_number_of_threads_that_is_left_open_is_the_machines(monkeypatch):
+    lstm = fastlstm.LSTM(2, 3, num_threads=3)
+    monkeypatch.setenv("FASTLSTM_NUM_THREADS", "2")
+    assert copy.deepcopy(lstm).num_threads == 3
+    lstm.num_threads = None
+    assert lstm.num_threads == 2
+    monkeypatch.setenv("FASTLSTM_NUM_THREADS", "5")
+    assert (lstm.num_threads, copy.deepcopy(lstm).num_threads) == (2, 5)
+
+
 def test_a_list_of_names_is_cut():
     assert quoted(["a", "b"]) == "'a', 'b'"
     assert quoted(map(str, range(25)), '"', 2) == '"0", "1" and 23 more'

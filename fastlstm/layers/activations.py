@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..arrays import as_any_float, as_gradient, quiet
@@ -119,7 +121,12 @@ class Softmax(_Activation):
 
     def __init__(self, dim=-1):
         super().__init__()
-        self.dim = check_size("dim", dim, least=None)
+        self.dim = dim
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "dim":
+            return check_size("dim", value, least=None)
+        return super()._checked(name, value)
 
     @quiet
     def __call__(self, input):

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from ..engines import choose
+from typing import Any
+
+from ..engines import choose, threads
 from .layer import Layer
 
 
 class Computed(Layer):
-    """A layer that an engine computes: chosen when it is built, and anew for a copy elsewhere."""
+    """A layer that an engine computes: chosen when it is built, and anew for a copy elsewhere.
+
+    A copy elsewhere also counts its own processors, where `num_threads` is left to the machine.
+    """
+
+    _fixed = Layer._fixed | {"engine"}
 
     def __init__(self, shapes, dtype, engine):
         super().__init__(shapes, dtype)
         self._asked_engine = engine
         self.engine, self._engine = choose(engine)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "num_threads":
+            self.__dict__["_asked_threads"] = value
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "num_threads":
+            return threads(value, self.engine)
+        return super()._checked(name, value)
 
     def __getstate__(self):
         return {**super().__getstate__(), "_engine": None}
@@ -20,3 +37,4 @@ class Computed(Layer):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.__dict__["engine"], self._engine = choose(self._asked_engine)
+        self.num_threads = self._asked_threads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..arrays import as_any_float, as_gradient, quiet
@@ -16,6 +18,8 @@ class Dropout(Layer):
     ----------
     p : float in [0, 1]
     seed : int or numpy.random.Generator, optional
+        An int gives other random numbers than those that a layer draws its parameters from when it
+        has the same seed.
 
     Examples
     --------
@@ -25,8 +29,11 @@ class Dropout(Layer):
 
     def __init__(self, p=0.5, *, seed=None):
         super().__init__({})
-        self.p = check_probability(p)
-        self._rng = np.random.default_rng(seed)
+        self.p = p
+        self._rng = masks_of(seed)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        return check_probability(value) if name == "p" else super()._checked(name, value)
 
     @quiet
     def __call__(self, input):
@@ -71,6 +78,17 @@ class Dropout(Layer):
 
     def _arguments(self):
         return f"p={self.p}"
+
+
+def masks_of(seed: Any) -> np.random.Generator:
+    """Return the generator of dropout's masks for a layer's seed.
+
+    An int is split, so that masks and initial parameters are independent. A generator is taken as
+    it is: the parameters have been drawn from it by then.
+    """
+    if seed is None or isinstance(seed, (int, np.integer)):
+        seed = np.random.SeedSequence(seed).spawn(1)[0]
+    return np.random.default_rng(seed)
 
 
 def dropout_mask(values, p, rng):

@@ -34,6 +34,7 @@ class Embedding(Layer):
             [0., 0.]]], dtype=float32)
     """
 
+    _fixed = Layer._fixed | {"num_embeddings", "embedding_dim", "padding_idx"}
     _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
 
     def __init__(

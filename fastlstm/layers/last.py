@@ -7,7 +7,7 @@ import copy
 import numpy as np
 
 from ..arrays import as_any_float, as_gradient
-from ..checks import check_batch_first, check_bool
+from ..checks import check_bool
 from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
 from .chain import who
@@ -45,7 +45,7 @@ class Last(Layer):
     def __init__(self, batch_first=None, bidirectional=None):
         super().__init__({})
         self._lstm = None  # the one before it in a Sequential
-        self._batch_first = check_batch_first(batch_first)
+        self.batch_first = batch_first
         self._bidirectional = (
             None if bidirectional is None else check_bool("bidirectional", bidirectional)
         )
@@ -58,7 +58,7 @@ class Last(Layer):
         return self._lstm.batch_first
 
     @batch_first.setter
-    def batch_first(self, value):
+    def batch_first(self, value: bool | None) -> None:
         self._batch_first = value
 
     @property

@@ -12,7 +12,7 @@ import fnmatch
 import math
 import re
 from collections.abc import MutableMapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,6 @@ from ..arrays import as_array
 from ..checks import check_batch_first, check_bool, check_dtype, quoted, short
 from ..terminal import printable
 
-# attributes that the parameters' shapes, or what is packed from them, were made by
-_STRUCTURE = frozenset(
-    "input_size hidden_size num_layers bias bidirectional proj_size engine dtype children "
-    "in_features out_features num_embeddings embedding_dim padding_idx".split()
-)
 _LIKE_A_PARAMETER = re.compile(r"(.*\.)?(weight|bias)", re.DOTALL)
 
 
@@ -60,6 +55,9 @@ class Layer:
     True
     """
 
+    # Attributes that the shapes of parameters, or what is packed from them, depend on: they keep
+    # the values that the constructor gives them.
+    _fixed = frozenset({"dtype", "children"})
     _kept = False  # whether there is somebody already who would put the gradients back
     _shown = False  # whether somebody has views of the gradients, and may write into them
     _blank = False  # whether nothing was added to the gradients since they were set to zero
@@ -95,17 +93,22 @@ class Layer:
                 f"{type(self).__name__} has no parameter {short(name)} to assign to; it has "
                 f"{quoted(self._parameter_names()) or 'none'}"
             )
-        elif name in _STRUCTURE and name in self.__dict__:
+        elif name in self._fixed and name in self.__dict__:
             raise AttributeError(
                 f"{name} of {type(self).__name__} cannot be changed: build another layer"
             )
-        elif name == "batch_first":
-            object.__setattr__(self, name, check_batch_first(value))
         else:
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, self._checked(name, value))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Return what is stored when `value` is assigned to an attribute; raise to refuse it.
+
+        Constructors assign too, so an option has the same check at any time.
+        """
+        return check_batch_first(value) if name == "batch_first" else value
 
     def __delattr__(self, name):
-        if name in self._views or name in _STRUCTURE or name in self.children:
+        if name in self._views or name in self._fixed or name in self.children:
             raise AttributeError(
                 f"{name} of {type(self).__name__} cannot be deleted: build another layer"
             )

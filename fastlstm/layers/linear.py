@@ -8,7 +8,6 @@ import numpy as np
 
 from ..arrays import as_float, as_gradient, as_rows, quiet
 from ..checks import check_bool, check_size
-from ..engines import threads
 from ..initialisers import uniform
 from .chain import who
 from .computed import Computed
@@ -44,6 +43,8 @@ class Linear(Computed):
     array([[53.]], dtype=float32)
     """
 
+    _fixed = Computed._fixed | {"in_features", "out_features", "bias"}
+
     def __init__(
         self,
         in_features,
@@ -63,8 +64,7 @@ class Linear(Computed):
         else:
             self.bias = None
         super().__init__(shapes, dtype, engine)
-        self._asked_threads = num_threads  # a copy elsewhere counts its own processors
-        self.num_threads = threads(num_threads, self.engine)
+        self.num_threads = num_threads
         self._most_rows = max(1, _PIECE // (self.in_features * self.out_features))
         self._packed = self._copied = None, None  # version of the parameters; packed, its weight
         self.reset_parameters(seed)
@@ -72,10 +72,6 @@ class Linear(Computed):
     def __getstate__(self):
         nothing = None, None
         return {**super().__getstate__(), "_packed": nothing, "_copied": nothing}
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self.num_threads = threads(self._asked_threads, self.engine)
 
     def _release(self):
         self._copied = None, None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import as_float, quiet
-from ..checks import check_batch_first, check_bool, check_probability, check_size
-from ..engines import threads
+from ..checks import check_bool, check_probability, check_size
 from ..sequences.batch import Packed, arrange
 from ..sequences.packing import check_packed
 from .chain import Given, who
-from .dropout import dropout_mask
+from .dropout import dropout_mask, masks_of
 from .layouts import as_torch
 from .recurrent import Recurrent, describe
 from .stream import Stream
@@ -53,7 +52,9 @@ class LSTM(Recurrent):
         process may keep busy (with engine numpy 1: its BLAS has threads of its own). Small work
         takes one in any case. The values do not depend on it.
     seed : int or numpy.random.Generator, optional
-        For the initial parameters, torch's U(-1/sqrt(H), 1/sqrt(H)), and for dropout.
+        For the initial parameters, torch's U(-1/sqrt(H), 1/sqrt(H)), and for dropout. An int gives
+        each of the two random numbers of its own (`numpy.random.SeedSequence.spawn`). A Generator
+        draws the parameters first, and the masks of dropout from then on.
 
     Attributes
     ----------
@@ -84,6 +85,8 @@ class LSTM(Recurrent):
     ((5, 2, 4), (2, 2, 4), (2, 2, 4))
     """
 
+    _fixed = Recurrent._fixed | {"num_layers", "bidirectional", "proj_size"}
+
     def __init__(
         self,
         input_size,
@@ -104,8 +107,8 @@ class LSTM(Recurrent):
         hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
         bias = check_bool("bias", bias)
-        self.batch_first = check_batch_first(batch_first)
-        self.dropout = check_probability(dropout)
+        self.batch_first = batch_first
+        self.dropout = dropout
         self.bidirectional = check_bool("bidirectional", bidirectional)
         if self.dropout and self.num_layers == 1:
             warnings.warn(
@@ -133,10 +136,12 @@ class LSTM(Recurrent):
             for layer in range(self.num_layers)
             for suffix in ("", "_reverse")[: self._directions]
         ]
-        self._dropout_rng = np.random.default_rng(seed)
+        self._dropout_rng = masks_of(seed)
         super().__init__(cells, hidden_size, self._output_size, bias, dtype, engine, seed)
-        self._asked_threads = num_threads  # a copy elsewhere counts its own processors
-        self.num_threads = threads(num_threads, self.engine)
+        self.num_threads = num_threads
+
+    def _checked(self, name: str, value: Any) -> Any:
+        return check_probability(value) if name == "dropout" else super()._checked(name, value)
 
     @classmethod
     def from_arrays(
@@ -217,10 +222,6 @@ class LSTM(Recurrent):
         )
         lstm.load_state_dict(state)
         return lstm.eval()
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self.num_threads = threads(self._asked_threads, self.engine)
 
     def __call__(self, input, hx=None, *, lengths=None):
         """Run the stack over whole sequences.

@@ -45,8 +45,9 @@ class LSTMCell(Recurrent):
         self.input_size = check_size("input_size", input_size)
         hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
-        self._directions, self.num_threads, cells = 1, 1, [("", self.input_size)]
+        self._directions, cells = 1, [("", self.input_size)]
         super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
+        self.num_threads = 1
 
     def __call__(self, input, hx=None):
         """Run one step.

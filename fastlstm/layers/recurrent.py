@@ -17,6 +17,8 @@ class Recurrent(Computed):
     direction; `output_size` is what a cell passes on, H or proj_size.
     """
 
+    _fixed = Computed._fixed | {"input_size", "hidden_size", "bias"}
+
     def __init__(self, cells, hidden_size, output_size, bias, dtype, engine, seed):
         self.hidden_size, self.bias = hidden_size, bias
         self._suffixes = [suffix for suffix, _ in cells]
