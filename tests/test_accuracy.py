@@ -77,9 +77,13 @@ ACTIVATIONS = {  # which z of i, f, g, o it is, those of the others in FAR, c_0,
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(engine, dtype, name, way):
-    """Each of a cell's five, over all numbers: sigmoid(-80) and tanh(1e-30) as well as at 1."""
+    """Each of a cell's five, over all numbers: sigmoid(-80) and tanh(1e-30) as well as at 1.
+
+    The ways differ in what they do with an activation, not in how they compute it, so one of them
+    sees every number and the other two every eighth.
+    """
     function, z, c, seen = ACTIVATIONS[name]
-    x = numbers(dtype)
+    x = numbers(dtype)[:: 1 if way == "call" else 8]
     z = [x if side is None else np.full_like(x, side * FAR[dtype]) for side in z]
     c = x if c is None else np.full_like(x, c)
     got = dict(zip("hc", one_step(engine, np.stack(z, axis=1), c, way), strict=True))[seen]

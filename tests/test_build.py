@@ -124,8 +124,10 @@ def test_required_without_a_compiler(sdist, tmp_path):
     assert not [*tmp_path.glob("*.whl")]
 
 
-@pytest.mark.parametrize("name", ["CFLAGS", "LDFLAGS"])
-@pytest.mark.parametrize("flags", ["-g0 -ffast-math", "-Ofast", "-ffp-contract=fast"])
+@pytest.mark.parametrize(
+    "name, flags",
+    [("CFLAGS", "-g0 -ffast-math"), ("LDFLAGS", "-Ofast"), ("CFLAGS", "-ffp-contract=fast")],
+)
 def test_inexact_mathematics_is_refused(sdist, tmp_path, name, flags):
     """No engine whose bits differ, and no package without it in silence either."""
     built = build_wheel(sdist, tmp_path, **{name: flags})

@@ -551,11 +551,11 @@ def test_without_jit_there_is_no_numba_engine():
 
 
 def _patterns(dtype):
-    """Every 4001st bit pattern of float32; of float64 as many, spread over all; and the corners."""
+    """Every 9001st bit pattern of float32; of float64 as many, spread over all; and the corners."""
     if dtype == "float32":
-        values = np.arange(0, 2**32, 4001, dtype=np.uint32).view(np.float32)
+        values = np.arange(0, 2**32, 9001, dtype=np.uint32).view(np.float32)
     else:
-        values = np.arange(0, 2**64 - 2**44, 2**44, dtype=np.uint64).view(np.float64)
+        values = np.arange(0, 2**64 - 2**45, 2**45, dtype=np.uint64).view(np.float64)
         values = np.concatenate([values, np.linspace(-50, 50, 200_001)])
     tiny = np.finfo(dtype).smallest_subnormal
     corners = np.array([0.0, -0.0, tiny, -tiny, 1.0, -1.0, np.inf, -np.inf, np.nan], dtype)
@@ -603,7 +603,7 @@ def test_activations_are_within_their_bound(engine, dtype, gate):
     error = np.abs(got - exact).astype(np.float64)
     worst = error.argmax()
     assert error[worst] <= ACTIVATION[engine] * np.finfo(dtype).eps / 2, (x[worst], got[worst])
-    assert len(x) > 1_000_000
+    assert len(x) > 470_000
 
 
 def test_h_is_within_the_bound_of_an_activation(exact):

@@ -23,7 +23,7 @@ digits = load_example("digits")
 basicmotions = load_example("basicmotions")
 multi = load_example("multi")
 
-SEEDS = range(3)
+SEEDS = [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
 
 
 def needs(package):

@@ -165,6 +165,7 @@ def test_unknown_instruction_sets_are_refused():
     check_refused(HERE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="emulates with qemu")
 @pytest.mark.skipif("avx2" not in HERE, reason="compares with AVX2 here")
 @pytest.mark.parametrize("cpu, has", [("Nehalem", ["baseline"]), ("max", ["avx2", "baseline"])])
