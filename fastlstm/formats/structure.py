@@ -1,11 +1,21 @@
-"""A model's structure as plain data: described from a model, built into one.
+"""The structure of a model as plain data: how a model is described, and built from a description.
 
-A description is a dict: ``{"layer": "Linear", "in_features": 4, ...}``, every argument of the
-layer given; of a Sequential ``{"layer": "Sequential", "children": {"lstm": {...}, ...}}``. Files
-hold it as JSON together with the version of this scheme.
+The description of a layer is a dict that names its class and gives every argument of the
+constructor: ``{"layer": "Linear", "in_features": 4, ...}``. A layer of layers gives its children
+instead: ``{"layer": "Sequential", "children": {"lstm": {...}, ...}}``. Files hold a description as
+JSON, together with the version of this scheme.
+
+A description may come from a file of unknown origin. So it is checked whole before anything is
+built, and it can name none but the layers in the two tables below.
 """
 
+from __future__ import annotations
+
+import functools
+import inspect
 import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..checks import quoted
 from ..layers import (
@@ -13,6 +23,7 @@ from ..layers import (
     Dropout,
     Embedding,
     Last,
+    Layer,
     Linear,
     LSTMCell,
     ReLU,
@@ -22,42 +33,61 @@ from ..layers import (
     Tanh,
 )
 
-_VERSION = 1
-_MOST_NESTED = 16  # Sequentials in Sequentials
-_MOST_LAYERS = 1000
-_MOST_MISSING = 100  # arrays; so many `load_state_dict` may name
-_MOST_SHOWN = 10**100  # for a count may have more digits than Python writes
+if TYPE_CHECKING:
+    from ..arrays import Array
 
-_ARGUMENTS = {  # the layers that can be described, and their arguments
-    LSTM: "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size "
-    "dtype",
-    LSTMCell: "input_size hidden_size bias dtype",
-    Linear: "in_features out_features bias dtype",
-    Embedding: "num_embeddings embedding_dim padding_idx dtype",
-    Dropout: "p",
-    ReLU: "",
-    Tanh: "",
-    Sigmoid: "",
-    Softmax: "dim",
-    Last: "batch_first bidirectional",
+Description: TypeAlias = dict[str, Any]
+
+_VERSION = 1
+_MOST_NESTED = 16  # layers of layers inside each other
+_MOST_LAYERS = 1000
+_MOST_MISSING = 100  # so many missing arrays may `load_state_dict` have to name
+_MOST_SHOWN = 10**100  # a count may have more digits than Python is willing to write
+
+# Layers that can be described by the arguments of their constructors, and layers of layers, which
+# are described by their children alone and are built from a dict of these.
+_LAYERS = {
+    layer.__name__: layer
+    for layer in (
+        LSTM,
+        LSTMCell,
+        Linear,
+        Embedding,
+        Dropout,
+        ReLU,
+        Tanh,
+        Sigmoid,
+        Softmax,
+        Last,
+    )
 }
-_TYPES = dict.fromkeys(("bias", "bidirectional"), (bool,))  # what is no int
-_TYPES |= {
-    "batch_first": (bool, type(None)),
-    "dropout": (float,),
-    "p": (float,),
-    "dtype": (str,),
-    "padding_idx": (int, type(None)),
-    "Last bidirectional": (bool, type(None)),
-}
-_LAYERS = {layer.__name__: layer for layer in _ARGUMENTS}
+_CONTAINERS: dict[str, Callable[[dict[str, Layer]], Layer]] = {"Sequential": Sequential}
+# Arguments that say how a layer runs or begins, and not what it is.
+_NOT_DESCRIBED = {"engine", "num_threads", "seed"}
+_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
+
+
+@functools.cache
+def _arguments(kind: str) -> dict[str, tuple[type, ...]]:
+    """Return the arguments that describe a layer of this kind, and the types of their values.
+
+    Both are read from the constructor of its class, whose annotations name the types. A dtype is
+    described by its name.
+    """
+    return {
+        name: (str,)
+        if name == "dtype"
+        else tuple(_TYPES[part] for part in parameter.annotation.split(" | "))
+        for name, parameter in inspect.signature(_LAYERS[kind]).parameters.items()
+        if name not in _NOT_DESCRIBED
+    }
 
 
 # Models and descriptions
 
 
-def describe(model):
-    """Return a model's structure as plain data.
+def describe(model: Layer) -> Description:
+    """Return the structure of a model as plain data.
 
     Parameters
     ----------
@@ -70,39 +100,37 @@ def describe(model):
     Raises
     ------
     TypeError
-        If it is, or holds, a layer of a kind that this module does not know.
+        If the model is, or contains, a layer that is not one of fastlstm's own.
 
     Examples
     --------
     >>> describe(fastlstm.Softmax())
     {'layer': 'Softmax', 'dim': -1}
     """
-    if type(model) is Sequential:
+    kind = type(model).__name__
+    if type(model) is _CONTAINERS.get(kind):
         children = {name: describe(child) for name, child in model.children.items()}
-        return {"layer": "Sequential", "children": children}
-    if type(model) not in _ARGUMENTS:
+        return {"layer": kind, "children": children}
+    if type(model) is not _LAYERS.get(kind):
         raise TypeError(
-            f"the structure of {type(model).__name__} cannot be stored; known are "
-            f"{', '.join([*_LAYERS, 'Sequential'])}. A .pt file holds the parameters alone"
+            f"the structure of {kind} cannot be stored; known are {_known()}. "
+            "A .pt file holds the parameters alone"
         )
-    return {"layer": type(model).__name__} | {
-        name: _argument(model, name) for name in _ARGUMENTS[type(model)].split()
-    }
+    return {"layer": kind} | {name: _argument(model, name) for name in _arguments(kind)}
 
 
-def build(description, engine="auto", *, dtype=None, state=None):
+def build(description: Any, *, state: Mapping[str, Array] | None = None, **options: Any) -> Layer:
     """Return the model that a description of unknown origin describes.
 
     Parameters
     ----------
     description : dict
-    engine : str
-        For its LSTMs.
-    dtype : {"float32", "float64"}, optional
-        Of its layers, in place of their own.
     state : dict of str -> ndarray, optional
-        What there is to fill it: a model that needs more arrays or numbers is refused before
-        memory is taken.
+        The arrays that there are to fill the model. A model that needs more arrays or numbers is
+        refused before memory is taken.
+    **options
+        Arguments, as ``engine`` and ``dtype``, for every layer whose constructor has them. They
+        take the place of the description's.
 
     Returns
     -------
@@ -111,7 +139,8 @@ def build(description, engine="auto", *, dtype=None, state=None):
     Raises
     ------
     ValueError
-        If anything but known layers with exactly their arguments, of the right types, stands in it.
+        If it describes anything but known layers, or gives one other arguments than its
+        constructor has, or values of other types.
 
     Examples
     --------
@@ -128,19 +157,22 @@ def build(description, engine="auto", *, dtype=None, state=None):
             shown = min(arrays, _MOST_SHOWN)
             raise ValueError(f"its structure needs {shown} arrays, the file holds {len(state)}")
     try:
-        return _construct(description, engine, {} if dtype is None else {"dtype": dtype})
-    except TypeError as fault:  # layers that are known, but do not go together
+        return _construct(description, options)
+    except TypeError as fault:  # these layers are known, but do not go together
         raise ValueError(f"its structure cannot be built: {fault}") from fault
 
 
-def dumps(model):
-    """Return the JSON text of a model's structure; ValueError if `loads` would not take it back."""
+def dumps(model: Layer) -> str:
+    """Return the structure of a model as JSON text.
+
+    Raise ValueError if it has more layers, or nests them deeper, than `build` accepts.
+    """
     _check(describe(model))
     return json.dumps({"version": _VERSION, "structure": describe(model)})
 
 
-def loads(text):
-    """Return the description in a JSON text; `build` checks it."""
+def loads(text: str | bytes) -> Any:
+    """Return the description in a JSON text. It is not checked here, but by `build`."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as fault:
@@ -154,11 +186,11 @@ def loads(text):
     return entry["structure"]
 
 
-def layouts(description):
+def layouts(description: Any) -> dict[str, bool | None]:
     """Return the batch_first of each LSTM in a description, by the prefix of its parameters."""
     _check(description)
 
-    def walk(description, prefix):
+    def walk(description: Description, prefix: str) -> Iterator[tuple[str, bool | None]]:
         for name, child in description.get("children", {}).items():
             yield from walk(child, f"{prefix}{name}.")
         if description["layer"] == "LSTM":
@@ -167,26 +199,34 @@ def layouts(description):
     return dict(walk(description, ""))
 
 
-def _argument(model, name):
+def _known() -> str:
+    return ", ".join([*_LAYERS, *_CONTAINERS])
+
+
+def _argument(model: Layer, name: str) -> Any:
+    """Return the value of a constructor's argument, which is the attribute of the same name."""
     value = getattr(model, name)
     if name == "dtype":
         return str(value)
-    if name == "bias":  # a Linear has the array itself there, or None
+    if name == "bias":  # that of a Linear is the array itself, or None
         return value if isinstance(value, bool) else value is not None
     return value
 
 
-def _check(description, depth=0):
-    """Refuse what `describe` would not return; count layers, arrays and, at least, numbers."""
+def _check(description: Any, depth: int = 0) -> tuple[int, int, int]:
+    """Refuse a description that `describe` would not return.
+
+    Return how many layers and arrays the model has, and how many numbers it has at least.
+    """
     if not isinstance(description, dict) or not isinstance(description.get("layer"), str):
         raise ValueError('its structure is damaged: a layer must be an object with a "layer"')
     kind = description["layer"]
     given = {name: value for name, value in description.items() if name != "layer"}
-    if kind == "Sequential":
+    if kind in _CONTAINERS:
         if given.keys() != {"children"} or not isinstance(given["children"], dict):
-            raise ValueError("its structure is damaged: a Sequential must have children alone")
+            raise ValueError(f"its structure is damaged: a {kind} must have children alone")
         if depth == _MOST_NESTED:
-            raise ValueError(f"its structure nests more than {_MOST_NESTED} Sequentials")
+            raise ValueError(f"its structure nests more than {_MOST_NESTED} {kind}s")
         layers, arrays, numbers = 1, 0, 0
         for child in given["children"].values():
             more = _check(child, depth + 1)
@@ -195,18 +235,14 @@ def _check(description, depth=0):
                 raise ValueError(f"its structure has more than {_MOST_LAYERS} layers")
         return layers, arrays, numbers
     if kind not in _LAYERS:
-        raise ValueError(
-            f"its structure has an unknown layer {kind[:50]!r}; known are "
-            f"{', '.join([*_LAYERS, 'Sequential'])}"
-        )
-    expected = _ARGUMENTS[_LAYERS[kind]].split()
-    if given.keys() != set(expected):
+        raise ValueError(f"its structure has an unknown layer {kind[:50]!r}; known are {_known()}")
+    expected = _arguments(kind)
+    if given.keys() != expected.keys():
         raise ValueError(
             f"its structure gives {kind} the arguments {quoted(sorted(given)) or 'none'}, expected "
             + quoted(sorted(expected))
         )
-    for name in expected:
-        types = _TYPES.get(f"{kind} {name}", _TYPES.get(name, (int,)))
+    for name, types in expected.items():
         if type(given[name]) not in types:
             raise ValueError(
                 f"its structure gives {kind} {name} of type {type(given[name]).__name__}, "
@@ -216,8 +252,8 @@ def _check(description, depth=0):
     return 1, max(0, arrays), max(0, numbers)
 
 
-def _needs(kind, given):
-    """How many arrays a layer has, and the sizes of its matrices, all added up."""
+def _needs(kind: str, given: Description) -> tuple[int, int]:
+    """Return how many arrays a layer has, and how many numbers its matrices have together."""
     if kind == "LSTM":
         hidden, directions = given["hidden_size"], 1 + given["bidirectional"]
         out, layers = given["proj_size"] or hidden, given["num_layers"]
@@ -234,14 +270,13 @@ def _needs(kind, given):
     return 0, 0
 
 
-def _construct(description, engine, dtype):
+def _construct(description: Description, options: dict[str, Any]) -> Layer:
+    """Build a description that has been checked."""
     kind = description["layer"]
-    if kind == "Sequential":
+    if kind in _CONTAINERS:
         children = description["children"].items()
-        return Sequential({name: _construct(child, engine, dtype) for name, child in children})
+        return _CONTAINERS[kind]({name: _construct(child, options) for name, child in children})
+    layer = _LAYERS[kind]
+    taken = inspect.signature(layer).parameters.keys() & options.keys()
     arguments = {name: value for name, value in description.items() if name != "layer"}
-    if "dtype" in arguments:
-        arguments |= dtype
-    if kind in ("LSTM", "LSTMCell", "Linear"):
-        arguments["engine"] = engine
-    return _LAYERS[kind](**arguments)
+    return layer(**arguments | {name: options[name] for name in taken})

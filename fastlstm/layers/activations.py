@@ -18,7 +18,7 @@ class _Activation(Layer):
     values that lie backwards, so all work side by side.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__({})
 
     def vjp(self, input):
@@ -119,7 +119,7 @@ class Softmax(_Activation):
     array([[0.25, 0.25, 0.25, 0.25]])
     """
 
-    def __init__(self, dim=-1):
+    def __init__(self, dim: int = -1) -> None:
         super().__init__()
         self.dim = dim
 

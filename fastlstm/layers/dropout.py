@@ -27,7 +27,7 @@ class Dropout(Layer):
     array([1., 1., 1.])
     """
 
-    def __init__(self, p=0.5, *, seed=None):
+    def __init__(self, p: float = 0.5, *, seed: int | np.random.Generator | None = None) -> None:
         super().__init__({})
         self.p = p
         self._rng = masks_of(seed)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..arrays import as_gradient, as_integers, as_rows, quiet
 from ..checks import check_size
 from .chain import Given, who
 from .layer import Layer
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class Embedding(Layer):
@@ -38,8 +43,14 @@ class Embedding(Layer):
     _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
 
     def __init__(
-        self, num_embeddings, embedding_dim, padding_idx=None, *, dtype="float32", seed=None
-    ):
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)
         if padding_idx is not None:

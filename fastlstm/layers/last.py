@@ -42,7 +42,7 @@ class Last(Layer):
     Last(batch_first=True, bidirectional=False)
     """
 
-    def __init__(self, batch_first=None, bidirectional=None):
+    def __init__(self, batch_first: bool | None = None, bidirectional: bool | None = None) -> None:
         super().__init__({})
         self._lstm = None  # the one before it in a Sequential
         self.batch_first = batch_first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from ..checks import check_bool, check_size
 from ..initialisers import uniform
 from .chain import who
 from .computed import Computed
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -47,15 +51,15 @@ class Linear(Computed):
 
     def __init__(
         self,
-        in_features,
-        out_features,
-        bias=True,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
         *,
-        dtype="float32",
-        engine="auto",
-        num_threads=None,
-        seed=None,
-    ):
+        dtype: DTypeLike = "float32",
+        engine: str = "auto",
+        num_threads: int | None = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
         self.in_features = check_size("in_features", in_features)
         self.out_features = check_size("out_features", out_features)
         shapes = {"weight": (out_features, in_features)}

@@ -18,7 +18,7 @@ from .recurrent import Recurrent, describe
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, DTypeLike
 
 
 class LSTM(Recurrent):
@@ -89,20 +89,20 @@ class LSTM(Recurrent):
 
     def __init__(
         self,
-        input_size,
-        hidden_size,
-        num_layers=1,
-        bias=True,
-        batch_first=False,
-        dropout=0.0,
-        bidirectional=False,
-        proj_size=0,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool | None = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         *,
-        dtype="float32",
-        engine="auto",
-        num_threads=None,
-        seed=None,
-    ):
+        dtype: DTypeLike = "float32",
+        engine: str = "auto",
+        num_threads: int | None = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
         self.input_size = check_size("input_size", input_size)
         hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..arrays import as_float, as_rows, quiet
@@ -9,6 +11,9 @@ from ..checks import check_bool, check_size
 from ..sequences.packing import uniform_sizes
 from .chain import Given, who
 from .recurrent import Recurrent, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class LSTMCell(Recurrent):
@@ -40,8 +45,15 @@ class LSTMCell(Recurrent):
     """
 
     def __init__(
-        self, input_size, hidden_size, bias=True, *, dtype="float32", engine="auto", seed=None
-    ):
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        engine: str = "auto",
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
         self.input_size = check_size("input_size", input_size)
         hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
