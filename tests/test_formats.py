@@ -1,6 +1,7 @@
 """Model files: exact numbers from files that torch wrote, round trips, inference, hostile files."""
 
 import importlib.util
+import inspect
 import io
 import itertools
 import json
@@ -21,7 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastlstm
+from fastlstm import formats
 from fastlstm.formats import load, load_lstm, load_state, save, structure
+from fastlstm.formats.format import ANY, Content
+from fastlstm.formats.source import State
 
 DATA = Path(__file__).parent / "data"
 HAS_SAFETENSORS = importlib.util.find_spec("safetensors") is not None
@@ -260,7 +264,7 @@ def test_round_trip_with_structure(tmp_path, suffix, dtype):
     assert not any(layer.training for _, layer in again.named_layers())
     assert again["encoder"][0].engine == "numpy"
     indices = np.array([[0, 2, 10, 4], [1, 1, 9, 3]])
-    here = structure.build(structure.describe(model), "numpy").eval()
+    here = structure.build(structure.describe(model), engine="numpy").eval()
     here.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(again(indices, lengths=[4, 2]), here(indices, lengths=[4, 2]))
 
@@ -511,6 +515,51 @@ def test_legacy_files_of_python_2(tmp_path):
     data = b"".join(pickles) + struct.pack("<q", 4) + numbers.tobytes()
     (tmp_path / "x.pt").write_bytes(data)
     assert_same(load_state(tmp_path / "x.pt"), {"w": numbers})
+
+
+# Formats are equal modules
+
+
+def test_formats_are_equal_modules():
+    for name in ("recognises", "read"):
+        signatures = {str(inspect.signature(getattr(form, name))) for form in formats._READ}
+        assert len(signatures) == 1
+    for form in formats._WRITTEN:
+        parameters = inspect.signature(form.write).parameters.values()
+        assert [p.name for p in parameters if p.default is p.empty] == ["file", "model"]
+
+
+def test_a_format_is_one_module_and_one_line_in_a_table(tmp_path, monkeypatch):
+    """A made-up format of text: the structure in the first line, then the numbers."""
+
+    class text:
+        NAME, ORDERED = "text", False
+
+        def recognises(source):
+            return source.head.startswith(b"numbers of ")
+
+        def read(source, choice=ANY):
+            choice.refuse_key()
+            first, *lines = source.read(0, source.size).decode().split("\n")
+            state = State()
+            state["weight"] = np.array([[float(line) for line in lines]])
+            return Content(state, json.loads(first.removeprefix("numbers of ")), "it is mine")
+
+    monkeypatch.setattr(formats, "_READ", (*formats._READ, text))
+    path = tmp_path / "model.txt"
+    description = LINEAR | {"bias": False, "dtype": "float64"}
+    path.write_text(f"numbers of {json.dumps(description)}\n3\n4")
+    model = load(path)
+    assert repr(model) == "Linear(in_features=2, out_features=1, bias=False)"
+    np.testing.assert_array_equal(model([[1.0, 2.0]]), [[11.0]])
+    path.write_text(f"numbers of {json.dumps(description)}\n3")
+    with pytest.raises(ValueError, match="model.txt: it is mine: its structure needs 2 numbers"):
+        load(path)
+    with pytest.raises(ValueError, match="model.txt: key='a' is for torch checkpoints"):
+        load(path, key="a")
+    (tmp_path / "other.txt").write_text("words")
+    with pytest.raises(ValueError, match="known are safetensors, torch, npz, text"):
+        load(tmp_path / "other.txt")
 
 
 # Descriptions of unknown origin

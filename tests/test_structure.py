@@ -1428,7 +1428,7 @@ def test_any_state_dict_is_a_model_or_a_value_error(odd, whole, names):
     ):
         try:
             description, arrays = call(inference.find_parts(state))
-            model = structure.build(description, "numpy", dtype="float64", state=arrays)
+            model = structure.build(description, engine="numpy", dtype="float64", state=arrays)
             model.load_state_dict(arrays)
         except ValueError as error:
             assert len(str(error)) < 5000

@@ -1,26 +1,41 @@
 """fastlstm's own format: a NumPy .npz of the parameters by their names, and the structure as JSON.
 
-Beside them the file may hold notes, a JSON object of whoever wrote it, as what a model forecasts.
-``np.load(path, allow_pickle=False)`` opens it too. Here it is read by hand, because np.load
-believes an array's header and takes the memory that it asks for before it looks for the numbers.
+A file may also hold notes: a JSON object in which its writer keeps more about the model, such as
+what it forecasts. A checkpoint of a training is read too, for the parameters of its model.
+
+``np.load(path, allow_pickle=False)`` opens these files as well. Here they are read by hand, because
+np.load believes the header of an array, and takes the memory that the header asks for before it
+looks whether the file has so many numbers.
 """
+
+from __future__ import annotations
 
 import json
 import math
 import re
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checks import short
 from . import archive, structure
-from .source import State
+from .archive import Member
+from .format import ANY, Choice, Content
+from .source import Source, State
 
+if TYPE_CHECKING:
+    from ..arrays import Array
+    from ..layers import Layer
+
+NAME = "npz"
 SUFFIXES = (".npz",)
-ORDERED = True  # np.savez keeps the caller's order
+ORDERED = True  # np.savez keeps the order in which it is given the arrays
 
-_ENTRY = "__structure__"
+TRAINING = "__training__"  # the entry of a checkpoint that says what stands in the others
+_STRUCTURE = "__structure__"
 _NOTES = "__notes__"
-# What np.save writes before an array: numpy.lib.format 1.0's magic, size and a dict's repr.
+_OF_A_TRAINING = "it is a checkpoint of a training, of which the model's parameters are taken"
+# What np.save writes before the numbers: the magic of numpy.lib.format 1.0, a size, a dict's repr.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:f[248]|[iu][1248]|c8|c16|b1|S[1-9]\d{0,8}))', "
     rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\),? ?\} *\n",
@@ -33,32 +48,53 @@ _NOT_PLAIN = (
 )
 
 
-def recognises(source):
+def recognises(source: Source) -> bool:
     """Tell whether a file is a zip of .npy files."""
     return source.members is not None and any(n.endswith(".npy") for n in source.members)
 
 
-def read(source):
-    """Read a file, ours or one of arrays that np.savez or np.savez_compressed wrote.
+def read(source: Source, choice: Choice = ANY) -> Content:
+    """Read a model that fastlstm wrote, or arrays that np.savez or np.savez_compressed wrote.
 
     Returns
     -------
-    state : State
-        Arrays of the file's dtypes, float16 widened to float32 (exact). Refused is what is no plain
-        array of numbers.
-    description : dict or None
-        The model's structure, if fastlstm wrote the file.
+    Content
+        The structure is None if fastlstm did not write the file. For `state` see `read_arrays`.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or a key is given.
+    """
+    choice.refuse_key()
+    text = _text(source, _STRUCTURE)
+    state, note = read_arrays(source), ""
+    if TRAINING in state:
+        try:
+            state, note = _of_training(source, state), _OF_A_TRAINING
+        except ValueError as fault:
+            raise ValueError(f"{_OF_A_TRAINING}: {fault}") from fault
+    return Content(state, None if text is None else structure.loads(text), note)
+
+
+def read_arrays(source: Source) -> State:
+    """Read the arrays of a file, without the structure and the notes.
+
+    Returns
+    -------
+    State
+        The arrays have the file's dtypes, but float16 is widened to float32, which is exact. An
+        entry is refused unless it is a plain array of numbers.
 
     Raises
     ------
     ValueError
         If the file is damaged.
     """
-    members = dict(source.members)
-    members.pop(f"{_NOTES}.npy", None)
-    text = _text(source, members.pop(f"{_ENTRY}.npy", None))
     state = State()
-    for member in members.values():
+    for member in _members(source).values():
+        if member.name in (f"{_STRUCTURE}.npy", f"{_NOTES}.npy"):
+            continue
         name = member.name.removesuffix(".npy")
         if name in state or name in state.refused:
             raise ValueError(
@@ -69,18 +105,18 @@ def read(source):
             state[name] = _array(name, header, data)
         else:
             state.refused[name] = _NOT_PLAIN
-    return state, None if text is None else structure.loads(text)
+    return state
 
 
-def read_notes(source):
-    """Read the notes of a file: a dict, or None if there are none.
+def read_notes(source: Source) -> dict[str, Any] | None:
+    """Read the notes of a file; None if it has none.
 
     Raises
     ------
     ValueError
-        If the file is damaged, or its notes are no JSON object.
+        If the file is damaged, or its notes are not a JSON object.
     """
-    text = _text(source, source.members.get(f"{_NOTES}.npy"))
+    text = _text(source, _NOTES)
     try:
         notes = None if text is None else json.loads(text)
     except (ValueError, RecursionError) as fault:
@@ -90,30 +126,48 @@ def read_notes(source):
     return notes
 
 
-def write(file, model, notes=None):
-    """Write a model's parameters and structure, and the notes, a dict that JSON can hold."""
-    texts = {_ENTRY: structure.dumps(model)}
+def write(file: IO[bytes], model: Layer, notes: dict[str, Any] | None = None) -> None:
+    """Write the parameters and the structure of a model, and notes that JSON can hold."""
+    texts = {_STRUCTURE: structure.dumps(model)}
     if notes is not None:
         texts[_NOTES] = json.dumps(notes)
-    texts = {name: np.array(text.encode()) for name, text in texts.items()}
-    np.savez(file, **model.state_dict(), **texts)
+    entries: dict[str, Any] = {name: np.array(text.encode()) for name, text in texts.items()}
+    np.savez(file, **model.state_dict(), **entries)
 
 
-def _text(source, member):
-    """The one string in a member, or None if there is no such member."""
+def _of_training(source: Source, state: State) -> State:
+    """Return the parameters of the model in a checkpoint of a training."""
+    source.budget.check("bytes of a training's JSON", state[TRAINING].nbytes)
+    try:
+        model = json.loads(state[TRAINING].item())["kept"]["model"]
+        found = State()
+        found.update({name: state[str(place["__array__"])] for name, place in model.items()})
+        return found
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
+        raise ValueError(f"they are damaged: {type(fault).__name__}: {str(fault)[:200]}") from fault
+
+
+def _members(source: Source) -> dict[str, Member]:
+    return source.members or {}
+
+
+def _text(source: Source, name: str) -> bytes | None:
+    """Return the one string in the entry of this name; None if there is no such entry."""
+    member = _members(source).get(f"{name}.npy")
     if member is None:
         return None
     source.budget.check("bytes of JSON", member.size)
-    name, data = member.name.removesuffix(".npy"), archive.read(source, member)
+    data = archive.read(source, member)
     header = _HEADER.match(data)
-    text = _array(name, header, data) if header else np.zeros(0)
-    if text.dtype.kind != "S" or text.ndim:
-        raise ValueError(f"entry {name!r} must be one string, got {text.dtype} {text.shape}")
-    return text.item()
+    array = _array(name, header, data) if header else np.zeros(0)
+    if array.dtype.kind != "S" or array.ndim:
+        raise ValueError(f"entry {name!r} must be one string, got {array.dtype} {array.shape}")
+    text: bytes = array.item()
+    return text
 
 
-def _array(name, header, data):
-    """The array behind the header of a .npy file, in native byte order."""
+def _array(name: str, header: re.Match[bytes], data: bytearray) -> Array:
+    """Return the array behind the header of a .npy file, in native byte order."""
     dtype = np.dtype(header[1].decode())
     shape = tuple(int(n) for n in header[3].split(b",") if n.strip())
     expected, got = math.prod(shape) * dtype.itemsize, len(data) - header.end()
@@ -123,6 +177,6 @@ def _array(name, header, data):
             f"got {got}"
         )
     flat = np.frombuffer(data, dtype, offset=header.end()) if expected else np.zeros(0, dtype)
-    native = "f4" if dtype == np.float16 else dtype.newbyteorder("=")
-    order = "F" if header[2] == b"True" else "C"
-    return flat.astype(native, copy=False).reshape(shape, order=order)
+    native = np.dtype("f4") if dtype == np.float16 else dtype.newbyteorder("=")
+    numbers = flat.astype(native, copy=False)
+    return numbers.reshape(shape, order="F" if header[2] == b"True" else "C")

@@ -1,16 +1,24 @@
-"""Safetensors files, through the safetensors library; the structure stands in their metadata."""
+"""Safetensors files, read and written by the safetensors library; metadata hold the structure."""
+
+from __future__ import annotations
 
 import json
+from typing import IO, TYPE_CHECKING, Any
 
 from . import structure
 from .dtypes import numbers
-from .source import State
+from .format import ANY, Choice, Content
+from .source import Source, State
 
+if TYPE_CHECKING:
+    from ..layers import Layer
+
+NAME = "safetensors"
 SUFFIXES = (".safetensors",)
 ORDERED = False  # the library sorts tensors by type and name
 
-_ENTRY = "fastlstm"  # of the metadata
-_BEFORE_HEADER = 8  # bytes, which hold the header's size
+_ENTRY = "fastlstm"  # the name of the structure among the metadata
+_BEFORE_HEADER = 8  # bytes, which hold the size of the header
 _DTYPES = {"BF16": "bfloat16", "BOOL": "bool"}
 _DTYPES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
 _DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
@@ -20,30 +28,30 @@ _DTYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _DTYPES |= {"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"}
 
 
-def recognises(source):
-    """Tell whether a file begins as a safetensors file does: a size, a JSON object."""
+def recognises(source: Source) -> bool:
+    """Tell whether a file begins as a safetensors file does, with a size and a JSON object."""
     head = source.head[: _BEFORE_HEADER + 1]
-    return head.endswith(b"\0{") and len(head) > _BEFORE_HEADER  # text has no such byte
+    return head.endswith(b"\0{") and len(head) > _BEFORE_HEADER  # no text contains a zero byte
 
 
-def read(source):
+def read(source: Source, choice: Choice = ANY) -> Content:
     """Read a file.
 
     Returns
     -------
-    state : State
-        Arrays of the file's dtypes, floats of 8 and 16 bits widened to float32 (exact). Refused
-        are types that NumPy lacks.
-    description : dict or None
-        The model's structure, if fastlstm wrote the file.
+    Content
+        The arrays have the file's dtypes, but floats of 8 and 16 bits are widened to float32, which
+        is exact. Types that NumPy lacks are refused. The structure is None if fastlstm did not
+        write the file.
 
     Raises
     ------
     ValueError
-        If the file is damaged.
+        If the file is damaged, or a key is given.
     ImportError
         If the safetensors library is missing.
     """
+    choice.refuse_key()
     library = _library()
     size = int.from_bytes(source.head[:_BEFORE_HEADER], "little")
     if size < source.size:
@@ -61,20 +69,20 @@ def read(source):
         else:
             state.refused[name] = f"has numbers of type {tensor['dtype']}, which NumPy lacks"
     header, text = data[_BEFORE_HEADER : _BEFORE_HEADER + size], None
-    if f'"{_ENTRY}"'.encode() in header:  # most have other metadata, and many tensors
+    if f'"{_ENTRY}"'.encode() in header:  # otherwise a long header need not be parsed once more
         text = (json.loads(header).get("__metadata__") or {}).get(_ENTRY)
     if text is not None:
         source.budget.check("bytes of JSON", len(text))
-    return state, None if text is None else structure.loads(text)
+    return Content(state, None if text is None else structure.loads(text))
 
 
-def write(file, model):
-    """Write a model's parameters and structure."""
+def write(file: IO[bytes], model: Layer) -> None:
+    """Write the parameters and the structure of a model."""
     text = structure.dumps(model)
     file.write(_library().numpy.save(model.state_dict(), {_ENTRY: text}))
 
 
-def _library():
+def _library() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:

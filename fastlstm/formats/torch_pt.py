@@ -11,6 +11,8 @@ tensor should stand. Memory is taken only for the tensors that are asked for. A 
 found in its attributes, under the names that its state dict would have.
 """
 
+from __future__ import annotations
+
 import math
 import pickle
 import re
@@ -21,8 +23,9 @@ import numpy as np
 from ..checks import listed, quoted, short
 from . import archive
 from .dtypes import numbers
+from .format import ANY, Choice, Content
 from .pickles import Object, describe
-from .source import State
+from .source import Source, State
 from .torch_tensors import (
     PACKED,
     STORAGES,
@@ -35,9 +38,9 @@ from .torch_tensors import (
     unpickle,
 )
 
+NAME = "torch"
 SUFFIXES = (".pt", ".pth")
-ORDERED = True  # a state dict lists its layers as the model defined them
-PARAMETER = r"(^|\.)(weight|bias)($|_[ih][hr])"  # the names of what a layer learns
+ORDERED = True  # a state dict lists its layers in the order in which the model defined them
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -46,7 +49,7 @@ _MOST_DEPTH, _LONGEST_NAME = 8, 255  # how far nested state dicts are searched f
 _QUANTISED_MODULE = re.compile(r"torch\..*\.quantized\.")
 
 
-def recognises(source):
+def recognises(source: Source) -> bool:
     """Tell whether a file is one of torch's, or a pickle that might be."""
     if source.members is not None:
         return any(_is_pickle(name) for name in source.members)
@@ -54,42 +57,32 @@ def recognises(source):
     return source.head.startswith((b"\x80", f"L{_MAGIC}L".encode()))
 
 
-def read(source, key=None, likely=PARAMETER):
+def read(source: Source, choice: Choice = ANY) -> Content:
     """Read a state dict from a file.
-
-    Parameters
-    ----------
-    source : Source
-    key : str, optional
-        Which state dict of a checkpoint that nests several: the dotted path to it.
-    likely : str
-        Without a key, dicts with a name in which this pattern is found go before all others, as a
-        generator's state or a mean that stand beside the model.
 
     Returns
     -------
-    state : State
-        Arrays of the file's dtypes, small floats widened to float32 (exact). Tied weights share
-        memory. Refused are tensors of a kind or type that NumPy lacks, and objects under the name
-        of a weight or a bias. A NumPy array among tensors is such an object too, and is left out
-        under any other name.
-    structure : None
-        A state dict has none.
+    Content
+        The arrays have the file's dtypes, but floats of 8 and 16 bits are widened to float32, which
+        is exact. Weights that were stored once under two names share their memory. An entry is
+        refused if it is a tensor of a kind or type that NumPy lacks, or an object under the name of
+        a weight or a bias. A NumPy array among tensors counts as such an object, and is left out
+        under any other name. The structure is None, because these files have none.
 
     Raises
     ------
     ValueError
-        If the file is damaged, or holds no such state dict.
+        If the file is damaged, or holds no state dict that `choice` wants.
     """
     read_form = _read_stream if source.members is None else _read_zip
     found, fetch = read_form(source)
     state, arrays = State(), {}
-    tensors, state.batch_first = _state_dict(found, key, likely, source.budget)
+    tensors, state.batch_first = _state_dict(found, choice, source.budget)
     if any(isinstance(tensor, Tensor) for tensor in tensors.values()):
         tensors = {
             name: tensor
             for name, tensor in tensors.items()
-            if not isinstance(tensor, Array) or re.search(PARAMETER, name)
+            if not isinstance(tensor, Array) or re.search(ANY.likely, name)
         }
     _check_repeated([t for t in tensors.values() if isinstance(t, (Tensor, Array))])
     for name, tensor in tensors.items():
@@ -102,7 +95,7 @@ def read(source, key=None, likely=PARAMETER):
                 data = fetch(tensor.storage)
                 arrays[tensor.storage] = numbers(data, tensor.storage.type.dtype)
             state[name] = as_view(arrays[tensor.storage], tensor)
-    return state, None
+    return Content(state, None)
 
 
 def write(file, model):
@@ -264,7 +257,7 @@ def _check_repeated(tensors):
 # Which of the nested dicts is the state dict
 
 
-def _state_dict(found, key, likely, budget):
+def _state_dict(found, choice, budget):
     """Return the tensors of the one state dict that fits, and `batch_first` of its LSTMs."""
     asked = ""
     if found.asked:
@@ -277,6 +270,7 @@ def _state_dict(found, key, likely, budget):
             "it is a frozen TorchScript module, whose weights are constants without names; save it "
             "before torch.jit.freeze"
         )
+    key = choice.key
     if key is not None:
         reached = _candidates(found.value, budget, lists=True, key=key)
         if key in reached:
@@ -294,7 +288,7 @@ def _state_dict(found, key, likely, budget):
     likely_ones = {
         path: (tensors, batch_first)
         for path, (tensors, batch_first) in candidates.items()
-        if any(re.search(likely, name) for name in tensors)
+        if any(re.search(choice.likely, name) for name in tensors)
     }
     candidates = likely_ones or candidates
     if len(candidates) > 1:
@@ -365,7 +359,7 @@ def _tensors(entries, budget):
         if isinstance(value, (tuple, Object)):  # tensors are tuples too
             budget.spend("letters of names", len(name))  # which are searched here and once more
         tensor = as_tensor(value)
-        if tensor is None and isinstance(value, Object) and re.search(PARAMETER, name):
+        if tensor is None and isinstance(value, Object) and re.search(ANY.likely, name):
             reason = f"is {describe(value)}, which is not opened: only plain numbers are loaded"
             tensor = Refused(reason, is_tensor=False)
         if tensor is not None:

@@ -29,7 +29,7 @@ from ..layers import Layer
 from .datasets import Batch
 
 _VERSION = 2  # 1 did not say what the training was made of
-_ENTRY, _SEAL = "__training__", "__hash__"
+_SEAL = "__hash__"
 _ARRAY = "__array__"
 # what a training that goes on cannot do without: the file's states are theirs
 _SAME = frozenset("model frozen optimizer schedule callbacks monitor mode metrics".split())
@@ -104,7 +104,7 @@ class Checkpoint:
         tree = {"version": _VERSION, "made_for": state.made_of, "kept": _kept(state)}
         text = json.dumps(_taken_apart(tree, arrays))
         entries = {str(number): array for number, array in enumerate(arrays)}
-        entries[_ENTRY] = np.array(text.encode())
+        entries[npz.TRAINING] = np.array(text.encode())
         with written_aside(self.path) as file:
             np.savez(file, **entries, **{_SEAL: _seal(entries)})
 
@@ -413,11 +413,11 @@ def _read(file):
     source = Source(file)
     if not npz.recognises(source):
         raise ValueError("this is no checkpoint of a training")
-    arrays = npz.read(source)[0].require()
+    arrays = npz.read_arrays(source).require()
     seal, sealed = arrays.pop(_SEAL, None), _seal(arrays)
-    text = arrays.pop(_ENTRY, np.zeros(0))
+    text = arrays.pop(npz.TRAINING, np.zeros(0))
     if text.dtype.kind != "S" or text.ndim:
-        raise ValueError(f"this is no checkpoint of a training: it has no text {_ENTRY!r}")
+        raise ValueError(f"this is no checkpoint of a training: it has no text {npz.TRAINING!r}")
     source.budget.check("bytes of a training's JSON", text.nbytes)
     tree = _put_together(json.loads(text.item()), arrays)
     if tree["version"] != _VERSION:

@@ -1,0 +1,94 @@
+"""What a model format is: the names that each module of one has, and what they take and give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from ..layers import Layer
+    from .source import Source, State
+
+
+class Choice(NamedTuple):
+    """Which state dict of a file is wanted, where a file may hold several.
+
+    ``key`` is the dotted path to it. Without a key, a state dict goes before all others if the
+    pattern ``likely`` is found in one of its names. So the model is taken, and not the state of a
+    generator or a mean that is stored beside it.
+    """
+
+    key: str | None = None
+    likely: str = r"(^|\.)(weight|bias)($|_[ih][hr])"  # names of what a layer learns
+
+    def refuse_key(self) -> None:
+        """Raise ValueError if there is a key, for a format whose files hold one state dict."""
+        if self.key is not None:
+            raise ValueError(
+                f"key={self.key!r} is for torch checkpoints, which nest; this file is flat"
+            )
+
+
+class Content(NamedTuple):
+    """What a file holds: the state, the structure of the model or None, and what to say of it.
+
+    ``structure`` is a description as `structure.build` takes it, and has not been checked yet.
+    ``note`` stands before the fault in later errors; it tells what kind of file this is.
+    """
+
+    state: State
+    structure: Any | None
+    note: str = ""
+
+
+ANY = Choice()
+
+
+class Format(Protocol):
+    """A module that reads one format. `fastlstm.formats` lists all of them in a table.
+
+    A file is of unknown origin. A reader refuses what it does not know with a ValueError, takes no
+    more memory and time than the file's budget has, and runs nothing from the file.
+    """
+
+    @property
+    def NAME(self) -> str:
+        """What the format is called in errors."""
+
+    @property
+    def ORDERED(self) -> bool:
+        """Whether a file keeps the order in which the layers of the model were defined."""
+
+    def recognises(self, source: Source) -> bool:
+        """Tell by its first bytes or its members whether a file is of this format."""
+
+    def read(self, source: Source, choice: Choice = ...) -> Content:
+        """Read a file; arrays have torch's names and shapes.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or hostile, or does not hold what `choice` wants.
+        ImportError
+            If a library is missing that the format needs; the sentence says how to install it.
+        """
+
+
+class WrittenFormat(Format, Protocol):
+    """A format that `save` can write too."""
+
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:
+        """The suffixes of file names, in small letters, by which `save` chooses the format."""
+
+    def write(self, file: IO[bytes], model: Layer) -> None:
+        """Write a model into an open file.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the format cannot hold the model.
+        ImportError
+            As for `read`.
+        """
