@@ -176,13 +176,18 @@ def test_the_same_functions(module):
     An engine with a Stack of its own goes back there.
     """
     for name in FUNCTIONS:
-        expected = inspect.signature(getattr(_numpy, name))
+        expected = _parameters(getattr(_numpy, name))
         if hasattr(module, "Stack"):
             if name == "back":
                 continue
-            rest = [p for p in expected.parameters.values() if p.name != "saved"]
-            expected = expected.replace(parameters=rest)
-        assert inspect.signature(getattr(module, name)) == expected
+            expected = [p for p in expected if p.name != "saved"]
+        assert _parameters(getattr(module, name)) == expected
+
+
+def _parameters(function):
+    """Return the parameters, without their types: not every engine writes them down."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
 
 
 def test_pack_keeps_nothing_of_the_callers(module, dtype):

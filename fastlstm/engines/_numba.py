@@ -3,10 +3,13 @@
 The contract, the legend and the numbered equations are in `fastlstm.engines`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 import threading
 import time
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,31 +23,39 @@ from ._numba_kernels import (
     GATES,
     ROWS_TOGETHER,
     SUMS_BYTES,
+    WIDTH,
+    BackPlaces,
+    BackPlan,
+    RunPlan,
     address_of,
     back_layer,
     multiply_rows,
     run_layer,
 )
 
-# One sequence alone leaves the tile short of rows: if its weights are larger than this, and do not
-# stay in the first-level cache anyhow, the input's products are made first, for many steps at
-# once, as whole tiles, in chunks that stay in the second-level cache.
+Array = np.ndarray[Any, np.dtype[Any]]
+# A work space, and its address.
+_Work = tuple[Array, int]
+
+# One sequence alone leaves the tile short of rows. If its weights are larger than this, and do not
+# stay in the first-level cache anyhow, the input's products are made first: for many steps at once,
+# as whole tiles, in chunks that stay in the second-level cache.
 _HOIST_ABOVE = 1 << 14
 _HOIST_BYTES = 1 << 18
-# on the way back, the rows of some steps, which wait in the cache for the weights' gradients
+# On the way back, the rows of some steps wait in the cache for the weights' gradients.
 _CHUNK = 128
-_KEEP_BYTES = 1 << 23  # a larger work space is given back: beside its call it costs nothing
+_KEEP_BYTES = 1 << 23  # A larger work space is given back: beside its call it costs nothing.
 
 
 class _Weights:
     """One layer's panels in one direction, and work spaces, which calls take and give back."""
 
-    def __init__(self, w_ih, w_hh, b, w_hr):
+    def __init__(self, w_ih: Array, w_hh: Array, b: Array, w_hr: Array | None) -> None:
         dtype, size = w_ih.dtype, w_ih.itemsize
         lanes = BYTES // size
         I, P, H = w_ih.shape[1], w_hh.shape[1], len(b) // GATES
         panels = -(-H // lanes)
-        # [gate][unit][k] -> [panel][k][gate][lane]; panel by panel, for the cache
+        # [gate][unit][k] -> [panel][k][gate][lane], panel by panel, for the cache
         w = _zeros((panels, I + P, GATES, lanes), dtype)
         bias = _zeros((panels, GATES, lanes), dtype)
         w_ih, w_hh, b = (a.reshape(GATES, H, -1) for a in (w_ih, w_hh, b))
@@ -53,85 +64,127 @@ class _Weights:
             w[p, :I, :, there] = w_ih[:, units].transpose(2, 0, 1)
             w[p, I:, :, there] = w_hh[:, units].transpose(2, 0, 1)
             bias[p, :, there] = b[:, units, 0]
-        w_hr = bias if w_hr is None else _columns(w_hr.T)  # bias is not read
-        zeros = _zeros((max(bias.size, _up(I, GATES * lanes)),), dtype)
-        self.arrays = w, bias, w_hr, zeros  # kept alive: the loops know only their addresses
+        w_hr = bias if w_hr is None else _columns(w_hr.T)  # without a projection it is not read
+        zeros = _zeros((max(bias.size, _up(I, WIDTH * lanes)),), dtype)
+        self.arrays = w, bias, w_hr, zeros  # kept alive here: the loops know only their addresses
         self.zero = dtype.type(0)  # tells the loops the type
-        # bytes from row to row of [x | h], whole vectors (of a projected h, 4 together), and of c
-        whole = lanes if P == H else GATES * lanes
-        strides = [
-            _off_beat(cells * size) for cells in (_up(I, lanes) + _up(P, whole), _up(H, lanes))
-        ]
-        places = [a.ctypes.data for a in self.arrays]
-        self.plan = np.array([I, H, P, *places, *strides], np.int64)
+        # Rows of [x | h], which are whole vectors (of a projected h, whole panels), and of c.
+        whole = lanes if P == H else WIDTH * lanes
+        xh_stride = _off_beat((_up(I, lanes) + _up(P, whole)) * size)
+        c_stride = _off_beat(_up(H, lanes) * size)
+        plan = RunPlan(
+            I=I,
+            H=H,
+            P=P,
+            w=w.ctypes.data,
+            b=bias.ctypes.data,
+            w_hr=w_hr.ctypes.data,
+            zeros=zeros.ctypes.data,
+            xh_stride=xh_stride,
+            c_stride=c_stride,
+        )
+        self.plan = tuple(plan)
         # [x | h] twice, c, and o tanh(c) on its way into a projection
-        self.row_bytes = 2 * strides[0] + (1 if P == H else 2) * strides[1]
-        self.z_bytes = panels * GATES * BYTES
-        self.spare = []  # (work space, its address); append and pop are atomic
+        self.row_bytes = 2 * xh_stride + (1 if P == H else 2) * c_stride
+        # the input's share of z of one step, and for how many steps it is made ahead
+        self.z_bytes = panels * WIDTH * BYTES
+        self.hoist = max(1, _HOIST_BYTES // self.z_bytes) if w.nbytes > _HOIST_ABOVE else 0
+        self.spare: list[_Work] = []  # append and pop are atomic
 
     @functools.cached_property
-    def back(self):
+    def back(self) -> _BackWeights:
         return _BackWeights(self)
 
 
 class _BackWeights:
     """The same weights as factors on the right, for `back`; made when it is first called."""
 
-    def __init__(self, weights):
-        I, H, P = weights.plan[:3].tolist()
+    def __init__(self, weights: _Weights) -> None:
+        I, H, P = weights.plan[:3]
         w, _, w_hr, zeros = weights.arrays
         dtype, size = w.dtype, w.itemsize
-        lanes, wide = BYTES // size, GATES * BYTES // size
+        lanes, wide = BYTES // size, WIDTH * BYTES // size
         # [panel][k][gate][lane] -> [gate][unit][k]
         w = w.transpose(2, 0, 3, 1).reshape(GATES, -1, I + P)[:, :H].reshape(GATES * H, I + P)
+        w_ih, w_hh, one = _columns(w[:, :I]), _columns(w[:, I:]), np.ones(1, dtype)
         if P != H:
             w_hr = _columns(w_hr.transpose(0, 2, 1).reshape(-1, H)[:P])
-        self.arrays = _columns(w[:, :I]), _columns(w[:, I:]), w_hr, zeros, np.ones(1, dtype)
-        # bytes from row to row of [x | h_0 | 1], dz and dc; of dh and dm, in whole panels
-        xh, dz, dc = (_off_beat(_up(n, lanes) * size) for n in (I + P + 1, GATES * H, H))
-        dh, dm = (_off_beat(_up(n, wide) * size) for n in (P, H))
-        # sums over all rows: of one panel, of all, and of a chunk on their way there
-        panel = (I + P + 1) * GATES * BYTES
+        self.arrays = w_ih, w_hh, w_hr, zeros, one  # kept alive
+        # Sums over all rows: of one panel, of all, and of a chunk on their way there.
+        panel = (I + P + 1) * WIDTH * BYTES
         sums = _up(H, lanes) // lanes * panel
         part = min(sums, max(panel, SUMS_BYTES))
-        places = (a.ctypes.data for a in self.arrays)
-        self.plan = I, H, P, *places, xh, dz, dc, dh, dm, part
-        # of the work space: in any case, for each sequence, for each row of a chunk
+        plan = BackPlan(
+            I=I,
+            H=H,
+            P=P,
+            w_ih=w_ih.ctypes.data,
+            w_hh=w_hh.ctypes.data,
+            w_hr=w_hr.ctypes.data,
+            zeros=zeros.ctypes.data,
+            one=one.ctypes.data,
+            xh_stride=_off_beat(_up(I + P + 1, lanes) * size),
+            dz_stride=_off_beat(_up(GATES * H, lanes) * size),
+            dc_stride=_off_beat(_up(H, lanes) * size),
+            dh_stride=_off_beat(_up(P, wide) * size),
+            dm_stride=_off_beat(_up(H, wide) * size),
+            part_size=part,
+        )
+        self.plan = tuple(plan)
+        # The work space: bytes in any case, for each sequence, and for each row of a chunk.
         self.bytes = sums + part
-        self.row_bytes = dh + dm + dc
-        self.chunk_bytes = xh + dz + (GATES * _up(H, lanes) + _up(I, wide)) * size
+        self.row_bytes = plan.dh_stride + plan.dm_stride + plan.dc_stride
+        dz_panels, dx = GATES * _up(H, lanes), _up(I, wide)
+        self.chunk_bytes = plan.xh_stride + plan.dz_stride + (dz_panels + dx) * size
         if P != H:
             self.bytes += _up(H, wide) * P * size
-            self.chunk_bytes += dh + _up(H, wide) * size
-        self.spare = []
+            self.chunk_bytes += plan.dh_stride + _up(H, wide) * size
+        self.spare: list[_Work] = []
 
 
-def prepare(dtype):
+def prepare(dtype: np.dtype[Any]) -> None:
     """Compile, or read from the cache, what `run` needs for one dtype: no call waits for it."""
     with _preparing:
         _prepare(dtype)
 
 
 @functools.cache
-def _prepare(dtype):
-    dtype, i = numba.from_dtype(dtype), types.int64
-    state = dtype[:, ::1]
-    for layout in "CA":
-        for readonly in (False, True):
-            _compile(address_of, types.Array(dtype, 2, layout, readonly=readonly))
-    _compile(run_layer, dtype, i[::1], *[i] * 7, i[::1], state, state, i, types.boolean)
+def _prepare(dtype: np.dtype[Any]) -> None:
+    scalar, i = numba.from_dtype(dtype), types.int64
+    plan, state = _integers(RunPlan), scalar[:, ::1]
+    _prepare_addresses(dtype)
+    _compile(run_layer, scalar, plan, *[i] * 7, i[::1], i, state, state, i, types.boolean)
 
 
 @functools.cache
-def _prepare_back(dtype):
-    """The same for `back`, which who never trains need not wait for."""
-    dtype, i = numba.from_dtype(dtype), types.int64
-    plan, places = types.UniTuple(i, 14), types.UniTuple(i, 17)
-    _compile(address_of, dtype[::1])
-    _compile(back_layer, dtype, plan, places, i, i, i[::1], types.boolean)
+def _prepare_back(dtype: np.dtype[Any]) -> None:
+    """Do the same for `back`. A layer that never trains need not wait for it."""
+    scalar, i = numba.from_dtype(dtype), types.int64
+    plan, places = _integers(BackPlan), _integers(BackPlaces)
+    _compile(address_of, scalar[::1])
+    _compile(back_layer, scalar, plan, places, i, i, i[::1], i, types.boolean)
 
 
-def _compile(kernel, *signature):
+@functools.cache
+def _prepare_linear(dtype: np.dtype[Any]) -> None:
+    _prepare_addresses(dtype)
+    _compile(multiply_rows, numba.from_dtype(dtype), *[types.int64] * 10)
+
+
+@functools.cache
+def _prepare_addresses(dtype: np.dtype[Any]) -> None:
+    for layout in "CA":
+        for readonly in (False, True):
+            kind = types.Array(numba.from_dtype(dtype), 2, layout, readonly=readonly)
+            _compile(address_of, kind)
+
+
+def _integers(named: type[RunPlan | BackPlan | BackPlaces]) -> Any:
+    """Return Numba's type of a plain tuple with as many integers as a named one has."""
+    return types.UniTuple(types.int64, len(named._fields))
+
+
+def _compile(kernel: Any, *signature: Any) -> None:
     global _prepare_seconds
     begin = time.perf_counter()
     try:
@@ -148,53 +201,81 @@ _preparing = threading.Lock()
 _prepare_seconds = 0.0
 
 
-def pack(w_ih, w_hh, b, w_hr):
+def pack(w_ih: Array, w_hh: Array, b: Array, w_hr: Array | None) -> _Weights:
     return _Weights(w_ih, w_hh, b, w_hr)
 
 
-def run(weights, x, batch_sizes, h, c, y, reverse, saved=None):
-    rows = len(h)
-    need = rows * weights.row_bytes
+def run(
+    weights: _Weights,
+    x: Array,
+    batch_sizes: Array,
+    h: Array,
+    c: Array,
+    y: Array,
+    reverse: bool,
+    saved: tuple[Array, Array] | None = None,
+) -> None:
+    rows, need = len(x), len(h) * weights.row_bytes
     hoist = 0
-    if rows == 1 and len(x) > 1 and weights.arrays[0].nbytes > _HOIST_ABOVE:
-        hoist = max(1, min(len(x), _HOIST_BYTES // weights.z_bytes))
+    if len(h) == 1 and rows > 1 and weights.hoist:
+        hoist = min(rows, weights.hoist)
         need += hoist * weights.z_bytes
     work = _take(weights.spare, need)
     gates, cells = (0, 0) if saved is None else map(address_of, saved)
     run_layer(
         weights.zero, weights.plan, work[1], address_of(x), x.strides[0], address_of(y),
-        y.strides[0], gates, cells, batch_sizes, h, c, hoist, reverse,
+        y.strides[0], gates, cells, batch_sizes, rows, h, c, hoist, reverse,
     )  # fmt: skip
     _give_back(weights.spare, work)
 
 
-def back(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse):
+def back(
+    weights: _Weights,
+    x: Array,
+    batch_sizes: Array,
+    h: Array,
+    c: Array,
+    y: Array,
+    saved: tuple[Array, Array],
+    dy: Array,
+    dh: Array,
+    dc: Array,
+    dx: Array | None,
+    dw: tuple[Array, Array, Array, Array | None],
+    reverse: bool,
+) -> None:
     with _preparing:
         _prepare_back(weights.zero.dtype)
-    own = weights.back
-    room = min(len(x), max(len(h), _CHUNK))
+    own, rows = weights.back, len(x)
+    room = min(rows, max(len(h), _CHUNK))
     work = _take(own.spare, own.bytes + len(h) * own.row_bytes + room * own.chunk_bytes)
-    *dw, dw_hr = dw
-    places = (
-        address_of(x), x.strides[0], address_of(y), y.strides[0], *map(address_of, saved),
-        address_of(dy), dy.strides[0], *map(address_of, (h, c, dh, dc)),
-        0 if dx is None else address_of(dx), *map(address_of, dw),
-        0 if dw_hr is None else address_of(dw_hr),
-    )  # fmt: skip
-    back_layer(weights.zero, own.plan, places, work[1], room, batch_sizes, reverse)
+    gates, cells = saved
+    dw_ih, dw_hh, db, dw_hr = dw
+    places = BackPlaces(
+        x=address_of(x),
+        x_stride=x.strides[0],
+        y=address_of(y),
+        y_stride=y.strides[0],
+        gates=address_of(gates),
+        cells=address_of(cells),
+        dy=address_of(dy),
+        dy_stride=dy.strides[0],
+        h=address_of(h),
+        c=address_of(c),
+        dh=address_of(dh),
+        dc=address_of(dc),
+        dx=0 if dx is None else address_of(dx),
+        dw_ih=address_of(dw_ih),
+        dw_hh=address_of(dw_hh),
+        db=address_of(db),
+        dw_hr=0 if dw_hr is None else address_of(dw_hr),
+    )
+    plan, addresses = own.plan, tuple(places)
+    back_layer(weights.zero, plan, addresses, work[1], room, batch_sizes, rows, reverse)
     _give_back(own.spare, work)
 
 
-@functools.cache
-def _prepare_linear(dtype):
-    dtype, i = numba.from_dtype(dtype), types.int64
-    for layout in "CA":
-        for readonly in (False, True):
-            _compile(address_of, types.Array(dtype, 2, layout, readonly=readonly))
-    _compile(multiply_rows, dtype, *[i] * 10)
-
-
-def pack_linear(w, b):
+def pack_linear(w: Array, b: Array | None) -> tuple[Array, Array]:
     with _preparing:
         _prepare_linear(w.dtype)
     columns = _columns(w.T)
@@ -204,7 +285,7 @@ def pack_linear(w, b):
     return columns, bias
 
 
-def run_linear(weights, x, y, threads):
+def run_linear(weights: tuple[Array, Array], x: Array, y: Array, threads: int) -> None:
     columns, bias = weights
     room = _room(ROWS_TOGETHER * bias.nbytes)
     multiply_rows(
@@ -213,7 +294,7 @@ def run_linear(weights, x, y, threads):
     )  # fmt: skip
 
 
-def describe():
+def describe() -> dict[str, Any]:
     cpu = config.CPU_NAME or binding.get_host_cpu_name()
     return {
         "version": numba.__version__,
@@ -222,8 +303,8 @@ def describe():
     }
 
 
-def _take(spare, need):
-    """A work space of at least so many bytes, and its address."""
+def _take(spare: list[_Work], need: int) -> _Work:
+    """Return a work space of at least so many bytes."""
     try:
         work, address = spare.pop()
         if work.size >= need:
@@ -234,14 +315,14 @@ def _take(spare, need):
     return work, work.ctypes.data
 
 
-def _give_back(spare, work):
+def _give_back(spare: list[_Work], work: _Work) -> None:
     if work[0].size <= _KEEP_BYTES:
         spare.append(work)
 
 
-def _columns(right):
-    """A factor on the right (K, N) in panels of 4 L columns, which take the gates' places."""
-    wide = GATES * BYTES // right.itemsize
+def _columns(right: Array) -> Array:
+    """Pack a factor on the right (K, N): panels of 4 L columns, which take the gates' places."""
+    wide = WIDTH * BYTES // right.itemsize
     count, n = right.shape
     panels = _zeros((-(-n // wide), count, wide), right.dtype)
     for p, panel in enumerate(panels):
@@ -249,24 +330,25 @@ def _columns(right):
     return panels
 
 
-def _up(count, whole):
+def _up(count: int, whole: int) -> int:
+    """Return the next multiple of `whole`."""
     return -(-count // whole) * whole
 
 
-def _off_beat(stride):
-    """Rows whose distance divides 4 KB would share the same few places of the cache."""
+def _off_beat(stride: int) -> int:
+    """Return a distance of rows that share no places of the cache, as multiples of 256 bytes do."""
     return stride + BYTES if stride % 256 == 0 else stride
 
 
-def _room(size):
-    """So many bytes that begin at a cache line, with no values yet."""
+def _room(size: int) -> Array:
+    """Return so many bytes that begin at a cache line, with no values yet."""
     room = np.empty(size + 64, np.uint8)
     begin = -room.ctypes.data % 64
     return room[begin : begin + size]
 
 
-def _zeros(shape, dtype):
-    """Zeros that begin at a cache line."""
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return zeros that begin at a cache line."""
     zeros = _room(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
     zeros[...] = 0
     return zeros

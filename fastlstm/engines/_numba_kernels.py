@@ -1,22 +1,32 @@
 """Jitted loops over packed panels, with a register tile of LLVM vectors.
 
-The contract, the legend and the numbered equations are in `fastlstm.engines`. How it is fast:
+The contract, the legend and the numbered equations are in `fastlstm.engines`. Why it is fast:
 
 - Weights are packed in panels of one vector's lanes L of units, ``[panel][k][gate][lane]``, k over
-  the inputs x, then the outputs h: all four gates of L units and a few rows fit in registers, so
-  that a product is one stream of fused multiply-adds over the panel, and the cell is its epilogue.
+  the inputs x, then the outputs h. All four gates of L units and a few rows fit in registers, so
+  that a product is one stream of fused multiply-adds over the panel, and the cell follows in
+  registers.
 - Every accumulator begins with b, then adds x in order, then h in order; the cell is the same
   arithmetic on every lane. So a row's result does not depend, bit for bit, on which rows are
   computed beside it, nor on how time was cut.
 - On the way back every product is the same tile's: dz by the weights, packed anew, for h and x;
   [x | h_0 | 1]^T by dz, some steps' rows at once, for the gradients of weights and biases.
-- Plain jitted loops keep no accumulator in a register (3 to 5 times slower); so the tile and the
-  cell are intrinsics, built by the few lines of LLVM vector code below for any number of rows,
-  lanes and either dtype.
+- Plain jitted loops keep no accumulator in a register, and take 3 to 5 times as long. So the tile
+  and the cell are intrinsics: the few lines of LLVM vector code below build them for any number of
+  rows, any lanes and either dtype.
+
+All kernels are in this file, because Numba's cache on disk notices changes of a kernel's own file
+only.
 """
+
+# The arguments of an intrinsic are Numba's types of them, and stay without types of Python's.
+# mypy: allow-untyped-defs
+from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -28,18 +38,21 @@ from numba.extending import intrinsic
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
+Scalar = np.float32 | np.float64  # `zero` in a kernel, whose type is that of the arithmetic
+
 # ---- the machine ----------------------------------------------------------------------------
 
-# As numba itself decides: its cache is keyed by processor and features, and what is compiled here
-# must follow from that key alone, or code from the cache would meet panels of another width.
+# This asks as Numba itself does: its cache is keyed by processor and features, and what is compiled
+# here must follow from that key alone, or code from the cache would meet panels of another width.
 _flags = config.CPU_FEATURES
 if _flags is None:
     _flags = "" if config.CPU_NAME == "generic" else get_host_cpu_features()
 _FEATURES = {flag[1:] for flag in _flags.split(",") if flag.startswith("+")}
 _ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
 FMA = _ARM or "fma" in _FEATURES
-# bytes of a vector, and how many rows' accumulators, 4 vectors each, fit beside weights and input;
-# of 32 registers a sixth row would leave too few for the cell, and 6 rows of input fill a small L1
+# The bytes of a vector, and how many rows' accumulators, 4 vectors each, fit beside weights and
+# input. Of 32 registers a sixth row would leave too few for the cell, and 6 rows of input fill a
+# small first-level cache.
 BYTES, ROWS = (64, 5) if "avx512f" in _FEATURES else (16, 5) if _ARM else (16, 2)
 if BYTES == 16 and "avx" in _FEATURES:
     BYTES, ROWS = 32, 3
@@ -47,61 +60,61 @@ if BYTES == 16 and "avx" in _FEATURES:
 
 # ---- LLVM vectors ---------------------------------------------------------------------------
 
-_SUFFIX = {"float": "f32", "double": "f64"}  # of an intrinsic's name
+_SUFFIX = {"float": "f32", "double": "f64"}  # what the name of an intrinsic of LLVM ends in
 
 
-def _constant(kind, value):
-    """The number `value` in every lane."""
+def _constant(kind: ir.Type, value: float) -> ir.Constant:
+    """Return the number `value`, in every lane if `kind` is a vector."""
     return ir.Constant(kind, [value] * kind.count if hasattr(kind, "count") else value)
 
 
 class _Vector:
     """An LLVM vector, or scalar, with the operators that the equations need."""
 
-    def __init__(self, builder, value):
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value) -> None:
         self.builder, self.value, self.type = builder, value, value.type
-        self.lanes = getattr(self.type, "count", None)
+        self.lanes: int | None = getattr(self.type, "count", None)
         self.element = str(getattr(self.type, "element", self.type))
 
-    def like(self, value):
-        """A constant of this vector's type, or another LLVM value in this class."""
+    def like(self, value: float | ir.Value) -> _Vector:
+        """Return a constant of this vector's type, or another LLVM value, in this class."""
         if isinstance(value, (int, float)):
             value = _constant(self.type, value)
         return _Vector(self.builder, value)
 
-    def _apply(self, instruction, a, b):
+    def _apply(self, instruction: str, a: _Vector | float, b: _Vector | float) -> _Vector:
         a, b = (v if isinstance(v, _Vector) else self.like(v) for v in (a, b))
         return self.like(getattr(self.builder, instruction)(a.value, b.value))
 
-    def __add__(self, other):
+    def __add__(self, other: _Vector | float) -> _Vector:
         return self._apply("fadd", self, other)
 
-    def __sub__(self, other):
+    def __sub__(self, other: _Vector | float) -> _Vector:
         return self._apply("fsub", self, other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: float) -> _Vector:
         return self._apply("fsub", other, self)
 
-    def __mul__(self, other):
+    def __mul__(self, other: _Vector | float) -> _Vector:
         return self._apply("fmul", self, other)
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: _Vector | float) -> _Vector:
         return self._apply("fdiv", self, other)
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other: float) -> _Vector:
         return self._apply("fdiv", other, self)
 
-    def clamp(self, low, high):
-        """Into [low, high]; nan stays nan. Compiles to one min and one max."""
+    def clamp(self, low: float, high: float) -> _Vector:
+        """Cut off what is outside [low, high]; nan stays nan. This compiles to a min and a max."""
         value = self.value
         for beyond, limit in ((">", high), ("<", low)):
-            limit = self.like(float(limit)).value
-            beyond = self.builder.fcmp_ordered(beyond, value, limit)
-            value = self.builder.select(beyond, limit, value)
+            bound = self.like(float(limit)).value
+            outside = self.builder.fcmp_ordered(beyond, value, bound)
+            value = self.builder.select(outside, bound, value)
         return self.like(value)
 
-    def fma(self, factor, addend):
-        """self * factor + addend, rounded once where the machine can."""
+    def fma(self, factor: _Vector | float, addend: _Vector | float) -> _Vector:
+        """Return self * factor + addend, rounded once where the machine can."""
         args = [v.value if isinstance(v, _Vector) else self.like(v).value for v in (factor, addend)]
         suffix = _SUFFIX[self.element]
         suffix = suffix if self.lanes is None else f"v{self.lanes}{suffix}"
@@ -112,98 +125,108 @@ class _Vector:
         )
         return self.like(self.builder.call(function, [self.value, *args]))
 
-    def _integers(self):
-        """The type of its bits."""
+    def _integers(self) -> ir.Type:
+        """Return the type of its bits."""
         integer = ir.IntType({"float": 32, "double": 64}[self.element])
         return integer if self.lanes is None else ir.VectorType(integer, self.lanes)
 
-    def to_exponent(self, mantissa):
-        """The lowest bits moved to where the exponent stands, above so many of the mantissa."""
+    def to_exponent(self, mantissa: int) -> _Vector:
+        """Move the lowest bits to where the exponent stands, above `mantissa` bits."""
         integer = self._integers()
         bits = self.builder.bitcast(self.value, integer)
         bits = self.builder.shl(bits, _constant(integer, mantissa))
         return self.like(self.builder.bitcast(bits, self.type))
 
-    def without_sign(self):
-        """Its absolute value, and its sign's bit alone."""
+    def without_sign(self) -> tuple[_Vector, ir.Value]:
+        """Return its absolute value, and the bit of its sign alone."""
         integer = self._integers()
         bits = self.builder.bitcast(self.value, integer)
         minus = self.builder.bitcast(self.like(-0.0).value, integer)
         sign = self.builder.and_(bits, minus)
         return self.like(self.builder.bitcast(self.builder.xor(bits, sign), self.type)), sign
 
-    def with_sign(self, sign):
-        """A number that has no sign, with this one."""
+    def with_sign(self, sign: ir.Value) -> _Vector:
+        """Give a number that has no sign this one."""
         bits = self.builder.bitcast(self.value, self._integers())
         return self.like(self.builder.bitcast(self.builder.xor(bits, sign), self.type))
 
-    def polynomial(self, coefficients):
-        """c[0] + c[1] self + c[2] self^2 + ... by Horner's rule."""
+    def polynomial(self, coefficients: Sequence[float]) -> _Vector:
+        """Return c[0] + c[1] self + c[2] self^2 + ... by Horner's rule."""
         total = self.like(coefficients[-1])
         for coefficient in coefficients[-2::-1]:
             total = total.fma(self, coefficient)
         return total
 
 
-# ---- equations (2) to (4) -------------------------------------------------------------------
+# ---- equations (2) to (4), and (7) to (9) ---------------------------------------------------
 
-# e^r on |r| <= ln(2) / 2. float32: c[0] = 1, the rest minimax of the relative error of
-# (e^r - 1) / r, 1.4e-8; float64: Taylor, 1e-17.
+# The coefficients of e^r on |r| <= ln(2) / 2. For float32 c[0] = 1, and the rest is minimax of the
+# relative error of (e^r - 1) / r, 1.4e-8; for float64 it is Taylor's series, 1e-17.
 _EXP = {
-    "float": (1.0, 1.0, 0.4999999701976776, 0.1666654646396637, 0.04166743904352188,
-              0.008366254158318043, 0.0013870274415239692),
-    "double": [1 / math.factorial(k) for k in range(14)],
-}  # fmt: skip
-# bits of the mantissa, the exponent's bias, and ln(2) as two numbers, of which the first, times any
-# exponent, is exact
+    "float": (
+        1.0,
+        1.0,
+        0.4999999701976776,
+        0.1666654646396637,
+        0.04166743904352188,
+        0.008366254158318043,
+        0.0013870274415239692,
+    ),
+    "double": tuple(1 / math.factorial(k) for k in range(14)),
+}
+# The bits of the mantissa, the exponent's bias, and ln(2) as two numbers, of which the first, times
+# any exponent, is exact.
 _FORMAT = {
     "float": (23, 127, 0.693359375, -2.12194440e-4),
     "double": (52, 1023, 0.6931471803691238, 1.9082149292705877e-10),
 }
 
 
-def _reduce(x, times, exactly):
-    """e^(times x) = 2^n e^(times r) with a whole n: r and 2^n.
+def _reduce(x: _Vector, times: int, exactly: bool) -> tuple[_Vector, _Vector]:
+    """Return r and 2^n of e^(times x) = 2^n e^(times r), with a whole n.
 
-    `exactly`: r has the error of its own last bit, else that of n's.
+    With `exactly`, r has the error of its own last bit, else that of n's.
     """
     mantissa, bias, larger, smaller = _FORMAT[x.element]
-    magic = 1.5 * 2.0**mantissa + bias  # added, it leaves n + bias in the lowest bits
+    magic = 1.5 * 2.0**mantissa + bias  # where it is added, n + bias are left in the lowest bits
     shifted = x.fma(times / math.log(2), magic)
     n = shifted - magic
     r = n.fma(-larger / times, x) if exactly else n.fma(-math.log(2) / times, x)
     return n.fma(-smaller / times, r) if exactly else r, shifted.to_exponent(mantissa)
 
 
-def _below_sigmoid(x):
-    """1 / sigmoid(x) = 1 + e^-x.
+def _below_sigmoid(x: _Vector) -> _Vector:
+    """Return 1 / sigmoid(x) = 1 + e^-x.
 
     It is inf where the sigmoid would be no normal number, 1 where it rounds to 1.
     """
     _, bias, *_ = _FORMAT[x.element]
-    # 2^-bias and 2^(bias + 1) come out as 0 and inf
+    # At these limits 2^-bias and 2^(bias + 1) come out as 0 and inf.
     x = x.clamp(-(bias + 1.4) * math.log(2), (bias + 0.4) * math.log(2))
     r, power = _reduce(x, -1, True)
     terms = [c * (-1) ** k for k, c in enumerate(_EXP[x.element])]
     return r.polynomial(terms).fma(power, 1.0)
 
 
-def _tanh(x):
-    """tanh(x) = above / below: 1 - e with the sign of x, and 1 + e; e = e^(-2 |x|) = p (1 + t).
+def _tanh(x: _Vector) -> tuple[_Vector, _Vector]:
+    """Return two numbers, above and below, with tanh(x) = above / below.
 
-    As 1 - e = (1 - p) - p t, nothing is lost where x is small. `below` is 2 at most: its product
-    with a 1 / sigmoid overflows only where that sigmoid is no normal number.
+    They are 1 - e with the sign of x, and 1 + e, where e = e^(-2 |x|) = p (1 + t). As 1 - e =
+    (1 - p) - p t, nothing is lost where x is small. `below` is 2 at most: its product with a
+    1 / sigmoid overflows only where that sigmoid is no normal number.
     """
     size, sign = x.without_sign()
-    size = size.clamp(0, _FORMAT[x.element][0])  # from there on, and long before, it is 1
+    size = size.clamp(0, _FORMAT[x.element][0])  # tanh is 1 long before this limit
     r, p = _reduce(size, -2, False)
     terms = [-c * (-2) ** k for k, c in enumerate(_EXP[x.element]) if k]
     above = (r.polynomial(terms) * r).fma(p, 1.0 - p)
     return above.with_sign(sign), 2.0 - above
 
 
-def _next_c(z_i, z_f, z_g, z_o, c):
-    """(2) and (3): c and 1 / o of one step. Third, what `_gates` makes the gates of."""
+def _next_c(
+    z_i: _Vector, z_f: _Vector, z_g: _Vector, z_o: _Vector, c: _Vector
+) -> tuple[_Vector, _Vector, tuple[_Vector, ...]]:
+    """Return c and 1 / o of one step, (2) and (3), and what `_gates` makes the gates of."""
     below_i, below_f, below_o = (_below_sigmoid(z) for z in (z_i, z_f, z_o))
     above_g, below_g = _tanh(z_g)
     f = 1.0 / below_f
@@ -211,19 +234,30 @@ def _next_c(z_i, z_f, z_g, z_o, c):
     return c, below_o, (below_i, f, above_g, below_g, below_o)
 
 
-def _next_h(below_o, c):
-    """(4): o tanh(c) of 1 / o and c."""
+def _next_h(below_o: _Vector, c: _Vector) -> _Vector:
+    """Return o tanh(c) of 1 / o and c, (4)."""
     above, below = _tanh(c)
     return above / (below_o * below)
 
 
-def _gates(below_i, f, above_g, below_g, below_o):
-    """i, f, g and o of a `_next_c`."""
+def _gates(
+    below_i: _Vector, f: _Vector, above_g: _Vector, below_g: _Vector, below_o: _Vector
+) -> tuple[_Vector, _Vector, _Vector, _Vector]:
+    """Return i, f, g and o of a `_next_c`."""
     return 1.0 / below_i, f, above_g / below_g, 1.0 / below_o
 
 
-def _cell_gradients(i, f, g, o, c, c_0, dm, dc):
-    """(7) to (9) but for the products: dz of the four gates, dc_0, and m = o * tanh(c)."""
+def _cell_gradients(
+    i: _Vector,
+    f: _Vector,
+    g: _Vector,
+    o: _Vector,
+    c: _Vector,
+    c_0: _Vector,
+    dm: _Vector,
+    dc: _Vector,
+) -> tuple[tuple[_Vector, ...], _Vector, _Vector]:
+    """Return dz of the four gates, dc_0, and m = o * tanh(c): (7) to (9) but for the products."""
     above, below = _tanh(c)
     tanh_c = above / below
     m = o * tanh_c
@@ -232,44 +266,63 @@ def _cell_gradients(i, f, g, o, c, c_0, dm, dc):
     dz_f = dc * c_0 * f * (1.0 - f)
     dz_g = dc * i * (1.0 - g * g)
     dz_o = dm * m * (1.0 - o)
-    return (dz_i, dz_f, dz_g, dz_o), dc * f, m
+    return (dz_i, dz_f, dz_g, dz_o), dc * f, m  # (9)
 
 
 # ---- intrinsics: what jitted loops cannot say -----------------------------------------------
-# Arrays come as addresses and strides in bytes: one signature serves every layout, read-only
-# input included, and costs a call less than array arguments would.
+# Jitted loops see memory as addresses and distances in bytes. So one signature serves arrays of
+# every layout, read-only ones too, and a call costs less than it would with arrays.
 
 _INT = ir.IntType(64)
 GATES = 4
-# (rows, vectors) of a tile: a panel has 4 vectors, one for each gate, and one row alone takes two
-# panels, so that enough sums are under way at once
-_TILES = [(rows, GATES) for rows in range(1, ROWS + 1)] + [(1, 2 * GATES)]
-# of columns that are no gates there may be few
+WIDTH = GATES  # vectors side by side in a panel: one for each gate, or as many of anything else
+# The bytes of a panel's row. A Python int would be a constant to Numba, which compiles a function
+# anew for each constant among its arguments.
+PANEL: Any = np.int64(WIDTH * BYTES)
+# The (rows, vectors) that a tile can have. One row alone takes two panels, so that enough sums are
+# under way at once.
+_TILES = [(rows, WIDTH) for rows in range(1, ROWS + 1)] + [(1, 2 * WIDTH)]
+# The last columns of a product may fill one vector only.
 _NARROW_TILES = [(rows, 1) for rows in range(1, ROWS + 1)]
 
 
-def _vector_type(context, dtype):
+class Rows(NamedTuple):
+    """Rows of memory, or panels: the address of the first, and the bytes from each to the next.
+
+    Jitted loops hold two integers in it, the code that writes LLVM holds two values of LLVM.
+    """
+
+    first: Any
+    stride: Any
+
+
+_ROWS = types.NamedUniTuple(types.int64, 2, Rows)
+
+
+def _vector_type(context: Any, dtype: Any) -> ir.VectorType:
     return ir.VectorType(context.get_value_type(dtype), BYTES * 8 // dtype.bitwidth)
 
 
-def _load(builder, address, kind, align):
+def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
 
-def _store(builder, value, address, align):
+def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
 
 
-def _first_lanes(builder, kind, units):
-    """A mask of so many lanes."""
+def _first_lanes(builder: ir.IRBuilder, kind: ir.VectorType, units: ir.Value) -> ir.Value:
+    """Return a mask of the first `units` lanes."""
     integer = ir.VectorType(ir.IntType(32), kind.count)
     lanes = ir.Constant(integer, list(range(kind.count)))
     units = builder.trunc(units, ir.IntType(32))
     return builder.icmp_signed("<", lanes, _broadcast(builder, units, integer))
 
 
-def _masked(builder, operation, kind, *args):
-    """LLVM's masked load or store; lanes that are masked off are neither read nor written."""
+def _masked(
+    builder: ir.IRBuilder, operation: str, kind: ir.VectorType, *args: ir.Value
+) -> ir.Value:
+    """Call LLVM's masked load or store; it neither reads nor writes lanes that are masked off."""
     name = f"v{kind.count}{_SUFFIX[str(kind.element)]}"
     mask, align = ir.VectorType(ir.IntType(1), kind.count), ir.IntType(32)
     pointer = kind.as_pointer()
@@ -283,8 +336,14 @@ def _masked(builder, operation, kind, *args):
     return builder.call(function, args)
 
 
-def _load_units(builder, addresses, units, kind, align):
-    """Vectors at the addresses, of which only `units` lanes are there; 0 in the others."""
+def _load_units(
+    builder: ir.IRBuilder,
+    addresses: Sequence[ir.Value],
+    units: ir.Value,
+    kind: ir.VectorType,
+    align: int,
+) -> list[_Vector]:
+    """Load a vector from each address: the first `units` lanes, and 0 in the others."""
     whole, part = builder.append_basic_block("whole"), builder.append_basic_block("part")
     after = builder.append_basic_block("loaded")
     builder.cbranch(builder.icmp_signed(">=", units, _INT(kind.count)), whole, part)
@@ -292,12 +351,13 @@ def _load_units(builder, addresses, units, kind, align):
     all_lanes = [_load(builder, address, kind, align) for address in addresses]
     builder.branch(after)
     builder.position_at_end(part)
-    mask, zero = _first_lanes(builder, kind, units), _constant(kind, 0.0)
-    some_lanes = [
-        _masked(builder, "load", kind, builder.inttoptr(address, kind.as_pointer()),
-                ir.IntType(32)(align), mask, zero)
-        for address in addresses
-    ]  # fmt: skip
+    mask, zero, bytes_ = (
+        _first_lanes(builder, kind, units),
+        _constant(kind, 0.0),
+        ir.IntType(32)(align),
+    )
+    pointers = [builder.inttoptr(address, kind.as_pointer()) for address in addresses]
+    some_lanes = [_masked(builder, "load", kind, p, bytes_, mask, zero) for p in pointers]
     builder.branch(after)
     builder.position_at_end(after)
     values = []
@@ -309,8 +369,13 @@ def _load_units(builder, addresses, units, kind, align):
     return values
 
 
-def _store_units(builder, stores, units, align):
-    """Store pairs (vector, address), of each vector the first `units` lanes."""
+def _store_units(
+    builder: ir.IRBuilder,
+    stores: Sequence[tuple[_Vector, ir.Value]],
+    units: ir.Value,
+    align: int,
+) -> None:
+    """Store pairs (vector, address): of each vector the first `units` lanes."""
     kind = stores[0][0].type
     with builder.if_else(builder.icmp_signed(">=", units, _INT(kind.count))) as (whole, part):
         with whole:
@@ -323,24 +388,31 @@ def _store_units(builder, stores, units, align):
                 _masked(builder, "store", kind, vector.value, pointer, ir.IntType(32)(align), mask)
 
 
-def _at(builder, address, *steps):
-    """address + index * stride + ...; index a Python int, stride in bytes an int or a value."""
+def _at(builder: ir.IRBuilder, address: ir.Value, *steps: tuple[int, int | ir.Value]) -> ir.Value:
+    """Return address + index * stride for all steps (index, stride); strides are in bytes."""
     for index, stride in steps:
         if index:
-            stride = stride if isinstance(stride, ir.Value) else _INT(stride)
-            address = builder.add(address, builder.mul(_INT(index), stride))
+            known = isinstance(stride, int)
+            step = _INT(index * stride) if known else builder.mul(_INT(index), stride)
+            address = builder.add(address, step)
     return address
 
 
-def _broadcast(builder, scalar, kind):
+def _broadcast(builder: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
     undefined, index = ir.Constant(kind, ir.Undefined), ir.IntType(32)
     first = builder.insert_element(undefined, scalar, index(0))
     lanes = ir.Constant(ir.VectorType(index, kind.count), [0] * kind.count)
     return builder.shuffle_vector(first, undefined, lanes)
 
 
-def _count_down(builder, count, step, carried, body):
-    """``while count > 0: carried = body(carried); count -= step``; returns the carried values."""
+def _count_down(
+    builder: ir.IRBuilder,
+    count: ir.Value,
+    step: int,
+    carried: Sequence[ir.Value],
+    body: Callable[[Sequence[ir.Value]], Sequence[ir.Value]],
+) -> list[ir.Value]:
+    """Write ``while count > 0: carried = body(carried); count -= step``, and return `carried`."""
     before = builder.block
     loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
     builder.cbranch(builder.icmp_signed(">", count, _INT(0)), loop, after)
@@ -363,43 +435,49 @@ def _count_down(builder, count, step, carried, body):
     return results
 
 
-def _emit_products(builder, kind, size, rows, vectors, start, start_stride, w, w_stride,
-                   x, x_stride, x_step, count):  # fmt: skip
-    """start[row, vector, lane] + sum over k < count of x[row, k] w[panel, k, gate, lane].
+def _emit_products(
+    builder: ir.IRBuilder,
+    kind: ir.VectorType,
+    size: int,
+    rows: int,
+    vectors: int,
+    start: Rows,
+    w: Rows,
+    x: Rows,
+    x_step: ir.Value,
+    count: ir.Value,
+) -> dict[tuple[int, int], _Vector]:
+    """Return start[row, vector, lane] + sum over k < count of x[row, k] w[panel, k, gate, lane].
 
-    Vectors are counted through the panels. The rows of x lie `x_stride` bytes apart, the values of
-    a row `x_step`.
+    Vectors are counted through the panels. The values of a row of x are `x_step` bytes apart.
     """
-    width = kind.count * size
     keys = [(r, v) for r in range(rows) for v in range(vectors)]
 
-    def step(values, times=1):
-        w, x, *sums = values
+    def step(values: Sequence[ir.Value], times: int = 1) -> Sequence[ir.Value]:
+        at_w, at_x, *sums = values
         for _ in range(times):
-            inputs = [
-                _load(builder, _at(builder, x, (r, x_stride)), kind.element, size)
-                for r in range(rows)
-            ]
-            inputs = [_Vector(builder, _broadcast(builder, scalar, kind)) for scalar in inputs]
+            inputs = []
+            for r in range(rows):
+                scalar = _load(builder, _at(builder, at_x, (r, x.stride)), kind.element, size)
+                inputs.append(_Vector(builder, _broadcast(builder, scalar, kind)))
             for v in range(vectors):
-                panel, gate = divmod(v, GATES)
-                at = _at(builder, w, (panel, w_stride), (gate, width))
+                panel, gate = divmod(v, WIDTH)
+                at = _at(builder, at_w, (panel, w.stride), (gate, BYTES))
                 weight = _Vector(builder, _load(builder, at, kind, size))
                 for r in range(rows):
                     n = r * vectors + v
                     sums[n] = inputs[r].fma(weight, _Vector(builder, sums[n])).value
-            w = builder.add(w, _INT(GATES * width))
-            x = builder.add(x, x_step)
-        return w, x, *sums
+            at_w = builder.add(at_w, _INT(WIDTH * BYTES))
+            at_x = builder.add(at_x, x_step)
+        return at_w, at_x, *sums
 
     sums = [
-        _load(builder, _at(builder, start, (r, start_stride), (v, width)), kind, size)
+        _load(builder, _at(builder, start.first, (r, start.stride), (v, BYTES)), kind, size)
         for r, v in keys
     ]
-    values = w, x, *sums
-    unroll = 1 << min(
-        3, (32 // (rows * vectors)).bit_length() - 1
-    )  # else the loop costs as much as a single row's products
+    values = [w.first, x.first, *sums]
+    # Without unrolling, the loop would cost as much as the products of a single row.
+    unroll = 1 << min(3, (32 // (rows * vectors)).bit_length() - 1)
     if unroll > 1:
         whole = builder.and_(count, _INT(-unroll))
         values = _count_down(builder, whole, unroll, values, functools.partial(step, times=unroll))
@@ -408,142 +486,210 @@ def _emit_products(builder, kind, size, rows, vectors, start, start_stride, w, w
     return {key: _Vector(builder, value) for key, value in zip(keys, sums, strict=True)}
 
 
-def _emit_products_into(builder, kind, size, rows, vectors, z, z_stride, start,
-                        *addresses):  # fmt: skip
-    """z = the products; every row starts with the same."""
-    sums = _emit_products(builder, kind, size, rows, vectors, start, _INT(0), *addresses)
+def _emit_products_into(
+    builder: ir.IRBuilder,
+    kind: ir.VectorType,
+    size: int,
+    rows: int,
+    vectors: int,
+    z: Rows,
+    start: ir.Value,
+    w: Rows,
+    x: Rows,
+    x_step: ir.Value,
+    count: ir.Value,
+) -> None:
+    """Write z = the products; every row starts with the same."""
+    same = Rows(start, _INT(0))
+    sums = _emit_products(builder, kind, size, rows, vectors, same, w, x, x_step, count)
     for (r, v), value in sums.items():
-        at = _at(builder, z, (r, z_stride), (v, kind.count * size))
-        _store(builder, value.value, at, size)
+        _store(builder, value.value, _at(builder, z.first, (r, z.stride), (v, BYTES)), size)
 
 
-def _emit_cells(builder, kind, size, rows, vectors, c, c_stride, h, h_stride, y, y_stride, units,
-                gates, cells, saved_stride, *addresses):  # fmt: skip
-    """c, h = the cell of the products; the first `units` units of h go to y too.
+def _emit_cells(
+    builder: ir.IRBuilder,
+    kind: ir.VectorType,
+    size: int,
+    rows: int,
+    vectors: int,
+    c: Rows,
+    h: Rows,
+    y: Rows,
+    units: ir.Value,
+    gates: ir.Value,
+    cells: Rows,
+    start: Rows,
+    w: Rows,
+    x: Rows,
+    count: ir.Value,
+) -> None:
+    """Write c, h = the cell of the products; the first `units` units of h go to y too.
 
-    If `gates` is not 0, those of the gates and of c go there and to `cells`; from gate to gate, as
-    from row to row of `cells`, it is `saved_stride`.
+    Unless `gates` is 0, the first `units` units of the gates go there and those of c to `cells`.
+    Gates are as far apart as the rows of `cells`.
     """
-    *addresses, count = addresses
-    sums = _emit_products(builder, kind, size, rows, vectors, *addresses, _INT(size), count)
+    x_step = _INT(size)
+    sums = _emit_products(builder, kind, size, rows, vectors, start, w, x, x_step, count)
     panels = vectors // GATES
-    width = kind.count * size
     saving = builder.icmp_signed("!=", gates, _INT(0))
-    stored, states = [[] for _ in range(panels)], {}
+    stored: list[list[tuple[_Vector, ir.Value]]] = [[] for _ in range(panels)]
+    states = {}
     for r in range(rows):
         for p in range(panels):
-            z = [sums[r, p * GATES + q] for q in range(GATES)]
-            at_c = _at(builder, c, (r, c_stride), (p, width))
-            new_c, below_o, parts = _next_c(*z, _Vector(builder, _load(builder, at_c, kind, size)))
+            z_i, z_f, z_g, z_o = (sums[r, p * GATES + q] for q in range(GATES))
+            at_c = _at(builder, c.first, (r, c.stride), (p, BYTES))
+            old_c = _Vector(builder, _load(builder, at_c, kind, size))
+            new_c, below_o, parts = _next_c(z_i, z_f, z_g, z_o, old_c)
             _store(builder, new_c.value, at_c, size)
             states[r, p] = below_o, new_c
             with builder.if_then(saving):
-                saved = [(new_c, _at(builder, cells, (r, saved_stride), (p, width)))]
+                saved = [(new_c, _at(builder, cells.first, (r, cells.stride), (p, BYTES)))]
                 for q, gate in enumerate(_gates(*parts)):
-                    place = (r * GATES + q, saved_stride), (p, width)
-                    saved.append((gate, _at(builder, gates, *place)))
+                    place = _at(builder, gates, (r * GATES + q, cells.stride), (p, BYTES))
+                    saved.append((gate, place))
                 _store_units(builder, saved, _left(builder, units, kind, p), size)
-    # (4) of all rows by itself: chains of all of them are under way at once
+    # (4) of all rows comes last: so the chains of operations of all of them are under way at once.
     for (r, p), state in states.items():
         new_h = _next_h(*state)
-        _store(builder, new_h.value, _at(builder, h, (r, h_stride), (p, width)), size)
-        stored[p].append((new_h, _at(builder, y, (r, y_stride), (p, width))))
+        _store(builder, new_h.value, _at(builder, h.first, (r, h.stride), (p, BYTES)), size)
+        stored[p].append((new_h, _at(builder, y.first, (r, y.stride), (p, BYTES))))
     for p in range(panels):
         _store_units(builder, stored[p], _left(builder, units, kind, p), size)
 
 
-def _left(builder, units, kind, panel):
+def _left(builder: ir.IRBuilder, units: ir.Value, kind: ir.VectorType, panel: int) -> ir.Value:
+    """Return how many of the units are in this panel or in later ones."""
     return builder.sub(units, _INT(panel * kind.count))
 
 
-def _tile(emit_case, addresses, tiles):
-    """The intrinsic ``(zero, rows, vectors, *addresses)`` that runs `emit_case` of so many."""
+def _emit_cell_gradients(
+    builder: ir.IRBuilder,
+    kind: ir.VectorType,
+    size: int,
+    units: ir.Value,
+    gates: Rows,
+    cells: ir.Value,
+    cells_0: ir.Value,
+    dm: ir.Value,
+    dc: ir.Value,
+    dz: ir.Value,
+    dz_panel: ir.Value,
+) -> None:
+    """Write dz of L units of one row, its gates as far apart as those of `gates`.
 
-    def emit(context, builder, signature, args):
-        dtype = signature.args[0]
-        done = builder.append_basic_block("done")
-        switch = builder.switch(builder.add(builder.mul(args[1], _INT(16)), args[2]), done)
-        for rows, vectors in tiles:
-            block = builder.append_basic_block(f"rows{rows}_vectors{vectors}")
-            switch.add_case(_INT(rows * 16 + vectors), block)
-            builder.position_at_end(block)
-            kind = _vector_type(context, dtype)
-            emit_case(builder, kind, dtype.bitwidth // 8, rows, vectors, *args[3:])
-            builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    def typed(zero):
-        return types.void(zero, *[types.int64] * (addresses + 2)), emit
-
-    return typed
-
-
-@intrinsic
-def _products(typing, zero, rows, vectors, z, z_stride, start, w, w_stride,
-              x, x_stride, x_step, count):  # fmt: skip
-    return _tile(_emit_products_into, 9, _TILES + _NARROW_TILES)(zero)
-
-
-@intrinsic
-def _cells(typing, zero, rows, vectors, c, c_stride, h, h_stride, y, y_stride, units,
-           gates, cells, saved_stride, start, start_stride, w, w_stride,
-           x, x_stride, count):  # fmt: skip
-    return _tile(_emit_cells, 17, _TILES)(zero)
-
-
-def _element_wise(emit_case, addresses):
-    """The intrinsic ``(zero, units, *addresses)`` that runs `emit_case` on a vector's lanes."""
-
-    def emit(context, builder, signature, args):
-        dtype = signature.args[0]
-        emit_case(builder, _vector_type(context, dtype), dtype.bitwidth // 8, *args[1:])
-        return context.get_dummy_value()
-
-    def typed(zero):
-        return types.void(zero, *[types.int64] * (addresses + 1)), emit
-
-    return typed
-
-
-def _emit_cell_gradients(builder, kind, size, units, gates, cells, cells_0, stride, dm, dc, dz,
-                         dz_panel):  # fmt: skip
-    """Of L units of a row: dz, from gate to gate `stride` as in `gates`, and side by side too.
-
-    dc becomes that of the step before, dm becomes m; both, and `dz_panel`, have whole vectors.
+    The same goes to `dz_panel`, gates side by side. dc becomes that of the step before, dm becomes
+    m. These three have room for whole vectors.
     """
-    addresses = [_at(builder, gates, (q, stride)) for q in range(GATES)] + [cells, cells_0]
-    saved = _load_units(builder, addresses, units, kind, size)
+    addresses = [_at(builder, gates.first, (q, gates.stride)) for q in range(GATES)]
+    saved = _load_units(builder, [*addresses, cells, cells_0], units, kind, size)
     old = [_Vector(builder, _load(builder, address, kind, size)) for address in (dm, dc)]
     new_dz, new_dc, m = _cell_gradients(*saved, *old)
     _store(builder, m.value, dm, size)
     _store(builder, new_dc.value, dc, size)
     stores = []
     for q, value in enumerate(new_dz):
-        _store(builder, value.value, _at(builder, dz_panel, (q, kind.count * size)), size)
-        stores.append((value, _at(builder, dz, (q, stride))))
+        _store(builder, value.value, _at(builder, dz_panel, (q, BYTES)), size)
+        stores.append((value, _at(builder, dz, (q, gates.stride))))
     _store_units(builder, stores, units, size)
 
 
-@intrinsic
-def _gradients(typing, zero, units, gates, cells, cells_0, stride, dm, dc, dz,
-               dz_panel):  # fmt: skip
-    return _element_wise(_emit_cell_gradients, 8)(zero)
-
-
-def _emit_sum(builder, kind, size, units, target, source):
+def _emit_sum(
+    builder: ir.IRBuilder,
+    kind: ir.VectorType,
+    size: int,
+    units: ir.Value,
+    target: ir.Value,
+    source: ir.Value,
+) -> None:
     a, b = _load_units(builder, [target, source], units, kind, size)
     _store_units(builder, [(a + b, target)], units, size)
 
 
+def _operands(builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> list[Any]:
+    """Return an intrinsic's arguments: integers as they are, `Rows` as two values of LLVM."""
+    return [
+        Rows(*cgutils.unpack_tuple(builder, value)) if kind == _ROWS else value
+        for kind, value in zip(signature.args, args, strict=True)
+    ]
+
+
+def _signature(zero: Any, *operands: Any) -> Any:
+    """Return the signature of an intrinsic that takes integers and `Rows`, and returns nothing."""
+    return types.void(zero, *[_ROWS if kind == _ROWS else types.int64 for kind in operands])
+
+
+def _tile(
+    emit_case: Callable[..., None], tiles: list[tuple[int, int]], zero: Any, *operands: Any
+) -> tuple[Any, Callable[..., ir.Value]]:
+    """Return signature and code of an intrinsic ``(zero, rows, vectors, ...)``.
+
+    It switches between all `tiles`; `emit_case` writes the code of one.
+    """
+
+    def emit(
+        context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]
+    ) -> ir.Value:
+        kind, size = _vector_type(context, zero), zero.bitwidth // 8
+        _, rows, vectors, *values = _operands(builder, signature, args)
+        done = builder.append_basic_block("done")
+        switch = builder.switch(builder.add(builder.mul(rows, _INT(16)), vectors), done)
+        for tile in tiles:
+            block = builder.append_basic_block("rows{}_vectors{}".format(*tile))
+            switch.add_case(_INT(tile[0] * 16 + tile[1]), block)
+            builder.position_at_end(block)
+            emit_case(builder, kind, size, *tile, *values)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return _signature(zero, *operands), emit
+
+
+def _element_wise(
+    emit_case: Callable[..., None], zero: Any, *operands: Any
+) -> tuple[Any, Callable[..., ir.Value]]:
+    """Return signature and code of an intrinsic ``(zero, units, ...)``, for one vector's lanes."""
+
+    def emit(
+        context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]
+    ) -> ir.Value:
+        kind, size = _vector_type(context, zero), zero.bitwidth // 8
+        emit_case(builder, kind, size, *_operands(builder, signature, args)[1:])
+        return context.get_dummy_value()
+
+    return _signature(zero, *operands), emit
+
+
+# The functions below get Numba's types of their arguments, and return a signature and a function
+# that writes the code. `zero` tells the type of the arithmetic.
+
+
+@intrinsic
+def _products(typing, zero, rows, vectors, z, start, w, x, x_step, count):
+    operands = rows, vectors, z, start, w, x, x_step, count
+    return _tile(_emit_products_into, _TILES + _NARROW_TILES, zero, *operands)
+
+
+@intrinsic
+def _cells(typing, zero, rows, vectors, c, h, y, units, gates, cells, start, w, x, count):
+    operands = rows, vectors, c, h, y, units, gates, cells, start, w, x, count
+    return _tile(_emit_cells, _TILES, zero, *operands)
+
+
+@intrinsic
+def _gradients(typing, zero, units, gates, cells, cells_0, dm, dc, dz, dz_panel):
+    operands = units, gates, cells, cells_0, dm, dc, dz, dz_panel
+    return _element_wise(_emit_cell_gradients, zero, *operands)
+
+
 @intrinsic
 def _sum(typing, zero, units, target, source):
-    return _element_wise(_emit_sum, 2)(zero)
+    return _element_wise(_emit_sum, zero, units, target, source)
 
 
 @intrinsic
 def _increase(typing, zero, target, source):
-    """One value: target += source."""
+    """target += source, of one value."""
 
     def emit(context, builder, signature, args):
         kind, size = context.get_value_type(zero), zero.bitwidth // 8
@@ -551,12 +697,12 @@ def _increase(typing, zero, target, source):
         _store(builder, builder.fadd(a, b), args[1], size)
         return context.get_dummy_value()
 
-    return types.void(zero, types.int64, types.int64), emit
+    return _signature(zero, target, source), emit
 
 
 @intrinsic
 def _size(typing, zero):
-    """Bytes of a value, known when this is compiled."""
+    """Return the bytes of a value, which are known when this is compiled."""
     return types.int64(zero), lambda *_: _INT(zero.bitwidth // 8)
 
 
@@ -572,60 +718,58 @@ def _copy(typing, target, source, size):
     return types.void(types.int64, types.int64, types.int64), emit
 
 
+@intrinsic
+def _row(typing, rows, r):
+    """Return the address of row `r`."""
+
+    def emit(context, builder, signature, args):
+        rows, r = _operands(builder, signature, args)
+        return builder.add(rows.first, builder.mul(r, rows.stride))
+
+    return types.int64(_ROWS, types.int64), emit
+
+
+@intrinsic
+def _from(typing, rows, r, offset):
+    """Return the rows from row `r` on, each of them from byte `offset` on."""
+
+    def emit(context, builder, signature, args):
+        rows, r, offset = _operands(builder, signature, args)
+        first = builder.add(rows.first, builder.mul(r, rows.stride))
+        return context.make_tuple(builder, _ROWS, [builder.add(first, offset), rows.stride])
+
+    return _ROWS(_ROWS, types.int64, types.int64), emit
+
+
 # ---- loops ----------------------------------------------------------------------------------
 
 
-def _kernel(function):
-    """Jit, without the GIL; compiled code is kept on disk wherever there is a place for it."""
-    options = {"nogil": True, "error_model": "numpy"}
+def _kernel(function: Callable[..., Any]) -> Any:
+    """Jit a function that runs without the GIL; keep it on disk wherever there is a place."""
+    jit = functools.partial(njit, nogil=True, error_model="numpy")
     try:
-        return njit(function, cache=True, **options)
-    except RuntimeError:  # no folder to write to: compile in every process
-        return njit(function, **options)
+        return jit(function, cache=True)
+    except RuntimeError:  # There is no folder to write to: every process compiles.
+        return jit(function)
 
 
-@_kernel
-def _product(zero, rows, columns, z, z_stride, z_panel, b, w, w_panel, x, x_stride, x_step,
-             count):  # fmt: skip
-    """z = x w + b for any numbers of rows and columns, in tiles as equal as can be.
+def _part(function: Callable[..., Any]) -> Any:
+    """Give a part of one kernel a name of its own.
 
-    w in panels of 4 L columns, ``[panel][k][column]``; z has room for whole panels. From panel to
-    panel it is `z_panel` and `w_panel`.
+    Numba puts its lines into the kernel before it compiles: two functions would take longer.
     """
-    wide = GATES * BYTES
-    tiles = -(-rows // ROWS)
-    left = -(-columns * _size(zero) // BYTES)
-    p = 0
-    while left > 0:
-        vectors = 1 if left == 1 else 2 * GATES if rows == 1 and left > GATES else GATES
-        for k in range(tiles):
-            at = rows * k // tiles
-            _products(zero, rows * (k + 1) // tiles - at, vectors, z + p * z_panel + at * z_stride,
-                      z_stride, b + p * wide, w + p * w_panel, w_panel,
-                      x + at * x_stride, x_stride, x_step, count)  # fmt: skip
-        left -= vectors
-        p += -(-vectors // GATES)
-
-
-ROWS_TOGETHER = 64  # of a linear product: x and sums stay in the cache
+    return njit(function, inline="always")
 
 
 @_kernel
-def multiply_rows(zero, rows, columns, y, y_stride, room, b, w, x, x_stride, count):
-    """y = x w + b, some rows at once by way of `room`, which has whole panels; y may not."""
-    wide = GATES * BYTES
-    size = _size(zero)
-    stride = -(-columns * size // wide) * wide
-    for at in range(0, rows, ROWS_TOGETHER):
-        now = min(ROWS_TOGETHER, rows - at)
-        _product(zero, now, columns, room, stride, wide, b, w, count * wide,
-                 x + at * x_stride, x_stride, size, count)  # fmt: skip
-        for r in range(now):
-            _copy(y + (at + r) * y_stride, room + r * stride, columns * size)
+def _copy_rows(count: int, size: int, target: Rows, source: Rows) -> None:
+    """Copy the first `size` bytes of so many rows."""
+    for r in range(count):
+        _copy(_row(target, r), _row(source, r), size)
 
 
 @_kernel
-def _add(zero, count, target, source):
+def _add(zero: Scalar, count: int, target: int, source: int) -> None:
     """target += source, of so many values side by side."""
     lanes = BYTES // _size(zero)
     for at in range(0, count, lanes):
@@ -633,270 +777,485 @@ def _add(zero, count, target, source):
 
 
 @_kernel
-def run_layer(zero, plan, work, x, x_stride, y, y_stride, gates, cells, sizes, h_n, c_n, hoist,
-              reverse):  # fmt: skip
-    """One layer in one direction; see `run`.
+def _add_rows(zero: Scalar, rows: int, columns: int, target: Rows, source: Rows) -> None:
+    """target += source, of the first `columns` values of so many rows."""
+    for r in range(rows):
+        _add(zero, columns, _row(target, r), _row(source, r))
 
-    `hoist`: of one sequence alone, how many steps' share of the input is made at once; or 0.
+
+@_kernel
+def _product(
+    zero: Scalar,
+    rows: int,
+    columns: int,
+    z: Rows,
+    z_panel: int,
+    b: int,
+    w: Rows,
+    x: Rows,
+    x_step: int,
+    count: int,
+) -> None:
+    """z = x w + b for any numbers of rows and columns, in tiles as equal as can be.
+
+    `w` are panels of 4 L columns, ``[panel][k][column]``. `z` has room for whole panels, which are
+    `z_panel` bytes apart. The values of a row of `x` are `x_step` bytes apart; `count` is how many
+    there are.
     """
-    I, H, P, w, b, w_hr, zeros, xh_stride, c_stride = plan
-    size, width = _size(zero), BYTES
-    steps, most = sizes.size, sizes[0]
-    lanes = width // size
-    h_0, c_0 = np.int64(h_n.ctypes.data), np.int64(c_n.ctypes.data)
-    panels = -(-H // lanes)
-    panel_size = (I + P) * GATES * width
-    before_h = -(-I // lanes) * width
-    # work: rows [x | h] of this step and of the next, c, m = o tanh(c) that waits for the
-    # projection, z_x = the input's share of z for some steps
-    h_old = work + before_h
-    h_new = h_old + most * xh_stride
-    c = work + 2 * most * xh_stride
-    m = c + most * c_stride
-    z_x = m + (most * c_stride if P != H else 0)
-    z_x_stride = panels * GATES * width
-    for r in range(most):
-        # both: with `reverse` a row may join at an even step or at an odd one
-        _copy(h_old + r * xh_stride, h_0 + r * P * size, P * size)
-        _copy(h_new + r * xh_stride, h_0 + r * P * size, P * size)
-        _copy(c + r * c_stride, c_0 + r * H * size, H * size)
-    # how far the tile reaches back from h, and which weights it begins with
-    inputs = 0 if hoist > 0 else I
-    first_w = w + (I - inputs) * GATES * width
+    tiles = -(-rows // ROWS)
+    left = -(-columns * _size(zero) // BYTES)
+    p = 0
+    while left > 0:
+        vectors = 1 if left == 1 else 2 * WIDTH if rows == 1 and left > WIDTH else WIDTH
+        for k in range(tiles):
+            at = rows * k // tiles
+            now = rows * (k + 1) // tiles - at
+            to, start, panels = _from(z, at, p * z_panel), b + p * PANEL, _from(w, p, 0)
+            _products(zero, now, vectors, to, start, panels, _from(x, at, 0), x_step, count)
+        left -= vectors
+        p += -(-vectors // WIDTH)
 
-    first = sizes.sum() if reverse else 0  # this step's first row in x and y
-    hoisted = 0  # steps whose z_x is made already
-    hoist_first = 0  # its first row
+
+ROWS_TOGETHER = 64  # rows of a linear product at once: their x and their sums stay in the cache
+
+
+@_kernel
+def multiply_rows(
+    zero: Scalar,
+    rows: int,
+    columns: int,
+    y: int,
+    y_stride: int,
+    room: int,
+    b: int,
+    w: int,
+    x: int,
+    x_stride: int,
+    count: int,
+) -> None:
+    """y = x w + b, for some rows at once by way of `room`: it has whole panels, y may not."""
+    size = _size(zero)
+    x_rows, y_rows, panels = Rows(x, x_stride), Rows(y, y_stride), Rows(w, count * PANEL)
+    sums = Rows(room, -(-columns * size // PANEL) * PANEL)
+    for at in range(0, rows, ROWS_TOGETHER):
+        now = min(ROWS_TOGETHER, rows - at)
+        _product(zero, now, columns, sums, PANEL, b, panels, _from(x_rows, at, 0), size, count)
+        _copy_rows(now, columns * size, _from(y_rows, at, 0), sums)
+
+
+# ---- a run ----------------------------------------------------------------------------------
+
+
+class RunPlan(NamedTuple):
+    """What `run_layer` needs to know about one layer's packed weights in one direction.
+
+    Plans reach a kernel as plain tuples: of a named one, Numba would look up the type at each call,
+    which takes about a microsecond.
+    """
+
+    I: int  # sizes, as in the legend
+    H: int
+    P: int
+    w: int  # the address of W_ih's and W_hh's panels
+    b: int
+    w_hr: int
+    zeros: int  # the address of zeros, for products that have no b
+    xh_stride: int  # bytes from row to row of [x | h] in the work space, and of c
+    c_stride: int
+
+
+class _RunSpace(NamedTuple):
+    """The places in the work space of `run_layer`."""
+
+    h: Rows  # h before a step; in front of each row stands the step's x
+    h_next: Rows  # h after the step, likewise with the next step's x
+    c: Rows
+    m: Rows  # o * tanh(c), which waits for the projection
+    z_x: Rows  # the input's share of z, for some steps
+
+
+@_part
+def _run_space(plan: RunPlan, rows: int, work: int, size: int) -> _RunSpace:
+    h = Rows(work + -(-plan.I * size // BYTES) * BYTES, plan.xh_stride)
+    h_next = _from(h, rows, 0)
+    c = Rows(work + 2 * rows * plan.xh_stride, plan.c_stride)
+    m = _from(c, rows, 0)
+    z_x = m.first if plan.P == plan.H else _row(m, rows)
+    return _RunSpace(h, h_next, c, m, Rows(z_x, -(-plan.H * size // BYTES) * PANEL))
+
+
+@_kernel
+def run_layer(
+    zero: Scalar,
+    plan: tuple[int, ...],
+    work: int,
+    x: int,
+    x_stride: int,
+    y: int,
+    y_stride: int,
+    gates: int,
+    cells: int,
+    sizes: np.ndarray,
+    rows: int,
+    h_n: np.ndarray,
+    c_n: np.ndarray,
+    hoist: int,
+    reverse: bool,
+) -> None:
+    """Run one layer in one direction: equations (1) to (5), as `run` of the contract.
+
+    `rows` is the sum of `sizes`. `gates` and `cells` are 0 if nothing is to be saved. For one
+    sequence alone, the input's share of z is made for `hoist` steps at once, unless that is 0.
+    """
+    p = RunPlan(*plan)
+    I, H, P = p.I, p.H, p.P
+    size = _size(zero)
+    panels = -(-H * size // BYTES)
+    steps, most = sizes.size, sizes[0]
+    x_rows, y_rows = Rows(x, x_stride), Rows(y, y_stride)
+    h_0 = Rows(np.int64(h_n.ctypes.data), P * size)
+    c_0 = Rows(np.int64(c_n.ctypes.data), H * size)
+    space = _run_space(p, most, work, size)
+    h, h_next, c = space.h, space.h_next, space.c
+    # Both get h_0, for with `reverse` a sequence may begin at an even step or at an odd one.
+    _copy_rows(most, P * size, h, h_0)
+    _copy_rows(most, P * size, h_next, h_0)
+    _copy_rows(most, H * size, c, c_0)
+    # The tile adds so many inputs itself, and h; its weights begin there.
+    inputs = 0 if hoist > 0 else I
+    w = Rows(p.w + (I - inputs) * PANEL, (I + P) * PANEL)
+
+    first = rows if reverse else 0  # the step's first row in x and y
+    ahead = 0  # for so many steps, from this one on, the input's share of z is made
+    ahead_first = 0  # their first row
     live = tiles = even = odd = 0
     for n in range(steps):
         t = steps - 1 - n if reverse else n
         if sizes[t] != live:
-            # tiles as equal as can be: 8 rows are 4 + 4, not 5 + 3
+            # Tiles are as equal as can be: 8 rows are 4 + 4, not 5 + 3.
             live = sizes[t]
             tiles = -(-live // ROWS)
             even = live // tiles
             odd = live - even * tiles
         if reverse:
             first -= live
-        if hoist > 0:
-            if hoisted == 0:
-                hoisted = min(hoist, steps - n)
-                hoist_first = first - hoisted + 1 if reverse else first
-                _product(zero, hoisted, panels * GATES * lanes, z_x, z_x_stride, GATES * width,
-                         b, w, panel_size, x + hoist_first * x_stride, x_stride, size,
-                         I)  # fmt: skip
-            hoisted -= 1
+        start = Rows(p.b, 0)
+        if hoist == 0:
+            _copy_rows(live, I * size, _from(h, 0, -I * size), _from(x_rows, first, 0))
         else:
-            for r in range(live):
-                _copy(h_old + r * xh_stride - I * size, x + (first + r) * x_stride, I * size)
+            if ahead == 0:
+                ahead = min(hoist, steps - n)
+                ahead_first = first - ahead + 1 if reverse else first
+                w_x, x_ahead = Rows(p.w, w.stride), _from(x_rows, ahead_first, 0)
+                columns = panels * PANEL // size
+                _product(zero, ahead, columns, space.z_x, PANEL, p.b, w_x, x_ahead, size, I)
+            ahead -= 1
+            start = _from(space.z_x, first - ahead_first, 0)
+        # (1) to (4). With a projection, h waits in m.
+        to, out = (h_next, _from(y_rows, first, 0)) if P == H else (space.m, space.m)
+        to_gates = Rows(gates + first * GATES * H * size, GATES * H * size)
+        to_cells = Rows(cells + first * H * size, H * size)
         together = 2 if live == 1 else 1
         groups = -(-panels // together)
         for group in range(groups):
-            # every other step backwards: it begins with the panels that are still in the cache
-            p = (group if n % 2 == 0 else groups - 1 - group) * together
-            both = min(together, panels - p)
+            # Every other step goes backwards, as the last panels are still in the cache.
+            panel = (group if n % 2 == 0 else groups - 1 - group) * together
+            unit = panel * BYTES
             at = 0
             for k in range(tiles):
-                rows = even + 1 if k < odd else even
-                start, start_stride = b + p * GATES * width, 0
-                if hoist > 0:
-                    start_stride = z_x_stride
-                    start = z_x + (first - hoist_first + at) * z_x_stride + p * GATES * width
-                unit = p * lanes * size
-                to, to_stride = h_new + at * xh_stride + unit, xh_stride
-                out, out_stride = y + (first + at) * y_stride + unit, y_stride
-                if P != H:
-                    to, to_stride = m + at * c_stride + unit, c_stride
-                    out, out_stride = to, to_stride
-                to_gates = gates + (first + at) * GATES * H * size + unit if gates else 0
-                _cells(zero, rows, both * GATES, c + at * c_stride + unit, c_stride, to, to_stride,
-                       out, out_stride, min(both * lanes, H - p * lanes),
-                       to_gates, cells + (first + at) * H * size + unit, H * size,
-                       start, start_stride,
-                       first_w + p * panel_size, panel_size,
-                       h_old + at * xh_stride - inputs * size, xh_stride, inputs + P)  # fmt: skip
-                at += rows
-        if P != H:
-            _product(zero, live, P, h_new, xh_stride, GATES * width, zeros,
-                     w_hr, H * GATES * width, m, c_stride, size, H)  # fmt: skip
-            for r in range(live):
-                _copy(y + (first + r) * y_stride, h_new + r * xh_stride, P * size)
+                now = even + 1 if k < odd else even
+                _cells(
+                    zero,
+                    now,
+                    min(together, panels - panel) * GATES,
+                    _from(c, at, unit),
+                    _from(to, at, unit),
+                    _from(out, at, unit),
+                    H - unit // size,
+                    _row(to_gates, at) + unit if gates else 0,
+                    _from(to_cells, at, unit),
+                    _from(start, at, panel * PANEL),
+                    _from(w, panel, 0),
+                    _from(h, at, -inputs * size),
+                    inputs + P,
+                )
+                at += now
+        if P != H:  # (5)
+            w_hr = Rows(p.w_hr, H * PANEL)
+            _product(zero, live, P, h_next, PANEL, p.zeros, w_hr, space.m, size, H)
+            _copy_rows(live, P * size, _from(y_rows, first, 0), h_next)
         if not reverse:
             first += live
-            # sequences that end here
-            for r in range(sizes[t + 1] if t + 1 < steps else 0, live):
-                _copy(h_0 + r * P * size, h_new + r * xh_stride, P * size)
-        h_old, h_new = h_new, h_old
-    for r in range(most):
-        if reverse:
-            _copy(h_0 + r * P * size, h_old + r * xh_stride, P * size)
-        _copy(c_0 + r * H * size, c + r * c_stride, H * size)
+            on = sizes[t + 1] if t + 1 < steps else 0  # the sequences after these end here
+            _copy_rows(live - on, P * size, _from(h_0, on, 0), _from(h_next, on, 0))
+        h, h_next = h_next, h
+    if reverse:
+        _copy_rows(most, P * size, h_0, h)
+    _copy_rows(most, H * size, c_0, c)
 
 
-@_kernel
-def _scatter(zero, count, target, stride, source):
-    """target += source, of so many values, side by side at `source` and `stride` at `target`."""
-    for n in range(count):
-        _increase(zero, target + n * stride, source + n * _size(zero))
+# ---- the way back ---------------------------------------------------------------------------
 
 
-SUMS_BYTES = 1 << 17  # of a chunk's sums that are made at once, but for a panel's: in the cache
+class BackPlan(NamedTuple):
+    """What `back_layer` needs to know about one layer's packed weights in one direction."""
+
+    I: int  # sizes, as in the legend
+    H: int
+    P: int
+    w_ih: int  # addresses of the panels of matrices as factors on the right
+    w_hh: int
+    w_hr: int
+    zeros: int  # the address of zeros, for products that have no b
+    one: int  # the address of a 1
+    xh_stride: int  # bytes from row to row of [x | h_0 | 1] in the work space, and of the others
+    dz_stride: int
+    dc_stride: int
+    dh_stride: int
+    dm_stride: int
+    part_size: int  # the bytes of those sums of a chunk that are made at once
 
 
-@njit(inline="always")
-def _add_product(zero, rows, columns, total, first, part, b, w, w_panel, x, x_step,
-                 count):  # fmt: skip
-    """total += x^T w for x (count, rows), its rows `x_step` bytes apart; = if this is the first.
+class BackPlaces(NamedTuple):
+    """The arrays of one call of `back`: addresses, and strides where rows may lie apart.
+
+    `dx` and `dw_hr` are 0 where they are not wanted. `dh` and `dc` are read and written.
+    """
+
+    x: int
+    x_stride: int
+    y: int
+    y_stride: int
+    gates: int
+    cells: int
+    dy: int
+    dy_stride: int
+    h: int
+    c: int
+    dh: int
+    dc: int
+    dx: int
+    dw_ih: int
+    dw_hh: int
+    db: int
+    dw_hr: int
+
+
+class _BackSpace(NamedTuple):
+    """The places in the work space of `back_layer`; a chunk's have `room` rows."""
+
+    dh: Rows  # for each sequence, as dc and dm
+    dc: Rows
+    dm: Rows  # without a projection, this is dh
+    sums: int  # (10) in panels, [panel][k][gate][lane]; k is over [x | h_0 | 1]
+    sums_hr: int  # dW_hr of (6), in panels
+    part: int  # a chunk's sums, on their way there
+    xh: Rows  # [x | h_0 | 1] of a chunk
+    dz: Rows  # dz of a chunk, [row][gate][unit]
+    dz_panels: Rows  # the same, [panel][row][gate][lane]
+    dx: Rows  # dx of a chunk, as whole panels
+    dh_all: Rows  # with a projection: dh of a chunk, and m as [panel][row][unit]
+    m_panels: Rows
+
+
+@_part
+def _back_space(plan: BackPlan, rows: int, room: int, work: int, size: int) -> _BackSpace:
+    panels = -(-plan.H * size // BYTES)
+    wide_panels = -(-plan.H * size // PANEL) if plan.P != plan.H else 0
+    dh = Rows(work, plan.dh_stride)
+    dc = Rows(_row(dh, rows), plan.dc_stride)
+    dm = Rows(_row(dc, rows), plan.dm_stride)
+    sums = _row(dm, rows)
+    sums_hr = sums + panels * (plan.I + plan.P + 1) * PANEL
+    part = sums_hr + wide_panels * plan.P * PANEL
+    xh = Rows(part + plan.part_size, plan.xh_stride)
+    dz = Rows(_row(xh, room), plan.dz_stride)
+    dz_panels = Rows(_row(dz, room), room * PANEL)
+    dx = Rows(_row(dz_panels, panels), -(-plan.I * size // PANEL) * PANEL)
+    dh_all = Rows(_row(dx, room), plan.dh_stride)
+    m_panels = Rows(_row(dh_all, room), room * PANEL)
+    if plan.P == plan.H:
+        dm = dh
+    return _BackSpace(dh, dc, dm, sums, sums_hr, part, xh, dz, dz_panels, dx, dh_all, m_panels)
+
+
+SUMS_BYTES = 1 << 17  # of a chunk's sums, so many are made at once, or one panel: in the cache
+
+
+@_part
+def _add_product(
+    zero: Scalar,
+    rows: int,
+    columns: int,
+    total: int,
+    is_first: bool,
+    part: int,
+    zeros: int,
+    w: Rows,
+    x: Rows,
+    count: int,
+) -> None:
+    """total += x^T w for x (count, rows), or total = x^T w if this chunk is the first.
 
     A chunk's sum is made by itself, in `part`: so a long sum loses less by rounding.
     """
-    wide = GATES * BYTES
-    panel = rows * wide
     size = _size(zero)
-    left = columns * size
+    panel = rows * PANEL
     together = max(1, SUMS_BYTES // panel)
+    left = columns * size
     while left > 0:
-        now = min(left, together * wide)
-        _product(zero, rows, now // size, total if first else part, wide, panel, b, w, w_panel,
-                 x, size, x_step, count)  # fmt: skip
-        if not first:
-            _add(zero, -(-now // wide) * panel // size, total, part)
+        now = min(left, together * PANEL)
+        to, x_t = Rows(total if is_first else part, PANEL), Rows(x.first, size)
+        _product(zero, rows, now // size, to, panel, zeros, w, x_t, x.stride, count)
+        if not is_first:
+            _add(zero, -(-now // PANEL) * panel // size, total, part)
         total += together * panel
-        w += together * w_panel
+        w = _from(w, together, 0)
         left -= now
 
 
 @_kernel
-def back_layer(zero, plan, places, work, room, sizes, reverse):
-    """The gradients of one layer in one direction; see `back`.
+def _scatter(zero: Scalar, count: int, target: Rows, source: int) -> None:
+    """target += source: values side by side are added to the first ones of so many rows."""
+    for n in range(count):
+        _increase(zero, _row(target, n), source + n * _size(zero))
 
-    Steps are taken in chunks of at most `room` rows, so that what a step leaves for the products
-    over all rows is still in the cache when a chunk's are made.
-    """
-    (I, H, P, w_ih, w_hh, w_hr, zeros, one,
-     xh_stride, dz_stride, dc_stride, dh_stride, dm_stride, part_size) = plan  # fmt: skip
-    (x, x_stride, y, y_stride, gates, cells, dy, dy_stride, h_0, c_0, dh_n, dc_n,
-     dx, dw_ih, dw_hh, db, dw_hr) = places  # fmt: skip
+
+@_part
+def _add_sums(zero: Scalar, plan: BackPlan, sums: int, dw_ih: int, dw_hh: int, db: int) -> None:
+    """Add the sums of (10), [panel][k][gate][lane], to the gradients, [gate][unit][k]."""
+    I, H, P = plan.I, plan.H, plan.P
     size = _size(zero)
     lanes = BYTES // size
-    wide = GATES * BYTES
-    panels = -(-H // lanes)
-    blocks = -(-H * size // wide) if P != H else 0  # of m, 4 L units each
-    steps, most = sizes.size, sizes[0]
-    # work: dh, dc and dm (without a projection dh) of this step; the sums of (10) and of dW_hr, and
-    # room for a chunk's; a chunk's rows [x | h_0 | 1], dz, dz in panels, dx, and with a projection
-    # dh, and m in panels
-    dh = work
-    dc = dh + most * dh_stride
-    dm = dc + most * dc_stride if P != H else dh
-    sums = dc + most * (dc_stride + dm_stride)
-    sums_hr = sums + panels * (I + P + 1) * wide
-    part = sums_hr + blocks * P * wide
-    xh = part + part_size
-    dz = xh + room * xh_stride
-    dz_panels = dz + room * dz_stride
-    dx_own = dz_panels + room * panels * wide
-    dx_stride = -(-I * size // wide) * wide
-    dh_all = dx_own + room * dx_stride
-    m_panels = dh_all + room * dh_stride
-    for r in range(most):
-        _copy(dh + r * dh_stride, dh_n + r * P * size, P * size)
-        _copy(dc + r * dc_stride, dc_n + r * H * size, H * size)
-    for r in range(room):
-        _copy(xh + r * xh_stride + (I + P) * size, one, size)
+    for panel in range(-(-H // lanes)):
+        units = min(lanes, H - panel * lanes)
+        for gate in range(GATES):
+            row = gate * H + panel * lanes
+            for k in range(I + P + 1):
+                source = sums + ((panel * (I + P + 1) + k) * GATES + gate) * BYTES
+                if k < I:
+                    target = Rows(dw_ih + (row * I + k) * size, I * size)
+                elif k < I + P:
+                    target = Rows(dw_hh + (row * P + k - I) * size, P * size)
+                else:
+                    target = Rows(db + row * size, size)
+                _scatter(zero, units, target, source)
 
-    first = 0 if reverse else sizes.sum()  # the chunk's first row in x and y
+
+@_kernel
+def back_layer(
+    zero: Scalar,
+    plan: tuple[int, ...],
+    places: tuple[int, ...],
+    work: int,
+    room: int,
+    sizes: np.ndarray,
+    rows: int,
+    reverse: bool,
+) -> None:
+    """Go back through a run of one layer in one direction: equations (6) to (10), as `back`.
+
+    Steps are taken in chunks of at most `room` rows, so that what a step leaves for the products
+    over all rows is still in the cache when a chunk's are made. `rows` is the sum of `sizes`.
+    """
+    p, arrays = BackPlan(*plan), BackPlaces(*places)
+    I, H, P = p.I, p.H, p.P
+    size = _size(zero)
+    lanes = BYTES // size
+    panels = -(-H // lanes)
+    wide_panels = -(-H * size // PANEL) if P != H else 0  # of m, 4 L units each
+    steps, most = sizes.size, sizes[0]
+    x, y = Rows(arrays.x, arrays.x_stride), Rows(arrays.y, arrays.y_stride)
+    dy, dx = Rows(arrays.dy, arrays.dy_stride), Rows(arrays.dx, I * size)
+    gates, cells = Rows(arrays.gates, GATES * H * size), Rows(arrays.cells, H * size)
+    h_0, c_0 = Rows(arrays.h, P * size), Rows(arrays.c, H * size)
+    dh_n, dc_n = Rows(arrays.dh, P * size), Rows(arrays.dc, H * size)
+    w_ih, w_hh = Rows(p.w_ih, GATES * H * PANEL), Rows(p.w_hh, GATES * H * PANEL)
+    w_hr = Rows(p.w_hr, P * PANEL)
+    space = _back_space(p, most, room, work, size)
+    dh, dc, dm, xh = space.dh, space.dc, space.dm, space.xh
+    _copy_rows(most, P * size, dh, dh_n)
+    _copy_rows(most, H * size, dc, dc_n)
+    _copy_rows(room, size, _from(xh, 0, (I + P) * size), Rows(p.one, 0))
+
+    first = 0 if reverse else rows  # the chunk's first row in x and y
     n = 0
     while n < steps:
-        begin = n
-        rows = 0
-        while n < steps:
-            live = sizes[n if reverse else steps - 1 - n]
-            if rows + live > room:
-                break
-            rows += live
+        begin, count = n, 0  # the chunk's first step, and how many rows it has
+        while n < steps and count + sizes[n if reverse else steps - 1 - n] <= room:
+            count += sizes[n if reverse else steps - 1 - n]
             n += 1
         if not reverse:
-            first -= rows
-        at = 0 if reverse else rows  # the step's first row in the chunk
+            first -= count
+        at = 0 if reverse else count  # the step's first row in the chunk
         for k in range(begin, n):
             t = k if reverse else steps - 1 - k
             live = sizes[t]
             if not reverse:
                 at -= live
-            # `both`: so many of its rows were there in the step before, as `run` took them
+            row = first + at
+            # `both`: so many of its sequences were there in the step before, as `run` took them.
             before = t + 1 if reverse else t - 1
-            both = 0
-            first_before = first + at
+            row_before, both = row, 0
             if 0 <= before < steps:
+                row_before += live if reverse else -sizes[before]
                 both = min(live, sizes[before])
-                first_before += live if reverse else -sizes[before]
+            # (6)
+            _add_rows(zero, live, P, dh, _from(dy, row, 0))
+            if P != H:
+                _copy_rows(live, P * size, _from(space.dh_all, at, 0), dh)
+                _product(zero, live, H, dm, PANEL, p.zeros, w_hr, dh, size, P)
+            # (7) to (9); dm becomes m
             for r in range(live):
-                _add(zero, P, dh + r * dh_stride, dy + (first + at + r) * dy_stride)
-                if P != H:
-                    _copy(dh_all + (at + r) * dh_stride, dh + r * dh_stride, P * size)
-            if P != H:  # (6)
-                _product(zero, live, H, dm, dm_stride, wide, zeros, w_hr, P * wide,
-                         dh, dh_stride, size, P)  # fmt: skip
-            for r in range(live):
-                row = first + at + r
-                from_h = h_0 + r * P * size
-                from_c = c_0 + r * H * size
-                if r < both:
-                    from_h = y + (first_before + r) * y_stride
-                    from_c = cells + (first_before + r) * H * size
-                to = xh + (at + r) * xh_stride
-                _copy(to, x + row * x_stride, I * size)
-                _copy(to + I * size, from_h, P * size)
-                for p in range(panels):
-                    unit = p * BYTES
-                    _gradients(zero, H - p * lanes, gates + row * GATES * H * size + unit,
-                               cells + row * H * size + unit, from_c + unit, H * size,
-                               dm + r * dm_stride + unit, dc + r * dc_stride + unit,
-                               dz + (at + r) * dz_stride + unit,
-                               dz_panels + (p * room + at + r) * wide)  # fmt: skip
-                for p in range(blocks):
-                    _copy(m_panels + (p * room + at + r) * wide, dm + r * dm_stride + p * wide,
-                          wide)  # fmt: skip
-            _product(zero, live, P, dh, dh_stride, wide, zeros, w_hh, GATES * H * wide,
-                     dz + at * dz_stride, dz_stride, size, GATES * H)  # fmt: skip
+                cells_0 = _row(cells, row_before + r) if r < both else _row(c_0, r)
+                for panel in range(panels):
+                    unit = panel * BYTES
+                    _gradients(
+                        zero,
+                        H - panel * lanes,
+                        Rows(_row(gates, row + r) + unit, H * size),
+                        _row(cells, row + r) + unit,
+                        cells_0 + unit,
+                        _row(dm, r) + unit,
+                        _row(dc, r) + unit,
+                        _row(space.dz, at + r) + unit,
+                        _row(space.dz_panels, panel) + (at + r) * PANEL,
+                    )
+            # What the products over all rows need: [x | h_0] and m.
+            _copy_rows(live, I * size, _from(xh, at, 0), _from(x, row, 0))
+            _copy_rows(both, P * size, _from(xh, at, I * size), _from(y, row_before, 0))
+            _copy_rows(live - both, P * size, _from(xh, at + both, I * size), _from(h_0, both, 0))
+            for panel in range(wide_panels):
+                m = Rows(_row(space.m_panels, panel) + at * PANEL, PANEL)
+                _copy_rows(live, PANEL, m, _from(dm, 0, panel * PANEL))
+            # (9)
+            dz = _from(space.dz, at, 0)
+            _product(zero, live, P, dh, PANEL, p.zeros, w_hh, dz, size, GATES * H)
             if reverse:
                 at += live
-        # (10), for the rows of the chunk
-        _add_product(zero, I + P + 1, panels * GATES * lanes, sums, begin == 0, part, zeros,
-                     dz_panels, room * wide, xh, xh_stride, rows)  # fmt: skip
+        # (10), and dW_hr of (6), for the rows of the chunk
+        total, part, columns = space.sums, space.part, panels * PANEL // size
+        is_first, dz_w = begin == 0, space.dz_panels
+        _add_product(zero, I + P + 1, columns, total, is_first, part, p.zeros, dz_w, xh, count)
         if P != H:
-            _add_product(zero, P, H, sums_hr, begin == 0, part, zeros, m_panels, room * wide,
-                         dh_all, dh_stride, rows)  # fmt: skip
-        if dx:
-            _product(zero, rows, I, dx_own, dx_stride, wide, zeros, w_ih, GATES * H * wide,
-                     dz, dz_stride, size, GATES * H)  # fmt: skip
-            for r in range(rows):
-                _add(zero, I, dx + (first + r) * I * size, dx_own + r * dx_stride)
+            total, m_w, dh_x = space.sums_hr, space.m_panels, space.dh_all
+            _add_product(zero, P, H, total, is_first, part, p.zeros, m_w, dh_x, count)
+        if arrays.dx:
+            dz, size_dz = space.dz, GATES * H
+            _product(zero, count, I, space.dx, PANEL, p.zeros, w_ih, dz, size, size_dz)
+            _add_rows(zero, count, I, _from(dx, first, 0), space.dx)
         if reverse:
-            first += rows
-    for r in range(most):
-        _copy(dh_n + r * P * size, dh + r * dh_stride, P * size)
-        _copy(dc_n + r * H * size, dc + r * dc_stride, H * size)
-    # [panel][k][gate][lane] -> [gate][unit][k]
-    for p in range(panels):
-        units = min(lanes, H - p * lanes)
-        for gate in range(GATES):
-            row = gate * H + p * lanes
-            for k in range(I + P + 1):
-                source = sums + ((p * (I + P + 1) + k) * GATES + gate) * BYTES
-                if k < I:
-                    _scatter(zero, units, dw_ih + (row * I + k) * size, I * size, source)
-                elif k < I + P:
-                    _scatter(zero, units, dw_hh + (row * P + k - I) * size, P * size, source)
-                else:
-                    _scatter(zero, units, db + row * size, size, source)
-    for p in range(blocks):
-        for r in range(P):
-            _add(zero, min(wide // size, H - p * wide // size), dw_hr + r * H * size + p * wide,
-                 sums_hr + (p * P + r) * wide)  # fmt: skip
+            first += count
+    _copy_rows(most, P * size, dh_n, dh)
+    _copy_rows(most, H * size, dc_n, dc)
+    _add_sums(zero, p, space.sums, arrays.dw_ih, arrays.dw_hh, arrays.db)
+    for panel in range(wide_panels):
+        units = min(PANEL // size, H - panel * PANEL // size)
+        dw_hr = Rows(arrays.dw_hr + panel * PANEL, H * size)
+        _add_rows(zero, P, units, dw_hr, Rows(space.sums_hr + panel * P * PANEL, PANEL))
 
 
 @_kernel
-def address_of(array):
+def address_of(array: np.ndarray) -> int:
+    """Return where an array's values begin."""
     return array.ctypes.data
