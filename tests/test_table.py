@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastlstm.table import read_table
+from fastlstm.cli.table import read_table
 
 
 @pytest.fixture

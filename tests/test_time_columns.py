@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm import cli
-from fastlstm.table import read_table, read_tables
+from fastlstm.cli.table import read_table, read_tables
 from fastlstm.times import breaks, continued, read_times
 from fastlstm.training import (
     Adam,

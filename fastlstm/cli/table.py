@@ -14,8 +14,8 @@ from array import array
 
 import numpy as np
 
-from .checks import listed, quoted, short
-from .times import (
+from ..checks import listed, quoted, short
+from ..times import (
     NUMBER,
     are_runs,
     breaks,

@@ -15,7 +15,6 @@ from ..checks import listed
 from ..files import check_writable, written_aside
 from ..layers import LSTM, Last, Linear, Sequential
 from ..plot import plot_forecast, plot_history
-from ..table import read_tables
 from ..terminal import above_bars, show
 from ..training import (
     SGD,
@@ -30,6 +29,7 @@ from ..training import (
     fit,
     seasonal_naive,
 )
+from .table import read_tables
 
 _OPTIMISERS = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
 _SHOWN = 48  # steps before a forecast in its picture, at least
