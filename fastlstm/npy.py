@@ -1,14 +1,22 @@
-"""Arrays in .npy files, mapped into memory; their headers may be of anyone's making."""
+"""Arrays in .npy files: mapped into memory where they are read, written piece by piece.
+
+A file may come from anyone, so its header is checked before memory is taken for it.
+"""
+
+from __future__ import annotations
 
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-_MOST_HEADER = 10_000  # bytes; NumPy reads no longer ones either
-_ITEM = re.compile(  # of a dict's text: read as such, for nothing in a file is evaluated
+_MOST_HEADER = 10_000  # bytes; NumPy reads no longer header either
+_ITEM = re.compile(  # one item of the dict; its text is matched, and never evaluated
     r"""\s* ['"] (?: descr ['"] \s* : \s* ['"] (?P<descr> [\w<>=|[\]]{1,40} ) ['"]
         | fortran_order ['"] \s* : \s* (?P<fortran_order> True | False )
         | shape ['"] \s* : \s* [(] (?P<shape> [^()]* ) [)] ) \s* ,?""",
@@ -16,18 +24,22 @@ _ITEM = re.compile(  # of a dict's text: read as such, for nothing in a file is 
 )
 _NUMBER = r"\s*\d{1,18}L?\s*"  # Python 2 wrote the L
 _NUMBERS = re.compile(rf"(?:{_NUMBER},)*(?:{_NUMBER})?", re.ASCII)
-_SIZES = {b"\x01\x00": 2, b"\x02\x00": 4, b"\x03\x00": 4}  # bytes of the header's size, by version
+_SIZES = {
+    b"\x01\x00": 2,
+    b"\x02\x00": 4,
+    b"\x03\x00": 4,
+}  # where its size stands
 
 
-def map_array(path):
-    """Return the array in a .npy file of version 1 to 3: what is used of it is read when it is.
+def map_array(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Return the array in a .npy file of version 1 to 3, read from the file only as it is used.
 
     Raises
     ------
     ValueError
         If the file is damaged, cut off or holds anything but one plain array.
     OSError
-        If it cannot be opened.
+        If the file cannot be opened.
     """
     with open(path, "rb") as file:
         try:
@@ -41,22 +53,48 @@ def map_array(path):
                 )
             if not size:
                 return np.zeros(shape, dtype, order)
-            return np.memmap(file, dtype, "r", start, shape, order).view(np.ndarray)
+            mapped: NDArray[Any] = np.memmap(file, dtype, "r", start, shape, order)
+            return mapped.view(np.ndarray)
         except ValueError as fault:
             raise ValueError(f"{Path(path)} cannot be read as .npy: {fault}") from fault
 
 
-def _header(file):
-    """Return dtype, order and shape."""
+def write_pieces(
+    file: IO[bytes], pieces: Iterable[NDArray[Any]], axis: int, length: int | None
+) -> None:
+    """Write an array that comes in pieces, cut along `axis`, along which all have `length` values.
+
+    Where `length` is None, there is one piece, and it is the whole array.
+
+    The values are not written through a memory map: on a full disk, that would end the process,
+    where writing to a file raises an OSError.
+    """
+    start = 0
+    for piece in pieces:
+        if length is None:
+            axis, length = 0, len(piece)  # written at once
+        if not start:
+            shape = (*piece.shape[:axis], length, *piece.shape[axis + 1 :])
+            header = {"descr": piece.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            values, width = file.tell(), piece.itemsize * math.prod(shape[axis + 1 :])
+        for row, part in enumerate(piece if axis else piece[None]):
+            file.seek(values + (row * length + start) * width)
+            file.write(np.ascontiguousarray(part).data)
+        start += piece.shape[axis]
+
+
+def _header(file: IO[bytes]) -> tuple[np.dtype[Any], Literal["C", "F"], tuple[int, ...]]:
+    """Return the dtype, order and shape that stand in a file's header."""
     head = file.read(8)
     if head[:6] != b"\x93NUMPY" or head[6:] not in _SIZES:
         raise ValueError("it does not begin as a .npy file of version 1, 2 or 3 does")
     size = int.from_bytes(file.read(_SIZES[head[6:]]), "little")
-    text = file.read(min(size, _MOST_HEADER + 1))
-    if len(text) != size:
+    header = file.read(min(size, _MOST_HEADER + 1))
+    if len(header) != size:
         raise ValueError(f"its header of {size} bytes is cut off or longer than {_MOST_HEADER}")
-    text = text.decode("latin-1")
-    items = {item.lastgroup: item[item.lastgroup] for item in _ITEM.finditer(text)}
+    text = header.decode("latin-1")
+    items = {str(item.lastgroup): item[str(item.lastgroup)] for item in _ITEM.finditer(text)}
     whole = "".join(_ITEM.sub("", text).split()) == "{}" and len(items) == 3
     if not whole or not _NUMBERS.fullmatch(items["shape"]):
         raise ValueError("its header does not tell the type, order and shape of an array")
@@ -66,5 +104,5 @@ def _header(file):
         raise ValueError(f"its header is damaged: {fault}") from fault
     if dtype.kind in "OV":
         raise ValueError(f"it holds {dtype}; expected numbers")
-    order = "F" if items["fortran_order"] == "True" else "C"
-    return dtype, order, tuple(map(int, re.findall(r"\d+", items["shape"])))
+    shape = tuple(map(int, re.findall(r"\d+", items["shape"])))
+    return dtype, "F" if items["fortran_order"] == "True" else "C", shape

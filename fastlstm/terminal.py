@@ -1,6 +1,6 @@
 """What a user sees on a terminal: text without control characters, and bars of progress.
 
-Text is often a name out of a file of unknown origin; such a name must not command the terminal.
+Text may hold names from files of unknown origin, which must not control the terminal.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 
 def printable(text: object) -> str:
-    r"""Return the text with an escape, as ``\x1b``, for each character that is not to be seen.
+    r"""Return the text with an escape, as ``\x1b``, in place of each invisible character.
 
-    Those are controls, line ends and tabs among them, characters that turn the direction of
-    writing or have no width, halves of surrogate pairs, and what Unicode does not define.
+    These are controls, among them line ends and tabs, characters that change the direction of
+    writing or have no width, halves of surrogate pairs, and code points that Unicode leaves
+    undefined.
     """
     return "".join(
         letter
@@ -26,16 +27,21 @@ def printable(text: object) -> str:
     )
 
 
+def one_line(text: object) -> str:
+    """Return the text in one line: each run of spaces and line ends becomes one space."""
+    return " ".join(str(text).split())
+
+
 def show(*lines: object, to: Literal["stdout", "stderr"] = "stdout") -> None:
-    """Print lines on standard output or "stderr", by `printable` and as its encoding can.
+    """Print lines, `printable`, with escapes for characters that the output's encoding lacks.
 
     Raises
     ------
     OSError
-        If standard output does not take them: nothing is lost in silence.
+        If standard output does not take the lines, so that no loss goes unnoticed.
     """
     stream = getattr(sys, to)
-    if stream is None:  # closed, as by ``>&-``
+    if stream is None:  # it was closed, as by ``>&-``
         if to == "stderr":
             return
         raise OSError("standard output cannot be written: it is closed")
@@ -48,7 +54,7 @@ def show(*lines: object, to: Literal["stdout", "stderr"] = "stdout") -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Make a sentence of what the system says when an output takes no more."""
+    """Turn the system's error inside the block into a sentence about standard output."""
     try:
         yield
     except BrokenPipeError:
@@ -60,11 +66,10 @@ def writing() -> Iterator[None]:
 def progress_bar(
     steps: Iterable[Any] | None = None, *, total: int | None = None, unit: str = "it"
 ) -> Any:
-    """Return a bar of tqdm over these steps; the steps themselves where nobody would see it move.
+    """Return a bar of tqdm over these steps, or the steps alone where nobody would see a bar.
 
-    The bar appears after one second and goes away at the end. Without `steps` it is None that
-    comes back in place of a bar; of a bar the caller calls `update` for each of the `total` steps,
-    and `close`.
+    The bar appears after one second and goes away at the end. A caller without `steps` gets a bar,
+    or None, calls its `update` for each of the `total` steps, and closes it.
     """
     tqdm = _tqdm()
     if tqdm is None:
@@ -81,7 +86,7 @@ def above_bars() -> Iterator[None]:
 
 
 def _tqdm() -> Any:
-    """The class of tqdm's bars; None where it is not installed, or nobody would see a bar move.
+    """Return the class of tqdm's bars, or None if it is missing or nobody would see a bar.
 
     A bar is seen on a terminal and in a notebook, whose bars `tqdm.auto` draws.
     """

@@ -84,7 +84,7 @@ class Times(NamedTuple):
         return self.values.dtype.kind == "M"
 
 
-def read_times(labels, date_format=None):
+def read_times(labels):
     """Read the times of a column's texts; None if these are neither numbers nor dates.
 
     Raises
@@ -92,8 +92,6 @@ def read_times(labels, date_format=None):
     ValueError
         If a date does not exist, or days and months cannot be told apart.
     """
-    if date_format is not None:
-        return _by_format(labels, date_format)
     for form, orders in _FORMS:
         if matches := _all_matches(form, labels):
             found = {o: times for o in orders or [None] if (times := _dates(matches, o))}
@@ -405,7 +403,7 @@ def _in_case(word, old):
     return word.upper() if old.isupper() else word.lower() if old.islower() else word
 
 
-def _by_format(labels, date_format):
+def read_formatted(labels, date_format):
     """The times of labels that `datetime.strptime` reads."""
     moments = []
     for label in labels:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastlstm.cli.table import Table, read_tables
 from fastlstm.engines import _numpy, load
 from fastlstm.sequences.packing import batch_sizes_of
 
@@ -261,3 +262,13 @@ def assert_same_answers(got, expected):
     for name, values in expected.items():
         assert np.isfinite(values).all(), name
         assert_same_bits(got[name], values)
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def read_table(path, columns: list[str], **options: str) -> Table:
+    """The columns of these names as one series without missing values."""
+    (table,) = read_tables(path, columns, **options)
+    table.check()
+    return table

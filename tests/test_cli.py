@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from fastlstm import LSTM, Embedding, Last, Linear, LSTMCell, Sequential, Softmax, Tanh, cli
+from fastlstm.cli import engines as cli_engines
+from fastlstm.cli import run as cli_run
 from fastlstm.formats import save
 from fastlstm.wav import Sound
 
@@ -74,11 +76,13 @@ def assert_same(actual, expected):
 def test_chunks_give_the_whole(model, x, chunk, monkeypatch):
     """However time is cut, the output is that of the model called once from Python."""
     seen = []
-    advance = cli._advance
-    monkeypatch.setattr(cli, "_advance", lambda _, x, *rest: seen.append(x) or advance(_, x, *rest))
+    advance = cli_run._advance
+    monkeypatch.setattr(
+        cli_run, "_advance", lambda _, x, *rest: seen.append(x) or advance(_, x, *rest)
+    )
     widest = max(max(p.shape) for p in model.state_dict().values())
     batch = 3 if 3 in x.shape else 1
-    monkeypatch.setattr(cli, "CHUNK_VALUES", chunk * batch * widest)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", chunk * batch * widest)
     expected = model(x)
     assert_same(run(model, x), expected[0] if isinstance(model, LSTM) else expected)
     assert len(seen) == -(-11 // chunk)
@@ -96,14 +100,14 @@ def test_chunks_give_the_whole(model, x, chunk, monkeypatch):
     ids="bidirectional lengths last last-of-lengths softmax-over-time".split(),
 )
 def test_models_that_need_the_whole_are_not_cut(model, options, call, monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     expected = model(X, **call)
     assert_same(run(model, X, *options), expected[0] if isinstance(model, LSTM) else expected)
 
 
 def test_batch_first_option_reads_and_writes_the_batch_first(monkeypatch):
     """Also for a model whose file does not say so; without a batch it changes nothing."""
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     expected, _ = lstm()(X)
     assert_same(run(lstm(), X.swapaxes(0, 1), "--batch-first"), expected.swapaxes(0, 1))
     assert_same(run(lstm(), X[:, 0], "--batch-first"), expected[:, 0])
@@ -134,7 +138,7 @@ def test_lengths_from_the_line_or_a_file(text):
 
 def test_a_stream_resumes_from_its_states(monkeypatch):
     """A file in two halves, the states handed on, is the file in one."""
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     model = Sequential(lstm(), Linear(5, 1, seed=2))
     first = run(model, X[:7], "--state-out", "s.npz")
     second = run(model, X[7:], "--state-in", "s.npz", "--state-out", "s.npz")
@@ -244,7 +248,7 @@ def test_csv_in(text):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_csv_out_reads_back_as_the_same_numbers(dtype, monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     model, x = lstm(dtype=dtype), X[:, :1]
     expected = run(model, x)
     for given in (x, x[:, 0]):
@@ -289,7 +293,7 @@ def test_wav_in(width, data, left, right):
 
 
 def test_progress_waits_a_second_and_does_without_tqdm(monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     bars = []
 
     def tqdm(starts, **options):
@@ -429,7 +433,7 @@ def test_errors_of_many_lines_become_one(monkeypatch, capsys):
     def fail(*_, **__):
         raise ValueError("first:\n\tsecond\n\tthird")
 
-    monkeypatch.setattr(cli, "load", fail)
+    monkeypatch.setattr(cli_run, "load", fail)
     sentence = error_of(capsys, "run", "model.npz", "x.npy", "-o", "y.npy")
     assert sentence == "first: second third"
 
@@ -437,17 +441,17 @@ def test_errors_of_many_lines_become_one(monkeypatch, capsys):
 @pytest.mark.parametrize(("fault", "code"), [(KeyboardInterrupt, 130), (OSError("full"), 1)])
 def test_a_run_that_breaks_off_leaves_the_old_files(fault, code, monkeypatch):
     """Half an output is none: not under its name, nor beside it."""
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     old = run(lstm(), X, "--state-out", "s.npz")
     before = sorted(os.listdir())
-    advance, left = cli._advance, iter(range(5))
+    advance, left = cli_run._advance, iter(range(5))
 
     def advance_a_few(*arguments):
         if next(left, None) is None:
             raise fault
         return advance(*arguments)
 
-    monkeypatch.setattr(cli, "_advance", advance_a_few)
+    monkeypatch.setattr(cli_run, "_advance", advance_a_few)
     arguments = ["run", "model.npz", "x.npy", "-o", "y.npy", "--state-out", "s.npz"]
     assert cli.main(arguments) == code
     assert sorted(os.listdir()) == before
@@ -527,7 +531,7 @@ def test_engines_under_a_variable_that_names_none(capsys, monkeypatch):
 
 def test_engines(capsys, monkeypatch):
     monkeypatch.setattr(
-        cli,
+        cli_engines,
         "engine_info",
         lambda: {
             "fast": {"available": False, "default": False, "reason": "no luck; pip install luck"},

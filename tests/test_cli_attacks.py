@@ -14,6 +14,7 @@ import pytest
 
 import fastlstm
 from fastlstm import LSTM, Embedding, Last, Linear, Sequential, cli
+from fastlstm.cli import run as cli_run
 from fastlstm.npy import map_array
 from fastlstm.terminal import printable
 from fastlstm.training import Forecaster, Standardizer
@@ -287,7 +288,7 @@ def test_what_nobody_foresaw_is_a_sentence(kind, monkeypatch, capsys):
     def fail(*_, **__):
         raise kind("deep\x1b inside")
 
-    monkeypatch.setattr(cli, "load", fail)
+    monkeypatch.setattr(cli_run, "load", fail)
     assert cli.main(["run", "m.npz", "x.npy", "-o", "y.npy"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and re.fullmatch(
@@ -565,7 +566,7 @@ def test_an_output_that_fills_up_is_named(capsys):
 
 @pytest.mark.parametrize("option", ["-o", "--state-out"])
 def test_destinations_are_tried_before_the_work(option, monkeypatch, capsys, folder):
-    monkeypatch.setattr(cli, "load", lambda *_, **__: pytest.fail("that was the work"))
+    monkeypatch.setattr(cli_run, "load", lambda *_, **__: pytest.fail("that was the work"))
     names = {"-o": "y.npy", "--state-out": "s.npz"}
     (folder / names[option]).mkdir()
     arguments = [part for pair in names.items() for part in pair]

@@ -12,7 +12,9 @@ import pytest
 
 import fastlstm
 from fastlstm import cli
-from fastlstm.cli import training as cli_training
+from fastlstm.cli import forecast as cli_forecast
+from fastlstm.cli import table_arguments
+from fastlstm.cli import train as cli_train
 from fastlstm.training import (
     Adam,
     EarlyStopping,
@@ -306,18 +308,18 @@ def test_ctrl_c_before_an_epoch_is_done_leaves_the_old_model(capsys, monkeypatch
 
 
 def test_interrupted_in_the_middle_it_has_the_best_weights(capsys, monkeypatch):
-    report = cli_training._report
+    report = cli_train._report
 
     def stop_after_three(state):
         report(state)
         if state.epoch == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_training, "_report", stop_after_three)
+    monkeypatch.setattr(cli_train, "_report", stop_after_three)
     run(TRAIN, code=130)
     assert "of 3 epochs, interrupted" in capsys.readouterr().out
     # without Ctrl-C after as many epochs
-    monkeypatch.setattr(cli_training, "_report", report)
+    monkeypatch.setattr(cli_train, "_report", report)
     run(TRAIN, "--epochs", "2", "-o", "two.npz")
     assert_same_model("model.npz", "two.npz")  # callbacks after the report saw two epochs
 
@@ -397,7 +399,7 @@ def test_what_changed_on_purpose_counts(capsys):
 
 @pytest.mark.parametrize("option", ["--output", "--checkpoint", "--plot"])
 def test_destinations_are_tried_before_the_first_epoch(capsys, monkeypatch, option):
-    monkeypatch.setattr(cli_training, "fit", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr(cli_train, "fit", lambda *_, **__: pytest.fail("it trained"))
     name = {"--output": "x.npz", "--checkpoint": "x", "--plot": "x.png"}[option]
     os.mkdir(name)
     assert error_of(capsys, TRAIN, option, name) == f"{name} cannot be written: it is a folder"
@@ -406,11 +408,10 @@ def test_destinations_are_tried_before_the_first_epoch(capsys, monkeypatch, opti
     def refuse(path):
         raise PermissionError(f"{path} cannot be written: Read-only file system")
 
-    monkeypatch.setattr(
-        cli_training,
-        "check_writable",
-        lambda path, *_: refuse(path) if path.name == name else None,
-    )
+    for module in (cli_train, table_arguments):
+        monkeypatch.setattr(
+            module, "check_writable", lambda path, *_: refuse(path) if path.name == name else None
+        )
     assert error_of(capsys, TRAIN, option, name).endswith("Read-only file system")
 
 
@@ -481,13 +482,13 @@ def test_errors_go_elsewhere_than_a_forecast_that_is_printed(model, capsys):
 @pytest.mark.parametrize("more, past, then", [([], 48, 3), (["--holdout", "2"], 48, 3)])
 def test_a_forecast_is_drawn(model, monkeypatch, more, past, then):
     pytest.importorskip("matplotlib")
-    draw, seen = cli_training.plot_forecast, {}
+    draw, seen = cli_forecast.plot_forecast, {}
 
     def look(series, forecast, truth, **options):
         seen.update(options, series=series, forecast=forecast, truth=truth)
         return draw(series, forecast, truth, **options)
 
-    monkeypatch.setattr(cli_training, "plot_forecast", look)
+    monkeypatch.setattr(cli_forecast, "plot_forecast", look)
     run("forecast model.npz data.csv -o out.csv --plot out.png", *more)
     with open("out.png", "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"

@@ -39,6 +39,7 @@ def imports(path):
         node
         for function in ast.walk(tree)
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        or (isinstance(function, ast.If) and ast.unparse(function.test) == "TYPE_CHECKING")
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
@@ -109,6 +110,7 @@ def test_wrong_arrows_are_seen(tmp_path, name, source):
         ("layers.lstm", "from .layer import Layer\nfrom ..sequences.packing import rows_of"),
         ("formats.npz", "from . import structure\nfrom .zip import a\nfrom ..layers import Linear"),
         ("formats.npz", "def f():\n    import safetensors"),
+        ("plot", "if TYPE_CHECKING:\n    from matplotlib.figure import Figure"),
         ("engines._numba", "import numba, llvmlite\nfrom ._numba_kernels import run_layer"),
         ("cli.train", "from .. import __version__\nfrom ..formats import load"),
     ],

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from fastlstm.cli.table import read_table
+from support import read_table
 
 
 @pytest.fixture

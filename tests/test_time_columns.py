@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import read_table
 
 import fastlstm
 from fastlstm import cli
-from fastlstm.cli.table import read_table, read_tables
-from fastlstm.times import breaks, continued, read_times
+from fastlstm.cli.table import read_tables
+from fastlstm.times import breaks, continued, read_formatted, read_times
 from fastlstm.training import (
     Adam,
     EarlyStopping,
@@ -176,7 +177,7 @@ def test_days_and_months_are_told_apart_by_the_whole_column_or_not_at_all():
     same = read_times(["01/01/2024", "02/02/2024"])
     assert same.values[1] == np.datetime64("2024-02-02")
     for form, month in (("%d/%m/%Y", 2), ("%m/%d/%Y", 1)):
-        times = read_times(["01/02/2024", "02/02/2024"], form)
+        times = read_formatted(["01/02/2024", "02/02/2024"], form)
         assert times.values[0].item().month == month
         assert times.write(times.values) == ["01/02/2024", "02/02/2024"]
 
@@ -224,7 +225,7 @@ def test_dates_that_are_none(labels, sentence):
 def test_other_words_are_no_times():
     for labels in (["Monday", "Tuesday"], ["10:00", "11:00"], ["a1", "a2"], ["", ""], ["Jan-20"]):
         assert read_times(labels) is None
-    assert read_times(["10:00", "11:00"], "%H:%M").write(
+    assert read_formatted(["10:00", "11:00"], "%H:%M").write(
         np.array(["1900-01-01T12:00"], "M8[us]")
     ) == ["12:00"]
 

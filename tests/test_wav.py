@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlstm import LSTM, Embedding, Last, Linear, Sequential, Softmax, cli, save
+from fastlstm.cli import run as cli_run
 from fastlstm.wav import Sound
 
 GUID = bytes.fromhex("000000001000800000aa00389b71")
@@ -334,7 +335,7 @@ def test_wav_to_wav_keeps_the_rate(channels, dtype, bits, chunked, monkeypatch):
         Linear(5, channels, seed=2, dtype=dtype),
     ).eval()
     if chunked:
-        monkeypatch.setattr(cli, "CHUNK_VALUES", 20 * 7)
+        monkeypatch.setattr(cli_run, "CHUNK_VALUES", 20 * 7)
     assert run(model) == 0
     numbers, frames, data = parsed("y.wav")
     width = bits // 8
@@ -367,7 +368,7 @@ def test_a_wav_input_is_not_read_as_a_whole(monkeypatch):
         "__getitem__",
         lambda sound, key: seen.append(len(get(sound, key))) or get(sound, key),
     )
-    monkeypatch.setattr(cli, "CHUNK_VALUES", 20 * 10)
+    monkeypatch.setattr(cli_run, "CHUNK_VALUES", 20 * 10)
     assert run(LSTM(2, 5, engine="numpy")) == 0
     assert seen == [10] * 5
 

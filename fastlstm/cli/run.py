@@ -1,33 +1,32 @@
-"""The ``fastlstm`` command: look into a model file, run it on a file of input, list the engines.
+"""``fastlstm run``: run a model on a file of input and write what its last layer gives.
 
-A run goes through time in chunks, with the states carried from one to the next, so that input and
-output may be larger than memory; a model that needs the whole sequence runs in one go. How to train
-and to forecast stands in `cli_training`.
+The sequence goes through the model in chunks of time, and the states are carried from one chunk to
+the next, so that input and output may be larger than memory. A model that needs the whole sequence
+gets it in one piece.
 """
 
+from __future__ import annotations
+
 import argparse
-import contextlib
-import csv
-import math
-import os
 import re
-import sys
-import traceback
-from array import array
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .. import __version__
-from ..checks import listed, quoted, short
-from ..engines import MODULES, engine_info, threads
+from .. import npy, wav
+from ..checks import listed, short
+from ..engines import MODULES
 from ..files import check_writable, written_aside
-from ..formats import inference, load, load_state
+from ..formats import load, load_state
 from ..layers import (
     LSTM,
     Dropout,
     Embedding,
     Last,
+    Layer,
     Linear,
     LSTMCell,
     ReLU,
@@ -36,17 +35,28 @@ from ..layers import (
     Softmax,
     Tanh,
 )
-from ..npy import map_array
-from ..terminal import printable, progress_bar, show, writing
-from ..training import Forecaster, NonFiniteError, is_forecaster
-from ..wav import Sound, write_head
-from . import train as cli_training
+from ..terminal import progress_bar
+from ..training import is_forecaster
+from .csv_file import read_numbers, write_rows
+from .parser import add_model, check_suffix
+
+if TYPE_CHECKING:
+    from .parser import Commands
 
 CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
 
-_FAULTS = (ValueError, TypeError, OSError, ImportError, MemoryError, NonFiniteError, RecursionError)
+_Array = NDArray[Any]
+_Input = NDArray[Any] | wav.Sound
+_States = dict[str, tuple[_Array, _Array]]  # (h, c) by the name of the LSTM in the model
 
-_RUN_DESCRIPTION = """\
+_READERS: dict[str, Callable[[Path], _Input]] = {
+    ".npy": npy.map_array,
+    ".csv": read_numbers,
+    ".wav": wav.Sound,
+}
+_OUTPUTS = (".npy", ".csv", ".wav")
+
+_DESCRIPTION = """\
 Run a model on a file of input and write what its last layer gives.
 
 Input, by suffix:
@@ -71,215 +81,61 @@ the last step, and --lengths need whole sequences: they run in one go, in memory
 """
 
 
-def main(argv=None):
-    """Run the command.
+class _Layout(NamedTuple):
+    """How an input lies: whether it has a batch, its axis of time, and its sizes T and B."""
 
-    Parameters
-    ----------
-    argv : list of str, optional
-        The arguments; the process's own if not given.
-
-    Returns
-    -------
-    int
-        The exit code: 0; 1 if something is wrong with a file or a value, told in one line on
-        stderr; 130 if interrupted; 141 if the reader of the output went away. Wrong usage leaves
-        through argparse, with 2.
-
-    Examples
-    --------
-    >>> fastlstm.cli.main(["info", "missing.npz"])
-    1
-    """
-    try:
-        try:
-            args = _parser().parse_args(argv)
-            args.action(args)
-        finally:
-            if sys.stdout is not None:
-                with writing():
-                    sys.stdout.flush()  # of what argparse printed
-    except BrokenPipeError:
-        code, fault = 141, None
-    except KeyboardInterrupt:
-        code, fault = 130, None
-    except _FAULTS as error:
-        code, fault = 1, _line(error) or type(error).__name__
-    except Exception as error:
-        code, fault = 1, f"unexpected {type(error).__name__}{_where(error)}: {_line(error)}"
-    else:
-        return 0
-    if fault:
-        with contextlib.suppress(OSError):
-            show(f"fastlstm: error: {fault}", to="stderr")
-    _forget_output()
-    return code
+    batched: bool
+    time: int
+    steps: int
+    batch: int  # 1 where there is none
 
 
-def _where(error):
-    """The place of an error that nobody foresaw, for a report of it."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return f" at {Path(last.filename).name}:{last.lineno}, a fault of fastlstm, please report it"
-
-
-def _forget_output():
-    """Let go of what the outputs do not take, or Python would complain at its exit."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints, which cite the command line, are printable."""
-
-    def error(self, message):
-        super().error(printable(message))
-
-    def _print_message(self, message, file=None):
-        if message and file is not None:
-            with writing():  # where argparse itself is silent
-                file.write(message)
-
-
-def _parser():
-    parser = _Parser(
-        prog="fastlstm",
-        description="Train and run LSTMs on a CPU, without a deep-learning framework.",
-    )
-    parser.add_argument("--version", action="version", version=f"fastlstm {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("model", metavar="MODEL", help="model file: .npz, .pt, .pth, .safetensors")
-    model.add_argument("--key", help="which state dict of a checkpoint that nests several")
-    model.add_argument(
-        "--prefix", help="take only the part whose parameters' names begin so, as encoder.lstm"
-    )
-
-    info = commands.add_parser(
-        "info", parents=[model], help="show a model's layers, shapes, parameters and size"
-    )
-    info.set_defaults(action=_info, engine="numpy")
-
-    run = commands.add_parser(
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
         "run",
-        parents=[model],
         help="run a model on a file of input",
-        description=_RUN_DESCRIPTION,
+        description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.set_defaults(action=_run)
-    run.add_argument("input", metavar="INPUT", type=Path, help=".npy, .csv or .wav file")
-    run.add_argument(
+    command.set_defaults(action=_run)
+    add_model(command)
+    command.add_argument("input", metavar="INPUT", type=Path, help=".npy, .csv or .wav file")
+    command.add_argument(
         "-o", "--output", metavar="OUT", type=Path, required=True, help=".npy, .csv or .wav file"
     )
-    run.add_argument(
+    command.add_argument(
         "--batch-first",
         action=argparse.BooleanOptionalAction,
         help="input and output are (B, T, ...), or with --no-batch-first (T, B, ...)",
     )
-    run.add_argument(
+    command.add_argument(
         "--lengths", help="real steps of each sequence: 3,5,2, or a .npy or .txt file of them"
     )
-    run.add_argument(
+    command.add_argument(
         "--state-in",
         metavar="S.npz",
         type=Path,
         help="begin with these states (arrays h and c, as of `Stream.state` or --state-out)",
     )
-    run.add_argument(
+    command.add_argument(
         "--state-out", metavar="S.npz", type=Path, help="write the last states, to resume from"
     )
-    run.add_argument(
+    command.add_argument(
         "--engine", choices=("auto", *MODULES), default="auto", help="who computes (default: auto)"
     )
 
-    cli_training.add_commands(commands)
 
-    table = commands.add_parser("engines", help="list the engines and why one is missing")
-    table.set_defaults(action=_engines)
-    return parser
-
-
-def _line(error):
-    return " ".join(str(error).split())
-
-
-def _engines(args):
-    fault = None
-    try:
-        table = engine_info()
-    except ValueError as error:  # a variable names what there is not: what there is without it
-        fault = error
-        for name in ("FASTLSTM_ENGINE", "FASTLSTM_ISA"):
-            os.environ.pop(name, None)
-        table = engine_info()
-    for name, facts in table.items():
-        state = "default" if facts["default"] else "available" if facts["available"] else "missing"
-        rest = [
-            value if key == "reason" else f"{key.replace('_', ' ')} {value}"
-            for key, value in facts.items()
-            if key not in ("available", "default", "prepare_seconds")  # nothing is prepared here
-        ]
-        show(f"{name:8}{state:11}{', '.join(rest)}")
-    if fault:
-        raise fault
-    threads(None, "native")  # refuses a wrong FASTLSTM_NUM_THREADS
-
-
-def _info(args):
-    parts = ()
-    threads(None, args.engine)  # here, for a wrong variable is not the file's fault
-    try:
-        layers = _load(args)
-        arrays = layers.state_dict()
-    except ValueError as error:
-        if args.prefix is not None:
-            raise
-        arrays = load_state(args.model, key=args.key)  # a file that cannot be read fails again
-        layers = _line(error).removeprefix(f"{args.model}: ")
-        parts = [n for n, part in inference.find_parts(arrays).items() if part.readings and n]
-    show(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
-    show(*str(layers).split("\n"))
-    with contextlib.suppress(ValueError):  # most files hold a model alone
-        show(Forecaster.load(args.model, engine=args.engine))
-    rows = [("parameter", "shape", "values")]
-    for name, p in arrays.items():
-        plain = len(name) <= 100 and printable(name) == name
-        rows.append((name if plain else short(name), str(p.shape), f"{p.size:,}"))
-    dtypes = sorted({str(p.dtype) for p in arrays.values()})
-    rows.append(("total", ", ".join(dtypes), f"{sum(p.size for p in arrays.values()):,}"))
-    names, shapes, values = (max(map(len, column)) for column in zip(*rows, strict=True))
-    for name, shape, value in rows:
-        show(f"{name:{names}}  {shape:{shapes}}  {value:>{values}}")
-    show(f"{_bytes(sum(p.nbytes for p in arrays.values()))} in memory")
-    if parts:
-        show(f"for --prefix: {quoted(parts)}")
-
-
-def _bytes(size):
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024 or unit == "GiB":
-            return f"{size:,.1f} {unit}"
-
-
-def _load(args):
-    return load(args.model, key=args.key, prefix=args.prefix, engine=args.engine)
-
-
-def _run(args):
-    write = _by_suffix("output", args.output, _WRITERS)
-    read = _by_suffix("input", args.input, {".npy": map_array, ".csv": _csv, ".wav": Sound})
-    if write is _write_wav and read is not Sound:
+def _run(args: argparse.Namespace) -> None:
+    kind = check_suffix("output", args.output, _OUTPUTS)
+    read = _READERS[check_suffix("input", args.input, _READERS)]
+    if kind == ".wav" and read is not wav.Sound:
         raise ValueError(f"{args.output} needs a rate, which only a .wav input has: write .npy")
     if args.state_out:
-        _by_suffix("--state-out", args.state_out, {".npz": None})
+        check_suffix("--state-out", args.state_out, [".npz"])
     for path in filter(None, (args.output, args.state_out)):
         check_writable(path, [args.model, args.input])
-    model = _load(args)
+    model = load(args.model, key=args.key, prefix=args.prefix, engine=args.engine)
     if is_forecaster(args.model):
         raise ValueError(
             f"{args.model} is a forecaster, whose model takes and gives standardised values: use "
@@ -298,41 +154,48 @@ def _run(args):
 
     x = read(args.input)
     tokens = bool(layers) and isinstance(layers[0], Embedding)
-    batched, time, steps, batch = _layout(args, x.shape, tokens, timed)
-    states = _states(args, model, batched, batch)
-    by_steps = not any(isinstance(layer, Last) for layer in layers)
-    if write is _write_csv and batch != 1 and by_steps:
+    layout = _layout(args, x.shape, tokens, timed)
+    states = _first_states(args, model, layout)
+    gives_steps = not any(isinstance(layer, Last) for layer in layers)
+    if kind == ".csv" and layout.batch != 1 and gives_steps:
         raise ValueError(
-            f"{args.output} can hold one sequence, {args.input} has {batch}: write a .npy file"
+            f"{args.output} can hold one sequence, {args.input} has {layout.batch}: write a .npy "
+            "file"
         )
-    if write is _write_wav and not by_steps:
+    if kind == ".wav" and not gives_steps:
         raise ValueError(
             f"{args.output} needs values for every step, {args.model} gives those of the last one"
         )
-    chunk = steps
+    chunk = layout.steps
     if lengths is None and all(map(_goes_by_steps, layers)):
         widest = max((max(p.shape) for p in model.state_dict().values()), default=1)
-        chunk = max(1, CHUNK_VALUES // (batch * widest))
+        chunk = max(1, CHUNK_VALUES // (layout.batch * widest))
 
-    def pieces():
-        for start in progress_bar(range(0, steps, chunk), unit="chunk"):
+    def pieces() -> Iterator[_Array]:
+        for start in progress_bar(range(0, layout.steps, chunk), unit="chunk"):
             here = slice(start, start + chunk)
+            part = x[:, here] if layout.time and not isinstance(x, wav.Sound) else x[here]
             dtype = np.dtype(np.int64) if tokens else model.dtype
-            part = _convert(x[:, here] if time else x[here], dtype, args.input)
-            yield _advance(model, part, states, lengths)
+            yield _advance(model, _convert(part, dtype, args.input), states, lengths)
 
+    length = layout.steps if chunk < layout.steps else None  # None: there is one piece
     with written_aside(args.output) as file:
-        write(file, pieces(), time, steps if chunk < steps else None, getattr(x, "rate", None))
-    if args.state_out:  # once the output stands, or a failure would leave a gap in a stream
+        if isinstance(x, wav.Sound) and kind == ".wav":
+            wav.write_pieces(file, pieces(), length, x.rate)
+        elif kind == ".csv":
+            write_rows(file, pieces())
+        else:
+            npy.write_pieces(file, pieces(), layout.time, length)
+    if args.state_out:  # only now: states of an output that was not written would leave a gap
         ((h, c),) = states.values()
         with written_aside(args.state_out) as file:
             np.savez(file, h=h, c=c)
 
 
-def _states(args, model, batched, batch):
-    """Return the states to begin with, (h, c) by the LSTM's name in the model.
+def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _States:
+    """Return the states of --state-in, by the LSTM's name in the model; none without the option.
 
-    Those of one sequence may have an axis for it or not, whether the input has one or not.
+    The states of one sequence may have an axis for it or not, whether the input has one or not.
     """
     if not (args.state_in or args.state_out):
         return {}
@@ -349,19 +212,21 @@ def _states(args, model, batched, batch):
         raise ValueError(f"{args.state_in} must hold the arrays h and c, got {names or 'none'}")
     ((name, lstm),) = lstms
     h_c = [_convert(state[key], lstm.dtype, args.state_in) for key in "hc"]
-    if batch == 1:
+    if layout.batch == 1:
         h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]
     try:
-        h, c = lstm._states(h_c, batch, True)
+        h, c = lstm._states(h_c, layout.batch, True)
     except ValueError as fault:
         raise ValueError(f"{args.state_in}: {fault}") from fault
-    return {name.removesuffix("."): (h, c) if batched else (h[:, 0], c[:, 0])}
+    return {name.removesuffix("."): (h, c) if layout.batched else (h[:, 0], c[:, 0])}
 
 
-def _layout(args, shape, tokens, timed):
-    """Return (whether there is a batch, axis of time, T, B) of an input; B without one is 1."""
+def _layout(
+    args: argparse.Namespace, shape: tuple[int, ...], tokens: bool, timed: Sequence[LSTM | Last]
+) -> _Layout:
+    """Return how an input of this shape lies; ValueError if it does not fit the model."""
     batch_first = any(layer.batch_first for layer in timed) or args.batch_first
-    names = [("T",), ("B", "T") if batch_first else ("T", "B")]
+    names: list[tuple[str, ...]] = [("T",), ("B", "T") if batch_first else ("T", "B")]
     if not tokens:
         names = [(*axes, "features") for axes in names]
     if len(shape) not in map(len, names) or 0 in shape:
@@ -370,24 +235,17 @@ def _layout(args, shape, tokens, timed):
             f"{args.input} must have shape {expected}, every size at least 1, got {shape}"
         )
     if len(shape) == len(names[0]):
-        return False, 0, shape[0], 1
+        return _Layout(False, 0, shape[0], 1)
     if any(layer.batch_first is None for layer in timed):
         raise ValueError(
             f"{args.model} does not tell whether the batch comes first in {args.input}, of shape "
             f"{shape}: give --batch-first for (B, T, ...) or --no-batch-first for (T, B, ...)"
         )
     time = int(bool(batch_first))
-    return True, time, shape[time], shape[1 - time]
+    return _Layout(True, time, shape[time], shape[1 - time])
 
 
-def _by_suffix(what, path, table):
-    try:
-        return table[path.suffix.lower()]
-    except KeyError:
-        raise ValueError(f"{what} must end in {' or '.join(table)}, got {path}") from None
-
-
-def _goes_by_steps(layer):
+def _goes_by_steps(layer: Layer) -> bool:
     """Tell whether the layer's output at a step needs nothing of the steps after it."""
     if isinstance(layer, LSTM):
         return not layer.bidirectional
@@ -408,57 +266,8 @@ def _advance(model, x, states, lengths):
     return model(x, lengths=lengths) if isinstance(model, Last) else model(x)
 
 
-def _csv(path):
-    values, columns = array("d"), None
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
-            for row in rows:
-                if not row:
-                    continue
-                columns = columns or len(row)
-                if len(row) != columns:
-                    raise ValueError(
-                        f"{path}, line {rows.line_num}: expected {columns} columns, got {len(row)}"
-                    )
-                if rows.line_num == 1 and _are_names(row):
-                    continue
-                try:
-                    values.extend(map(_number, row))
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
-    if not values:
-        raise ValueError(f"{path} holds no rows of numbers")
-    return np.frombuffer(values).reshape(-1, columns)
-
-
-def _are_names(row):
-    """Tell whether a first row holds the names of the columns: words, and no number of any kind."""
-
-    def is_number(text):
-        try:
-            float(text)
-        except ValueError:
-            return False
-        return True
-
-    return any(map(str.strip, row)) and not any(map(is_number, row))
-
-
-def _number(text):
-    """The number in a cell; ValueError if it is none, or one that float64 cannot hold."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(f"could not convert string to float: {short(text)}") from None
-    if not math.isfinite(number) or "_" in text:
-        raise ValueError(f"expected a finite number in digits, got {short(text)}")
-    return number
-
-
-def _convert(part, dtype, path):
+def _convert(part: _Array, dtype: np.dtype[Any], path: Path) -> _Array:
+    """Return a part of a file's numbers as an array of the dtype, which they must fit."""
     if part.dtype.kind not in "fiub":
         raise ValueError(f"{path} must hold real numbers, got dtype {part.dtype}")
     try:
@@ -471,11 +280,12 @@ def _convert(part, dtype, path):
     return values
 
 
-def _lengths(text):
+def _lengths(text: str | None) -> Sequence[int] | _Array | None:
+    """Return the lengths that an option gives as numbers or as the name of a file."""
     if text is None:
         return None
     if text.endswith(".npy"):
-        return map_array(text)
+        return npy.map_array(text)
     if text.endswith(".txt"):
         try:
             text = Path(text).read_text(encoding="utf-8")
@@ -485,41 +295,3 @@ def _lengths(text):
     if not all(re.fullmatch(r"\d{1,18}", word, re.ASCII) for word in words):
         raise ValueError(f"--lengths must be whole numbers as 3,5,2, got {short(text)}")
     return [int(word) for word in words]
-
-
-def _write_npy(file, pieces, time, steps, _):
-    """Write pieces of a sequence of `steps`, cut along axis `time`; one whole piece if None.
-
-    Not through a memory map: on a full disk that ends the process, a write raises OSError.
-    """
-    start = 0
-    for y in pieces:
-        if steps is None:
-            time, steps = 0, len(y)
-        if not start:
-            shape = (*y.shape[:time], steps, *y.shape[time + 1 :])
-            head = {"descr": y.dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, head)
-            head_size, step_size = file.tell(), y.itemsize * math.prod(shape[time + 1 :])
-        for row, part in enumerate(y if time else y[None]):
-            file.seek(head_size + (row * steps + start) * step_size)
-            file.write(np.ascontiguousarray(part))
-        start += y.shape[time]
-
-
-def _write_csv(file, pieces, time, steps, _):
-    """Write pieces of one sequence, batched or not: a row for every step."""
-    for y in pieces:
-        digits = "%.9g" if y.dtype == np.float32 else "%.17g"  # enough to read the same back
-        np.savetxt(file, y.reshape(-1, y.shape[-1]), fmt=digits, delimiter=",")
-
-
-def _write_wav(file, pieces, time, steps, rate):
-    """Write pieces of one sequence without a batch: a channel for every feature."""
-    for number, y in enumerate(pieces):
-        if not number:
-            write_head(file, steps or len(y), y.shape[1], rate, y.dtype)
-        file.write(np.ascontiguousarray(y, y.dtype.newbyteorder("<")))
-
-
-_WRITERS = {".npy": _write_npy, ".csv": _write_csv, ".wav": _write_wav}
