@@ -3,7 +3,7 @@ one thread allowed it keeps a few threads of its own, which sleep between calls.
 
 Legend, as everywhere in fastlstm: T steps, B sequences, I input size, H hidden size, P output size
 (H, or the projection's), N = the sum of all batch sizes; gates i, f, g, o. The equations (1) to (5)
-stand in fastlstm/engines/__init__.py, and in kernels.inc where they run.
+stand in fastlstm/engines/__init__.py, and in forward.inc where they run.
 
     fl_shape shape = {.itemsize = 4, .layers = 1, .directions = 1, .input = 1, .hidden = 32, .output = 32};
     int isa = fl_isa(NULL);

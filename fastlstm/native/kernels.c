@@ -1,4 +1,4 @@
-/* The kernels of every instruction set, from one source: kernels.inc is included once for each and
+/* The kernels of every instruction set, from one source: forward.inc is included once for each and
 for each type of number, in a region compiled for that instruction set. */
 
 #include <math.h>
@@ -100,10 +100,10 @@ first-level cache. */
 #define MAX INTRINSIC(max)
 BEGIN("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
 #define REAL float
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 #define REAL double
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 END
 #undef ISA
@@ -117,10 +117,10 @@ END
 #define INTRINSIC(name) GLUE(_mm256_##name##_, OF(X86))
 BEGIN("avx2,fma")
 #define REAL float
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 #define REAL double
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 END
 #undef ISA
@@ -152,10 +152,10 @@ static int has_avx2(void)
 #define MIN GLUE(vminq_, OF(NEON))
 #define MAX GLUE(vmaxq_, OF(NEON))
 #define REAL float
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 #define REAL double
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 #undef ISA
 #undef VECTOR_BYTES
@@ -170,10 +170,10 @@ static int has_avx2(void)
 #define VECTOR_BYTES 16
 #define ROWS 2
 #define REAL float
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 #define REAL double
-#include "kernels.inc"
+#include "forward.inc"
 #undef REAL
 
 static int always(void)
