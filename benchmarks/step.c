@@ -50,7 +50,7 @@ static double run(const fl_stack *stack, fl_call *call, long steps)
     struct timespec begin, end;
     timespec_get(&begin, TIME_UTC);
     for (long n = 0; n < steps; n++) {
-        call->odd ^= 1;
+        call->parity ^= 1;
         fl_run(stack, call);
     }
     timespec_get(&end, TIME_UTC);
@@ -106,7 +106,7 @@ int main(int argc, char **argv)
     fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, &parameters);
     fl_call call = {.x = arrays[X], .x_stride = I * itemsize, .y = arrays[Y], .y_stride = P * itemsize,
                     .steps = 1, .batch = B, .h = arrays[STATE], .c = arrays[CELL], .threads = 1};
-    call.room = allocate(fl_room_bytes(stack, &call));
+    call.scratch = allocate(fl_scratch_bytes(stack, &call));
     if (!written) {
         print_time(stack, &call, P);
         return 0;

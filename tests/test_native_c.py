@@ -191,7 +191,7 @@ def build(tmp_path_factory):
         made = folder / f"{program}-{compiler}{level}"
         sources = [PROGRAMS / f"{program}.c", *sorted(NATIVE.glob("*.c"))]
         # so that calls ask whether to stop
-        pieces = ["-DPIECE=30000", "-DASK_NS=0"] * (program == "threads")
+        pieces = ["-DCLOCK_WORK=30000", "-DASK_NS=0"] * (program == "threads")
         options = [*FLAGS, level, *pieces, f"-I{NATIVE}", *sources, *extra, "-o", made]
         compiled = subprocess.run([*COMPILERS[compiler], *options], capture_output=True, text=True)
         assert compiled.returncode == 0, compiled.stderr

@@ -41,10 +41,10 @@ cdef extern from "fastlstm.h":
         const int64_t *batch_sizes
         void *h
         void *c
-        void *room
-        int32_t threads, reverse, odd
+        void *scratch
+        int32_t threads, reverse, parity
         void *tape
-        int64_t every
+        int64_t checkpoint_interval
         int (*stop)() noexcept nogil
     ctypedef struct fl_back_call:
         const fl_call *call
@@ -54,17 +54,17 @@ cdef extern from "fastlstm.h":
         void *dc
         void *dx
         const fl_arrays *dw
-        void *room
+        void *scratch
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
     fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
     const char *fl_stack_isa(const fl_stack *stack)
     int fl_stack_lanes(const fl_stack *stack)
-    size_t fl_room_bytes(const fl_stack *stack, const fl_call *call) nogil
+    size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call) nogil
     bint fl_run(const fl_stack *stack, const fl_call *call) nogil
     size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call) nogil
-    size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back) nogil
+    size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back) nogil
     bint fl_back(const fl_stack *stack, const fl_back_call *back) nogil
     ctypedef struct fl_linear:
         pass
@@ -261,9 +261,9 @@ cdef class Stack:
         cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
         call.reverse = reverse
         call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
-        cdef Room room = self.take(fl_room_bytes(self.stack, &call))
+        cdef Room room = self.take(fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
-        call.room = _aligned(room.memory)
+        call.scratch = _aligned(room.memory)
         with nogil:
             stopped = fl_run(self.stack, &call)
         self.give(room)
@@ -275,14 +275,14 @@ cdef class Stack:
                bint reverse=False):
         """As `record` of the contract; `reverse` of a stack of one direction, as `run`."""
         cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
-        call.reverse, call.every = reverse, every
+        call.reverse, call.checkpoint_interval = reverse, every
         cdef Tape tape = Tape()
         tape.spare, tape.arrays = self.rest, (x, batch_sizes, y)
         tape.memory = _borrow(self.rest, "tape", fl_tape_bytes(self.stack, &call))
         call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
-        cdef cnp.ndarray room = _borrow(self.rest, "room", fl_room_bytes(self.stack, &call))
+        cdef cnp.ndarray room = _borrow(self.rest, "room", fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
-        call.room = _aligned(cnp.PyArray_DATA(room))
+        call.scratch = _aligned(cnp.PyArray_DATA(room))
         call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         with nogil:
             stopped = fl_run(self.stack, &call)
@@ -305,9 +305,9 @@ cdef class Stack:
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
         call.dh, call.dc = cnp.PyArray_DATA(dh), cnp.PyArray_DATA(dc)
         call.dx = NULL if dx is None else cnp.PyArray_DATA(dx)
-        cdef cnp.ndarray room = _borrow(self.rest, "back", fl_back_room_bytes(self.stack, &call))
+        cdef cnp.ndarray room = _borrow(self.rest, "back", fl_back_scratch_bytes(self.stack, &call))
         cdef bint stopped
-        call.room = _aligned(cnp.PyArray_DATA(room))
+        call.scratch = _aligned(cnp.PyArray_DATA(room))
         run.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(dy, 0))
         with nogil:
             stopped = fl_back(self.stack, &call)
@@ -342,8 +342,8 @@ cdef fl_call call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.
     else:
         call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
         call.steps = cnp.PyArray_DIM(batch_sizes, 0)
-    call.threads, call.reverse, call.odd = threads, 0, 0
-    call.tape, call.every, call.room, call.stop = NULL, 0, NULL, NULL
+    call.threads, call.reverse, call.parity = threads, 0, 0
+    call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
     return call
 
 
@@ -379,10 +379,10 @@ cdef class Stepper:
         self.call.y_stride = self.outputs * h.dtype.itemsize
         self.version = layer._version
         self.stack = layer._stacks()[0]
-        self.memory = PyMem_RawMalloc(fl_room_bytes(self.stack.stack, &self.call) + 64)
+        self.memory = PyMem_RawMalloc(fl_scratch_bytes(self.stack.stack, &self.call) + 64)
         if self.memory == NULL:
             raise MemoryError()
-        self.call.room = _aligned(self.memory)
+        self.call.scratch = _aligned(self.memory)
 
     def __dealloc__(self):
         PyMem_RawFree(self.memory)
@@ -413,7 +413,7 @@ cdef class Stepper:
         if version is not self.version:
             self.stack, self.version = self.layer._stacks()[0], version
         self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
-        self.call.odd ^= 1
+        self.call.parity ^= 1
         if self.stack.bytes * self.call.batch < _WORTH_GIL:
             fl_run(self.stack.stack, &self.call)
         else:  # with what another thread cannot change, whatever it does to this stream meanwhile

@@ -1,19 +1,28 @@
-/* LSTM stacks on a CPU, in C11: no dependencies, no allocation, no settings changed. With more than
-one thread allowed it keeps a few threads of its own, which sleep between calls.
+/* fastlstm's LSTM for CPUs as a C11 library.
 
-Legend, as everywhere in fastlstm: T steps, B sequences, I input size, H hidden size, P output size
-(H, or the projection's), N = the sum of all batch sizes; gates i, f, g, o. The equations (1) to (5)
-stand in fastlstm/engines/__init__.py, and in forward.inc where they run.
+It has no dependencies and allocates no memory: the caller brings the memory for packed weights and for each
+call, of sizes that functions here tell. It leaves the settings of the process and of the calling thread as
+they were. If a call may use more than one thread, the library keeps a few threads of its own, which sleep
+between calls.
+
+A stack is packed once and then run. This makes one step of one sequence, with I = 1 and H = 32 in float:
 
     fl_shape shape = {.itemsize = 4, .layers = 1, .directions = 1, .input = 1, .hidden = 32, .output = 32};
+    fl_arrays parameters = {.w_ih = w_ih, .w_hh = w_hh, .b = b};
     int isa = fl_isa(NULL);
-    fl_stack *stack = fl_pack(aligned_alloc(64, fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    fl_stack *stack = fl_pack(aligned_alloc(64, fl_stack_bytes(&shape, isa)), &shape, isa, &parameters);
     fl_call call = {.x = x, .x_stride = 4, .y = y, .y_stride = 128, .steps = 1, .batch = 1,
                     .h = h, .c = c, .threads = 1};
-    call.room = aligned_alloc(64, fl_room_bytes(stack, &call));
+    call.scratch = aligned_alloc(64, fl_scratch_bytes(stack, &call));
     fl_run(stack, &call);
 
-Nothing is checked: sizes and pointers must be right. */
+Nothing is checked: sizes and pointers must be right. (C11's aligned_alloc wants a multiple of 64 bytes; round
+up where the C library insists on that.)
+
+Legend, the same in all of fastlstm: T steps, B sequences, I inputs, H hidden units, P outputs (H, or those of
+the projection), N = the sum of all batch sizes, which is the number of rows; gates i, f, g, o; `d` before a
+name is its gradient. The numbered equations are in fastlstm/engines/contract.py; cell.inc repeats those of
+the cell. */
 
 #ifndef FASTLSTM_H
 #define FASTLSTM_H
@@ -21,105 +30,117 @@ Nothing is checked: sizes and pointers must be right. */
 #include <stddef.h>
 #include <stdint.h>
 
-/* Of a stack: itemsize 4 is float, 8 double; directions 1 or 2; output == hidden: no projection. */
+/* The sizes of a stack of layers. Each layer has one or two directions; its output goes into the next. */
 typedef struct {
-    int32_t itemsize, layers, directions;
-    int64_t input, hidden, output;
-    int32_t back; /* whether it is packed for `fl_back` too */
+    int32_t itemsize;              /* bytes of a value: 4 for float, 8 for double */
+    int32_t layers, directions;    /* at least 1; 1 or 2 */
+    int64_t input, hidden, output; /* I of the first layer, H, P; there is a projection if P is not H */
+    int32_t back;                  /* whether the stack is packed for `fl_back` too */
 } fl_shape;
 
-/* A stack's weights, packed for one instruction set; read-only, any number of threads may run it. */
+/* The weights of a stack, packed for one instruction set. They are only read: any number of threads may run
+the same stack at once. */
 typedef struct fl_stack fl_stack;
 
-/* The arrays of one layer in one direction, C-contiguous: its parameters, which are read, or the gradients of
-them, which are added into. */
+/* The arrays of one layer in one direction, C-contiguous: its parameters, which are read, or their gradients,
+which are added to. The rows of gate i come first, then those of f, g and o. */
 typedef struct {
-    void *w_ih; /* (4H, I), above the first layer (4H, directions * P) */
+    void *w_ih; /* (4H, I); above the first layer (4H, directions * P) */
     void *w_hh; /* (4H, P) */
-    void *b;    /* (4H) */
+    void *b;    /* (4H,) */
     void *w_hr; /* (P, H); NULL without a projection */
 } fl_arrays;
 
-/* One run over packed rows: those of step 0, then of step 1, ...; sequences longest first. */
+/* One run of a stack over packed rows: the rows of step 0, then those of step 1, and so on. Sequences are
+sorted by length, the longest first. */
 typedef struct {
-    const void *x; /* (N, I), values of a row side by side */
-    void *y;       /* (N, directions * P); filled */
+    const void *x;              /* (N, I); the values of a row lie side by side */
+    void *y;                    /* (N, directions * P), filled by the run */
     int64_t x_stride, y_stride; /* bytes from row to row */
-    int64_t steps, batch;       /* T, B, each at least 1 */
-    const int64_t *batch_sizes; /* (T,), not increasing, from B to at least 1; NULL: B in every step */
-    void *h, *c; /* (layers * directions, B, P) and (..., B, H): states before, states after */
-    void *room;  /* fl_room_bytes, at a multiple of 64; anything may be in it */
-    int32_t threads; /* how many may work, the caller among them; values do not depend on it.
-                        A real-time thread should ask for 1: it may have to wait for others. */
-    int32_t reverse; /* of a stack of one direction: run from each sequence's end */
-    int32_t odd;     /* in a stream, other than in the call before: saves time, changes no value */
-    void *tape;      /* of a stack of one layer, NULL or fl_tape_bytes at a multiple of 64, filled for `fl_back` */
-    int64_t every;   /* the tape holds states at every so many steps; 0: all gates and cells */
-    int (*stop)(void); /* NULL, or asked by the calling thread now and then: other than 0 ends the run */
+    int64_t steps, batch;       /* T and B, each at least 1 */
+    const int64_t *batch_sizes; /* (T,): how many sequences each step has, B at first, at least 1, not increasing;
+                                   NULL: B in every step */
+    void *h, *c;                /* (layers * directions, B, P) and (layers * directions, B, H): the states before
+                                   the run, replaced by those after it */
+    void *scratch;              /* memory of fl_scratch_bytes at a multiple of 64, with any content */
+    int32_t threads;            /* how many threads may work, the caller among them. No value depends on it. A
+                                   real-time thread should ask for 1: with more it may wait for others. */
+    int32_t reverse;            /* if 1, run from the end of each sequence to its start; for one direction only */
+    int32_t parity;             /* for a stream, 0 and 1 in turn from call to call: a call then begins with the
+                                   weights that the call before used last. It changes the time and no value. */
+    void *tape;                 /* NULL, or, for a stack of one layer, memory of fl_tape_bytes at a multiple of 64,
+                                   which the run fills for `fl_back` */
+    int64_t checkpoint_interval; /* 0: the tape holds the gates and cells of all steps. n > 0: it holds the states
+                                   at every n-th step, and `fl_back` computes the others again. */
+    int (*stop)(void);          /* NULL, or asked by the calling thread now and then: the run ends early when it
+                                   returns other than 0 */
 } fl_call;
 
 /* The way back through a recorded call. */
 typedef struct {
-    const fl_call *call; /* as it ran, but for h, c, which are not read, and threads, which may differ */
+    const fl_call *call; /* as it ran, except for h and c, which are not read, and threads, which may differ */
     const void *dy;      /* (N, directions * P) */
     int64_t dy_stride;   /* bytes from row to row */
-    void *dh, *dc;       /* (directions, B, P) and (..., B, H): of the states after, of the states before */
-    void *dx;            /* (N, I), rows side by side; filled; NULL: not wanted */
-    const fl_arrays *dw; /* for each direction the gradients of its parameters; added into */
-    void *room;          /* fl_back_room_bytes, at a multiple of 64 */
+    void *dh, *dc;       /* (directions, B, P) and (directions, B, H): the gradients of the states after the run,
+                            replaced by those of the states before it */
+    void *dx;            /* (N, I), filled, with rows side by side; NULL: not wanted */
+    const fl_arrays *dw; /* for each direction, the gradients of its parameters, which are added to */
+    void *scratch;       /* memory of fl_back_scratch_bytes at a multiple of 64 */
 } fl_back_call;
 
-/* The number of an instruction set by name, or of the best that this machine has (NULL); -1: not
-known, or not compiled in; -2: this machine lacks it. */
+/* The number of the instruction set with this name, or, for NULL, of the best that this machine has. -1: the name
+is not known, or the set is not compiled in. -2: this machine lacks it. */
 int fl_isa(const char *name);
 
-/* The name of number 0 (the best), 1, ... of those compiled in; NULL past the last. */
+/* The name of instruction set 0 (the best), 1, ... of those compiled in; NULL after the last. */
 const char *fl_isa_name(int isa);
 
-/* Bytes of a stack's packed weights. */
+/* How many bytes the packed weights of a stack take. */
 size_t fl_stack_bytes(const fl_shape *shape, int isa);
 
-/* Pack into `memory`, of so many bytes at a multiple of 64. `parameters`: for each layer, and in it
-for each direction; they are not needed afterwards. */
+/* Pack weights into `memory`, fl_stack_bytes at a multiple of 64, and return the stack, which begins there.
+`parameters` holds those of each layer and in it of each direction. They are not needed afterwards. */
 fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters);
 
-/* The instruction set whose kernels run this stack, and how many units of a layer share a vector. */
+/* The name of the instruction set whose kernels run this stack, and how many units of a layer share a vector. */
 const char *fl_stack_isa(const fl_stack *stack);
 int fl_stack_lanes(const fl_stack *stack);
 
-/* Bytes of room that `call` needs: its steps, batch, batch_sizes and threads are read. */
-size_t fl_room_bytes(const fl_stack *stack, const fl_call *call);
+/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes and threads are read. */
+size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 
-/* Equations (1) to (5) for all layers, directions and steps. Not 0: it was stopped, and what it fills is
-worth nothing. */
+/* Run all layers, directions and steps: equations (1) to (5). Other than 0: the call's `stop` ended the run, and
+what it fills is worth nothing. */
 int fl_run(const fl_stack *stack, const fl_call *call);
 
-/* Bytes of the tape of a call: its steps, batch, batch_sizes and `every` are read. */
+/* How many bytes the tape of a call takes. Its steps, batch, batch_sizes and checkpoint_interval are read. */
 size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 
-/* Bytes of room that the way back needs: of its call steps, batch, batch_sizes, every, threads are read. */
-size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back);
+/* How many bytes of scratch memory the way back needs. Of its call, steps, batch, batch_sizes,
+checkpoint_interval and threads are read. */
+size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back);
 
-/* Equations (6) to (10) for both directions and all steps; the tape can be used again. Not 0: it was
-stopped, as its call's `stop` said, and what it fills or adds into is worth nothing. */
+/* Go back through all directions and steps: equations (6) to (10). The tape stays as it is and can be used
+again. Other than 0: the call's `stop` ended it, and what it fills or adds to is worth nothing. */
 int fl_back(const fl_stack *stack, const fl_back_call *back);
 
-/* y = W x + b for any number of rows: each sum begins with b and adds x in order, as a stack's do. */
+/* The weights of a linear product y = W x + b, packed. Each sum begins with b and adds x in order, as those of
+a stack do, so a row's bits do not depend on the other rows. */
 typedef struct fl_linear fl_linear;
 
 typedef struct {
-    const void *x; /* (rows, inputs), values of a row side by side */
-    void *y;       /* (rows, outputs); filled */
-    int64_t x_stride, y_stride, rows; /* strides in bytes, multiples of a value's */
-    int32_t threads;                  /* as a stack's call has them */
+    const void *x;                    /* (rows, inputs); the values of a row lie side by side */
+    void *y;                          /* (rows, outputs), filled */
+    int64_t x_stride, y_stride, rows; /* strides in bytes, multiples of a value's size */
+    int32_t threads;                  /* as in `fl_call` */
 } fl_linear_call;
 
-/* As fl_stack_bytes and fl_pack: w (outputs, inputs), b (outputs,) or NULL. */
+/* As `fl_stack_bytes` and `fl_pack`: w is (outputs, inputs), and b is (outputs,) or NULL. */
 size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa);
 fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa,
                           const void *w, const void *b);
 
-/* Needs no room. */
+/* Multiply. It needs no scratch memory. */
 void fl_run_linear(const fl_linear *linear, const fl_linear_call *call);
 
 #endif

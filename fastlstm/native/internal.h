@@ -1,4 +1,5 @@
-/* What the C files of this folder share, and nobody else sees. */
+/* What the C files of this folder share and no other file sees. The names are those of the legend in
+fastlstm.h; L is the number of lanes of a vector. */
 
 #ifndef FASTLSTM_INTERNAL_H
 #define FASTLSTM_INTERNAL_H
@@ -9,126 +10,174 @@
 #endif
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "fastlstm.h"
 
-enum { GATES = 4, MOST_THREADS = 64 };
+enum {
+    GATES = 4,         /* of an LSTM's cell: i, f, g, o */
+    WIDTH = 4,         /* of a register tile, in vectors: a panel holds WIDTH L outputs */
+    LINEAR_ROWS = 64,  /* of a linear product, which are multiplied together */
+    MOST_THREADS = 64, /* of a call */
+};
 
-/* After so many floating-point operations, a tenth of a millisecond's or more, the calling thread looks at
-the clock; so many nanoseconds after it last asked whether to go on, it asks again. */
-#ifndef PIECE
-#define PIECE 10000000
+/* The kinds of cell. Kernels take the kind as a constant, so that each kind has code of its own. */
+typedef enum { FL_PLAIN } fl_kind;
+
+/* After this many floating-point operations, a tenth of a millisecond or more, the calling thread looks at the
+clock. If this many nanoseconds have passed since it last asked whether to go on, it asks again. */
+#ifndef CLOCK_WORK
+#define CLOCK_WORK 10000000
 #define ASK_NS 30000000
 #endif
-/* Rows of a linear product that are taken together. */
-#define LINEAR_ROWS 64
 
-/* How a call ends early: the calling thread asks, and all threads leave where they next look. */
+/* How a call ends early: the calling thread asks, and every thread leaves where it next looks at `stopped`. */
 typedef struct {
     int (*ask)(void);
-    int64_t work; /* since the calling thread looked at the clock, as far as it knows */
-    int64_t time; /* when it is to ask */
+    int64_t work; /* that the calling thread knows of since it looked at the clock */
+    int64_t time; /* at which it asks again */
     _Atomic int stopped;
 } fl_stop;
 
-/* One layer's weights in one direction. Panels of one vector's lanes L of units,
-[panel][k][gate][lane], k over the inputs, then the outputs; b [panel][gate][lane]; w_hr in panels of
-4 L outputs, [panel][k][4 L], k over the units. Units past H are padded with zeros.
+/* The weights of one layer in one direction, in panels of one vector of L units: w is
+[panel][k][gate][lane], with k over the inputs and then the outputs, and b is [panel][gate][lane]. w_hr is
+in panels of WIDTH L outputs, [panel][k][lane], with k over the units. Units and outputs past the last are
+padding, with weights of zero.
 
-For the way back, or NULL: W_ih, W_hh and W_hr transposed, in panels of 4 L inputs, outputs and units,
-[panel][k][4 L]; k over [panel of units][gate][lane], or, of W_hr, over the outputs. */
+For the way back, or else NULL: W_ih, W_hh and W_hr transposed, in panels of WIDTH L inputs, outputs and units,
+[panel][k][lane], with k over [panel of units][gate][lane], or for W_hr over the outputs. */
 typedef struct {
     int64_t I, H, P;
     void *w, *b, *w_hr;
     void *back_ih, *back_hh, *back_hr;
 } fl_cell;
 
-/* The weights of a linear product, in panels of 4 L outputs, [panel][k][4 L], and b, padded with zeros. */
+/* The weights of a linear product, in panels of WIDTH L outputs, [panel][k][lane], and b, padded with zeros. */
 struct fl_linear {
     const struct fl_kernels *kernels;
     int64_t inputs, outputs;
     void *w, *b;
 };
 
-/* What a recorded run of one layer in one direction leaves for the way back: the first h; c at every
-so many steps (0: at the first), [part][panel][sequence][lane]; of every row the gates,
-[panel][row][gate][lane], and c, [panel][row][lane]. What is NULL is not recorded. */
+/* What a recorded run of one layer in one direction keeps for the way back: the first h, [sequence][output]; c
+at the first step of each segment, [segment][panel][sequence][lane]; and the gates and c of every row,
+[panel][row][gate][lane] and [panel][row][lane]. With checkpoints, segments are `interval` steps long, and
+gates and cells are NULL. Without them, the interval is 0 and there is one segment. */
 typedef struct {
     void *h, *states, *gates, *cells;
-    int64_t every, rows; /* rows: from panel to panel */
+    int64_t interval;
+    int64_t panel_rows; /* how many rows a panel of gates and cells has */
 } fl_tape;
 
-/* Where the threads that share each step's units meet: `claimed[share]` counts the phases of which
-somebody took that share, `done` the shares that are finished. */
+/* Where the threads that share a task meet after each phase. `claimed[share]` counts the phases of which some
+thread has taken that share, and `done` counts the shares that are finished. */
 typedef struct {
     _Alignas(64) _Atomic int64_t claimed[MOST_THREADS];
     _Alignas(64) _Atomic int64_t done;
 } fl_meeting;
 
-/* One layer in one direction over `rows` of the sequences, from `row` on; strides in bytes. */
+/* A task: one layer in one direction, for some of the sequences. Strides are in bytes. x, y, h and c are those
+of all sequences. */
 typedef struct {
     const fl_cell *cell;
     const void *x;
     void *y, *h, *c;
     int64_t x_stride, y_stride;
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
-    int64_t steps, batch, total; /* total: rows of x */
-    int64_t row, rows;
-    int reverse, odd;
-    int shares; /* among how many threads each step's units are split */
-    /* Whether this is the calling thread; where units are shared, that is number 0. It stands beside the other
-    ints: at the end it would make copying this structure wait for single stores, 30 ns of a step. */
-    int asks;
-    const fl_tape *tape; /* NULL: not recorded */
-    fl_stop *stop;       /* NULL: runs to its end */
-    void *room;
+    int64_t steps, batch, rows; /* T, B, N */
+    int64_t first_sequence, sequences;
+    int reverse, parity; /* as fl_call has them */
+    int shares;          /* among how many threads the units of each step are split */
+    /* Whether the calling thread runs the task. If threads share it, that is thread 0. The field stands among the
+    other ints: at the end, a copy of this structure would wait for single stores, 30 ns of a step. */
+    int is_caller;
+    const fl_tape *tape; /* NULL: nothing is recorded */
+    fl_stop *stop;       /* NULL: it cannot be stopped */
+    void *scratch;
 } fl_task;
 
-/* The way back through a recorded task: all its rows, by all threads. */
+/* The way back through a recorded task with all sequences, by all threads. */
 typedef struct {
-    fl_task task; /* as it ran, but for h and c, which are not read */
+    fl_task task; /* as it ran, except that h and c are not read */
     const void *dy;
     int64_t dy_stride;
     void *dh, *dc, *dx;
     fl_arrays dw;
-    int add; /* into dx, instead of filling it */
-    int shares, by_units; /* how many threads; whether they share the units of each step, or the rows */
-    void *room;
+    int add_dx;   /* whether to add to dx instead of filling it */
+    int shares;   /* among how many threads the work is split */
+    int by_units; /* whether they share the units of each step, or the sequences */
+    void *scratch;
 } fl_back_task;
 
-/* What is compiled once for each instruction set and type of number. A task is run by `alone`, or
-by several threads: `begin`, once; `share`, in every thread; `end`, once. */
+/* What is compiled once for each instruction set and type of number. */
 typedef struct fl_kernels {
-    int lanes;
+    int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    size_t (*room)(const fl_task *task); /* bytes; of the task cell, steps, batch, row, rows */
-    void (*alone)(const fl_task *task);
+    /* Of a task, only cell, steps, batch, first_sequence and sequences are read. */
+    size_t (*scratch_bytes)(const fl_task *task);
+    /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
+    void (*run_alone)(const fl_task *task);
     void (*begin)(const fl_task *task);
-    void (*share)(const fl_task *task, fl_meeting *meeting, int mine);
+    void (*run_share)(const fl_task *task, fl_meeting *meeting, int mine);
     void (*end)(const fl_task *task);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
-    size_t (*back_room)(const fl_back_task *back);
+    size_t (*back_scratch_bytes)(const fl_back_task *back);
     void (*back)(const fl_back_task *back, fl_meeting *meeting, int mine); /* in every thread */
     void (*pack_linear)(fl_linear *linear, const void *w, const void *b);
-    /* up to LINEAR_ROWS rows, for the panels from `from` to `to` */
-    void (*linear)(const fl_linear *linear, const void *x, int64_t x_stride, void *y, int64_t y_stride,
-                   int64_t rows, int64_t from, int64_t to);
+    /* Up to LINEAR_ROWS rows, for the panels of outputs from `from` to `to`. */
+    void (*run_linear)(const fl_linear *linear, const void *x, int64_t x_stride, void *y, int64_t y_stride,
+                       int64_t rows, int64_t from, int64_t to);
 } fl_kernels;
 
 typedef struct {
     const char *name;
-    int (*there)(void);
-    fl_kernels kernels[2]; /* of float, of double */
-} fl_isa_table;
+    int (*there)(void);           /* whether this machine has it */
+    const fl_kernels *kernels[2]; /* for float and for double */
+} fl_instruction_set;
 
-extern const fl_isa_table fl_isas[];
-extern const int fl_isa_count;
+extern const fl_instruction_set fl_avx512, fl_avx2, fl_neon, fl_baseline;
 
-/* Run work(context, 0) here and, where threads are free, work(context, k), k < threads, in others;
-return when all that began have returned. One call alone must do all the work if it has to. */
+/* The instruction set of a number that fl_isa returned, and its kernels for values of so many bytes. */
+const fl_instruction_set *fl_instruction_set_of(int isa);
+const fl_kernels *fl_kernels_of(int isa, int32_t itemsize);
+
+/* How the work of a run is cut: into `parts` of the sequences, each through the whole stack, or, layer by
+layer, into whole `directions`, or into `shares` of each step's units. All but one of these are 1. */
+typedef struct {
+    int threads, parts, shares, directions;
+} fl_cut;
+
+fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows);
+
+/* The first sequence of a part, of so many parts. */
+int64_t fl_first_sequence(const fl_call *call, int64_t rows, int parts, int part);
+
+/* How the way back is cut: into shares of the sequences or, with `by_units`, of each step's units. */
+typedef struct {
+    int shares, by_units;
+} fl_back_cut;
+
+fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows);
+
+/* How a linear product is cut: into blocks of LINEAR_ROWS rows, and those into parts of the panels. */
+typedef struct {
+    int threads;
+    int64_t panels, blocks, parts;
+} fl_linear_cut;
+
+fl_linear_cut fl_linear_cut_of(const fl_linear *linear, const fl_linear_call *call);
+
+/* How many inputs a layer has. */
+static inline int64_t fl_inputs(const fl_shape *shape, int layer)
+{
+    return layer ? shape->directions * shape->output : shape->input;
+}
+
+/* Call work(context, 0) in this thread and, as far as threads are free, work(context, k) for other k < threads in
+those. Return when all that began have returned. Any one of these calls must be able to do all the work. */
 void fl_together(int threads, void (*work)(void *context, int thread), void *context);
 
-/* Whether this thread is the first that takes `share` of phase `number`; each is taken in turn. */
+/* Whether this thread is the first to take `share` of phase `number`. The phases of a share come in turn. */
 static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
 {
     return atomic_load_explicit(&meeting->claimed[share], memory_order_relaxed) == number
@@ -138,26 +187,26 @@ static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
 /* Ask whether to go on, if it is time. */
 void fl_ask(fl_stop *stop);
 
-/* After so many operations more: whether this thread is to leave. `asks`: it is the calling one. */
-static inline int fl_stopped(fl_stop *stop, int asks, int64_t work)
+/* Whether this thread is to leave, before it does so many floating-point operations. */
+static inline int fl_stopped(fl_stop *stop, int is_caller, int64_t work)
 {
-    if (asks && (stop->work += work) >= PIECE)
+    if (is_caller && (stop->work += work) >= CLOCK_WORK)
         fl_ask(stop);
     return atomic_load_explicit(&stop->stopped, memory_order_relaxed);
 }
 
-/* Wait, awake, until `count` is at least `value`; yields the processor if that takes long. */
+/* Wait awake until `count` is at least `value`. If that takes long, yield the processor. */
 void fl_wait(const _Atomic int64_t *count, int64_t value);
 
-/* How many rows of `row_bytes` to give each panel that is to hold `rows`: an odd number of 2 KB, for panels
-that lie a multiple of 64 KB apart would share the same few places of the second-level cache. */
+/* How many rows, of `row_bytes` each, to give a panel that is to hold `rows` at least. Panels take an odd number
+of 2 KB: at distances of a multiple of 64 KB they would share few places of the second-level cache. */
 static inline int64_t fl_panel_rows(int64_t rows, int64_t row_bytes)
 {
     int64_t unit = row_bytes < 2048 ? 2048 / row_bytes : 1;
     return ((rows + unit - 1) / unit | 1) * unit;
 }
 
-/* x rounded up to a multiple of `whole`. */
+/* x, rounded up to a multiple of `whole`. */
 static inline int64_t fl_up(int64_t x, int64_t whole)
 {
     return (x + whole - 1) / whole * whole;

@@ -1,56 +1,39 @@
-/* The C API: packing a stack, its room, and its run over layers, directions and threads. */
-
-#include <string.h>
+/* Packing a stack and a linear product, and running them over layers, directions and threads. */
 
 #include "internal.h"
+#include "modes.h"
 
 struct fl_stack {
     fl_shape shape;
-    const fl_isa_table *isa;
+    const fl_instruction_set *isa;
     const fl_kernels *kernels;
-    fl_cell cells[]; /* [layer][direction]; their weights follow */
+    fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
 };
-
-/* ---- instruction sets ------------------------------------------------------------------------ */
-
-const char *fl_isa_name(int isa)
-{
-    return isa >= 0 && isa < fl_isa_count ? fl_isas[isa].name : NULL;
-}
-
-int fl_isa(const char *name)
-{
-    for (int isa = 0; isa < fl_isa_count; isa++)
-        if (name ? !strcmp(name, fl_isas[isa].name) : fl_isas[isa].there())
-            return fl_isas[isa].there() ? isa : -2;
-    return -1;
-}
 
 /* ---- packing --------------------------------------------------------------------------------- */
 
-static int64_t inputs_of(const fl_shape *shape, int layer)
-{
-    return layer ? shape->directions * shape->output : shape->input;
-}
-
-/* Place the arrays of all cells behind the stack, for `lanes`; return the end. `stack` may be NULL. */
-static size_t place(fl_stack *stack, const fl_shape *shape, int lanes)
+/* Place the arrays of all cells behind the stack and return the bytes of the whole. `stack` may be NULL. */
+static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kernels *kernels)
 {
     int cells = shape->layers * shape->directions;
     size_t at = fl_up(sizeof(fl_stack) + cells * sizeof(fl_cell), 64);
-    int64_t H = shape->hidden, P = shape->output, wide = (int64_t)GATES * lanes;
-    int64_t gates = fl_up(H, lanes) * GATES;
+    const int64_t H = shape->hidden, P = shape->output, wide = (int64_t)WIDTH * kernels->lanes;
+    const int64_t gates = fl_up(H, kernels->lanes) * GATES, value = shape->itemsize, weight = kernels->weight_bytes;
     for (int k = 0; k < cells; k++) {
-        int64_t I = inputs_of(shape, k / shape->directions);
-        int64_t counts[] = {
-            (I + P) * gates, gates, P == H ? 0 : wide + fl_up(P, wide) * H,
-            fl_up(I, wide) * gates, fl_up(P, wide) * gates, P == H ? 0 : fl_up(H, wide) * P,
+        int64_t I = fl_inputs(shape, k / shape->directions);
+        int64_t bytes[] = {
+            (I + P) * gates * weight,                             /* w */
+            gates * value,                                        /* b */
+            P == H ? 0 : wide * value + fl_up(P, wide) * H * weight, /* zeros and w_hr */
+            fl_up(I, wide) * gates * weight,                      /* back_ih */
+            fl_up(P, wide) * gates * weight,                      /* back_hh */
+            P == H ? 0 : fl_up(H, wide) * P * weight,             /* back_hr */
         };
         void *places[6] = {0};
         for (int n = 0; n < (shape->back ? 6 : 3); n++) {
             if (stack)
                 places[n] = (char *)stack + at;
-            at = fl_up(at + counts[n] * shape->itemsize, 64);
+            at = fl_up(at + bytes[n], 64);
         }
         if (stack)
             stack->cells[k] = (fl_cell){I, H, P, places[0], places[1], places[2], places[3], places[4], places[5]};
@@ -58,23 +41,18 @@ static size_t place(fl_stack *stack, const fl_shape *shape, int lanes)
     return at;
 }
 
-static const fl_kernels *kernels_of(const fl_shape *shape, int isa)
-{
-    return &fl_isas[isa].kernels[shape->itemsize == sizeof(double)];
-}
-
 size_t fl_stack_bytes(const fl_shape *shape, int isa)
 {
-    return place(NULL, shape, kernels_of(shape, isa)->lanes);
+    return place_cells(NULL, shape, fl_kernels_of(isa, shape->itemsize));
 }
 
 fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
 {
     fl_stack *stack = memory;
     stack->shape = *shape;
-    stack->isa = &fl_isas[isa];
-    stack->kernels = kernels_of(shape, isa);
-    place(stack, shape, stack->kernels->lanes);
+    stack->isa = fl_instruction_set_of(isa);
+    stack->kernels = fl_kernels_of(isa, shape->itemsize);
+    place_cells(stack, shape, stack->kernels);
     for (int k = 0; k < shape->layers * shape->directions; k++) {
         stack->kernels->pack(&stack->cells[k], &parameters[k]);
         if (shape->back)
@@ -93,99 +71,51 @@ int fl_stack_lanes(const fl_stack *stack)
     return stack->kernels->lanes;
 }
 
-/* ---- how numbers are treated ------------------------------------------------------------------- */
-/* While a kernel runs, denormals are 0, for they cost a hundred times a number's time and a state that
-fades away leaves thousands; rounding is to nearest and nothing traps, whatever the caller had, or one
-thread's bits would not be another's. Afterwards the thread's setting is what it was. */
+/* ---- running --------------------------------------------------------------------------------------- */
 
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-typedef unsigned setting;
-static setting set(void)
-{
-    setting before = _mm_getcsr();
-    _mm_setcsr(0x9fc0); /* flush to zero, denormals are zero, all exceptions masked */
-    return before;
-}
-static void restore(setting before)
-{
-    _mm_setcsr(before);
-}
-#elif defined(__aarch64__)
-typedef uint64_t setting;
-static setting set(void)
-{
-    setting before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"(UINT64_C(1) << 24));
-    return before;
-}
-static void restore(setting before)
-{
-    __asm__ volatile("msr fpcr, %0" : : "r"(before));
-}
-#else
-typedef int setting;
-static setting set(void)
-{
-    return 0;
-}
-static void restore(setting before)
-{
-    (void)before;
-}
-#endif
-
-/* ---- running ---------------------------------------------------------------------------------- */
-
-/* How the work is cut: into `parts` of the sequences, side by side, each through the whole stack; or,
-layer by layer, into whole `directions` and `shares` of each step's units. */
-typedef struct {
-    int threads, parts, shares, directions;
-} cut;
-
-/* One run, as all its threads see it, and where things lie in its room: what layers hand on (twice,
-in turn), a room for each task that runs at once. */
+/* One run, as all its threads see it, and what lies where in its scratch memory: what a layer hands to the next
+(two arrays, in turn), and then the scratch memory of each task that runs at once. */
 typedef struct {
     const fl_stack *stack;
     const fl_call *call;
-    cut cut;
-    int64_t total; /* rows */
-    fl_tape tapes[2]; /* of the directions, if there is a tape */
+    fl_cut cut;
+    int64_t rows;
+    fl_tape tapes[2]; /* of each direction, if the run is recorded */
     size_t between[2], tasks, task_size;
-    fl_stop *stop; /* NULL: runs to its end */
-    int layer;     /* that runs now, if not in parts */
-    _Atomic int64_t next; /* what nobody has begun: a part, or a direction */
-    const fl_task *task;  /* whose units are shared, if any, */
-    fl_meeting *meeting;  /* and where */
-} run;
+    fl_stop *stop;        /* NULL: it cannot be stopped */
+    int layer;            /* which layer runs now, unless parts run through all of them */
+    _Atomic int64_t next; /* the first part or direction that no thread has begun */
+    const fl_task *task;  /* the task whose units threads share now, if they do, */
+    fl_meeting *meeting;  /* and where they meet */
+} stack_run;
 
 static int64_t rows_of(const fl_call *call)
 {
-    int64_t total = call->steps * call->batch;
-    if (call->batch_sizes) {
-        total = 0;
-        for (int64_t t = 0; t < call->steps; t++)
-            total += call->batch_sizes[t];
-    }
-    return total;
+    if (!call->batch_sizes)
+        return call->steps * call->batch;
+    int64_t rows = 0;
+    for (int64_t t = 0; t < call->steps; t++)
+        rows += call->batch_sizes[t];
+    return rows;
 }
 
-/* A direction's part of a call's tape; returns the bytes of the whole. */
-static size_t place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t total, int direction)
+/* Place a direction's arrays in the call's tape and return the bytes of the whole tape. */
+static size_t place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction)
 {
     const fl_shape *s = &stack->shape;
     int64_t lanes = stack->kernels->lanes, units = fl_up(s->hidden, lanes);
-    int64_t every = call->every < call->steps ? call->every : call->steps; /* what it means, without overflow */
-    int64_t parts = every ? (call->steps + every - 1) / every : 1;
-    int64_t rows = every ? 0 : fl_panel_rows(total, GATES * lanes * s->itemsize);
-    int64_t counts[] = {call->batch * s->output, parts * units * call->batch, rows * units * GATES, rows * units};
+    /* An interval longer than the call means the same as one of its length, and does not overflow. */
+    int64_t interval = call->checkpoint_interval < call->steps ? call->checkpoint_interval : call->steps;
+    int64_t segments = interval ? (call->steps + interval - 1) / interval : 1;
+    int64_t panel_rows = interval ? 0 : fl_panel_rows(rows, GATES * lanes * s->itemsize);
+    int64_t counts[] = {call->batch * s->output, segments * units * call->batch, panel_rows * units * GATES,
+                        panel_rows * units};
     size_t at[5] = {0};
     for (int n = 0; n < 4; n++)
         at[n + 1] = at[n] + fl_up(counts[n] * s->itemsize, 64);
     char *begin = (char *)call->tape + direction * at[4];
-    *tape = (fl_tape){.h = begin, .states = begin + at[1], .every = every, .rows = rows};
-    if (rows) {
+    *tape = (fl_tape){.h = begin, .states = begin + at[1], .interval = interval, .panel_rows = panel_rows};
+    if (panel_rows) {
         tape->gates = begin + at[2];
         tape->cells = begin + at[3];
     }
@@ -198,83 +128,43 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call)
     return place_tape(&tape, stack, call, rows_of(call), 0);
 }
 
-/* Floating-point operations, about a tenth of a millisecond's: below, threads cost more than they save. */
-#define WORTH_THREADS 5e5
-/* The same on the way back, where threads meet more often. */
-#define WORTH_THREADS_BACK 8e6
-/* Weights of one step, in bytes, that are worth meeting at every step. */
-#define WORTH_MEETING (1 << 16)
-
-static cut cut_of(const fl_stack *stack, const fl_call *call, int64_t total)
-{
-    const fl_shape *s = &stack->shape;
-    const cut one = {1, 1, 1, 1};
-    int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
-    if (n < 2)
-        return one;
-    double work = 0;
-    for (int layer = 0; layer < s->layers; layer++)
-        work += 8.0 * total * s->directions * s->hidden * (inputs_of(s, layer) + s->output);
-    if (work < WORTH_THREADS)
-        return one;
-    int meeting = 4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING;
-    if (call->batch >= 4 * n)
-        return (cut){n, n, 1, 1};
-    if (s->directions == 2 && (n == 2 || !meeting))
-        return (cut){2, 1, 1, 2};
-    if (meeting)
-        return (cut){n, 1, n, 1};
-    if (n > call->batch)
-        n = (int)call->batch;
-    return n > 1 ? (cut){n, n, 1, 1} : one;
-}
-
-/* Bytes from row to row of what one layer hands to the next. */
+/* The bytes from row to row of what one layer hands to the next. Rows at a multiple of 256 bytes would share few
+places of the cache. */
 static int64_t between_stride(const fl_stack *stack)
 {
     int64_t stride = stack->shape.directions * stack->shape.output * stack->shape.itemsize;
     return stride % 256 ? stride : stride + 64;
 }
 
-/* Where part k of the sequences begins: all have about the same number of steps to do, in sum. */
-static int64_t row_of(const run *run, int part)
+static int64_t first_sequence(const stack_run *run, int part)
 {
-    const fl_call *call = run->call;
-    if (part == 0 || part == run->cut.parts)
-        return part ? call->batch : 0;
-    if (!call->batch_sizes)
-        return call->batch * part / run->cut.parts;
-    int64_t row = 0, steps = run->total * part / run->cut.parts;
-    for (int64_t t = call->steps; steps > 0 && t > 0; t--) /* longest first: t steps, of so many */
-        for (; row < call->batch_sizes[t - 1] && steps > 0; row++)
-            steps -= t;
-    return row;
+    return fl_first_sequence(run->call, run->rows, run->cut.parts, part);
 }
 
-static fl_task task_of(const run *run, int layer, int direction, int part, int thread)
+static fl_task task_of(const stack_run *run, int layer, int direction, int part, int thread)
 {
     const fl_call *call = run->call;
     const fl_shape *s = &run->stack->shape;
     int cell = layer * s->directions + direction;
-    char *room = call->room;
-    int64_t row = row_of(run, part);
+    char *scratch = call->scratch;
+    int64_t first = first_sequence(run, part);
     fl_task task = {
         .cell = &run->stack->cells[cell],
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
         .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
-        .total = run->total, .row = row, .rows = row_of(run, part + 1) - row,
-        .reverse = direction || call->reverse, .odd = call->odd, .shares = run->cut.shares,
-        .stop = run->stop, .asks = thread == 0,
-        .room = room + run->tasks + run->task_size * (part + direction % run->cut.directions),
+        .rows = run->rows, .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
+        .reverse = direction || call->reverse, .parity = call->parity, .shares = run->cut.shares,
+        .stop = run->stop, .is_caller = thread == 0,
+        .scratch = scratch + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
-        task.x = room + run->between[(layer - 1) % 2];
+        task.x = scratch + run->between[(layer - 1) % 2];
         task.x_stride = between_stride(run->stack);
     }
     if (layer < s->layers - 1) {
-        task.y = room + run->between[layer % 2];
+        task.y = scratch + run->between[layer % 2];
         task.y_stride = between_stride(run->stack);
     }
     task.y = (char *)task.y + direction * s->output * s->itemsize;
@@ -283,92 +173,94 @@ static fl_task task_of(const run *run, int layer, int direction, int part, int t
     return task;
 }
 
-static void prepare(run *run, const fl_stack *stack, const fl_call *call)
+static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
 {
     const fl_shape *s = &stack->shape;
     run->stack = stack;
     run->call = call;
-    run->total = rows_of(call);
-    run->cut = cut_of(stack, call, run->total);
+    run->rows = rows_of(call);
+    run->cut = fl_cut_of(s, call, run->rows);
     for (int direction = 0; call->tape && direction < s->directions; direction++)
-        place_tape(&run->tapes[direction], stack, call, run->total, direction);
+        place_tape(&run->tapes[direction], stack, call, run->rows, direction);
     run->between[0] = run->between[1] = run->tasks = run->task_size = 0;
     if (s->layers > 1) {
-        int64_t between = fl_up(run->total * between_stride(stack), 64);
+        int64_t between = fl_up(run->rows * between_stride(stack), 64);
         run->between[1] = between;
         run->tasks = s->layers > 2 ? 2 * between : between;
     }
 }
 
-/* The room of one task; layers above the second need what the second does. */
-static size_t task_size(const run *run)
+/* The bytes of scratch memory of one task. Layers above the second need as many as the second. */
+static size_t task_size(const stack_run *run)
 {
     size_t most = 0;
     for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++)
         for (int part = 0; part < run->cut.parts; part++) {
-            int64_t row = row_of(run, part);
+            int64_t first = first_sequence(run, part);
             const fl_task task = {
                 .cell = &run->stack->cells[layer * run->stack->shape.directions],
                 .steps = run->call->steps, .batch = run->call->batch,
-                .row = row, .rows = row_of(run, part + 1) - row,
+                .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
             };
-            size_t size = run->stack->kernels->room(&task);
+            size_t size = run->stack->kernels->scratch_bytes(&task);
             if (most < size)
                 most = size;
         }
     return most;
 }
 
-size_t fl_room_bytes(const fl_stack *stack, const fl_call *call)
+size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call)
 {
-    run run;
+    stack_run run;
     prepare(&run, stack, call);
     return run.tasks + task_size(&run) * run.cut.parts * run.cut.directions;
 }
 
-static int stopped(const run *run)
+static int stopped(const stack_run *run)
 {
     return run->stop && fl_stopped(run->stop, 0, 0);
 }
 
-static void whole_stack(const run *run, int part, int thread)
+/* Run one part of the sequences through all layers. */
+static void run_part(const stack_run *run, int part, int thread)
 {
     for (int layer = 0; layer < run->stack->shape.layers && !stopped(run); layer++)
         for (int direction = 0; direction < run->stack->shape.directions && !stopped(run); direction++) {
             const fl_task task = task_of(run, layer, direction, part, thread);
-            run->stack->kernels->alone(&task);
+            run->stack->kernels->run_alone(&task);
         }
 }
 
+/* What each thread of a run calls, by the way the work is cut: it takes what no other thread has begun. */
 static void take_parts(void *context, int thread)
 {
-    run *run = context;
-    setting before = set();
+    stack_run *run = context;
+    fl_mode before = fl_set_mode();
     for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.parts;)
-        whole_stack(run, (int)part, thread);
-    restore(before);
+        run_part(run, (int)part, thread);
+    fl_restore_mode(before);
 }
 
 static void take_directions(void *context, int thread)
 {
-    run *run = context;
-    setting before = set();
+    stack_run *run = context;
+    fl_mode before = fl_set_mode();
     for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;) {
         const fl_task task = task_of(run, run->layer, (int)direction, 0, thread);
-        run->stack->kernels->alone(&task);
+        run->stack->kernels->run_alone(&task);
     }
-    restore(before);
+    fl_restore_mode(before);
 }
 
 static void take_shares(void *context, int thread)
 {
-    const run *run = context;
-    setting before = set();
-    run->stack->kernels->share(run->task, run->meeting, thread);
-    restore(before);
+    const stack_run *run = context;
+    fl_mode before = fl_set_mode();
+    run->stack->kernels->run_share(run->task, run->meeting, thread);
+    fl_restore_mode(before);
 }
 
-static void share_layer(run *run, int direction)
+static void share_layer(stack_run *run, int direction)
 {
     const fl_task task = task_of(run, run->layer, direction, 0, 0);
     fl_meeting meeting = {.done = 0};
@@ -379,7 +271,7 @@ static void share_layer(run *run, int direction)
     run->stack->kernels->end(&task);
 }
 
-static void in_threads(run *run)
+static void run_in_threads(stack_run *run)
 {
     run->task_size = task_size(run);
     run->next = 0;
@@ -399,73 +291,70 @@ static void in_threads(run *run)
 
 int fl_run(const fl_stack *stack, const fl_call *call)
 {
-    run run;
+    stack_run run;
     fl_stop stop = {.ask = call->stop};
     prepare(&run, stack, call);
     run.stop = call->stop ? &stop : NULL;
     if (run.cut.threads > 1) {
-        in_threads(&run);
+        run_in_threads(&run);
         return stop.stopped;
     }
-    setting before = set();
-    whole_stack(&run, 0, 0);
-    restore(before);
+    fl_mode before = fl_set_mode();
+    run_part(&run, 0, 0);
+    fl_restore_mode(before);
     return stop.stopped;
 }
 
 /* ---- the way back ------------------------------------------------------------------------------- */
 
+/* One direction, as all its threads see it. */
 typedef struct {
     const fl_stack *stack;
     const fl_back_task *task;
     fl_meeting *meeting;
-} way_back;
+} back_run;
 
-/* One direction's task; the gradients of both share dx. */
+/* The task of one direction. Both directions add to the same dx. */
 static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back, int direction, fl_tape *tape,
                                  fl_stop *stop)
 {
     const fl_call *call = back->call;
     const fl_shape *s = &stack->shape;
     size_t state = call->batch * s->itemsize;
-    int n = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
-    int64_t total = rows_of(call);
-    place_tape(tape, stack, call, total, direction);
-    if (n < 1 || 16.0 * total * s->hidden * (s->input + s->output) < WORTH_THREADS_BACK)
-        n = 1;
+    int64_t rows = rows_of(call);
+    const fl_back_cut cut = fl_back_cut_of(s, call, rows);
+    place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
         .task = {
             .cell = &stack->cells[direction], .x = call->x, .x_stride = call->x_stride,
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
-            .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .total = total,
-            .rows = call->batch, .reverse = direction || call->reverse,
+            .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .rows = rows,
+            .sequences = call->batch, .reverse = direction || call->reverse,
             .tape = tape, .stop = stop,
         },
         .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
         .dh = (char *)back->dh + direction * state * s->output,
         .dc = (char *)back->dc + direction * state * s->hidden,
-        .dx = back->dx, .add = direction, .shares = n, .room = back->room,
-        .by_units = n > 1 && call->batch < 4 * n && s->output == s->hidden
-            && 4 * s->hidden * s->output * s->itemsize >= WORTH_MEETING,
+        .dx = back->dx, .add_dx = direction, .shares = cut.shares, .by_units = cut.by_units, .scratch = back->scratch,
     };
     if (back->dw)
         task.dw = back->dw[direction];
     return task;
 }
 
-size_t fl_back_room_bytes(const fl_stack *stack, const fl_back_call *back)
+size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back)
 {
     fl_tape tape;
     const fl_back_task task = back_task_of(stack, back, 0, &tape, NULL);
-    return stack->kernels->back_room(&task);
+    return stack->kernels->back_scratch_bytes(&task);
 }
 
 static void take_back(void *context, int thread)
 {
-    const way_back *way = context;
-    setting before = set();
-    way->stack->kernels->back(way->task, way->meeting, thread);
-    restore(before);
+    const back_run *run = context;
+    fl_mode before = fl_set_mode();
+    run->stack->kernels->back(run->task, run->meeting, thread);
+    fl_restore_mode(before);
 }
 
 int fl_back(const fl_stack *stack, const fl_back_call *back)
@@ -475,41 +364,41 @@ int fl_back(const fl_stack *stack, const fl_back_call *back)
         fl_tape tape;
         const fl_back_task task = back_task_of(stack, back, direction, &tape, stop.ask ? &stop : NULL);
         fl_meeting meeting = {.done = 0};
-        way_back way = {stack, &task, task.shares > 1 ? &meeting : NULL};
+        back_run run = {stack, &task, task.shares > 1 ? &meeting : NULL};
         if (task.shares > 1)
-            fl_together(task.shares, take_back, &way);
+            fl_together(task.shares, take_back, &run);
         else
-            take_back(&way, 0);
+            take_back(&run, 0);
     }
     return stop.stopped;
 }
 
 /* ---- the linear product -------------------------------------------------------------------------- */
 
-/* One product, as all its threads see it: blocks of rows, and in each `parts` of the outputs' panels. */
+/* One product, as all its threads see it. */
 typedef struct {
     const fl_linear *linear;
     const fl_linear_call *call;
-    int64_t panels, blocks, parts;
-    _Atomic int64_t next; /* what nobody has begun */
+    fl_linear_cut cut;
+    _Atomic int64_t next; /* the first job, a part of the panels in a block of rows, that no thread has begun */
 } linear_run;
 
 size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa)
 {
-    const fl_shape shape = {.itemsize = itemsize};
-    int64_t whole = fl_up(outputs, GATES * kernels_of(&shape, isa)->lanes);
-    return fl_up(sizeof(fl_linear), 64) + fl_up(inputs * whole * itemsize, 64) + whole * itemsize;
+    const fl_kernels *kernels = fl_kernels_of(isa, itemsize);
+    int64_t whole = fl_up(outputs, WIDTH * kernels->lanes);
+    return fl_up(sizeof(fl_linear), 64) + fl_up(inputs * whole * kernels->weight_bytes, 64) + whole * itemsize;
 }
 
 fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa,
                           const void *w, const void *b)
 {
-    const fl_shape shape = {.itemsize = itemsize};
-    const fl_kernels *kernels = kernels_of(&shape, isa);
-    int64_t whole = fl_up(outputs, GATES * kernels->lanes);
+    const fl_kernels *kernels = fl_kernels_of(isa, itemsize);
+    int64_t whole = fl_up(outputs, WIDTH * kernels->lanes);
     fl_linear *linear = memory;
     char *places = (char *)memory + fl_up(sizeof(fl_linear), 64);
-    *linear = (fl_linear){kernels, inputs, outputs, places, places + fl_up(inputs * whole * itemsize, 64)};
+    *linear = (fl_linear){kernels, inputs, outputs, places,
+                          places + fl_up(inputs * whole * kernels->weight_bytes, 64)};
     kernels->pack_linear(linear, w, b);
     return linear;
 }
@@ -519,29 +408,24 @@ static void take_linear(void *context, int thread)
     (void)thread;
     linear_run *run = context;
     const fl_linear_call *call = run->call;
-    int64_t job, jobs = run->blocks * run->parts;
-    setting before = set();
+    const fl_linear_cut *cut = &run->cut;
+    int64_t job, jobs = cut->blocks * cut->parts;
+    fl_mode before = fl_set_mode();
     while ((job = atomic_fetch_add(&run->next, 1)) < jobs) {
-        int64_t row = job / run->parts * LINEAR_ROWS, part = job % run->parts, left = call->rows - row;
-        int64_t from = run->panels * part / run->parts, to = run->panels * (part + 1) / run->parts;
+        int64_t row = job / cut->parts * LINEAR_ROWS, part = job % cut->parts, left = call->rows - row;
+        int64_t from = cut->panels * part / cut->parts, to = cut->panels * (part + 1) / cut->parts;
         int64_t rows = left < LINEAR_ROWS ? left : LINEAR_ROWS;
-        run->linear->kernels->linear(run->linear, (const char *)call->x + row * call->x_stride, call->x_stride,
-                                     (char *)call->y + row * call->y_stride, call->y_stride, rows, from, to);
+        run->linear->kernels->run_linear(run->linear, (const char *)call->x + row * call->x_stride, call->x_stride,
+                                         (char *)call->y + row * call->y_stride, call->y_stride, rows, from, to);
     }
-    restore(before);
+    fl_restore_mode(before);
 }
 
 void fl_run_linear(const fl_linear *linear, const fl_linear_call *call)
 {
-    linear_run run = {.linear = linear, .call = call};
-    double work = 2.0 * linear->inputs * linear->outputs * call->rows;
-    int64_t wide = GATES * linear->kernels->lanes;
-    int n = work < WORTH_THREADS ? 1 : call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
-    run.panels = fl_up(linear->outputs, wide) / wide;
-    run.blocks = fl_up(call->rows, LINEAR_ROWS) / LINEAR_ROWS;
-    run.parts = run.blocks >= 4 * n ? 1 : n < run.panels ? n : run.panels; /* few rows: share the outputs */
-    if (n > 1)
-        fl_together(n, take_linear, &run);
+    linear_run run = {.linear = linear, .call = call, .cut = fl_linear_cut_of(linear, call)};
+    if (run.cut.threads > 1)
+        fl_together(run.cut.threads, take_linear, &run);
     else
         take_linear(&run, 0);
 }

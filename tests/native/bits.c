@@ -83,10 +83,10 @@ int main(int argc, char **argv)
 
     fl_stack *stack = fl_pack(room(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
     if (back) {
-        call.every = head[EVERY];
+        call.checkpoint_interval = head[EVERY];
         call.tape = room(fl_tape_bytes(stack, &call));
     }
-    call.room = room(fl_room_bytes(stack, &call));
+    call.scratch = room(fl_scratch_bytes(stack, &call));
     fl_run(stack, &call);
     give(call.y, rows * wide, size);
     give(call.h, of_h, size);
@@ -109,7 +109,7 @@ int main(int argc, char **argv)
             .w_hr = of_w_hr ? zeros(of_w_hr, size) : NULL,
         };
     way.dw = dw;
-    way.room = room(fl_back_room_bytes(stack, &way));
+    way.scratch = room(fl_back_scratch_bytes(stack, &way));
     fl_back(stack, &way);
     give(way.dx, rows * head[I], size);
     give(way.dh, of_h, size);

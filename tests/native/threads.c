@@ -4,7 +4,7 @@ for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
     threads ROUNDS
 
 The stacks make each way of cutting the work happen, forward and back: sequences, directions, units of
-a step. Some calls are stopped: then they say so, and all threads have left. Built with a small PIECE. */
+a step. Some calls are stopped: then they say so, and all threads have left. Built with a small CLOCK_WORK. */
 
 #include <pthread.h>
 #include <stdio.h>
@@ -72,9 +72,9 @@ static int go_back(const work *w, const fl_call *call, float *results)
     }
 #undef PLACE
     way.dw = dw;
-    way.room = room(fl_back_room_bytes(w->stack, &way));
+    way.scratch = room(fl_back_scratch_bytes(w->stack, &way));
     int stopped = fl_back(w->stack, &way);
-    free(way.room);
+    free(way.scratch);
     return stopped;
 }
 
@@ -100,11 +100,11 @@ static float *run(const work *w, int threads, int (*stop)(void))
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
         .h = memset(room(states), 0, states), .c = memset(room(states), 0, states),
-        .threads = threads, .every = w->every, .stop = s->back ? NULL : stop,
+        .threads = threads, .checkpoint_interval = w->every, .stop = s->back ? NULL : stop,
     };
     if (s->back)
         call.tape = room(fl_tape_bytes(w->stack, &call));
-    call.room = room(fl_room_bytes(w->stack, &call));
+    call.scratch = room(fl_scratch_bytes(w->stack, &call));
     int stopped = fl_run(w->stack, &call);
     if (s->back) {
         call.stop = stop;
@@ -112,7 +112,7 @@ static float *run(const work *w, int threads, int (*stop)(void))
     }
     free(call.h);
     free(call.c);
-    free(call.room);
+    free(call.scratch);
     free(call.tape);
     if (!stopped)
         return call.y;

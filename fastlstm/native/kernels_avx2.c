@@ -1,0 +1,27 @@
+/* The kernels for AVX2 with FMA. */
+
+#include "internal.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define ISA avx2
+#define VECTOR_BYTES 32
+#define ROWS 3
+#define FEATURES "avx2,fma"
+#define SUFFIX_float ps
+#define SUFFIX_double pd
+#define INTRINSIC(name) GLUE(_mm256_##name##_, OF(SUFFIX))
+#define FMA INTRINSIC(fmadd)
+#define MIN INTRINSIC(min)
+#define MAX INTRINSIC(max)
+
+static int there(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+#include "isa.inc"
+
+#endif

@@ -1,0 +1,29 @@
+/* The kernels for AVX-512. */
+
+#include "internal.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define ISA avx512
+#define VECTOR_BYTES 64
+#define ROWS 5
+#define FEATURES "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"
+#define SUFFIX_float ps
+#define SUFFIX_double pd
+#define INTRINSIC(name) GLUE(_mm512_##name##_, OF(SUFFIX))
+#define FMA INTRINSIC(fmadd)
+#define MIN INTRINSIC(min)
+#define MAX INTRINSIC(max)
+
+static int there(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512bw");
+}
+
+#include "isa.inc"
+
+#endif
