@@ -5,6 +5,7 @@ other engines; FASTLSTM_REQUIRE_NATIVE=1 makes that an error. CFLAGS come last a
 changes what numbers come out, such as -ffast-math, is always an error.
 """
 
+import concurrent.futures
 import glob
 import os
 import re
@@ -37,6 +38,7 @@ class BuildNative(build_ext):
         try:
             if self.compiler.compiler_type == "msvc":
                 raise CompileError("MSVC lacks the vector types of GCC and Clang")
+            self.compile_side_by_side()
             super().build_extension(ext)
         except (BaseError, CCompilerError) as error:
             if not ext.optional:
@@ -45,6 +47,24 @@ class BuildNative(build_ext):
                 f"the native engine could not be built ({error}): fastlstm will run on numba or "
                 "numpy; with GCC or Clang it is faster"
             )
+
+    def compile_side_by_side(self):
+        """Let the compiler take as many sources at once as there are processors.
+
+        The kernels of an instruction set take several seconds, and each set has a file of its own.
+        """
+        compile_all = self.compiler.compile
+
+        def compile_each(sources, *arguments, **options):
+            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+                jobs = [pool.submit(compile_all, [s], *arguments, **options) for s in sources]
+                try:
+                    return [made for job in jobs for made in job.result()]
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+
+        self.compiler.compile = compile_each
 
 
 native = Extension(
