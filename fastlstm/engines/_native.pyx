@@ -2,7 +2,7 @@
 """The C kernels of fastlstm/native: pointers out of arrays, room to work in, the GIL off, one call.
 
 The contract, the legend and the numbered equations are in `fastlstm.engines`; how it is fast stands
-in ``fastlstm/native/forward.inc``.
+in ``docs/architecture.md``.
 """
 
 import itertools
