@@ -23,13 +23,11 @@ from .source import Source, State, file_name, opened
 
 if TYPE_CHECKING:
     import os
-    from typing import IO, TypeAlias
 
     from numpy.typing import DTypeLike
 
     from ..arrays import Array
-
-    ModelFile: TypeAlias = str | os.PathLike[str] | IO[bytes]
+    from .source import ModelFile
 
 __all__ = ["load", "load_lstm", "load_state", "save"]
 

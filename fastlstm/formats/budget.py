@@ -1,26 +1,28 @@
-"""What one file may ask of its reader, counted as it is read."""
+"""How much work and memory one file may ask of its reader, counted as it is read."""
+
+from __future__ import annotations
 
 _MIB = 1 << 20
 
 
 class Budget:
-    """Counts what the reading of one file takes; a file that asks for too much is refused.
+    """Counts what the reading of one file takes, and refuses a file that asks for too much.
 
-    All readers share these limits, most of which grow with the file: a large one may take time and
-    memory, a small one may not. What a file could multiply is counted: opcodes, which are a byte
-    each; lists, dicts and calls; values kept to be used again; the items that are copied from one
-    list or dict into others; the names that nested modules make; the bytes into which a compressed
-    member is inflated. Real files stay far below: a tensor in a file of torch's has 140 bytes or
-    more, 35 opcodes, 9 containers, 10 memoised values and 6 copied items. ``spent`` tells the
-    counts.
+    All readers share these limits. Most of them grow with the file: a large file may take time and
+    memory, a small one may not. Counted is whatever a small file could multiply: opcodes, which are
+    a byte each; lists, dicts and calls; values that are kept to be used again; the items that are
+    copied from one list or dict into others; the names that nested modules make; the bytes into
+    which a compressed member is inflated. Real files stay far below the limits: a tensor in a file
+    that torch wrote has at least 140 bytes, and takes 35 opcodes, 9 containers, 10 memoised values
+    and 6 copied items. The counts so far stand in ``spent``.
 
     Parameters
     ----------
     size : int
-        Of the file, in bytes.
+        The size of the file in bytes.
     """
 
-    LIMITS = {  # so many, and so many more for each byte of the file
+    LIMITS: dict[str, tuple[int, float]] = {  # a number, and how many more for each byte
         "opcodes of pickles": (_MIB, 1),
         "containers of pickles": (_MIB // 4, 1 / 4),
         "memoised values": (_MIB // 4, 1 / 4),
@@ -36,21 +38,21 @@ class Budget:
         "levels of modules": (64, 0),
     }
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         self.limits = {what: n + int(more * size) for what, (n, more) in self.LIMITS.items()}
         self.spent = dict.fromkeys(self.limits, 0)
 
-    def left(self, what):
-        """How much may still be spent."""
+    def left(self, what: str) -> int:
+        """Return how much may still be spent."""
         return self.limits[what] - self.spent[what]
 
-    def spend(self, what, amount=1):
-        """Count what is taken; ValueError before more is taken than there may be."""
+    def spend(self, what: str, amount: int = 1) -> None:
+        """Count an amount; raise ValueError if the sum is over the limit."""
         self.check(what, self.spent[what] + amount)
         self.spent[what] += amount
 
-    def check(self, what, amount):
-        """Refuse an amount over the limit, without adding it up."""
+    def check(self, what: str, amount: int) -> None:
+        """Raise ValueError if an amount is over the limit; it is not added to the sum."""
         if amount > self.limits[what]:
             raise ValueError(
                 f"it has {amount} or more {what}; at most {self.limits[what]} are read"

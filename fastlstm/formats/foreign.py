@@ -1,11 +1,14 @@
-"""Files that are no model files of ours, by what they are, for the sentence that refuses them."""
+"""What a file of no known format seems to be, for the sentence that refuses it."""
+
+from __future__ import annotations
 
 import codecs
 import re
 
 from ..checks import quoted
+from .source import Source
 
-_BEGINNINGS = [
+_BEGINNINGS = [  # patterns of the first bytes, and words that end the sentence "it is ..."
     (
         rb"version https://git-lfs",
         "a git-LFS pointer, not the file: fetch that with `git lfs pull`",
@@ -31,8 +34,8 @@ _BEGINNINGS = [
 ]
 
 
-def name(source):
-    """Return what a file of no known format seems to be, as the end of "it is ..."; or None."""
+def name(source: Source) -> str | None:
+    """Return what a file seems to be, as the end of the sentence "it is ..."; None if unknown."""
     if not source.size:
         return "empty from where it stands on" if source.start else "empty"
     if source.members is not None:

@@ -159,10 +159,10 @@ def _text(source: Source, name: str) -> bytes | None:
     source.budget.check("bytes of JSON", member.size)
     data = archive.read(source, member)
     header = _HEADER.match(data)
-    array = _array(name, header, data) if header else np.zeros(0)
-    if array.dtype.kind != "S" or array.ndim:
+    array: Array = _array(name, header, data) if header else np.zeros(0)
+    text = array.item() if array.dtype.kind == "S" and not array.ndim else None
+    if not isinstance(text, bytes):
         raise ValueError(f"entry {name!r} must be one string, got {array.dtype} {array.shape}")
-    text: bytes = array.item()
     return text
 
 

@@ -1,29 +1,41 @@
-"""What readers take and give: a file that can be read from anywhere, and the arrays found in it."""
+"""What readers work on: a file that is read at any place, and the arrays that are found in it."""
+
+from __future__ import annotations
 
 import errno
 import io
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..checks import short
 from . import archive
+from .archive import Member
 from .budget import Budget
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from ..arrays import Array
+
+    ModelFile: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 _CHUNK = 1 << 20  # bytes
 _BYTES = (bytes, bytearray, memoryview)
 _LONGEST_PATH = 4096  # characters, the most that Linux takes
 
 
-def file_name(path):
-    """Return the name of a path or of an open file, for messages; refuse what is neither."""
+def file_name(path: ModelFile) -> str:
+    """Return the name of a path or of an open file, for messages; raise if it is neither."""
     if isinstance(path, io.TextIOBase):
         raise TypeError('a file must be open for bytes, as open(path, "rb") gives it, not for text')
     if _is_file(path):
-        name = getattr(path, "name", None)
-        return name if isinstance(name, str) else f"<{type(path).__name__}>"
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+        own = getattr(path, "name", None)
+        return own if isinstance(own, str) else f"<{type(path).__name__}>"
+    name: object = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(name, str):
         way_out = "; io.BytesIO(...) makes a file of bytes" if isinstance(name, _BYTES) else ""
         raise TypeError(
@@ -35,31 +47,34 @@ def file_name(path):
 
 
 @contextmanager
-def opened(path):
-    """Open a path; an open file, if it can be sought, stands afterwards where it stood."""
+def opened(path: ModelFile) -> Iterator[IO[bytes]]:
+    """Open a path, or lend an open file, which is put back to its position if it can be sought."""
     name = file_name(path)
     if not _is_file(path):
+        path = cast("str | os.PathLike[str]", path)
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, "it is a folder, a file is expected", name)
-        with open(path, "rb") as file:
-            yield file
-    elif not _is_sought(path):
-        yield path
-    else:
-        place = path.tell()
-        try:
-            yield path
-        finally:
-            path.seek(place)
+        with open(path, "rb") as opened_here:
+            yield opened_here
+        return
+    file = cast("IO[bytes]", path)
+    if not _is_sought(file):
+        yield file
+        return
+    place = file.tell()
+    try:
+        yield file
+    finally:
+        file.seek(place)
 
 
-def _is_file(path):
-    """Tell an open file from a path, of which some can be read too."""
+def _is_file(path: Any) -> bool:
+    """Tell an open file from a path. Some objects that are paths have a method `read` too."""
     return hasattr(path, "read") and not isinstance(path, os.PathLike)
 
 
-def _is_sought(file):
-    return hasattr(file, "seekable") and file.seekable()
+def _is_sought(file: Any) -> bool:
+    return hasattr(file, "seekable") and bool(file.seekable())
 
 
 class Source:
@@ -68,10 +83,11 @@ class Source:
     Parameters
     ----------
     file : binary file
-        Anything with ``read``. What cannot be sought, as a download, is read to its end.
+        Any object with ``read``. A file that cannot be sought, such as a download, is read to its
+        end at once.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: IO[bytes]) -> None:
         if not _is_sought(file):
             file = io.BytesIO(file.read())
         self.file, self.start = file, file.tell()
@@ -79,10 +95,10 @@ class Source:
         self.size = max(0, file.tell() - self.start)
         self.budget = Budget(self.size)
 
-    def read(self, start, size):
-        """Return `size` bytes from `start` on as a bytearray; ValueError if the file ends before.
+    def read(self, start: int, size: int) -> bytearray:
+        """Return `size` bytes from `start` on; raise ValueError if the file ends before.
 
-        Memory is taken only for what the file has.
+        No more memory is taken than the file has bytes.
         """
         if start + size > self.size:
             raise ValueError(
@@ -99,27 +115,30 @@ class Source:
         return data
 
     @cached_property
-    def head(self):
-        """The first bytes, by which a format is told."""
+    def head(self) -> bytes:
+        """The first bytes, by which a format is recognised."""
         return bytes(self.read(0, min(self.size, 512)))
 
     @cached_property
-    def members(self):
-        """The members of a zip file by their names, in its order; None if it is none."""
+    def members(self) -> dict[str, Member] | None:
+        """The members of a zip file by their names, in its order; None if it is no zip file."""
         return archive.members(self) if self.head.startswith(archive.MAGIC) else None
 
 
-class State(dict):
-    """Arrays by their names; ``refused`` says of each name that was not read why not.
+class State(dict[str, "Array"]):
+    """Arrays by their names, in the order of the file.
 
-    ``batch_first`` says it of LSTMs, by the prefix of their names, where the file tells.
+    ``refused`` says why an entry was not read, by its name. ``batch_first`` has the layout of those
+    LSTMs of which the file tells it, by the prefix of their parameters' names.
     """
 
-    def __init__(self):
-        self.refused, self.batch_first = {}, {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: dict[str, str] = {}
+        self.batch_first: dict[str, bool | None] = {}
 
-    def require(self, prefix="", local=""):
-        """Return self; ValueError if a name of this prefix and pattern was not read."""
+    def require(self, prefix: str = "", local: str = "") -> State:
+        """Return self; raise ValueError if an entry of this prefix and pattern was refused."""
         for name, reason in self.refused.items():
             if name.startswith(prefix) and re.match(local, name.removeprefix(prefix)):
                 raise ValueError(f"entry {short(name)} {reason}")
