@@ -17,7 +17,7 @@ PACKAGE = ROOT / "fastlstm"
 # Arrows point down only: a module imports from floors below its own. A folder is one room: its
 # modules may import each other, but for engines, of which none knows another.
 FLOORS = [
-    ["arrays", "checks", "files", "initialisers", "npy", "terminal", "times", "wav"],
+    ["arrays", "checks", "files", "initialisers", "npy", "dates", "terminal", "wav"],
     ["engines", "sequences"],
     ["layers"],
     ["formats", "plot"],

@@ -16,7 +16,7 @@ from support import read_table
 import fastlstm
 from fastlstm import cli
 from fastlstm.cli.table import read_tables
-from fastlstm.times import breaks, continued, read_formatted, read_times
+from fastlstm.dates import breaks, continued, read_formatted, read_times
 from fastlstm.training import (
     Adam,
     EarlyStopping,

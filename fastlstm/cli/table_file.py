@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import quoted, short
-from ..times import (
+from ..dates import (
     NUMBER,
     Times,
     are_runs,

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..arrays import as_array, column_names
 from ..checks import check_size, listed
-from ..times import are_runs, breaks, looks_like_a_date, read_times, span
+from ..dates import are_runs, breaks, looks_like_a_date, read_times, span
 
 
 def check_list(series):
