@@ -1,22 +1,25 @@
-"""Times of rows: read from text in the forms that tables have, their order, gaps and continuation.
+"""Times in text: reading them in the forms that tables have, and writing others in the same form.
 
-Nothing is guessed. A form is taken if every label of a column has it; days and months that could
-change places (03/04/2024) are told apart by the whole column, where only one reading gives dates or
-only one gives them at equal distances, or not at all.
+The texts of a column are its labels. Nothing is guessed: a form is taken only if every label has
+it. Days and months that could be exchanged (03/04/2024) are told apart by the whole column: one
+reading is taken if the other gives no dates, or if only this one gives equal distances. Otherwise
+the labels are refused.
 """
+
+from __future__ import annotations
 
 import datetime
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-_ENOUGH = 12  # times by whose distances a reading is told from others
-_RECENT = 12  # times that tell how far the next ones are apart
-_HOLIDAYS = 5  # working days without a row that are no gap where there are no rows on weekends
-_HUGE = 2**62
-_WEEKENDS = 3  # that show a week of other days than Monday to Friday
-_IRREGULAR = 1 / 3  # share of unusual distances from which on none is usual
+from .times import breaks
+
+_ENOUGH = 12  # this many times at equal distances make one reading right and others wrong
+_HUGE = 2**62  # numbers from here on are floats: what follows them might not fit int64
 _MONTHS = (
     "January February March April May June July August September October November December"
 ).split()
@@ -31,8 +34,8 @@ _CLOCK = (
     r"( ?(?P<ap>[ap]\.?m\.?))?( ?(?P<z>Z|UTC|GMT|[+-]\d\d(:?\d\d)?))?)?"
 )
 _DAY = r"(?P<d>\d{1,2})"
-# Each with the orders in which its numbers a, b, c can be meant, if it does not name them.
-_FORMS = [
+# Forms, some with numbers a, b, c, and the orders of year, month and day that these can have.
+_TEXTS_OF_FORMS: list[tuple[str, list[str] | None]] = [
     (r"(?P<y>\d{4})(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})" + _CLOCK, None),
     (r"(?P<y>\d{4})[-/](?P<m>\d{1,2})", None),
     (r"(?P<y>\d{4})[- /]?Q(?P<q>[1-4])", None),
@@ -60,32 +63,36 @@ _FORMS = [
         None,
     ),
 ]
-_FORMS = [(re.compile(form, re.IGNORECASE | re.ASCII), orders) for form, orders in _FORMS]
+_FORMS = [(re.compile(f, re.IGNORECASE | re.ASCII), orders) for f, orders in _TEXTS_OF_FORMS]
 _YEAR_AND_MONTH = re.compile(r"(?P<y>1[6-9]\d\d|2[01]\d\d)\.(?P<m>0[1-9]|1[0-2])")
 
 
+_Matches = Sequence["re.Match[str]"]
+
+
 class Times(NamedTuple):
-    """When each row was.
+    """The times of rows, and how they were written.
 
     Parameters
     ----------
     values : ndarray of shape (T,)
-        datetime64, in UTC where the text tells an offset from it, unless each is at the same time
-        of its day; or numbers.
+        datetime64 or numbers. Where the text gives offsets from UTC, the dates are in UTC, unless
+        all are at the same time of the day.
     write : callable
-        What makes text of such values, in the form of the text that was read.
+        It returns the labels of other values, in the form of those that were read.
     """
 
-    values: np.ndarray
-    write: object
+    values: NDArray[Any]
+    write: Callable[[NDArray[Any]], list[str]]
 
     @property
-    def are_dates(self):
-        return self.values.dtype.kind == "M"
+    def are_dates(self) -> bool:
+        """Whether the values are dates, not numbers."""
+        return bool(self.values.dtype.kind == "M")
 
 
-def read_times(labels):
-    """Read the times of a column's texts; None if these are neither numbers nor dates.
+def read_times(labels: Sequence[str]) -> Times | None:
+    """Read the times of a column; None if its labels are neither numbers nor dates.
 
     Raises
     ------
@@ -94,10 +101,11 @@ def read_times(labels):
     """
     for form, orders in _FORMS:
         if matches := _all_matches(form, labels):
-            found = {o: times for o in orders or [None] if (times := _dates(matches, o))}
+            possible = orders or [""]
+            found = {o: times for o in possible if (times := _dates(matches, o))}
             if not found and all(map(NUMBER.fullmatch, labels)):
-                continue  # as 20230231, which is no date but a number
-            return _the_one(found, matches, orders or [None])
+                continue  # as 20230231, which is a number and no date
+            return _the_one(found, matches, possible)
     if not all(map(NUMBER.fullmatch, labels)):
         return None
     matches = _all_matches(_YEAR_AND_MONTH, labels)
@@ -106,140 +114,72 @@ def read_times(labels):
     return _numbers(labels)
 
 
-def looks_like_a_date(text):
+def read_formatted(labels: Sequence[str], date_format: str) -> Times:
+    """Read the times of labels in a format of `datetime.strptime`.
+
+    Raises
+    ------
+    ValueError
+        If a label is not of the format, or only some have an offset from UTC.
+    """
+    moments = []
+    for label in labels:
+        try:
+            moments.append(datetime.datetime.strptime(label, date_format))
+        except (ValueError, re.error) as error:
+            raise ValueError(
+                f"{label!r} is not of the form --date-format {date_format!r}"
+            ) from error
+    zones = {moment.tzinfo is None for moment in moments}
+    if len(zones) > 1:
+        raise ValueError("some times have an offset from UTC, and others have none")
+    zone = moments[-1].tzinfo
+    if zone is not None:
+        moments = [m.astimezone(datetime.timezone.utc).replace(tzinfo=None) for m in moments]
+    values = np.array(moments, "M8[us]")
+
+    def write(values: NDArray[Any]) -> list[str]:
+        moments = values.astype("M8[us]").tolist()
+        if zone is not None:
+            moments = [m.replace(tzinfo=datetime.timezone.utc).astimezone(zone) for m in moments]
+        return [moment.strftime(date_format) for moment in moments]
+
+    return Times(values, write)
+
+
+def looks_like_a_date(text: str) -> bool:
     """Tell whether a text has the form of a date, and is no number."""
     if NUMBER.fullmatch(text):
         return False
     return any(form.fullmatch(text) for form, _ in _FORMS)
 
 
-def same_form(text, other):
+def same_form(text: str, other: str) -> bool:
     """Tell whether two texts are dates that are written in the same form."""
     return any(form.fullmatch(text) and form.fullmatch(other) for form, _ in _FORMS)
 
 
-def are_runs(values):
-    """Tell whether each value stands in one run of rows, as of series below each other.
+def _all_matches(form: re.Pattern[str], labels: Sequence[str]) -> _Matches | None:
+    """Return the matches of all labels, or None if one does not match."""
+    if not labels or not form.fullmatch(labels[0]):  # the first one excludes most forms
+        return None
+    matches = [match for label in labels if (match := form.fullmatch(label))]
+    return matches if len(matches) == len(labels) else None
 
-    Runs of years do not count: they are of the quarters or months of one series.
+
+def _dates(matches: _Matches, order: str = "") -> Times | None:
+    """Return the times of a form's matches, or None if they are no dates.
+
+    `order` says which of the numbers a, b, c are y, m and d: "dmy", say.
     """
-    if values.dtype.kind in "iu" and 1500 <= values.min() <= values.max() <= 2200:
-        return False
-    first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
-    once = len(set(values[first].tolist())) == len(first) > 1
-    return once and bool(np.diff(np.append(first, len(values))).min() > 1)
-
-
-def breaks(values):
-    """Tell where rows are not as far from the row before as they usually are.
-
-    Returns
-    -------
-    rows : int64 ndarray
-        The first rows behind each such place.
-    usual : a distance, or None
-        None if the distances are irregular: then only repeated times are such places.
-    """
-    steps = np.diff(values)
-    zero = steps.dtype.type(0)
-    later = steps[steps > zero]
-    if not len(later):
-        return np.flatnonzero(steps <= zero) + 1, None
-    usual = np.sort(later)[len(later) // 2]
-    if (week := _working_week(values)) is not None:
-        days = values.astype("M8[D]")
-        rest = np.busday_count(days[:-1], days[1:], week)
-        return np.flatnonzero((rest > _HOLIDAYS + 1) | (steps <= zero)) + 1, usual
-    off = np.abs(steps - usual) * 2 > usual
-    if np.mean(off[steps > zero]) > _IRREGULAR:
-        return np.flatnonzero(steps <= zero) + 1, None
-    return np.flatnonzero(off) + 1, usual
-
-
-def continued(values, count):
-    """The next `count` of times at equal distances, by calendar months and working days too.
-
-    None if the last ones are not at equal distances. Months may be told by their last days: then
-    the days after them are alike.
-    """
-    if len(values) < 2:
-        return None
-    more = _at_equal_distances(values[-_RECENT:], np.arange(1, count + 1), _working_week(values))
-    if more is None or values.dtype.kind != "M":
-        return more
-    return more if more[-1].astype("M8[Y]").astype(int) + 1970 <= datetime.MAXYEAR else None
-
-
-def _at_equal_distances(values, after, week):
-    if values.dtype.kind == "M":
-        for day in np.arange(2).astype("timedelta64[D]"):
-            months = (values + day).astype("datetime64[M]")
-            steps, rest = np.diff(months), values + day - months
-            if (steps == steps[0]).all() and steps[0].astype(int) and (rest == rest[0]).all():
-                return (months[-1] + after * steps[0]).astype(values.dtype) + rest[0] - day
-        if week is not None:
-            days = values.astype("M8[D]")
-            more = np.busday_offset(days[-1], after, weekmask=week)
-            return more.astype(values.dtype) + (values - days)[-1]
-    steps = np.diff(values)
-    if values.dtype.kind == "f":
-        equal = np.allclose(steps, steps[0], rtol=1e-6, atol=0)
-    else:
-        equal = (steps == steps[0]).all()
-    return values[-1] + after * steps[-1] if equal else None
-
-
-def span(step):
-    """A distance between times in words."""
-    if not isinstance(step, np.timedelta64):
-        return f"{step:.12g}"
-    seconds = step / np.timedelta64(1, "s")
-    for name, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
-        if seconds >= length or name == "second":
-            number = f"{seconds / length:.4g}"
-            return f"{number} {name}" + ("" if number == "1" else "s")
-
-
-def _working_week(values):
-    """The days of the week that have rows, Monday first, where others have none; or None.
-
-    These are Monday to Friday, with one weekend at least, or what several weeks show: 5 or 6 days
-    in a row. Rows go from working day to working day, at the same time of the day.
-    """
-    if values.dtype.kind != "M" or len(values) < 2:
-        return None
-    days = values.astype("M8[D]")
-    if len(np.unique(values - days)) > 1:
-        return None
-    week = np.bincount((days.astype(int) + 3) % 7, minlength=7) > 0
-    if not week[5:].any():
-        week, least = np.arange(7) < 5, 1
-    elif 5 <= np.count_nonzero(week) < 7 and np.count_nonzero(week != np.roll(week, 1)) == 2:
-        least = _WEEKENDS
-    else:
-        return None
-    steps = np.busday_count(days[:-1], days[1:], week)
-    weekends = (steps == 1) & (np.diff(days) > np.timedelta64(1, "D"))
-    return week if np.count_nonzero(weekends) >= least and np.median(steps) == 1 else None
-
-
-def _all_matches(form, labels):
-    """The matches of all labels, or None: most columns are told by their first."""
-    if not labels or not form.fullmatch(labels[0]):
-        return None
-    matches = [form.fullmatch(label) for label in labels]
-    return None if None in matches else matches
-
-
-def _dates(matches, order=None):
-    """The `Times` of a form's matches, a, b and c being y, m, d in this order; None if wrong."""
     names = list(matches[0].re.groupindex)
     columns = zip(*(match.group(*names) for match in matches), strict=True)
     texts = dict(zip(names, columns, strict=True))
-    for place, name in zip("abc", order or "", strict=False):
+    for place, name in zip("abc", order, strict=False):
         texts[name] = texts[place]
 
-    def numbers(name, default=0):
+    def numbers(name: str, default: int = 0) -> NDArray[np.int64]:
+        """Return the numbers of a part of the form, and a default where it is missing."""
         if name not in texts:
             return np.full(len(matches), default)
         return np.array([default if text is None else int(text) for text in texts[name]])
@@ -258,7 +198,7 @@ def _dates(matches, order=None):
         return None
     first = ((years - 1970) * 12 + months - 1).astype("M8[M]")
     dates = first.astype("M8[D]") + (days - 1)
-    if "w" in texts:  # week 1 has January 4 in it
+    if "w" in texts:  # January 4 is in week 1
         fourth = first.astype("M8[D]") + 3
         monday = fourth - (fourth.astype(int) + 3) % 7
         dates = monday + 7 * (numbers("w") - 1) + numbers("wd", 1) - 1
@@ -283,14 +223,14 @@ def _dates(matches, order=None):
     if None in zones and len(zones) > 1:
         raise ValueError("some times have an offset from UTC, and others have none")
     offsets = {zone: _offset(zone) for zone in zones}
-    if len(np.unique(clock)) == 1:  # days of a calendar, over changes of the clock too
+    if len(np.unique(clock)) == 1:  # days of a calendar, whatever the offset is in summer
         offsets = dict.fromkeys(zones, 0)
     away = np.array([offsets[zone] for zone in texts.get("z", [None])]).astype("m8[m]")
     return Times(values - away, _Writer(matches, texts, order, away[-1]))
 
 
-def _offset(zone):
-    """Minutes from UTC."""
+def _offset(zone: str | None) -> int:
+    """Return the minutes from UTC."""
     if zone is None or zone.upper() in ("Z", "UTC", "GMT"):
         return 0
     digits = zone[1:].replace(":", "").ljust(4, "0")
@@ -298,8 +238,11 @@ def _offset(zone):
     return -minutes if zone[0] == "-" else minutes
 
 
-def _the_one(found, matches, orders):
-    """The times that there are in one order; ValueError if there are none, or several."""
+def _the_one(found: Mapping[str, Times], matches: _Matches, orders: Sequence[str]) -> Times:
+    """Return the times that one order gives; ValueError if no order does, or several do.
+
+    `found` are the times by the order, of those of `orders` that give any.
+    """
     if not found:
         for match in matches:
             if not any(_dates([match], order) for order in orders):
@@ -315,16 +258,16 @@ def _the_one(found, matches, orders):
     return first
 
 
-def _is_regular(values):
-    """Whether enough times increase at equal distances: those of a wrong reading hardly do."""
+def _is_regular(values: NDArray[Any]) -> bool:
+    """Tell whether enough times increase at equal distances: a wrong reading hardly has such."""
     if len(values) < _ENOUGH or not (values[1:] > values[:-1]).all():
         return False
     rows, usual = breaks(values)
     return not len(rows) and usual is not None
 
 
-def _as_format(match, order):
-    """The strptime format of a match whose numbers are meant in this order."""
+def _as_format(match: re.Match[str], order: str) -> str:
+    """Return the strptime format of a match whose numbers are in this order."""
     text, letters = match[0], dict(zip("abc", order, strict=True))
     names = {"d": "%d", "m": "%m", "H": "%I" if match["ap"] else "%H", "M": "%M", "S": "%S"}
     names |= {"f": "%f", "ap": "%p", "z": "%z"}
@@ -335,36 +278,54 @@ def _as_format(match, order):
     return text
 
 
-def _spans(match):
-    """Where the named parts of a match are, but for separators."""
+def _spans(match: re.Match[str]) -> dict[str, tuple[int, int]]:
+    """Return where the named parts of a match are, without separators."""
     return {name: match.span(name) for name in match.re.groupindex if match[name] and name != "s"}
 
 
 class _Writer:
-    """Writes times in the form of the labels that were read, by filling in one of them anew."""
+    """Writes times in the form of the labels that were read: one of them gets new numbers.
 
-    def __init__(self, matches, texts, order, offset):
-        self.letters = dict(zip("abc", order or "", strict=False))
+    Parameters
+    ----------
+    matches : list of matches
+        Those of the labels.
+    texts : dict of str -> list of str or None
+        The parts of the labels by their names.
+    order : str
+        Which of the numbers a, b, c are y, m and d.
+    offset : timedelta64 or None
+        The distance from UTC; None for dates without a clock.
+    """
+
+    def __init__(
+        self,
+        matches: _Matches,
+        texts: Mapping[str, Iterable[str | None]],
+        order: str,
+        offset: np.timedelta64 | None,
+    ) -> None:
+        self.letters = dict(zip("abc", order, strict=False))
         self.offset = offset
-        here = {name: set(column) - {None} for name, column in texts.items()}
-        here = {name: column for name, column in here.items() if column}
+        present = {name: set(filter(None, column)) for name, column in texts.items()}
+        here = {name: column for name, column in present.items() if column}
         whole = (
             m for m in reversed(matches) if all(m[name] for name in here if name in m.re.groupindex)
         )
-        self.model = next(whole, matches[-1])  # a label with all the parts that any has
+        self.model = next(whole, matches[-1])  # the last label with every part that any one has
         self.digits = max(map(len, here.get("f", ())), default=0)
         months = {text.lower() for text in here.get("mon", ())} - {"sept"}
         self.letters_of_month = None if any(len(text) > 3 for text in months) else 3
-        # what is written 1 and not 01: by itself, or as the other numbers of the date are
+        # parts written 1 and not 01, in the labels that were read or as other parts of the date
         bare = {name for name, column in here.items() if 1 in map(len, column)}
         led = {name for name, column in here.items() if any(text[0] == "0" for text in column)}
         date = {"m", "d"} & set(here)
         self.bare = (bare | date if bare & date else bare) - led
 
-    def __call__(self, values):
+    def __call__(self, values: NDArray[Any]) -> list[str]:
         return [self._write(value) for value in values]
 
-    def _write(self, value):
+    def _write(self, value: np.datetime64) -> str:
         local = value if self.offset is None else value + self.offset
         moment = local.astype("M8[us]").item()
         text = self.model[0]
@@ -373,7 +334,8 @@ class _Writer:
             text = text[:start] + part + text[stop:]
         return text
 
-    def _part(self, letter, moment, local, old):
+    def _part(self, letter: str, moment: datetime.datetime, local: np.datetime64, old: str) -> str:
+        """Return the text of one part, in place of the `old` one."""
         twelve = "ap" in self.model.re.groupindex and self.model["ap"]
         numbers = {
             "d": moment.day, "m": moment.month, "q": (moment.month + 2) // 3, "M": moment.minute,
@@ -399,43 +361,21 @@ class _Writer:
         return number if letter in self.bare or letter == "q" else number.zfill(max(2, len(old)))
 
 
-def _in_case(word, old):
+def _in_case(word: str, old: str) -> str:
+    """Return a word in upper or lower case, as the old one is."""
     return word.upper() if old.isupper() else word.lower() if old.islower() else word
 
 
-def read_formatted(labels, date_format):
-    """The times of labels that `datetime.strptime` reads."""
-    moments = []
-    for label in labels:
-        try:
-            moments.append(datetime.datetime.strptime(label, date_format))
-        except (ValueError, re.error) as error:
-            raise ValueError(
-                f"{label!r} is not of the form --date-format {date_format!r}"
-            ) from error
-    zones = {moment.tzinfo is None for moment in moments}
-    if len(zones) > 1:
-        raise ValueError("some times have an offset from UTC, and others have none")
-    zone = moments[-1].tzinfo
-    if zone is not None:
-        moments = [m.astimezone(datetime.timezone.utc).replace(tzinfo=None) for m in moments]
-    values = np.array(moments, "M8[us]")
+def _numbers(labels: Sequence[str]) -> Times | None:
+    """Return numbers as times, or None if one is infinite.
 
-    def write(values):
-        moments = values.astype("M8[us]").tolist()
-        if zone is not None:
-            moments = [m.replace(tzinfo=datetime.timezone.utc).astimezone(zone) for m in moments]
-        return [moment.strftime(date_format) for moment in moments]
-
-    return Times(values, write)
-
-
-def _numbers(labels):
-    """The times of numbers, whole ones as such, so that none loses digits; None if one is inf."""
+    Whole numbers become integers, so that they lose no digits.
+    """
+    values: NDArray[Any]
     try:
         values = np.array(list(map(int, labels)), np.int64)
         if values.max() >= _HUGE or values.min() <= -_HUGE:
-            raise OverflowError  # the next ones might be beyond int64
+            raise OverflowError
     except (ValueError, OverflowError):
         values = np.array(labels, float)
         if not np.isfinite(values).all():

@@ -1,9 +1,12 @@
 """Whole files: each is written aside and takes its name when it is complete.
 
-A failure, or a kill, leaves the file that was there before as it was. What a killed process leaves
-beside it is removed when a file in that folder is written next: a side file is locked for as long
-as its process lives. (Windows has no such lock; there it stays.)
+If writing fails, or the process is killed, the file that was there before stays as it was. A killed
+process leaves a side file, which is removed when the next file in that folder is written: a process
+holds a lock on its side files as long as it lives. (Windows has no such lock, and the side file
+stays there.)
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -12,23 +15,33 @@ import shutil
 import stat
 import tempfile
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None
 
+_Path = str | os.PathLike[str]
+
 _SIDE_FILE = re.compile(r"\..*\.[0-9a-f]{32}\.fastlstm", re.DOTALL)
 
 
 @contextlib.contextmanager
-def written_aside(path):
-    """Give a file to write to: it becomes `path` if all goes well, and vanishes if not.
+def written_aside(path: _Path) -> Iterator[IO[bytes]]:
+    """Give a file to write to: it becomes `path` if the block succeeds, and vanishes if not.
 
-    Through a symbolic link the file that it names is written. A file that was there keeps its mode
-    and, where that is permitted, its owner; a new one gets what the umask leaves. What is no file
-    (a pipe, /dev/null) gets the bytes when they are complete.
+    A symbolic link stays, and the file that it names is written. A file that was there keeps its
+    mode and, where that is permitted, its owner; a new one gets the mode that the umask leaves. A
+    pipe or a device, as /dev/null, gets the bytes when they are complete.
+
+    Raises
+    ------
+    OSError
+        If `path` cannot be written; the message names it.
     """
     with _telling(path):
         target, old = _destination(path)
@@ -38,28 +51,29 @@ def written_aside(path):
                 _copy(file, target)
             return
         _remove_left_behind(target.parent)
-        with _side_file(target, 0o666 if old is None else 0o600) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a crash could leave the new name with no content
+        with _side_file(target, 0o666 if old is None else 0o600) as side:
+            yield side
+            side.flush()
+            os.fsync(side.fileno())  # without it, a crash could leave the new name with no content
             if old is not None:
-                _take_over(old, file.name)
+                _take_over(old, side.name)
             try:
                 if fcntl is None:
-                    file.close()  # Windows renames no open file
-                os.replace(file.name, target)
+                    side.close()  # Windows does not rename an open file
+                os.replace(side.name, target)
             except OSError:
                 if old is None:
                     raise
-                with open(file.name, "rb") as whole:  # `target` is a mount, say: no other can
-                    _copy(whole, target)  # take its name, but it can be written
+                # No file can take the name of a mount, but the mounted one can be written.
+                with open(side.name, "rb") as whole:
+                    _copy(whole, target)
 
 
-def check_writable(path, inputs=()):
-    """Raise an OSError that says why if `path` cannot be written; nothing is left behind.
+def check_writable(path: _Path, inputs: Sequence[_Path] = ()) -> None:
+    """Raise an OSError that says why `path` cannot be written, before long work begins.
 
-    For the time before a long work: the folder is tried by a file that is removed again. A file
-    that the work reads, one of `inputs`, is not to be written over.
+    A side file is made in the folder, and removed again. A path of one of `inputs`, which the work
+    reads, is refused too.
     """
     with _telling(path):
         target, old = _destination(path)
@@ -72,8 +86,8 @@ def check_writable(path, inputs=()):
 
 
 @contextlib.contextmanager
-def _telling(path):
-    """Make a sentence with the file's name of what the system says about no file in particular."""
+def _telling(path: _Path) -> Iterator[None]:
+    """Turn an error of the system that names no file, or a side file, into one that names `path`."""
     own = ("None", str(path), os.path.realpath(path))
     try:
         yield
@@ -86,12 +100,12 @@ def _telling(path):
         raise fault from error
 
 
-def _destination(path):
-    """Return the file to write, behind all links, and what `os.stat` says of it, or None."""
+def _destination(path: _Path) -> tuple[Path, os.stat_result | None]:
+    """Return the file to write, behind all links, and its `os.stat`, or None if there is none."""
     target = Path(os.path.realpath(path))
     head = f"{os.fspath(path)} cannot be written: "
     try:
-        old = os.stat(path)  # of a pipe behind /dev/stdout, which has no path
+        old = os.stat(path)  # not of `target`: a pipe behind /dev/stdout has no path
     except (FileNotFoundError, NotADirectoryError):
         for folder in (Path(path).parent, target.parent):
             if not folder.is_dir():
@@ -105,26 +119,29 @@ def _destination(path):
 
 
 @contextlib.contextmanager
-def _side_file(target, mode):
-    """Make a file beside `target`, open and locked; in the end it is gone, if nobody renamed it."""
-    name = os.fsencode(target.name)[:100].decode("utf-8", "ignore")  # no longer than names may be
+def _side_file(target: Path, mode: int) -> Iterator[IO[bytes]]:
+    """Make a file beside `target`, open and locked; remove it in the end if it has its name still.
+
+    Where the file system has no locks, `_remove_left_behind` can lock, and so remove, no file.
+    """
+    name = os.fsencode(target.name)[:100].decode("utf-8", "ignore")  # file systems limit names
     while True:
         aside = target.with_name(f".{name}.{uuid.uuid4().hex}.fastlstm")
         try:
             with open(aside, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 if fcntl is not None:
-                    with contextlib.suppress(OSError):  # where there are no locks, none is removed
+                    with contextlib.suppress(OSError):  # some file systems have no locks
                         fcntl.flock(file, fcntl.LOCK_EX)
-                if aside.exists():  # and was not taken for left behind before it was locked
+                if aside.exists():  # another process may have removed it before it was locked
                     yield file
                     return
         finally:
             aside.unlink(missing_ok=True)
 
 
-def _remove_left_behind(folder):
+def _remove_left_behind(folder: Path) -> None:
     """Remove the side files that no living process holds."""
-    with contextlib.suppress(OSError):  # a folder may be writable and not readable
+    with contextlib.suppress(OSError):  # the folder may be writable, but not readable
         for name in filter(_SIDE_FILE.fullmatch, os.listdir(folder) if fcntl else ()):
             with contextlib.suppress(OSError):
                 descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -135,10 +152,10 @@ def _remove_left_behind(folder):
                     os.close(descriptor)
 
 
-def _take_over(old, path):
+def _take_over(old: os.stat_result, path: str) -> None:
     """Give `path` the owner and the mode of another file, as far as that is permitted."""
     if hasattr(os, "chown"):
-        for owner in (old.st_uid, -1):  # who may not give a file away may share it with a group
+        for owner in (old.st_uid, -1):  # -1 keeps the owner and changes the group alone
             with contextlib.suppress(OSError):
                 os.chown(path, owner, old.st_gid)
                 break
@@ -146,7 +163,8 @@ def _take_over(old, path):
         os.chmod(path, old.st_mode & 0o777)
 
 
-def _copy(file, path):
+def _copy(file: IO[bytes], path: Path) -> None:
+    """Copy a whole file to a path."""
     file.seek(0)
     with open(path, "wb") as copy:
         shutil.copyfileobj(file, copy)

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "fastlstm"
 # Arrows point down only: a module imports from floors below its own. A folder is one room: its
 # modules may import each other, but for engines, of which none knows another.
 FLOORS = [
-    ["arrays", "checks", "files", "initialisers", "npy", "dates", "terminal", "wav"],
-    ["engines", "sequences"],
+    ["arrays", "checks", "files", "initialisers", "npy", "terminal", "times", "wav"],
+    ["dates", "engines", "sequences"],
     ["layers"],
     ["formats", "plot"],
     ["training"],

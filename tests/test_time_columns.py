@@ -16,7 +16,8 @@ from support import read_table
 import fastlstm
 from fastlstm import cli
 from fastlstm.cli.table import read_tables
-from fastlstm.dates import breaks, continued, read_formatted, read_times
+from fastlstm.dates import read_formatted, read_times
+from fastlstm.times import breaks, continued
 from fastlstm.training import (
     Adam,
     EarlyStopping,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import listed, short
-from ..dates import breaks, continued, span
+from ..times import breaks, continued, span
 from .table_file import REPEATED, TableFile, find_times, is_missing
 
 _SOME = 5  # of many places, a message names this many

@@ -21,12 +21,12 @@ from ..checks import quoted, short
 from ..dates import (
     NUMBER,
     Times,
-    are_runs,
     looks_like_a_date,
     read_formatted,
     read_times,
     same_form,
 )
+from ..times import are_runs
 from .csv_file import number, read_rows
 
 _MISSING = ("", "?", "na", "n/a", "nan", "null", "none")

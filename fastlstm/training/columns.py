@@ -7,7 +7,8 @@ import numpy as np
 
 from ..arrays import as_array, column_names
 from ..checks import check_size, listed
-from ..dates import are_runs, breaks, looks_like_a_date, read_times, span
+from ..dates import looks_like_a_date, read_times
+from ..times import are_runs, breaks, span
 
 
 def check_list(series):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from ..checks import check_size
-from ..dates import breaks
+from ..times import breaks
 from .columns import check_list, check_order, times_of
 
 
