@@ -6,16 +6,16 @@ import sys
 import numpy as np
 
 from .checkpoint import Checkpoint
-from .datasets import as_data
+from .datasets import as_dataset
 from .optimiser import Optimiser
 from .schedules import OneCycleLR, ReduceLROnPlateau
 
 
 def named_data(name, data):
-    """As `as_data`; errors say which data it is about."""
+    """As `as_dataset`; errors say which data it is about."""
     refuse_class(name, data)
     try:
-        return as_data(data)
+        return as_dataset(data)
     except (TypeError, ValueError) as fault:
         raise about(name, fault) from fault
 

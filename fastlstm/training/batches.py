@@ -1,31 +1,37 @@
-"""The batches of every epoch, and their order."""
+"""The batches of an epoch, and the order in which it takes the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checks import check_bool, check_size
-from .datasets import as_data
+from .datasets import Batch, Data, as_dataset
 
 
 class Batches:
-    """The batches of every epoch, in an order that depends on nothing but seed and epoch.
+    """The batches of every epoch, in an order that depends on the seed and the epoch alone.
 
     Parameters
     ----------
     data : Arrays, Sequences, Windows, or a tuple (x, y) or (x, y, weights) of arrays
-        Or any other data set: something with ``len(data)``, ``data[indices] -> Batch`` and, if it
-        is ragged, `lengths`.
+        Any other data set will do as well: an object with ``len(data)``, ``data[indices] -> Batch``
+        and, if it is ragged, `lengths`.
     batch_size : int
-        Samples in a batch. One batch of an epoch may have fewer.
+        The number of samples in a batch. One batch of an epoch may have fewer.
     shuffle : bool
-        Draw a new order for every epoch; False keeps the data's own.
+        Draw a new order for every epoch. False keeps the order of the data.
     seed : int
-        Of the order, at least 0.
+        The seed of that order, at least 0.
     drop_last : bool
-        Leave out the samples, others in every epoch if they are shuffled, that fill no batch.
+        Leave out the samples that do not fill a batch. If the data are shuffled, these are other
+        samples in every epoch.
     pool : int
-        Of shuffled ragged data the samples of so many batches, drawn at random, are sorted by
-        length before they are cut into batches, and then the batches are shuffled: more make
-        less padding, fewer mix lengths better, 1 mixes them wholly.
+        Concerns ragged data that are shuffled: the samples of so many batches, drawn at random, are
+        sorted by length before they are cut into batches, and then the batches are shuffled. A
+        larger pool makes less padding, a smaller one mixes lengths better; 1 mixes them wholly.
 
     Raises
     ------
@@ -34,9 +40,9 @@ class Batches:
 
     Notes
     -----
-    An epoch's order takes a sort of the N samples. It is made of PCG64's raw numbers, which are
-    the same in every version of NumPy and on every machine. If each pool holds lengths from a to
-    b, its batches have no more than ``batch_size * (b - a)`` steps of padding together.
+    The order of an epoch costs a sort of the N samples. It is made of PCG64's raw numbers, which
+    are the same in every version of NumPy and on every machine. If each pool holds lengths from a
+    to b, its batches together have at most ``batch_size * (b - a)`` steps of padding.
 
     Examples
     --------
@@ -49,8 +55,17 @@ class Batches:
     [[2]]
     """
 
-    def __init__(self, data, batch_size, *, shuffle=True, seed=0, drop_last=False, pool=50):
-        self.data = as_data(data)
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        pool: int = 50,
+    ) -> None:
+        self.data = as_dataset(data)
         self.batch_size = check_size("batch_size", batch_size)
         self.shuffle = check_bool("shuffle", shuffle)
         self.seed = check_size("seed", seed, least=0)
@@ -61,13 +76,19 @@ class Batches:
                 f"Expected enough samples for one batch of {batch_size}, got {len(self.data)}"
             )
 
-    def __len__(self):
-        """How many batches an epoch has."""
+    def __repr__(self) -> str:
+        return (
+            f"Batches({self.data!r}, {self.batch_size}, shuffle={self.shuffle}, seed={self.seed}, "
+            f"drop_last={self.drop_last}, pool={self.pool})"
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
         whole, rest = divmod(len(self.data), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def order(self, epoch):
-        """Tell which samples each batch of an epoch holds.
+    def order(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the numbers of the samples in each batch of an epoch.
 
         Parameters
         ----------
@@ -77,7 +98,7 @@ class Batches:
         Returns
         -------
         list of int64 ndarray of shape (batch_size,)
-            One may be shorter.
+            One of them may be shorter.
         """
         random = np.random.PCG64([self.seed, check_size("epoch", epoch, least=0)])
         samples = np.arange(len(self.data))
@@ -85,15 +106,15 @@ class Batches:
             samples = _permutation(random, len(samples))
         samples = samples[: len(self) * self.batch_size]
         lengths = getattr(self.data, "lengths", None)
-        ragged = self.shuffle and lengths is not None
-        if ragged:
-            pools = _cut(samples, self.pool * self.batch_size)
-            sorts = [np.argsort(lengths[pool], kind="stable") for pool in pools]
-            samples = np.concatenate([p[sort] for p, sort in zip(pools, sorts, strict=True)])
+        if not self.shuffle or lengths is None:
+            return _cut(samples, self.batch_size)
+        pools = _cut(samples, self.pool * self.batch_size)
+        sorts = [np.argsort(lengths[pool], kind="stable") for pool in pools]
+        samples = np.concatenate([pool[sort] for pool, sort in zip(pools, sorts, strict=True)])
         batches = _cut(samples, self.batch_size)
-        return [batches[k] for k in _permutation(random, len(batches))] if ragged else batches
+        return [batches[k] for k in _permutation(random, len(batches))]
 
-    def epoch(self, epoch, first=0):
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of an epoch, from number `first` on.
 
         Parameters
@@ -101,7 +122,7 @@ class Batches:
         epoch : int
             At least 0.
         first : int
-            How many batches to pass over; they are not read.
+            The number of batches to skip. They are not read.
 
         Returns
         -------
@@ -111,10 +132,10 @@ class Batches:
         return map(self.data.__getitem__, self.order(epoch)[first:])
 
 
-def _permutation(random, count):
-    """A random order of `count` things from raw numbers, equal ones, should there be any, too."""
+def _permutation(random: np.random.PCG64, count: int) -> NDArray[np.int64]:
+    """Return a random order of `count` things, which is defined even if raw numbers are equal."""
     return np.argsort(random.random_raw(count), kind="stable")
 
 
-def _cut(samples, size):
+def _cut(samples: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [samples[first : first + size] for first in range(0, len(samples), size)]

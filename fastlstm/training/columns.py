@@ -1,24 +1,41 @@
-"""What a series is, read: an array (T, F), the names of its columns and the times of its rows."""
+"""How a time series is read: as an array (T, F), with names of columns and times of rows.
+
+A series is an array (T, F), or (T,) for one feature, or a pandas DataFrame or Series; memory-mapped
+arrays are read where they are needed. A list is always a list of series (stations, machines,
+patients) with the same columns.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import as_array, column_names
 from ..checks import check_size, listed
 from ..dates import looks_like_a_date, read_times
 from ..times import are_runs, breaks, span
 
+SeriesOrList = ArrayLike | Sequence[ArrayLike]
+Columns = Sequence[str] | Sequence[int] | str | int  # by names or positions
+Names = list[Any] | None  # of columns; None where they have none
 
-def check_list(series):
+_Many = TypeVar("_Many", bound=Sequence[Any])
+
+
+def check_list(series: _Many) -> _Many:
+    """Refuse an empty list of series."""
     if not len(series):
         raise ValueError("Expected at least one series, got an empty list")
     return series
 
 
-def as_tables(series):
-    """(arrays (T, F), names of the columns or None) of a series, or of a list of them."""
+def as_tables(series: SeriesOrList) -> tuple[list[NDArray[Any]], Names]:
+    """Return a series, or each of a list, as an array (T, F), and the names of the columns."""
     many = check_list(series) if isinstance(series, (list, tuple)) else [series]
     tables, names = zip(*map(as_table, many), strict=True)
     for number, table in enumerate(tables):
@@ -31,8 +48,8 @@ def as_tables(series):
     return list(tables), names[0]
 
 
-def as_table(series):
-    """(array (T, F), names of its columns or None) of one series, without a copy if it can be."""
+def as_table(series: Any) -> tuple[NDArray[Any], Names]:
+    """Return one series as an array (T, F), not copied if possible, and its columns' names."""
     if hasattr(series, "to_frame") and column_names(series) is None:
         series = series.to_frame()  # one column, of pandas or polars
     names = column_names(series)
@@ -45,11 +62,11 @@ def as_table(series):
     return (table[:, None] if table.ndim == 1 else table), names
 
 
-def check_names(expected, got, owner):
-    """Refuse columns whose names, where both are known, differ or stand in another order."""
+def check_names(expected: Names, got: Names, owner: str) -> None:
+    """Refuse columns whose names, where both are known, differ or are in another order."""
     if expected is None or got is None or expected == got:
         return
-    numbers = list(range(len(expected)))  # what pandas calls columns that were given no names
+    numbers = list(range(len(expected)))  # pandas gives these names to columns without names
     if numbers in (expected, got) and not set(expected) & set(got):
         return
     sentence = f"Expected the columns of the {owner}, {_shown(expected)}, in this order, got "
@@ -57,27 +74,27 @@ def check_names(expected, got, owner):
     missing = [name for name in expected if name not in got]
     more = [name for name in got if name not in expected]
     if missing or more:
-        missing, more = (_shown(names) if names else "none" for names in (missing, more))
-        sentence += f": {missing} missing, {more} unknown"
+        shown = [_shown(names) if names else "none" for names in (missing, more)]
+        sentence += f": {shown[0]} missing, {shown[1]} unknown"
     raise ValueError(sentence)
 
 
-def _shown(names):
+def _shown(names: list[Any]) -> str:
     return f"[{listed(list(map(repr, names)))}]"
 
 
-def positions(what, columns, names, count):
-    """The positions of columns that are given by names, positions, or as None: all of them."""
+def positions(what: str, columns: Columns | None, names: Names, count: int) -> list[int]:
+    """Return the positions of columns, given by names or positions; of all if they are None."""
     if columns is None:
         return list(range(count))
     if isinstance(columns, (str, int, np.integer)):
-        columns = [columns]
+        return [_position(what, columns, names, count)]
     if not len(columns):
         raise ValueError(f"{what} must be at least one column, got none")
     return [_position(what, column, names, count) for column in columns]
 
 
-def _position(what, column, names, count):
+def _position(what: str, column: str | int, names: Names, count: int) -> int:
     if isinstance(column, str):
         if names is None:
             raise ValueError(
@@ -92,11 +109,12 @@ def _position(what, column, names, count):
     return int(column) % count
 
 
-def times_of(series):
-    """The times of a series' rows, or None: dates or numbers in the index of pandas, or else the
-    first column of dates.
+def times_of(series: object) -> NDArray[Any] | None:
+    """Return the times of a series' rows, or None if it has none.
+
+    They are dates or numbers in the index of pandas, or else the first column of dates.
     """
-    index = getattr(series, "index", None)
+    index: Any = getattr(series, "index", None)
     if not hasattr(index, "nlevels"):
         return _column_of_dates(series)
     if index.nlevels > 1:
@@ -110,7 +128,7 @@ def times_of(series):
         by_day = len((local - local.normalize()).unique()) == 1
         index = local if by_day else index.tz_convert(None)
     if index.dtype.kind in "mM":
-        return index.to_numpy()
+        return np.asarray(index.to_numpy())
     if len(index) and all(isinstance(label, (str, datetime.date)) for label in index):
         labels = list(map(str, index))
         try:
@@ -126,21 +144,21 @@ def times_of(series):
     dates = _column_of_dates(series)
     if dates is not None:
         return dates
-    values = index.to_numpy()
+    values: NDArray[Any] = index.to_numpy()
     if values.dtype.kind in "iuOSUT" and len(values) and are_runs(values):
         raise ValueError(_several(index))
     return values if values.dtype.kind in "iuf" else None
 
 
-def _several(index):
+def _several(index: Any) -> str:
     return (
         f"Expected one series, got several by its index {list(index.names)}: pass a list, as "
         "[one for _, one in table.groupby(level=0)]"
     )
 
 
-def _column_of_dates(series):
-    """The values of the first column of dates that are not all the same, or None."""
+def _column_of_dates(series: Any) -> NDArray[Any] | None:
+    """Return the values of the first column of dates that are not all the same, or None."""
     for name in column_names(series) or ():
         dates = _as_dates(series[name])
         if dates is not None and (dates != dates[:1]).any():
@@ -148,8 +166,8 @@ def _column_of_dates(series):
     return None
 
 
-def _as_dates(column):
-    """The values of a column of dates, or of texts that tell rows apart as dates do; or None."""
+def _as_dates(column: Any) -> NDArray[Any] | None:
+    """Return the values of a column of dates, or of texts that are different dates; or None."""
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
     if kind.startswith(("date", "timestamp")):
         return np.asarray(column, "M8[us]")
@@ -157,20 +175,20 @@ def _as_dates(column):
         return None
     if not looks_like_a_date(str(next(iter(column), ""))):
         return None
-    with contextlib.suppress(ValueError):  # days and months that cannot be told apart
+    with contextlib.suppress(ValueError):  # it may be unclear which is the day and which the month
         times = read_times(list(map(str, column)))
         if times is not None and len(np.unique(times.values)) == len(times.values):
             return times.values
     return None
 
 
-def check_order(series, gaps=True):
-    """Refuse a series whose index says that its rows are not in the order of time, or have gaps."""
+def check_order(series: object, gaps: bool = True) -> None:
+    """Refuse a series whose times are not in order or, if `gaps` count, not equally far apart."""
     times = times_of(series)
     if times is None or len(times) < 2:
         return
     steps, dates = np.diff(times), times.dtype.kind in "mM"
-    early = ~(steps >= steps.dtype.type(0))  # times that are missing are not later either
+    early = ~(steps >= steps.dtype.type(0))  # a missing time counts as early, too
     if early.any():
         row = int(early.argmax()) + 1
         how = "series.sort_index() or by the column of dates"

@@ -1,52 +1,56 @@
-"""Ctrl-C while a model is trained."""
+"""Ctrl-C while a model is trained: it waits until the update at hand is whole."""
+
+from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
 
 class Interrupts:
-    """Ctrl-C, held back while an update is under way, so that no half of one is left.
+    """A context in which Ctrl-C can be held back, so that no half of an update is left.
 
-    Python gives signals to the main thread alone: in others there is nothing to hold back.
+    Python handles signals in the main thread alone. In other threads there is nothing to hold back.
     """
 
-    def __enter__(self):
-        self._held, self._late = False, None
-        self._before = signal.getsignal(signal.SIGINT)
-        self._ours = threading.current_thread() is threading.main_thread() and callable(
-            self._before
-        )
-        if self._ours:
+    def __enter__(self) -> Interrupts:
+        self._held = False
+        self._late: tuple[int, FrameType | None] | None = None  # what came while it was held back
+        before = signal.getsignal(signal.SIGINT)
+        is_main = threading.current_thread() is threading.main_thread()
+        self._before = before if is_main and callable(before) else None
+        if self._before is not None:
             signal.signal(signal.SIGINT, self._on_signal)
         return self
 
-    def __exit__(self, *_):
-        if self._ours:
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         self._release()
 
-    def hold(self):
-        """Hold Ctrl-C back until the end."""
+    def hold(self) -> None:
+        """Hold Ctrl-C back until the context ends."""
         self._held = True
 
     @contextlib.contextmanager
-    def held(self):
-        """Hold Ctrl-C back until this block is done."""
+    def held(self) -> Iterator[None]:
+        """Hold Ctrl-C back until this block ends."""
         self._held = True
         try:
             yield
         finally:
             self._release()
 
-    def _release(self):
+    def _release(self) -> None:
         self._held = False
-        if self._late is not None:
+        if self._late is not None and self._before is not None:
             late, self._late = self._late, None
             self._before(*late)
 
-    def _on_signal(self, *signal_and_frame):
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._held:
-            self._late = signal_and_frame
-        else:
-            self._before(*signal_and_frame)
+            self._late = number, frame
+        elif self._before is not None:
+            self._before(number, frame)

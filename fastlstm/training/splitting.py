@@ -1,7 +1,14 @@
-"""Time series cut into parts: training before validation, and where rows are missing."""
+"""Cutting time series: into training and validation, and where rows are missing.
+
+What a series may be says `fastlstm.training.columns`.
+"""
+
+from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -9,27 +16,31 @@ from ..checks import check_size
 from ..times import breaks
 from .columns import check_list, check_order, times_of
 
+_Series = TypeVar("_Series")
 
-def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
-    """Cut series into parts that follow each other in time, as training before validation.
+
+def split_by_time(
+    series: _Series, fractions: Sequence[float] = (0.8, 0.2), *, overlap: int = 0
+) -> tuple[_Series, ...]:
+    """Cut series into parts that follow each other in time, such as training and validation.
 
     Parameters
     ----------
     series : array of shape (T, ...), DataFrame, or list of those
-        Each of a list is cut by itself.
+        Each series of a list is cut by itself.
     fractions : tuple of float
-        Of the steps, in the order of time; their sum is 1.
+        The shares of the steps, in the order of time; their sum is 1.
     overlap : int
-        How many steps before its own each part but the first holds too. With
-        ``window - 1 + lead`` of `Windows` (that is `window` for a forecast) its first target is
-        its first own step: the steps before are inputs alone, as they will be when the model is
-        used, and no target is in two parts. With 0 no step at all is in two parts.
+        How many of the steps before its own each part, except the first, holds as well. With
+        ``window - 1 + lead`` of `Windows` (that is `window` for a forecast) the first target of a
+        part is its first own step: the steps before are inputs alone, as they will be when the
+        model is used, and no target is in two parts. With 0 no step at all is in two parts.
 
     Returns
     -------
     tuple
-        As many parts as fractions, each what `series` is: a view, DataFrames by position, or a
-        list of such.
+        As many parts as fractions, each of the kind of `series`: a view of an array, rows of a
+        DataFrame, or a list of these.
 
     Raises
     ------
@@ -50,29 +61,31 @@ def split_by_time(series, fractions=(0.8, 0.2), *, overlap=0):
     shares = np.asarray(fractions, float)
     if shares.ndim != 1 or not (shares > 0).all() or not math.isclose(shares.sum(), 1):
         raise ValueError(f"Expected positive fractions that sum to 1, got {fractions!r}")
+    whole: Any = series
     if isinstance(series, (list, tuple)):
         parts = [split_by_time(one, fractions, overlap=overlap) for one in check_list(series)]
-        return tuple(map(list, zip(*parts, strict=True)))
+        lists: Any = map(list, zip(*parts, strict=True))
+        return tuple(lists)
     check_order(series, gaps=False)
-    if not np.shape(series):
+    if not np.shape(whole):
         raise TypeError(
             f"Expected a series, or a list of series, got {type(series).__name__}: a list is a "
             "list of series, one series is an array"
         )
-    bounds = [0, *np.rint(np.cumsum(shares) * len(series)).astype(int).tolist()]
+    bounds = [0, *np.rint(np.cumsum(shares) * len(whole)).astype(int).tolist()]
     if np.diff(bounds).min() < 1:
         raise ValueError(
-            f"Expected enough steps for parts of {fractions!r}, got a series of {len(series)}"
+            f"Expected enough steps for parts of {fractions!r}, got a series of {len(whole)}"
         )
-    rows = getattr(series, "iloc", series)  # a DataFrame's own brackets may mean labels
+    rows: Any = getattr(series, "iloc", series)  # a DataFrame's own brackets may mean labels
     return tuple(
         rows[max(0, start - overlap * (start > 0)) : stop]
         for start, stop in itertools.pairwise(bounds)
     )
 
 
-def split_at_gaps(series):
-    """Cut series with an index, or a column, of dates where rows are missing or repeated.
+def split_at_gaps(series: Any) -> list[Any]:
+    """Cut series where their dates, an index or a column, say that rows are missing or repeated.
 
     Parameters
     ----------
@@ -92,10 +105,11 @@ def split_at_gaps(series):
 
     Notes
     -----
-    A gap is where the distance between two rows is more than half off the usual one, the median.
-    Where all rows are on working days, Monday to Friday or the 5 or 6 days in a row that several
-    weeks show, weekends and holidays of up to a week are none. At more than a third of distances
-    like that none is usual, and only repeated times are cut.
+    The usual distance between two rows is the median. A gap is a distance that differs from it by
+    more than half. If all rows are on working days, which are Monday to Friday or the 5 or 6 days
+    in a row that several weeks show, then weekends and holidays of up to a week are no gaps. If
+    more than a third of the distances would be gaps, no distance is usual, and the series are cut
+    only where times are repeated.
 
     Examples
     --------
@@ -114,5 +128,5 @@ def split_at_gaps(series):
             "Expected a series with a column or an index of dates, which tells where gaps are"
         )
     bounds = [0, *breaks(times)[0].tolist(), len(times)]
-    rows = getattr(series, "iloc", series)
+    rows: Any = getattr(series, "iloc", series)
     return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]

@@ -1,26 +1,32 @@
-"""Columns brought to mean 0 and standard deviation 1, and back."""
+"""Standardisation: columns with mean 0 and standard deviation 1, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import as_array, column_names, quiet
 from ..checks import check_bool
-from .columns import as_tables, check_names, positions
+from .columns import Columns, Names, SeriesOrList, as_tables, check_names, positions
 
-_CHUNK = 2**17  # values of a series in float64 at a time, 1 MB
+_CHUNK = 2**17  # so many values are in float64 at a time: 1 MB
 
 
 class Standardizer:
     """z = (x - mean) / scale, column by column: mean 0 and standard deviation 1.
 
-    Fit it on the training part alone, then use it for every part, and keep it with the model, as
-    ``Standardizer(**state_dict)`` is the same one again.
+    Fit it on the training part alone, then use it for every part. Keep it with the model: from
+    ``state = standardizer.state_dict()`` one makes an equal one, ``Standardizer(**state)``.
 
     Parameters
     ----------
     mean, scale : array of shape (F,)
         Finite; scales are positive. Usually `fit` finds them.
     names : list of F column names, optional
-        With them columns that have names are compared, as scikit-learn does.
+        If they are given, names of columns are compared with them, as scikit-learn does.
 
     Attributes
     ----------
@@ -30,7 +36,7 @@ class Standardizer:
     Raises
     ------
     ValueError
-        If they are no such arrays.
+        If mean and scale are not such arrays, or there is not one name for each column.
 
     Examples
     --------
@@ -44,7 +50,9 @@ class Standardizer:
     array([[4.]])
     """
 
-    def __init__(self, mean, scale, names=None):
+    def __init__(
+        self, mean: ArrayLike, scale: ArrayLike, names: ArrayLike | list[Any] | None = None
+    ) -> None:
         mean = np.array(as_array(mean, "mean"), float)
         scale = np.array(as_array(scale, "scale"), float)
         if mean.ndim != 1 or mean.shape != scale.shape or not mean.size:
@@ -56,31 +64,39 @@ class Standardizer:
                 "Expected finite means and finite positive scales, got "
                 f"{mean.tolist()} and {scale.tolist()}"
             )
-        names = names.tolist() if isinstance(names, np.ndarray) else names
-        if names is not None and len(names) != len(mean):
-            raise ValueError(f"Expected names of {len(mean)} columns, got {str(names)[:200]}")
+        given: Any = names.tolist() if isinstance(names, np.ndarray) else names
+        if given is not None and len(given) != len(mean):
+            raise ValueError(f"Expected names of {len(mean)} columns, got {str(given)[:200]}")
         self.mean, self.scale = mean, scale
-        self.names = None if names is None else list(names)
+        self.names: Names = None if given is None else list(given)
+
+    def __repr__(self) -> str:
+        names = "" if self.names is None else f", names={self.names}"
+        return f"Standardizer(mean={self.mean.tolist()}, scale={self.scale.tolist()}{names})"
 
     @classmethod
-    def fit(cls, series, *, skip=(), ignore_missing=False):
+    def fit(
+        cls, series: SeriesOrList, *, skip: Columns = (), ignore_missing: bool = False
+    ) -> Standardizer:
         """Take the mean and the standard deviation (of the population) of each column.
 
         Parameters
         ----------
         series : array of shape (T, F) or (T,), DataFrame, or list of those
-            The training part. A list's steps count together.
+            The training part. The steps of all series in a list count together.
         skip : list of column names or positions, or one of them
-            Columns to leave as they are, with mean 0 and scale 1, as of a one-hot code.
+            Columns to leave as they are, with mean 0 and scale 1: those of a one-hot code, say.
         ignore_missing : bool
-            Pass over nan, as of targets that `Windows` will mask, rather than refuse it.
+            Ignore values that are nan, as targets may be that `Windows` will mask. Otherwise they
+            are refused.
 
         Returns
         -------
         Standardizer
-            A column that is constant has scale 1, also where its values differ by no more than
-            rounding makes them: a deviation of 4 eps times the mean, eps being the column's type's
-            or that of sums of T values in float64, sqrt(T) times as much.
+            A constant column has scale 1. A column counts as constant if its standard deviation is
+            no larger than rounding makes it: at most 4 eps times its mean, where eps is that of the
+            column's type or, if that is larger, sqrt(T) times that of float64, as sums of T values
+            are rounded.
 
         Raises
         ------
@@ -89,8 +105,8 @@ class Standardizer:
 
         Notes
         -----
-        One pass in float64, over about a megabyte at a time, that merges the moments of the pieces
-        (Chan, Golub & LeVeque 1979).
+        The series are read once, about a megabyte at a time, in float64; the moments of the pieces
+        are merged (Chan, Golub & LeVeque 1979).
         """
         tables, names = as_tables(series)
         check_bool("ignore_missing", ignore_missing)
@@ -98,7 +114,7 @@ class Standardizer:
         columns = tables[0].shape[1]
         count, mean, squares = np.zeros((3, columns))
         origin = np.full(columns, np.nan)
-        with np.errstate(all="ignore"):  # what is not finite is looked for at the end
+        with np.errstate(all="ignore"):  # values that are not finite are found at the end
             for _, _, chunk in _chunks(tables):
                 if np.isnan(origin).any():
                     first = chunk[np.isnan(chunk).argmin(axis=0), np.arange(columns)]
@@ -122,13 +138,13 @@ class Standardizer:
         precision = np.max([_eps_of(*pair) for pair in zip(many, tables, strict=True)], axis=0)
         rounding = 4 * np.maximum(precision, np.sqrt(count) * np.finfo(float).eps)
         scale[scale <= rounding * np.abs(mean)] = 1
-        if np.ndim(skip) == 0 or len(skip):
+        if isinstance(skip, (str, int, np.integer)) or len(skip):
             skipped = positions("skip", skip, names, columns)
             mean[skipped], scale[skipped] = 0, 1
         return cls(mean, scale, names)
 
     @quiet
-    def transform(self, values, columns=None):
+    def transform(self, values: ArrayLike, columns: Columns | None = None) -> NDArray[Any]:
         """Standardise values.
 
         Parameters
@@ -145,8 +161,8 @@ class Standardizer:
         Raises
         ------
         ValueError
-            If the last axis has not one value for each column, or has columns of other names, or
-            of another order.
+            If the last axis does not have one value for each column, or the columns have other
+            names or another order.
         """
         x, mean, scale = self._fitting(values, columns)
         z = x - mean
@@ -154,17 +170,17 @@ class Standardizer:
         return z.astype(_precision(x), copy=False)
 
     @quiet
-    def inverse(self, values, columns=None):
+    def inverse(self, values: ArrayLike, columns: Columns | None = None) -> NDArray[Any]:
         """Undo `transform`: from a model's predictions to the series' own units.
 
         Parameters
         ----------
         values : array of shape (..., F), or (T,) if F is 1
-            Or, flat, (N, steps * F), step by step, as ``Windows(..., flat=True)`` has targets and
-            a model predicts them.
+            Or (N, steps * F), step by step, as the targets of ``Windows(..., flat=True)`` and a
+            model's predictions of them are.
         columns : list of column names or positions, optional
-            Which of the columns the last axis holds, as the `targets` of Windows; all, if not
-            given.
+            Which of the columns the last axis holds, such as the `targets` of `Windows`; all, if
+            not given.
 
         Returns
         -------
@@ -174,7 +190,7 @@ class Standardizer:
         Raises
         ------
         ValueError
-            If the last axis has not one value for each column.
+            If the last axis does not have one value for each column.
         """
         flat, many = np.shape(values), len(self._kept(columns))
         if len(flat) == 2 and flat[1] > many and flat[1] % many == 0:
@@ -184,8 +200,8 @@ class Standardizer:
         x += mean
         return x.astype(_precision(z), copy=False).reshape(flat)
 
-    def state_dict(self):
-        """Return mean, scale and, where all columns have names, these: the arguments, as copies.
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return the arguments as copies: mean, scale and, if all of them are texts, the names.
 
         Returns
         -------
@@ -196,10 +212,13 @@ class Standardizer:
             state["names"] = np.array(self.names)
         return state
 
-    def _kept(self, columns):
+    def _kept(self, columns: Columns | None) -> list[int]:
         return positions("columns", columns, self.names, len(self.mean))
 
-    def _fitting(self, values, columns):
+    def _fitting(
+        self, values: ArrayLike, columns: Columns | None
+    ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
+        """Return values as an array, with the mean and the scale of each of their columns."""
         x, kept = as_array(values, "values"), self._kept(columns)
         if self.names is not None:
             names = _names_of(values, len(kept))
@@ -212,8 +231,10 @@ class Standardizer:
         return x, self.mean[kept], self.scale[kept]
 
 
-def check_standardizer(standardizer, columns, names):
-    """Return a standardizer, or None, that fits series of so many columns of these names."""
+def check_standardizer(
+    standardizer: Standardizer | None, columns: int, names: Names
+) -> Standardizer | None:
+    """Return the standardizer, or None; refuse one that does not fit series of these columns."""
     if standardizer is None:
         return None
     if not isinstance(standardizer, Standardizer):
@@ -227,33 +248,33 @@ def check_standardizer(standardizer, columns, names):
     return standardizer
 
 
-def _names_of(values, count):
-    """The names of so many columns: of a Series its own, of one that is a row its labels."""
+def _names_of(values: Any, count: int) -> Names:
+    """Return the names of the columns of a table, or of a Series that is a column or a row."""
     if not hasattr(values, "to_frame") or column_names(values) is not None:
         return column_names(values)
     names = [values.name] if count == 1 else list(getattr(values, "index", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def _eps_of(series, table):
-    """The eps of each column's type, (F,), 0 of integers: those of a DataFrame may differ."""
-    dtypes = [table.dtype] * table.shape[1]
+def _eps_of(series: Any, table: NDArray[Any]) -> list[float]:
+    """Return the eps of each column's type, 0 for integers; in a DataFrame types may differ."""
+    dtypes: list[Any] = [table.dtype] * table.shape[1]
     if hasattr(series, "dtypes") and column_names(series) is not None:
         dtypes = list(series.dtypes)
     names = [getattr(dtype, "name", str(dtype)).lower() for dtype in dtypes]  # Float32 is polars'
-    return [np.finfo(name).eps if name.startswith("float") else 0 for name in names]
+    return [float(np.finfo(name).eps) if name.startswith("float") else 0 for name in names]
 
 
-def _chunks(tables):
-    """Yield (number of the table, first row, rows in float64), not too many values at a time."""
+def _chunks(tables: list[NDArray[Any]]) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+    """Yield (number of the table, first row, rows in float64), `_CHUNK` values at a time."""
     for number, table in enumerate(tables):
         rows = max(1, _CHUNK // table.shape[1])
         for first in range(0, len(table), rows):
             yield number, first, table[first : first + rows].astype(float)
 
 
-def _what_is_not_finite(tables, ignore_missing):
-    """A sentence on values that no mean can be taken of: how many, and where the first is."""
+def _what_is_not_finite(tables: list[NDArray[Any]], ignore_missing: bool) -> str:
+    """Return a sentence: how many values are not finite, and where the first one is."""
     count, place = 0, ""
     for number, first, chunk in _chunks(tables):
         faults = np.argwhere(np.isinf(chunk) if ignore_missing else ~np.isfinite(chunk))
@@ -267,5 +288,5 @@ def _what_is_not_finite(tables, ignore_missing):
     return f"Expected finite values, got {count} that are not, {place}"
 
 
-def _precision(array):
+def _precision(array: NDArray[Any]) -> type[np.float32] | type[np.float64]:
     return np.float32 if array.dtype == np.float32 else np.float64

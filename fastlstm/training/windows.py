@@ -1,57 +1,62 @@
-"""Sliding windows over time series, as training data.
+"""Sliding windows over time series, as training data: a data set, and the arrays themselves.
 
-A series is an array (T, F), or (T,) for one feature, or a pandas DataFrame or Series; memory-mapped
-arrays are read where they are needed. A list is always a list of series (stations, machines,
-patients) with the same columns: windows never cross from one into another.
+What a series may be says `fastlstm.training.columns`. Windows never cross from one series of a list
+into another.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays import as_array
 from ..checks import check_bool, check_dtype, check_size
-from .columns import as_tables, check_order, positions
-from .datasets import Batch, check_indices
-from .standardizer import check_standardizer
+from .columns import Columns, SeriesOrList, as_tables, check_order, positions
+from .datasets import Batch, Indices, check_indices
+from .standardizer import Standardizer, check_standardizer
 
 
 class Windows:
-    """Sliding windows over series: so many steps in, so many steps out.
+    """Sliding windows over series: some steps are the input, some later steps the target.
 
     Sample n starts at step s = n * stride. Its inputs are the steps s to s + window - 1, and its
-    targets are `horizon` steps, of which the first is `lead` behind the last input.
+    targets are `horizon` steps, of which the first is `lead` steps after the last input.
 
     Parameters
     ----------
     series : array of shape (T, F) or (T,), DataFrame, or list of those
-        Not copied, but for DataFrames of several types. Of many series the windows of the first
-        come first, and so on; one too short for a window has none. An index of dates must
-        increase, at equal distances (weekends are no gaps in working days); see `split_at_gaps`.
+        They are not copied, unless a DataFrame has columns of several types. In a list the windows
+        of the first series come first, and so on; a series that is too short for a window has none.
+        An index of dates must increase, at equal distances (weekends are no gaps in working days);
+        see `split_at_gaps`.
     window : int
-        Input steps.
+        The number of input steps.
     horizon : int
-        Target steps.
+        The number of target steps.
     inputs, targets : list of column names or positions, or one of them, optional
-        Which columns go in and which should come out; all, if not given. Strings are names of a
+        The columns of the input and of the target; all, if not given. Strings are names of a
         DataFrame's columns, integers are always positions.
     lead : int
-        Steps from the last input to the first target. 1 is a forecast from the next step on. 0
-        says what happens at the last step of the inputs, as runoff after rain. ``1 - window``
-        with ``horizon=window`` has a target at every step of the inputs.
+        Steps from the last input to the first target. With 1 the targets begin at the next step: a
+        forecast. With 0 they begin at the last step of the inputs, as for runoff after rain. With
+        ``1 - window`` and ``horizon=window`` there is a target at every step of the inputs.
     stride : int
         Steps from the start of a window to the start of the next.
     standardizer : Standardizer, optional
-        What the series pass through, batch by batch, on their way into a window.
-    weights : array of shape (T,) or, of many series, a list of such, optional
-        How much each step counts as a target; or, as an array of shape (N,), each sample.
-    std : number, or sequence of one for each series, optional
-        For `NSELoss`: the standard deviation of each series' targets, in the unit that the windows
-        have them in.
+        Standardises the series, batch by batch, before they become windows.
+    weights : array of shape (T,) or, for many series, a list of such arrays, optional
+        How much each step counts as a target. An array of shape (N,) says it of each sample.
+    std : number, or sequence with one for each series, optional
+        For `NSELoss`: the standard deviation of each series' targets, in the unit that they have in
+        the windows.
     mask_missing : bool
-        Take targets that are nan out of the loss, by the batches' mask.
+        Leave targets that are nan out of the loss, by the mask of the batches.
     flat : bool
-        Give y as (B, horizon * targets), step by step, which is what a Linear behind a Last
+        Give y as (B, horizon * targets), step by step, which is what a Linear after a Last
         predicts; otherwise as (B, horizon, targets).
     dtype : {"float32", "float64"}
         Of x and y.
@@ -59,20 +64,20 @@ class Windows:
     Attributes
     ----------
     inputs, targets : list of int
-        The columns' positions.
+        The positions of the columns.
 
     Raises
     ------
     ValueError
         If no series has enough steps, series or columns do not fit, or an index says that rows
-        are not in the order of time, or have gaps. With a `lead` below 1 if
-        no `inputs` are named: then the targets would be among them.
+        are not in the order of time, or have gaps. If `lead` is below 1 and no `inputs` are named,
+        as the targets would be among the inputs then.
 
     Notes
     -----
-    Takes no memory but a batch's: the samples x time x features cube is never made unless it is
-    asked for, ``data[:]``. Values that are missing go in as they are; `Standardizer.fit` finds
-    them, or passes over them with ``ignore_missing=True``.
+    Only the batch at hand takes memory: the cube of samples, time and features is never made unless
+    one asks for it by ``data[:]``. Missing values are not replaced; `Standardizer.fit` reports
+    them, or ignores them with ``ignore_missing=True``.
 
     Examples
     --------
@@ -87,9 +92,22 @@ class Windows:
     """
 
     def __init__(
-        self, series, window, horizon=1, *, inputs=None, targets=None, lead=1, stride=1,
-        standardizer=None, weights=None, std=None, mask_missing=False, flat=False, dtype="float32",
-    ):  # fmt: skip
+        self,
+        series: SeriesOrList,
+        window: int,
+        horizon: int = 1,
+        *,
+        inputs: Columns | None = None,
+        targets: Columns | None = None,
+        lead: int = 1,
+        stride: int = 1,
+        standardizer: Standardizer | None = None,
+        weights: ArrayLike | Sequence[ArrayLike] | None = None,
+        std: ArrayLike | None = None,
+        mask_missing: bool = False,
+        flat: bool = False,
+        dtype: DTypeLike = "float32",
+    ) -> None:
         self.window = check_size("window", window)
         self.horizon = check_size("horizon", horizon)
         self.stride = check_size("stride", stride)
@@ -121,24 +139,36 @@ class Windows:
         self.weights = None if weights is None else self._checked_weights(weights)
         self.std = None if std is None else self._checked_std(std)
 
-    def _checked_std(self, std):
-        """A number for each series."""
-        std, expected = as_array(std, "std"), (len(self.series),)
-        if std.shape not in ((), expected):
+    def __repr__(self) -> str:
+        steps = ", ".join(str(len(one)) for one in self.series[:3])
+        more = ", ..." if len(self.series) > 3 else ""
+        return (
+            f"Windows({len(self)} of series of {steps}{more} steps, window={self.window}, "
+            f"horizon={self.horizon}, inputs={self.inputs}, targets={self.targets}, "
+            f"lead={self.lead}, stride={self.stride})"
+        )
+
+    def _checked_std(self, std: ArrayLike) -> NDArray[Any]:
+        """Return a number for each series."""
+        array, expected = as_array(std, "std"), (len(self.series),)
+        if array.shape not in ((), expected):
             raise ValueError(
                 f"Expected std to be a number, or of shape {expected}, one a series, got "
-                f"{std.shape}"
+                f"{array.shape}"
             )
-        return np.broadcast_to(std, expected)
+        return np.broadcast_to(array, expected)
 
-    def _checked_weights(self, weights):
-        """Weights as an array, one a sample, or as a list of arrays, one a step of each series."""
-        if not (isinstance(weights, (list, tuple)) and any(map(np.ndim, weights))):
-            weights = as_array(weights, "weights")
-            if weights.shape == (len(self),):
-                return weights
-            weights = [weights]
-        weights = [as_array(w, "weights") for w in weights]
+    def _checked_weights(
+        self, given: ArrayLike | Sequence[ArrayLike]
+    ) -> NDArray[Any] | list[NDArray[Any]]:
+        """Return weights of samples as an array, those of steps as a list with one per series."""
+        if isinstance(given, (list, tuple)) and any(map(np.ndim, given)):
+            weights = [as_array(w, "weights") for w in given]
+        else:
+            array = as_array(given, "weights")
+            if array.shape == (len(self),):
+                return array
+            weights = [array]
         shapes, expected = [w.shape for w in weights], [(len(one),) for one in self.series]
         if shapes != expected:
             raise ValueError(
@@ -147,29 +177,30 @@ class Windows:
             )
         return weights
 
-    def __len__(self):
-        """How many samples there are, of all series."""
+    def __len__(self) -> int:
+        """Return the number of samples of all series together."""
         return int(self._ends[-1])
 
-    def __getitem__(self, indices):
+    def __getitem__(self, indices: Indices) -> Batch:
         """Return the Batch of these samples: x (B, window, inputs), y (B, horizon, targets)."""
         indices = check_indices(indices, len(self))
         number, first = self.where(indices)
         into = first[:, None] - self._first_target + np.arange(self.window)
         out_of = first[:, None] + np.arange(self.horizon)
         x, y = self._gather(number, into, self.inputs), self._gather(number, out_of, self.targets)
-        weights = self.weights
-        if isinstance(weights, list):
-            weights = np.stack([weights[n][s] for n, s in zip(number, out_of, strict=True)])
+        weights: NDArray[Any] | None
+        if isinstance(self.weights, list):
+            of_steps = zip(number, out_of, strict=True)
+            weights = np.stack([self.weights[n][steps] for n, steps in of_steps])
             weights = weights.repeat(len(self.targets), axis=1) if self.flat else weights
-        elif weights is not None:
-            weights = weights[indices]
+        else:
+            weights = None if self.weights is None else self.weights[indices]
         y = y.reshape(len(y), math.prod(y.shape[1:])) if self.flat else y
         std = None if self.std is None else self.std[number]
         return Batch(x, y, weights, ~np.isnan(y) if self.mask_missing else None, std=std)
 
-    def where(self, indices):
-        """Tell where samples lie in the series.
+    def where(self, indices: Indices) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the place of each sample: its series, and the step of its first target.
 
         Parameters
         ----------
@@ -179,17 +210,19 @@ class Windows:
         Returns
         -------
         number : int64 ndarray of shape (B,)
-            Which series; 0 if there is one.
+            The number of the series; 0 if there is one.
         first : int64 ndarray of shape (B,)
-            The step of the first target in it.
+            The step of the first target in that series.
         """
         indices = check_indices(indices, len(self))
         number = np.searchsorted(self._ends, indices, side="right")
         starts = np.append(0, self._ends)[number]
         return number, (indices - starts) * self.stride + self._first_target
 
-    def _gather(self, number, steps, columns):
-        """Rows `steps` (B, S) of the series `number` (B,), as (B, S, columns)."""
+    def _gather(
+        self, number: NDArray[np.int64], steps: NDArray[np.int64], columns: list[int]
+    ) -> NDArray[Any]:
+        """Return the rows `steps` (B, S) of the series `number` (B,) as (B, S, columns)."""
         values = np.empty((*steps.shape, len(columns)), self.dtype)
         for one in np.unique(number):
             mine = number == one
@@ -202,15 +235,23 @@ class Windows:
 
 
 def windows(
-    series, window, horizon=1, *, inputs=None, targets=None, lead=1, stride=1, flat=False,
-    dtype="float32",
-):  # fmt: skip
-    """Cut series into windows: the samples x time x features cube, and its targets.
+    series: SeriesOrList,
+    window: int,
+    horizon: int = 1,
+    *,
+    inputs: Columns | None = None,
+    targets: Columns | None = None,
+    lead: int = 1,
+    stride: int = 1,
+    flat: bool = False,
+    dtype: DTypeLike = "float32",
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Cut series into windows: the cube of samples, time and features, and its targets.
 
     Parameters
     ----------
     series, window, horizon, inputs, targets, lead, stride, flat, dtype
-        As of `Windows`.
+        As for `Windows`.
 
     Returns
     -------
@@ -220,11 +261,11 @@ def windows(
     Raises
     ------
     ValueError
-        As `Windows`.
+        For the same reasons as `Windows`.
 
     Notes
     -----
-    Takes about ``window / stride`` times the memory of the series; `Windows` takes none.
+    The result takes about ``window / stride`` times the memory of the series; `Windows` takes none.
 
     Examples
     --------
@@ -234,14 +275,14 @@ def windows(
     >>> y[..., 0].tolist()
     [[4.0, 5.0], [6.0, 7.0], [8.0, 9.0]]
     """
-    data = Windows(
+    batch = Windows(
         series, window, horizon, inputs=inputs, targets=targets, lead=lead, stride=stride,
         flat=flat, dtype=dtype,
-    )  # fmt: skip
-    return data[:][:2]
+    )[:]  # fmt: skip
+    return batch.x, batch.y
 
 
-def _as_slice(columns):
-    """Columns side by side as a slice, with which NumPy copies nothing."""
+def _as_slice(columns: list[int]) -> slice | list[int]:
+    """Return columns that are side by side as a slice, with which NumPy copies nothing."""
     first, count = columns[0], len(columns)
     return slice(first, first + count) if columns == [*range(first, first + count)] else columns
