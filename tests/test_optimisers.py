@@ -197,7 +197,7 @@ EDITS = {
     "betas swapped": ("beta1, beta2 = self", "beta2, beta1 = self", "adam lr"),
     "square of the mean": ("_add_squares(v, g, beta2", "_add_squares(v, m, beta2", "adam"),
     "not the largest": ("v = np.maximum(highest, v, out=highest)", "pass", "adam amsgrad"),
-    "last block skipped": ("in self._runs[number]:", "in self._runs[number][:-1]:", "sgd"),
+    "last block skipped": ("in self._blocks[number]:", "in self._blocks[number][:-1]:", "sgd"),
     "last layer skipped": ("enumerate(self.model.buffers())",
                            "enumerate([*self.model.buffers()][:1])", "sgd"),
     "last number skipped": ("p, g, *moments = (buffer[where]",

@@ -121,7 +121,7 @@ EDITS = {
                      "self.start_factor", "linear"),
     "a line for a cosine": ("_cosine(self.optimizer", "_line(self.optimizer", "cosine"),
     "minimum forgotten": ("self.eta_min, count", "0.0, count", "cosine min"),
-    "momentum forgotten": ("= (momentum, *self", "= (self.optimizer.betas[0], *self", "one cycle"),
+    "momentum forgotten": ("= (momentum, *optimizer", "= (optimizer.betas[0], *optimizer", "one cycle"),
     "always a cosine": ("_cosine if anneal_strategy", "_cosine if True or anneal_strategy",
                         "one cycle linear"),
     "a corner late": ("(up - 1, top", "(up, top", "one cycle"),

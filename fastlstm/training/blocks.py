@@ -1,52 +1,67 @@
-"""The blocks of a model's flat buffers that an optimiser works on, and the factors of each."""
+"""The blocks of a model's flat buffers that an optimiser works on, and the factors of each.
+
+The parameters of a layer lie side by side in one array, and so do their gradients. An optimiser
+goes through these arrays block by block. A block ends where the factor of the learning rate or that
+of the decay changes; what is frozen is in no block.
+"""
+
+from __future__ import annotations
 
 import fnmatch
 import math
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checks import check_number
 from ..layers import Layer
 
 BLOCK = 32768  # numbers: parameters, gradients, moments and scratch of so many stay in the cache
 
+Factors = Mapping[str, float | Collection[float]]  # as users give them
+_Four = tuple[float, ...]  # the factors of the gates i, f, g, o
+
 
 class Part(NamedTuple):
-    """One parameter: its name from the model's root, and where in its layer's buffer it lies."""
+    """One parameter: its name from the model's root, and its place in its layer's buffer."""
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     start: int
-    gated: bool  # its rows are the four gates', a quarter each
+    gated: bool  # whether its rows are those of the four gates, a quarter each
 
     @property
-    def stop(self):
+    def stop(self) -> int:
         return self.start + math.prod(self.shape)
 
 
-class Run(NamedTuple):
-    """A block of a layer's buffer with one factor of the learning rate and one of the decay."""
+class Block(NamedTuple):
+    """A piece of a layer's buffer with one factor of the learning rate and one of the decay."""
 
     where: slice
     lr_factor: float
     decay_factor: float
-    missed: int  # steps in which it was frozen
+    missed: int  # the number of steps in which it was frozen
 
 
-def check_model(model):
+def check_model(model: Layer) -> Layer:
+    """Refuse what is no layer."""
     if not isinstance(model, Layer):
         raise TypeError(f"model should be a layer of this package, got: {type(model).__name__}")
     return model
 
 
-def layout_of(model):
-    """For each buffer, the `Part`s that lie in it, side by side."""
-    prefixes, layout = {}, []
+def layout_of(model: Layer) -> list[list[Part]]:
+    """Return, for each buffer of the model, the parts that lie in it, side by side."""
+    prefixes: dict[int, str] = {}
     for prefix, layer in model.named_layers():
         prefixes.setdefault(id(layer), prefix)
+    layout = []
     for layer, _, _ in model.buffers():
-        parts, start = [], 0
+        parts: list[Part] = []
+        start = 0
         for name, view in layer._views.items():
             parts.append(Part(prefixes[id(layer)] + name, view.shape, start, layer.has_gates(name)))
             start = parts[-1].stop
@@ -54,8 +69,8 @@ def layout_of(model):
     return layout
 
 
-def frozen_names(model, layout):
-    """The names of all parameters that are frozen now."""
+def frozen_names(model: Layer, layout: list[list[Part]]) -> set[str]:
+    """Return the names of all parameters that are frozen now."""
     return {
         part.name
         for (layer, _, _), parts in zip(model.buffers(), layout, strict=True)
@@ -64,17 +79,18 @@ def frozen_names(model, layout):
     }
 
 
-def factors_of(parts, patterns, argument):
-    """Name -> its four factors (all the same if it is one), by the last pattern that matches."""
-    factors = {part.name: (1.0,) * 4 for part in parts}
+def factors_of(parts: list[Part], patterns: Factors | None, argument: str) -> dict[str, _Four]:
+    """Return four factors for each name, those of the last pattern that matches it.
+
+    They are equal for a parameter without gates.
+    """
+    factors: dict[str, _Four] = {part.name: (1.0,) * 4 for part in parts}
     if not hasattr(patterns or {}, "items"):
         raise TypeError(f"{argument} should be a dict, got: {type(patterns).__name__}")
     for pattern, value in (patterns or {}).items():
         several = isinstance(value, (list, tuple, np.ndarray))
-        values = [
-            check_number(f"{argument}[{pattern!r}]", v, least=0)
-            for v in (value if several else [value])
-        ]
+        given: Any = value if several else [value]
+        values = [check_number(f"{argument}[{pattern!r}]", v, least=0) for v in given]
         if len(values) not in ((4,) if several else (1,)):
             raise ValueError(
                 f"{argument}[{pattern!r}] must be one number, or four for the gates i, f, g, o, "
@@ -94,31 +110,50 @@ def factors_of(parts, patterns, argument):
     return factors
 
 
-def runs_of(parts, lr_factors, decay_factors, missed):
-    """A layer's buffer cut where a factor, or the steps that were missed, change; and in blocks."""
-    merged = []
+def blocks_of(
+    parts: list[Part],
+    lr_factors: Mapping[str, _Four],
+    decay_factors: Mapping[str, _Four],
+    missed: Mapping[str, int],
+) -> list[Block]:
+    """Cut a layer's buffer into blocks, and leave out whatever has a factor of 0."""
+    merged: list[tuple[int, int, tuple[float, float, int]]] = []
     for part in parts:
         quarter = (part.stop - part.start) // 4
         for gate in range(4):
             start = part.start + gate * quarter
             stop = part.stop if gate == 3 else start + quarter
-            factors = lr_factors[part.name][gate], decay_factors[part.name][gate]
-            factors += (missed.get(part.name, 0),)
+            factors = (
+                lr_factors[part.name][gate],
+                decay_factors[part.name][gate],
+                missed.get(part.name, 0),
+            )
             if merged and merged[-1][2] == factors:
                 start = merged.pop()[0]
             merged.append((start, stop, factors))
     return [
-        Run(slice(k, min(k + BLOCK, stop)), *factors)
+        Block(slice(k, min(k + BLOCK, stop)), *factors)
         for start, stop, factors in merged
-        if factors[0]  # a factor 0 freezes: nothing is computed
+        if factors[0]  # with a factor of 0 the parameter is frozen
         for k in range(start, stop, BLOCK)
     ]
 
 
-def stretches(runs):
-    """Slices of a layer's buffer that hold what these runs do, as few as may be."""
-    merged = []
-    for where in (run.where for run in runs):
+def stretches(blocks: Iterable[Block]) -> list[slice]:
+    """Return the fewest slices of a layer's buffer that cover these blocks and nothing else."""
+    merged: list[slice] = []
+    for where in (block.where for block in blocks):
         start = merged.pop().start if merged and merged[-1].stop == where.start else where.start
         merged.append(slice(start, where.stop))
     return merged
+
+
+def learnt_gradients(model: Layer) -> list[NDArray[Any]]:
+    """Return the gradients of all that is not frozen, as flat pieces of the layers' buffers."""
+    layout = layout_of(check_model(model))
+    frozen, learnt = frozen_names(model, layout), []
+    for (_, _, gradients), parts in zip(model.buffers(), layout, strict=True):
+        factors = {part.name: (float(part.name not in frozen),) * 4 for part in parts}
+        blocks = blocks_of(parts, factors, factors, {})
+        learnt += [gradients[where] for where in stretches(blocks)]
+    return learnt

@@ -1,25 +1,33 @@
-"""What callbacks of `fit` see, and early stopping.
+"""Callbacks of `fit`: what they are given, what they may do, and the history of a training.
 
-Callbacks are functions of a `State`. Those that need more may have the methods ``start(state)``,
-called before the first epoch, ``finish(state)``, before `fit` returns or raises what stopped it,
-and ``state_dict()`` with ``load_state_dict(mapping)``, for what a checkpoint must keep of them.
+A callback is a function of a `State`. An object that needs more may also have the methods
+``start(state)``, called before the first epoch, ``finish(state)``, called before `fit` returns or
+raises what stopped it, and ``state_dict()`` with ``load_state_dict(mapping)``, for what a
+checkpoint must keep of it.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ..layers import Layer
+from .optimiser import Optimiser
+from .schedules import AnySchedule
 
 
-class History(dict):
-    """What `fit` saw: a list for each name, with a value for each epoch.
+class History(dict[str, list[Any]]):
+    """What was measured in a training: for each name a list with a value for each epoch.
 
-    "loss", over the epoch's batches, each before its update; "validation_loss", after the epoch, if
-    there is validation data; a metric's name, and "validation_" and that name; "lr", the learning
-    rate that the epoch began with; "seconds". Callbacks may add lists of their own. It is a dict:
-    ``dict(history)`` and ``json.dumps(history)`` do what one expects.
+    "loss" is that of all batches of the epoch, each before its update. "validation_loss" is
+    measured after the epoch, if there are validation data. Each metric is there under its name, and
+    for the validation data under "validation_" and its name. "lr" is the learning rate that the
+    epoch began with, "seconds" its duration. Callbacks may add lists of their own. A history is a
+    dict, so ``dict(history)`` and ``json.dumps(history)`` work.
 
-    Where `EarlyStopping` monitors "loss" or a metric of the training data, these too are measured
-    after the epoch, in evaluation mode: so the weights that it keeps are those with that value.
+    If `EarlyStopping` monitors "loss" or a metric of the training data, these too are measured
+    after the epoch, in evaluation mode, so that the value belongs to the weights that it keeps.
 
     Parameters
     ----------
@@ -28,11 +36,11 @@ class History(dict):
     Attributes
     ----------
     interrupted : bool
-        Ctrl-C ended the training. An epoch that was not whole is not in the lists.
+        Whether Ctrl-C ended the training. An epoch that was not finished is not in the lists.
     stopped : str or None
-        Which callback ended it, and when, or the reason that it gave.
+        Which callback ended the training, and when, or the reason that it gave.
     resumed : int
-        How many of the epochs are a checkpoint's; all, if there was nothing left to train.
+        How many of the epochs come from a checkpoint: all, if nothing was left to train.
 
     Examples
     --------
@@ -41,18 +49,28 @@ class History(dict):
     (0.25, False)
     """
 
-    def __init__(self, values=()):
+    def __init__(
+        self, values: Mapping[str, list[Any]] | Iterable[tuple[str, list[Any]]] = ()
+    ) -> None:
         super().__init__(values)
-        self.interrupted, self.stopped, self.resumed = False, None, 0
+        self.interrupted = False
+        self.stopped: str | None = None
+        self.resumed = 0
+
+    def __repr__(self) -> str:
+        return f"History({super().__repr__()})"
 
 
 class StopTraining(Exception):
-    """Raised by a callback, ends the training after this epoch, as returning True does.
+    """An exception by which a callback ends the training after this epoch.
+
+    Returning True does so as well, but cannot give a reason.
 
     Parameters
     ----------
     reason : str, optional
-        What ``history.stopped`` will say; otherwise the callback's name and the epoch.
+        The text of ``history.stopped``. If it is not given, that has the callback's name and the
+        epoch.
 
     Examples
     --------
@@ -61,7 +79,7 @@ class StopTraining(Exception):
     ...         raise fastlstm.training.StopTraining("the loss is below 0.001")
     """
 
-    def __init__(self, reason=None):
+    def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -77,13 +95,13 @@ class State:
     optimizer, schedule : as `fit` got them
     callbacks : list
     history : History
-        This epoch's values are in it.
+        It has the values of this epoch already.
     epochs : int
-        How many there will be.
+        How many epochs the training will have in all.
     made_of : dict of str -> str
-        Where there are checkpoints: what the training is made of, in words.
+        If there are checkpoints: what the training is made of, in words.
     epoch : int
-        How many have been done: 1 after the first.
+        How many epochs have been done: 1 after the first.
 
     Examples
     --------
@@ -92,10 +110,13 @@ class State:
     """
 
     model: Layer
-    optimizer: object
-    schedule: object
-    callbacks: list
+    optimizer: Optimiser
+    schedule: AnySchedule | None
+    callbacks: list[Callback]
     history: History
     epochs: int
-    made_of: dict
+    made_of: dict[str, str]
     epoch: int = 0
+
+
+Callback = Callable[[State], Any]

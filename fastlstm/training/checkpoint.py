@@ -131,7 +131,7 @@ def read(path, state, changed):
 def restore(path, kept, state, changed):
     """Bring a `State` to where the one in a checkpoint was, with what `changed` as it is now."""
     optimizer, schedule = state.optimizer, state.schedule
-    own = {name: getattr(optimizer, name) for name in optimizer._options if name in changed}
+    own = {name: getattr(optimizer, name) for name in optimizer.options if name in changed}
     with _naming(path):
         _restore(kept, state)
         for name, value in own.items():
@@ -212,7 +212,7 @@ def made_of(state, data, validation, loss, metrics, **options):
     A hash behind a `` #`` is compared and not shown.
     """
     optimizer, schedule = state.optimizer, state.schedule
-    own = {name: getattr(optimizer, name) for name in optimizer._options}
+    own = {name: getattr(optimizer, name) for name in optimizer.options}
     if hasattr(schedule, "base_lr"):  # it has set the learning rate, and the momentum perhaps
         own["lr"] = schedule.base_lr
         if getattr(schedule, "cycle_momentum", False):
@@ -264,7 +264,7 @@ def _in_words(value, depth=4):
         return f"{value.__qualname__} #{_hash(_code(value.__code__) + _enclosed(value, depth))}"
     if hasattr(value, "__qualname__"):  # one that is built in, or a class
         return value.__qualname__
-    left_out = {"optimizer", "base_lr", "most_steps", *getattr(value, "_state", ())}
+    left_out = {"optimizer", "base_lr", "most_steps", *getattr(value, "counted", ())}
     parts = getattr(value, "__dict__", {}).items()
     parts = (f"{n.lstrip('_')}={_in_words(v, depth - 1)}" for n, v in parts if n not in left_out)
     return f"{type(value).__name__}({', '.join(parts)})"

@@ -1,36 +1,44 @@
-"""Clipping of gradients, by their norm and by their values."""
+"""Clipping of gradients, by their norm or by their values."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checks import check_bool, check_number
-from .blocks import BLOCK, check_model, frozen_names, layout_of, runs_of, stretches
+from ..layers import Layer
+from .blocks import BLOCK, learnt_gradients
 from .optimiser import Optimiser
 
 
-def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
+def clip_grad_norm(
+    model: Layer | Optimiser, max_norm: float, *, error_if_nonfinite: bool = False
+) -> float:
     """Scale all gradients of a model so that their norm is at most `max_norm`.
 
     Parameters
     ----------
     model : Layer, or an optimiser of one
-        What is frozen does not count, nor, of an optimiser, what its `lr_factors` let be.
+        Frozen parameters do not count. For an optimiser, those with a factor of 0 in its
+        `lr_factors` do not count either.
     max_norm : float >= 0
-        inf: only the norm is wanted.
+        With inf the gradients stay as they are; only their norm is returned.
     error_if_nonfinite : bool
-        Refuses a norm that is nan or inf. Otherwise such gradients are scaled by it, as in
-        torch: by nan, or by 0, which leaves nan where inf was.
+        Refuse a norm that is nan or inf. Otherwise the gradients are scaled all the same, as in
+        torch: by nan, or by 0, which makes nan of inf.
 
     Returns
     -------
     float
-        The 2-norm of all these gradients together, as one vector, before; summed in float64.
+        The 2-norm that all these gradients had before, taken as one vector; summed in float64.
 
     Raises
     ------
     RuntimeError
-        If the norm is not finite and `error_if_nonfinite`; the gradients have not been changed.
+        If the norm is not finite and `error_if_nonfinite` is set. The gradients are unchanged then.
 
     Notes
     -----
@@ -45,7 +53,7 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
     >>> model.grads["weight"].round(4)
     array([[0.6, 0.8]], dtype=float32)
     """
-    gradients = _learnt_gradients(model)
+    gradients = _gradients_of(model)
     if max_norm != math.inf:
         check_number("max_norm", max_norm, least=0)
     check_bool("error_if_nonfinite", error_if_nonfinite)
@@ -63,26 +71,21 @@ def clip_grad_norm(model, max_norm, *, error_if_nonfinite=False):
     return total
 
 
-def _learnt_gradients(model):
-    """Gradients of what is learnt: of a layer, all that is not frozen."""
+def _gradients_of(model: Layer | Optimiser) -> list[NDArray[Any]]:
+    """Return the gradients that count, as flat pieces of the layers' buffers."""
     if isinstance(model, Optimiser):
         return list(model.learnt_gradients())
-    layout, learnt = layout_of(check_model(model)), []
-    frozen = frozen_names(model, layout)
-    for (_, _, gradients), parts in zip(model.buffers(), layout, strict=True):
-        factors = {part.name: (float(part.name not in frozen),) * 4 for part in parts}
-        learnt += [gradients[where] for where in stretches(runs_of(parts, factors, factors, {}))]
-    return learnt
+    return learnt_gradients(model)
 
 
-def _squares(array):
-    """The sum of squares, in float64, block by block."""
+def _squares(array: NDArray[Any]) -> float:
+    """Return the sum of squares, in float64, block by block."""
     blocks = (array[k : k + BLOCK].astype(np.float64) for k in range(0, array.size, BLOCK))
     return sum(float(np.sum(block * block)) for block in blocks)
 
 
-def clip_grad_value(model, value):
-    """Bring each gradient of a model into [-value, value].
+def clip_grad_value(model: Layer | Optimiser, value: float) -> None:
+    """Set each gradient outside [-value, value] to the nearer end.
 
     Parameters
     ----------
@@ -96,11 +99,11 @@ def clip_grad_value(model, value):
     Raises
     ------
     ValueError, TypeError
-        If `value` is not a number of at least 0, or `model` not a layer.
+        If `value` is not a number of at least 0, or `model` is neither a layer nor an optimiser.
 
     Notes
     -----
-    nan stays nan, as in torch.nn.utils.clip_grad_value_, the source.
+    A nan stays nan. Source: torch.nn.utils.clip_grad_value_.
 
     Examples
     --------
@@ -110,8 +113,8 @@ def clip_grad_value(model, value):
     >>> model.grads["weight"]
     array([[ 3. , -3.5]], dtype=float32)
     """
-    gradients = _learnt_gradients(model)
+    gradients = _gradients_of(model)
     check_number("value", value, least=0)
-    with np.errstate(over="ignore"):  # a value beyond float32 clips nothing
+    with np.errstate(over="ignore"):  # a value too large for float32 clips nothing
         for gradient in gradients:
             np.clip(gradient, -value, value, out=gradient)

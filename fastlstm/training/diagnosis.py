@@ -1,27 +1,36 @@
-"""Where nan or inf began: found by going through a step once more, part by part."""
+"""Where nan or inf appeared first: a step of training is repeated, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..layers import LSTM, Last, Sequential
+from ..layers import LSTM, Last, Layer, Sequential
+from .callbacks import History
+from .datasets import Batch
+from .view import SamplesFirst
 
-_MOST_NAMED = 8  # samples in a sentence
+_MOST_NAMED = 8  # a sentence names at most so many samples
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss, a gradient or an updated parameter is nan or inf: `fit` stops, and says where.
+    """A loss, a gradient or an updated parameter is nan or inf: `fit` stops and says where.
 
-    The model has the weights of before the batch in question, or the best ones of `EarlyStopping`.
+    The model has the weights from before that batch, or the best ones of `EarlyStopping`.
 
     Parameters
     ----------
     message : str
     epoch, batch : int
-        Both from 1.
+        Both are counted from 1.
     origin : str
-        What was first not finite: input or target of which samples, by their numbers in the data;
-        a parameter, a layer's output, the loss, a gradient, an update.
+        What was not finite first: the input or target of some samples, named by their numbers in
+        the data; a parameter, the output of a layer, the loss, a gradient, or an update.
     history : History
-        Of the epochs that were whole.
+        It has the epochs that were finished.
 
     Examples
     --------
@@ -36,21 +45,28 @@ class NonFiniteError(FloatingPointError):
     (1, 2, 'the input of sample 6')
     """
 
-    def __init__(self, message, epoch=None, batch=None, origin=None, history=None):
+    def __init__(
+        self,
+        message: str,
+        epoch: int | None = None,
+        batch: int | None = None,
+        origin: str | None = None,
+        history: History | None = None,
+    ) -> None:
         super().__init__(message)
         self.epoch, self.batch, self.origin, self.history = epoch, batch, origin, history
 
 
-def is_finite(array):
-    """Whether all of an array's numbers are; one pass if so, and if their sum does not overflow."""
+def is_finite(array: NDArray[Any]) -> bool:
+    """Tell whether all numbers are finite; in one pass if they are and their sum is, too."""
     return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
-def first_in_forward(view, batch, numbers):
-    """Say what is first not finite on the way from a batch of the samples `numbers` to its loss.
+def first_in_forward(view: SamplesFirst, batch: Batch, numbers: NDArray[np.int64]) -> str | None:
+    """Return what is not finite first between a batch of the samples `numbers` and its loss.
 
-    None if all is, up to the model's output. The model of the `SamplesFirst` is in evaluation mode:
-    no random numbers are drawn, and dropout makes nothing infinite that was not.
+    It is None if everything is finite up to the model's output. The model of the view must be in
+    evaluation mode: no random numbers are drawn then, and dropout makes no finite number infinite.
     """
     inputs, y, weights = _parts("input", batch.x), batch.y, batch.weights
     if batch.lengths is not None:
@@ -74,33 +90,33 @@ def first_in_forward(view, batch, numbers):
     return None
 
 
-def first_in_backward(model):
-    """Say which gradient was first not finite: of those that are not, the last parameter's."""
+def first_in_backward(model: Layer) -> str:
+    """Return which gradient was not finite first: that of the last such parameter."""
     names = [name for name, gradient in model.grads.items() if not is_finite(gradient)]
     return f"the gradient of {names[-1]}"
 
 
-def _parts(name, value):
-    """Arrays by their names: of a tuple, each of them."""
+def _parts(name: str, value: Any) -> dict[str, NDArray[Any]]:
+    """Return an array, or each array of a tuple, by its name."""
     if not isinstance(value, tuple):
         return {name: value}
     return {f"{name}[{k}]": np.asarray(part) for k, part in enumerate(value)}
 
 
-def _real_steps(x, lengths):
-    """x (B, T, ...) with 0 on all padding."""
+def _real_steps(x: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Return x (B, T, ...) with 0 on all padding."""
     return x if x.ndim < 2 else _where(np.arange(x.shape[1]) < lengths[:, None], x)
 
 
-def _where(mask, array):
-    """`array`, and 0 where `mask`, whose axes are its first ones or go beyond them, is False."""
+def _where(mask: NDArray[np.bool_], array: NDArray[Any]) -> NDArray[Any]:
+    """Return `array`, and 0 where `mask` is False; the one with fewer axes has the first ones."""
     axes = max(mask.ndim, array.ndim)
-    mask, array = (a.reshape(a.shape + (1,) * (axes - a.ndim)) for a in (mask, array))
-    return np.where(mask, array, array.dtype.type(0))
+    wide_mask, wide = (a.reshape(a.shape + (1,) * (axes - a.ndim)) for a in (mask, array))
+    return np.where(wide_mask, wide, array.dtype.type(0))
 
 
-def _samples(array, numbers):
-    """Name the rows of an array in which not all is finite by their numbers; None if all is."""
+def _samples(array: NDArray[Any], numbers: NDArray[np.int64]) -> str | None:
+    """Name the samples whose rows of an array are not finite; None if all are."""
     if array.dtype.kind != "f" or is_finite(array):
         return None
     bad = numbers[~np.isfinite(array).reshape(len(array), -1).all(axis=1)]
@@ -109,7 +125,9 @@ def _samples(array, numbers):
     return f"sample{'s' * (len(bad) > 1)} {named}{more}"
 
 
-def _outputs(layer, x, lengths, name=""):
+def _outputs(
+    layer: Layer, x: Any, lengths: NDArray[np.int64] | None, name: str = ""
+) -> Iterator[tuple[str, Layer, Any]]:
     """Yield (name, layer, output) of each layer that is no Sequential, one after the other."""
     if isinstance(layer, Sequential):
         for child, inner in layer.children.items():

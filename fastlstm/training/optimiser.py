@@ -1,77 +1,125 @@
-"""What every optimiser does: a step over the flat buffers, its moments, and its state."""
+"""What all optimisers share: a step over the flat buffers, moments, and a state that can be kept.
+
+A step works in place, block by block, so that a block stays in the processor's cache from the first
+operation on it to the last. Only the moments are allocated, once.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arrays import as_array
 from ..checks import check_number, check_size
+from ..layers import Layer
 from . import blocks
-from .blocks import check_model, factors_of, frozen_names, layout_of, runs_of, stretches
+from .blocks import (
+    Block,
+    Factors,
+    blocks_of,
+    check_model,
+    factors_of,
+    frozen_names,
+    layout_of,
+    stretches,
+)
 
 
 class Optimiser:
-    """The loop over blocks, the moments, the state; a subclass says what happens to a block."""
+    """The loop over blocks, the moments and the state; a subclass says how a block changes.
 
-    _options = ()  # the names of the numbers and switches that `state_dict` holds
-    _moments_of = ()  # torch's names of the arrays that it may hold
+    A subclass lists its `options`, the numbers and switches that `state_dict` holds, and in
+    `moments_of` the names of the moments that it may keep. It has the methods `_needed` and
+    `_update`.
+    """
 
-    def __init__(self, model, lr, weight_decay, lr_factors, decay_factors):
+    options: ClassVar[tuple[str, ...]] = ()
+    moments_of: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        model: Layer,
+        lr: float,
+        weight_decay: float,
+        lr_factors: Factors | None,
+        decay_factors: Factors | None,
+    ) -> None:
         self._layout = layout_of(check_model(model))
         parts = [part for parts in self._layout for part in parts]
         if not parts:
             raise ValueError(f"{type(self).__name__}: the model has no parameters to learn")
         self.model = model
         self.lr = check_number("lr", lr, least=0)
-        self.initial_lr = math.nan  # what schedules start from; the first of them sets it
+        self.initial_lr = math.nan  # where schedules start; the first of them sets it
         self.weight_decay = check_number("weight_decay", weight_decay, least=0)
         self.steps = 0
         self.factors = {"lr_factors": lr_factors, "decay_factors": decay_factors}  # as given
         self._lr_factors = factors_of(parts, lr_factors, "lr_factors")
         self._decay_factors = factors_of(parts, decay_factors, "decay_factors")
         self._layers = [layer for layer, _, _ in model.buffers()]
-        self._frozen, self._runs = None, []  # each layer's frozen names, which the runs leave out
-        self._missed = {}  # name -> steps in which it was frozen: they do not count as its own
-        self._moments = {}  # name -> an array for each buffer, from the first step that needs it
+        self._blocks: list[list[Block]] = []  # of each buffer, without what is frozen
+        self._frozen: list[frozenset[str]] | None = None  # for each layer, when these were made
+        # name -> in how many steps it was frozen: they do not count as steps of its own
+        self._missed: dict[str, int] = {}
+        # name -> an array for each buffer, made by the first step that needs it
+        self._moments: dict[str, list[NDArray[Any]]] = {}
         self._scratch = np.empty((2, blocks.BLOCK), model.dtype)
 
-    def __setstate__(self, state):
-        """The moments are copied, as a layer's parameters are."""
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
+        factors = "".join(f", {n}={value!r}" for n, value in self.factors.items() if value)
+        return f"{type(self).__name__}({options}{factors}) after {self.steps} steps"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copy the moments, as a layer copies its parameters."""
         moments = {m: [np.array(flat) for flat in flats] for m, flats in state["_moments"].items()}
         self.__dict__.update(state, _moments=moments, _scratch=np.empty_like(state["_scratch"]))
 
-    def _leave_out_frozen(self):
-        """Make the runs of each buffer anew if other parameters are frozen now."""
+    def _leave_out_frozen(self) -> None:
+        """Make the blocks of each buffer anew if other parameters are frozen now."""
         frozen = [layer._frozen for layer in self._layers]
         if frozen != self._frozen:
             self._left_out = frozen_names(self.model, self._layout)
             zeros = dict.fromkeys(self._left_out, (0.0,) * 4)
             factors = self._lr_factors | zeros, self._decay_factors
-            self._runs = [runs_of(parts, *factors, self._missed) for parts in self._layout]
+            self._blocks = [blocks_of(parts, *factors, self._missed) for parts in self._layout]
             self._frozen = frozen
 
-    def learnt_gradients(self) -> Iterator[np.ndarray]:
+    def learnt_gradients(self) -> Iterator[NDArray[Any]]:
         """Yield the gradients of all that a step changes, as flat pieces of the layers' buffers."""
         self._leave_out_frozen()
-        for (_, _, gradients), runs in zip(self.model.buffers(), self._runs, strict=True):
-            for where in stretches(runs):
+        for (_, _, gradients), own in zip(self.model.buffers(), self._blocks, strict=True):
+            for where in stretches(own):
                 yield gradients[where]
 
-    def _needed(self):
-        """The names of the moments that a step keeps."""
+    def _needed(self) -> Sequence[str]:
+        """Return the names of the moments that a step keeps."""
         raise NotImplementedError
 
-    def _update(self, p, g, moments, scratch, lr, decay, steps):
-        """Change the parameters `p` by their gradients `g` (not written), and the moments.
+    def _update(
+        self,
+        p: NDArray[Any],
+        g: NDArray[Any],
+        moments: list[NDArray[Any]],
+        scratch: NDArray[Any],
+        lr: float,
+        decay: float,
+        steps: int,
+    ) -> None:
+        """Change the parameters `p` and the moments by the gradients `g`, which stay as they are.
 
-        It is their step of number `steps`, from 1.
+        `scratch` is two arrays of their size. The step is number `steps` of these parameters, from
+        1.
         """
         raise NotImplementedError
 
-    def step(self):
+    def step(self) -> None:
         """Change all parameters by their gradients; frozen ones and their moments stay."""
         needed = self._needed()
         self._fresh = [name for name in needed if name not in self._moments]
@@ -84,32 +132,32 @@ class Optimiser:
         with np.errstate(all="ignore"):
             for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
                 buffers = [parameters, gradients, *(self._moments[n][number] for n in needed)]
-                for where, lr_factor, decay_factor, missed in self._runs[number]:
+                for where, lr_factor, decay_factor, missed in self._blocks[number]:
                     p, g, *moments = (buffer[where] for buffer in buffers)
                     scratch = self._scratch[:, : p.size]
                     rates = lr * lr_factor, weight_decay * decay_factor
                     self._update(p, g, moments, scratch, *rates, self.steps - missed)
-                if self._runs[number]:
+                if self._blocks[number]:
                     layer.changed()
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Set all gradients of the model to zero."""
         self.model.zero_grad()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return all that a step depends on besides parameters, gradients and factors, as copies.
 
         Returns
         -------
         dict of str -> int, float, bool, tuple of float, or ndarray
-            "steps", how many there were; "initial_lr", the base of schedules (nan without one);
-            the constructor's options as they are now; each moment of each parameter that has been
-            learnt, under torch's name of the moment, a dot and the parameter's name, in its shape
-            and dtype; and under "missed", a dot and its name in how many steps such a parameter was
-            frozen, if there were any.
-            The factors are not in it: build the optimiser with them again.
+            "steps" is the number of steps so far, "initial_lr" the learning rate that schedules
+            start from (nan without one). The options of the constructor are there as they are now.
+            For each parameter that has been learnt, each moment stands under torch's name of the
+            moment, a dot and the parameter's name, in the shape and dtype of the parameter. If such
+            a parameter was frozen in some steps, their number stands under "missed", a dot and its
+            name. The factors are not in the state: build the optimiser with them again.
         """
-        state = {name: getattr(self, name) for name in ("steps", "initial_lr", *self._options)}
+        state = {name: getattr(self, name) for name in ("steps", "initial_lr", *self.options)}
         frozen, missed = frozen_names(self.model, self._layout), self._missed
         never = {name for name in frozen if missed.get(name, 0) == self.steps}
         state |= {f"missed.{name}": n for name, n in missed.items() if name not in never}
@@ -118,21 +166,22 @@ class Optimiser:
                 state[f"{moment}.{name}"] = view.copy()
         return state
 
-    def _moment_views(self):
-        """Yield (moment, parameter's name, view of its shape)."""
+    def _moment_views(self) -> Iterator[tuple[str, str, NDArray[Any]]]:
+        """Yield (moment, parameter's name, view in the parameter's shape)."""
         for moment, flats in self._moments.items():
             for flat, parts in zip(flats, self._layout, strict=True):
                 for part in parts:
                     yield moment, part.name, flat[part.start : part.stop].reshape(part.shape)
 
-    def load_state_dict(self, state_dict):
-        """Take over what `state_dict` returned, so that the next step is, bit for bit, the next.
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, so that the next step gives the same bits.
 
         Parameters
         ----------
         state_dict : mapping
-            Of an optimiser of the same class and switches, over parameters of the same names,
-            shapes and dtype. Numbers, `lr` among them, replace this optimiser's, as in torch.
+            The state of an optimiser of the same class with the same switches, over parameters of
+            the same names, shapes and dtype. Its numbers, `lr` among them, replace those of this
+            optimiser, as in torch.
 
         Raises
         ------
@@ -145,7 +194,7 @@ class Optimiser:
         faults = loaded._take_options(state_dict)
         names = {name.partition(".")[0] for name in state_dict}
         needed = loaded._needed() if loaded.steps else ()
-        loaded._moments = self._zeros(m for m in self._moments_of if m in needed or m in names)
+        loaded._moments = self._zeros(m for m in self.moments_of if m in needed or m in names)
         frozen = frozen_names(self.model, self._layout)
         views = {
             f"{m}.{name}": view
@@ -156,43 +205,48 @@ class Optimiser:
         loaded._missed, loaded._frozen = dict.fromkeys(never, loaded.steps), None
         missed = {k: n for n in self._decay_factors if (k := f"missed.{n}") in state_dict}
         for key, name in missed.items():
-            loaded._missed[name] = count = as_array(state_dict[key], key)
-            if count.dtype.kind not in "iu" or count.ndim or not 0 <= count <= loaded.steps:
+            count = as_array(state_dict[key], key)
+            if count.dtype.kind in "iu" and not count.ndim and 0 <= count <= loaded.steps:
+                loaded._missed[name] = int(count)
+            else:
                 faults.append(f"{key} must be a number of the {loaded.steps} steps, got {count}.")
-        faults += _faults(state_dict, views, ("steps", "initial_lr", *self._options, *missed))
+        faults += _faults(state_dict, views, ("steps", "initial_lr", *self.options, *missed))
         if faults:
             sentence = f"Error(s) in loading state_dict for {type(self).__name__}:"
             raise ValueError("\n\t".join([sentence, *faults]))
         for name, view in views.items():
             view[...] = as_array(state_dict[name], name)
-        loaded._missed = {name: int(count) for name, count in loaded._missed.items()}
         self.__dict__.update(loaded.__dict__)
 
-    def _take_options(self, state_dict):
-        """Set the numbers that a state has; return what is wrong with it."""
+    def _take_options(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Set the options of a state; return what is wrong with them."""
         faults = []
-        for name in ("steps", "initial_lr", *self._options):
+        for name in ("steps", "initial_lr", *self.options):
             if name in state_dict:
                 try:
                     setattr(self, name, _option(name, getattr(self, name), state_dict[name]))
                 except (TypeError, ValueError) as error:
                     faults.append(str(error))
         if not faults:
-            options = {name: getattr(self, name) for name in self._options}
+            options = {name: getattr(self, name) for name in self.options}
             try:
+                make: Any = type(self)
                 with contextlib.suppress(TypeError):  # a subclass may be made in another way
-                    type(self)(self.model, **options)
-            except ValueError as error:  # the constructor would not take them
+                    make(self.model, **options)
+            except ValueError as error:  # the constructor refuses them
                 faults.append(f"{error}.")
         return faults
 
-    def _zeros(self, moments):
+    def _zeros(self, moments: Iterable[str]) -> dict[str, list[NDArray[Any]]]:
+        """Return arrays of zeros for these moments, one for each buffer."""
         sizes = [parts[-1].stop for parts in self._layout]
         return {m: [np.zeros(size, self.model.dtype) for size in sizes] for m in moments}
 
 
-def _faults(state_dict, views, options):
-    """What is wrong with the names, shapes and types in a state."""
+def _faults(
+    state_dict: Mapping[str, Any], views: Mapping[str, NDArray[Any]], options: Iterable[str]
+) -> list[str]:
+    """Return what is wrong with the names, shapes and types in a state."""
     faults, expected = [], [*options, *views]
     if missing := [f'"{name}"' for name in expected if name not in state_dict]:
         faults.append(f"Missing key(s) in state_dict: {', '.join(missing)}.")
@@ -208,8 +262,8 @@ def _faults(state_dict, views, options):
     return faults
 
 
-def _option(name, current, value):
-    """A loaded number as the kind that `current` is; a switch must be the same."""
+def _option(name: str, current: Any, value: Any) -> Any:
+    """Return a loaded option in the type of the `current` one; refuse another switch."""
     array = as_array(value, name)
     if array.dtype.kind not in "fiub" or array.shape != np.shape(current):
         raise ValueError(f"{name} must be like {current!r}, got {value!r}.")

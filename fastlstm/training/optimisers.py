@@ -1,31 +1,36 @@
-"""Who changes the parameters: SGD, RMSprop, Adam and AdamW as torch has them, and clipping.
+"""The optimisers SGD, RMSprop, Adam and AdamW, as torch has them.
 
-An optimiser works in place on the flat buffers of a model's layers, block by block, so that a block
-stays in the cache from the first operation on it to the last; it allocates nothing of the
-parameters' size but its moments, once. Operations and their order are those of torch's
-single-tensor code, in the layers' dtype: a step differs from torch's by rounding alone. Gradients
-that are not finite do what they do in torch.
+Operations and their order are those of torch's single-tensor code, in the dtype of the layers, so a
+step differs from torch's by rounding alone. Gradients that are not finite do what they do in torch.
+How a step goes through the parameters is in `fastlstm.training.optimiser`.
 
-Every optimiser takes `lr_factors` and `decay_factors`, as MATLAB's lstmLayer has them: what `lr`
-and `weight_decay` are multiplied by for some parameters. They are dicts whose keys are patterns,
-as `fnmatch` has them, over the names in ``model.state_dict()``, and whose values are a number or,
-for parameters with the rows of an LSTM's gates, four, in the order i, f, g, o::
+Every optimiser takes `lr_factors` and `decay_factors`, as MATLAB's lstmLayer has them. They
+multiply `lr` and `weight_decay` for some of the parameters. Both are dicts. The keys are patterns,
+as `fnmatch` has them, over the names in ``model.state_dict()``. The values are a number or, for
+parameters that have the rows of an LSTM's gates, four numbers in the order i, f, g, o::
 
     lr_factors={"*bias*": 2, "lstm.weight_hh_l0": [1, 2, 1, 1]}, decay_factors={"*bias*": 0}
 
-Of several patterns that match a name the last one counts; a name without a match has 1. Whatever
-has a learning rate's factor of 0 is frozen, as `Layer.freeze` does it: neither it nor its moments
-change, even if its gradients are nan, and these do not count in a norm.
+If several patterns match a name, the last one counts; a name that none matches has the factor 1. A
+parameter whose learning rate has the factor 0 is frozen, as by `Layer.freeze`: it and its moments
+do not change, even if its gradients are nan, and these do not count in a norm.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checks import check_bool, check_number
+from ..layers import Layer
+from .blocks import Factors
 from .optimiser import Optimiser
 
 
-def _decayed(p, g, decay, out):
-    """The gradients with the penalty's, decay * p, in `out`; or themselves without."""
+def _decayed(p: NDArray[Any], g: NDArray[Any], decay: float, out: NDArray[Any]) -> NDArray[Any]:
+    """Return g + decay * p, the gradients with those of the penalty, in `out`; g itself at 0."""
     if not decay:
         return g
     np.multiply(p, decay, out=out)
@@ -33,8 +38,8 @@ def _decayed(p, g, decay, out):
     return out
 
 
-def _lerp(old, new, weight, scratch):
-    """old + weight * (new - old), written into `old`; torch starts from the nearer end."""
+def _lerp(old: NDArray[Any], new: NDArray[Any], weight: float, scratch: NDArray[Any]) -> None:
+    """Write old + weight * (new - old) into `old`, from the nearer end as torch does."""
     np.subtract(new, old, out=scratch)
     if weight < 0.5:
         scratch *= weight
@@ -44,8 +49,10 @@ def _lerp(old, new, weight, scratch):
         np.subtract(new, scratch, out=old)
 
 
-def _add_squares(average, g, beta, scratch):
-    """beta * average + (1 - beta) * g * g, written into `average`."""
+def _add_squares(
+    average: NDArray[Any], g: NDArray[Any], beta: float, scratch: NDArray[Any]
+) -> None:
+    """Write beta * average + (1 - beta) * g * g into `average`."""
     np.multiply(g, 1 - beta, out=scratch)
     scratch *= g
     average *= beta
@@ -58,18 +65,18 @@ class SGD(Optimiser):
     Parameters
     ----------
     model : Layer
-        Whose parameters `step` changes.
+        The model whose parameters `step` changes.
     lr : float >= 0
-        The learning rate; read, and set by schedules, as ``optimizer.lr``.
+        The learning rate. Schedules change it, as ``optimizer.lr``.
     momentum : float >= 0
     dampening : float
-        The gradient's share in the momentum is 1 - dampening, but in the first step 1.
+        The gradient goes into the momentum times 1 - dampening, but in the first step times 1.
     weight_decay : float >= 0
-        Times the parameters, added to the gradients.
+        The parameters times this are added to the gradients.
     nesterov : bool
-        Needs momentum and no dampening.
+        Use Nesterov's momentum. It needs a momentum and no dampening.
     lr_factors, decay_factors : dict of str -> float or four floats, optional
-        By patterns of the parameters' names, see `fastlstm.training.optimisers`.
+        By patterns of the parameters' names: see `fastlstm.training.optimisers`.
 
     Raises
     ------
@@ -79,8 +86,8 @@ class SGD(Optimiser):
     Notes
     -----
     With g the gradient, ``b = momentum b + (1 - dampening) g`` and ``p = p - lr b``; with
-    `nesterov` ``p = p - lr (g + momentum b)``. Keeps b, of the parameters' size, if there is
-    momentum. Factors: as in MATLAB's lstmLayer. Source: torch.optim.SGD.
+    `nesterov` ``p = p - lr (g + momentum b)``. With momentum, memory: b, of the parameters' size.
+    The factors are those of MATLAB's lstmLayer. Source: torch.optim.SGD.
 
     Examples
     --------
@@ -93,13 +100,21 @@ class SGD(Optimiser):
     array([[0.5]], dtype=float32)
     """
 
-    _options = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
-    _moments_of = ("momentum_buffer",)
+    options = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+    moments_of = ("momentum_buffer",)
 
     def __init__(
-        self, model, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, *,
-        lr_factors=None, decay_factors=None,
-    ):  # fmt: skip
+        self,
+        model: Layer,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        lr_factors: Factors | None = None,
+        decay_factors: Factors | None = None,
+    ) -> None:
         super().__init__(model, lr, weight_decay, lr_factors, decay_factors)
         self.momentum = check_number("momentum", momentum, least=0)
         self.dampening = check_number("dampening", dampening)
@@ -107,10 +122,19 @@ class SGD(Optimiser):
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def _needed(self):
+    def _needed(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
 
-    def _update(self, p, g, moments, scratch, lr, decay, steps):
+    def _update(
+        self,
+        p: NDArray[Any],
+        g: NDArray[Any],
+        moments: list[NDArray[Any]],
+        scratch: NDArray[Any],
+        lr: float,
+        decay: float,
+        steps: int,
+    ) -> None:
         g, change = _decayed(p, g, decay, scratch[0]), scratch[1]
         for b in moments:
             if self._fresh or steps == 1:
@@ -130,25 +154,25 @@ class SGD(Optimiser):
 
 
 class RMSprop(Optimiser):
-    """Gradients over the root of their mean square: torch.optim.RMSprop.
+    """Gradients divided by the root of their mean square: torch.optim.RMSprop.
 
     Parameters
     ----------
     model : Layer
-        Whose parameters `step` changes.
+        The model whose parameters `step` changes.
     lr : float >= 0
-        The learning rate; read, and set by schedules, as ``optimizer.lr``.
+        The learning rate. Schedules change it, as ``optimizer.lr``.
     alpha : float in [0, 1]
-        How much of the mean square of before a step keeps.
+        The share of the mean square that a step keeps.
     eps : float >= 0
-        Added to the root.
+        It is added to the root.
     weight_decay : float >= 0
-        Times the parameters, added to the gradients.
+        The parameters times this are added to the gradients.
     momentum : float >= 0
     centered : bool
-        Takes the variance instead of the mean square.
+        Use the variance instead of the mean square.
     lr_factors, decay_factors : dict of str -> float or four floats, optional
-        By patterns of the parameters' names, see `fastlstm.training.optimisers`.
+        By patterns of the parameters' names: see `fastlstm.training.optimisers`.
 
     Raises
     ------
@@ -158,9 +182,10 @@ class RMSprop(Optimiser):
     Notes
     -----
     With g the gradient, ``v = alpha v + (1 - alpha) g^2`` and ``p = p - lr g / (sqrt(v) + eps)``;
-    with `centered` ``sqrt(v - m^2)``, m the mean of g as v of g^2; with momentum ``b = momentum b
-    + g / (...)`` and ``p = p - lr b``. Keeps v, m and b, each of the parameters' size. Factors: as
-    in MATLAB's lstmLayer. Sources: Hinton's lecture; Graves 2013 (centered); torch.optim.RMSprop.
+    with `centered` the root is ``sqrt(v - m^2)``, where m is the mean of g as v is that of g^2;
+    with momentum ``b = momentum b + g / (...)`` and ``p = p - lr b``. Memory: v, m and b, each of
+    the parameters' size. The factors are those of MATLAB's lstmLayer. Sources: Hinton's lecture;
+    Graves 2013 (centered); torch.optim.RMSprop.
 
     Examples
     --------
@@ -173,30 +198,48 @@ class RMSprop(Optimiser):
     array([[0.9]], dtype=float32)
     """
 
-    _options = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
-    _moments_of = ("square_avg", "grad_avg", "momentum_buffer")
+    options = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
+    moments_of = ("square_avg", "grad_avg", "momentum_buffer")
 
     def __init__(
-        self, model, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False,
-        *, lr_factors=None, decay_factors=None,
-    ):  # fmt: skip
+        self,
+        model: Layer,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        lr_factors: Factors | None = None,
+        decay_factors: Factors | None = None,
+    ) -> None:
         super().__init__(model, lr, weight_decay, lr_factors, decay_factors)
         self.alpha = check_number("alpha", alpha, least=0, most=1)
         self.eps = check_number("eps", eps, least=0)
         self.momentum = check_number("momentum", momentum, least=0)
         self.centered = check_bool("centered", centered)
 
-    def _needed(self):
+    def _needed(self) -> tuple[str, ...]:
         kept = True, self.centered, self.momentum > 0
-        return tuple(name for name, is_kept in zip(self._moments_of, kept, strict=True) if is_kept)
+        return tuple(name for name, is_kept in zip(self.moments_of, kept, strict=True) if is_kept)
 
-    def _update(self, p, g, moments, scratch, lr, decay, steps):
-        moments = dict(zip(self._needed(), moments, strict=True))
+    def _update(
+        self,
+        p: NDArray[Any],
+        g: NDArray[Any],
+        moments: list[NDArray[Any]],
+        scratch: NDArray[Any],
+        lr: float,
+        decay: float,
+        steps: int,
+    ) -> None:
+        by_name = dict(zip(self._needed(), moments, strict=True))
         g, root = _decayed(p, g, decay, scratch[0]), scratch[1]
-        v = moments["square_avg"]
+        v = by_name["square_avg"]
         _add_squares(v, g, self.alpha, root)
         if self.centered:
-            m = moments["grad_avg"]
+            m = by_name["grad_avg"]
             _lerp(m, g, 1 - self.alpha, root)
             np.multiply(m, m, out=root)
             np.subtract(v, root, out=root)
@@ -204,7 +247,7 @@ class RMSprop(Optimiser):
         root += self.eps
         change = scratch[0]
         if self.momentum > 0:
-            b = moments["momentum_buffer"]
+            b = by_name["momentum_buffer"]
             np.divide(g, root, out=change)
             b *= self.momentum
             b += change
@@ -216,24 +259,25 @@ class RMSprop(Optimiser):
 
 
 class Adam(Optimiser):
-    """Mean gradients over the root of their mean square, both unbiased: torch.optim.Adam.
+    """Mean gradients divided by the root of their mean square, both unbiased: torch.optim.Adam.
 
     Parameters
     ----------
     model : Layer
-        Whose parameters `step` changes.
+        The model whose parameters `step` changes.
     lr : float >= 0
-        The learning rate; read, and set by schedules, as ``optimizer.lr``.
+        The learning rate. Schedules change it, as ``optimizer.lr``.
     betas : (float, float) in [0, 1)
-        How much of the mean and of the mean square of before a step keeps.
+        The shares of the mean and of the mean square that a step keeps.
     eps : float >= 0
-        Added to the root.
+        It is added to the root.
     weight_decay : float >= 0
-        Times the parameters, added to the gradients: a penalty, which the root scales too.
+        The parameters times this are added to the gradients. So the penalty is scaled by the root,
+        too.
     amsgrad : bool
-        Takes the largest mean square so far.
+        Use the largest mean square so far.
     lr_factors, decay_factors : dict of str -> float or four floats, optional
-        By patterns of the parameters' names, see `fastlstm.training.optimisers`.
+        By patterns of the parameters' names: see `fastlstm.training.optimisers`.
 
     Raises
     ------
@@ -243,9 +287,10 @@ class Adam(Optimiser):
     Notes
     -----
     With g the gradient of step n, from 1, ``m = beta1 m + (1 - beta1) g``, ``v = beta2 v + (1 -
-    beta2) g^2`` and ``p = p - lr / (1 - beta1^n) m / (sqrt(v) / sqrt(1 - beta2^n) + eps)``. Keeps
-    m and v, and the largest v with `amsgrad`, each of the parameters' size. Factors: as in
-    MATLAB's lstmLayer. Sources: Kingma & Ba 2015; Reddi et al. 2018 (amsgrad); torch.optim.Adam.
+    beta2) g^2`` and ``p = p - lr / (1 - beta1^n) m / (sqrt(v) / sqrt(1 - beta2^n) + eps)``.
+    Memory: m and v, and the largest v with `amsgrad`, each of the parameters' size. The factors are
+    those of MATLAB's lstmLayer. Sources: Kingma & Ba 2015; Reddi et al. 2018 (amsgrad);
+    torch.optim.Adam.
 
     Examples
     --------
@@ -259,24 +304,42 @@ class Adam(Optimiser):
     array([0.98], dtype=float32)
     """
 
-    _options = ("lr", "betas", "eps", "weight_decay", "amsgrad")
-    _moments_of = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    options = ("lr", "betas", "eps", "weight_decay", "amsgrad")
+    moments_of = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
-        self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, *,
-        lr_factors=None, decay_factors=None,
-    ):  # fmt: skip
+        self,
+        model: Layer,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        lr_factors: Factors | None = None,
+        decay_factors: Factors | None = None,
+    ) -> None:
         super().__init__(model, lr, weight_decay, lr_factors, decay_factors)
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas must be two numbers, got {betas!r}")
-        self.betas = tuple(check_number("beta", beta, least=0, below=1) for beta in betas)
+        first, second = (check_number("beta", beta, least=0, below=1) for beta in betas)
+        self.betas = first, second
         self.eps = check_number("eps", eps, least=0)
         self.amsgrad = check_bool("amsgrad", amsgrad)
 
-    def _needed(self):
-        return self._moments_of if self.amsgrad else self._moments_of[:2]
+    def _needed(self) -> tuple[str, ...]:
+        return self.moments_of if self.amsgrad else self.moments_of[:2]
 
-    def _update(self, p, g, moments, scratch, lr, decay, steps):
+    def _update(
+        self,
+        p: NDArray[Any],
+        g: NDArray[Any],
+        moments: list[NDArray[Any]],
+        scratch: NDArray[Any],
+        lr: float,
+        decay: float,
+        steps: int,
+    ) -> None:
         m, v, *largest = moments
         beta1, beta2 = self.betas
         g = _decayed(p, g, decay, scratch[0])
@@ -299,19 +362,19 @@ class AdamW(Adam):
     Parameters
     ----------
     model : Layer
-        Whose parameters `step` changes.
+        The model whose parameters `step` changes.
     lr : float >= 0
-        The learning rate; read, and set by schedules, as ``optimizer.lr``.
+        The learning rate. Schedules change it, as ``optimizer.lr``.
     betas : (float, float) in [0, 1)
-        How much of the mean and of the mean square of before a step keeps.
+        The shares of the mean and of the mean square that a step keeps.
     eps : float >= 0
-        Added to the root.
+        It is added to the root.
     weight_decay : float >= 0
-        A step first takes the part lr * weight_decay from each parameter.
+        A step first shrinks each parameter by the share lr * weight_decay.
     amsgrad : bool
-        Takes the largest mean square so far.
+        Use the largest mean square so far.
     lr_factors, decay_factors : dict of str -> float or four floats, optional
-        By patterns of the parameters' names, see `fastlstm.training.optimisers`.
+        By patterns of the parameters' names: see `fastlstm.training.optimisers`.
 
     Raises
     ------
@@ -320,8 +383,8 @@ class AdamW(Adam):
 
     Notes
     -----
-    ``p = p (1 - lr weight_decay)``, then as `Adam`. Sources: Loshchilov & Hutter 2019;
-    torch.optim.AdamW.
+    A step is ``p = p (1 - lr weight_decay)``, then that of `Adam`. Sources: Loshchilov & Hutter
+    2019; torch.optim.AdamW.
 
     Examples
     --------
@@ -333,15 +396,32 @@ class AdamW(Adam):
     """
 
     def __init__(
-        self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *,
-        lr_factors=None, decay_factors=None,
-    ):  # fmt: skip
+        self,
+        model: Layer,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        lr_factors: Factors | None = None,
+        decay_factors: Factors | None = None,
+    ) -> None:
         super().__init__(
             model, lr, betas, eps, weight_decay, amsgrad,
             lr_factors=lr_factors, decay_factors=decay_factors,
         )  # fmt: skip
 
-    def _update(self, p, g, moments, scratch, lr, decay, steps):
+    def _update(
+        self,
+        p: NDArray[Any],
+        g: NDArray[Any],
+        moments: list[NDArray[Any]],
+        scratch: NDArray[Any],
+        lr: float,
+        decay: float,
+        steps: int,
+    ) -> None:
         if decay:
             p *= 1 - lr * decay
         super()._update(p, g, moments, scratch, lr, 0.0, steps)

@@ -1,15 +1,24 @@
-"""`predict`: a model over data, batch by batch."""
+"""`predict`: run a model over data, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import as_array
 from ..checks import check_size
+from ..layers import Layer
 from .batches import Batches
-from .datasets import Arrays, Sequences
+from .datasets import Arrays, Data, Sequences
 from .view import SamplesFirst, mode
 
 
-def predict(model, data, batch_size=256):
+def predict(
+    model: Layer, data: ArrayLike | Data | Sequence[ArrayLike], batch_size: int = 256
+) -> NDArray[Any] | Any:
     """Run a model over data, batch by batch, in evaluation mode.
 
     Parameters
@@ -17,16 +26,16 @@ def predict(model, data, batch_size=256):
     model : Layer
         An LSTM or a Sequential, `batch_first` or not.
     data : array, data set, (x, y), or list of sequences
-        Samples first, as for `fit`; an array is x alone. A list is one of arrays (T_i, F), or of
-        tokens (T_i,): see `Sequences`.
+        Samples first, as for `fit`. An array is x alone. A list holds arrays (T_i, F), or tokens
+        (T_i,): see `Sequences`.
     batch_size : int
-        Samples in one run; with engine native the values do not depend on it.
+        The number of samples in one run. With engine native the values do not depend on it.
 
     Returns
     -------
     ndarray of shape (N, ...)
-        Samples first, in the order of the data: (N, T, F), or (N, F) behind a `Last`. Of ragged
-        data with a value for every step a list of N arrays (T_i, F).
+        Samples first, in the order of the data: (N, T, F), or (N, F) after a `Last`. For ragged
+        data with a value at every step it is a list of N arrays (T_i, F).
 
     Raises
     ------
@@ -35,7 +44,7 @@ def predict(model, data, batch_size=256):
 
     Notes
     -----
-    Each layer is in training or evaluation mode as before, afterwards.
+    Afterwards each layer is in training or evaluation mode as before.
 
     Examples
     --------
@@ -47,15 +56,19 @@ def predict(model, data, batch_size=256):
     """
     check_size("batch_size", batch_size)
     view = SamplesFirst(model)
+    dataset: Any = data
     if isinstance(data, list):
-        data = Sequences(data, dtype=model.dtype)
-    if hasattr(data, "__array__"):
+        dataset = Sequences(data, dtype=model.dtype)
+    elif hasattr(data, "__array__"):
         x = as_array(data, "data")
-        data = Arrays(x, np.zeros(len(x)))
-    batches, ys, ragged = Batches(data, batch_size, shuffle=False), [], False
+        dataset = Arrays(x, np.zeros(len(x)))
+    batches, outputs, is_ragged = Batches(dataset, batch_size, shuffle=False), [], False
     with mode(model, training=False):
         for batch in batches.epoch(0):
             y = view(batch)
-            ragged = view.gives_steps and batch.lengths is not None
-            ys += [row[:n] for row, n in zip(y, batch.lengths, strict=True)] if ragged else [y]
-    return ys if ragged else np.concatenate(ys)
+            if view.gives_steps and batch.lengths is not None:
+                is_ragged = True
+                outputs += [row[:n] for row, n in zip(y, batch.lengths, strict=True)]
+            else:
+                outputs.append(y)
+    return outputs if is_ragged else np.concatenate(outputs)

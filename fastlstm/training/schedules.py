@@ -1,77 +1,97 @@
-"""How the learning rate changes while a model is trained, under torch's names and with its values.
+"""Schedules of the learning rate, under torch's names and with its values.
 
-A schedule sets ``optimizer.lr`` when it is made, for step 0, and at each ``schedule.step()``,
-called after the optimiser's, once per epoch or, as a one-cycle policy wants it, once per batch.
-What it sets depends on two things only: the number of its steps so far, and the learning rate that
-the optimiser had when its first schedule was made, ``optimizer.initial_lr``. So nothing drifts, and
-a resumed schedule goes on exactly; two schedules on one optimiser do not multiply, as torch's do:
-`SequentialLR` puts one after the other. `ReduceLROnPlateau` alone works on the learning rate that
-it finds.
+A schedule sets ``optimizer.lr`` when it is made, for step 0, and at each ``schedule.step()``. That
+is called after the optimiser's step, once per epoch or, as a one-cycle policy needs it, once per
+batch. What it sets depends on two numbers only: how many steps it has made, and the learning rate
+that the optimiser had when its first schedule was made, ``optimizer.initial_lr``. So rounding
+errors do not add up, and a resumed schedule continues exactly. Two schedules on one optimiser do
+not multiply, as torch's do: `SequentialLR` puts one after the other. `ReduceLROnPlateau` alone
+works on the learning rate that it finds.
 """
+
+from __future__ import annotations
 
 import bisect
 import math
 import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
 from ..checks import check_bool, check_number, check_size
 from .optimiser import Optimiser
 
 
-class _Schedule:
-    """Counting, and the state; a subclass says which rate belongs to a count."""
+class ScheduleLike(Protocol):
+    """What `fit` asks of a schedule: it may be of your own making."""
 
-    _state = ("last_epoch",)
-    most_steps = math.inf  # how often `step` may be called, in all
+    @property
+    def optimizer(self) -> Optimiser:
+        """The optimiser whose learning rate it sets."""
+        ...
 
-    def __init__(self, optimizer):
-        self.optimizer = _check_optimizer(optimizer)
-        if math.isnan(optimizer.initial_lr):
-            optimizer.initial_lr = optimizer.lr
-        self.base_lr = optimizer.initial_lr
-        self.last_epoch = 0
-        self._apply(0)
+    def step(self) -> object:
+        """Set the next learning rate."""
+        ...
 
-    def _rate(self, count):
-        """The learning rate after `count` steps."""
-        raise NotImplementedError
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what changes from step to step."""
+        ...
 
-    def _apply(self, count):
-        self.optimizer.lr = self._rate(count)
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
+        """Take over what `state_dict` returned."""
+        ...
+
+
+class _Stateful:
+    """What all schedules of this module share: an optimiser, and a state that can be kept."""
+
+    counted: ClassVar[tuple[str, ...]] = ("last_epoch",)  # the names of the state's numbers
+    most_steps: float = math.inf  # how often `step` may be called in all
+    base_lr: float
+    last_epoch: int
+
+    def __init__(self, optimizer: Optimiser) -> None:
+        if not isinstance(optimizer, Optimiser):
+            raise TypeError(
+                f"optimizer should be one of this package, got: {type(optimizer).__name__}"
+            )
+        self.optimizer = optimizer
+
+    def __repr__(self) -> str:
+        left_out = ("optimizer", "base_lr", "most_steps", *self.counted)
+        options = (f"{n}={v!r}" for n, v in vars(self).items() if n not in left_out)
+        shown = ", ".join(option for option in options if not option.startswith("_"))
+        return f"{type(self).__name__}({shown}) after {self.last_epoch} steps"
 
     def begin_from(self, base_lr: float) -> None:
-        """Go on as if the learning rate of step 0 had been `base_lr`."""
-        self.base_lr = self.optimizer.initial_lr = base_lr
-        self._apply(self.last_epoch)
+        """Continue as if the learning rate of step 0 had been `base_lr`."""
+        raise NotImplementedError
 
-    def step(self):
-        """Set the next learning rate."""
-        self._apply(self.last_epoch + 1)
-        self.last_epoch += 1
-
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step, by torch's names.
 
         Returns
         -------
         dict of str -> number
-            For a schedule made anew with the same arguments. The learning rate is the optimiser's.
+            For a schedule made anew with the same arguments. The learning rate is not in it, as it
+            is in the state of the optimiser.
         """
-        return {name: getattr(self, name) for name in self._state}
+        return {name: getattr(self, name) for name in self.counted}
 
-    def load_state_dict(self, state_dict):
-        """Take over what `state_dict` returned; the optimiser's own state is loaded before.
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; load the state of the optimiser before.
 
         Raises
         ------
         ValueError
-            If it is not that; nothing has been changed.
+            If it is not such a state; nothing has been changed.
         """
-        if not hasattr(state_dict, "keys") or set(state_dict) != set(self._state):
+        if not hasattr(state_dict, "keys") or set(state_dict) != set(self.counted):
             got = sorted(state_dict) if hasattr(state_dict, "keys") else type(state_dict).__name__
             raise ValueError(
-                f"{type(self).__name__}: Expected a state with {', '.join(self._state)}, got {got}"
+                f"{type(self).__name__}: Expected a state with {', '.join(self.counted)}, got {got}"
             )
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in state_dict.items():  # counts are ints, the best metric is a float
             is_count = isinstance(getattr(self, name), int)
             try:
@@ -85,18 +105,46 @@ class _Schedule:
                 )
         self._resume(values)
 
-    def _resume(self, values):
-        self._apply(values["last_epoch"])
+    def _resume(self, values: dict[str, Any]) -> None:
+        """Continue from these values of the state."""
         self.__dict__.update(values)
 
 
-def _check_optimizer(optimizer):
-    if not isinstance(optimizer, Optimiser):
-        raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
-    return optimizer
+class Schedule(_Stateful):
+    """A schedule that counts its steps; a subclass says which learning rate belongs to a count."""
+
+    def __init__(self, optimizer: Optimiser) -> None:
+        super().__init__(optimizer)
+        if math.isnan(optimizer.initial_lr):
+            optimizer.initial_lr = optimizer.lr
+        self.base_lr = optimizer.initial_lr
+        self.last_epoch = 0
+        self._apply(0)
+
+    def _rate(self, count: int) -> float:
+        """Return the learning rate after `count` steps."""
+        raise NotImplementedError
+
+    def _apply(self, count: int) -> None:
+        """Set what belongs to this count."""
+        self.optimizer.lr = self._rate(count)
+
+    def begin_from(self, base_lr: float) -> None:
+        """Continue as if the learning rate of step 0 had been `base_lr`."""
+        self.base_lr = self.optimizer.initial_lr = base_lr
+        self._apply(self.last_epoch)
+
+    def step(self) -> None:
+        """Set the next learning rate."""
+        self._apply(self.last_epoch + 1)
+        self.last_epoch += 1
+
+    def _resume(self, values: dict[str, Any]) -> None:
+        self._apply(values["last_epoch"])
+        super()._resume(values)
 
 
-class StepLR(_Schedule):
+class StepLR(Schedule):
     """Multiplies the learning rate by `gamma` every `step_size` steps.
 
     Parameters
@@ -123,17 +171,17 @@ class StepLR(_Schedule):
     4.0
     """
 
-    def __init__(self, optimizer, step_size, gamma=0.1):
+    def __init__(self, optimizer: Optimiser, step_size: int, gamma: float = 0.1) -> None:
         self.step_size = check_size("step_size", step_size)
         self.gamma = check_number("gamma", gamma, least=0)
         super().__init__(optimizer)
 
-    def _rate(self, count):
+    def _rate(self, count: int) -> float:
         return self.optimizer.initial_lr * self.gamma ** (count // self.step_size)
 
 
-class LinearLR(_Schedule):
-    """Warm-up: from `start_factor` times the learning rate to `end_factor` times, in a line.
+class LinearLR(Schedule):
+    """Warm-up: the learning rate rises linearly, from `start_factor` to `end_factor` times itself.
 
     Parameters
     ----------
@@ -141,7 +189,7 @@ class LinearLR(_Schedule):
     start_factor : float in (0, 1]
     end_factor : float in [0, 1]
     total_iters : int > 0
-        Steps until `end_factor` is reached, which then stays.
+        The number of steps until `end_factor` is reached. After that it stays.
 
     Raises
     ------
@@ -163,19 +211,25 @@ class LinearLR(_Schedule):
     4.0
     """
 
-    def __init__(self, optimizer, start_factor=1 / 3, end_factor=1.0, total_iters=5):
+    def __init__(
+        self,
+        optimizer: Optimiser,
+        start_factor: float = 1 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+    ) -> None:
         self.start_factor = check_number("start_factor", start_factor, above=0, most=1)
         self.end_factor = check_number("end_factor", end_factor, least=0, most=1)
         self.total_iters = check_size("total_iters", total_iters)
         super().__init__(optimizer)
 
-    def _rate(self, count):
+    def _rate(self, count: int) -> float:
         part = min(count, self.total_iters) / self.total_iters
         return self.optimizer.initial_lr * _line(self.start_factor, self.end_factor, part)
 
 
-class CosineAnnealingLR(_Schedule):
-    """From the learning rate to `eta_min` along half a cosine, in `T_max` steps, and back.
+class CosineAnnealingLR(Schedule):
+    """Half a cosine from the learning rate down to `eta_min` in `T_max` steps, then up again.
 
     Parameters
     ----------
@@ -201,25 +255,27 @@ class CosineAnnealingLR(_Schedule):
     4.5
     """
 
-    def __init__(self, optimizer, T_max, eta_min=0.0):
+    def __init__(self, optimizer: Optimiser, T_max: int, eta_min: float = 0.0) -> None:
         self.T_max = check_size("T_max", T_max)
         self.eta_min = check_number("eta_min", eta_min, least=0)
         super().__init__(optimizer)
 
-    def _rate(self, count):
+    def _rate(self, count: int) -> float:
         return _cosine(self.optimizer.initial_lr, self.eta_min, count / self.T_max)
 
 
-def _line(start, end, part):
+def _line(start: float, end: float, part: float) -> float:
     return start + (end - start) * part
 
 
-def _cosine(start, end, part):
+def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
 
-class OneCycleLR(_Schedule):
-    """Up to `max_lr` and down to almost nothing, with the momentum down and up: one step a batch.
+class OneCycleLR(Schedule):
+    """One cycle: the learning rate rises to `max_lr`, then falls to almost 0, batch by batch.
+
+    Meanwhile the momentum falls and rises.
 
     Parameters
     ----------
@@ -227,27 +283,27 @@ class OneCycleLR(_Schedule):
         Its own learning rate does not matter.
     max_lr : float >= 0
     total_steps : int > 0, optional
-        Without it, `epochs` times `steps_per_epoch`.
+        If it is not given, it is `epochs` times `steps_per_epoch`.
     epochs, steps_per_epoch : int > 0, optional
     pct_start : float in [0, 1]
-        The share of the steps on the way up.
+        The share of the steps in which the learning rate rises.
     anneal_strategy : {"cos", "linear"}
     cycle_momentum : bool
-        Sets ``optimizer.momentum``, or the first of ``optimizer.betas``, too.
+        Set ``optimizer.momentum``, or the first of ``optimizer.betas``, too.
     base_momentum, max_momentum : float in [0, 1)
-        At the highest learning rate, and at its beginning and end.
+        The momentum at the highest learning rate, and that at the beginning and the end.
     div_factor : float > 0
-        It begins with max_lr / div_factor ...
+        The learning rate begins with max_lr / div_factor.
     final_div_factor : float > 0
-        ... and ends with max_lr / div_factor / final_div_factor.
+        The learning rate ends with max_lr / div_factor / final_div_factor.
     three_phase : bool
-        Down to the beginning in as many steps as up, then on to the end.
+        Fall to the learning rate of the beginning in as many steps as it rose, then to the end's.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of its range or of another type; in `step`, if there were
-        `total_steps` of them.
+        If an argument is out of its range or of another type. `step` raises ValueError if it was
+        called `total_steps` times already.
 
     Notes
     -----
@@ -266,10 +322,21 @@ class OneCycleLR(_Schedule):
     """
 
     def __init__(
-        self, optimizer, max_lr, total_steps=None, epochs=None, steps_per_epoch=None,
-        pct_start=0.3, anneal_strategy="cos", cycle_momentum=True, base_momentum=0.85,
-        max_momentum=0.95, div_factor=25.0, final_div_factor=1e4, three_phase=False,
-    ):  # fmt: skip
+        self,
+        optimizer: Optimiser,
+        max_lr: float,
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+    ) -> None:
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError(
@@ -290,13 +357,15 @@ class OneCycleLR(_Schedule):
         low = check_number("base_momentum", base_momentum, least=0, below=1)
         high = check_number("max_momentum", max_momentum, least=0, below=1)
         # (count, learning rate, momentum) at the corners
-        self._corners = [(0, start, high), (up - 1, top, low), (total - 1, end, high)]
+        self._corners: list[tuple[float, float, float]] = [
+            (0, start, high), (up - 1, top, low), (total - 1, end, high),
+        ]  # fmt: skip
         if check_bool("three_phase", three_phase):
             self._corners.insert(2, (2 * up - 2, start, high))
         super().__init__(optimizer)
 
-    def _at(self, count):
-        """The learning rate and the momentum after `count` steps."""
+    def _at(self, count: int) -> list[float]:
+        """Return the learning rate and the momentum after `count` steps."""
         if count > self.total_steps:
             raise ValueError(
                 f"Tried to step {count} times. The specified number of total steps is "
@@ -309,34 +378,36 @@ class OneCycleLR(_Schedule):
         part = (count - begin) / (end - begin) if end != begin else 1.0
         return [self._between(a, b, part) for a, b in zip(from_, to, strict=True)]
 
-    def _rate(self, count):
+    def _rate(self, count: int) -> float:
         return self._at(count)[0]
 
-    def _apply(self, count):
+    def _apply(self, count: int) -> None:
         rate, momentum = self._at(count)
         self.optimizer.lr = rate
-        if self.cycle_momentum and hasattr(self.optimizer, "betas"):
-            self.optimizer.betas = (momentum, *self.optimizer.betas[1:])
+        optimizer: Any = self.optimizer  # which of the two it has is not known
+        if self.cycle_momentum and hasattr(optimizer, "betas"):
+            optimizer.betas = (momentum, *optimizer.betas[1:])
         elif self.cycle_momentum:
-            self.optimizer.momentum = momentum
+            optimizer.momentum = momentum
 
 
-class SequentialLR(_Schedule):
-    """One schedule after the other: a warm-up, then what follows.
+class SequentialLR(Schedule):
+    """Several schedules, one after the other, such as a warm-up and what follows it.
 
     Parameters
     ----------
     optimizer : SGD, RMSprop, Adam or AdamW
     schedulers : list of schedules of this optimiser
-        Each begins with its own step 0; after that only this one's `step` is called. None may be
-        a ReduceLROnPlateau.
+        Each begins with its own step 0. Only the `step` of the SequentialLR is to be called. None
+        of them may be a ReduceLROnPlateau.
     milestones : list of int, increasing
-        After how many steps the second begins, the third, ...
+        After how many steps the second one begins, the third one, and so on.
 
     Raises
     ------
     ValueError, TypeError
-        If the schedules are another optimiser's, or there is not one milestone less than them.
+        If a schedule is of another optimiser, or the milestones are not one fewer than the
+        schedules.
 
     Notes
     -----
@@ -356,10 +427,12 @@ class SequentialLR(_Schedule):
     [4.0, 6.0, 8.0, 4.0, 2.0]
     """
 
-    def __init__(self, optimizer, schedulers, milestones):
+    def __init__(
+        self, optimizer: Optimiser, schedulers: Sequence[Schedule], milestones: Sequence[int]
+    ) -> None:
         self._schedulers = list(schedulers)
         for schedule in self._schedulers:
-            if not isinstance(schedule, _Schedule) or isinstance(schedule, ReduceLROnPlateau):
+            if not isinstance(schedule, Schedule):
                 raise TypeError(
                     f"SequentialLR takes schedules that go by steps, got {type(schedule).__name__}"
                 )
@@ -380,29 +453,31 @@ class SequentialLR(_Schedule):
         self.most_steps = min(over, default=math.inf)
         super().__init__(optimizer)
 
-    def _apply(self, count):
+    def _apply(self, count: int) -> None:
         number = bisect.bisect_right(self._starts, count) - 1
         self._schedulers[number]._apply(count - self._starts[number])
 
 
-class ReduceLROnPlateau(_Schedule):
-    """Multiplies the learning rate by `factor` when a metric has stopped getting better.
+class ReduceLROnPlateau(_Stateful):
+    """Multiplies the learning rate by `factor` when a metric no longer gets better.
 
     Parameters
     ----------
     optimizer : SGD, RMSprop, Adam or AdamW
     mode : {"min", "max"}
-        Which metric is better.
+        Whether a lower or a higher metric is better.
     factor : float in [0, 1)
     patience : int >= 0
-        So many steps in a row without a better metric are borne; the next one reduces.
+        So many steps in a row may pass without a better metric. At the next one the learning rate
+        is reduced.
     threshold : float >= 0
-        What is less than so much better is not.
+        A metric is better only if it is better by more than this.
     threshold_mode : {"rel", "abs"}
         Whether `threshold` is a share of the best metric, or in its unit.
     cooldown : int >= 0
-        Steps after a reduction that are not counted.
+        So many steps after a reduction are not counted.
     min_lr : float >= 0
+        The learning rate is not reduced below this.
     eps : float >= 0
         A reduction by no more than this is not made.
 
@@ -425,12 +500,20 @@ class ReduceLROnPlateau(_Schedule):
     4.0
     """
 
-    _state = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
+    counted = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
 
     def __init__(
-        self, optimizer, mode="min", factor=0.1, patience=10, threshold=1e-4,
-        threshold_mode="rel", cooldown=0, min_lr=0.0, eps=1e-8,
-    ):  # fmt: skip
+        self,
+        optimizer: Optimiser,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, got {mode!r}")
         if threshold_mode not in ("rel", "abs"):
@@ -442,13 +525,13 @@ class ReduceLROnPlateau(_Schedule):
         self.min_lr = check_number("min_lr", min_lr, least=0)
         self.eps = check_number("eps", eps, least=0)
         self.mode, self.threshold_mode = mode, threshold_mode
-        self.optimizer = _check_optimizer(optimizer)
+        super().__init__(optimizer)
         self.base_lr = optimizer.lr
         self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
         self.best = math.inf if mode == "min" else -math.inf
 
-    def step(self, metric):
-        """Take the metric of another epoch, a number, and reduce the learning rate if it is time.
+    def step(self, metric: float) -> None:
+        """Take the metric of another epoch, and reduce the learning rate if it is time.
 
         Parameters
         ----------
@@ -469,11 +552,11 @@ class ReduceLROnPlateau(_Schedule):
                 self.optimizer.lr = lr
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
 
-    def begin_from(self, base_lr):
-        """Take a learning rate for the one that it finds."""
+    def begin_from(self, base_lr: float) -> None:
+        """Continue with this learning rate, as if it had been found there."""
         self.base_lr = self.optimizer.lr = base_lr
 
-    def _is_better(self, metric):
+    def _is_better(self, metric: float) -> bool:
         sign = 1 if self.mode == "max" else -1
         if self.threshold_mode == "rel":
             bar = self.best * (1 + sign * self.threshold)
@@ -481,5 +564,5 @@ class ReduceLROnPlateau(_Schedule):
             bar = self.best + sign * self.threshold
         return metric > bar if self.mode == "max" else metric < bar
 
-    def _resume(self, values):
-        self.__dict__.update(values)
+
+AnySchedule = ScheduleLike | ReduceLROnPlateau

@@ -1,6 +1,12 @@
-"""A model as data see it, samples first; and its mode for a while."""
+"""A model seen samples first, whatever its own layout; and its mode, set for a while."""
+
+from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..layers import (
     LSTM,
@@ -20,7 +26,7 @@ from .datasets import Batch
 
 
 class SamplesFirst:
-    """A model as data see it: samples first, whether its own LSTMs are `batch_first` or not.
+    """A model that takes and gives samples first, whether its own LSTMs are `batch_first` or not.
 
     Parameters
     ----------
@@ -29,10 +35,10 @@ class SamplesFirst:
     Raises
     ------
     TypeError, ValueError
-        If it is no layer, or some of its layers are `batch_first` and others not.
+        If it is no layer, or some of its layers are `batch_first` and others are not.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Layer) -> None:
         refuse_class("model", model)
         if not isinstance(model, Layer):
             raise TypeError(f"model should be a layer, got: {type(model).__name__}")
@@ -45,25 +51,25 @@ class SamplesFirst:
         self.swaps_input = bool(timed) and not timed[0].batch_first
         self.gives_steps = bool(timed) and not any(isinstance(n, Last) for n in timed)
 
-    def __call__(self, batch):
-        """The prediction for a `Batch`."""
+    def __call__(self, batch: Batch) -> Any:
+        """Return the prediction for a `Batch`."""
         _check_batch(batch)
         return self._out(self.model(self.swapped(batch.x), lengths=batch.lengths))
 
-    def vjp(self, batch):
-        """The prediction for a `Batch`, and its pullback, to the parameters alone."""
+    def vjp(self, batch: Batch) -> tuple[Any, Callable[[NDArray[Any]], Any]]:
+        """Return the prediction for a `Batch`, and its pullback to the parameters alone."""
         _check_batch(batch)
         x = self.swapped(batch.x)
         y, pullback = self.model.vjp(x, lengths=batch.lengths, input_gradient=False)
         return self._out(y), lambda dy: pullback(self._out(dy))
 
-    def swapped(self, x):
-        """What the model takes for an input with samples first; of several, each by itself."""
+    def swapped(self, x: Any) -> Any:
+        """Return an input, or each of several, in the model's own layout."""
         if isinstance(x, tuple):
             return tuple(map(self.swapped, x))
         if self.swaps_input and x.ndim < 2:
             raise ValueError(f"Expected x with samples and steps, (N, T, ...), got shape {x.shape}")
-        if self.axes not in (None, x.ndim):  # an LSTM would take samples for steps
+        if self.axes not in (None, x.ndim):  # else an LSTM would take samples for steps
             what = "(N, T, F); one feature is x[..., None], one step x[:, None]"
             raise ValueError(
                 f"Expected x of shape {what if self.axes == 3 else '(N, T), tokens'}, got a batch "
@@ -71,12 +77,13 @@ class SamplesFirst:
             )
         return x.swapaxes(0, 1) if self.swaps_input else x
 
-    def _out(self, y):
+    def _out(self, y: Any) -> Any:
+        """Swap samples and steps of an output, or of its gradient, if the model has them so."""
         return y.swapaxes(0, 1) if self.swaps_input and self.gives_steps else y
 
 
-def _axes_of_x(model):
-    """How many axes x must have, where the layers up to the first LSTM tell; otherwise None."""
+def _axes_of_x(model: Layer) -> int | None:
+    """Return how many axes x must have; None if the layers before the first LSTM do not tell."""
     axes = 3
     for _, layer in model.named_layers():
         if isinstance(layer, LSTM):
@@ -88,7 +95,8 @@ def _axes_of_x(model):
     return None
 
 
-def _check_batch(batch):
+def _check_batch(batch: object) -> None:
+    """Refuse what is no `Batch` of arrays."""
     parts = {name: getattr(batch, name, batch) for name in Batch._fields if name != "std"}
     if any(part is batch for part in parts.values()):
         raise TypeError(
@@ -101,8 +109,8 @@ def _check_batch(batch):
 
 
 @contextlib.contextmanager
-def mode(model, training):
-    """Put all layers into training or evaluation mode for a while; then each as it was."""
+def mode(model: Layer, training: bool) -> Iterator[None]:
+    """Put all layers into training or evaluation mode while the block runs; then restore each."""
     before = [(layer, layer.training) for _, layer in model.named_layers()]
     model.train(training)
     try:
