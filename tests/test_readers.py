@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm.formats import budget as budgets
-from fastlstm.formats import load, load_lstm, load_state, pickles, save, torch_pt
+from fastlstm.formats import load, load_lstm, load_state, pickles, save, torch_pt, torch_state_dicts
 from fastlstm.formats.dtypes import numbers
 from fastlstm.formats.source import Source
 
@@ -1161,11 +1161,13 @@ def test_keys_that_are_no_strings_are_not_hashed():
 
 def test_lists_are_searched_once_however_often_they_occur(monkeypatch):
     """Also those that hold themselves."""
-    entries = torch_pt._entries
+    entries = torch_state_dicts._entries
     for shared in (b"](" + b"}" * 1000 + b"eq\0", b"]q\0(" + b"h\0" * 1000 + b"e"):
         looked_at = []
         monkeypatch.setattr(
-            torch_pt, "_entries", lambda *a, seen=looked_at: (seen.append(a), entries(*a))[1]
+            torch_state_dicts,
+            "_entries",
+            lambda *a, seen=looked_at: (seen.append(a), entries(*a))[1],
         )
         data = shared + b"}(" + b"".join(text(str(n)) + b"h\0" for n in range(1000)) + b"u."
         with pytest.raises(ValueError, match="no tensors"):

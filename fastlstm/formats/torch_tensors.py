@@ -1,23 +1,33 @@
-"""How torch's pickles describe tensors: by what rebuilds them, from storages that stand elsewhere.
+"""How the pickles of torch describe tensors.
 
-Nothing is rebuilt while a pickle is read: what is found there is a description, checked against its
-storage's size, or the reason why it is not read. NumPy arrays count as tensors.
+A pickle names a function that rebuilds the tensor from a storage, which stands elsewhere in the
+file. Here nothing is rebuilt while a pickle is read. A tensor becomes a description, which is
+checked against the size of its storage, or the reason why it is not read. NumPy arrays count as
+tensors.
 """
+
+from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..checks import short
 from . import pickles
+from .budget import Budget
 from .dtypes import is_known, itemsize
-from .pickles import Global, Object, describe
+from .pickles import Global, Object, Pickle, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..arrays import Array
 
 _LONGEST_KEY = 255
-_MOST_DIMENSIONS = 32  # NumPy 1's limit
-_LARGEST = 1 << 48  # of a tensor's offset, shape and strides, which NumPy turns into bytes
+_MOST_DIMENSIONS = 32  # the limit of NumPy 1
+_LARGEST = 1 << 48  # for offset, shape and strides, which NumPy multiplies by the item's bytes
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -34,7 +44,7 @@ STORAGES = {
 }
 _QUANTISED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1}
 PACKED = "is of a quantised layer, which is not read; save the model before its quantisation"
-_TENSORS = {  # that are not read, by the last part of the name of what rebuilds them
+_TENSORS = {  # why a tensor is not read, by the last name of the function that rebuilds it
     "_rebuild_sparse_tensor": "is a sparse tensor, which is not read; save its to_dense()",
     "_rebuild_sparse_csr_tensor": "is a sparse tensor, which is not read; save its to_dense()",
     "_rebuild_qtensor": "is a quantised tensor, which is not read; save its dequantize()",
@@ -45,17 +55,17 @@ _TENSORS = {  # that are not read, by the last part of the name of what rebuilds
 
 
 class _StorageType(NamedTuple):
-    """The name of a type of numbers, and the bytes of one."""
+    """The name of a type of numbers, and the bytes of one number."""
 
     dtype: str
     itemsize: int
 
 
 class Storage(NamedTuple):
-    """A stored run of numbers: its key in the file, how many, of which type."""
+    """A stored run of numbers: its key in the file, how many they are, and their type."""
 
     key: str
-    count: int
+    length: int
     type: _StorageType
 
 
@@ -64,34 +74,34 @@ class Tensor(NamedTuple):
 
     storage: Storage
     offset: int
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
-class Array(NamedTuple):
+class PickledArray(NamedTuple):
     """A NumPy array, whose bytes stand in the pickle itself."""
 
-    dtype: np.dtype
-    shape: tuple
-    order: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
     data: bytes
 
 
 class Refused(NamedTuple):
-    """What is not read, with the reason: a tensor of another kind, or what stands in its place."""
+    """Why an entry is not read. It is a tensor of another kind, or an object in its place."""
 
     reason: str
     is_tensor: bool = True
 
 
-def as_tensor(value):
-    """What a value of the pickle is as a tensor, read or refused; None if it is none."""
+def as_tensor(value: Any) -> Tensor | PickledArray | Refused | None:
+    """Return the tensor that a value of the pickle is, or why it is refused; None if it is none."""
     if isinstance(value, Tensor) and not is_known(value.storage.type.dtype):
         return Refused(f"has numbers of type {short(value.storage.type.dtype)}, which NumPy lacks")
     if isinstance(value, (Tensor, Refused)):
         return value
     if isinstance(value, tuple) and value and isinstance(value[0], Object):
-        first = as_tensor(value[0])  # of the weight and bias of a quantised layer
+        first = as_tensor(value[0])  # the value may be weight and bias of a quantised layer
         return first if isinstance(first, Refused) else None
     if not isinstance(value, Object):
         return None
@@ -105,33 +115,34 @@ def as_tensor(value):
     return _numpy_array(value)
 
 
-def as_view(array, tensor):
-    """The tensor over its storage's numbers, without a copy; ndarray checks the bounds again."""
+def as_view(array: Array, tensor: Tensor) -> Array:
+    """Return the tensor as a view of its storage's numbers; ndarray checks its bounds again."""
     step = array.itemsize
     strides = [step * stride for stride in tensor.strides]
-    view = np.ndarray(tensor.shape, array.dtype, array, tensor.offset * step, strides)
+    view: Array = np.ndarray(tensor.shape, array.dtype, array, tensor.offset * step, strides)
     span = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if view.size > span:  # one number stands at several places: torch does not write there either
+    if view.size > span:  # one number stands at several places; torch too refuses to write there
         view.flags.writeable = False
     return view
 
 
-def as_native(array):
-    """A pickled NumPy array in native byte order, half types widened to float32."""
+def as_native(array: PickledArray) -> Array:
+    """Return a pickled NumPy array in native byte order; float16 is widened to float32."""
     flat = np.frombuffer(bytearray(array.data), array.dtype)
-    native = "f4" if array.dtype == np.float16 else array.dtype.newbyteorder("=")
+    half = array.dtype == np.float16
+    native = np.dtype("f4") if half else array.dtype.newbyteorder("=")
     return flat.astype(native, copy=False).reshape(array.shape, order=array.order)
 
 
 # What the names in a pickle stand for
 
 
-def unpickle(data, start, budget, storages):
-    """Read a pickle; `storages` collects those that it names, by their keys."""
+def unpickle(data: bytes, start: int, budget: Budget, storages: dict[str, Storage]) -> Pickle:
+    """Read a pickle, and collect in `storages` those that it names, by their keys."""
 
-    def persistent(described):
+    def persistent(described: Any) -> Any:
         if isinstance(described, tuple) and described[:1] == ("module",):
-            return described[1]  # a class, beside which old files keep its source
+            return described[1]  # a class; old files keep its source beside it
         described = _as_tuple(described)
         if not isinstance(described, tuple) or not 5 <= len(described) <= 6:
             raise ValueError("its pickle is damaged: a storage is not described as torch does it")
@@ -143,8 +154,11 @@ def unpickle(data, start, budget, storages):
     return pickles.load(data, start, budget, _KNOWN, persistent)
 
 
-def _as_tuple(described):
-    """A persistent id; protocol 0 writes its text, as "('storage', <class 'torch.X'>, ...)"."""
+def _as_tuple(described: Any) -> Any:
+    """Return a persistent id as a tuple.
+
+    Protocol 0 writes its text instead, as "('storage', <class 'torch.X'>, ...)".
+    """
     if isinstance(described, str):
         pattern = r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\d{1,18})(, None)?\)"
         if match := re.fullmatch(pattern, described):
@@ -153,8 +167,10 @@ def _as_tuple(described):
     return described
 
 
-def _storage(kind, storage_type, key, location, count, view=None):
-    """torch's persistent id: ('storage', torch.FloatStorage, '0', 'cpu', 12)."""
+def _storage(
+    kind: Any, storage_type: Any, key: Any, location: Any, count: Any, view: Any = None
+) -> Storage:
+    """Return the storage of a persistent id: ('storage', torch.FloatStorage, '0', 'cpu', 12)."""
     if isinstance(storage_type, Global):
         storage_type = _StorageType(str(storage_type), 1)
     if kind != "storage" or not isinstance(storage_type, _StorageType) or view is not None:
@@ -166,8 +182,21 @@ def _storage(kind, storage_type, key, location, count, view=None):
     return Storage(key, count, storage_type)
 
 
-def _tensor(budget, storage, offset, shape, strides, grad=False, hooks=None, metadata=None):
-    """torch._utils._rebuild_tensor_v2: a strided view that must lie within its storage."""
+# Each of the following functions takes the arguments of the function of torch that its docstring
+# names, and describes what that one would make.
+
+
+def _tensor(
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> Tensor | Refused:
+    """torch._utils._rebuild_tensor_v2: a strided view, which must lie within its storage."""
     budget.spend("copied items", 4 + len(shape))
     if not isinstance(storage, Storage):
         raise ValueError(f"a tensor must be a view of a storage, got {describe(storage)}")
@@ -183,47 +212,60 @@ def _tensor(budget, storage, offset, shape, strides, grad=False, hooks=None, met
     end = offset
     if math.prod(shape):
         end += 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if end > storage.count:
+    if end > storage.length:
         raise ValueError(
             f"a tensor of shape {shape}, strides {strides} and offset {offset} "
-            f"does not lie within its storage of {storage.count} numbers"
+            f"does not lie within its storage of {storage.length} numbers"
         )
     if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
         return Refused("is a conjugate or negated view; save resolve_conj().resolve_neg() of it")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _typed_tensor(budget, storage, offset, shape, strides, grad, hooks, dtype, metadata=None):
+def _typed_tensor(
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> Tensor | Refused:
     """torch._utils._rebuild_tensor_v3: a view of bytes as numbers of a type."""
     if not isinstance(storage, Storage) or not isinstance(dtype, Global):
         raise ValueError("its pickle is damaged: a tensor must be a view of a storage, of a type")
     size = itemsize(dtype.name) if is_known(dtype.name) else 1
-    storage = Storage(storage.key, storage.count // size, _StorageType(dtype.name, size))
+    storage = Storage(storage.key, storage.length // size, _StorageType(dtype.name, size))
     return _tensor(budget, storage, offset, shape, strides, grad, hooks, metadata)
 
 
-def _parameter(budget, data, requires_grad, hooks, state=None):
-    """torch._utils._rebuild_parameter, and one with attributes: its tensor."""
+def _parameter(budget: Budget, data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> Any:
+    """torch._utils._rebuild_parameter and _rebuild_parameter_with_state: the tensor inside."""
     if not isinstance(data, (Tensor, Refused, Object)):
         raise ValueError(f"a Parameter must hold a tensor, got {describe(data)}")
     return data
 
 
-def _tensor_of_class(budget, function, kind, arguments, state):
+def _tensor_of_class(
+    budget: Budget, function: Any, kind: Any, arguments: Any, state: Any
+) -> Tensor | Refused | Object:
     """torch._tensor._rebuild_from_type_v2: a tensor with attributes, or of a class of its own."""
     if isinstance(kind, Global) and kind.module not in ("torch", "torch.nn.parameter"):
         return Refused(f"is of the class {short(str(kind))}, whose meaning is its own code's")
     if function in (_tensor, _typed_tensor):
-        return function(budget, *arguments)
+        tensor: Tensor | Refused = function(budget, *arguments)
+        return tensor
     return Object(kind, arguments)
 
 
-def _from_cpu(budget, data, dtype, device, grad):
-    """What rebuilds a tensor of a device from one of the CPU, or from an array: that one."""
+def _from_cpu(budget: Budget, data: Any, dtype: Any, device: Any, grad: Any) -> Any:
+    """torch._utils._rebuild_device_tensor_from_numpy and _from_cpu_tensor: the numbers inside."""
     return data
 
 
-_KNOWN = {
+_KNOWN: dict[str, Callable[..., Any] | _StorageType] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
@@ -241,10 +283,11 @@ _KNOWN |= {f"torch.{name}": _StorageType(name, size) for name, size in _QUANTISE
 # NumPy arrays in a pickle
 
 
-def _numpy_array(value):
-    """A NumPy array of plain numbers, as its pickle describes it; None if it is none."""
+def _numpy_array(value: Object) -> PickledArray | Refused | None:
+    """Return the NumPy array that a pickle describes, or why it is refused; None if it is none."""
     maker = value.maker
     name = maker.name if maker.is_of("numpy") else None
+    order: Any
     if name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, fortran, data = value.state
         order = "F" if fortran is True else "C"
@@ -253,22 +296,22 @@ def _numpy_array(value):
     else:
         return None
     refused = Refused("is a NumPy array of other than plain numbers, which is not read")
-    dtype = _numpy_dtype(dtype)
-    if dtype is None or not isinstance(data, bytes) or type(shape) is not tuple:
+    plain = _numpy_dtype(dtype)
+    if plain is None or not isinstance(data, bytes) or type(shape) is not tuple:
         return refused
     if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
         return refused
-    if math.prod(shape) * dtype.itemsize != len(data) or order not in ("C", "F"):
+    if math.prod(shape) * plain.itemsize != len(data) or order not in ("C", "F"):
         return refused
-    return Array(dtype, shape, order, data)
+    return PickledArray(plain, shape, order, data)
 
 
-def _numpy_dtype(value):
-    """The dtype of plain numbers that NumPy's pickle describes; None if it is another."""
+def _numpy_dtype(value: Any) -> np.dtype[Any] | None:
+    """Return the dtype of plain numbers that a pickle describes; None if it is another one."""
     if not isinstance(value, Object) or str(value.maker) != "numpy.dtype":
         return None
     code = value.arguments[0] if value.arguments else None
     if type(code) is not str or not re.fullmatch("b1|[iu][1248]|f[248]|c8|c16", code):
         return None
     order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else None
-    return np.dtype(order + code) if order in ("<", ">", "|") else None
+    return np.dtype(f"{order}{code}") if order in ("<", ">", "|") else None
