@@ -87,7 +87,7 @@ def check_writable(path: _Path, inputs: Sequence[_Path] = ()) -> None:
 
 @contextlib.contextmanager
 def _telling(path: _Path) -> Iterator[None]:
-    """Turn an error of the system that names no file, or a side file, into one that names `path`."""
+    """Make the system's errors about no file, or about a side file, name `path`."""
     own = ("None", str(path), os.path.realpath(path))
     try:
         yield
