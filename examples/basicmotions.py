@@ -1,15 +1,15 @@
-"""Standing, walking, running or badminton? What a watch on the wrist measured tells.
+"""Standing, walking, running or badminton? An LSTM tells it from the sensors of a watch.
 
-BasicMotions of the UEA archive, as the package sktime carries it: acceleration and rotation in
-three axes each, 100 steps in 10 s, four motions, 40 recordings to train and 40 to test. Forty are
-few: so an LSTM learns from all pieces of 5 s in them, and a recording is what its pieces are on
-average. sktime itself is not imported.
+The data are BasicMotions of the UEA archive, which the package sktime carries: acceleration and
+rotation in three axes each, 100 steps in 10 s, four motions, 40 recordings to train and 40 to test.
+Because 40 are few, the LSTM learns from all pieces of 5 s in them, and the class of a recording is
+the one that its pieces give on average. sktime itself is not imported.
 
     pip install .
     pip install --no-deps sktime==1.2.0
     python examples/basicmotions.py
 
-Reaches 100 % of the test recordings, in a second.
+The LSTM gets 100 % of the test recordings right. The program takes a second.
 """
 
 import importlib.util
@@ -25,8 +25,8 @@ PIECE, STRIDE = 50, 5  # steps
 EPOCHS, BATCH, HIDDEN = 20, 32, 32
 
 
-def folder():
-    """Return where sktime has BasicMotions."""
+def folder() -> Path:
+    """Return the folder in which sktime keeps BasicMotions."""
     package = importlib.util.find_spec("sktime")
     if package is None:
         sys.exit(
@@ -36,10 +36,11 @@ def folder():
     return Path(package.submodule_search_locations[0], "datasets", "data", "BasicMotions")
 
 
-def read_ts(path):
+def read_ts(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the recordings (N, T, channels) and the N classes of a .ts file.
 
-    A line is a recording: channels, values separated by commas, then the class, all by colons.
+    Each line is a recording: its channels and then its class, separated by colons. The values of a
+    channel are separated by commas.
     """
     lines = [s for s in path.read_text().splitlines() if s and s[0] not in "#@"]
     rows = [line.split(":") for line in lines]
@@ -47,14 +48,14 @@ def read_ts(path):
     return np.array(x).swapaxes(1, 2), np.array([row[-1] for row in rows])
 
 
-def pieces(x):
+def pieces(x: np.ndarray) -> np.ndarray:
     """Return all pieces of recordings (N, T, channels), as (N, pieces, PIECE, channels)."""
     cut = np.lib.stride_tricks.sliding_window_view(x, PIECE, axis=1)[:, ::STRIDE]
     return cut.swapaxes(2, 3)
 
 
-def main(seed=0):
-    """Train, print, and return the share of test recordings that are told rightly."""
+def main(seed: int = 0) -> dict[str, float]:
+    """Train, print, and return the share of test recordings whose class is right."""
     (x, y), (x_test, y_test) = (
         read_ts(folder() / f"BasicMotions_{part}.ts") for part in ("TRAIN", "TEST")
     )
@@ -67,7 +68,7 @@ def main(seed=0):
         fastlstm.Last(batch_first=True),
         fastlstm.Linear(HIDDEN, len(motions), seed=seed),
     )
-    classes = np.repeat(np.searchsorted(motions, y), x.shape[1])  # a piece's is its recording's
+    classes = np.repeat(np.searchsorted(motions, y), x.shape[1])  # of each piece
     train = Arrays(x.reshape(-1, *x.shape[2:]), classes)
     optimizer = Adam(model)
     steps = EPOCHS * len(Batches(train, BATCH))

@@ -1,17 +1,17 @@
-"""Sunspots for the next 11 years, or carbon dioxide for the next 12 months, forecast by an LSTM.
+"""Forecasts by an LSTM: sunspots for 11 years, or carbon dioxide for 12 months.
 
     pip install ".[plot]"
     pip install --no-deps statsmodels
     python examples/forecast.py sunspots
     python examples/forecast.py co2 -o co2.png
 
-trains five LSTMs that differ in their random seeds alone, lets them forecast from every point of
-years that they have not seen, prints their errors beside those of simple rules, and draws the
-forecasts. Training takes seconds.
+The program trains five LSTMs that differ only in their random seeds, lets them forecast from every
+point of years that they have not seen, prints their errors beside those of simple rules, and draws
+the forecasts. Training takes seconds.
 
-A series goes in three parts: the first is trained on, the second tells which epoch was best, and
-the third is the test, of which no training sees anything. Both series are in the public domain and
-come with statsmodels, whose files are read and whose code is not run.
+A series is cut into three parts: the first is for training, the second tells which epoch was best,
+and the third is the test, which no training sees. Both series are in the public domain and come
+with statsmodels, whose files are read and whose code is not run.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,27 +37,27 @@ from fastlstm.training import (
     seasonal_naive,
 )
 
-# Cycles of the sun are of one shape and many heights, and those of the test are higher than any
-# before: so the training part is also shown lower and higher than it was.
+# The cycles of the sun have one shape and many heights, and those of the test are higher than any
+# before. So the LSTMs are also trained on the training part made lower and higher.
 SCALES = 0.5, 0.7, 1, 1.4, 2
 
 
 class Test(NamedTuple):
-    """What came out: forecasts from many points, by every seed and by the simple rules.
+    """The outcome: forecasts from many points, by each seed and by the simple rules.
 
     Parameters
     ----------
     step : str
-        What the steps are.
+        What a step is called, in the plural.
     times, values : array of shape (T,)
     first : int array of shape (N,)
         The first step of each forecast.
     truth : array of shape (N, horizon)
     rules : dict of str -> array of shape (N, horizon)
-        The seasonal-naive one comes first.
+        The forecasts by simple rules; the seasonal-naive one comes first.
     forecasts : array of shape (seeds, N, horizon)
     panels : dict of str -> array of shape (T,)
-        What to draw: the values, less these.
+        What to draw, by its label: the values, from which these are subtracted.
     """
 
     step: str
@@ -64,20 +65,22 @@ class Test(NamedTuple):
     values: np.ndarray
     first: np.ndarray
     truth: np.ndarray
-    rules: dict
+    rules: dict[str, np.ndarray]
     forecasts: np.ndarray
-    panels: dict
+    panels: dict[str, np.ndarray]
 
 
-def train(series, held_out, window, horizon, seed):
-    """Train on a list of series; `held_out` tells which epoch was best."""
+def train(
+    series: list[np.ndarray], held_out: np.ndarray, window: int, horizon: int, seed: int
+) -> Forecaster:
+    """Train on a list of series, and keep the weights of the epoch that is best on `held_out`."""
     model = fastlstm.Sequential(
         fastlstm.LSTM(1, 16, seed=seed),
         fastlstm.Last(),
         fastlstm.Linear(16, horizon, seed=seed),
     )
     forecaster = Forecaster(model, Standardizer.fit(series), window, horizon)
-    # Some hundred numbers are few: without so strong a decay seeds differ more, and most are worse.
+    # Some hundred numbers are few: with less decay, seeds differ more, and most are worse.
     optimizer = AdamW(model, lr=0.005, weight_decay=0.5)
     fastlstm.fit(
         model, forecaster.windows(series), MSELoss(), optimizer, epochs=100,
@@ -87,8 +90,11 @@ def train(series, held_out, window, horizon, seed):
     return forecaster
 
 
-def sunspots(seeds):
-    """Sunspots of a year, 11 years ahead: a cycle, from the three before; test from 1949 on."""
+def sunspots(seeds: Iterable[int]) -> Test:
+    """Forecast the sunspots of 11 years, a cycle, from the three cycles before.
+
+    The test begins in 1949.
+    """
     rows = read("sunspots")
     years, values = np.array(rows, float).T
     window, horizon = 33, 11
@@ -104,11 +110,11 @@ def sunspots(seeds):
     return Test("years", years, values, first, truth[..., 0], rules, np.array(forecasts), panels)
 
 
-def co2(seeds):
-    """Carbon dioxide in the air, monthly, 12 months ahead; the test is the last 10 years.
+def co2(seeds: Iterable[int]) -> Test:
+    """Forecast the carbon dioxide in the air for 12 months; the test is the last 10 years.
 
-    A level that has never been seen cannot be forecast from levels. So the model sees, and
-    forecasts, by how much each month is above the same month of the year before.
+    A model that sees levels cannot forecast a level that was never there before. So the model sees
+    and forecasts by how much each month is above the same month of the year before.
     """
     months, values = monthly(read("co2"))
     window = horizon = season = 12
@@ -132,7 +138,7 @@ def co2(seeds):
     return Test("months", months, values, first, truth, rules, np.array(forecasts) + before, panels)
 
 
-def read(name):
+def read(name: str) -> list[list[str]]:
     """Return the rows of one of statsmodels' data sets, without importing the package."""
     package = importlib.util.find_spec("statsmodels")
     if package is None:
@@ -144,8 +150,8 @@ def read(name):
         return list(csv.reader(file))[1:]
 
 
-def monthly(rows):
-    """Return months (T,) and their means (T,) of weekly rows, the gaps filled in a line."""
+def monthly(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the months (T,) of weekly rows and their means (T,), with gaps interpolated."""
     days = np.array([f"{d[:4]}-{d[4:6]}-{d[6:]}" for d, _ in rows], "datetime64[D]")
     weekly = np.array([float(value or "nan") for _, value in rows])
     known = np.isfinite(weekly)
@@ -154,8 +160,11 @@ def monthly(rows):
     return months, np.bincount(of, weekly) / np.bincount(of)
 
 
-def errors(test):
-    """Return (root of the mean square, mean absolute) error of rules, seeds, and their mean."""
+def errors(test: Test) -> dict[str, tuple[float, float]]:
+    """Return the errors of the rules, of each seed and of the seeds' mean.
+
+    They are the root of the mean squared error and the mean absolute error.
+    """
     models = {f"LSTM, seed {n}": forecast for n, forecast in enumerate(test.forecasts)}
     mean = {f"LSTM, mean of {len(models)} seeds": test.forecasts.mean(axis=0)}
     return {
@@ -164,7 +173,7 @@ def errors(test):
     }
 
 
-def show(test):
+def show(test: Test) -> None:
     """Print the errors."""
     count, horizon = test.truth.shape
     begun = test.times[test.first[[0, -1]]]
@@ -176,15 +185,15 @@ def show(test):
         print(f"{name:36}" + "".join(f"{value:#8.3g}" for value in error))
 
 
-def draw(test, path):
-    """Draw forecasts that follow each other without a gap, each made at its dotted line."""
+def draw(test: Test, path: Path) -> None:
+    """Draw forecasts one behind the other, each of them made at its dotted line."""
     horizon = test.truth.shape[1]
     chosen = np.arange(len(test.first))[::-horizon][::-1]
     begins = test.first[chosen]
     steps = np.arange(begins[0] - 4 * horizon, begins[-1] + horizon)
     past, then = np.split(steps, [4 * horizon])
 
-    def panels(values, at):
+    def panels(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         return np.stack([values - less[at] for less in test.panels.values()], axis=1)
 
     parts = test.forecasts[:, chosen].reshape(len(test.forecasts), -1)
@@ -209,8 +218,8 @@ def draw(test, path):
     figure.savefig(path, dpi=150)
 
 
-def main(arguments=None):
-    """Train, test, print and draw; returns the errors, see `errors`."""
+def main(arguments: list[str] | None = None) -> dict[str, tuple[float, float]]:
+    """Train, test, print and draw; return what `errors` does."""
     parser = argparse.ArgumentParser(description="Forecasts of sunspots and of carbon dioxide.")
     parser.add_argument("series", choices=("sunspots", "co2"))
     parser.add_argument("-o", "--output", type=Path, help="picture (default: SERIES.png)")
@@ -232,6 +241,6 @@ if __name__ == "__main__":
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # what is still buffered goes nowhere, for nobody reads
+    except BrokenPipeError:  # nobody reads the rest of the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -1,9 +1,9 @@
-"""Chinese text in, pinyin out: the trained network of g2pM, run by fastlstm.
+"""Chinese text to pinyin: fastlstm runs the trained network of g2pM.
 
-Many Chinese characters have one reading, which a dictionary gives. The others (行 is xíng, "walk",
-or háng, "row, trade") depend on the sentence, and a network chooses: an embedding, an LSTM in both
-directions, two linear layers. Dictionary, vocabulary and weights are those of the package g2pM
-(Park and Lee, Interspeech 2020), and every reading is checked against its own NumPy code.
+Many Chinese characters have one reading, which a dictionary gives. Others depend on the sentence
+(行 is xíng, "walk", or háng, "row, trade"), and a network chooses: an embedding, an LSTM in both
+directions and two linear layers. The dictionary, vocabulary and weights come from the package g2pM
+(Park and Lee, Interspeech 2020), and every reading is compared with that of its own NumPy code.
 
     pip install --no-deps g2pM==0.1.2.5
     python examples/pinyin.py
@@ -19,7 +19,9 @@ import statistics
 import sys
 import time
 import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 # One thread for both sides: NumPy reads its variable when it is imported, fastlstm when a layer is
 # built.
@@ -68,7 +70,7 @@ POOLS = "，。！？、；：“”《》（）…—0123456789%,.!?-ABCDEFGxyz
 
 
 class Pinyin:
-    """Read sentences with the dictionary and vocabulary of `package` and the weights of `state`.
+    """Reads sentences with the dictionary and vocabulary of `package` and the weights of `state`.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ class Pinyin:
         The trained parameters, under torch's names.
     """
 
-    def __init__(self, package, state):
+    def __init__(self, package: Any, state: dict[str, np.ndarray]) -> None:
         characters, features = state["embedding.weight"].shape
         hidden = state["lstm.weight_hh_l0"].shape[1]
         classes, narrow = state["logit_layer.2.weight"].shape
@@ -98,8 +100,8 @@ class Pinyin:
         self.model.load_state_dict(state)
         self.model.eval()
 
-    def __call__(self, sentences):
-        """Return, for each sentence, one reading per character; all go through in one batch."""
+    def __call__(self, sentences: Sequence[str]) -> list[list[str]]:
+        """Return a reading for each character of each sentence; all sentences run in one batch."""
         readings = [list(sentence) for sentence in sentences]
         unsure = []
         for row, sentence in enumerate(sentences):
@@ -115,13 +117,13 @@ class Pinyin:
         ids, lengths = self._encode(sentences)
         hidden, _ = lstm(embedding(ids), lengths=lengths)  # (B, T, 2 H)
         row, column = np.array(unsure).T
-        chosen = logit_layer(hidden[row, column + 1]).argmax(axis=1)  # +1: the mark of the start
+        chosen = logit_layer(hidden[row, column + 1]).argmax(axis=1)  # +1: behind the start mark
         for (row, column), index in zip(unsure, chosen, strict=True):
             readings[row][column] = self.package.idx2class[index]
         return readings
 
-    def _encode(self, sentences):
-        """Return rows of the embedding (B, T), filled up with padding, and the lengths (B,)."""
+    def _encode(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows of the embedding (B, T), padded, and the lengths (B,)."""
         index = self.package.char2idx
         start, end, unknown = index["시"], index["끝"], index["<UNK>"]  # the package's own marks
         lengths = np.array([len(sentence) + 2 for sentence in sentences])
@@ -131,7 +133,7 @@ class Pinyin:
         return ids, lengths
 
 
-def load():
+def load() -> tuple[Any, dict[str, np.ndarray]]:
     """Return g2pM's own converter and its trained parameters."""
     try:
         import g2pM
@@ -140,17 +142,18 @@ def load():
             "pinyin.py needs the package that carries the trained network: "
             "pip install --no-deps g2pM==0.1.2.5"
         )
-    # A pickle can run code. This one is part of a package whose code runs here anyway; for a file
-    # of unknown origin there is fastlstm.load, which runs no code from it.
+    # A pickle can run code. This one is part of a package whose code runs here anyway. Read a file
+    # of unknown origin with fastlstm.load, which runs no code from it.
     with open(Path(g2pM.__file__).with_name("np_ckpt.pkl"), "rb") as file:
         return g2pM.G2pM(), pickle.load(file)
 
 
-def varied(package, count, seed=0):
-    """Return `count` sentences of 3 to 60 characters drawn from the package's own vocabulary.
+def varied(package: Any, count: int, seed: int = 0) -> list[str]:
+    """Return `count` sentences of 3 to 60 random characters.
 
-    Nonsense, but of every kind: common and rare characters, some outside the vocabulary, all that
-    have several readings, punctuation, digits, Latin and other scripts.
+    The sentences mean nothing, but have characters of every kind: common and rare ones, some that
+    the package does not know, those with several readings, punctuation, digits, Latin and other
+    scripts.
     """
     common = [c for c in package.char2idx if c in package.cedict][:1000]  # in order of frequency
     several = [c for c, readings in package.cedict.items() if len(readings) > 1]
@@ -165,7 +168,7 @@ def varied(package, count, seed=0):
     ]
 
 
-def check(sentences, readings, expected):
+def check(sentences: Sequence[str], readings: list[list[str]], expected: list[list[str]]) -> None:
     """Raise AssertionError at the first reading that differs from the package's own."""
     for sentence, ours, theirs in zip(sentences, readings, expected, strict=True):
         if ours != theirs:
@@ -176,13 +179,13 @@ def check(sentences, readings, expected):
             )
 
 
-def with_tone_mark(reading):
+def with_tone_mark(reading: str) -> str:
     """Return a reading with its tone as an accent: ``lu:4`` -> ``lǜ``, ``hou4`` -> ``hòu``."""
     syllables = []
     for syllable in reading.replace("u:", "ü").split():
         letters, tone = syllable[:-1], syllable[-1]
         if tone in "12345":
-            # The accent stands on a or e, on the o of ou, else on the last vowel.
+            # The accent stands on a or e, on the o of ou, or else on the last vowel.
             spots = [letters.find("a"), letters.find("e"), letters.find("ou")]
             spots.append(max(letters.rfind(vowel) for vowel in "iouü"))
             at = next((spot for spot in spots if spot >= 0), 0) + 1
@@ -192,13 +195,13 @@ def with_tone_mark(reading):
     return " ".join(syllables)
 
 
-def show(sentence, readings, package):
-    """Print a sentence under its pinyin; * marks what the network chose."""
+def show(sentence: str, readings: list[str], package: Any) -> None:
+    """Print a sentence under its pinyin; * marks the readings that the network chose."""
     columns = []
     pairs = zip(sentence, readings, strict=True)
     for short, group in itertools.groupby(pairs, key=lambda pair: len(pair[1]) == 1):
         group = list(group)
-        if short:  # not pinyin but digits, letters, punctuation: kept together, as g2pM does
+        if short:  # digits, letters and punctuation are kept together, as g2pM does
             columns.append(tuple("".join(row) for row in zip(*group, strict=True))[::-1])
             continue
         for character, reading in group:
@@ -217,18 +220,20 @@ def show(sentence, readings, package):
     print(above.rstrip(), below.rstrip(), sep="\n", end="\n\n")
 
 
-def width(text):
-    """Return the cells that a text takes in a terminal: two for a Chinese character."""
+def width(text: str) -> int:
+    """Return the columns that a text takes in a terminal: a Chinese character takes two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def seconds(function):
+def seconds(function: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Print the pinyin of sentences, check all readings, and print the times."""
     parser = argparse.ArgumentParser(description="Chinese text in, pinyin out.")
     parser.add_argument("sentences", nargs="*", help="Chinese text (default: some of ours)")
     words = parser.parse_args(arguments).sentences
@@ -243,16 +248,16 @@ def main(arguments=None):
 
     sentences = [*words, *NATURAL, *varied(package, 220)]
 
-    def by_package():
+    def by_package() -> list[list[str]]:
         return [package(sentence, char_split=True) for sentence in sentences]
 
-    def one_by_one():
+    def one_by_one() -> list[list[str]]:
         return [pinyin([sentence])[0] for sentence in sentences]
 
-    def in_one_batch():
+    def in_one_batch() -> list[list[str]]:
         return pinyin(sentences)
 
-    # The check is the warm-up of all three; then each is timed in turn, on the same sentences.
+    # The check also warms up all three. Then they are timed in turn, on the same sentences.
     expected = by_package()
     check(sentences, one_by_one(), expected)
     check(sentences, in_one_batch(), expected)
@@ -280,6 +285,6 @@ if __name__ == "__main__":
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # what is still buffered goes nowhere, for nobody reads
+    except BrokenPipeError:  # nobody reads the rest of the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

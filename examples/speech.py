@@ -1,12 +1,13 @@
-"""Is anybody speaking? Silero VAD's trained network, run live, frame by frame, by fastlstm.
+"""Is anybody speaking? fastlstm runs the trained network of Silero VAD live, frame by frame.
 
 Every 32 ms of sound go through a spectrum and four convolutions (NumPy), one step of an LSTM
-(`fastlstm.Stream`, which keeps the state) and a linear layer: the probability of speech. All
-weights come from the ONNX file in the package silero-vad (Silero Team), which is not imported.
+(`fastlstm.Stream`, which keeps the state) and a linear layer, which gives the probability of
+speech. All weights come from the ONNX file in the package silero-vad (Silero Team), which is not
+imported.
 
     pip install ".[numba,plot]" onnx
     pip install --no-deps silero-vad==6.2.3
-    python examples/speech.py                              # a sound that it makes itself
+    python examples/speech.py                              # a sound that the program makes
     python examples/speech.py recording.wav -o speech.png
 """
 
@@ -14,6 +15,7 @@ import argparse
 import importlib.util
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,19 +26,19 @@ from fastlstm.wav import Sound
 
 RATE = 16000  # samples a second
 HOP = 512  # new samples in a frame
-CONTEXT = 64  # samples of the frame before, which a frame begins with
+CONTEXT = 64  # samples of the frame before, with which a frame begins
 THRESHOLD = 0.5
 
 
 class Convolution(NamedTuple):
-    """A 1-D convolution; its weight (kernel, channels in, channels out) is one matrix's rows."""
+    """A 1-D convolution with a weight of shape (kernel, channels in, channels out)."""
 
     weight: np.ndarray
     bias: np.ndarray
     stride: int
     padding: int
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         """Map (..., length, channels in) to (..., length out, channels out)."""
         kernel, channels, outputs = self.weight.shape
         length = x.shape[-2] + 2 * self.padding
@@ -54,7 +56,7 @@ class SpeechDetector:
     Parameters
     ----------
     path : path-like
-        `silero_vad_16k_sequence.onnx`.
+        The file `silero_vad_16k_sequence.onnx`.
 
     Raises
     ------
@@ -62,7 +64,7 @@ class SpeechDetector:
         If the file holds another network.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         (self.spectrum, *self.encoder, self.head), state = read_onnx(path)
         rows, features = state["weight_ih_l0"].shape
         self.lstm = fastlstm.LSTM(features, rows // 4)
@@ -70,9 +72,9 @@ class SpeechDetector:
         self.stream = self.lstm.eval().stream()
         self.hidden = np.empty((1, rows // 4), np.float32)
 
-    def features(self, frames):
-        """Map frames (..., 576) to what the LSTM reads (..., 128)."""
-        # Half a stride is mirrored at the end, so that the last of four windows is full.
+    def features(self, frames: np.ndarray) -> np.ndarray:
+        """Map frames (..., 576) to the input of the LSTM (..., 128)."""
+        # Half a stride is mirrored at the end, which fills the last of four windows.
         ahead = self.spectrum.stride // 2
         mirrored = np.concatenate([frames, frames[..., -2 : -2 - ahead : -1]], axis=-1)
         waves = self.spectrum(mirrored[..., None])  # (..., 4, real and imaginary part of 129)
@@ -80,24 +82,24 @@ class SpeechDetector:
         x = np.sqrt(real**2 + imaginary**2)
         for convolution in self.encoder:
             x = np.maximum(convolution(x), 0)
-        return x[..., 0, :]  # the strides have left one step of the four
+        return x[..., 0, :]  # the strides have left one step of four
 
-    def step(self, features):
+    def step(self, features: np.ndarray) -> float:
         """Advance the LSTM by one frame's features (128,); return the probability of speech."""
         self.stream.step(features[None], out=self.hidden)
         logit = np.maximum(self.hidden[0], 0) @ self.head.weight[0, :, 0] + self.head.bias[0]
         return 1 / (1 + np.exp(-logit))
 
-    def __call__(self, frame):
+    def __call__(self, frame: np.ndarray) -> float:
         """Return the probability of speech in the next frame (576,) of the sound."""
         return self.step(self.features(frame))
 
 
-def read_onnx(path):
-    """Return the convolutions of Silero VAD and its LSTM's parameters under torch's names.
+def read_onnx(path: Path) -> tuple[list[Convolution], dict[str, np.ndarray]]:
+    """Return the convolutions of Silero VAD and the parameters of its LSTM under torch's names.
 
-    Found by following the graph: the convolutions are, in order, the spectrum, four of the
-    encoder and the head, and there is one LSTM.
+    In the order of the graph, the convolutions are the spectrum, the four of the encoder and the
+    head. There is one LSTM.
     """
     try:
         import onnx
@@ -117,7 +119,7 @@ def read_onnx(path):
                 Convolution(weight, bias, options["strides"][0], options["pads"][0])
             )
         elif node.op_type == "LSTM":
-            lstms.append([value[0] for value in values[1:4]])  # [0]: the only direction
+            lstms.append([value[0] for value in values[1:4]])  # of the only direction
     if (len(convolutions), len(lstms)) != (6, 1):
         raise ValueError(
             f"{path}: expected Silero VAD's network of 6 convolutions and 1 LSTM, "
@@ -129,13 +131,13 @@ def read_onnx(path):
     return convolutions, {name: torch_order(array) for name, array in arrays.items()}
 
 
-def torch_order(array):
-    """Bring ONNX's blocks of rows for the gates i, o, f, g into torch's order i, f, g, o."""
+def torch_order(array: np.ndarray) -> np.ndarray:
+    """Bring the rows of ONNX's gates i, o, f, g into torch's order i, f, g, o."""
     i, o, f, g = np.split(array, 4)
     return np.concatenate([i, f, g, o])
 
 
-def find_model():
+def find_model() -> Path:
     """Return the path of the ONNX file in the installed package silero-vad."""
     package = importlib.util.find_spec("silero_vad")
     path = package and Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
@@ -147,8 +149,8 @@ def find_model():
     return path
 
 
-def read_wav(path):
-    """Return a WAV file's sound at 16 kHz, all channels averaged: (samples,) from -1 to 1."""
+def read_wav(path: str) -> np.ndarray:
+    """Return the sound of a WAV file at 16 kHz, the mean of its channels: (samples,), -1 to 1."""
     try:
         file = Sound(path)
     except ValueError as error:
@@ -156,15 +158,15 @@ def read_wav(path):
     sound, rate = file[:].mean(axis=1, dtype=np.float64), file.rate
     if not sound.size:
         raise ValueError(f"{path}: expected sound, got a WAV file of 0 samples")
-    if rate != RATE:  # cut or extend the spectrum
+    if rate != RATE:  # resample by cutting or extending the spectrum
         length = round(sound.size * RATE / rate)
         spectrum = np.fft.rfft(sound)[: length // 2 + 1]
         sound = np.fft.irfft(spectrum, length) * (length / sound.size)
     return sound.astype(np.float32)
 
 
-def synthesise(seed=0):
-    """Return a sound of 9 s and its parts [(name, start, end in samples), ...]."""
+def synthesise(seed: int = 0) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
+    """Return a sound of 9 s and its parts [(name, start, end), ...], in samples."""
     rng = np.random.default_rng(seed)
     seconds = np.arange(RATE) / RATE
     parts = [
@@ -184,8 +186,8 @@ def synthesise(seed=0):
     return sound.astype(np.float32), spans
 
 
-def babble(vowels, pitch, rng):
-    """Return one syllable of 0.2 s per vowel: harmonics of a falling pitch under its formants."""
+def babble(vowels: str, pitch: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a syllable of 0.2 s for each vowel: harmonics of a falling pitch and its formants."""
     formants = {  # Hz; Peterson and Barney 1952, men
         "a": (730, 1090, 2440),
         "e": (530, 1840, 2480),
@@ -206,27 +208,34 @@ def babble(vowels, pitch, rng):
             voice += strength / (1 + away**2) / harmonic**0.5 * np.sin(harmonic * phase)
     opening = np.sin(np.pi * (at % length) / length) ** 0.6
     hiss = np.diff(rng.standard_normal(at.size), prepend=0) * np.clip(1 - 2 * opening, 0, 1)
-    sound = voice * opening + 0.15 * hiss  # between vowels something like an s
+    sound = voice * opening + 0.15 * hiss  # a hiss like an s between the vowels
     return 0.4 * sound / np.abs(sound).max()
 
 
-def frames_of(sound):
-    """Return a view (T, 576) of a sound, its end filled with silence to a whole frame."""
+def frames_of(sound: np.ndarray) -> np.ndarray:
+    """Return the frames (T, 576) of a sound; silence fills the last one."""
     count = -(-sound.size // HOP)
     padded = np.zeros(CONTEXT + count * HOP, np.float32)
     padded[CONTEXT : CONTEXT + sound.size] = sound
     return np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + HOP)[::HOP]
 
 
-def segments(probability):
-    """Return [(start, end), ...] in seconds: the runs of frames at or above the threshold."""
+def segments(probability: np.ndarray) -> list[tuple[float, float]]:
+    """Return [(start, end), ...] in seconds of the frames at or above the threshold."""
     speech = np.concatenate([[False], probability >= THRESHOLD, [False]])
     edges = np.flatnonzero(speech[1:] != speech[:-1]) * HOP / RATE
     return [(float(start), float(end)) for start, end in edges.reshape(-1, 2)]
 
 
-def draw(path, sound, probability, found, title, spans):
-    """Draw the sound with the speech found in it, and below it the probability, as a PNG file."""
+def draw(
+    path: str,
+    sound: np.ndarray,
+    probability: np.ndarray,
+    found: Sequence[tuple[float, float]],
+    title: str,
+    spans: Sequence[tuple[str, int, int]],
+) -> None:
+    """Draw the sound with the speech found in it, and the probability below, as a PNG file."""
     try:
         import matplotlib
     except ImportError as error:
@@ -235,7 +244,7 @@ def draw(path, sound, probability, found, title, spans):
     from matplotlib import pyplot
 
     duration = sound.size / RATE
-    # The envelope in at most 4000 columns: as much as the picture shows, however long the sound.
+    # The picture shows no more than an envelope of 4000 columns, however long the sound is.
     size = max(1, -(-sound.size // 4000))
     columns = np.pad(sound, (0, -sound.size % size), mode="edge").reshape(-1, size)
     seconds = (np.arange(len(columns)) + 0.5) * size / RATE
@@ -261,14 +270,15 @@ def draw(path, sound, probability, found, title, spans):
     below.set_xlabel("time (s)")
     below.set_xlim(0, duration)
     for n, (start, end) in enumerate(found):
-        label = "_" * n + "speech"  # matplotlib's legend leaves out what begins with _
+        label = "_" * n + "speech"  # matplotlib's legend leaves out labels that begin with _
         above.axvspan(start, end, color="tab:blue", alpha=0.15, linewidth=0, zorder=0, label=label)
     figure.legend(loc="upper right", ncols=2, frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Find the speech in a file or in a synthesised sound."""
     parser = argparse.ArgumentParser(description="Find the speech in a sound, frame by frame.")
     parser.add_argument("wav", nargs="?", help="a WAV file (default: a synthesised sound)")
     parser.add_argument("-o", "--output", default="speech.png", help="default: %(default)s")
@@ -279,7 +289,8 @@ def main(arguments=None):
         sys.exit(f"speech.py: {error}")
 
 
-def run(wav, output):
+def run(wav: str | None, output: str) -> None:
+    """Run the network over the sound, print what it finds and how long that takes, and draw it."""
     sound, spans = (read_wav(wav), ()) if wav else synthesise()
     start = time.perf_counter()
     detector = SpeechDetector(find_model())

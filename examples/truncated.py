@@ -1,16 +1,16 @@
-"""One long series, trained in short chunks: truncated backward through time.
+"""One long series, trained in short chunks: truncated backpropagation through time.
 
-A lake remembers the rain of hundreds of days. Its outflow over 16,000 days is learnt in chunks of
-20. Each begins with the states that the one before ended in, so that the network can remember for
-as long as it likes; but gradients stop at the edge of a chunk, so that an update takes the time and
-memory of 20 steps, not of all. For comparison the same network is trained with every chunk begun at
-zero: it cannot know what was more than 20 days ago.
+The outflow of a lake depends on the rain of hundreds of days. It is learnt over 16,000 days in
+chunks of 20. Each chunk begins with the states at the end of the chunk before, so that the network
+can remember for any time. Gradients stop at the beginning of a chunk, so that an update takes the
+time and memory of 20 steps, not of all. For comparison, the same network is trained with states of
+zero at the beginning of each chunk: it cannot know what was more than 20 days ago.
 
     pip install .
     python examples/truncated.py
 
-Reaches a Nash-Sutcliffe efficiency (1: perfect) of 0.99 on days that it has not seen, and 0.39
-without the states, in a second or two.
+The Nash-Sutcliffe efficiency (1: perfect) on days that the network has not seen is 0.99, and 0.39
+without the states. The program takes a second or two.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ from fastlstm.training import Adam, CosineAnnealingLR, MSELoss, Standardizer, cl
 CHUNK, STREAMS, EPOCHS, HIDDEN = 20, 8, 40, 16
 
 
-def lake(rng, days):
-    """Return rain and outflow, each (days, 1) and in mm a day."""
+def lake(rng: np.random.Generator, days: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rain and outflow in mm a day, each (days, 1)."""
     rain = np.where(rng.random(days) < 0.3, rng.gamma(0.5, 2.0, days), 0)
     flow, storage = np.empty(days), 20.0
     for day in range(days):
@@ -32,16 +32,21 @@ def lake(rng, days):
     return rain[:, None], flow[:, None]
 
 
-def as_streams(series):
+def as_streams(series: np.ndarray) -> np.ndarray:
     """Cut one series (days, 1) into parts that are trained side by side, (STREAMS, days', 1)."""
     return series.reshape(STREAMS, -1, 1)
 
 
-def train(x, y, carry, seed=0):
-    """Train on x and y (streams, days, 1) chunk by chunk; return an LSTM and its Linear."""
+def train(
+    x: np.ndarray, y: np.ndarray, carry: bool, seed: int = 0
+) -> tuple[fastlstm.LSTM, fastlstm.Linear]:
+    """Train on x and y (streams, days, 1) chunk by chunk; return an LSTM and its Linear.
+
+    `carry` says whether states are carried from chunk to chunk.
+    """
     lstm = fastlstm.LSTM(1, HIDDEN, batch_first=True, seed=seed)
     linear = fastlstm.Linear(HIDDEN, 1, seed=seed)
-    lstm.reset_parameters(seed, bias="unit_forget_gate")  # to remember is the easier at first
+    lstm.reset_parameters(seed, bias="unit_forget_gate")  # it helps to remember from the start
     model = fastlstm.Sequential(lstm, linear)  # for the optimiser: the parameters of both
     criterion = MSELoss()
     optimizer = Adam(model, lr=0.01)
@@ -54,17 +59,17 @@ def train(x, y, carry, seed=0):
             (output, last), back = lstm.vjp(x[:, chunk], states)
             prediction, back_linear = linear.vjp(output)
             _, gradient = criterion(prediction, y[:, chunk])
-            # dh_0 and dc_0 are what the chunk before would go back with. Dropped: here is the cut.
+            # dh_0 and dc_0 would go into the chunk before. To drop them is the truncation.
             _, (_dh_0, _dc_0) = back(back_linear(gradient))
             clip_grad_norm(model, 1.0)
             optimizer.step()
-            states = last if carry else None  # arrays, which know nothing of where they came from
+            states = last if carry else None
         schedule.step()
     return lstm, linear
 
 
-def main(seed=0):
-    """Train with and without the states, print and return the efficiency of both."""
+def main(seed: int = 0) -> dict[str, float]:
+    """Train with and without carried states, print and return the efficiency of both."""
     rng = np.random.default_rng(0)
     x, y = lake(rng, 16_000)
     x_test, y_test = lake(rng, 4_000)
