@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import fastlstm
 from fastlstm.checks import quoted
 from fastlstm.formats import inference, structure
+from fastlstm.formats.parts import as_lstm, find_lstm, find_parts, within
 from fastlstm.layers import Layer
 from fastlstm.training import Adam, Checkpoint, MSELoss
 
@@ -454,7 +455,7 @@ def assert_same(state, expected):
 
 
 def infer(state, ordered=True):
-    description, arrays, _ = inference.infer(inference.find_parts(state), ordered)
+    description, arrays, _ = inference.infer(find_parts(state), ordered)
     model = structure.build(description)
     model.load_state_dict(arrays)
     return model
@@ -1421,13 +1422,13 @@ def test_any_state_dict_is_a_model_or_a_value_error(odd, whole, names):
     state |= {name: np.ones(shape, dtype) for name, (shape, dtype) in odd.items()}
     for call in (
         lambda parts: inference.infer(parts)[:2],
-        lambda parts: inference.infer(inference.within(parts, names[0]), False)[:2],
+        lambda parts: inference.infer(within(parts, names[0]), False)[:2],
         lambda parts: inference.arrange(parts, names)[:2],
-        lambda parts: inference.as_lstm(inference.find_lstm(parts, None)[1]),
-        lambda parts: inference.as_lstm(inference.find_lstm(parts, names[0])[1]),
+        lambda parts: as_lstm(find_lstm(parts, None)[1]),
+        lambda parts: as_lstm(find_lstm(parts, names[0])[1]),
     ):
         try:
-            description, arrays = call(inference.find_parts(state))
+            description, arrays = call(find_parts(state))
             model = structure.build(description, engine="numpy", dtype="float64", state=arrays)
             model.load_state_dict(arrays)
         except ValueError as error:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..checks import quoted, short
 from ..engines import threads
-from ..formats import inference, load, load_state
+from ..formats import load, load_state
+from ..formats.parts import find_parts
 from ..terminal import one_line, printable, show
 from ..training import Forecaster
 from .parser import add_model
@@ -38,7 +39,7 @@ def _show_model(args: argparse.Namespace) -> None:
             raise
         arrays = load_state(args.model, key=args.key)  # a file that cannot be read fails again
         layers = one_line(error).removeprefix(f"{args.model}: ")
-        parts = [n for n, part in inference.find_parts(arrays).items() if part.readings and n]
+        parts = [n for n, part in find_parts(arrays).items() if part.readings and n]
     show(f"{args.model}: {_bytes(os.path.getsize(args.model))}")
     show(*layers.split("\n"))
     with contextlib.suppress(ValueError):  # most files hold a model alone

@@ -7,7 +7,7 @@ into the table below.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -19,6 +19,7 @@ from ..layers import LSTM, Last, Layer, Sequential
 from . import foreign, inference, npz, safetensors, structure, torch_pt
 from .folding import fold
 from .format import Choice, Content, Format, WrittenFormat
+from .parts import as_lstm, called_with, find_lstm, find_parts, within
 from .source import Source, State, file_name, opened
 
 if TYPE_CHECKING:
@@ -183,9 +184,9 @@ def load(
                 raise ValueError("order= is for files that do not tell it; this one does")
             model = _fill(description, state, batch_first, options)
             return model if prefix is None else _layer(model, prefix)
-        parts = inference.find_parts(state, key)
+        parts = find_parts(state, key)
         if prefix is not None:
-            parts = inference.within(parts, prefix)
+            parts = within(parts, prefix)
         left: list[str] = []
         if order is None:
             description, arrays, untold = inference.infer(parts, form.ORDERED)
@@ -252,9 +253,9 @@ def load_lstm(
         (state, description, _), _ = _read(path, Choice(key, _OF_AN_LSTM), origin)
         if prefix is not None:
             state.require(_dotted(prefix), _LOCAL)
-        parts = inference.find_parts(state)
+        parts = find_parts(state)
         try:
-            name, part = inference.find_lstm(parts, prefix)
+            name, part = find_lstm(parts, prefix)
         except ValueError:
             state.require(local=".*" + _LOCAL)  # an array that was not read may be the reason
             raise
@@ -263,7 +264,7 @@ def load_lstm(
             layer = _layer(_fill(description, state, batch_first, options), name)
             if isinstance(layer, LSTM):
                 return layer
-        lstm = cast(LSTM, _fill(*inference.as_lstm(part), batch_first, options))
+        lstm = cast(LSTM, _fill(*as_lstm(part), batch_first, options))
     if left := [other for other in parts[name].arrays if other not in part.arrays]:
         what = f"what {quoted(left)} beside the LSTM's own parameters does is not known"
         warnings.warn(f"{file_name(path)}: {what}; left out", stacklevel=2)
@@ -414,7 +415,7 @@ def _load_into(
     except ValueError as fault:
         if prefix is not None or arrays.keys() <= model.state_dict().keys():
             raise
-        where = inference.called_with(key)
+        where = called_with(key)
         raise ValueError(
             f"{fault}\n\tmodel.load_state_dict(fastlstm.load_state({where}), strict=False) "
             "leaves out what the model lacks, and returns its names."
@@ -467,7 +468,7 @@ def _layer(model: Layer, prefix: str) -> Layer:
 
 
 def _fill(
-    description: Any, arrays: dict[str, Array], batch_first: bool | None, options: dict[str, Any]
+    description: Any, arrays: Mapping[str, Array], batch_first: bool | None, options: dict[str, Any]
 ) -> Layer:
     """Build the model that is described, and load its parameters."""
     model = structure.build(description, state=arrays, **options)
