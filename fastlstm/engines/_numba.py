@@ -83,7 +83,8 @@ class _Weights:
             xh_stride=xh_stride,
             c_stride=c_stride,
         )
-        self.plan = tuple(plan)
+        self.plan = np.array(plan, np.int64)
+        self.plan_address: int = self.plan.ctypes.data
         # [x | h] twice, c, and o tanh(c) on its way into a projection
         self.row_bytes = 2 * xh_stride + (1 if P == H else 2) * c_stride
         # the input's share of z of one step, and for how many steps it is made ahead
@@ -100,7 +101,7 @@ class _BackWeights:
     """The same weights as factors on the right, for `back`; made when it is first called."""
 
     def __init__(self, weights: _Weights) -> None:
-        I, H, P = weights.plan[:3]
+        I, H, P = weights.plan[:3].tolist()
         w, _, w_hr, zeros = weights.arrays
         dtype, size = w.dtype, w.itemsize
         lanes, wide = BYTES // size, WIDTH * BYTES // size
@@ -130,7 +131,8 @@ class _BackWeights:
             dm_stride=_off_beat(_up(H, wide) * size),
             part_size=part,
         )
-        self.plan = tuple(plan)
+        self.plan = np.array(plan, np.int64)
+        self.plan_address: int = self.plan.ctypes.data
         # The work space: bytes in any case, for each sequence, and for each row of a chunk.
         self.bytes = sums + part
         self.row_bytes = plan.dh_stride + plan.dm_stride + plan.dc_stride
@@ -151,18 +153,18 @@ def prepare(dtype: np.dtype[Any]) -> None:
 @functools.cache
 def _prepare(dtype: np.dtype[Any]) -> None:
     scalar, i = numba.from_dtype(dtype), types.int64
-    plan, state = _integers(RunPlan), scalar[:, ::1]
+    state = scalar[:, ::1]
     _prepare_addresses(dtype)
-    _compile(run_layer, scalar, plan, *[i] * 7, i[::1], i, state, state, i, types.boolean)
+    _compile(run_layer, scalar, *[i] * 8, i[::1], i, state, state, i, types.boolean)
 
 
 @functools.cache
 def _prepare_back(dtype: np.dtype[Any]) -> None:
     """Do the same for `back`. A layer that never trains need not wait for it."""
     scalar, i = numba.from_dtype(dtype), types.int64
-    plan, places = _integers(BackPlan), _integers(BackPlaces)
+    places = types.UniTuple(i, len(BackPlaces._fields))
     _compile(address_of, scalar[::1])
-    _compile(back_layer, scalar, plan, places, i, i, i[::1], i, types.boolean)
+    _compile(back_layer, scalar, i, places, i, i, i[::1], i, types.boolean)
 
 
 @functools.cache
@@ -177,11 +179,6 @@ def _prepare_addresses(dtype: np.dtype[Any]) -> None:
         for readonly in (False, True):
             kind = types.Array(numba.from_dtype(dtype), 2, layout, readonly=readonly)
             _compile(address_of, kind)
-
-
-def _integers(named: type[RunPlan | BackPlan | BackPlaces]) -> Any:
-    """Return Numba's type of a plain tuple with as many integers as a named one has."""
-    return types.UniTuple(types.int64, len(named._fields))
 
 
 def _compile(kernel: Any, *signature: Any) -> None:
@@ -223,7 +220,7 @@ def run(
     work = _take(weights.spare, need)
     gates, cells = (0, 0) if saved is None else map(address_of, saved)
     run_layer(
-        weights.zero, weights.plan, work[1], address_of(x), x.strides[0], address_of(y),
+        weights.zero, weights.plan_address, work[1], address_of(x), x.strides[0], address_of(y),
         y.strides[0], gates, cells, batch_sizes, rows, h, c, hoist, reverse,
     )  # fmt: skip
     _give_back(weights.spare, work)
@@ -270,7 +267,7 @@ def back(
         db=address_of(db),
         dw_hr=0 if dw_hr is None else address_of(dw_hr),
     )
-    plan, addresses = own.plan, tuple(places)
+    plan, addresses = own.plan_address, tuple(places)
     back_layer(weights.zero, plan, addresses, work[1], room, batch_sizes, rows, reverse)
     _give_back(own.spare, work)
 

@@ -741,6 +741,20 @@ def _from(typing, rows, r, offset):
     return _ROWS(_ROWS, types.int64, types.int64), emit
 
 
+@intrinsic
+def _read(typing, named, address):
+    """Return the integers at an address as a named tuple of this class."""
+    fields = named.instance_class._fields
+    kind = types.NamedUniTuple(types.int64, len(fields), named.instance_class)
+
+    def emit(context, builder, signature, args):
+        addresses = [_at(builder, args[1], (n, 8)) for n in range(len(fields))]
+        values = [_load(builder, address, _INT, 8) for address in addresses]
+        return context.make_tuple(builder, kind, values)
+
+    return kind(named, types.int64), emit
+
+
 # ---- loops ----------------------------------------------------------------------------------
 
 
@@ -849,8 +863,8 @@ def multiply_rows(
 class RunPlan(NamedTuple):
     """What `run_layer` needs to know about one layer's packed weights in one direction.
 
-    Plans reach a kernel as plain tuples: of a named one, Numba would look up the type at each call,
-    which takes about a microsecond.
+    A kernel gets a plan's address, which costs a call less than the plan itself: for a named tuple,
+    Numba looks up the type at each call, which takes about a microsecond.
     """
 
     I: int  # sizes, as in the legend
@@ -887,7 +901,7 @@ def _run_space(plan: RunPlan, rows: int, work: int, size: int) -> _RunSpace:
 @_kernel
 def run_layer(
     zero: Scalar,
-    plan: tuple[int, ...],
+    plan: int,
     work: int,
     x: int,
     x_stride: int,
@@ -907,7 +921,7 @@ def run_layer(
     `rows` is the sum of `sizes`. `gates` and `cells` are 0 if nothing is to be saved. For one
     sequence alone, the input's share of z is made for `hoist` steps at once, unless that is 0.
     """
-    p = RunPlan(*plan)
+    p = _read(RunPlan, plan)
     I, H, P = p.I, p.H, p.P
     size = _size(zero)
     panels = -(-H * size // BYTES)
@@ -1019,6 +1033,7 @@ class BackPlan(NamedTuple):
 class BackPlaces(NamedTuple):
     """The arrays of one call of `back`: addresses, and strides where rows may lie apart.
 
+    They reach the kernel as a plain tuple, whose type Numba knows at once.
     `dx` and `dw_hr` are 0 where they are not wanted. `dh` and `dc` are read and written.
     """
 
@@ -1145,7 +1160,7 @@ def _add_sums(zero: Scalar, plan: BackPlan, sums: int, dw_ih: int, dw_hh: int, d
 @_kernel
 def back_layer(
     zero: Scalar,
-    plan: tuple[int, ...],
+    plan: int,
     places: tuple[int, ...],
     work: int,
     room: int,
@@ -1158,7 +1173,7 @@ def back_layer(
     Steps are taken in chunks of at most `room` rows, so that what a step leaves for the products
     over all rows is still in the cache when a chunk's are made. `rows` is the sum of `sizes`.
     """
-    p, arrays = BackPlan(*plan), BackPlaces(*places)
+    p, arrays = _read(BackPlan, plan), BackPlaces(*places)
     I, H, P = p.I, p.H, p.P
     size = _size(zero)
     lanes = BYTES // size
