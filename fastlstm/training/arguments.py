@@ -1,18 +1,28 @@
-"""What is asked of the arguments of `fit`, before any work."""
+"""Checks of the arguments of `fit`, before any work."""
+
+from __future__ import annotations
 
 import math
+import os
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..layers import Layer
+from .callbacks import Callback, State
 from .checkpoint import Checkpoint
-from .datasets import as_dataset
+from .datasets import Data, Dataset, as_dataset
 from .optimiser import Optimiser
-from .schedules import OneCycleLR, ReduceLROnPlateau
+from .schedules import AnySchedule, OneCycleLR, ReduceLROnPlateau
+
+Metrics = Mapping[str, Callable[[NDArray[Any], NDArray[Any]], Any]]
 
 
-def named_data(name, data):
-    """As `as_dataset`; errors say which data it is about."""
+def named_data(name: str, data: Data) -> Dataset:
+    """Return data as `as_dataset` does; errors name the argument."""
     refuse_class(name, data)
     try:
         return as_dataset(data)
@@ -20,8 +30,8 @@ def named_data(name, data):
         raise about(name, fault) from fault
 
 
-def check_parts(model, loss, optimizer, schedule):
-    """Refuse a loss, optimiser or schedule that is none, or another model's."""
+def check_parts(model: Layer, loss: object, optimizer: object, schedule: Any) -> None:
+    """Refuse a loss, an optimiser or a schedule that is none, or that is of another model."""
     parts = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
     for name, part in parts.items():
         refuse_class(name, part)
@@ -46,8 +56,8 @@ def check_parts(model, loss, optimizer, schedule):
         )
 
 
-def check_loss(result, prediction):
-    """Refuse what is not the value and gradient of a loss."""
+def check_loss(result: object, prediction: NDArray[Any]) -> None:
+    """Refuse what is not the value and the gradient of a loss."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise TypeError(
             "loss should return (value, gradient), the gradient being that of the value with "
@@ -68,14 +78,14 @@ def check_loss(result, prediction):
         )
 
 
-def check_metrics(metrics):
-    """Return metrics as a dict of functions by names that the history has free."""
+def check_metrics(metrics: Metrics | None) -> Metrics:
+    """Return metrics as a dict; refuse names that the history uses itself."""
     if not isinstance(metrics or {}, dict):
         raise TypeError(
             f"metrics should be a dict of names and functions, got: {type(metrics).__name__}"
         )
-    metrics = dict(metrics or {})
-    for name, metric in metrics.items():
+    checked = dict(metrics or {})
+    for name, metric in checked.items():
         if not isinstance(name, str):
             raise TypeError(f"metrics: Expected names, got {name!r}")
         if name in ("loss", "lr", "seconds") or name.startswith("validation_"):
@@ -83,11 +93,11 @@ def check_metrics(metrics):
         refuse_class(f"metrics[{name!r}]", metric)
         if not callable(metric):
             raise TypeError(f"metrics[{name!r}] should be a function, got: {type(metric).__name__}")
-    return metrics
+    return checked
 
 
-def in_order(callbacks):
-    """The callbacks as a list, checkpoints last: they keep what the others made of the epoch."""
+def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks with checkpoints last: these keep what the others made of the epoch."""
     for callback in callbacks if isinstance(callbacks, (list, tuple)) else ():
         refuse_class("callbacks", callback)
     if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
@@ -95,16 +105,24 @@ def in_order(callbacks):
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
 
 
-def check_changed(changed):
-    """Refuse what is no list of names."""
+def check_resume(resume: str | os.PathLike[str] | None) -> None:
+    """Refuse what is no path."""
+    if resume is not None and not isinstance(resume, (str, os.PathLike)):
+        raise TypeError(f"resume should be the path of a checkpoint, got: {type(resume).__name__}")
+
+
+def check_changed(changed: Iterable[str]) -> list[str]:
+    """Return a list of names; refuse anything else."""
     is_list = isinstance(changed, (list, tuple, set))
     if not is_list or not all(isinstance(name, str) for name in changed):
         raise TypeError(f"changed should be a list of names of arguments, got {changed!r}")
     return list(changed)
 
 
-def is_per_batch(schedule, schedule_per):
-    """Whether to step the schedule after each batch."""
+def is_per_batch(
+    schedule: AnySchedule | None, schedule_per: Literal["epoch", "batch"] | None
+) -> bool:
+    """Tell whether to step the schedule after each batch."""
     if schedule_per not in (None, "epoch", "batch"):
         raise ValueError(f'schedule_per must be "epoch" or "batch", got {schedule_per!r}')
     if schedule_per == "batch" and (schedule is None or isinstance(schedule, ReduceLROnPlateau)):
@@ -112,12 +130,14 @@ def is_per_batch(schedule, schedule_per):
     return schedule_per == "batch" or (schedule_per is None and isinstance(schedule, OneCycleLR))
 
 
-def check_steps(state, per_batch, batches):
-    """Refuse a schedule that would come to its end before the training; say so of one that won't.
+def check_steps(state: State, per_batch: bool, batches: int) -> None:
+    """Refuse a schedule that would end before the training; tell of one that would not end.
 
-    Not with checkpoints: such a training may be gone on with, and its schedule have steps for that.
+    Nothing is told if there are checkpoints: such a training may be continued, and its schedule may
+    have steps for that.
     """
-    schedule, epochs = state.schedule, state.epochs - state.epoch
+    schedule: Any = state.schedule
+    epochs = state.epochs - state.epoch
     most = getattr(schedule, "most_steps", math.inf)
     todo = epochs * (batches if per_batch else 1)
     if most == math.inf or schedule.last_epoch + todo == most:
@@ -132,7 +152,8 @@ def check_steps(state, per_batch, batches):
         print(f"{sentence}; the learning rate will not come to its end", file=sys.stderr)
 
 
-def refuse_class(name, value):
+def refuse_class(name: str, value: object) -> None:
+    """Refuse a class where an object of it is meant."""
     if isinstance(value, type):
         raise TypeError(
             f"{name}: Expected an object, got the class {value.__name__} itself; call it: "
@@ -140,11 +161,12 @@ def refuse_class(name, value):
         )
 
 
-def about(name, fault):
-    """A TypeError or ValueError that says which argument it is about."""
+def about(name: str, fault: Exception) -> TypeError | ValueError:
+    """Return a TypeError or ValueError that names the argument before the fault."""
     kind = TypeError if isinstance(fault, TypeError) else ValueError
     return kind(f"{name}: {fault}")
 
 
-def is_number(value):
+def is_number(value: object) -> bool:
+    """Tell whether a value is one number, of Python or NumPy."""
     return hasattr(value, "__float__") and not getattr(value, "ndim", 0)

@@ -1,31 +1,59 @@
-"""`fit`: what is asked of a training, and its beginning and end."""
+"""`fit`: a training from its arguments to its history."""
+
+from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from ..checks import check_size
+from ..layers import Layer
 from .arguments import (
+    Metrics,
     check_changed,
     check_metrics,
     check_parts,
+    check_resume,
     check_steps,
     in_order,
     is_per_batch,
     named_data,
 )
 from .batches import Batches
-from .callbacks import History, State
+from .callbacks import Callback, History, State
 from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
+from .datasets import Data
 from .interrupts import Interrupts
 from .loop import Training
+from .losses import LossFunction
+from .optimiser import Optimiser
+from .schedules import AnySchedule
 from .view import SamplesFirst, mode
 
 
 def fit(
-    model, data, loss, optimizer, epochs, batch_size=32, *, validation=None, schedule=None,
-    schedule_per=None, clip_norm=None, clip_value=None, callbacks=(), metrics=None, shuffle=True,
-    seed=0, resume=None, changed=(), progress=True, verbose=False,
-):  # fmt: skip
+    model: Layer,
+    data: Data,
+    loss: LossFunction,
+    optimizer: Optimiser,
+    epochs: int,
+    batch_size: int = 32,
+    *,
+    validation: Data | None = None,
+    schedule: AnySchedule | None = None,
+    schedule_per: Literal["epoch", "batch"] | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    metrics: Metrics | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
+    changed: Iterable[str] = (),
+    progress: bool = True,
+    verbose: bool = False,
+) -> History:
     """Train a model.
 
     Parameters
@@ -33,50 +61,54 @@ def fit(
     model : Layer
         An LSTM, whose output is the prediction, or a Sequential; `batch_first` or not.
     data : data set, or (x, y), or (x, y, weights)
-        Samples first: x (N, T, F), or (N, T) tokens for an Embedding; y as the model's prediction:
-        (N, ...) behind a `Last`, otherwise (N, T, ...). See `fastlstm.training.datasets`.
+        Samples first: x (N, T, F), or (N, T) tokens for an Embedding; y like the prediction:
+        (N, ...) after a `Last`, otherwise (N, T, ...). See `fastlstm.training.datasets`.
     loss : callable
-        ``value, gradient = loss(prediction, target, weights=..., mask=..., std=...)``, its value a
-        number; given is what the data have of these, `std` only to who takes it. What a loss may
-        say of itself: see the notes.
+        ``value, gradient = loss(prediction, target, weights=..., mask=..., std=...)``, where the
+        value is a number. Weights, mask and std are passed only if the data have them, and `std`
+        only if the loss takes it. See the notes for what else a loss may define.
     optimizer : SGD, RMSprop, Adam or AdamW
-        Of this model.
+        The optimiser of this model.
     epochs : int
-        How often to go through the data, in all: with `resume` those before count.
+        How many times to go through the data in all; with `resume` the epochs before it count.
     batch_size : int
-        Samples for one update.
+        The number of samples for one update.
     validation : as `data`, optional
         Its loss is computed in evaluation mode after each epoch.
     schedule : StepLR, LinearLR, CosineAnnealingLR, OneCycleLR, SequentialLR, ReduceLROnPlateau
-        Of this optimiser. ReduceLROnPlateau sees the validation loss or, without one, the loss.
-        One that ends before the training is refused. Of one that would not come to its end standard
-        error is told, unless there are checkpoints, from which the training may go on.
+        A schedule of this optimiser. ReduceLROnPlateau gets the validation loss or, if there are no
+        validation data, the loss. A schedule that ends before the training is refused. If it would
+        not come to its end, a line on standard error says so, unless there are checkpoints, from
+        which the training may continue.
     schedule_per : {"epoch", "batch"}, optional
-        When to step the schedule; not given, OneCycleLR per batch and others per epoch.
+        When to step the schedule. If it is not given, OneCycleLR is stepped per batch and others
+        per epoch.
     clip_norm, clip_value : float, optional
-        Scale gradients whose norm over all parameters is larger; bring each into [-v, v].
+        Before an update scale the gradients if their norm over all parameters is larger than
+        `clip_norm`, then bring each into [-clip_value, clip_value].
     callbacks : list of callables
-        Each called with the `State` at the end of each epoch; any that returns True, or raises
+        Each is called with the `State` at the end of each epoch. One that returns True, or raises
         `StopTraining`, ends the training. `EarlyStopping` and `Checkpoint` are callbacks.
     metrics : dict of str -> callable, optional
-        ``number = function(prediction, target)``, called once an epoch with all predictions of the
-        training, each made before its update, and with all of the validation, samples first; where
-        there is a mask, with the rows that it leaves. The values are in the history.
+        ``number = function(prediction, target)``. Each is called once an epoch with all predictions
+        for the training data, which were made before each update, and once with those for the
+        validation data, samples first. If there is a mask, it gets only the rows that count. The
+        values are in the history.
     shuffle : bool
-        Take the samples in another order each epoch.
+        Take the samples in another order in each epoch.
     seed : int
-        For that order, which depends on nothing else.
+        The seed of that order, which depends on nothing else.
     resume : path, optional
-        Go on from the file of a `Checkpoint`, with the same other arguments; `epochs` may grow.
-        What is not the same is refused, each argument by its name. Says so on standard error if
-        nothing is left to train.
+        Continue from the file of a `Checkpoint`, with the same other arguments; `epochs` may grow.
+        Arguments that are not the same are refused by name. If nothing is left to train, a line on
+        standard error says so.
     changed : list of str
-        Arguments, of `fit`, the optimiser or a callback, that are others than in that file on
-        purpose: "lr", "patience", "data", "batch_size", "schedule_options", ... They count from
-        now on, and what had stopped is looked at again. Model, optimiser, schedule and callbacks
-        must be of the same kinds.
+        The names of arguments, of `fit`, the optimiser or a callback, that differ from those in the
+        file on purpose: "lr", "patience", "data", "batch_size", "schedule_options", ... The new
+        values count from now on, and a training that a callback had ended continues. Model,
+        optimiser, schedule and callbacks must be of the same kinds.
     progress : bool
-        On a terminal and in a notebook show a bar, if tqdm is installed; elsewhere write a line for
+        Show a bar on a terminal or in a notebook, if tqdm is installed. Elsewhere write a line for
         each epoch to standard error.
     verbose : bool
         Print a line for each epoch.
@@ -88,29 +120,29 @@ def fit(
     Raises
     ------
     ValueError, TypeError
-        If something does not fit: before any work, and nothing has been changed, by a damaged file
-        to resume from neither. The model has run on the first batch of all data by then, and on all
-        if a metric has no value for so few, in evaluation mode.
+        If something does not fit. It is raised before the first update, and nothing has been
+        changed, not even by a damaged file to resume from. By then the model has run in evaluation
+        mode on the first batch of all data; on all batches, if a metric has no value for only one.
     NonFiniteError
-        If a loss, a gradient or an update is nan or inf. The model has the weights of before that
-        batch, or the best ones of `EarlyStopping`; the sentence says which, and where nan or inf
-        came up first.
+        If a loss, a gradient or an update is nan or inf. The model then has the weights from before
+        that batch, or the best ones of `EarlyStopping`. The error says which, and where nan or inf
+        appeared first.
     OSError
         If `resume` cannot be opened, or a checkpoint could not be written.
 
     Notes
     -----
-    Ctrl-C ends the training; `fit` returns, ``history.interrupted`` is True, and the weights are
-    those of a whole number of updates. Each layer is in training or evaluation mode as before, on
-    errors too.
+    Ctrl-C ends the training: `fit` returns, ``history.interrupted`` is True, and the weights are
+    those after a whole number of updates. Afterwards each layer is in training or evaluation mode
+    as before, even after an error.
 
-    The loss of an epoch is that over all its samples at once, however they are cut into batches: of
-    a loss whose `reduction` is "sum" the sum; otherwise sum(value * d) / sum(d), d being what
-    ``loss.denominator(prediction, target, weights=..., mask=...)`` gives for a batch. The losses of
-    this package have that method; for a loss without it d is the weights of the batch's samples
-    (of its steps where there is a mask), 1 each if there are none. A batch whose d is 0, as all of
-    its targets are masked or ignored or weigh nothing, changes nothing; if that is so of all, a
-    ValueError says it after the first epoch.
+    The loss of an epoch is that of all its samples together, however they are cut into batches. If
+    the `reduction` of the loss is "sum", it is the sum. Otherwise it is sum(value * d) / sum(d),
+    where d is ``loss.denominator(prediction, target, weights=..., mask=...)`` for each batch. The
+    losses of this package have that method. For a loss without it d is the sum of the weights of
+    the samples (of the steps, if there is a mask), or their number if there are no weights. A batch
+    with d = 0, where all targets are masked, ignored or without weight, changes nothing. If all
+    batches are so, a ValueError says it after the first epoch.
 
     Two trainings with the same arguments, initial weights and random states give the same bits,
     and so does one that was killed and resumed::
@@ -118,14 +150,14 @@ def fit(
         resume = path if os.path.exists(path) else None
         fit(..., callbacks=[Checkpoint(path)], resume=resume)
 
-    Cost: besides model, loss and optimiser, one copy of the parameters and a look at each
-    parameter and gradient for every batch.
+    Cost for each batch, besides that of model, loss and optimiser: one copy of the parameters, and
+    one pass over parameters and gradients to see that they are finite.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> x = rng.random((200, 10, 1), np.float32)
-    >>> y = x[:, -2]  # what was last but one
+    >>> y = x[:, -2]  # the last value but one
     >>> model = fastlstm.Sequential(
     ...     fastlstm.LSTM(1, 8, seed=0), fastlstm.Last(), fastlstm.Linear(8, 1, seed=0)
     ... )
@@ -144,13 +176,9 @@ def fit(
     if validation is not None:
         held_out = Batches(named_data("validation", validation), batch_size, shuffle=False)
     check_parts(model, loss, optimizer, schedule)
-    metrics = check_metrics(metrics)
-    names = ["loss", *metrics]
-    held_out_names = [] if held_out is None else [f"validation_{name}" for name in names]
-    history = History({name: [] for name in [*names, *held_out_names, "lr", "seconds"]})
-    changed = check_changed(changed)
-    if resume is not None and not isinstance(resume, (str, os.PathLike)):
-        raise TypeError(f"resume should be the path of a checkpoint, got: {type(resume).__name__}")
+    metrics, changed = check_metrics(metrics), check_changed(changed)
+    check_resume(resume)
+    history = _empty_history(metrics, held_out is not None)
     state = State(model, optimizer, schedule, in_order(callbacks), history, epochs, {})
     per_batch = is_per_batch(schedule, schedule_per)
     with Interrupts() as interrupts:
@@ -169,8 +197,8 @@ def fit(
         kept = None if resume is None else read(resume, state, changed)
         with unchanged_if_refused(state):
             for callback in state.callbacks:
-                _hook(callback, "start", state)
-            if kept is not None:
+                _call_if_there(callback, "start", state)
+            if resume is not None and kept is not None:
                 restore(resume, kept, state, changed)
             check_steps(state, per_batch, len(batches))
         with mode(model, training=True):
@@ -179,14 +207,26 @@ def fit(
             except KeyboardInterrupt:
                 history.interrupted = True
             finally:
-                interrupts.hold()  # the rest is quick, and must be whole
-                with contextlib.ExitStack() as finishing:  # all of them, even if one raises
-                    for callback in reversed(state.callbacks):
-                        finishing.callback(_hook, callback, "finish", state)
+                interrupts.hold()  # the rest is quick, and must not be cut short
+                _finish(state)
     return history
 
 
-def _hook(callback, name, state):
-    method = getattr(callback, name, None)
-    if method is not None:
-        method(state)
+def _empty_history(metrics: Metrics, has_validation: bool) -> History:
+    """Return a history with an empty list for each name that `fit` fills."""
+    names = ["loss", *metrics]
+    of_validation = [f"validation_{name}" for name in names] if has_validation else []
+    return History({name: [] for name in [*names, *of_validation, "lr", "seconds"]})
+
+
+def _finish(state: State) -> None:
+    """Let all callbacks finish in their order, even if one of them raises an error."""
+    with contextlib.ExitStack() as finishing:  # it calls the one that was pushed last first
+        for callback in reversed(state.callbacks):
+            finishing.callback(_call_if_there, callback, "finish", state)
+
+
+def _call_if_there(callback: Callback, method: Literal["start", "finish"], state: State) -> None:
+    bound: Any = getattr(callback, method, None)
+    if bound is not None:
+        bound(state)

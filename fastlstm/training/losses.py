@@ -1,61 +1,92 @@
-"""What a model is trained to make small: each loss gives its value and its gradient in one call.
+"""Losses: what a training makes small. A call of a loss returns its value and its gradient.
 
-A loss sees one value l per element, of a prediction and a target. What is passed to it and what
-comes back is the same for all of them::
+A loss defines one value l for each element of a prediction and its target. All losses take the same
+arguments and return the same two things::
 
     value, gradient = loss(prediction, target, *, weights=None, mask=None)
 
 `prediction` : array of float32 or float64
-    What a model gave. Neither it nor anything else that is passed is written.
+    The output of a model. No argument is written to.
 `target` : array of the prediction's dtype and shape, unless the loss says otherwise
 `weights` : array of numbers >= 0, optional
-    w, how much each element counts. Its axes are the first ones of the elements' array, each of
-    that axis' length or 1: (B,) or (B, T) for predictions (B, T, F); (1, B) for (T, B, F).
+    w, how much each element counts. Its axes are the first axes of the elements' array, each of
+    the same length or 1: (B,) or (B, T) for predictions (B, T, F); (1, B) for (T, B, F).
 `mask` : array of bool, optional
-    True where an element counts, axes as for `weights`: (T, B) for ragged sequences in (T, B, F).
-    Whatever stands where it is False, nan included, adds nothing, and the gradient there is 0.
+    True where an element counts, with axes as for `weights`: (T, B) for ragged sequences in
+    (T, B, F). Where it is False the element adds nothing, even if it is nan, and its gradient is 0.
 `value` : float; with reduction "none" an array of the elements' shape and the prediction's dtype
-    "mean": sum(w l) / sum(w) over the elements that count, w being 1 without weights: the
-    weighted average, as torch's CrossEntropyLoss has it with its class weights. "sum":
-    sum(w l). "none": w l, and 0 where masked. Sums are taken in float64. The mean over nothing
-    is nan, as torch's.
+    "mean" is sum(w l) / sum(w) over the elements that count, where w is 1 without weights. It is a
+    weighted average, as in torch's CrossEntropyLoss with class weights. "sum" is sum(w l). "none"
+    is w l, and 0 where masked. Sums are taken in float64. The mean over nothing is nan, as in
+    torch.
 `gradient` : array of the prediction's shape and dtype
-    Of the value with respect to the prediction; with reduction "none", of the sum of the values.
+    The gradient of the value with respect to the prediction; with reduction "none" that of the sum
+    of the values.
 
-What "mean" divides by is ``loss.denominator(prediction, target, weights=..., mask=...)``. So means
-over batches can be put together: sum(value * denominator) / sum(denominator) is the mean over all
-of them at once, whatever each batch's class weights, ignored targets or masks. `fit` does that, and
-does it with a loss of one's own too if it has such a method.
+"mean" divides by ``loss.denominator(prediction, target, weights=..., mask=...)``. With it the means
+of batches can be put together: sum(value * denominator) / sum(denominator) is the mean over all
+batches at once, whatever class weights, ignored targets or masks each of them has. `fit` does so,
+with a loss of your own, too, if it has such a method.
 
-nan and inf in what counts come out in value and gradient, without a warning, as in torch; so do
-those where a weight is 0, for 0 * nan is nan: a mask leaves out, a weight does not.
+If an element that counts is nan or inf, so are the value and the gradient, without a warning, as in
+torch. That is also so where its weight is 0, as 0 * nan is nan: a mask leaves an element out, a
+weight does not.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arrays import as_array, as_float, as_integers, quiet
 from ..checks import check_number, check_size
 
+Reduction = Literal["mean", "sum", "none"]
+LossFunction = Callable[..., tuple[Any, Any]]  # (value, gradient), as `fit` takes it
+
 
 class Loss:
-    """The reduction, and the reading of what every loss is given."""
+    """What all losses share: how arguments are read, and how elements are reduced to a value.
 
-    def __init__(self, reduction="mean"):
+    A subclass has the method `_elements`.
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be one of mean, sum, none, got {reduction!r}")
-        self.reduction = reduction
+        self.reduction: Reduction = reduction
 
-    def __call__(self, prediction, target, *, weights=None, mask=None):
-        """Return (value, gradient); ValueError if what is passed does not fit together."""
+    def __repr__(self) -> str:
+        options = (f"{n}={_shown(v)}" for n, v in vars(self).items() if not n.startswith("_"))
+        return f"{type(self).__name__}({', '.join(options)})"
+
+    def __call__(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        weights: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> tuple[float | Any, NDArray[Any]]:
+        """Return (value, gradient); ValueError if the arguments do not fit together."""
         y, t = self._read(prediction, target)
-        weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
+        w, counts = self._read_weights(weights, mask, y.shape, y.dtype)
         with np.errstate(all="ignore"):
-            return self._reduce(*self._elements(y, t), weights, mask)
+            return self._reduce(*self._elements(y, t), w, counts)
 
-    def denominator(self, prediction, target, *, weights=None, mask=None) -> float:
-        """Return what "mean" divides by: how much all elements that count weigh.
+    def denominator(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        weights: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> float:
+        """Return what "mean" divides by: the sum of the weights of all elements that count.
 
         Examples
         --------
@@ -64,25 +95,27 @@ class Loss:
         15.0
         """
         y = self._floats(prediction, "prediction")
-        weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
-        return _total(1.0 if weights is None else weights, mask, y.shape)
+        w, counts = self._read_weights(weights, mask, y.shape, y.dtype)
+        return _total(1.0 if w is None else w, counts, y.shape)
 
-    def _elements(self, y, t):
-        """The elements' losses, and their derivatives by the prediction."""
+    def _elements(self, y: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the losses of the elements, and their derivatives by the prediction."""
         raise NotImplementedError
 
-    def _read(self, prediction, target):
-        """Both as arrays, the target of the prediction's dtype and `_target_shape`."""
+    def _read(self, prediction: ArrayLike, target: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return both as arrays, the target of the prediction's dtype and of `_target_shape`."""
         y = self._floats(prediction, "prediction")
         t = self._floats(target, "target", y.dtype)
         self._check_shape(t, self._target_shape(y.shape), y.shape)
         return y, t
 
-    def _target_shape(self, shape):
+    def _target_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def _floats(self, value, name, dtype=None):
-        """`value` as an array of `dtype`, the prediction's; None: float32 or float64, as it has."""
+    def _floats(
+        self, value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None
+    ) -> NDArray[Any]:
+        """Return an array of the prediction's `dtype`; without it of its own float type."""
         array = as_array(value, name)
         wanted = dtype or np.dtype("float32" if array.dtype.itemsize <= 4 else "float64")
         try:
@@ -93,7 +126,9 @@ class Loss:
                 f"{self._name}: Expected {name} of {expected}, got {array.dtype}"
             ) from None
 
-    def _check_shape(self, target, expected, shape):
+    def _check_shape(
+        self, target: NDArray[Any], expected: tuple[int, ...], shape: tuple[int, ...]
+    ) -> None:
         if target.shape != expected:
             raise ValueError(
                 f"{self._name}: Expected target of shape {expected} for a prediction of shape "
@@ -101,22 +136,35 @@ class Loss:
             )
 
     @quiet
-    def _read_weights(self, weights, mask, shape, dtype):
-        """Weights and mask, each None or with as many axes as the elements' `shape`."""
+    def _read_weights(
+        self,
+        weights: ArrayLike | None,
+        mask: ArrayLike | None,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+    ) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
+        """Return weights and mask, each None or with as many axes as the elements' `shape`."""
+        counts = None
         if mask is not None:
-            mask = as_array(mask, "mask")
-            if mask.dtype != bool:
+            counts = as_array(mask, "mask")
+            if counts.dtype != bool:
                 raise ValueError(
                     f"{self._name}: mask must hold bools, True where an element counts, got "
-                    f"{mask.dtype}"
+                    f"{counts.dtype}"
                 )
-            mask = self._leading(mask, shape, "mask")
-        if weights is not None:
-            weights = self._per_element(weights, mask, shape, "weights").astype(dtype)
-        return weights, mask
+            counts = self._leading(counts, shape, "mask")
+        if weights is None:
+            return None, counts
+        return self._per_element(weights, counts, shape, "weights").astype(dtype), counts
 
-    def _per_element(self, value, mask, shape, name):
-        """Numbers >= 0 with the axes of `_leading`; what is masked may be anything."""
+    def _per_element(
+        self,
+        value: ArrayLike,
+        mask: NDArray[np.bool_] | None,
+        shape: tuple[int, ...],
+        name: str,
+    ) -> NDArray[Any]:
+        """Return numbers >= 0 with the axes of `_leading`; they may be anything where masked."""
         array = self._leading(as_array(value, name), shape, name)
         if mask is not None and array.dtype.kind == "f":
             array = np.where(mask, array, array.dtype.type(0))
@@ -124,8 +172,8 @@ class Loss:
             raise ValueError(f"{self._name}: {name} must be numbers of at least 0")
         return array
 
-    def _leading(self, array, shape, name):
-        """`array` with axes of length 1 behind its own, so that it broadcasts to `shape`."""
+    def _leading(self, array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+        """Return `array` with axes of length 1 after its own, so that it broadcasts to `shape`."""
         fits = zip(array.shape, shape, strict=False)
         if array.ndim > len(shape) or any(ours not in (1, all_) for ours, all_ in fits):
             raise ValueError(
@@ -135,15 +183,23 @@ class Loss:
         return _with_axes(array, len(shape))
 
     @property
-    def _name(self):
+    def _name(self) -> str:
         return type(self).__name__
 
-    def _reduce(self, losses, slopes, weights, mask, units=1.0):
-        """Value and gradient from what the elements have; their `units` are what a mean counts."""
+    def _reduce(
+        self,
+        losses: NDArray[Any],
+        slopes: NDArray[Any],
+        weights: NDArray[Any] | None,
+        mask: NDArray[np.bool_] | None,
+        units: float | NDArray[Any] = 1.0,
+    ) -> tuple[float | Any, NDArray[Any]]:
+        """Return value and gradient; in a mean an element counts as many `units` as it has."""
         if weights is not None:
             losses, units = losses * weights, units * weights
             slopes = slopes * _with_axes(weights, slopes.ndim)
-        counts = True if mask is None else mask
+        counts: Any = True if mask is None else mask
+        value: Any
         if self.reduction == "none":
             value = losses if mask is None else np.where(mask, losses, losses.dtype.type(0))
         else:
@@ -156,16 +212,22 @@ class Loss:
         return value if self.reduction == "none" else float(value), slopes
 
 
-def _total(units, mask, shape):
-    """The sum of the `units` of what counts among elements of this shape."""
-    counts = True if mask is None else mask
+def _total(
+    units: float | NDArray[Any], mask: NDArray[np.bool_] | None, shape: tuple[int, ...]
+) -> float:
+    """Return the sum of the `units` of the elements, in an array of this shape, that count."""
+    counts: Any = True if mask is None else mask
     if mask is None and np.ndim(units) == 0:
         return float(units * math.prod(shape))
     return float(np.sum(np.broadcast_to(units, shape), dtype=np.float64, where=counts))
 
 
-def _with_axes(array, ndim):
+def _with_axes(array: NDArray[Any], ndim: int) -> NDArray[Any]:
     return array.reshape(array.shape + (1,) * (ndim - array.ndim))
+
+
+def _shown(value: object) -> str:
+    return str(value.tolist()) if isinstance(value, np.ndarray) else repr(value)
 
 
 class MSELoss(Loss):
@@ -195,13 +257,13 @@ class MSELoss(Loss):
            [ 0., -4.]]))
     """
 
-    def _elements(self, y, t):
+    def _elements(self, y: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         error = y - t
         return error * error, 2 * error
 
 
 class L1Loss(Loss):
-    """Absolute error: l = |y - t|; its derivative is taken as 0 where y = t.
+    """Absolute error: l = |y - t|. Its derivative is taken to be 0 where y = t.
 
     Parameters
     ----------
@@ -217,13 +279,13 @@ class L1Loss(Loss):
     (1.5, array([0. , 0.5]))
     """
 
-    def _elements(self, y, t):
+    def _elements(self, y: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         error = y - t
         return np.abs(error), np.sign(error)
 
 
 class HuberLoss(Loss):
-    """Squared error near 0, absolute error beyond `delta`, so that outliers do not rule.
+    """Squared error near 0, absolute error beyond `delta`, so that outliers count less.
 
     With e = y - t: l = e^2 / 2 where |e| <= delta, otherwise delta (|e| - delta / 2).
 
@@ -250,39 +312,39 @@ class HuberLoss(Loss):
     (8.5, array([1., 2.]))
     """
 
-    def __init__(self, reduction="mean", delta=1.0):
+    def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
         self.delta = check_number("delta", delta, above=0)
 
-    def _elements(self, y, t):
+    def _elements(self, y: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         error = y - t
         slope = np.clip(error, -self.delta, self.delta)
         return slope * (error - slope / 2), slope
 
 
 class QuantileLoss(Loss):
-    """Pinball loss: its minimum is the quantile q of what t can be, rather than its mean.
+    """Pinball loss: it is least where the prediction is the quantile q of the target's values.
 
-    With e = t - y: l = q e where e > 0, otherwise (q - 1) e; its derivative is taken as 0 where
+    With e = t - y: l = q e where e > 0, otherwise (q - 1) e. Its derivative is taken to be 0 where
     e = 0.
 
     Parameters
     ----------
     quantiles : float, or sequence of floats, in (0, 1)
-        One: predictions have the target's shape. Several: the last axis of a prediction has one
-        value for each of them, which the target has not: (T, B, Q) against (T, B).
+        With one number predictions have the target's shape. With a sequence predictions have one
+        more axis, the last, with a value for each quantile: (T, B, Q) against (T, B).
     reduction : {"mean", "sum", "none"}
-        Elements are the prediction's: the mean is over quantiles too.
+        The elements are those of the prediction, so the mean is over quantiles, too.
 
     Raises
     ------
     ValueError, TypeError
-        If a quantile is not a number between 0 and 1, or there is none.
+        If a quantile is not a number between 0 and 1, or the sequence is empty.
 
     Notes
     -----
-    A call takes and returns what `fastlstm.training.losses` says. Nothing keeps several quantiles
-    from crossing. Source: Koenker & Bassett 1978.
+    A call takes and returns what `fastlstm.training.losses` says. Predictions of several quantiles
+    may cross. Source: Koenker & Bassett 1978.
 
     Examples
     --------
@@ -291,15 +353,20 @@ class QuantileLoss(Loss):
     (0.75, array([[-0.25,  0.5 ]]))
     """
 
-    def __init__(self, quantiles=0.5, reduction="mean"):
+    def __init__(
+        self,
+        quantiles: float | Sequence[float] | NDArray[Any] = 0.5,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__(reduction)
         self._several = isinstance(quantiles, (list, tuple, np.ndarray))
-        values = list(quantiles) if self._several else [quantiles]
+        given: Any = quantiles
+        values = list(given) if self._several else [given]
         self.quantiles = [check_number("quantile", q, above=0, below=1) for q in values]
         if not values:
             raise ValueError("quantiles must hold at least one number, got none")
 
-    def _target_shape(self, shape):
+    def _target_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self._several and shape[-1:] != (len(self.quantiles),):
             raise ValueError(
                 f"QuantileLoss: Expected prediction of shape (..., {len(self.quantiles)}), one "
@@ -307,45 +374,46 @@ class QuantileLoss(Loss):
             )
         return shape[:-1] if self._several else shape
 
-    def _elements(self, y, t):
+    def _elements(self, y: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         q = np.array(self.quantiles, y.dtype)
         error = (t[..., None] if self._several else t) - y
-        slope = np.where(error > 0, -q, np.where(error < 0, 1 - q, error))  # error: 0 or nan
+        slope = np.where(error > 0, -q, np.where(error < 0, 1 - q, error))  # else it is 0 or nan
         return np.maximum(q * error, (q - 1) * error), slope
 
 
 class CrossEntropyLoss(Loss):
-    """-log softmax(logits) of the right class, from logits.
+    """Cross-entropy from logits: -log softmax(logits) of the right class.
 
-    **Classes are on the last axis**, where this package's layers have their features; torch has
-    them on axis 1. Elements are all the axes before it.
+    **Classes are on the last axis**, where the layers of this package have their features; torch
+    has them on axis 1. The elements are on all axes before it.
 
     Parameters
     ----------
     weight : sequence of C numbers >= 0, optional
-        One for each class, w_c below; 1 without it.
+        The weight of each class, w_c below; 1 if it is not given.
     ignore_index : int
-        Targets of this class do not count, as if masked. For class indices only.
+        Targets of this class do not count, as if they were masked. It is for class indices only.
     reduction : {"mean", "sum", "none"}
-        As in torch, the mean divides by the sum of the targets' class weights; with class
-        probabilities as targets, by the number of elements. Times sample weights, if there are.
+        As in torch, the mean divides by the sum of the targets' class weights or, if the targets
+        are class probabilities, by the number of elements. With sample weights each element counts
+        that many times.
     label_smoothing : float in [0, 1]
-        s: so much of the target's probability is spread evenly over all classes.
+        The share s of the target's probability that is spread evenly over all classes.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of its range; in a call, if the target fits the logits neither as
-        indices nor as probabilities, or an index that counts is not a class.
+        If an argument is out of its range. A call raises it if the target fits the logits neither
+        as indices nor as probabilities, or an index that counts is no class.
 
     Notes
     -----
-    A call takes logits (..., C) and a target, either class indices (...), integers, or class
-    probabilities (..., C), floats p_c of the logits' dtype::
+    A call takes logits (..., C) and a target. That is either class indices (...), integers, or
+    class probabilities (..., C), floats p_c of the logits' dtype::
 
         l = -sum_c w_c ((1 - s) p_c + s / C) log softmax(logits)_c
 
-    where p_c is 1 for an index' class and 0 for the others. The rest is what
+    where p_c of an index is 1 for its class and 0 for the others. The rest is as
     `fastlstm.training.losses` says. Source: torch.nn.CrossEntropyLoss.
 
     Examples
@@ -357,29 +425,45 @@ class CrossEntropyLoss(Loss):
            [ 0.  ,  0.  ]]))
     """
 
-    def __init__(self, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+    def __init__(
+        self,
+        weight: ArrayLike | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__(reduction)
-        if weight is not None:
-            weight = as_array(weight, "weight").astype(np.float64)
-            if weight.ndim != 1 or not (weight >= 0).all():
-                raise ValueError("weight must hold one number of at least 0 for each class")
-        self.weight = weight
+        self.weight = None if weight is None else as_array(weight, "weight").astype(np.float64)
+        if self.weight is not None and (self.weight.ndim != 1 or not (self.weight >= 0).all()):
+            raise ValueError("weight must hold one number of at least 0 for each class")
         self.ignore_index = check_size("ignore_index", ignore_index, least=None)
         self.label_smoothing = check_number("label_smoothing", label_smoothing, least=0, most=1)
 
-    def __call__(self, prediction, target, *, weights=None, mask=None):
+    def __call__(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        weights: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> tuple[float | Any, NDArray[Any]]:
         """Return (value, gradient) of logits (..., C) and indices (...) or probabilities."""
-        logits, shares, index, class_weights, weights, mask = self._arrange(
-            prediction, target, weights, mask
-        )
+        logits, labels, class_weights, w, counts = self._arrange(prediction, target, weights, mask)
         with np.errstate(all="ignore"):
-            if index is None:
-                return self._reduce(*self._of_shares(logits, class_weights, shares), weights, mask)
-            losses, slopes = self._of_indices(logits, class_weights, index)
-            return self._reduce(losses, slopes, weights, mask, class_weights[index])
+            if labels.dtype.kind == "f":
+                return self._reduce(*self._of_shares(logits, class_weights, labels), w, counts)
+            losses, slopes = self._of_indices(logits, class_weights, labels)
+            return self._reduce(losses, slopes, w, counts, class_weights[labels])
 
-    def denominator(self, prediction, target, *, weights=None, mask=None) -> float:
-        """Return what "mean" divides by: the class weights of all targets that count.
+    def denominator(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        weights: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> float:
+        """Return what "mean" divides by: the sum of the class weights of all targets that count.
 
         Examples
         --------
@@ -387,33 +471,38 @@ class CrossEntropyLoss(Loss):
         >>> loss.denominator(np.zeros((3, 2)), np.array([1, 0, -100]))
         6.0
         """
-        logits, _, index, class_weights, weights, mask = self._arrange(
-            prediction, target, weights, mask
-        )
-        units = 1.0 if index is None else class_weights[index]
-        units = units if weights is None else units * weights
-        return _total(units, mask, logits.shape[:-1])
+        logits, labels, class_weights, w, counts = self._arrange(prediction, target, weights, mask)
+        units = 1.0 if labels.dtype.kind == "f" else class_weights[labels]
+        return _total(units if w is None else units * w, counts, logits.shape[:-1])
 
-    def _arrange(self, prediction, target, weights, mask):
-        """Logits, class probabilities or indices (the other None), class weights, weights, mask."""
+    def _arrange(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        weights: ArrayLike | None,
+        mask: ArrayLike | None,
+    ) -> tuple[
+        NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None, NDArray[np.bool_] | None
+    ]:
+        """Return logits, probabilities (floats) or indices, class weights, weights and mask."""
         logits = self._floats(prediction, "prediction")
         if not logits.shape or not logits.shape[-1]:
             raise ValueError(
                 f"CrossEntropyLoss: Expected logits (..., classes), got shape {logits.shape}"
             )
         class_weights = self._class_weights(logits)
-        weights, mask = self._read_weights(weights, mask, logits.shape[:-1], logits.dtype)
+        w, counts = self._read_weights(weights, mask, logits.shape[:-1], logits.dtype)
         array = self._labels(target, logits)
         if array.dtype.kind == "f":
             shares = self._floats(target, "target", logits.dtype)
-            return logits, shares, None, class_weights, weights, mask
+            return logits, shares, class_weights, w, counts
         index = as_integers(array, "target of CrossEntropyLoss")
         self._check_shape(index, logits.shape[:-1], logits.shape)
-        index, mask = self._counted(index, mask, logits.shape[-1])
-        return logits, None, index, class_weights, weights, mask
+        index, counts = self._counted(index, counts, logits.shape[-1])
+        return logits, index, class_weights, w, counts
 
-    def _labels(self, target, logits):
-        """`target` as an array of floats that are probabilities, or of integers."""
+    def _labels(self, target: ArrayLike, logits: NDArray[Any]) -> NDArray[Any]:
+        """Return `target` as an array: floats are probabilities, integers are indices."""
         shape, classes = logits.shape[:-1], logits.shape[-1]
         try:
             array = as_array(target, "target")
@@ -432,7 +521,7 @@ class CrossEntropyLoss(Loss):
         return array
 
     @quiet
-    def _class_weights(self, logits):
+    def _class_weights(self, logits: NDArray[Any]) -> NDArray[Any]:
         classes = logits.shape[-1]
         if self.weight is None:
             return np.ones(classes, logits.dtype)
@@ -443,9 +532,11 @@ class CrossEntropyLoss(Loss):
             )
         return self.weight.astype(logits.dtype)
 
-    def _counted(self, index, mask, classes):
-        """Indices, 0 where they do not count, and the mask of those that do; None if all do."""
-        counts = index != self.ignore_index
+    def _counted(
+        self, index: NDArray[np.int64], mask: NDArray[np.bool_] | None, classes: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+        """Return indices, 0 where they do not count, and the mask of those that do, if not all."""
+        counts: NDArray[np.bool_] = index != self.ignore_index
         if mask is not None:
             counts &= mask
         index = np.where(counts, index, 0)
@@ -456,8 +547,14 @@ class CrossEntropyLoss(Loss):
             )
         return index, None if counts.all() else counts
 
-    def _of_indices(self, logits, class_weights, index):
-        """Losses and slopes of class indices; only what has a share is looked at, -inf or not."""
+    def _of_indices(
+        self, logits: NDArray[Any], class_weights: NDArray[Any], index: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return losses and slopes of class indices.
+
+        Without smoothing only the logit of the right class is in the sum, so that others may be
+        -inf.
+        """
         at = index[..., None]
         shifted, log_total, slopes = _softmax(logits)
         chosen = np.take_along_axis(shifted, at, axis=-1)
@@ -474,8 +571,10 @@ class CrossEntropyLoss(Loss):
         np.put_along_axis(slopes, at, chosen, axis=-1)
         return losses[..., 0], slopes
 
-    def _of_shares(self, logits, class_weights, target):
-        """Losses and slopes of class probabilities."""
+    def _of_shares(
+        self, logits: NDArray[Any], class_weights: NDArray[Any], target: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return losses and slopes of class probabilities."""
         s = self.label_smoothing
         shifted, log_total, slopes = _softmax(logits)
         shares = class_weights * (target * (1 - s) + s / len(class_weights))
@@ -484,8 +583,8 @@ class CrossEntropyLoss(Loss):
         return (shares * (log_total - shifted)).sum(-1), slopes
 
 
-def _softmax(logits):
-    """Logits less their greatest, the logarithm of the sum of their exponentials, the shares."""
+def _softmax(logits: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the logits minus the greatest, the log of the sum of their exponentials, softmax."""
     shifted = logits - logits.max(-1, keepdims=True)
     shares = np.exp(shifted)
     total = shares.sum(-1, keepdims=True)
@@ -496,20 +595,21 @@ def _softmax(logits):
 class BCEWithLogitsLoss(Loss):
     """Binary cross-entropy from logits: each element is a yes-or-no question of its own.
 
-    With sigma the sigmoid: l = -(p t log sigma(y) + (1 - t) log(1 - sigma(y))), computed from
-    log(1 + exp(-|y|)), so that neither end overflows or loses digits.
+    With the sigmoid sigma, l = -(p t log sigma(y) + (1 - t) log(1 - sigma(y))). It is computed from
+    log(1 + exp(-|y|)), so that large |y| neither overflow nor lose digits.
 
     Parameters
     ----------
     pos_weight : number or sequence of numbers >= 0, optional
-        p, what an answer "yes" weighs: (negatives / positives) evens out their numbers.
-        Broadcast against the prediction's last axes. The mean does not divide by it.
+        The weight p of an answer "yes". The number of negatives divided by that of positives
+        balances them. It is broadcast against the prediction's last axes. The mean does not divide
+        by it.
     reduction : {"mean", "sum", "none"}
 
     Raises
     ------
     ValueError, TypeError
-        If `pos_weight` is not numbers of at least 0; in a call, if it does not fit.
+        If `pos_weight` is not numbers of at least 0. A call raises it if its shape does not fit.
 
     Notes
     -----
@@ -523,14 +623,13 @@ class BCEWithLogitsLoss(Loss):
     (array([6.93147181e-01, 1.00000000e+04, 0.00000000e+00]), array([-0.5,  1. ,  0. ]))
     """
 
-    def __init__(self, pos_weight=None, reduction="mean"):
+    def __init__(self, pos_weight: ArrayLike | None = None, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
-        pos_weight = as_array(1.0 if pos_weight is None else pos_weight, "pos_weight")
-        if pos_weight.dtype.kind not in "fiu" or not (pos_weight >= 0).all():
+        self.pos_weight = as_array(1.0 if pos_weight is None else pos_weight, "pos_weight")
+        if self.pos_weight.dtype.kind not in "fiu" or not (self.pos_weight >= 0).all():
             raise ValueError("pos_weight must hold numbers of at least 0")
-        self.pos_weight = pos_weight
 
-    def _target_shape(self, shape):
+    def _target_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         last = shape[len(shape) - self.pos_weight.ndim :]
         fits = zip(self.pos_weight.shape, last, strict=False)
         if self.pos_weight.ndim > len(shape) or any(ours not in (1, all_) for ours, all_ in fits):
@@ -540,12 +639,12 @@ class BCEWithLogitsLoss(Loss):
             )
         return shape
 
-    def _elements(self, y, t):
+    def _elements(self, y: NDArray[Any], t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         yes, no = t * self.pos_weight.astype(y.dtype), 1 - t
         small = np.exp(-np.abs(y))
         log = np.log1p(small)
         losses = yes * (np.maximum(-y, 0) + log) + no * (np.maximum(y, 0) + log)
-        large = 1 / (1 + small)  # sigmoid(|y|); the other end is 1 - it, without cancellation
+        large = 1 / (1 + small)  # sigmoid(|y|); `small` becomes 1 - sigmoid(|y|), not subtracted
         small = small * large
         positive = y >= 0
         return losses, no * np.where(positive, large, small) - yes * np.where(
@@ -554,37 +653,38 @@ class BCEWithLogitsLoss(Loss):
 
 
 class NSELoss(Loss):
-    """Squared error in units of each basin's own variability, as hydrology trains with it.
+    """Squared error in units of each basin's own variability, as hydrologists use it.
 
-    l = (y - t)^2 / (std + eps)^2, with the standard deviation of the target of the basin (or any
-    other place, meter or person) that the sample is from. So wet basins, with their large floods,
-    do not outweigh dry ones.
+    l = (y - t)^2 / (std + eps)^2, where std is the standard deviation of the target in the basin
+    (or any other place, meter or person) that the sample comes from. So wet basins with their large
+    floods do not outweigh dry ones.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
     eps : float >= 0
-        Added to each std, in its unit: keeps basins that hardly change from ruling.
+        It is added to each std, in the same unit, so that basins that hardly change do not
+        dominate.
 
     Raises
     ------
     ValueError, TypeError
-        If `eps` is not a number of at least 0; in a call, if `std` is missing, does not fit or is
-        negative.
+        If `eps` is not a number of at least 0. A call raises it if `std` is missing, does not fit
+        or is negative.
 
     Notes
     -----
     The Nash-Sutcliffe efficiency of one basin (`nse`) is 1 - sum (y - t)^2 / sum (t - mean t)^2.
-    With eps = 0 and the std of the very targets in the call, the mean of this loss is 1 - NSE; over
-    basins with as many steps each, the mean of their 1 - NSE. In batches, which are small parts
-    of a basin's record, `std` is that of the whole record, so that the loss does not depend on
-    how it was cut.
+    With eps = 0 and the std of the targets in the call, the mean of this loss is 1 - NSE; over
+    several basins with equally many steps it is the mean of 1 - NSE. For batches, which are small
+    parts of a basin's record, pass the std of the whole record, so that the loss does not depend on
+    how the record was cut.
 
-    A call is ``loss(prediction, target, *, std, weights=None, mask=None)``; `std`, in the target's
-    unit, has axes as `weights`. `fit` takes it from the data, a number for each sample:
-    ``Arrays(x, y, std=...)``; ``functools.partial(loss, std=...)`` is a loss for one basin.
-    Targets that are missing are masked: ``mask=~np.isnan(target)``. The rest is what
-    `fastlstm.training.losses` says. Sources: Kratzert et al. 2019 (doi:10.5194/hess-23-5089-2019);
+    A call is ``loss(prediction, target, *, std, weights=None, mask=None)``, where `std` is in the
+    target's unit and has axes as `weights`. `fit` takes it from the data, a number for each sample:
+    ``Arrays(x, y, std=...)``; ``functools.partial(loss, std=...)`` is a loss for one basin. Mask
+    missing targets by ``mask=~np.isnan(target)``. The rest is as `fastlstm.training.losses` says.
+    Sources: Kratzert et al. 2019 (doi:10.5194/hess-23-5089-2019);
     neuralhydrology's MaskedNSELoss.
 
     Examples
@@ -596,11 +696,19 @@ class NSELoss(Loss):
     (0.071429, 0.071429)
     """
 
-    def __init__(self, reduction="mean", eps=0.1):
+    def __init__(self, reduction: Reduction = "mean", eps: float = 0.1) -> None:
         super().__init__(reduction)
         self.eps = check_number("eps", eps, least=0)
 
-    def __call__(self, prediction, target, *, std=None, weights=None, mask=None):
+    def __call__(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        std: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> tuple[float | Any, NDArray[Any]]:
         """Return (value, gradient); `std` is that of each sample's basin."""
         if std is None:
             raise ValueError(
@@ -609,24 +717,25 @@ class NSELoss(Loss):
                 "functools.partial(NSELoss(), std=...)"
             )
         y, t = self._read(prediction, target)
-        weights, mask = self._read_weights(weights, mask, y.shape, y.dtype)
-        std = self._per_element(std, mask, y.shape, "std")
+        w, counts = self._read_weights(weights, mask, y.shape, y.dtype)
+        spread = self._per_element(std, counts, y.shape, "std")
         with np.errstate(all="ignore"):
-            scale = (1 / (std + self.eps) ** 2).astype(y.dtype)
+            scale = (1 / (spread + self.eps) ** 2).astype(y.dtype)
             error = y - t
-            return self._reduce(error * error * scale, 2 * error * scale, weights, mask)
+            return self._reduce(error * error * scale, 2 * error * scale, w, counts)
 
 
-def nse(prediction, target):
-    """Return the Nash-Sutcliffe efficiency: what share of the target's variance is predicted.
+def nse(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Return the Nash-Sutcliffe efficiency: the share of the target's variance that is predicted.
 
-    NSE = 1 - sum (y - t)^2 / sum (t - mean t)^2: 1 is perfect, 0 as good as the target's mean.
+    NSE = 1 - sum (y - t)^2 / sum (t - mean t)^2. It is 1 for a perfect prediction and 0 for one
+    that is as good as the target's mean.
 
     Parameters
     ----------
     prediction, target : array of floats, of one shape
-        One basin's record. Nothing is left out: a nan in either gives nan; for missing targets
-        pass what is not missing, ``nse(y[ok], t[ok])``.
+        One basin's record. No value is left out: with a nan in either the result is nan. If
+        targets are missing, pass the others only: ``nse(y[ok], t[ok])``.
 
     Returns
     -------
@@ -636,7 +745,7 @@ def nse(prediction, target):
     Raises
     ------
     ValueError
-        If the shapes differ, or there is nothing in them, or no numbers.
+        If the shapes differ, or the arrays are empty or hold no numbers.
 
     Notes
     -----

@@ -1,0 +1,102 @@
+"""A loss as the training loop asks it: over a batch, with what the batch has for it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arguments import about
+from .datasets import Batch
+from .losses import CrossEntropyLoss, Loss, LossFunction
+
+
+class BatchLoss:
+    """The loss of a batch, and the denominator by which the means of batches are put together.
+
+    Parameters
+    ----------
+    loss : callable
+        As `fit` gets it: a loss of this package, a function, or a `functools.partial` of one.
+
+    Attributes
+    ----------
+    own : callable
+        The loss without `functools.partial`.
+    adds_up : bool
+        Whether its value is a sum, so that batches are added.
+    """
+
+    def __init__(self, loss: LossFunction) -> None:
+        self._loss = loss
+        self._options: dict[str, Any] = {}  # which functools.partial gives it
+        self.own: Any = loss
+        while isinstance(self.own, functools.partial):
+            self._options = self.own.keywords | self._options
+            self.own = self.own.func
+        self.adds_up: bool = getattr(self.own, "reduction", "mean") == "sum"
+        self._takes_std = _takes(loss, "std")
+
+    def __call__(self, prediction: NDArray[Any], batch: Batch) -> tuple[Any, Any]:
+        """Return the value and the gradient."""
+        given = _without_none({"weights": batch.weights, "mask": batch.mask})
+        if self._takes_std:
+            given |= _without_none({"std": getattr(batch, "std", None)})
+        if isinstance(self.own, Loss):
+            return self._loss(prediction, batch.y, **given)
+        try:
+            return self._loss(prediction, batch.y, **given)
+        except (TypeError, ValueError) as fault:
+            arguments = ", ".join(["prediction", "target", *(f"{name}=..." for name in given)])
+            raise about(f"loss({arguments})", fault) from fault
+
+    def denominator(self, prediction: NDArray[Any], batch: Batch) -> float:
+        """Return what the mean over a batch divides by, as far as the loss can tell."""
+        if not hasattr(self.own, "denominator"):
+            return _weight(batch)
+        own = {n: v for n, v in self._options.items() if n in ("weights", "mask")}
+        given = own | _without_none({"weights": batch.weights, "mask": batch.mask})
+        return float(self.own.denominator(prediction, batch.y, **given))
+
+    def of_weightless(self, prediction: NDArray[Any], batch: Batch) -> float:
+        """Return what a batch whose denominator is 0 adds to the sum over all batches.
+
+        That is what smoothed labels give where no target's class has a weight.
+        """
+        if not isinstance(self.own, CrossEntropyLoss) or not self.own.label_smoothing:
+            return 0.0
+        loss = copy.copy(self.own)
+        loss.reduction = "sum"
+        given = _without_none({"weights": batch.weights, "mask": batch.mask})
+        return float(loss(prediction, batch.y, **given)[0])
+
+
+def _weight(batch: Batch) -> float:
+    """Return how much a batch counts if its loss cannot tell: the weights of samples or steps."""
+    given = [a for a in (batch.weights, batch.mask) if a is not None]
+    if not given:
+        return float(len(batch.y))
+    axes = max(array.ndim for array in given)
+    weights, mask = (
+        np.ones((1,) * axes) if a is None else a.reshape(a.shape + (1,) * (axes - a.ndim))
+        for a in (batch.weights, batch.mask)
+    )
+    return float(np.sum(np.where(mask, weights, 0), dtype=np.float64))
+
+
+def _without_none(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a callable has a parameter of this name, or takes any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some built-in functions do not say
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
