@@ -595,6 +595,62 @@ def test_descriptions_are_checked(description, message):
         structure.build(description)
 
 
+def test_arguments_are_those_of_the_constructors():
+    """Files hold these: an argument that goes, or changes its name or type, ends their reading."""
+    whole, number, switch, text = (int,), (float,), (bool,), (str,)
+    maybe = (bool, type(None))
+    expected = {
+        "LSTM": {
+            "input_size": whole,
+            "hidden_size": whole,
+            "num_layers": whole,
+            "bias": switch,
+            "batch_first": maybe,
+            "dropout": number,
+            "bidirectional": switch,
+            "proj_size": whole,
+            "dtype": text,
+        },
+        "LSTMCell": {"input_size": whole, "hidden_size": whole, "bias": switch, "dtype": text},
+        "Linear": {"in_features": whole, "out_features": whole, "bias": switch, "dtype": text},
+        "Embedding": {
+            "num_embeddings": whole,
+            "embedding_dim": whole,
+            "padding_idx": (int, type(None)),
+            "dtype": text,
+        },
+        "Dropout": {"p": number},
+        "ReLU": {},
+        "Tanh": {},
+        "Sigmoid": {},
+        "Softmax": {"dim": whole},
+        "Last": {"batch_first": maybe, "bidirectional": maybe},
+    }
+    for kind, arguments in expected.items():
+        found = {name: a.types for name, a in structure._arguments(kind).items()}
+        assert found.items() >= arguments.items()
+    assert structure._LAYERS.keys() >= expected.keys()
+
+
+def test_an_argument_that_is_left_out_has_its_default(tmp_path):
+    """As in a file that was written before the layer had this argument."""
+    lstm = fastlstm.LSTM(2, 3, seed=0).eval()
+    arrays = lstm.state_dict()
+    short = {"layer": "LSTM", "input_size": 2, "hidden_size": 3}
+    text = json.dumps({"version": 1, "structure": short})
+    np.savez(path := tmp_path / "x.npz", **arrays, __structure__=np.array(text.encode()))
+    again = load(path)
+    assert structure.describe(again) == structure.describe(lstm)
+    x = rule(1, 5, 2, 2).astype("float32")
+    np.testing.assert_array_equal(again(x)[0], lstm(x)[0])
+    assert load(path, into=fastlstm.LSTM(2, 3)).hidden_size == 3
+    with pytest.raises(ValueError, match="the LSTM has batch_first=False in the file, True in"):
+        load(path, into=fastlstm.LSTM(2, 3, batch_first=True))
+    huge = short | {"hidden_size": 10**9}
+    with pytest.raises(ValueError, match="its structure needs 4000000008000000000 numbers or more"):
+        structure.build(huge, state=arrays)
+
+
 def test_descriptions_do_not_nest_endlessly():
     description = LINEAR
     for _ in range(17):

@@ -241,7 +241,7 @@ def _readings(prefix: str, arrays: Mapping[str, Array]) -> list[Reading]:
     if "bias" in arrays or _LINEAR.fullmatch(own_name):
         return [Reading(columns, rows, linear)]
     sizes = {"num_embeddings": rows, "embedding_dim": columns}
-    embedding = {"layer": "Embedding", **sizes, "padding_idx": None, "dtype": dtype}
+    embedding = {"layer": "Embedding", **sizes, "dtype": dtype}
     if _EMBEDDING.fullmatch(own_name):
         return [Reading(None, columns, embedding)]
     return [Reading(columns, rows, linear), Reading(None, columns, embedding)]
@@ -272,7 +272,6 @@ def _lstm(prefix: str, arrays: Mapping[str, Array]) -> Description:
         "num_layers": len(layers),
         "bias": any(name.startswith("bias") for name in arrays),
         "batch_first": None,
-        "dropout": 0.0,
         "bidirectional": bidirectional,
         "proj_size": projected,
         "dtype": str(inputs.dtype),

@@ -1,9 +1,10 @@
 """The structure of a model as plain data: how a model is described, and built from a description.
 
-The description of a layer is a dict that names its class and gives every argument of the
-constructor: ``{"layer": "Linear", "in_features": 4, ...}``. A layer of layers gives its children
-instead: ``{"layer": "Sequential", "children": {"lstm": {...}, ...}}``. Files hold a description as
-JSON, together with the version of this scheme.
+The description of a layer is a dict that names its class and gives the arguments of the
+constructor: ``{"layer": "Linear", "in_features": 4, ...}``. An argument that is left out has its
+default, so that a file stays readable when the class gets another argument. A layer of layers gives
+its children instead: ``{"layer": "Sequential", "children": {"lstm": {...}, ...}}``. Files hold a
+description as JSON, together with the version of this scheme.
 
 A description may come from a file of unknown origin. So it is checked whole before anything is
 built, and it can name none but the layers in the two tables below.
@@ -15,7 +16,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..checks import quoted
 from ..layers import (
@@ -67,17 +68,30 @@ _NOT_DESCRIBED = {"engine", "num_threads", "seed"}
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
 
 
-@functools.cache
-def _arguments(kind: str) -> dict[str, tuple[type, ...]]:
-    """Return the arguments that describe a layer of this kind, and the types of their values.
+class _Argument(NamedTuple):
+    """An argument of a layer's constructor: the types of its values, and its default."""
 
-    Both are read from the constructor of its class, whose annotations name the types. A dtype is
-    described by its name.
+    types: tuple[type, ...]
+    default: Any
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+@functools.cache
+def _arguments(kind: str) -> dict[str, _Argument]:
+    """Return the arguments that describe a layer of this kind, as the constructor has them.
+
+    The annotations tell the types. A dtype is described by its name.
     """
     return {
-        name: (str,)
-        if name == "dtype"
-        else tuple(_TYPES[part] for part in parameter.annotation.split(" | "))
+        name: _Argument(
+            (str,)
+            if name == "dtype"
+            else tuple(_TYPES[part] for part in parameter.annotation.split(" | ")),
+            parameter.default,
+        )
         for name, parameter in inspect.signature(_LAYERS[kind]).parameters.items()
         if name not in _NOT_DESCRIBED
     }
@@ -139,8 +153,8 @@ def build(description: Any, *, state: Mapping[str, Array] | None = None, **optio
     Raises
     ------
     ValueError
-        If it describes anything but known layers, or gives one other arguments than its
-        constructor has, or values of other types.
+        If it describes anything but known layers, or if the arguments of one are not those of its
+        constructor, or have values of other types.
 
     Examples
     --------
@@ -194,7 +208,7 @@ def layouts(description: Any) -> dict[str, bool | None]:
         for name, child in description.get("children", {}).items():
             yield from walk(child, f"{prefix}{name}.")
         if description["layer"] == "LSTM":
-            yield prefix, description["batch_first"]
+            yield prefix, _with_defaults(description)["batch_first"]
 
     return dict(walk(description, ""))
 
@@ -214,14 +228,14 @@ def _argument(model: Layer, name: str) -> Any:
 
 
 def _check(description: Any, depth: int = 0) -> tuple[int, int, int]:
-    """Refuse a description that `describe` would not return.
+    """Refuse a description that cannot be one of a model.
 
     Return how many layers and arrays the model has, and how many numbers it has at least.
     """
     if not isinstance(description, dict) or not isinstance(description.get("layer"), str):
         raise ValueError('its structure is damaged: a layer must be an object with a "layer"')
     kind = description["layer"]
-    given = {name: value for name, value in description.items() if name != "layer"}
+    given = _given(description)
     if kind in _CONTAINERS:
         if given.keys() != {"children"} or not isinstance(given["children"], dict):
             raise ValueError(f"its structure is damaged: a {kind} must have children alone")
@@ -237,19 +251,32 @@ def _check(description: Any, depth: int = 0) -> tuple[int, int, int]:
     if kind not in _LAYERS:
         raise ValueError(f"its structure has an unknown layer {kind[:50]!r}; known are {_known()}")
     expected = _arguments(kind)
-    if given.keys() != expected.keys():
+    required = {name for name, argument in expected.items() if argument.is_required}
+    if not required <= given.keys() <= expected.keys():
         raise ValueError(
             f"its structure gives {kind} the arguments {quoted(sorted(given)) or 'none'}, expected "
             + quoted(sorted(expected))
         )
-    for name, types in expected.items():
-        if type(given[name]) not in types:
+    for name, value in given.items():
+        types = expected[name].types
+        if type(value) not in types:
             raise ValueError(
-                f"its structure gives {kind} {name} of type {type(given[name]).__name__}, "
+                f"its structure gives {kind} {name} of type {type(value).__name__}, "
                 f"expected {types[0].__name__}"
             )
-    arrays, numbers = _needs(kind, given)
+    arrays, numbers = _needs(kind, _with_defaults(description))
     return 1, max(0, arrays), max(0, numbers)
+
+
+def _given(description: Description) -> dict[str, Any]:
+    """Return the arguments, or the children, that a description gives."""
+    return {name: value for name, value in description.items() if name != "layer"}
+
+
+def _with_defaults(description: Description) -> dict[str, Any]:
+    """Return the arguments of a description, and the defaults of those that it leaves out."""
+    arguments = _arguments(description["layer"])
+    return {name: argument.default for name, argument in arguments.items()} | _given(description)
 
 
 def _needs(kind: str, given: Description) -> tuple[int, int]:
@@ -278,5 +305,4 @@ def _construct(description: Description, options: dict[str, Any]) -> Layer:
         return _CONTAINERS[kind]({name: _construct(child, options) for name, child in children})
     layer = _LAYERS[kind]
     taken = inspect.signature(layer).parameters.keys() & options.keys()
-    arguments = {name: value for name, value in description.items() if name != "layer"}
-    return layer(**arguments | {name: options[name] for name in taken})
+    return layer(**_given(description) | {name: options[name] for name in taken})
