@@ -1,7 +1,7 @@
-"""fastlstm and its peers, measured in turn in one run; README.md has the protocol.
+"""Measurements of fastlstm and its peers, in turn and in one run; README.md has the protocol.
 
 Importing this package pins every library to one thread, or to two where the command line says
-``--threads 2``. They look at these variables when they are loaded, so it has to come before them.
+``--threads 2``. Libraries read the variables when they are loaded, so this package must come first.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-# NumPy's BLAS runs in our own engine `numpy` alone, whose threads are slices of the batch.
+# Only our engine `numpy` uses NumPy's BLAS, and its threads are slices of the batch.
 _BLAS = ("OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _pinned = {**dict.fromkeys(_VARIABLES, str(THREADS)), **dict.fromkeys(_BLAS, "1")}
 

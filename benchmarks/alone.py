@@ -1,10 +1,13 @@
-"""step.c, an LSTM without Python: built, held against the engine `numpy`, and timed."""
+"""An LSTM without Python, step.c: it is built, compared with the engine `numpy`, and timed."""
+
+from __future__ import annotations
 
 import os
 import pathlib
 import statistics
 import subprocess
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +20,11 @@ NATIVE = HERE.parent / "fastlstm" / "native"
 COMPILER = os.environ.get("CC", "cc")
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-pthread")  # as setup.py has them
 BARS = {(1, 32): 130, (1, 40): 170, (64, 64): 620}  # nanoseconds of a step, by (I, H)
-RUNS = 5  # whose median counts: where a process's memory lies differs from one to the next
+RUNS = 5  # the median counts, because processes differ in where their memory lies
 
 
-def build(folder):
-    """Compile step.c into `folder`, and return the program; FileNotFoundError says what lacks."""
+def build(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Compile step.c into `folder` and return the program; FileNotFoundError without sources."""
     program, sources = pathlib.Path(folder) / "step", sorted(NATIVE.glob("*.c"))
     if not sources:
         raise FileNotFoundError("no C files in fastlstm/native")
@@ -30,7 +33,7 @@ def build(folder):
     return program
 
 
-def check(program, I, H, P, B, dtype, *isa):
+def check(program: pathlib.Path, I: int, H: int, P: int, B: int, dtype: str, *isa: str) -> float:
     """Return the greatest error of some steps; AssertionError if it is too great."""
     sizes = map(str, (I, H, P, B, np.dtype(dtype).itemsize, STEPS_CHECKED))
     raw = subprocess.run([program, *sizes, *isa], stdout=subprocess.PIPE, check=True).stdout
@@ -58,8 +61,8 @@ def check(program, I, H, P, B, dtype, *isa):
     return error
 
 
-def measure():
-    """Build, check, time; return {"sizes", "nanoseconds", "runs", "bar", "error"} of each."""
+def measure() -> list[dict[str, Any]]:
+    """Build, check and time; return {"sizes", "nanoseconds", "runs", "bar", "error"} of each."""
     with tempfile.TemporaryDirectory() as folder:
         program, measured = build(folder), []
         for (I, H), bar in BARS.items():

@@ -1,8 +1,11 @@
-"""What is measured: sizes, weights, input, useful work and bar of every case, by name.
+"""The cases that are measured: sizes, weights, input, useful work and bar of each, by name.
 
 Legend, as everywhere in fastlstm: T steps, B sequences, I input size, H hidden size.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +14,10 @@ import numpy as np
 class Case(NamedTuple):
     """One workload.
 
-    T = 1 is a single step of a live stream: the state of one call is where the next one begins.
-    With `shortest`, lengths are uniform in [shortest, T], one of them T, by `seed`. `bar` is the
-    ratio, best peer's time / ours, that the first engine of the table has to reach, and `peak_bar`
-    its least share of the multiply-add peak.
+    T = 1 is a single step of a live stream: each call begins with the state of the call before.
+    With `shortest`, lengths are uniform in [shortest, T], drawn by `seed`, and one of them is T.
+    `bar` is the ratio of the best peer's time to ours that the first engine of the table must
+    reach, and `peak_bar` the least share of the multiply-add peak.
     """
 
     T: int
@@ -31,8 +34,8 @@ class Case(NamedTuple):
     peak_bar: float | None = None
 
     @property
-    def name(self):
-        """Sizes separated by commas, what is not usual behind them: 100,32,256,256,float64."""
+    def name(self) -> str:
+        """The sizes, and behind them what is not usual: 100,32,256,256,float64."""
         steps = self.T if self.shortest is None else f"{self.shortest}-{self.T}"
         parts = [steps, self.B, self.I, self.H]
         if (self.layers, self.directions) != (1, 1):
@@ -44,7 +47,8 @@ class Case(NamedTuple):
         return ",".join(map(str, parts))
 
     @property
-    def group(self):
+    def group(self) -> str:
+        """The heading under which the tables have the case."""
         if self.shortest is not None:
             return "Ragged batches"
         if self.dtype != "float32" or self.proj_size:
@@ -52,7 +56,7 @@ class Case(NamedTuple):
         return "One step" if self.T == 1 else "Whole sequences"
 
     @property
-    def lengths(self):
+    def lengths(self) -> np.ndarray:
         """The steps of each sequence."""
         if self.shortest is None:
             return np.full(self.B, self.T)
@@ -61,17 +65,19 @@ class Case(NamedTuple):
         return lengths
 
     @property
-    def output_size(self):
+    def output_size(self) -> int:
+        """P, the size of a direction's output."""
         return self.proj_size or self.H
 
-    def input_size(self, layer):
+    def input_size(self, layer: int) -> int:
+        """Return the size of a layer's input."""
         return self.directions * self.output_size if layer else self.I
 
     @property
-    def layer_work(self):
-        """Of each layer and direction: (input, recurrent) weights, the projection's with these.
+    def layer_work(self) -> Iterator[tuple[int, int]]:
+        """The input and recurrent weights of each layer and direction.
 
-        Every weight is one multiply-add a row and step.
+        A projection counts as recurrent. Each weight is one multiply-add for a row and step.
         """
         P = self.output_size
         recurrent = 4 * self.H * P + self.H * self.proj_size
@@ -80,12 +86,12 @@ class Case(NamedTuple):
                 yield 4 * self.H * self.input_size(k), recurrent
 
     @property
-    def operations(self):
-        """Useful floating-point operations: matrix products over real steps, 2 a multiply-add."""
+    def operations(self) -> int:
+        """The useful floating-point operations of products over real steps, 2 a multiply-add."""
         return 2 * int(self.lengths.sum()) * sum(map(sum, self.layer_work))
 
-    def draw(self):
-        """Return the weights, torch's names and U(+-1/sqrt(H)), and x ~ N(0, 1) of (T, B, I)."""
+    def draw(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return weights from U(+-1/sqrt(H)) by torch's names, and x (T, B, I) from N(0, 1)."""
         rng = np.random.default_rng(0)
         H, P, bound = self.H, self.output_size, 1 / np.sqrt(self.H)
         shapes = {}
@@ -151,7 +157,7 @@ TWO_THREADS = {
     )
 }
 
-# The bar is torch's time of a training step / ours, packed sequences in ragged batches.
+# The bar is torch's time of a training step over ours, with packed sequences in ragged batches.
 TRAINING = {
     name: CASES[name]._replace(bar=bar, peak_bar=None)
     for name, bar in {

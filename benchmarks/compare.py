@@ -1,5 +1,7 @@
 """Measure fastlstm and its peers in turn in one run: ``python -m benchmarks.compare --help``."""
 
+from __future__ import annotations
+
 from . import COMMAND, THREADS  # first: it pins the threads of whatever is imported next
 
 # isort: split
@@ -15,18 +17,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import fastlstm
 
 from . import alone, limit, machine, plots, report
-from .cases import CASES, TWO_THREADS
-from .peers import CONTESTANTS, ENGINES, ONE_THREAD, PEERS, TOLERANCE, check, truth
+from .cases import CASES, TWO_THREADS, Case
+from .peers import CONTESTANTS, ENGINES, ONE_THREAD, PEERS, TOLERANCE, Contestant, check, truth
 
 HERE = pathlib.Path(__file__).parent
 LIBRARIES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
-# After these seconds threads that spin for more work have gone to sleep.
+# After so many seconds, threads that spin while they wait for work have gone to sleep.
 PAUSE = 0.02 if THREADS > 1 else 0
-# What a first call costs: in a process of its own, with a cache of compiled code of its own.
+# This measures a first call, in a process and with a cache of compiled code of its own.
 FIRST_CALL = """
 import time, numpy, fastlstm
 begin = time.perf_counter()
@@ -36,8 +40,8 @@ print(time.perf_counter() - begin)
 """
 
 
-def calls_of(contestant, seconds):
-    """How many calls take at least `seconds`, by a first call and a second that is warm."""
+def calls_of(contestant: Contestant, seconds: float) -> int:
+    """Return how many calls take `seconds`, measured after a first call has warmed up."""
     with contestant.context():
         contestant.run()
         calls = 1
@@ -51,8 +55,10 @@ def calls_of(contestant, seconds):
             calls *= 2
 
 
-def in_turn(contestants, blocks, seconds):
-    """Seconds a call of each contestant, {name: [of each block]}: A B C, B C A, C A B, ..."""
+def in_turn(
+    contestants: dict[str, Contestant], blocks: int, seconds: float
+) -> dict[str, list[float]]:
+    """Return the seconds of a call in each block of each contestant, in turn: A B C, B C A, ..."""
     calls = {name: calls_of(contestant, seconds) for name, contestant in contestants.items()}
     times = {name: [] for name in contestants}
     names = list(contestants)
@@ -65,7 +71,7 @@ def in_turn(contestants, blocks, seconds):
                 run = contestants[name].run
                 time.sleep(PAUSE)
                 with contestants[name].context():
-                    run()  # brings its weights back into the caches
+                    run()  # brings the weights back into the caches
                     begin = time.perf_counter()
                     for _ in range(calls[name]):
                         run()
@@ -75,10 +81,15 @@ def in_turn(contestants, blocks, seconds):
     return times
 
 
-def made(makers, names, drawn, absent):
-    """Return {name: contestant} of all that take part in a case, made of what was `drawn` for it.
+def made(
+    makers: dict[str, Callable[..., Contestant | None]],
+    names: Sequence[str],
+    drawn: Sequence[Any],
+    absent: dict[str, str],
+) -> dict[str, Contestant]:
+    """Make the contestants that take part in a case, with what was `drawn` for it.
 
-    Those whose library is missing are added to `absent`, with the reason.
+    The names of missing libraries are added to `absent`, with the reason.
     """
     contestants = {}
     for name in names:
@@ -89,10 +100,17 @@ def made(makers, names, drawn, absent):
     return {name: contestant for name, contestant in contestants.items() if contestant}
 
 
-def measure(case, names, rounds, limits, absent):
+def measure(
+    case: Case,
+    names: Sequence[str],
+    rounds: tuple[int, float],
+    limits: dict[str, dict[str, float]],
+    absent: dict[str, str],
+) -> dict[str, Any]:
     """Check all contestants, then time them; return the case's entry in the results.
 
-    `rounds` says how many blocks, and of how many seconds; for `absent` see `made`.
+    `rounds` says how many blocks there are, and how many seconds each takes; `made` says what
+    `absent` is.
     """
     weights, x = case.draw()
     contestants = made({**CONTESTANTS, **ONE_THREAD}, names, (case, weights, x), absent)
@@ -114,8 +132,8 @@ def measure(case, names, rounds, limits, absent):
     }
 
 
-def first_calls(engine):
-    """Seconds of an engine's first call: with nothing compiled yet, and in a second process."""
+def first_calls(engine: str) -> dict[str, float]:
+    """Return the seconds of an engine's first call, with nothing compiled and then with a cache."""
     command = [sys.executable, "-c", FIRST_CALL.format(engine=engine)]
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
@@ -128,10 +146,10 @@ def first_calls(engine):
     return {"cold": cold, "cached": cached}
 
 
-def commit():
-    """The commit that is measured, "+" behind it if files differ from it; None outside git."""
+def commit() -> str | None:
+    """Return the commit that is measured, with "+" if files differ from it; None outside git."""
 
-    def git(*args):
+    def git(*args: str) -> str:
         return subprocess.run(
             ["git", *args], cwd=HERE, capture_output=True, text=True, check=True
         ).stdout.strip()
@@ -143,7 +161,8 @@ def commit():
         return None
 
 
-def versions():
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that are there."""
     found = {"fastlstm": fastlstm.__version__}
     for name in LIBRARIES:
         try:
@@ -153,8 +172,10 @@ def versions():
     return found
 
 
-def command_line(prog, description, cases, engines):
-    """The parser of what `compare` and `train` have in common; `engines` are the default."""
+def command_line(
+    prog: str, description: str, cases: Iterable[str], engines: Iterable[str]
+) -> argparse.ArgumentParser:
+    """Return a parser of the options of `compare` and `train`; `engines` are the default."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description, parents=[COMMAND], allow_abbrev=False
     )
@@ -169,8 +190,8 @@ def command_line(prog, description, cases, engines):
     return parser
 
 
-def engines_there(asked):
-    """Return the engines of those asked for that are here, and why the others are not."""
+def engines_there(asked: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return which of these engines are available, and why others are not."""
     absent = {n: e["reason"] for n, e in fastlstm.engine_info().items() if not e["available"]}
     engines = [name for name in asked if name not in absent]
     if not engines:
@@ -178,8 +199,8 @@ def engines_there(asked):
     return engines, absent
 
 
-def setting(engines):
-    """What was measured, when and where: the first entries of the results."""
+def setting(engines: Sequence[str]) -> dict[str, Any]:
+    """Return the first entries of the results: what is measured, when and where."""
     described = fastlstm.engine_info()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -193,7 +214,8 @@ def setting(engines):
     }
 
 
-def main():
+def main() -> None:
+    """Measure the cases that the command line names, and write the results."""
     known = CASES if THREADS == 1 else TWO_THREADS
     args = command_line(COMMAND.prog, __doc__, known, ENGINES).parse_args()
     blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
@@ -227,8 +249,8 @@ def main():
     write(results, args.out)
 
 
-def write(results, folder):
-    """compare.json, .md and .png and roofline.png, with -2threads behind the name if so."""
+def write(results: dict[str, Any], folder: pathlib.Path) -> None:
+    """Write compare.json, .md and .png and roofline.png; with two threads, -2threads is added."""
     folder.mkdir(parents=True, exist_ok=True)
     suffix = "" if THREADS == 1 else f"-{THREADS}threads"
     (folder / f"compare{suffix}.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,3 +1,3 @@
-"""What pytest shall not import: whole programs, which `train` runs."""
+"""Pytest must not import the programs, which `train` runs as a whole."""
 
 collect_ignore = ["programs"]

@@ -1,7 +1,9 @@
-"""Instructions of a step of a few kernels, counted by Callgrind: a regression check without noise.
+"""The instructions of a step of kernels, counted by Callgrind: a regression check without noise.
 
-``python -m benchmarks.instructions`` stores the counts, ``--check`` compares with those stored.
+``python -m benchmarks.instructions`` stores the counts; ``--check`` compares with the stored ones.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -11,6 +13,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +33,13 @@ STEPS = 10
 TOLERANCE = 1.02
 
 
-def first_line(*command):
+def first_line(*command: str) -> str:
+    """Return the first line that a command prints."""
     return subprocess.check_output(command, text=True).splitlines()[0]
 
 
-def collected(program, sizes, steps):
-    """The instructions of the whole program that makes so many steps."""
+def collected(program: pathlib.Path, sizes: Sequence[Any], steps: int) -> int:
+    """Return the instructions of the whole program when it makes so many steps."""
     I, H, P, B, dtype = sizes
     arguments = map(str, (I, H, P, B, np.dtype(dtype).itemsize, steps, ISA))
     valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
@@ -42,8 +47,8 @@ def collected(program, sizes, steps):
     return int(re.search(rb"Collected\s*:\s*(\d+)", done.stderr)[1])
 
 
-def count():
-    """Check every kernel, then count: what more steps take more, so that nothing else is in it."""
+def count() -> dict[str, Any]:
+    """Check every kernel, then count what additional steps take, so that nothing else counts."""
     with tempfile.TemporaryDirectory() as folder:
         program, counts = alone.build(folder), {}
         for sizes in KERNELS:
@@ -61,8 +66,8 @@ def count():
     }
 
 
-def compare(counted, stored):
-    """Print both counts of each kernel; end with a sentence if one grew or none can be compared."""
+def compare(counted: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Print both counts of each kernel; exit with a message if one grew or they do not compare."""
     for key in ("compiler", "flags", "isa", "kernels"):
         if counted[key] != stored[key]:
             sys.exit(
@@ -79,7 +84,8 @@ def compare(counted, stored):
         sys.exit(f"More than {TOLERANCE - 1:.0%} more instructions: {', '.join(grown)}")
 
 
-def main():
+def main() -> None:
+    """Count, then compare or store."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help=f"fail on over {TOLERANCE - 1:.0%} more than stored"

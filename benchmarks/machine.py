@@ -1,9 +1,13 @@
-"""This machine: its name, and the limits of one core, measured by two loops of LLVM vectors."""
+"""The machine: its name, and the limits of one core, measured by two loops of LLVM vectors."""
+
+from __future__ import annotations
 
 import functools
 import pathlib
 import platform
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -16,14 +20,23 @@ _FEATURES = {name for name, there in binding.get_host_cpu_features().items() if 
 _ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
 _FMA = _ARM or "fma" in _FEATURES
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
-# of 32 registers or of 16: as many sums under way as leave room for the operands
+# sums under way at once: as many as leave room for the operands in 32 registers, or in 16
 _SUMS = 24 if _ARM or "avx512f" in _FEATURES else 12
 _STREAMS = 8
 _INT = ir.IntType(64)
 
 
-def _loop(builder, count, sums, offset, body):
-    """``for _ in range(count): sums, offset = body(sums, offset)``; returns sum(sums), lane 0."""
+def _loop(
+    builder: ir.IRBuilder,
+    count: ir.Value,
+    sums: Sequence[ir.Value],
+    offset: ir.Value,
+    body: Callable[[list[ir.Value], ir.Value], tuple[list[ir.Value], ir.Value]],
+) -> ir.Value:
+    """Emit ``for _ in range(count): sums, offset = body(sums, offset)``.
+
+    Returns lane 0 of sum(sums).
+    """
     before, loop = builder.block, builder.append_basic_block("loop")
     after = builder.append_basic_block("after")
     builder.branch(loop)
@@ -42,7 +55,7 @@ def _loop(builder, count, sums, offset, body):
     return builder.extract_element(total, ir.IntType(32)(0))
 
 
-def _vector(context, dtype):
+def _vector(context: Any, dtype: types.Float) -> ir.VectorType:
     return ir.VectorType(context.get_value_type(dtype), VECTOR_BYTES * 8 // dtype.bitwidth)
 
 
@@ -100,17 +113,17 @@ def _read(typing, count, address, size):
 
 
 @numba.njit(nogil=True)
-def multiply_add(count, factor, addend):
+def multiply_add(count: int, factor: float, addend: float) -> float:
     return _multiply_add(count, factor, addend)
 
 
 @numba.njit(nogil=True)
-def read(count, address, size):
+def read(count: int, address: int, size: int) -> float:
     return _read(count, address, size)
 
 
-def _best(call, amount, seconds):
-    """The greatest rate seen, amount of one call / its time, over `seconds` of calls."""
+def _best(call: Callable[[], object], amount: float, seconds: float) -> float:
+    """Return the greatest rate, the amount of one call over its time, in `seconds` of calls."""
     call()
     end, best = time.perf_counter() + seconds, np.inf
     while time.perf_counter() < end:
@@ -120,16 +133,16 @@ def _best(call, amount, seconds):
     return amount / best
 
 
-def peak(dtype, seconds=0.3):
-    """GFLOP/s of one core in fused multiply-adds of `dtype` that touch no memory."""
+def peak(dtype: str, seconds: float = 0.3) -> float:
+    """Return the GFLOP/s of one core in fused multiply-adds of `dtype` that touch no memory."""
     number, count = np.dtype(dtype).type, 200_000
     operations = 2 * count * _SUMS * VECTOR_BYTES // np.dtype(dtype).itemsize
     call = functools.partial(multiply_add, count, number(0.9999), number(1e-6))
     return _best(call, operations, seconds) / 1e9
 
 
-def bandwidth(size, seconds=0.1):
-    """GB/s of one core that reads `size` bytes, a power of 2, over and over."""
+def bandwidth(size: int, seconds: float = 0.1) -> float:
+    """Return the GB/s of one core that reads `size` bytes, a power of 2, over and over."""
     room = np.ones((size + 64) // 4, np.float32)
     aligned = room.ctypes.data + -room.ctypes.data % 64
     per_count = _STREAMS * VECTOR_BYTES
@@ -138,8 +151,8 @@ def bandwidth(size, seconds=0.1):
     return _best(call, count * per_count, seconds) / 1e9
 
 
-def caches():
-    """Sizes in bytes of this core's data caches, {"L1": ..., ...}; empty where Linux is not."""
+def caches() -> dict[str, int]:
+    """Return the sizes of a core's data caches in bytes, {"L1": ..., ...}; none without Linux."""
     sizes = {}
     for index in sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         kind, level, size = (
@@ -150,10 +163,10 @@ def caches():
     return sizes
 
 
-def limits():
-    """Measure: {"peak": GFLOP/s by dtype, "read": GB/s by KB read, "read_by_level": GB/s}.
+def limits() -> dict[str, dict[str, float]]:
+    """Measure {"peak": GFLOP/s by dtype, "read": GB/s by KB read, "read_by_level": GB/s}.
 
-    A level's figure is the best one among the sizes that do not fit into the level before.
+    The figure of a level is the best one of the sizes that fit into it and not into the one before.
     """
     curve = {size: bandwidth(size) for size in (1 << n for n in range(14, 28))}
     levels, below = {}, 0
@@ -169,8 +182,8 @@ def limits():
     }
 
 
-def describe():
-    """The CPU's name, what it can do, and the operating system."""
+def describe() -> dict[str, Any]:
+    """Return the name and the features of the CPU, and the operating system."""
     name = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():

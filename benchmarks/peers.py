@@ -1,13 +1,15 @@
-"""Ours and the peers, each in its cheapest form for the case, and the check that all are right.
+"""fastlstm and its peers, each in its cheapest form, and the check that all results are right.
 
-A contestant is made by ``CONTESTANTS[name](case, weights, x)``, with the same weights for all: an
-object, or None where it has no such layer; ImportError where its library is missing.
+``CONTESTANTS[name](case, weights, x)`` makes a contestant, with the same weights for all. It
+returns None if the library has no such layer, and raises ImportError if the library is missing.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,25 +17,29 @@ import fastlstm
 from fastlstm.engines import MODULES
 
 from . import THREADS
+from .cases import Case
 
-# The greatest absolute error against torch in float64, of outputs and of states: some 40 eps.
+Weights = dict[str, np.ndarray]
+
+# The greatest absolute error of outputs and states, against torch in float64: some 40 eps.
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14}
 STEPS_CHECKED = 5  # of a stream, so that its state is checked too
 
 
 class Contestant(NamedTuple):
-    """`run()` is what is timed, within `context()`; `read(result)` makes arrays of what it returns.
+    """One library at one case.
 
-    They are y (T, B, D*P) and, where the contestant has them for this case, h_n and c_n.
+    `run()` is timed, within `context()`. `read(result)` makes arrays of its result: y (T, B, D*P)
+    and, where the contestant has them for this case, h_n and c_n.
     """
 
-    run: Callable
-    read: Callable
-    context: Callable = contextlib.nullcontext
+    run: Callable[[], Any]
+    read: Callable[[Any], Any]
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
-def fastlstm_layer(engine, case, weights, num_threads):
-    """The case's layer with these weights, ours."""
+def fastlstm_layer(engine: str, case: Case, weights: Weights, num_threads: int) -> fastlstm.LSTM:
+    """Return fastlstm's layer of the case with these weights."""
     lstm = fastlstm.LSTM(
         case.I, case.H, case.layers, bidirectional=case.directions == 2, proj_size=case.proj_size,
         dtype=case.dtype, engine=engine, num_threads=num_threads,
@@ -42,7 +48,9 @@ def fastlstm_layer(engine, case, weights, num_threads):
     return lstm
 
 
-def _fastlstm(engine, case, weights, x, num_threads=THREADS):
+def _fastlstm(
+    engine: str, case: Case, weights: Weights, x: np.ndarray, num_threads: int = THREADS
+) -> Contestant:
     lstm = fastlstm_layer(engine, case, weights, num_threads)
     if case.T == 1:
         stream, out = lstm.stream(case.B), np.empty((case.B, case.output_size), case.dtype)
@@ -54,8 +62,8 @@ def _fastlstm(engine, case, weights, x, num_threads=THREADS):
 # ---- torch ----------------------------------------------------------------------------------
 
 
-def torch_layer(case, weights):
-    """torch, and the case's layer with these weights."""
+def torch_layer(case: Case, weights: Weights) -> tuple[Any, Any]:
+    """Return torch, and its layer of the case with these weights."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -67,27 +75,27 @@ def torch_layer(case, weights):
     return torch, lstm
 
 
-def _arrays(*tensors):
+def _arrays(*tensors: Any) -> tuple[np.ndarray, ...]:
     return tuple(t.detach().numpy() for t in tensors)
 
 
-def _torch(case, weights, x):
-    """With oneDNN, which has neither float64 nor projections."""
+def _torch(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
+    """Make torch with oneDNN, which has neither float64 nor projections."""
     if case.dtype != "float32" or case.proj_size:
         return None
     return _torch_lstm(case, weights, x)
 
 
-def _torch_without_onednn(case, weights, x):
+def _torch_without_onednn(case: Case, weights: Weights, x: np.ndarray) -> Contestant:
     return _torch_lstm(case, weights, x)._replace(context=_inference_without_onednn)
 
 
-def _torch_lstm(case, weights, x):
-    """Ragged batches are computed over all of their padding."""
+def _torch_lstm(case: Case, weights: Weights, x: np.ndarray) -> Contestant:
+    """Make torch's LSTM, which computes all of the padding of a ragged batch."""
     torch, lstm = torch_layer(case, weights)
     x, state = torch.from_numpy(x), None
 
-    def step():
+    def step() -> Any:
         nonlocal state
         y, state = lstm(x, state)
         return y
@@ -100,8 +108,8 @@ def _torch_lstm(case, weights, x):
 
 
 @contextlib.contextmanager
-def without_onednn():
-    """A context in which torch does not use oneDNN."""
+def without_onednn() -> Iterator[None]:
+    """Let torch do without oneDNN inside the block."""
     import torch
 
     torch.backends.mkldnn.enabled = False
@@ -112,15 +120,15 @@ def without_onednn():
 
 
 @contextlib.contextmanager
-def _inference_without_onednn():
+def _inference_without_onednn() -> Iterator[None]:
     import torch
 
     with torch.inference_mode(), without_onednn():
         yield
 
 
-def _torch_packed(case, weights, x):
-    """Packed before the clock starts, and left so."""
+def _torch_packed(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
+    """Make torch with sequences that are packed before the clock starts, and stay packed."""
     if case.shortest is None:
         return None
     torch, lstm = torch_layer(case, weights)
@@ -128,14 +136,14 @@ def _torch_packed(case, weights, x):
         torch.from_numpy(x), torch.from_numpy(case.lengths), enforce_sorted=False
     )
 
-    def read(got):
+    def read(got: Any) -> tuple[np.ndarray, ...]:
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(got[0])
         return _arrays(y, *got[1])
 
     return Contestant(lambda: lstm(packed), read, torch.inference_mode)
 
 
-def _torch_cell(case, weights, x):
+def _torch_cell(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
     if case.T > 1:
         return None
     import torch
@@ -145,7 +153,7 @@ def _torch_cell(case, weights, x):
     cell.load_state_dict({n.removesuffix("_l0"): torch.from_numpy(w) for n, w in weights.items()})
     x, state = torch.from_numpy(x[0]), None
 
-    def step():
+    def step() -> Any:
         nonlocal state
         state = cell(x, state)
         return state[0]
@@ -156,14 +164,14 @@ def _torch_cell(case, weights, x):
 # ---- ONNX -----------------------------------------------------------------------------------
 
 
-def _onnx_model(case, weights):
-    """The same stack as an ONNX file: outputs y of the last layer, then h and c of each layer.
+def _onnx_model(case: Case, weights: Weights) -> bytes:
+    """Return the same stack as an ONNX file, with y of the last layer and h, c of each as outputs.
 
-    Inputs are x, with ragged batches lengths, and for a single step h and c.
+    The inputs are x, the lengths of a ragged batch, and h and c of a single step.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    def value(name, shape, kind=TensorProto.FLOAT):
+    def value(name: str, shape: list[int] | None, kind: int = TensorProto.FLOAT) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 
     inputs, outputs = [value("x", [case.T, case.B, case.I])], []
@@ -176,7 +184,7 @@ def _onnx_model(case, weights):
         optional[1:] = "h", "c"
     nodes, stored, below = [], [], "x"
 
-    def of_layer(k, name):
+    def of_layer(k: int, name: str) -> np.ndarray:
         suffixes = (f"_l{k}", f"_l{k}_reverse")[: case.directions]
         # torch's gates i, f, g, o in ONNX's order i, o, f, g
         gates = [weights[name + s].reshape(4, case.H, -1)[[0, 3, 1, 2]] for s in suffixes]
@@ -212,23 +220,23 @@ def _onnx_model(case, weights):
     return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
 
 
-def _read_onnx(got):
-    """ONNX's (T, D, B, H), then each layer's h and c, as torch's."""
+def _read_onnx(got: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    """Return ONNX's y (T, D, B, H) and each layer's h and c as torch has them."""
     y, *states = map(np.asarray, got)
     y = y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
     return (y, np.concatenate(states[::2]), np.concatenate(states[1::2])) if states else (y,)
 
 
-def _feeds(case, x):
+def _feeds(case: Case, x: np.ndarray) -> dict[str, np.ndarray]:
     ragged = {} if case.shortest is None else {"lengths": case.lengths.astype(np.int32)}
     return {"x": x, **ragged}
 
 
-def _in_turn(calls):
-    """Call one and then the other: each writes its states where the other one reads its own."""
+def _in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+    """Return a step that calls one and then the other, each of which reads the other's states."""
     now, then = calls
 
-    def step():
+    def step() -> Any:
         nonlocal now, then
         result = now()
         now, then = then, now
@@ -237,7 +245,7 @@ def _in_turn(calls):
     return step
 
 
-def _onnxruntime(case, weights, x):
+def _onnxruntime(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
     if case.dtype != "float32" or case.proj_size:
         return None
     import onnxruntime
@@ -250,7 +258,7 @@ def _onnxruntime(case, weights, x):
     if case.T > 1:
         return Contestant(functools.partial(session.run, None, _feeds(case, x)), _read_onnx)
 
-    def tensor(array):
+    def tensor(array: np.ndarray) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
     here, there = (
@@ -258,7 +266,7 @@ def _onnxruntime(case, weights, x):
     )
     x, y = tensor(x), tensor(np.empty((1, 1, case.B, case.H), np.float32))
 
-    def bound(before, after):
+    def bound(before: list[Any], after: list[Any]) -> Callable[[], Any]:
         binding = session.io_binding()
         for name, value in zip(("x", "h", "c"), (x, *before), strict=True):
             binding.bind_ortvalue_input(name, value)
@@ -270,7 +278,7 @@ def _onnxruntime(case, weights, x):
     return Contestant(step, lambda _: _read_onnx([y.numpy()]))
 
 
-def _openvino(case, weights, x):
+def _openvino(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
     if case.dtype != "float32" or case.proj_size:
         return None
     import openvino
@@ -295,7 +303,7 @@ def _openvino(case, weights, x):
     x = openvino.Tensor(x)
     y = openvino.Tensor(np.empty((1, 1, case.B, case.H), np.float32))
 
-    def bound(before, after):
+    def bound(before: list[Any], after: list[Any]) -> Callable[[], Any]:
         request = model.create_infer_request()
         for k, value in enumerate((x, *before)):
             request.set_input_tensor(k, value)
@@ -307,7 +315,7 @@ def _openvino(case, weights, x):
     return Contestant(step, lambda _: _read_onnx([y.data]))
 
 
-# ---- who takes part, and whether they are right ------------------------------------------------
+# ---- the contestants, and the check that they are right -----------------------------------------
 
 ENGINES = {name: functools.partial(_fastlstm, name) for name in MODULES}
 PEERS = {
@@ -324,8 +332,8 @@ ONE_THREAD = {
 CONTESTANTS = {**ENGINES, **PEERS}
 
 
-def truth(case, weights, x):
-    """y, h_n and c_n by torch in float64, or by the NumPy engine in float64 if torch is missing."""
+def truth(case: Case, weights: Weights, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return y, h_n and c_n by torch in float64, or by the NumPy engine if torch is missing."""
     doubled = {name: value.astype(np.float64) for name, value in weights.items()}
     repeat = STEPS_CHECKED if case.T == 1 else 1
     case, x = case._replace(T=case.T * repeat, dtype="float64"), np.repeat(x, repeat, axis=0)
@@ -339,7 +347,7 @@ def truth(case, weights, x):
         return contestant.read(contestant.run())
 
 
-def check(name, case, contestant, expected):
+def check(name: str, case: Case, contestant: Contestant, expected: tuple[np.ndarray, ...]) -> float:
     """Return the greatest absolute error of a contestant; AssertionError if it is too great."""
     with contestant.context():
         if case.T == 1:

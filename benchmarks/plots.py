@@ -1,5 +1,10 @@
 """The results as plots: bars of ratios, and the roofline of the machine."""
 
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -7,26 +12,33 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from .report import best_peer, rate, title
+from .report import Drawn, Results, best_peer, rate, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+Points = list[tuple[float, float, str | None]]  # x, y, and the name of the point if it has one
 
 
-def _machine(results):
+def _machine(results: Results) -> str:
     machine = results["machine"]
     return f"{machine['cpu']} ({machine['architecture']}), {title(results)}, {results['date'][:10]}"
 
 
-def _plain_ticks(axis):
-    """1, 2, 5, 10, ... on a logarithmic axis."""
+def _plain_ticks(axis: Axis) -> None:
+    """Write 1, 2, 5, 10, ... on a logarithmic axis."""
     axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
-def ratios(drawn, results, path, against, label):
-    """Ratio bars of every engine and case, group by group; black marks are the bars to reach.
+def ratios(drawn: Drawn, results: Results, path: pathlib.Path, against: str, label: str) -> None:
+    """Draw the ratios of every engine and case, group by group; black marks are bars to reach.
 
-    `drawn` is {group: [(name, ratio of each engine or None, bar of the first engine or None)]},
-    `label` says what the ratios are, `against` whom.
+    `drawn` is {group: [(name, ratio of each engine or None, bar of the first engine or None)]}.
+    `label` says what the ratios are, and `against` names the peer.
     """
     engines = results["engines"]
     thickness = 0.8 / len(engines)
@@ -64,8 +76,10 @@ def ratios(drawn, results, path, against, label):
     plt.close(figure)
 
 
-def _ratio(axes, place, thickness, times, bar, color):
-    """One bar from 1, its figure, and a mark where it has to reach."""
+def _ratio(
+    axes: Axes, place: float, thickness: float, times: float, bar: float | None, color: str
+) -> None:
+    """Draw one ratio from 1, its figure, and a mark that it has to reach."""
     axes.barh(place, times - 1, 0.9 * thickness, left=1, color=color)
     reach = times
     if bar is not None:
@@ -79,17 +93,17 @@ def _ratio(axes, place, thickness, times, bar, color):
     )  # fmt: skip
 
 
-def roofline(results, path):
-    """GFLOP/s over FLOP per byte of weights read: the roofs, the first engine, the best peer.
+def roofline(results: Results, path: pathlib.Path) -> None:
+    """Draw GFLOP/s over FLOP per byte of weights, of the first engine and the best peer.
 
-    A case has the colour of the cache that holds its weights, and so of the roof that it is under
+    A case has the colour of the cache that holds its weights, which is that of the roof above it
     (Williams, Waterman & Patterson 2009).
     """
     first, cases = results["engines"][0], results["cases"]
     colors = {name: f"C{n}" for n, name in enumerate(results["limits"]["read_by_level"])}
     figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
     axes.set(xscale="log", yscale="log")
-    points = []
+    points: Points = []
     for case in cases:
         x, color = case["operations"] / case["bytes"], colors[case["level"]]
         names = filter(None, (first, best_peer(case, results["peers"])))
@@ -114,8 +128,8 @@ def roofline(results, path):
     plt.close(figure)
 
 
-def _roofs(axes, results, colors, points):
-    """The bandwidth of each level up to the peak, the peaks, and the limits of the axes."""
+def _roofs(axes: Axes, results: Results, colors: dict[str, str], points: Points) -> None:
+    """Draw the bandwidth of each level up to the peak, and the peaks; set the axes' limits."""
     limits, threads = results["limits"], results["threads"]
     dtypes = dict.fromkeys(case["dtype"] for case in results["cases"])
     peaks = {dtype: limits["peak"][dtype] * threads for dtype in dtypes}
@@ -142,8 +156,8 @@ def _roofs(axes, results, colors, points):
         )  # fmt: skip
 
 
-def _name_points(figure, axes, points):
-    """Each name at the first place near its point that is free of points and of other names."""
+def _name_points(figure: Figure, axes: Axes, points: Points) -> None:
+    """Write each name at the first place near its point that no point and no name has taken."""
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()
     pixels = axes.transData.transform([point[:2] for point in points])

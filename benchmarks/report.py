@@ -1,26 +1,35 @@
 """The results of `compare` and of `train` as Markdown."""
 
-# Two medians of one run that differ by less than 2 % do not differ.
-SAME = 0.98
-NUMBA_BAR = 0.9  # of native's speed, in cases of 10 steps and more
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+Results = dict[str, Any]  # what `compare` or `train` has measured, as their JSON files hold it
+Entry = dict[str, Any]  # of one case, or of the program
+Row = dict[str, str]  # the cells of a table by the heads of their columns
+Drawn = dict[str, list[tuple[str, list[float | None], float | None]]]  # see `plots.ratios`
+
+SAME = 0.98  # medians of one run that are closer than this count as equal
+NUMBA_BAR = 0.9  # the least share of native's speed, in cases of 10 steps and more
 OURS = "fastlstm.fit"  # the one of our programs that counts
 
 
-def best_peer(case, peers):
+def best_peer(case: Entry, peers: Sequence[str]) -> str | None:
     """Return the name of the fastest peer of a case; None if no peer has such a layer."""
     return min((p for p in peers if p in case["seconds"]), key=case["seconds"].get, default=None)
 
 
-def ratio(case, engine, peers):
-    """Best peer's time / the engine's: above 1, ours is faster. None if one of them is missing."""
+def ratio(case: Entry, engine: str, peers: Sequence[str]) -> float | None:
+    """Return the best peer's time over the engine's, or None if one of them is missing."""
     best = best_peer(case, peers)
     if best is None or engine not in case["seconds"]:
         return None
     return case["seconds"][best] / case["seconds"][engine]
 
 
-def ratios(results):
-    """What `plots.ratios` draws of the cases."""
+def ratios(results: Results) -> Drawn:
+    """Return what `plots.ratios` draws of the cases."""
     engines, peers = results["engines"], results["peers"]
     return {
         group: [
@@ -31,28 +40,28 @@ def ratios(results):
     }
 
 
-def title(results):
+def title(results: Results) -> str:
     return f"{results['threads']} thread{'s' * (results['threads'] > 1)}"
 
 
-def groups(results):
-    """The cases group by group, groups in the order in which they first appear."""
+def groups(results: Results) -> Iterator[tuple[str, list[Entry]]]:
+    """Yield the groups of cases, in the order in which they first appear."""
     order = list(dict.fromkeys(case["group"] for case in results["cases"]))
     for group in order:
         yield group, [case for case in results["cases"] if case["group"] == group]
 
 
-def rate(case, name):
-    """GFLOP/s, useful operations."""
+def rate(case: Entry, name: str) -> float:
+    """Return the GFLOP/s of useful operations."""
     return case["operations"] / case["seconds"][name] / 1e9
 
 
-def of_peak(case, name, results):
+def of_peak(case: Entry, name: str, results: Results) -> float:
     return rate(case, name) / results["limits"]["peak"][case["dtype"]] / results["threads"]
 
 
-def _bars(case, results):
-    """{what: (value, bar)} of all that the first engine, or numba, has to reach in a case."""
+def _bars(case: Entry, results: Results) -> dict[str, tuple[float, float]]:
+    """Return the value and the bar of all that the first engine, or numba, must reach in a case."""
     first, seconds = results["engines"][0], case["seconds"]
     bars = {
         "ratio": (ratio(case, first, results["peers"]), case["bar"]),
@@ -65,24 +74,24 @@ def _bars(case, results):
     return {what: pair for what, pair in bars.items() if None not in pair}
 
 
-def _verdict(value, bar):
+def _verdict(value: float, bar: float) -> str:
     return "met" if value >= bar else "missed"
 
 
-def _time(seconds):
-    """Three digits: 9.52 us, 312 us, 16.5 ms."""
+def _time(seconds: float) -> str:
+    """Return a time in three digits: 9.52 us, 312 us, 16.5 ms."""
     value, unit = (seconds * 1e6, "us") if seconds < 1e-3 else (seconds * 1e3, "ms")
     return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
 
 
-def _markdown_table(rows):
+def _markdown_table(rows: list[list[str]]) -> str:
     head, *rows = rows
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
-def _times(case, results):
-    """The columns of a case's times, the best peer's bold."""
+def _times(case: Entry, results: Results) -> Row:
+    """Return the columns of a case's times, with the best peer's in bold."""
     seconds, best = case["seconds"], best_peer(case, results["peers"])
     row = {"T,B,I,H": case["name"]}
     for name in filter(None, (*results["engines"], results["one_thread"], *results["peers"])):
@@ -91,8 +100,8 @@ def _times(case, results):
     return row
 
 
-def _ratios(case, results, peers):
-    """The columns of a case's ratios to the best of `peers`."""
+def _ratios(case: Entry, results: Results, peers: Sequence[str]) -> Row:
+    """Return the columns of a case's ratios to the best of `peers`."""
     row = {}
     for engine in results["engines"]:
         times = ratio(case, engine, peers)
@@ -100,8 +109,8 @@ def _ratios(case, results, peers):
     return row
 
 
-def _row(case, results):
-    """{head of the column: cell} of a case."""
+def _row(case: Entry, results: Results) -> Row:
+    """Return the cells of a case."""
     engines, peers, seconds = results["engines"], results["peers"], case["seconds"]
     best, bars = best_peer(case, peers), _bars(case, results)
     row = {**_times(case, results), **_ratios(case, results, peers)}
@@ -119,13 +128,13 @@ def _row(case, results):
     return row
 
 
-def _table(rows):
-    """Columns that any of the rows has, in the order of the row that has most."""
+def _table(rows: list[Row]) -> str:
+    """Return a table of all columns, in the order of the row that has most of them."""
     heads = list(max(rows, key=len))
     return _markdown_table([heads, *([row.get(head, "-") for head in heads] for row in rows)])
 
 
-def _c_program(results):
+def _c_program(results: Results) -> str:
     lines = [["LSTM alone", "one step", "bar"]]
     for entry in results["c_program"]:
         verdict = _verdict(entry["bar"], entry["nanoseconds"])
@@ -135,19 +144,19 @@ def _c_program(results):
     return "\n## In C, without Python\n\n" + _markdown_table(lines)
 
 
-def _errors(cases):
+def _errors(cases: list[Entry]) -> str:
     worst = {}
     for case in cases:
         worst[case["dtype"]] = max(worst.get(case["dtype"], 0), *case["errors"].values())
     return " and ".join(f"{error:.0e} ({dtype})" for dtype, error in worst.items())
 
 
-def _listed(names):
+def _listed(names: Iterable[str]) -> str:
     return "; ".join(names) or "none"
 
 
-def _setting(results):
-    """What was measured where and when."""
+def _setting(results: Results) -> str:
+    """Tell what was measured, where and when."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     runs = _listed(f"{name} on {isa}" for name, isa in results["instruction_sets"].items())
@@ -158,8 +167,8 @@ def _setting(results):
     )
 
 
-def _head(results):
-    """What was measured where, and what the columns mean."""
+def _head(results: Results) -> str:
+    """Tell what was measured, where, and what the columns mean."""
     limits, first = results["limits"], results["engines"][0]
     truth = "the NumPy engine" if "torch" in results["absent"] else "torch"
     reads = ", ".join(f"{rate:.0f} {name}" for name, rate in limits["read_by_level"].items())
@@ -177,8 +186,8 @@ def _head(results):
     )
 
 
-def _missed(bars):
-    """Of each kind the bars that are missed, from (kind, case and figures, verdict)s."""
+def _missed(bars: list[tuple[str, str, str]]) -> str:
+    """Tell the missed bars of each kind, from tuples (kind, case and figures, verdict)."""
     text = ""
     for kind in dict.fromkeys(what for what, *_ in bars):
         verdicts = [(name, verdict) for what, name, verdict in bars if what == kind]
@@ -187,8 +196,8 @@ def _missed(bars):
     return text
 
 
-def _conclusions(results):
-    """Losses and missed bars, in words."""
+def _conclusions(results: Results) -> str:
+    """Tell the losses and the missed bars in words."""
     first, cases = results["engines"][0], results["cases"]
     ratios = {case["name"]: ratio(case, first, results["peers"]) for case in cases}
     slower = [f"{n} ({r:.2f})" for n, r in ratios.items() if r is not None and r < 1]
@@ -212,8 +221,8 @@ def _conclusions(results):
     return text + f"\nFirst call, compilation included, and in a second process: {first_calls}.\n"
 
 
-def markdown(results):
-    """What was measured where, each group of cases as a table, wins and losses in words."""
+def markdown(results: Results) -> str:
+    """Return the results of `compare`: a table for each group of cases, losses in words."""
     text = _head(results)
     for group, members in groups(results):
         text += f"\n## {group}\n\n" + _table([_row(case, results) for case in members])
@@ -222,7 +231,7 @@ def markdown(results):
     return text + _conclusions(results) + _absent(results)
 
 
-def _absent(results):
+def _absent(results: Results) -> str:
     reasons = _listed(f"{name} ({why})" for name, why in results["absent"].items())
     return f"\nAbsent: {reasons}.\n" if results["absent"] else ""
 
@@ -230,8 +239,8 @@ def _absent(results):
 # ---- training -----------------------------------------------------------------------------------
 
 
-def _training_bars(case, results):
-    """{what: (value, bar)} of all that the first engine has to reach in a training step."""
+def _training_bars(case: Entry, results: Results) -> dict[str, tuple[float, float]]:
+    """Return the value and the bar of all that the first engine must reach in a training step."""
     first, seconds = results["engines"][0], case["seconds"]
     bars = {"ratio": (ratio(case, first, [case["against"]]), case["bar"])}
     if results["one_thread"]:
@@ -240,7 +249,7 @@ def _training_bars(case, results):
     return {what: pair for what, pair in bars.items() if None not in pair}
 
 
-def _training_row(case, results):
+def _training_row(case: Entry, results: Results) -> Row:
     first, bars = results["engines"][0], _training_bars(case, results)
     row = {**_times(case, results), **_ratios(case, results, [case["against"]])}
     value, bar = bars.get("ratio", (0, None))
@@ -256,7 +265,7 @@ def _training_row(case, results):
     return row
 
 
-def _memory(results):
+def _memory(results: Results) -> str:
     rows = [["T,B,I,H", results["engines"][0], "torch", "torch's / ours", "at most torch's"]]
     for case in results["memory"]:
         ours, theirs = case["ours"], case["torch"]
@@ -269,7 +278,7 @@ def _memory(results):
     )
 
 
-def _program(results):
+def _program(results: Results) -> str:
     program = results["program"]
     best = min(program["seconds"].values())
     rows = [["program", "whole process", "after imports", "time / fastlstm.fit's", "last losses"]]
@@ -293,8 +302,8 @@ def _program(results):
     )
 
 
-def _training_verdicts(results):
-    """(kind, case and figures, verdict) of every bar of a run of `train`."""
+def _training_verdicts(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, case and figures, verdict) of every bar of a run of `train`."""
     for case in results["cases"]:
         for what, (value, bar) in _training_bars(case, results).items():
             yield what, f"{case['name']} ({value:.2f} of {bar:g})", _verdict(value, bar)
@@ -306,13 +315,13 @@ def _training_verdicts(results):
         yield "program", f"{value:.2f} of {bar:g}", _verdict(value, bar)
 
 
-def program_ratio(program):
-    """torch's time, as such programs are written, / `fastlstm.fit`'s."""
+def program_ratio(program: Entry) -> float:
+    """Return the time of torch with its DataLoader over that of `fastlstm.fit`."""
     return program["seconds"]["torch, DataLoader"] / program["seconds"][OURS]
 
 
-def training(results):
-    """What `train` measured as tables, wins and losses in words."""
+def training(results: Results) -> str:
+    """Return the results of `train`: tables, and losses in words."""
     first, cases = results["engines"][0], results["cases"]
     peaks = results["limits"]["peak"]
     text = f"# Training, {title(results)}\n\n{_setting(results)}"
@@ -341,8 +350,8 @@ def training(results):
     return text + _missed(list(_training_verdicts(results))) + _absent(results)
 
 
-def training_ratios(results):
-    """What `plots.ratios` draws of a run of `train`."""
+def training_ratios(results: Results) -> Drawn:
+    """Return what `plots.ratios` draws of a run of `train`."""
     engines, drawn = results["engines"], {}
     nothing = [None] * (len(engines) - 1)  # for the engines after the first
     for group, cases in groups(results):

@@ -1,8 +1,8 @@
-"""Every case for pytest-benchmark, one group a case, to follow a change over time.
+"""Every case for pytest-benchmark, a group for each case, to follow changes over time.
 
-``python -m pytest -p benchmarks benchmarks --benchmark-only -k "numba and 256"``; the option -p
-pins the threads before any other module is imported. Ratios come from `benchmarks.compare` and
-`benchmarks.train`, which measure in turn.
+``python -m pytest -p benchmarks benchmarks --benchmark-only -k "numba and 256"`` runs some. The
+option -p pins the threads before any other module is imported. For ratios, use `benchmarks.compare`
+and `benchmarks.train`, which measure in turn.
 """
 
 import functools
@@ -16,7 +16,7 @@ from .peers import CONTESTANTS, check, truth
 
 @functools.lru_cache(maxsize=1)
 def _drawn(case):
-    """A case's weights, input and right result; its contestants run one after the other."""
+    """Return the weights, input and right result of a case, for its contestants in a row."""
     weights, x = case.draw()
     return weights, x, truth(case, weights, x)
 
@@ -53,8 +53,8 @@ def _drawn_for_training(case):
     min_rounds=5, max_time=0.3, disable_gc=True, warmup=True, warmup_iterations=1
 )
 def test_training_step(benchmark, case, name):
-    """Ours alone: torch's steps take seconds, and do not change."""
-    pytest.importorskip("torch")  # who says what is right
+    """Measure fastlstm alone: torch's steps take seconds, and do not change."""
+    pytest.importorskip("torch")  # its gradients are the right ones
     drawn, expected = _drawn_for_training(case)
     try:
         contestant = train.CONTESTANTS[name](*drawn)

@@ -4,9 +4,12 @@ A step is forward and backward: from x, the weights and the gradient of the outp
 of x and of all weights. README.md has the protocol.
 """
 
+from __future__ import annotations
+
 from . import THREADS  # first: it pins the threads of whatever is imported next
 
 # isort: split
+import argparse
 import ctypes
 import functools
 import gc
@@ -19,21 +22,23 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from . import machine, plots, report
-from .cases import TRAINING
+from .cases import TRAINING, Case
 from .compare import HERE, command_line, engines_there, in_turn, made, setting
-from .peers import ENGINES, Contestant, fastlstm_layer, torch_layer, without_onednn
+from .peers import ENGINES, Contestant, Weights, fastlstm_layer, torch_layer, without_onednn
 
 DEFAULT_ENGINES = ("native", "numba")
-# The greatest error of a gradient against torch in float64, as a share of its greatest value: a sum
-# over the up to 93440 rows of a case walks at random some eps sqrt(rows) away.
+# The greatest error of a gradient against torch in float64, as a share of its greatest value. The
+# rounding of a sum over a case's rows, up to 93440, is a random walk of some eps sqrt(rows).
 TOLERANCE = {"float32": 2e-5, "float64": 4e-14}
-THREADS_BAR = 1.7  # one thread's time / two threads', for batches of at least 32
-CLEAR_PEAK = pathlib.Path("/proc/self/clear_refs")  # where Linux is
-STEPS_REMEMBERED = 3  # whose peak of memory counts
+THREADS_BAR = 1.7  # one thread's time over two threads', for batches of at least 32
+CLEAR_PEAK = pathlib.Path("/proc/self/clear_refs")  # only Linux has it
+STEPS_REMEMBERED = 3  # the peak of memory is that of so many steps
 MEMORY = "from benchmarks import train; print(train.peak_memory({case!r}, {name!r}))"
 PROGRAMS = {  # (file in programs/, its argument)
     "fastlstm.fit": ("with_fastlstm.py", "fit"),
@@ -41,12 +46,12 @@ PROGRAMS = {  # (file in programs/, its argument)
     "torch, DataLoader": ("with_torch.py", "DataLoader"),
     "torch, slices": ("with_torch.py", "slices"),
 }
-PROGRAM_BAR = 4  # torch with its DataLoader / fastlstm.fit
+PROGRAM_BAR = 4  # the time of torch with its DataLoader over that of fastlstm.fit
 PROGRAM_RUNS = 7
-LOSSES_APART = 1e-3  # as a share, at most, of the two programs' losses in any epoch
+LOSSES_APART = 1e-3  # the programs' losses of any epoch differ by this share at most
 
 
-def draw(case):
+def draw(case: Case) -> tuple[Weights, np.ndarray, np.ndarray]:
     """Return the weights, x and the gradient of the output, N(0, 1), zero past the lengths."""
     weights, x = case.draw()
     shape = case.T, case.B, case.directions * case.output_size
@@ -55,15 +60,22 @@ def draw(case):
     return weights, x, dy
 
 
-# ---- one step: each as its users write it, gradients forgotten first ----------------------------
+# ---- one step, as the users of each library write it; it begins without gradients ---------------
 
 
-def _fastlstm(engine, case, weights, x, dy, num_threads=THREADS):
-    """Weights count as changed, so that packing them is in the time, as after an update."""
+def _fastlstm(
+    engine: str,
+    case: Case,
+    weights: Weights,
+    x: np.ndarray,
+    dy: np.ndarray,
+    num_threads: int = THREADS,
+) -> Contestant:
+    """Make fastlstm's step. Weights count as changed, so that the time includes packing them."""
     lstm = fastlstm_layer(engine, case, weights, num_threads)
     lengths = case.lengths if case.shortest is not None else None
 
-    def step():
+    def step() -> np.ndarray:
         lstm.changed()
         lstm.zero_grad()
         _, pullback = lstm.vjp(x, lengths=lengths)
@@ -72,12 +84,12 @@ def _fastlstm(engine, case, weights, x, dy, num_threads=THREADS):
     return Contestant(step, lambda dx: {"x": dx, **lstm.grads})
 
 
-def _torch(case, weights, x, dy):
-    """Ragged batches are computed over all of their padding, where the gradient is zero."""
+def _torch(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Contestant:
+    """Make torch's step. It computes all padding of a ragged batch; the gradient is zero there."""
     torch, lstm = torch_layer(case, weights)
     x, dy = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
 
-    def step():
+    def step() -> Any:
         lstm.zero_grad(set_to_none=True)
         x.grad = None
         y, _ = lstm(x)
@@ -87,14 +99,16 @@ def _torch(case, weights, x, dy):
     return Contestant(step, functools.partial(_gradients, lstm))
 
 
-def _torch_without_onednn(case, weights, x, dy):
+def _torch_without_onednn(
+    case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray
+) -> Contestant | None:
     if case.dtype != "float32":
-        return None  # it is not used in any case
+        return None  # torch never uses oneDNN there
     return _torch(case, weights, x, dy)._replace(context=without_onednn)
 
 
-def _torch_packed(case, weights, x, dy):
-    """Packed before the clock starts, and left so: output, its gradient and that of x."""
+def _torch_packed(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Contestant | None:
+    """Make torch's step on sequences that are packed before the clock starts, and stay packed."""
     if case.shortest is None:
         return None
     torch, lstm = torch_layer(case, weights)
@@ -105,21 +119,22 @@ def _torch_packed(case, weights, x, dy):
     )
     packed.data.requires_grad_()
 
-    def step():
+    def step() -> Any:
         lstm.zero_grad(set_to_none=True)
         packed.data.grad = None
         y, _ = lstm(packed)
         y.data.backward(d_packed.data)
         return packed.data.grad
 
-    def read(d_data):
+    def read(d_data: Any) -> Weights:
         dx, _ = rnn.pad_packed_sequence(rnn.PackedSequence(d_data, *packed[1:]))
         return _gradients(lstm, dx)
 
     return Contestant(step, read)
 
 
-def _gradients(lstm, dx):
+def _gradients(lstm: Any, dx: Any) -> Weights:
+    """Return all gradients by name."""
     return {"x": dx.numpy(), **{name: p.grad.numpy() for name, p in lstm.named_parameters()}}
 
 
@@ -135,15 +150,15 @@ CONTESTANTS = {
 }
 
 
-def truth(case, weights, x, dy):
-    """All gradients by torch in float64."""
+def truth(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Weights:
+    """Return all gradients by torch in float64."""
     weights = {name: value.astype(np.float64) for name, value in weights.items()}
     drawn = case._replace(dtype="float64"), weights, x.astype(np.float64), dy.astype(np.float64)
     contestant = _torch(*drawn)
     return contestant.read(contestant.run())
 
 
-def check(name, case, contestant, expected):
+def check(name: str, case: Case, contestant: Contestant, expected: Weights) -> float:
     """Return a contestant's greatest error in any gradient; AssertionError if it is too great."""
     with contestant.context():
         got = contestant.read(contestant.run())
@@ -160,7 +175,9 @@ def check(name, case, contestant, expected):
     return worst
 
 
-def measure(case, names, rounds, absent):
+def measure(
+    case: Case, names: Sequence[str], rounds: tuple[int, float], absent: dict[str, str]
+) -> dict[str, Any]:
     """Check all contestants, then time them; return the case's entry in the results."""
     drawn = case, *draw(case)
     contestants = made(CONTESTANTS, names, drawn, absent)
@@ -181,41 +198,42 @@ def measure(case, names, rounds, absent):
     }
 
 
-def against(case):
-    """Torch as one would have it in a case: what bars and memory are held against."""
+def against(case: Case) -> str:
+    """Return the form of torch that bars and memory are compared with in a case."""
     return "torch" if case.shortest is None else "torch packed"
 
 
-# ---- memory: each in a fresh process ------------------------------------------------------------
+# ---- memory, each measured in a fresh process ---------------------------------------------------
 
 
-def peak_memory(case, name):
-    """Bytes that steps of a contestant take at their peak, above x, dy and the weights.
+def peak_memory(case_name: str, name: str) -> int:
+    """Return the bytes that steps of a contestant take at their peak, above x, dy and the weights.
 
-    For a process of its own: what other work has left behind would be used again, unseen. A step
-    of a tiny case comes first, so that the libraries have loaded what they load late.
+    It needs a process of its own: memory that other work has freed would be used again, unseen. A
+    step of a tiny case comes first, so that the libraries have loaded what they load late.
     """
-    case, make = TRAINING[case], CONTESTANTS[name]
+    case, make = TRAINING[case_name], CONTESTANTS[name]
     shortest = None if case.shortest is None else 1
     tiny = case._replace(T=2, B=2, I=4, H=4, shortest=shortest)
     make(tiny, *draw(tiny)).run()
     step = make(case, *draw(case)).run
     gc.collect()
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc keeps what was freed
-    CLEAR_PEAK.write_text("5")  # the peak is the present from here on
+    CLEAR_PEAK.write_text("5")  # the peak is measured from here on
     before = _resident("VmRSS")
     for _ in range(STEPS_REMEMBERED):
         step()
     return _resident("VmHWM") - before
 
 
-def _resident(field):
+def _resident(field: str) -> int:
+    """Return a field of the process's status, in bytes."""
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{field}:\s*(\d+) kB", status)[1])
 
 
-def memory(case, engine):
-    """The case's entry in the results: the peaks of an engine and of torch, fresh processes all."""
+def memory(case: Case, engine: str) -> dict[str, Any]:
+    """Return the case's entry in the results: the peaks of an engine and of torch."""
     peaks = []
     for name in (engine, against(case)):
         command = [sys.executable, "-c", MEMORY.format(case=case.name, name=name)]
@@ -227,8 +245,8 @@ def memory(case, engine):
 # ---- a whole program ----------------------------------------------------------------------------
 
 
-def run_program(name, engine):
-    """Run one program: (seconds of the process, seconds after its imports, losses printed)."""
+def run_program(name: str, engine: str) -> tuple[float, float, np.ndarray]:
+    """Run one program; return the seconds of the process, those after imports, and the losses."""
     file, argument = PROGRAMS[name]
     command = [sys.executable, HERE / "programs" / file, argument]
     environment = {**os.environ, "FASTLSTM_ENGINE": engine}
@@ -240,8 +258,8 @@ def run_program(name, engine):
     return seconds, after_imports, np.array(losses, float)
 
 
-def program(engine, runs):
-    """Run all programs in turn, `runs` times after one that is not counted; check their losses."""
+def program(engine: str, runs: int) -> dict[str, Any]:
+    """Run all programs in turn, once without counting and then `runs` times; check the losses."""
     names = list(PROGRAMS)
     losses = {name: run_program(name, engine)[2] for name in names}
     right = losses["torch, DataLoader"]
@@ -274,7 +292,8 @@ def program(engine, runs):
 # ---- the command --------------------------------------------------------------------------------
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = command_line("python -m benchmarks.train", __doc__, TRAINING, DEFAULT_ENGINES)
     parts = ["steps"] + ["memory"] * CLEAR_PEAK.exists() + ["program"] * (THREADS == 1)
     parser.add_argument(
@@ -283,7 +302,8 @@ def arguments():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """Measure what the command line names, and write the results."""
     args = arguments()
     if importlib.util.find_spec("torch") is None:
         sys.exit("Expected torch, the only peer in training: pip install -e '.[bench]'")
@@ -317,8 +337,8 @@ def main():
     write(results, args.out)
 
 
-def write(results, folder):
-    """train.json, .md and .png, with -2threads behind the name if so."""
+def write(results: dict[str, Any], folder: pathlib.Path) -> None:
+    """Write train.json, .md and .png; with two threads, -2threads is added to their names."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("train" if THREADS == 1 else f"train-{THREADS}threads")
     path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,6 +1,6 @@
-"""A many-to-one regression; its twin in torch is with_torch.py.
+"""A many-to-one regression with fastlstm; with_torch.py is the same program in torch.
 
-``python with_fastlstm.py {fit,loop}``: by `fastlstm.fit`, or by a loop written out.
+``python with_fastlstm.py {fit,loop}`` trains by `fastlstm.fit`, or by a loop of its own.
 """
 
 import sys
@@ -23,7 +23,7 @@ model = fastlstm.Sequential(
     fastlstm.Last(batch_first=True),
     fastlstm.Linear(HIDDEN, 1),
 )
-model.load_state_dict(  # the twin draws the same
+model.load_state_dict(  # the other program draws the same weights
     {
         name: rng.uniform(-(HIDDEN**-0.5), HIDDEN**-0.5, value.shape)
         for name, value in model.state_dict().items()
@@ -33,7 +33,8 @@ criterion = MSELoss()
 optimizer = Adam(model, lr=LEARNING_RATE)
 
 
-def report(epoch, train_loss, test_loss):
+def report(epoch: int, train_loss: float, test_loss: float) -> None:
+    """Print the losses of an epoch."""
     print(f"epoch {epoch}: train {train_loss:.6g}, test {test_loss:.6g}")
 
 

@@ -1,6 +1,6 @@
-"""A many-to-one regression in torch, as such programs are written; its twin is with_fastlstm.py.
+"""A many-to-one regression in torch, as users write it; with_fastlstm.py is the same program.
 
-``python with_torch.py {DataLoader,slices}``: who cuts the batches.
+``python with_torch.py {DataLoader,slices}`` says how batches are cut.
 """
 
 import sys
@@ -31,7 +31,7 @@ class Model(nn.Module):
 
 
 model = Model()
-with torch.no_grad():  # the twin draws the same
+with torch.no_grad():  # the other program draws the same weights
     for parameter in model.parameters():
         drawn = rng.uniform(-(HIDDEN**-0.5), HIDDEN**-0.5, parameter.shape)
         parameter.copy_(torch.from_numpy(drawn))
