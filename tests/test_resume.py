@@ -46,6 +46,7 @@ from fastlstm.training import (
     StepLR,
     Windows,
     checkpoint,
+    description,
     fit,
 )
 
@@ -810,9 +811,9 @@ def test_functions_of_one_name_are_told_apart(name, tmp_path):
 def test_a_function_is_the_same_in_another_process():
     """Whatever the seed of hashes, and wherever it stands."""
     program = (
-        "{}from fastlstm.training import checkpoint\n"
+        "{}from fastlstm.training import description\n"
         "def f(y, t, n=2): return [k in {{'a', 'b', 'c'}} for k in (lambda: (y, t))()]\n"
-        "print(checkpoint._in_words(f))"
+        "print(description._in_words(f))"
     )
     words = {
         subprocess.run(
@@ -856,10 +857,10 @@ def test_a_hash_sees_bits_types_and_shapes():
         np.zeros(2, np.float64), np.array([0, 0, 0, -0.0], np.float32), np.zeros(5, np.float32),
         np.array(["a", None, 1, 2.0], object),
     ]  # fmt: skip
-    hashes = [checkpoint._hash(array) for array in arrays]
+    hashes = [description.hash_of(array) for array in arrays]
     assert len(set(hashes)) == len(arrays)
     for array, known in zip(arrays, hashes, strict=True):
-        assert checkpoint._hash(array.copy()) == known
+        assert description.hash_of(array.copy()) == known
     strided = np.zeros((4, 2), np.float32)[:, 0]
-    assert checkpoint._hash(strided) == hashes[0]
+    assert description.hash_of(strided) == hashes[0]
     assert_same_bits(strided, arrays[0])

@@ -22,8 +22,9 @@ from .arguments import (
 )
 from .batches import Batches
 from .callbacks import Callback, History, State
-from .checkpoint import Checkpoint, made_of, read, restore, unchanged_if_refused
+from .checkpoint import Checkpoint, read, restore, unchanged_if_refused
 from .datasets import Data
+from .description import described
 from .interrupts import Interrupts
 from .loop import Training
 from .losses import LossFunction
@@ -189,8 +190,8 @@ def fit(
         if held_out is not None:
             training.check(held_out, "validation")
         if resume is not None or any(isinstance(c, Checkpoint) for c in state.callbacks):
-            state.made_of = made_of(
-                state, batches.data, held_out and held_out.data, loss, metrics,
+            state.made_of = described(
+                state, batches.data, None if held_out is None else held_out.data, loss, metrics,
                 batch_size=batch_size, shuffle=shuffle, seed=seed, clip_norm=clip_norm,
                 clip_value=clip_value, schedule_per="batch" if per_batch else "epoch",
             )  # fmt: skip

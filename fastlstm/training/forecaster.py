@@ -1,11 +1,17 @@
-"""A model together with what it takes to forecast with it: columns, units, window, horizon.
+"""A model together with all that a forecast needs: columns, units, window and horizon.
 
-On disk it is the model's own .npz file, which `fastlstm.load` reads as ever, with notes in it.
+On disk it is an .npz file of the model, which `fastlstm.load` can read, with notes in it.
 """
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import column_names
 from ..checks import check_size
@@ -13,7 +19,14 @@ from ..files import written_aside
 from ..formats import load, npz
 from ..formats.source import Source, file_name, opened
 from ..layers import Layer
-from .columns import as_table, check_names, check_order, positions
+from .columns import (
+    Columns,
+    SeriesOrList,
+    as_table,
+    check_names,
+    check_order,
+    positions,
+)
 from .datasets import Batch
 from .predict import predict
 from .standardizer import Standardizer
@@ -30,29 +43,29 @@ class Forecaster:
     Parameters
     ----------
     model : Layer
-        From `window` steps of the inputs to all values of the forecast at once, step by step:
-        ``Sequential(LSTM(inputs, hidden), Last(), Linear(hidden, horizon * targets))``.
+        It goes from `window` steps of the inputs to all values of the forecast at once, step by
+        step: ``Sequential(LSTM(inputs, hidden), Last(), Linear(hidden, horizon * targets))``.
     standardizer : Standardizer
-        Of all columns of the series, fitted on the training part.
+        It covers all columns of the series and was fitted on the training part.
     window : int
-        Steps that a forecast is made from.
+        The number of steps that a forecast is made from.
     horizon : int
-        Steps that the model forecasts.
+        The number of steps that the model forecasts.
     inputs, targets : list of column names or positions, or one of them, optional
-        Which columns go in and which come out; all, if not given.
+        The columns that the model takes and those that it forecasts; all, if not given.
     columns : list of str, optional
-        The names of all columns; those of the standardizer, if not given. With them a DataFrame's
-        columns are found by name, in any order and among others.
+        The names of all columns; those of the standardizer, if not given. By these names the
+        columns are found in a DataFrame, in any order and among others.
 
     Attributes
     ----------
     inputs, targets : list of int
-        The columns' positions.
+        The positions of the columns.
 
     Raises
     ------
     ValueError, TypeError
-        If something does not fit. The model has run on one step by then, in evaluation mode.
+        If something does not fit. To find out, the model is run on one step, in evaluation mode.
 
     Examples
     --------
@@ -71,8 +84,16 @@ class Forecaster:
     """
 
     def __init__(
-        self, model, standardizer, window, horizon=1, *, inputs=None, targets=None, columns=None
-    ):
+        self,
+        model: Layer,
+        standardizer: Standardizer,
+        window: int,
+        horizon: int = 1,
+        *,
+        inputs: Columns | None = None,
+        targets: Columns | None = None,
+        columns: Sequence[str] | NDArray[Any] | None = None,
+    ) -> None:
         if not isinstance(model, Layer):
             raise TypeError(f"model should be a layer, got: {type(model).__name__}")
         if not isinstance(standardizer, Standardizer):
@@ -80,23 +101,23 @@ class Forecaster:
         self.model, self.standardizer = model, standardizer
         self.window, self.horizon = check_size("window", window), check_size("horizon", horizon)
         count = len(standardizer.mean)
-        columns = standardizer.state_dict().get("names") if columns is None else columns
-        self.columns = None if columns is None else _check_columns(columns, count)
+        names = standardizer.state_dict().get("names") if columns is None else columns
+        self.columns = None if names is None else _check_columns(names, count)
         check_names(standardizer.names, self.columns, "standardizer")
         self.inputs = positions("inputs", inputs, self.columns, count)
         self.targets = positions("targets", targets, self.columns, count)
         self._check_model()
 
-    def __repr__(self):
-        names = self.columns or range(len(self.standardizer.mean))
+    def __repr__(self) -> str:
+        names: Sequence[Any] = self.columns or range(len(self.standardizer.mean))
         into, out_of = ([names[n] for n in columns] for columns in (self.inputs, self.targets))
         return (
             f"Forecaster(window={self.window}, horizon={self.horizon}, inputs={into}, "
             f"targets={out_of})"
         )
 
-    def windows(self, series, stride=1):
-        """The data set to train the model on: what goes in and should come out, standardised.
+    def windows(self, series: SeriesOrList, stride: int = 1) -> Windows:
+        """Return the data set to train the model on: standardised inputs and targets.
 
         Parameters
         ----------
@@ -107,7 +128,7 @@ class Forecaster:
         Returns
         -------
         Windows
-            Of this window, horizon, inputs and targets, flat, of the model's dtype.
+            With this window, horizon, inputs and targets, flat, in the model's dtype.
 
         Raises
         ------
@@ -115,25 +136,29 @@ class Forecaster:
             If the columns are not those of the standardizer, the series are too short, or their
             dates say that rows are not in the order of time, or have gaps.
         """
-        many, used = isinstance(series, (list, tuple)), {*self.inputs, *self.targets}
-        series = [self._table(n, used) for n in series] if many else self._table(series, used)
+        used = {*self.inputs, *self.targets}
+        tables: SeriesOrList
+        if isinstance(series, (list, tuple)):
+            tables = [self._table(one, used) for one in series]
+        else:
+            tables = self._table(series, used)
         return Windows(
-            series, self.window, self.horizon, inputs=self.inputs, targets=self.targets,
+            tables, self.window, self.horizon, inputs=self.inputs, targets=self.targets,
             stride=stride, standardizer=self.standardizer, flat=True, dtype=self.model.dtype,
         )  # fmt: skip
 
-    def forecast(self, series, steps=None):
+    def forecast(self, series: ArrayLike, steps: int | None = None) -> NDArray[np.float64]:
         """Forecast what comes after a series.
 
         Parameters
         ----------
         series : array of shape (T, F) or (T,), or DataFrame
-            T is `window` at least; of the steps before the last `window` nothing is used, nor of
-            columns that are no inputs: a DataFrame need not have them, and an array (T, inputs)
-            is taken for the inputs alone.
+            T is at least `window`. Only the last `window` steps are used, and only the columns that
+            are inputs: a DataFrame need not have the others, and an array (T, inputs) is understood
+            as the inputs alone.
         steps : int, optional
-            How many; `horizon`, if not given. More need a model whose inputs are its targets: then
-            it goes on from its own forecasts.
+            The number of steps; `horizon`, if not given. More than `horizon` need a model whose
+            inputs are its targets: it continues from its own forecasts.
 
         Returns
         -------
@@ -144,14 +169,15 @@ class Forecaster:
         ------
         ValueError
             If the series is too short, values that the forecast is made from are not finite, their
-            dates have gaps, or there are to be more steps than the model can give.
+            dates have gaps, or the model cannot forecast so many steps.
         TypeError
             If it is a list of series.
 
         Notes
         -----
-        Behind the horizon errors add up: what goes in there are forecasts, which are smoother than
-        the series that the model was trained on. Nothing is known about them that a backtest told.
+        Beyond the horizon errors add up, as the model's inputs are its own forecasts then, which
+        are smoother than the series that it was trained on. A backtest says nothing about these
+        steps: it measures forecasts up to the horizon.
         """
         steps = self.horizon if steps is None else check_size("steps", steps)
         own = sorted(self.inputs) == sorted(self.targets)
@@ -171,17 +197,19 @@ class Forecaster:
                 known = np.concatenate([known, y[:, back]])[-self.window :]
         return self._in_units(np.concatenate(parts)[:steps])
 
-    def backtest(self, series, start=None, stride=1):
+    def backtest(
+        self, series: ArrayLike, start: int | None = None, stride: int = 1
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Forecast from many points of a series whose continuation is known.
 
         Parameters
         ----------
         series : array of shape (T, F) or (T,), or DataFrame
         start : int, optional
-            The first step that is forecast. With the length of the training part all is forecast
-            that the model has not seen; `window`, the first step that can be, if not given.
+            The first step that is forecast; `window`, the earliest possible, if not given. With the
+            length of the training part all steps are forecast that the model has not seen.
         stride : int
-            Steps from one forecast's beginning to the next one's.
+            Steps from the beginning of a forecast to that of the next.
 
         Returns
         -------
@@ -190,16 +218,17 @@ class Forecaster:
         forecast : float64 ndarray of shape (N, horizon, targets)
             In the series' own units.
         truth : float64 ndarray of shape (N, horizon, targets)
-            What the series has there.
+            The values of the series at these steps.
 
         Raises
         ------
         ValueError
-            If there are less than `window` steps before the start, or less than `horizon` after it.
+            If there are fewer than `window` steps before the start, or fewer than `horizon` after
+            it.
 
         Notes
         -----
-        Each forecast knows all that was before its first step, as it would have been at that time.
+        Each forecast uses the true values before its first step, as it could have at that time.
         """
         _check_one(series, "backtest")
         table = self._table(series, {*self.inputs, *self.targets})
@@ -214,8 +243,8 @@ class Forecaster:
         y = predict(self.model, data).reshape(len(data), self.horizon, len(self.targets))
         return first, self._in_units(y), _taken(table[:, self.targets], first, self.horizon)
 
-    def save(self, path):
-        """Save the model and all that belongs to the forecast in one file.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the model and all that a forecast needs in one file.
 
         Parameters
         ----------
@@ -232,7 +261,7 @@ class Forecaster:
         Notes
         -----
         The file holds arrays and JSON. It is written aside and renamed, so a failure leaves the old
-        one as it was.
+        file as it was.
         """
         path = Path(path)
         if path.suffix.lower() != ".npz":
@@ -243,24 +272,24 @@ class Forecaster:
             npz.write(file, self.model, notes)
 
     @classmethod
-    def load(cls, path, engine="auto"):
+    def load(cls, path: str | os.PathLike[str] | BinaryIO, engine: str = "auto") -> Forecaster:
         """Load what `save` wrote.
 
         Parameters
         ----------
         path : str, path-like or binary file
         engine : str
-            For the model's LSTMs; see `LSTM`.
+            The engine of the model's LSTMs; see `LSTM`.
 
         Returns
         -------
         Forecaster
-            Its model is in evaluation mode.
+            A forecaster whose model is in evaluation mode.
 
         Raises
         ------
         ValueError
-            If the file is damaged, hostile or holds a model alone; the sentence names it.
+            If the file is damaged, hostile or holds only a model. The error names the file.
         OSError
             If it cannot be opened.
         """
@@ -275,18 +304,18 @@ class Forecaster:
         except (ValueError, TypeError, OverflowError) as fault:
             raise ValueError(f"{file_name(path)}: its notes do not fit: {fault}") from fault
 
-    def _table(self, series, used):
-        """One series as an array (T, F), its columns in the standardizer's order.
+    def _table(self, series: Any, used: Iterable[int]) -> NDArray[Any]:
+        """Return a series as an array (T, F), with its columns in the standardizer's order.
 
-        Where columns have names only those `used` are looked for; the others are nan then.
+        If columns have names, only those `used` are looked for, and the others are nan.
         """
         check_order(series)
         if hasattr(series, "to_frame") and column_names(series) is None:
             series = series.to_frame()  # one column, which may have a name
         count, names = len(self.standardizer.mean), column_names(series)
-        used = sorted(used)
         if self.columns is not None and names and names != list(range(len(names))):
-            wanted = [self.columns[n] for n in used]
+            needed = sorted(used)
+            wanted = [self.columns[n] for n in needed]
             if twice := [name for name in wanted if names.count(name) > 1]:
                 raise ValueError(f"Expected the columns {wanted} once, got more of {twice}")
             if missing := [name for name in wanted if name not in names]:
@@ -295,8 +324,8 @@ class Forecaster:
                 )
             series = series.select(wanted) if hasattr(series, "select") else series[wanted]
             if hasattr(series, "infer_objects"):
-                series = series.infer_objects()  # blanks elsewhere have made objects of numbers
-            return _spread(as_table(series)[0], used, count)
+                series = series.infer_objects()  # blanks elsewhere made objects of numbers
+            return _spread(as_table(series)[0], needed, count)
         table, own_names = as_table(series)
         check_names(self.columns or self.standardizer.names, own_names, "standardizer")
         if table.shape[1] != count:
@@ -306,8 +335,8 @@ class Forecaster:
             )
         return table
 
-    def _known(self, series):
-        """The last window of a series' inputs, standardised: (window, inputs)."""
+    def _known(self, series: Any) -> NDArray[Any]:
+        """Return the last window of a series' inputs, standardised: (window, inputs)."""
         if column_names(series) is None and not hasattr(series, "to_frame"):
             series, _ = as_table(series)
             if series.shape[1] == len(self.inputs) < len(self.standardizer.mean):
@@ -327,10 +356,10 @@ class Forecaster:
             )
         return self.standardizer.transform(part, self.inputs).astype(self.model.dtype)
 
-    def _in_units(self, y):
+    def _in_units(self, y: NDArray[Any]) -> NDArray[np.float64]:
         return self.standardizer.inverse(y.astype(np.float64), self.targets)
 
-    def _check_model(self):
+    def _check_model(self) -> None:
         """Refuse a model that does not go from the inputs to the forecast."""
         x = np.zeros((1, 1, len(self.inputs)), self.model.dtype)
         try:
@@ -346,8 +375,8 @@ class Forecaster:
             )
 
 
-def is_forecaster(path):
-    """Tell whether a file is one that `Forecaster.save` wrote, without reading its model.
+def is_forecaster(path: str | os.PathLike[str] | BinaryIO) -> bool:
+    """Tell whether `Forecaster.save` wrote a file, without reading its model.
 
     Parameters
     ----------
@@ -356,7 +385,7 @@ def is_forecaster(path):
     Returns
     -------
     bool
-        False for a damaged file as well: whoever loads it will say what is wrong.
+        It is False for a damaged file as well; `Forecaster.load` says what is wrong with it.
 
     Raises
     ------
@@ -378,18 +407,20 @@ def is_forecaster(path):
     return notes is not None and notes.get("kind") == _KIND
 
 
-def seasonal_naive(series, first, horizon, season=1):
-    """Forecast that all will be as one season ago: what a model must beat to be worth its while.
+def seasonal_naive(
+    series: ArrayLike, first: int | ArrayLike, horizon: int, season: int = 1
+) -> NDArray[Any]:
+    """Forecast the values of one season ago: the baseline that a useful model must beat.
 
     Parameters
     ----------
     series : array of shape (T, C) or (T,)
     first : int, or list of N ints
-        The first step of each forecast. It knows nothing of the series from there on.
+        The first step of each forecast, which uses nothing of the series from there on.
     horizon : int
-        Steps of a forecast; behind a season the last known one is repeated.
+        The steps of a forecast. If it is longer than a season, the last known season is repeated.
     season : int
-        Steps of a season. With 1 it is the last known value.
+        The steps of a season. With 1 the forecast is the last known value.
 
     Returns
     -------
@@ -412,30 +443,33 @@ def seasonal_naive(series, first, horizon, season=1):
     """
     check_order(series)
     table, _ = as_table(series)
-    check_size("horizon", horizon), check_size("season", season)
-    first = np.asarray(first)
-    if first.min() < season or first.max() > len(table):
+    check_size("horizon", horizon)
+    check_size("season", season)
+    starts = np.asarray(first)
+    if starts.min() < season or starts.max() > len(table):
         raise ValueError(
             f"Expected forecasts from step {season}, a season, to {len(table)}, the series' end, "
-            f"got one from step {first.min() if first.min() < season else first.max()}"
+            f"got one from step {starts.min() if starts.min() < season else starts.max()}"
         )
-    return table[first[..., None] - season + np.arange(horizon) % season]
+    return table[starts[..., None] - season + np.arange(horizon) % season]
 
 
-def _taken(table, first, horizon):
-    """The `horizon` rows of a table from each `first` on, as float64."""
-    return table[first[:, None] + np.arange(horizon)].astype(np.float64)
+def _taken(table: NDArray[Any], first: NDArray[np.int64], horizon: int) -> NDArray[np.float64]:
+    """Return the `horizon` rows of a table from each `first` on, as float64."""
+    rows: NDArray[Any] = table[first[:, None] + np.arange(horizon)]
+    return rows.astype(np.float64)
 
 
-def _check_one(series, what):
+def _check_one(series: object, what: str) -> None:
+    """Refuse a list of series."""
     if isinstance(series, (list, tuple)) and any(np.shape(one) for one in series):
         raise TypeError(
             f"{what} takes one series, got a list of {len(series)}: call it for each of them"
         )
 
 
-def _spread(table, columns, count):
-    """A table of these columns as one of `count` columns, nan elsewhere."""
+def _spread(table: NDArray[Any], columns: list[int], count: int) -> NDArray[Any]:
+    """Return a table of `count` columns: these ones from another table, nan elsewhere."""
     if columns == list(range(count)):
         return table
     whole = np.full((len(table), count), np.nan, np.promote_types(table.dtype, np.float32))
@@ -443,7 +477,8 @@ def _spread(table, columns, count):
     return whole
 
 
-def _check_columns(columns, count):
+def _check_columns(columns: Sequence[str] | NDArray[Any], count: int) -> list[str]:
+    """Return the names of columns as a list; refuse names that are not all different texts."""
     names = columns.tolist() if isinstance(columns, np.ndarray) else list(columns)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"columns should be a list of names, got {columns!r}")
@@ -455,15 +490,15 @@ def _check_columns(columns, count):
     return names
 
 
-def _read_notes(path):
-    """The notes of an .npz file; None if it has none, or is of another format."""
+def _read_notes(path: str | os.PathLike[str] | BinaryIO) -> dict[str, Any] | None:
+    """Return the notes of an .npz file; None if it has none or is of another format."""
     with opened(path) as file:
         source = Source(file)
         return npz.read_notes(source) if npz.recognises(source) else None
 
 
-def _check_notes(notes):
-    """The arguments in a file's notes, whose values `Forecaster` itself will check."""
+def _check_notes(notes: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments in a file's notes; `Forecaster` itself checks their values."""
     if notes is None or notes.get("kind") != _KIND:
         raise ValueError("it holds no forecaster, as `Forecaster.save` and `fastlstm train` write")
     arguments = {name: notes[name] for name in notes if name not in ("kind", "version")}
