@@ -220,9 +220,22 @@ def run(
     work = _take(weights.spare, need)
     gates, cells = (0, 0) if saved is None else map(address_of, saved)
     run_layer(
-        weights.zero, weights.plan_address, work[1], address_of(x), x.strides[0], address_of(y),
-        y.strides[0], gates, cells, batch_sizes, rows, h, c, hoist, reverse,
-    )  # fmt: skip
+        weights.zero,
+        weights.plan_address,
+        work[1],
+        address_of(x),
+        x.strides[0],
+        address_of(y),
+        y.strides[0],
+        gates,
+        cells,
+        batch_sizes,
+        rows,
+        h,
+        c,
+        hoist,
+        reverse,
+    )
     _give_back(weights.spare, work)
 
 
@@ -248,27 +261,27 @@ def back(
     work = _take(own.spare, own.bytes + len(h) * own.row_bytes + room * own.chunk_bytes)
     gates, cells = saved
     dw_ih, dw_hh, db, dw_hr = dw
-    places = BackPlaces(
-        x=address_of(x),
-        x_stride=x.strides[0],
-        y=address_of(y),
-        y_stride=y.strides[0],
-        gates=address_of(gates),
-        cells=address_of(cells),
-        dy=address_of(dy),
-        dy_stride=dy.strides[0],
-        h=address_of(h),
-        c=address_of(c),
-        dh=address_of(dh),
-        dc=address_of(dc),
-        dx=0 if dx is None else address_of(dx),
-        dw_ih=address_of(dw_ih),
-        dw_hh=address_of(dw_hh),
-        db=address_of(db),
-        dw_hr=0 if dw_hr is None else address_of(dw_hr),
+    # In the order of BackPlaces. To give the names as well would take a small layer 2 % more time.
+    places = (
+        address_of(x),
+        x.strides[0],
+        address_of(y),
+        y.strides[0],
+        address_of(gates),
+        address_of(cells),
+        address_of(dy),
+        dy.strides[0],
+        address_of(h),
+        address_of(c),
+        address_of(dh),
+        address_of(dc),
+        0 if dx is None else address_of(dx),
+        address_of(dw_ih),
+        address_of(dw_hh),
+        address_of(db),
+        0 if dw_hr is None else address_of(dw_hr),
     )
-    plan, addresses = own.plan_address, tuple(places)
-    back_layer(weights.zero, plan, addresses, work[1], room, batch_sizes, rows, reverse)
+    back_layer(weights.zero, own.plan_address, places, work[1], room, batch_sizes, rows, reverse)
     _give_back(own.spare, work)
 
 
@@ -286,9 +299,18 @@ def run_linear(weights: tuple[Array, Array], x: Array, y: Array, threads: int) -
     columns, bias = weights
     room = _room(ROWS_TOGETHER * bias.nbytes)
     multiply_rows(
-        bias.dtype.type(0), len(x), y.shape[1], address_of(y), y.strides[0], room.ctypes.data,
-        bias.ctypes.data, columns.ctypes.data, address_of(x), x.strides[0], x.shape[1],
-    )  # fmt: skip
+        bias.dtype.type(0),
+        len(x),
+        y.shape[1],
+        address_of(y),
+        y.strides[0],
+        room.ctypes.data,
+        bias.ctypes.data,
+        columns.ctypes.data,
+        address_of(x),
+        x.strides[0],
+        x.shape[1],
+    )
 
 
 def describe() -> dict[str, Any]:

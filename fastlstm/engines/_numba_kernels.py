@@ -966,7 +966,7 @@ def run_layer(
             ahead -= 1
             start = _from(space.z_x, first - ahead_first, 0)
         # (1) to (4). With a projection, h waits in m.
-        to, out = (h_next, _from(y_rows, first, 0)) if P == H else (space.m, space.m)
+        new_h, new_y = (h_next, _from(y_rows, first, 0)) if P == H else (space.m, space.m)
         to_gates = Rows(gates + first * GATES * H * size, GATES * H * size)
         to_cells = Rows(cells + first * H * size, H * size)
         together = 2 if live == 1 else 1
@@ -983,8 +983,8 @@ def run_layer(
                     now,
                     min(together, panels - panel) * GATES,
                     _from(c, at, unit),
-                    _from(to, at, unit),
-                    _from(out, at, unit),
+                    _from(new_h, at, unit),
+                    _from(new_y, at, unit),
                     H - unit // size,
                     _row(to_gates, at) + unit if gates else 0,
                     _from(to_cells, at, unit),
@@ -1000,8 +1000,8 @@ def run_layer(
             _copy_rows(live, P * size, _from(y_rows, first, 0), h_next)
         if not reverse:
             first += live
-            on = sizes[t + 1] if t + 1 < steps else 0  # the sequences after these end here
-            _copy_rows(live - on, P * size, _from(h_0, on, 0), _from(h_next, on, 0))
+            go_on = sizes[t + 1] if t + 1 < steps else 0  # the sequences after these end here
+            _copy_rows(live - go_on, P * size, _from(h_0, go_on, 0), _from(h_next, go_on, 0))
         h, h_next = h_next, h
     if reverse:
         _copy_rows(most, P * size, h_0, h)
@@ -1137,8 +1137,8 @@ def _scatter(zero: Scalar, count: int, target: Rows, source: int) -> None:
 
 
 @_part
-def _add_sums(zero: Scalar, plan: BackPlan, sums: int, dw_ih: int, dw_hh: int, db: int) -> None:
-    """Add the sums of (10), [panel][k][gate][lane], to the gradients, [gate][unit][k]."""
+def _add_sums(zero: Scalar, plan: BackPlan, space: _BackSpace, arrays: BackPlaces) -> None:
+    """Add the sums, [panel][k][gate][lane], to the gradients of (10) and (6), [gate][unit][k]."""
     I, H, P = plan.I, plan.H, plan.P
     size = _size(zero)
     lanes = BYTES // size
@@ -1147,14 +1147,19 @@ def _add_sums(zero: Scalar, plan: BackPlan, sums: int, dw_ih: int, dw_hh: int, d
         for gate in range(GATES):
             row = gate * H + panel * lanes
             for k in range(I + P + 1):
-                source = sums + ((panel * (I + P + 1) + k) * GATES + gate) * BYTES
+                source = space.sums + ((panel * (I + P + 1) + k) * GATES + gate) * BYTES
                 if k < I:
-                    target = Rows(dw_ih + (row * I + k) * size, I * size)
+                    target = Rows(arrays.dw_ih + (row * I + k) * size, I * size)
                 elif k < I + P:
-                    target = Rows(dw_hh + (row * P + k - I) * size, P * size)
+                    target = Rows(arrays.dw_hh + (row * P + k - I) * size, P * size)
                 else:
-                    target = Rows(db + row * size, size)
+                    target = Rows(arrays.db + row * size, size)
                 _scatter(zero, units, target, source)
+    if P != H:
+        for panel in range(-(-H * size // PANEL)):
+            units = min(PANEL // size, H - panel * PANEL // size)
+            dw_hr = Rows(arrays.dw_hr + panel * PANEL, H * size)
+            _add_rows(zero, P, units, dw_hr, Rows(space.sums_hr + panel * P * PANEL, PANEL))
 
 
 @_kernel
@@ -1263,11 +1268,7 @@ def back_layer(
             first += count
     _copy_rows(most, P * size, dh_n, dh)
     _copy_rows(most, H * size, dc_n, dc)
-    _add_sums(zero, p, space.sums, arrays.dw_ih, arrays.dw_hh, arrays.db)
-    for panel in range(wide_panels):
-        units = min(PANEL // size, H - panel * PANEL // size)
-        dw_hr = Rows(arrays.dw_hr + panel * PANEL, H * size)
-        _add_rows(zero, P, units, dw_hr, Rows(space.sums_hr + panel * P * PANEL, PANEL))
+    _add_sums(zero, p, space, arrays)
 
 
 @_kernel
