@@ -80,6 +80,12 @@ class _Argument(NamedTuple):
 
 
 @functools.cache
+def _parameters(kind: str) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of the constructor of a layer of this kind."""
+    return inspect.signature(_LAYERS[kind]).parameters
+
+
+@functools.cache
 def _arguments(kind: str) -> dict[str, _Argument]:
     """Return the arguments that describe a layer of this kind, as the constructor has them.
 
@@ -92,7 +98,7 @@ def _arguments(kind: str) -> dict[str, _Argument]:
             else tuple(_TYPES[part] for part in parameter.annotation.split(" | ")),
             parameter.default,
         )
-        for name, parameter in inspect.signature(_LAYERS[kind]).parameters.items()
+        for name, parameter in _parameters(kind).items()
         if name not in _NOT_DESCRIBED
     }
 
@@ -303,6 +309,5 @@ def _construct(description: Description, options: dict[str, Any]) -> Layer:
     if kind in _CONTAINERS:
         children = description["children"].items()
         return _CONTAINERS[kind]({name: _construct(child, options) for name, child in children})
-    layer = _LAYERS[kind]
-    taken = inspect.signature(layer).parameters.keys() & options.keys()
-    return layer(**_given(description) | {name: options[name] for name in taken})
+    taken = {name: value for name, value in options.items() if name in _parameters(kind)}
+    return _LAYERS[kind](**_given(description) | taken)
