@@ -129,7 +129,7 @@ def _refuse_ragged(value: Any, name: str) -> None:
     if len(set(lengths)) > 1 and not any(isinstance(sequence, others) for sequence in value):
         shown = str(lengths[:10])[:-1] + (", ...]" if len(lengths) > 10 else "]")
         raise ValueError(
-            f"{name} cannot be read as an array: its shape is inhomogeneous, for it has sequences "
+            f"{name} cannot be read as an array: its shape is inhomogeneous, as it has sequences "
             f"of different lengths, {shown}. Pad them with fastlstm.pad_sequence, batch_first as "
             f"the model's, and give that lengths={shown}, or make a data set of them with "
             "fastlstm.training.Sequences"

@@ -52,7 +52,7 @@ def test_ragged_input_is_refused_in_words(name, ragged):
         with pytest.raises(ValueError) as caught:
             call(ragged)
         assert str(caught.value).split(" cannot be read as an array: ", 1)[1] == (
-            "its shape is inhomogeneous, for it has sequences of different lengths, [3, 1]. Pad "
+            "its shape is inhomogeneous, as it has sequences of different lengths, [3, 1]. Pad "
             "them with fastlstm.pad_sequence, batch_first as the model's, and give that "
             "lengths=[3, 1], or make a data set of them with fastlstm.training.Sequences"
         )
