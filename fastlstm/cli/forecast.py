@@ -17,6 +17,7 @@ from ..terminal import show
 from ..training import Forecaster, seasonal_naive
 from . import parser
 from .parser import add_number
+from .scores import show_errors
 from .table import Table
 from .table_arguments import (
     TABLE,
@@ -24,7 +25,6 @@ from .table_arguments import (
     add_files,
     check_output,
     check_plot,
-    show_errors,
     tables_of,
 )
 

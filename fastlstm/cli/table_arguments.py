@@ -1,19 +1,14 @@
-"""What ``train`` and ``forecast`` share: arguments about a table, its picture, printed errors."""
+"""The arguments about a table, an output and a picture, which ``train`` and ``forecast`` share."""
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from ..files import check_writable
 from ..plot import check_matplotlib
-from ..terminal import show
 from .parser import check_suffix, separator
 from .table import Table, read_tables
 
@@ -94,26 +89,3 @@ def tables_of(args: argparse.Namespace, columns: list[str]) -> list[Table]:
         args.data, columns, group=args.group, sep=args.sep, decimal=args.decimal,
         date_format=args.date_format, gaps=args.gaps,
     )  # fmt: skip
-
-
-def show_errors(
-    names: Sequence[str],
-    truth: NDArray[Any],
-    forecast: NDArray[Any],
-    naive: NDArray[Any],
-    season: int,
-    to: Literal["stdout", "stderr"],
-) -> None:
-    """Print the errors of a forecast and of one that repeats the last season, for each target.
-
-    The arrays have shape (..., targets).
-    """
-    baseline = "last value" if season == 1 else f"as {season} steps ago"
-    width = max(len("forecast"), len(baseline), *map(len, names)) + 2
-    show(f"{'':{width}}{'RMSE':>12}{'MAE':>12}", to=to)
-    for number, name in enumerate(names):
-        show(name, to=to)
-        for what, values in (("forecast", forecast), (baseline, naive)):
-            error = values[..., number] - truth[..., number]
-            rmse, mae = math.sqrt(np.mean(error**2)), np.mean(np.abs(error))
-            show(f"{'  ' + what:{width}}{rmse:12.4g}{mae:12.4g}", to=to)

@@ -34,6 +34,7 @@ from ..training import (
 )
 from . import parser
 from .parser import add_number
+from .scores import show_errors
 from .table import Table
 from .table_arguments import (
     TABLE,
@@ -41,7 +42,6 @@ from .table_arguments import (
     add_files,
     check_output,
     check_plot,
-    show_errors,
     tables_of,
 )
 
