@@ -17,6 +17,7 @@ from .engines import engine_info
 from .formats import load, load_lstm, load_state, save
 from .layers import (
     LSTM,
+    Concat,
     Dropout,
     Embedding,
     Last,
@@ -25,6 +26,7 @@ from .layers import (
     LSTMCell,
     ModelStream,
     ReLU,
+    Residual,
     Sequential,
     Sigmoid,
     Softmax,
@@ -44,6 +46,7 @@ from .training import fit, predict
 __version__ = "0.1.0"
 
 __all__ = [
+    "Concat",
     "Dropout",
     "Embedding",
     "LSTM",
@@ -54,6 +57,7 @@ __all__ = [
     "ModelStream",
     "PackedSequence",
     "ReLU",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "Softmax",

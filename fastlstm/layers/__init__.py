@@ -1,6 +1,7 @@
 """The layers: LSTM, and what stands around it in a model."""
 
 from .activations import ReLU, Sigmoid, Softmax, Tanh
+from .branches import Concat, Residual
 from .dropout import Dropout
 from .embedding import Embedding
 from .last import Last
@@ -12,6 +13,7 @@ from .sequential import Sequential
 from .stream import ModelStream, Stream
 
 __all__ = [
+    "Concat",
     "Dropout",
     "Embedding",
     "LSTM",
@@ -21,6 +23,7 @@ __all__ = [
     "Linear",
     "ModelStream",
     "ReLU",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "Softmax",

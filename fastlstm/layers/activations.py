@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import as_any_float, as_gradient, quiet
 from ..checks import check_size
+from .chain import Given, who
 from .layer import Layer
+from .stream import Live, Stepwise
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ..arrays import Floats
 
 
 class _Activation(Layer):
     """What has no parameters and can tell from its output alone how to go `_back` from dy to dx.
 
-    A value's bits depend neither on the others' nor on where it lies: NumPy takes another exp for
-    values that lie backwards, so all work side by side.
+    Each has a `_value`, of any input. A value's bits depend neither on the others' nor on where it
+    lies: NumPy takes another exp for values that lie backwards, so all work side by side.
     """
 
-    def __init__(self) -> None:
-        super().__init__({})
+    stepwise = True
 
-    def vjp(self, input):
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __call__(self, input: ArrayLike) -> Floats:
+        """Return an array of the input's shape; ValueError if it has no axis that is asked for."""
+        return self._value(input)
+
+    def _value(self, input: Any) -> Floats:
+        raise NotImplementedError
+
+    def _back(self, y: Floats, dy: Floats) -> Floats:
+        raise NotImplementedError
+
+    def vjp(self, input: ArrayLike) -> tuple[Floats, Callable[[ArrayLike], Floats]]:
         """Run, and return how to go backwards; see `Linear.vjp`.
 
         Parameters
@@ -35,16 +55,16 @@ class _Activation(Layer):
         pullback : callable
             ``dx = pullback(d_output)``.
         """
-        y = np.asarray(self(input))
+        y = np.asarray(self._value(input))
         y.flags.writeable = False
 
         @quiet
-        def pullback(d_output):
+        def pullback(d_output: ArrayLike) -> Floats:
             return self._back(y, as_gradient(d_output, y.shape, y.dtype, type(self).__name__))
 
         return y, pullback
 
-    def _join(self, name, given):
+    def _join(self, name: str, given: Given) -> tuple[_Activation, Given]:
         return self, given
 
 
@@ -58,11 +78,10 @@ class ReLU(_Activation):
     """
 
     @quiet
-    def __call__(self, input):
-        """Return an array of the input's shape."""
+    def _value(self, input: Any) -> Floats:
         return np.maximum(as_any_float(input, "ReLU"), 0)
 
-    def _back(self, y, dy):
+    def _back(self, y: Floats, dy: Floats) -> Floats:
         return np.where(y <= 0, y.dtype.type(0), dy)
 
 
@@ -76,11 +95,10 @@ class Tanh(_Activation):
     """
 
     @quiet
-    def __call__(self, input):
-        """Return an array of the input's shape."""
+    def _value(self, input: Any) -> Floats:
         return np.tanh(np.asarray(as_any_float(input, "Tanh"), order="C"))
 
-    def _back(self, y, dy):
+    def _back(self, y: Floats, dy: Floats) -> Floats:
         return dy * (1 - y * y)
 
 
@@ -94,15 +112,14 @@ class Sigmoid(_Activation):
     """
 
     @quiet
-    def __call__(self, input):
-        """Return an array of the input's shape."""
+    def _value(self, input: Any) -> Floats:
         x = as_any_float(input, "Sigmoid")
         y = np.negative(x, out=np.empty(x.shape, x.dtype))
         np.exp(y, out=y)  # where it is infinite, 1 / y is 0, as it should be
         y += 1
         return np.divide(1, y, out=y)
 
-    def _back(self, y, dy):
+    def _back(self, y: Floats, dy: Floats) -> Floats:
         return dy * (y * (1 - y))
 
 
@@ -129,8 +146,7 @@ class Softmax(_Activation):
         return super()._checked(name, value)
 
     @quiet
-    def __call__(self, input):
-        """Return an array of the input's shape; ValueError if it has no such axis."""
+    def _value(self, input: Any) -> Floats:
         x = as_any_float(input, "Softmax")
         if not -x.ndim <= self.dim < x.ndim:
             raise ValueError(f"Softmax: Expected input with an axis {self.dim}, got {x.ndim}D")
@@ -140,8 +156,20 @@ class Softmax(_Activation):
         y /= y.sum(axis=-1, keepdims=True)  # side by side, or the order of the sum would be another
         return np.moveaxis(y, -1, self.dim)
 
-    def _back(self, y, dy):
+    def _back(self, y: Floats, dy: Floats) -> Floats:
         return y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))
 
-    def _arguments(self):
+    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+        """In a step the features are the last of two axes, whatever their number is in a batch."""
+        if self.dim not in (-1, 1 if given.last else 2):
+            raise ValueError(
+                f"a stream has one step at a time: {who(name, self)} may sum over several"
+            )
+        return Stepwise(Softmax())
+
+    @property
+    def _goes_by_chunks(self) -> bool:
+        return self.dim == -1
+
+    def _arguments(self) -> str:
         return f"dim={self.dim}"

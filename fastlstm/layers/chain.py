@@ -1,88 +1,151 @@
-"""How the layers of a Sequential fit together: what each gives to the next, before any input.
+"""How layers fit together: what each gives to the next, before there is any input.
 
-Each layer's ``_join(name, given)`` refuses what it cannot take, and returns itself, as it stands at
-that place, and what it gives. Whatever is not known is left to the run.
+Each layer's ``_join(name, given)`` refuses what it cannot take. It returns itself, as it stands at
+that place, and what it gives. What is not known before the run is left to the run.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from .layer import Layer
+
+    Named: TypeAlias = tuple[str, Layer]
 
 
 class Given(NamedTuple):
     """What a layer gives to the next one, as far as it is known."""
 
-    layouts: list  # all pairs of (name, layer) so far that must agree in `batch_first`
+    layouts: list[tuple[Named, Named]]  # all pairs so far that must agree in `batch_first`
+    owner: str  # the kind of the layer that is being built, for messages
     features: int | None = None  # how long its last axis is
-    giver: str = ""  # who gives that many
-    lstm: tuple | None = None  # (name, LSTM): whose axes of steps and sequences these are
+    giver: str = ""  # which layer gives that many
+    lstm: Named | None = None  # the LSTM whose axes of steps and sequences these are
     directions: bool = False  # whether the features are still that LSTM's, [forward, backward]
-    stranger: str = ""  # a layer of one's own behind that LSTM
-    last: str = ""  # the Last that left one step of all
+    stranger: str = ""  # a layer behind that LSTM of which nothing is known
+    last: str = ""  # the layer that left one step of all
+    cell: bool = False  # whether it is the (h, c) of an LSTMCell
+    taken: int | None = None  # how many features the first input has, where a layer told
+    taker: str = ""  # which layer told
+    axes: int | None = None  # how many axes a batch of the first input has, where an LSTM told
+    added: int | None = 0  # how many axes layers have added since, where that is known
 
-    def check(self, features, taker):
+    def check(self, features: int, taker: str) -> Given:
         """Refuse what gives another number of features than its taker takes."""
         if self.features not in (None, features):
             raise ValueError(
-                f"Sequential: {self.giver} gives {self.features} features, {taker} takes {features}"
+                f"{self.owner}: {self.giver} gives {self.features} features, {taker} takes "
+                f"{features}"
             )
+        if not self.is_input:
+            return self
+        if self.taken not in (None, features):
+            raise ValueError(
+                f"{self.owner}: {self.taker} takes {self.taken} features, {taker} takes "
+                f"{features} of the same input"
+            )
+        return self._replace(taken=features, taker=taker)
 
-    def check_steps(self, taker):
+    def check_steps(self, taker: str) -> None:
         """Refuse what needs a sequence behind a Last."""
         if self.last:
             raise ValueError(
-                f"Sequential: {taker} needs a sequence of steps, of which {self.last} has left one"
+                f"{self.owner}: {taker} needs a sequence of steps, of which {self.last} has left "
+                "one"
             )
 
-    def check_layout(self, name, layer):
+    def check_layout(self, name: str, layer: Layer) -> None:
         """Refuse a layer of another layout than the LSTM before it; now, and in `layouts`."""
-        pair = self.lstm, (name, layer)
-        check_layouts([pair])
-        self.layouts.append(pair)
+        if self.lstm is not None:
+            pair = self.lstm, (name, layer)
+            check_layouts([pair], self.owner)
+            self.layouts.append(pair)
 
-    def unknown(self, name, layer):
+    @property
+    def is_input(self) -> bool:
+        """Whether it has the features of the first input, as no layer has changed them."""
+        return self.features is None and self.added == 0 and not self.cell
+
+    @property
+    def known_features(self) -> int | None:
+        """How many features it has, be they the first input's."""
+        return self.taken if self.is_input else self.features
+
+    def behind(self, **known: Any) -> Given:
+        """What is given by a layer of which only this is known."""
+        kept = {name: getattr(self, name) for name in ("taken", "taker", "axes", "added")}
+        return Given(self.layouts, self.owner, **kept | known)
+
+    def behind_lstm(self, name: str, lstm: Layer, **known: Any) -> Given:
+        """What is given by an LSTM: the first one tells how many axes the input has."""
+        axes = self.axes
+        if axes is None and self.added is not None:
+            axes = 3 - self.added
+        return self.behind(lstm=(name, lstm), directions=True, axes=axes, **known)
+
+    def unknown(self, name: str, layer: Layer) -> Given:
         """What is given by a layer that may do anything with what was given to it.
 
-        One's own kind of LSTM says itself how its axes lie; another layer may have one inside.
+        One's own kind of LSTM says itself how its axes lie. Another layer may have one inside.
         """
         if _is_lstm(layer):
-            return Given(self.layouts, lstm=(name, layer), directions=True)
+            return self.behind_lstm(name, layer, added=None)
         inner = [(n[:-1], own) for n, own in layer.named_layers(name + ".") if _is_lstm(own)]
         lstm = inner[-1] if inner else self.lstm
-        return Given(self.layouts, lstm=lstm, stranger=who(name, layer) if lstm else "")
+        stranger = who(name, layer) if lstm else ""
+        last = "" if layer.gives_steps else who(name, layer)
+        return self.behind(lstm=lstm, stranger=stranger, last=last, added=None)
 
 
-def join(children, given, prefix=""):
-    """(the layers by their names, each as it stands at its place, what the last one gives)."""
-    joined = {}
-    for name, layer in children.items():
-        if is_own(layer):
-            joined[name], given = layer, given.unknown(prefix + name, layer)
-        else:
-            joined[name], given = layer._join(prefix + name, given)
-    return joined, given
+def check_whole(given: Given, name: str) -> None:
+    """Refuse the (h, c) of an LSTMCell where a layer is to take it."""
+    if given.cell:
+        raise TypeError(
+            f"{given.owner}: {name!r:.100} gives the (h, c) of an LSTMCell, which no layer takes; "
+            "put it last or use an LSTM"
+        )
 
 
-def is_own(layer):
-    """Whether a layer's call is of the caller's making, not of this package."""
-    module = getattr(type(layer).__call__, "__module__", None) or ""
-    return module.partition(".")[0] != __name__.partition(".")[0]
-
-
-def _is_lstm(layer):
+def _is_lstm(layer: Layer) -> bool:
     return hasattr(layer, "bidirectional") and hasattr(layer, "num_layers")
 
 
-def check_layouts(pairs):
-    """Refuse layers one behind the other of which one is `batch_first` and the other is not."""
+def check_layouts(pairs: Iterable[tuple[Named, Named]], owner: str = "Sequential") -> None:
+    """Refuse layers that belong together of which one is `batch_first` and the other is not."""
     for before, behind in pairs:
         one, other = before[1].batch_first, behind[1].batch_first
         if one is not other and None not in (one, other):
             raise ValueError(
-                f"Sequential: {who(*before)} has batch_first={one}, {who(*behind)} has "
+                f"{owner}: {who(*before)} has batch_first={one}, {who(*behind)} has "
                 f"batch_first={other}: one takes for steps what is sequences for the other"
             )
 
 
-def who(name, layer):
+def who(name: str, layer: Layer) -> str:
     """A layer in a sentence; names may come from a file of unknown origin."""
     name = name if len(name) <= 100 else name[:100] + "..."
     return f"{name!r} ({type(layer).__name__ if layer.children else repr(layer)})"
+
+
+def dotted(name: str, inner: str) -> str:
+    """The name, from outside, of what is called `inner` within the layer `name`."""
+    return f"{name}.{inner}" if name and inner else name or inner
+
+
+def within(states: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of states by dotted names those within the layer `name`, by their names there."""
+    if not states:
+        return {}
+    start = name + "."
+    return {
+        "" if key == name else key[len(start) :]: value
+        for key, value in states.items()
+        if key == name or key.startswith(start)
+    }
+
+
+def outside(states: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """States within the layer `name`, by their names from outside."""
+    return {dotted(name, inner): value for inner, value in states.items()}

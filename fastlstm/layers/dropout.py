@@ -8,7 +8,9 @@ import numpy as np
 
 from ..arrays import as_any_float, as_gradient, quiet
 from ..checks import check_probability
+from .chain import Given
 from .layer import Layer
+from .stream import Chain, Live
 
 
 class Dropout(Layer):
@@ -26,6 +28,8 @@ class Dropout(Layer):
     >>> fastlstm.Dropout(0.5).eval()(np.ones(3))
     array([1., 1., 1.])
     """
+
+    stepwise = True
 
     def __init__(self, p: float = 0.5, *, seed: int | np.random.Generator | None = None) -> None:
         super().__init__({})
@@ -65,8 +69,12 @@ class Dropout(Layer):
 
         return y, pullback
 
-    def _join(self, name, given):
+    def _join(self, name: str, given: Given) -> tuple[Dropout, Given]:
         return self, given
+
+    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+        """A stream evaluates: a step is passed on as it is."""
+        return Chain([])
 
     def _run(self, input):
         """(output, mask); without dropout there is none."""

@@ -39,6 +39,8 @@ class Embedding(Layer):
             [0., 0.]]], dtype=float32)
     """
 
+    stepwise = True
+    _takes_indices = True
     _fixed = Layer._fixed | {"num_embeddings", "embedding_dim", "padding_idx"}
     _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
 
@@ -104,12 +106,14 @@ class Embedding(Layer):
 
         return y, pullback
 
-    def _join(self, name, given):
+    def _join(self, name: str, given: Given) -> tuple[Embedding, Given]:
         if given.features is not None:
             raise ValueError(
-                f"Sequential: {who(name, self)} takes indices, {given.giver} gives features"
+                f"{given.owner}: {who(name, self)} takes indices, {given.giver} gives features"
             )
-        return self, Given(given.layouts, self.embedding_dim, who(name, self))
+        added = None if given.added is None else given.added + 1
+        features, giver = self.embedding_dim, who(name, self)
+        return self, given.behind(features=features, giver=giver, added=added)
 
     def _add(self, index, dy):
         """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""

@@ -10,8 +10,9 @@ from ..arrays import as_any_float, as_gradient
 from ..checks import check_bool
 from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
-from .chain import who
+from .chain import Given, who
 from .layer import Layer
+from .stream import Chain, Live
 
 
 class Last(Layer):
@@ -42,6 +43,8 @@ class Last(Layer):
     Last(batch_first=True, bidirectional=False)
     """
 
+    gives_steps = False
+
     def __init__(self, batch_first: bool | None = None, bidirectional: bool | None = None) -> None:
         super().__init__({})
         self._lstm = None  # the one before it in a Sequential
@@ -68,35 +71,39 @@ class Last(Layer):
             return bool(self._bidirectional)
         return self._lstm.bidirectional
 
-    def _join(self, name, given):
+    def _join(self, name: str, given: Given) -> tuple[Last, Given]:
         given.check_steps(who(name, self))
         if given.lstm is None:
             return self, given._replace(last=who(name, self))
         if given.stranger:
             if None in (self._batch_first, self._bidirectional):
                 raise ValueError(
-                    f"Sequential: {name!r} (Last) cannot take batch_first and bidirectional from "
-                    f"{who(*given.lstm)}, for what {given.stranger} makes of its output is not "
-                    "known: give both"
+                    f"{given.owner}: {name!r} (Last) cannot take batch_first and bidirectional "
+                    f"from {who(*given.lstm)}, for what {given.stranger} makes of its output is "
+                    "not known: give both"
                 )
             return self, given._replace(last=who(name, self))
         last, lstm = copy.copy(self), given.lstm[1]
         if lstm.bidirectional and not given.directions:
             if self._bidirectional is not False:
                 raise ValueError(
-                    f"Sequential: {name!r} (Last) takes both directions of {who(*given.lstm)} "
+                    f"{given.owner}: {name!r} (Last) takes both directions of {who(*given.lstm)} "
                     f"apart, which {given.giver} has mixed: put it before that, or say "
                     "Last(bidirectional=False) for the last step of each sequence"
                 )
         elif self._bidirectional not in (None, lstm.bidirectional):
             torchs = ", or put it behind the Linear, for what torch's output[-1] gives there"
             raise ValueError(
-                f"Sequential: {who(name, self)} does not agree with {who(*given.lstm)}: leave out "
-                "bidirectional, to take it from there" + (torchs if lstm.bidirectional else "")
+                f"{given.owner}: {who(name, self)} does not agree with {who(*given.lstm)}: leave "
+                "out bidirectional, to take it from there" + (torchs if lstm.bidirectional else "")
             )
         last._lstm = lstm
         given.check_layout(name, last)
         return last, given._replace(last=who(name, last))
+
+    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+        """A step is passed on as it is: the sequence might end there."""
+        return Chain([])
 
     def __call__(self, input, *, lengths=None):
         """Map (T, B, F), (B, T, F) or (T, F), and B lengths, to (B, F) or (F,)."""

@@ -1,7 +1,21 @@
-"""Named parameters over one flat buffer, what every layer has in common, and initialisation.
+"""Layer: named parameters over one flat buffer, and what every layer answers to whoever runs it.
 
 A layer's parameters live side by side in one array, in torch's order; each name is a view of it.
 So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
+
+A layer is called, ``y = layer(x)``, or run so that one can go back, ``y, pullback = layer.vjp(x)``:
+vector-Jacobian products, as JAX names them. `Linear.vjp` says what holds for all of them. Layers
+that have layers inside, training and the command line ask every layer the same questions, and none
+of them asks what kind of layer it is:
+
+- ``_join``: what it takes and what it gives, before there is any input (see `chain`);
+- ``_pass``: what it passes on, and the final (h, c) of what has states, by dotted names;
+- ``_pass_vjp``: the same, with a way back;
+- ``_outputs``: what each layer inside passes on, one after the other;
+- ``_live``: what takes its place in a stream;
+- ``_state_names``, ``_gives_steps``, ``_goes_by_chunks``, ``_takes_indices``: facts about it.
+
+`Layer` has an answer to each of them that is right for a layer of which only its call is known.
 """
 
 from __future__ import annotations
@@ -9,16 +23,30 @@ from __future__ import annotations
 import contextlib
 import copy
 import fnmatch
+import functools
+import inspect
 import math
 import re
-from collections.abc import MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from ..arrays import as_array
-from ..checks import check_batch_first, check_bool, check_dtype, quoted, short
+from ..checks import check_batch_first, check_bool, check_dtype, check_size, quoted, short
 from ..terminal import printable
+from .chain import Given, who
+from .stream import Live, ModelStream, Stepwise
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ..arrays import Array, Floats
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+States: TypeAlias = dict[str, Any]  # (h, c), or their gradients, by dotted names
+Back: TypeAlias = Callable[[Any, States], tuple[Any, States]]
+_Own = TypeVar("_Own", bound="Layer")
 
 _LIKE_A_PARAMETER = re.compile(r"(.*\.)?(weight|bias)", re.DOTALL)
 
@@ -26,23 +54,52 @@ _LIKE_A_PARAMETER = re.compile(r"(.*\.)?(weight|bias)", re.DOTALL)
 class LoadedKeys(NamedTuple):
     """What `Layer.load_state_dict` did not find in a state dict, and what it left there."""
 
-    missing_keys: list
-    unexpected_keys: list
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Layer:
-    """What every layer is: parameters with torch's names, a training switch, children.
+    """What every layer is: parameters with torch's names, a training switch, layers inside.
+
+    Derive from it for a layer of your own. It must have `forward`. To be trained, or to stand
+    behind layers that are, it must have `vjp` too. Then it works in `Sequential`, `Residual` and
+    `Concat`, in `fit`, `predict`, `state_dict`, checkpoints, copies and pickles as any other.
 
     Parameters
     ----------
-    shapes : dict of str -> tuple of int
-        The parameters, in torch's order.
+    shapes : dict of str -> tuple of int, optional
+        The parameters by their names, in the order of `state_dict`. They begin as zeros.
     dtype : {"float32", "float64"}
     children : dict of str -> Layer, optional
-        The layers inside this one; their parameters' names are prefixed ``name.``.
+        The layers inside this one; their parameters' names are prefixed ``name.``. A layer that is
+        assigned to an attribute later is added to them, as in torch.
+
+    Attributes
+    ----------
+    training : bool
+        Whether it is in training mode; see `train`.
+    stepwise : bool
+        Say True in the class if each step of the output depends on the same step of the input
+        alone. A stream takes the layer then: ``step`` calls it with one step, (B, ...).
+    gives_steps : bool
+        Say False in the class if the output has no axis of steps, as that of a `Last`.
 
     Notes
     -----
+    What to write, and what you may:
+
+    - ``forward(self, input, *, lengths=None)`` returns the output. `lengths`, the real steps of
+      each sequence, are given where the caller of a model gives them; leave the parameter out if
+      the layer has no use for them. A layer is run by calling it: ``y = layer(x)``.
+    - ``vjp(self, input, *, lengths=None)`` returns the output and a function ``dx =
+      pullback(d_output)``, from the gradient of the output to that of the input, both of the
+      dtype and shape of what they are the gradient of. For each parameter it calls
+      `add_gradient`. It may also take ``input_gradient``; where that is False, `dx` may be None.
+    - A `numpy.random.Generator` that is an attribute is kept in checkpoints.
+
+    A layer that overrides ``__call__`` instead of `forward` works as well. It may return anything
+    that the next layer takes.
+
     Parameters are read as attributes (``lstm.weight_ih_l0``: a view that refuses writing) and
     changed by assigning to them or by `load_state_dict`, so that a layer knows when its weights
     have changed. A name that begins as theirs do (weight, bias) and is none is refused. Changing
@@ -51,37 +108,285 @@ class Layer:
 
     Examples
     --------
-    >>> isinstance(fastlstm.LSTM(3, 4), fastlstm.Layer)
-    True
+    >>> class Scaled(fastlstm.Layer):
+    ...     stepwise = True
+    ...
+    ...     def __init__(self, features):
+    ...         super().__init__({"factor": (features,)})
+    ...         self.factor = np.ones(features)
+    ...
+    ...     def forward(self, input):
+    ...         return input * self.factor
+    ...
+    ...     def vjp(self, input):
+    ...         factor = self.factor.copy()  # a pullback belongs to the parameters of its run
+    ...
+    ...         def pullback(d_output):
+    ...             axes = tuple(range(input.ndim - 1))
+    ...             self.add_gradient("factor", (d_output * input).sum(axes))
+    ...             return d_output * factor
+    ...
+    ...         return input * factor, pullback
+    >>> model = fastlstm.Sequential({"scaled": Scaled(3), "lstm": fastlstm.LSTM(3, 4)})
+    >>> y, pullback = model.vjp(np.ones((5, 2, 3), np.float32))
+    >>> pullback(np.ones_like(y)).shape, model.grads["scaled.factor"].shape
+    ((5, 2, 3), (3,))
+    >>> model.stream(batch_size=2).step(np.ones((2, 3), np.float32)).shape
+    (2, 4)
     """
+
+    stepwise: bool = False
+    gives_steps: bool = True
 
     # Attributes that the shapes of parameters, or what is packed from them, depend on: they keep
     # the values that the constructor gives them.
-    _fixed = frozenset({"dtype", "children"})
+    _fixed: ClassVar[frozenset[str]] = frozenset({"dtype", "children"})
+    # What a method tells more than its own result: a subclass that overrides the method, and not
+    # these, has those of `Layer`, as nothing more is known of it.
+    _told_by: ClassVar[dict[str, tuple[str, ...]]] = {
+        "__call__": ("_join", "_live", "_goes_by_chunks", "stepwise")
+    }
+    _axes: int | None = None  # how many axes a batch of its input has, where that is known
+    _takes_indices: bool = False  # whether its input is integers
     _kept = False  # whether there is somebody already who would put the gradients back
     _shown = False  # whether somebody has views of the gradients, and may write into them
     _blank = False  # whether nothing was added to the gradients since they were set to zero
-    _frozen = frozenset()  # names of own parameters that are not to be learnt
+    _frozen: frozenset[str] = frozenset()  # names of own parameters that are not to be learnt
 
-    def __init__(self, shapes, dtype="float32", children=None):
+    def __init__(
+        self,
+        shapes: Shapes | None = None,
+        dtype: Any = "float32",
+        children: Mapping[str, Layer] | None = None,
+    ) -> None:
+        shapes = shapes or {}
         self.dtype = check_dtype(dtype)
         self.training = True
-        self.children = dict(children or {})
-        self._flat = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        self.children: dict[str, Layer] = dict(children or {})
+        self._flat: Floats = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         self._views = _views_of(self._flat, shapes)
-        self._gradients = self._grad_views = None  # as `_flat` and `_views`, once asked for
+        self._gradients: Floats | None = None  # as `_flat`, once asked for
+        self._grad_views: dict[str, Floats] | None = None  # as `_views`
         self._version = 0  # counts the changes of the parameters
 
-    def __getattr__(self, name):
-        views = self.__dict__.get("_views", {})
-        if name not in views:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make `forward` and the call one, whichever of them a class defines."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "forward" in own and "__call__" not in own:
+            cls.__call__ = Layer.__call__  # type: ignore[method-assign]
+        elif "__call__" in own and "forward" not in own:
+            cls.forward = own["__call__"]  # type: ignore[method-assign]
+        for method, told in cls._told_by.items():
+            for name in told:
+                if _definer(cls, method) < _definer(cls, name):
+                    setattr(cls, name, vars(Layer)[name])
+
+    def __call__(self, input: Any, *args: Any, **options: Any) -> Any:
+        """Run the layer: what `forward` returns."""
+        return self.forward(input, *args, **options)
+
+    def forward(self, input: Any, *args: Any, **options: Any) -> Any:
+        """Return the layer's output; every kind of layer has one of its own.
+
+        Parameters
+        ----------
+        input : array
+        *args, **options
+            What else the layer takes, as the `lengths` of sequences.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward: write forward(self, input, *, lengths=None), "
+            "which returns the output"
+        )
+
+    def vjp(self, input: Any, *args: Any, **options: Any) -> Any:
+        """Run, and return how to go backwards; every kind of layer has one of its own.
+
+        Parameters
+        ----------
+        input, *args, **options
+            As in a call.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no vjp: to train it, or layers before it, write vjp(self, "
+            "input, *, lengths=None), which returns the output and a function from the gradient "
+            "of the output to that of the input"
+        )
+
+    def stream(self, batch_size: int = 1) -> Any:
+        """Begin a live stream through the whole model: states of its own over these weights.
+
+        Parameters
+        ----------
+        batch_size : int
+            How many streams B advance together.
+
+        Returns
+        -------
+        ModelStream
+
+        Raises
+        ------
+        ValueError
+            If an LSTM is bidirectional, there is none, or a layer may need more than the step at
+            hand: a Softmax over another axis than the features', an LSTMCell, a layer of one's own
+            that is not `stepwise`.
+        """
+        batch_size = check_size("batch_size", batch_size)
+        given = Given([], type(self).__name__)
+        part = self._live("", given, batch_size)
+        after = self._join("", given)[1]
+        known = after.added is not None  # there is no layer of one's own inside
+        return ModelStream(self, batch_size, part, after.features if known else None)
+
+    def add_gradient(self, name: str, value: ArrayLike) -> None:
+        """Add to the gradient of a parameter of this layer, as a pullback does.
+
+        Parameters
+        ----------
+        name : str
+            A parameter of this layer itself, not of one inside it.
+        value : array of the parameter's shape
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or the shape is another.
+
+        Notes
+        -----
+        Nothing is added for a frozen parameter.
+        """
+        if name not in self._views:
+            raise ValueError(
+                f"{type(self).__name__} has no parameter {short(name)}; it has "
+                f"{quoted(self._views) or 'none'}"
+            )
+        if np.shape(value) != self._views[name].shape:
+            raise ValueError(
+                f"{type(self).__name__}: Expected a gradient of {name} of shape "
+                f"{self._views[name].shape}, got {np.shape(value)}"
+            )
+        grads = self._learnt_grads()
+        if name in grads:
+            grads[name] += value
+
+    # ---- what every layer answers ----
+
+    def _join(self, name: str, given: Given) -> tuple[Layer, Given]:
+        """This layer at its place among others, and what it gives there; see `chain`."""
+        return self, given.unknown(name, self)
+
+    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
+        """What the layer passes on, and its final states, by dotted names, from initial ones."""
+        return self(x, **accepted(self._own_call, lengths=lengths)), {}
+
+    @property
+    def _own_call(self) -> Callable[..., Any]:
+        """The function of its class that a call ends in."""
+        cls = type(self)
+        return cls.forward if cls.__call__ is Layer.__call__ else cls.__call__
+
+    def _pass_vjp(
+        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
+    ) -> tuple[Any, States, Back]:
+        """As `_pass`, with the way back from the gradients of both to those of both inputs.
+
+        `input_gradient` and `stated` say whether anybody needs the gradients of x and of `hx`.
+        """
+        what = type(self).__name__
+        wanted = None if input_gradient else False
+        options = accepted(self._own_call, lengths=lengths)
+        options |= accepted(type(self).vjp, input_gradient=wanted)
+        result = self.vjp(x, **options)
+        if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
+            raise TypeError(
+                f"{what}: vjp must return (output, pullback), got {type(result).__name__}"
+            )
+        y, pullback = result
+        floats = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+        of_x = (x.shape, x.dtype) if floats and input_gradient else None
+
+        def back(dy: Any, d_states: States) -> tuple[Any, States]:
+            dx = pullback(dy)
+            if of_x and (np.shape(dx), getattr(dx, "dtype", None)) != of_x:
+                got = f"{getattr(dx, 'dtype', type(dx).__name__)} of shape {np.shape(dx)}"
+                raise ValueError(
+                    f"{what}: its pullback must return the gradient of the input, {of_x[1]} of "
+                    f"shape {of_x[0]}, got {got}"
+                )
+            return dx, {}
+
+        return y, {}, back
+
+    def _outputs(
+        self, x: Any, lengths: Any, name: str = "", steps: bool = True
+    ) -> Iterator[tuple[str, Any, bool]]:
+        """Yield (dotted name, what it passes on, whether that has steps) of each layer inside.
+
+        `steps` says whether x has them. What comes last is what the layer itself passes on.
+        """
+        y, _ = self._pass(x, {}, lengths)
+        yield name or type(self).__name__, y, steps and self._gives_steps
+
+    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+        """What takes the layer's place in a stream of B sequences; ValueError if nothing can."""
+        if not self.stepwise:
+            raise ValueError(
+                f"a stream has one step at a time: {who(name, self)} is not known to need no "
+                "more; run it on what a stream of the layers before it gives"
+            )
+        return Stepwise(self)
+
+    def _state_names(self, differentiable: bool = False) -> list[str]:
+        """The dotted names of what has states (h, c), in order.
+
+        `differentiable` leaves out an LSTMCell: its final states have no gradients beside those of
+        what it passes on, as they are the same.
+        """
+        return []
+
+    @property
+    def _gives_steps(self) -> bool:
+        """Whether its output has an axis of steps where its input has."""
+        return self.gives_steps and all(child._gives_steps for child in self.children.values())
+
+    @property
+    def _goes_by_chunks(self) -> bool:
+        """Whether a sequence may go through it in chunks of time, with states carried along."""
+        return self.stepwise
+
+    def _check_layouts(self) -> None:
+        """Refuse layers inside that belong together and differ in `batch_first` by now."""
+
+    def _from_list(self, x: Any) -> Any:
+        """An input as layers inside can take it: a list may have to become an array first."""
+        return x
+
+    # ---- parameters ----
+
+    def __getattr__(self, name: str) -> Any:
+        attributes = self.__dict__
+        if name in attributes.get("children", ()):
+            return attributes["children"][name]
+        views = attributes.get("_views")
+        if views is None or name not in views:
+            hint = "" if views is not None else ": call super().__init__(...) first"
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
         view = views[name].view()
         view.flags.writeable = False
         return view
 
-    def __setattr__(self, name, value):
-        if name in self.__dict__.get("_views", {}):
+    def __dir__(self) -> Iterable[str]:
+        inside = [*self.__dict__.get("_views", ()), *self.__dict__.get("children", ())]
+        return sorted({*super().__dir__(), *inside})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_inside = name not in self.__dict__ and name in self.__dict__.get("children", ())
+        if is_inside or (isinstance(value, Layer) and not name.startswith("_")):
+            self._set_child(name, value)
+        elif name in self.__dict__.get("_views", {}):
             self._set({name: as_parameter(value, name)})
         elif self._lacks_parameter(name):
             if name in self._parameter_names():
@@ -107,49 +412,60 @@ class Layer:
         """
         return check_batch_first(value) if name == "batch_first" else value
 
-    def __delattr__(self, name):
+    def _set_child(self, name: str, value: Any) -> None:
+        """Take a layer that is assigned to an attribute as one inside this one."""
+        what = type(self).__name__
+        if "children" not in self.__dict__:
+            raise AttributeError(f"{what}: call super().__init__(...) before assigning layers")
+        if not isinstance(value, Layer):
+            raise AttributeError(f"{what}: {short(name)} is a layer inside it, and stays one")
+        self.children[name] = value
+
+    def __delattr__(self, name: str) -> None:
         if name in self._views or name in self._fixed or name in self.children:
             raise AttributeError(
                 f"{name} of {type(self).__name__} cannot be deleted: build another layer"
             )
         object.__delattr__(self, name)
 
-    def _lacks_parameter(self, name):
+    def _lacks_parameter(self, name: str) -> bool:
         """Tell whether a name can only be meant for a parameter, and there is none of it."""
         absent = name == "bias" and self.__dict__.get(name, "") is None  # a Linear's
         own = (name in self.__dict__ and not absent) or hasattr(type(self), name)
-        return "_views" in self.__dict__ and not own and _LIKE_A_PARAMETER.match(name)
+        return "_views" in self.__dict__ and not own and bool(_LIKE_A_PARAMETER.match(name))
 
-    def _parameter_names(self):
+    def _parameter_names(self) -> list[str]:
         return [prefix + name for prefix, layer in self.named_layers() for name in layer._views]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
         shapes = {name: view.shape for name, view in self._views.items()}
         without = {"_gradients": None, "_grad_views": None}
         return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes, **without}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Copied: what comes out of a pickle may be a mapped file, read-only or shared."""
-        flat = np.array(state["_flat"])
-        self.__dict__.update(state, _flat=flat, _views=_views_of(flat, state["_views"]))
+        flat, children = np.array(state["_flat"]), dict(state["children"])
+        views = _views_of(flat, state["_views"])
+        self.__dict__.update(state, _flat=flat, _views=views, children=children)
 
-    def _own_grads(self):
+    def _own_grads(self) -> dict[str, Floats]:
         """The gradients of this layer's own parameters, views by their names; zeros at first."""
         if self._gradients is None:
             self._gradients = np.zeros_like(self._flat)
+        if self._grad_views is None:
             shapes = {name: view.shape for name, view in self._views.items()}
             self._grad_views = _views_of(self._gradients, shapes)
         return self._grad_views
 
-    def _learnt_grads(self):
+    def _learnt_grads(self) -> dict[str, Floats]:
         """Of `_own_grads` those that are wanted: what a pullback adds into."""
         if self._all_frozen:
             return {}  # and no room for them
         return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
 
     @property
-    def grads(self):
+    def grads(self) -> dict[str, Floats]:
         """The gradients by torch's names, as `state_dict`: views of what pullbacks add into.
 
         Returns
@@ -166,7 +482,7 @@ class Layer:
         }
 
     @contextlib.contextmanager
-    def _all_or_nothing(self):
+    def _all_or_nothing(self) -> Iterator[None]:
         """Inside, gradients are added to; if that is cut short, as by Ctrl-C, they are put back."""
         layers = {id(layer): layer for _, layer in self.named_layers() if not layer._kept}.values()
         before = [
@@ -186,14 +502,14 @@ class Layer:
             for layer in layers:
                 vars(layer)["_kept"] = False
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Set all gradients to zero; without it, pullbacks go on adding."""
         for _, layer in self.named_layers():
             if layer._gradients is not None:
                 layer._gradients[...] = 0
                 vars(layer)["_blank"] = not layer._shown
 
-    def freeze(self, *names: str) -> Layer:
+    def freeze(self: _Own, *names: str) -> _Own:
         """Let training leave parameters as they are, until `unfreeze`.
 
         A frozen parameter gets no gradient, no update and no weight decay, and has no part in the
@@ -225,7 +541,7 @@ class Layer:
         """
         return self._switch("freeze", names, False)
 
-    def unfreeze(self, *names: str) -> Layer:
+    def unfreeze(self: _Own, *names: str) -> _Own:
         """Let training change parameters again: the opposite of `freeze`, with the same names.
 
         An optimiser that has made steps by then begins with moments of 0 for them. To begin as it
@@ -244,12 +560,13 @@ class Layer:
         return not all(layer._all_frozen for _, layer in self.named_layers())
 
     @property
-    def _all_frozen(self):
+    def _all_frozen(self) -> bool:
         """Whether no parameter of its own is learnt."""
         return len(self._frozen) == len(self._views)
 
-    def _switch(self, what, names, learns):
-        owners, chosen = self._owners(), {}
+    def _switch(self: _Own, what: str, names: Iterable[str], learns: bool) -> _Own:
+        owners = self._owners()
+        chosen: dict[str, tuple[Layer, str]] = {}
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f"{what} takes names of type str, got: {type(name).__name__}")
@@ -263,12 +580,12 @@ class Layer:
         for layer, name in (chosen if names else owners).values():
             layer._frozen = layer._frozen - {name} if learns else layer._frozen | {name}
             if not learns and layer._gradients is not None:
-                layer._grad_views[name][...] = 0
+                layer._own_grads()[name][...] = 0
             if layer._all_frozen:
                 layer._gradients = layer._grad_views = None  # nobody needs their room
         return self
 
-    def _owners(self):
+    def _owners(self) -> dict[str, tuple[Layer, str]]:
         """(layer, its own name for it) of each parameter by its name from here."""
         return {
             prefix + name: (layer, name)
@@ -293,10 +610,10 @@ class Layer:
         return _Switches(self)
 
     @requires_grad.setter
-    def requires_grad(self, learns):
+    def requires_grad(self, learns: bool) -> None:
         self._switch("requires_grad", (), check_bool("requires_grad", learns))
 
-    def buffers(self):
+    def buffers(self) -> Iterator[tuple[Layer, Floats, Floats]]:
         """Yield what an optimiser works on: (layer, parameters, gradients), each array flat.
 
         For this layer and those inside it that have parameters, once each under however many names.
@@ -310,13 +627,14 @@ class Layer:
                 yield layer, layer._flat, np.broadcast_to(layer.dtype.type(0), layer._flat.shape)
             else:
                 layer._own_grads()
+                assert layer._gradients is not None
                 yield layer, layer._flat, layer._gradients
 
-    def changed(self):
+    def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale."""
         self._version += 1
 
-    def _set(self, values):
+    def _set(self, values: Mapping[str, Array]) -> None:
         """Copy arrays of the right shapes into the parameters of these names."""
         for name, value in values.items():
             if value.shape != self._views[name].shape:
@@ -330,7 +648,7 @@ class Layer:
                 self._views[name][...] = value
         self._version += 1
 
-    def named_layers(self, prefix=""):
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Yield (prefix of its parameters' names, layer) for this layer and all inside it."""
         yield prefix, self
         for name, child in self.children.items():
@@ -351,11 +669,11 @@ class Layer:
         }
 
     @property
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         """How many numbers the layer and its children learn."""
         return sum(layer._flat.size for _, layer in self.named_layers())
 
-    def train(self, mode=True):
+    def train(self: _Own, mode: bool = True) -> _Own:
         """Switch the layer and its children to training (dropout on) or, False, to evaluation.
 
         Evaluation gives back the memory that only training needs.
@@ -366,14 +684,14 @@ class Layer:
                 layer._release()
         return self
 
-    def _release(self):
+    def _release(self) -> None:
         """Give back the memory that only training needs."""
 
-    def eval(self):
+    def eval(self: _Own) -> _Own:
         """Switch to evaluation: ``train(False)``."""
         return self.train(False)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Floats]:
         """Return all parameters by torch's names, in torch's order, as copies.
 
         Returns
@@ -479,11 +797,7 @@ class Layer:
             layer.__setstate__({**layer.__getstate__(), "dtype": dtype, "_flat": flat})
         return model
 
-    def _join(self, name, given):
-        """This layer at its place in a Sequential, and what it gives there; see `chain`."""
-        return self, given.unknown(name, self)
-
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not self.children:
             return f"{type(self).__name__}({self._arguments()})"
         lines = [
@@ -494,40 +808,40 @@ class Layer:
             lines.append(f"  ({printable(untold)})")
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         """What stands in the brackets of `repr`, as torch's ``extra_repr``."""
         return ""
 
 
-class _Switches(MutableMapping):
+class _Switches(MutableMapping[str, bool]):
     """`Layer.requires_grad`: each reading asks the layers, each assignment tells them."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: Layer) -> None:
         self._layer = layer
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> bool:
         layer, own = self._layer._owners()[name]
         return own not in layer._frozen
 
-    def __setitem__(self, name, learns):
+    def __setitem__(self, name: str, learns: bool) -> None:
         self._layer._switch(
             "requires_grad", (name,), check_bool(f"requires_grad[{name!r}]", learns)
         )
 
-    def __delitem__(self, name):
+    def __delitem__(self, name: str) -> None:
         raise TypeError("requires_grad has a value for each parameter; none can be deleted")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._layer._owners())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._layer._owners())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(dict(self))
 
 
-def _views_of(flat, shapes):
+def _views_of(flat: Floats, shapes: Shapes) -> dict[str, Floats]:
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()], dtype=int)
     return {
         name: piece.reshape(shape)
@@ -535,11 +849,11 @@ def _views_of(flat, shapes):
     }
 
 
-def _holds_floats(array):
+def _holds_floats(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _fits(array, dtype):
+def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
     """Tell whether floats stay what they are, but for rounding, in another precision."""
     if array.dtype.itemsize <= dtype.itemsize:
         return True
@@ -547,10 +861,28 @@ def _fits(array, dtype):
         return np.array_equal(np.isinf(array.astype(dtype)), np.isinf(array))
 
 
-def as_parameter(value, name):
+def as_parameter(value: Any, name: str) -> Array:
     """What may be assigned to a parameter: floats of any precision, or a list of numbers."""
     array = as_array(value, name)
     untyped = isinstance(value, (list, tuple, int))
     if not _holds_floats(array) and not (untyped and array.dtype.kind in "iu"):
         raise ValueError(f"{name} must hold floats, got {array.dtype}")
     return array
+
+
+def _definer(cls: type, name: str) -> int:
+    """How far from a class, in the order in which Python looks, its attribute is defined."""
+    return next(n for n, one in enumerate(cls.__mro__) if name in vars(one))
+
+
+def accepted(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Those options that are given, not None, and that a function of a layer takes."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return {n: value for n, value in given.items() if _takes(function, n)} if given else given
+
+
+@functools.lru_cache(maxsize=1024)
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name, or takes any."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import as_float, as_gradient, as_rows, quiet
 from ..checks import check_bool, check_size
 from ..initialisers import uniform
-from .chain import who
+from .chain import Given, who
 from .computed import Computed
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Linear(Computed):
     array([[53.]], dtype=float32)
     """
 
+    stepwise = True
     _fixed = Computed._fixed | {"in_features", "out_features", "bias"}
 
     def __init__(
@@ -170,8 +171,8 @@ class Linear(Computed):
             self._engine.run_linear(weights, rows[piece], y[piece], self.num_threads)
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def _join(self, name, given):
-        given.check(self.in_features, who(name, self))
+    def _join(self, name: str, given: Given) -> tuple[Linear, Given]:
+        given = given.check(self.in_features, who(name, self))
         features, giver = self.out_features, who(name, self)
         return self, given._replace(features=features, giver=giver, directions=False)
 

@@ -13,6 +13,7 @@ from ..sequences.batch import Packed, arrange
 from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
+from .layer import Back, States, accepted
 from .layouts import as_torch
 from .recurrent import Recurrent, describe
 from .stream import Stream
@@ -85,6 +86,7 @@ class LSTM(Recurrent):
     ((5, 2, 4), (2, 2, 4), (2, 2, 4))
     """
 
+    _axes = 3
     _fixed = Recurrent._fixed | {"num_layers", "bidirectional", "proj_size"}
 
     def __init__(
@@ -419,15 +421,46 @@ class LSTM(Recurrent):
             states.append(np.array(state.reshape(shape), order="C"))
         return states
 
-    def _join(self, name, given):
-        given.check(self.input_size, who(name, self))
+    def _join(self, name: str, given: Given) -> tuple[LSTM, Given]:
+        given = given.check(self.input_size, who(name, self))
         given.check_steps(who(name, self))
-        if given.lstm and not given.stranger:
+        if not given.stranger:
             given.check_layout(name, self)
         wide = self._directions * self._output_size
-        return self, Given(given.layouts, wide, who(name, self), lstm=(name, self), directions=True)
+        return self, given.behind_lstm(name, self, features=wide, giver=who(name, self))
 
-    def stream(self, batch_size=1):
+    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
+        y, states = self(x, hx.get(""), lengths=lengths)
+        return y, {"": states}
+
+    def _pass_vjp(
+        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
+    ) -> tuple[Any, States, Back]:
+        wanted = None if input_gradient else False
+        options = accepted(type(self).vjp, input_gradient=wanted)
+        options |= {} if lengths is None else {"lengths": lengths}
+        (y, states), pullback = self.vjp(x, hx.get(""), **options)
+
+        def back(dy: Any, d_states: States) -> tuple[Any, States]:
+            dx, d_hx = pullback(dy, d_states.get(""))
+            return dx, {"": d_hx}
+
+        return y, {"": states}, back
+
+    def _live(self, name: str, given: Given, batch_size: int) -> Stream:
+        try:
+            return self.stream(batch_size)
+        except ValueError as fault:
+            raise ValueError(f"{name!r}: {fault}") from fault
+
+    def _state_names(self, differentiable: bool = False) -> list[str]:
+        return [""]
+
+    @property
+    def _goes_by_chunks(self) -> bool:
+        return not self.bidirectional
+
+    def stream(self, batch_size: int = 1) -> Stream:
         """Begin a live stream: a state of its own over these weights.
 
         Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ..arrays import as_float, as_rows, quiet
 from ..checks import check_bool, check_size
 from ..sequences.packing import uniform_sizes
 from .chain import Given, who
+from .layer import Back, States, accepted
 from .recurrent import Recurrent, describe
 
 if TYPE_CHECKING:
@@ -130,14 +131,33 @@ class LSTMCell(Recurrent):
 
         return ((h[0], c[0]) if single else (h, c)), pullback
 
-    def _join(self, name, given):
-        given.check(self.input_size, who(name, self))
+    def _join(self, name: str, given: Given) -> tuple[LSTMCell, Given]:
+        given = given.check(self.input_size, who(name, self))
         if given.lstm and not (given.stranger or given.last):
             raise ValueError(
-                f"Sequential: {who(name, self)} takes one step, {who(*given.lstm)} gives all of "
+                f"{given.owner}: {who(name, self)} takes one step, {who(*given.lstm)} gives all of "
                 "them; put a Last between the two"
             )
-        return self, Given(given.layouts)
+        return self, given.behind(cell=True)
+
+    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
+        states = self(x, hx.get(""))
+        return states, {"": states}
+
+    def _pass_vjp(
+        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
+    ) -> tuple[Any, States, Back]:
+        options = accepted(type(self).vjp, input_gradient=None if input_gradient else False)
+        states, pullback = self.vjp(x, hx.get(""), **options)
+
+        def back(dy: Any, d_states: States) -> tuple[Any, States]:
+            dx, d_hx = pullback(dy)
+            return dx, {"": d_hx}
+
+        return states, {"": states}, back
+
+    def _state_names(self, differentiable: bool = False) -> list[str]:
+        return [] if differentiable else [""]
 
     def _d_states(self, d_states, rows, ndim):
         """The gradients of a step's h and c; what is None becomes zeros."""

@@ -1,27 +1,17 @@
-"""What stands around an LSTM in a real model: torch's names and shapes, NumPy's arithmetic.
+"""Sequential: layers one after the other."""
 
-A layer is called, ``y = layer(x)``, or run so that one can go back, ``y, pullback = layer.vjp(x)``:
-vector-Jacobian products, as JAX names them. `Linear.vjp` says what holds for all of them.
-"""
+from __future__ import annotations
 
-import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
-
-from ..arrays import as_float, as_gradient
-from ..checks import check_size
-from .activations import Softmax
-from .chain import Given, check_layouts, is_own, join, who
-from .dropout import Dropout
-from .last import Last
-from .layer import Layer
-from .linear import Linear
-from .lstm import LSTM
-from .lstm_cell import LSTMCell
-from .stream import ModelStream, by_name
+from .chain import Given, check_whole, dotted, outside, within
+from .container import Container
+from .layer import Back, Layer, States
+from .stream import Chain, Live
 
 
-class Sequential(Layer):
+class Sequential(Container):
     """Layers one after the other, as torch.nn.Sequential; an LSTM passes on its output.
 
     The layers are compared with each other when it is built: what one gives, the next must take.
@@ -51,303 +41,83 @@ class Sequential(Layer):
     ['fc.weight', 'fc.bias']
     """
 
-    def __init__(self, *layers):
-        if len(layers) == 1 and isinstance(layers[0], dict):
-            children = layers[0]
-        else:
-            children = {str(n): layer for n, layer in enumerate(layers)}
+    def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
+        super().__init__(by_their_names(layers))
+
+    def _fit(
+        self, children: Mapping[str, Layer], given: Given, prefix: str
+    ) -> tuple[dict[str, Layer], Given]:
+        joined: dict[str, Layer] = {}
         for name, layer in children.items():
-            if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: {name!r} is not a layer but {type(layer).__name__}")
-            if not isinstance(name, str) or not name or "." in name:
-                raise ValueError(
-                    "Sequential: a name must be a string without dots, not empty, got "
-                    f"{name!r:.100}"
-                )
-        for name, layer in list(children.items())[:-1]:
-            if isinstance(_last(layer), LSTMCell):
-                raise TypeError(
-                    f"Sequential: {name!r:.100} gives the (h, c) of an LSTMCell, which no layer "
-                    "takes; put it last or use an LSTM"
-                )
-        dtypes = {
-            str(inner.dtype)
-            for layer in children.values()
-            for _, inner in layer.named_layers()
-            if inner.num_parameters
-        }
-        if len(dtypes) > 1:
-            raise ValueError(
-                f"Sequential: layers have different dtypes: {sorted(dtypes)}; layer.astype, or "
-                "load(path, dtype=...), makes them one"
-            )
-        children, given = join(children, Given([]))
-        super().__init__({}, dtypes.pop() if dtypes else "float32", children)
-        self._layouts = given.layouts  # pairs that must go on agreeing
-        self._leaves = tuple(_leaves(children))
+            check_whole(given, prefix + (list(joined) or [""])[-1])
+            joined[name], given = layer._join(prefix + name, given)
+        return joined, given
 
-    def __call__(self, input, hx=None, *, lengths=None, return_states=False):
-        """Run all layers.
+    def _run(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
+        states: States = {}
+        for name, layer in self.children.items():
+            x, own = layer._pass(x, within(hx, name), lengths)
+            states |= outside(own, name)
+        return x, states
 
-        Parameters
-        ----------
-        input : what the first layer takes
-            A list before a layer without parameters becomes an array of the model's dtype.
-        hx : dict of str -> (h_0, c_0), list of those, or one (h_0, c_0), optional
-            Initial states by the names of the LSTMs and LSTMCells, dotted as in `state_dict`; in
-            their order; or of the only one. Zeros where nothing, or None, is given.
-        lengths : B ints, optional
-            Each sequence's real steps, for every LSTM and Last inside.
-        return_states : bool
-            Whether to return the final states too, as is done wherever `hx` is given.
-
-        Returns
-        -------
-        y : what the last layer gives; of an LSTM, its output
-        states : dict of str -> (h_n, c_n)
-            If they are asked for: what the next call takes as `hx`.
-
-        Examples
-        --------
-        >>> model = fastlstm.Sequential({"lstm": fastlstm.LSTM(3, 4), "fc": fastlstm.Linear(4, 1)})
-        >>> x = np.ones((6, 2, 3), np.float32)
-        >>> y, states = model(x[:2], return_states=True)
-        >>> rest, states = model(x[2:], states)
-        >>> np.array_equal(np.concatenate([y, rest]), model(x))
-        True
-        """
-        check_layouts(self._layouts)
-        x, given, states = self._arrange(input), by_name("hx", hx, self._recurrent()), {}
-        for name, layer in self._leaves:
-            x, own = _call(layer, x, given.get(name), lengths)
-            if own is not None:
-                states[name] = own
-        return x if hx is None and not return_states else (x, states)
-
-    def vjp(self, input, hx=None, *, lengths=None, return_states=False, input_gradient=True):
-        """Run all layers, and return how to go backwards.
-
-        Parameters
-        ----------
-        input, hx, lengths, return_states
-            As in a call. What layers pass on is kept, not copied: do not write into `input` before
-            the pullback.
-        input_gradient : bool
-            False: nobody needs `dx`. It is None then, and not computed.
-
-        Returns
-        -------
-        y, or (y, states) : as a call's
-            y may refuse writing, for the pullback reads it.
-        pullback : callable
-            ``dx = pullback(d_output)``: from the gradient of y (of an LSTMCell's (h, c), a pair) to
-            that of `input`, None if this is integers; adds those of all parameters that are not
-            frozen to `grads`. See `Linear.vjp`. Where states are returned, ``dx, d_hx =
-            pullback(d_output, d_states)``: in go the gradients of the final states of LSTMs, as
-            `hx` is given, and zeros where there are none, as for a `d_output` of None; out come
-            those of all initial states, a dict.
-
-        Examples
-        --------
-        >>> model = fastlstm.Sequential(fastlstm.LSTM(3, 4), fastlstm.Last(), fastlstm.Linear(4, 1))
-        >>> y, pullback = model.vjp(np.ones((5, 2, 3), np.float32))
-        >>> pullback(np.ones_like(y)).shape
-        (5, 2, 3)
-        >>> model.grads["2.bias"]
-        array([2.], dtype=float32)
-        """
-        check_layouts(self._layouts)
-        x, given, states = self._arrange(input), by_name("hx", hx, self._recurrent()), {}
-        pullbacks, stated = [], hx is not None or return_states
+    def _run_vjp(
+        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
+    ) -> tuple[Any, States, Back]:
+        states: States = {}
+        backs: list[tuple[str, Back]] = []
         needed = input_gradient  # of what this layer takes: also if a layer before it learns
-        for name, layer in self._leaves:
-            if not (needed or stated or layer.learns) and layer.num_parameters:
-                x, _ = _call(layer, x, None, lengths)  # frozen, as all before it: nobody goes back
+        for name, layer in self.children.items():
+            if not (needed or stated or layer.learns):  # frozen, as all before it: nobody goes back
+                x, _ = layer._pass(x, {}, lengths)
                 continue
-            x, own, back = _vjp(layer, x, given.get(name), lengths, needed)
-            if own is not None:
-                states[name] = own
-            needed = needed or layer.learns or (stated and own is not None)
+            x, own, back = layer._pass_vjp(x, within(hx, name), lengths, needed, stated)
+            states |= outside(own, name)
+            needed = needed or layer.learns or (stated and bool(own))
             if needed:
-                pullbacks.append((name, back))
-        shapes = {n: [state.shape for state in s] for n, s in states.items()}
-        y_like = (x.shape, x.dtype) if isinstance(x, np.ndarray) else None
-        ends_in_cell = type(x) is tuple  # which a PackedSequence is not
+                backs.append((name, back))
 
-        def pullback(d_output, d_states=None):
-            if d_states is not None and not stated:
-                raise ValueError(
-                    "d_states: Expected none of a run without states; give it hx, or "
-                    "return_states=True"
-                )
-            d_states = self._d_states(d_states, shapes)
-            dx, d_hx = d_output, {}
-            if dx is None and stated:
-                dx = np.zeros(*y_like) if y_like else (None, None) if ends_in_cell else None
-            with self._all_or_nothing():
-                for name, back in reversed(pullbacks):
-                    dx, own = back(dx, d_states.get(name))
-                    if own is not None:
-                        d_hx[name] = own
-            dx = dx if input_gradient else None
-            return (dx, d_hx) if stated else dx
+        def pullback(dx: Any, d_states: States) -> tuple[Any, States]:
+            d_hx: States = {}
+            for name, back in reversed(backs):
+                dx, own = back(dx, within(d_states, name))
+                d_hx |= outside(own, name)
+            return dx, d_hx
 
-        return ((x, states) if stated else x), pullback
+        return x, states, pullback
 
-    def stream(self, batch_size: int = 1) -> ModelStream:
-        """Begin a live stream through the whole model: states of its own over these weights.
+    def _outputs(
+        self, x: Any, lengths: Any, name: str = "", steps: bool = True
+    ) -> Iterator[tuple[str, Any, bool]]:
+        for own, layer in self.children.items():
+            for outcome in layer._outputs(x, lengths, dotted(name, own), steps):
+                yield outcome
+            x, steps = outcome[1:]
 
-        Parameters
-        ----------
-        batch_size : int
-            How many streams B advance together.
+    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+        parts: list[tuple[str, Live]] = []
+        for own, layer in self.children.items():
+            parts.append((own, layer._live(dotted(name, own), given, batch_size)))
+            given = layer._join(dotted(name, own), given)[1]
+        return Chain(parts)
 
-        Returns
-        -------
-        ModelStream
+    @property
+    def _takes_indices(self) -> bool:  # type: ignore[override]
+        return bool(self.children) and bool(self[0]._takes_indices)
 
-        Raises
-        ------
-        ValueError
-            If an LSTM is bidirectional, or a layer may need more than the step at hand: a Softmax
-            over another axis than the features', an LSTMCell, a layer of one's own.
-        """
-        batch_size = check_size("batch_size", batch_size)
-        parts, given = [], Given([])
-        for name, layer in self._leaves:
-            if isinstance(layer, LSTM) and not is_own(layer):
-                try:
-                    parts.append((name, layer.stream(batch_size)))
-                except ValueError as fault:
-                    raise ValueError(f"{name!r}: {fault}") from fault
-            elif isinstance(layer, Softmax) and not is_own(layer):
-                if layer.dim not in (-1, 1 if given.last else 2):
-                    raise ValueError(
-                        f"a stream has one step at a time: {who(name, layer)} may sum over several"
-                    )
-                parts.append((name, Softmax()))
-            elif is_own(layer) or isinstance(layer, (LSTMCell, Sequential)):
-                raise ValueError(
-                    f"a stream has one step at a time: {who(name, layer)} is not known to need no "
-                    "more; run it on what a stream of the layers before it gives"
-                )
-            elif not isinstance(layer, (Dropout, Last)):
-                parts.append((name, layer))
-            _, given = join({name: layer}, given)
-        if not any(isinstance(layer, LSTM) for _, layer in self._leaves):
-            raise ValueError("a stream needs a model with an LSTM, this one has none")
-        return ModelStream(self, batch_size, parts, given.features)
+    def _from_list(self, x: Any) -> Any:
+        if not self.children or self[0].num_parameters:  # which converts it
+            return x
+        return super()._from_list(x)
 
-    def _d_states(self, d_states, shapes):
-        """The gradients of final states by name, checked before anything is added anywhere."""
-        names = self._recurrent(LSTM)
-        d_states = by_name("d_states", d_states, names)
-        for name, pair in d_states.items():
-            if pair is None:
-                continue
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise TypeError(f"d_states of {name!r} must be a tuple (dh_n, dc_n)")
-            d_states[name] = tuple(
-                None if d is None else as_gradient(d, shape, self.dtype, "Sequential", "d_states")
-                for d, shape in zip(pair, shapes[name], strict=True)
-            )
-        return d_states
-
-    def _recurrent(self, kind=(LSTM, LSTMCell)):
-        """The names of the layers that have states, in their order."""
-        return [name for name, layer in self._leaves if isinstance(layer, kind)]
-
-    def _join(self, name, given):
-        """A copy, if a Last inside takes something from an LSTM before this Sequential."""
-        before = len(given.layouts)
-        children, given = join(self.children, given, name + ".")
-        if all(children[n] is layer for n, layer in self.children.items()):
-            return self, given
-        twin = copy.copy(self)
-        leaves = tuple(_leaves(children))
-        layouts = given.layouts[before:]
-        twin.__dict__.update(children=children, _layouts=layouts, _leaves=leaves)
-        return twin, given
-
-    def _arrange(self, x):
-        if isinstance(x, (list, tuple)) and self.children and not self[0].num_parameters:
-            x = as_float(x, self.dtype, owner="Sequential")
-        return x
-
-    def __getattr__(self, name):
-        children = self.__dict__.get("children", {})
-        return children[name] if name in children else super().__getattr__(name)
-
-    def __setattr__(self, name, value):
-        replaces = name in self.__dict__.get("children", {})
-        if name not in self.__dict__ and (replaces or isinstance(value, Layer)):
-            how = "replaced" if replaces else "added"
-            raise AttributeError(
-                f"Sequential: layer {name!r} cannot be {how}; build a new Sequential"
-            )
-        if name == "batch_first":
-            raise AttributeError(
-                "Sequential has no batch_first; the LSTM and Last layers inside it have"
-            )
-        super().__setattr__(name, value)
-
-    def __getitem__(self, name):
+    def __getitem__(self, name: str | int | slice) -> Any:
         """A layer by its name, or by its position if an int; a Sequential if a slice."""
-        if isinstance(name, str):
-            return self.children[name]
         if isinstance(name, slice):
-            return Sequential(dict(list(self.children.items())[name]))
-        return list(self.children.values())[name]
-
-    def __len__(self):
-        return len(self.children)
-
-    def __iter__(self):
-        return iter(self.children.values())
+            return Sequential(dict([*self.children.items()][name]))
+        return super().__getitem__(name)
 
 
-def _last(layer):
-    """The layer whose result a layer gives: of a Sequential, its last one's."""
-    return _last(layer[-1]) if isinstance(layer, Sequential) and len(layer) else layer
-
-
-def _call(layer, x, hx, lengths):
-    """(What a layer passes on in a Sequential, its final states); None of a layer that has none."""
-    if isinstance(layer, LSTM):
-        return layer(x, hx, lengths=lengths)
-    if isinstance(layer, LSTMCell):
-        states = layer(x, hx)
-        return states, states
-    if isinstance(layer, (Last, Sequential)) and lengths is not None:
-        return layer(x, lengths=lengths), None
-    return layer(x), None
-
-
-def _vjp(layer, x, hx, lengths, input_gradient):
-    """(What a layer passes on in a Sequential, its final states, the pullback from both to both).
-
-    The states of a layer that has none are None. An LSTMCell passes on its states.
-    """
-    options = {}
-    if isinstance(layer, (LSTM, LSTMCell)):
-        options["hx"] = hx
-    own = LSTM.vjp, LSTMCell.vjp, Linear.vjp, Sequential.vjp
-    if type(layer).vjp in own:  # a subclass with a `vjp` of its own may not know the option
-        options["input_gradient"] = input_gradient
-    if isinstance(layer, (LSTM, Last, Sequential)) and lengths is not None:
-        options["lengths"] = lengths
-    y, pullback = layer.vjp(x, **options)
-    if isinstance(layer, LSTM):
-        return *y, pullback
-    if isinstance(layer, LSTMCell):
-        return y, y, lambda d_states, _: pullback(d_states)
-    return y, None, lambda d_output, _: (pullback(d_output), None)
-
-
-def _leaves(children, prefix=""):
-    """Yield (dotted name, layer) of the layers, and of those in Sequentials that run as ours."""
-    for name, layer in children.items():
-        if isinstance(layer, Sequential) and not is_own(layer):
-            yield from ((f"{prefix}{name}.{inner}", leaf) for inner, leaf in layer._leaves)
-        else:
-            yield prefix + name, layer
+def by_their_names(layers: tuple[Any, ...]) -> Mapping[str, Layer]:
+    """Layers as they are given, one by one or in a dict, by their names."""
+    if len(layers) == 1 and isinstance(layers[0], dict):
+        return layers[0]
+    return {str(n): layer for n, layer in enumerate(layers)}

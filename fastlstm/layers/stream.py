@@ -3,7 +3,12 @@
 Of one LSTM, or, as a ModelStream, of all LSTMs in a Sequential.
 """
 
+from __future__ import annotations
+
+import contextlib
 import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -11,7 +16,11 @@ from ..arrays import as_float, as_rows
 from ..checks import check_size
 from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
-from .chain import check_layouts
+from .chain import dotted, outside
+
+if TYPE_CHECKING:
+    from ..arrays import Floats
+    from .layer import Layer
 
 
 class Stream:
@@ -194,8 +203,66 @@ class Stream:
     def _begin(self, mask, h, c):
         self._h[:, mask], self._c[:, mask] = h[:, mask], c[:, mask]
 
+    def _inside(self) -> dict[str, Stream]:
+        """Itself, as an LSTM in a model has one stream."""
+        return {"": self}
+
     def __repr__(self):
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
+
+
+class Live(Protocol):
+    """What takes the place of a layer in a stream: it goes on by a step, or by a chunk of steps."""
+
+    def step(self, x: Any, out: Floats | None = None) -> Any:
+        """Go on by one step, x (B, ...); the result may go into `out`, checked."""
+
+    def run(self, x: Any) -> Any:
+        """Go on by a chunk of steps, in the layout of the layers."""
+
+    def _inside(self) -> dict[str, Stream]:
+        """The streams of LSTMs inside, by their dotted names from here."""
+
+
+class Stepwise:
+    """A layer that needs one step at a time, and keeps nothing of it."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+
+    def step(self, x: Any, out: Floats | None = None) -> Any:
+        return put(self.layer(x), out)
+
+    def run(self, x: Any) -> Any:
+        return self.layer(x)
+
+    def _inside(self) -> dict[str, Stream]:
+        return {}
+
+
+class Chain:
+    """What goes on one after the other; without any parts, a step is passed on as it is."""
+
+    def __init__(self, parts: list[tuple[str, Live]]) -> None:
+        self.parts: list[tuple[str, Live]] = []
+        for name, part in parts:
+            inner = part.parts if isinstance(part, Chain) else [("", part)]
+            self.parts += [(dotted(name, inside), live) for inside, live in inner]
+
+    def step(self, x: Any, out: Floats | None = None) -> Any:
+        if not self.parts:
+            return put(x, out)
+        for _, part in self.parts[:-1]:
+            x = part.step(x)
+        return self.parts[-1][1].step(x, out)
+
+    def run(self, x: Any) -> Any:
+        for _, part in self.parts:
+            x = part.run(x)
+        return x
+
+    def _inside(self) -> dict[str, Stream]:
+        return {k: s for name, part in self.parts for k, s in outside(part._inside(), name).items()}
 
 
 class ModelStream:
@@ -206,13 +273,14 @@ class ModelStream:
 
     Parameters
     ----------
-    model : Sequential
+    model : Layer
+        A model with an LSTM inside.
     batch_size : int
         B.
-    parts : list of (name, Stream or layer)
-        What a step goes through, one after the other.
-    features : int
-        F, how many values a step gives.
+    part : object
+        What a step goes through; `Sequential.stream` puts it together.
+    features : int, optional
+        F, how many values a step gives, where that is known before.
 
     Examples
     --------
@@ -225,18 +293,21 @@ class ModelStream:
     >>> h, c = stream.state["lstm"]
     """
 
-    def __init__(self, model, batch_size, parts, features):
-        self._model, self.batch_size, self._parts = model, batch_size, parts
-        self._streams = {name: part for name, part in parts if isinstance(part, Stream)}
-        self._shape = batch_size, features
+    def __init__(
+        self, model: Layer, batch_size: int, part: Live, features: int | None = None
+    ) -> None:
+        self._model, self.batch_size, self._part = model, batch_size, part
+        self._streams, self._features = part._inside(), features
+        if not self._streams:
+            raise ValueError("a stream needs a model with an LSTM, this one has none")
 
-    def __copy__(self):
+    def __copy__(self) -> ModelStream:
         """A stream at the same point, with states of its own, over the same weights."""
-        copy = self._model.stream(self.batch_size)
+        copy: ModelStream = self._model.stream(self.batch_size)
         copy.state = self.state
         return copy
 
-    def step(self, x, out: np.ndarray | None = None) -> np.ndarray:
+    def step(self, x: Any, out: Floats | None = None) -> Floats:
         """Advance every stream by one step.
 
         Parameters
@@ -254,21 +325,19 @@ class ModelStream:
         ValueError, TypeError
             If a shape or dtype does not fit; the states have not moved.
         """
+        x = self._model._from_list(x)
+        if self._features is None:  # a layer of one's own is last, or may refuse what it gets
+            with self._unmoved_by_errors():
+                y: Floats = self._part.step(x)
+                if out is not None:
+                    check_out(out, y.shape, self._model.dtype)
+            return put(y, out)
         if out is not None:
-            _check_out(out, self._shape, self._model.dtype)
-        x = self._model._arrange(x)
-        for _, part in self._parts[:-1]:
-            x = part.step(x) if isinstance(part, Stream) else part(x)
-        last = self._parts[-1][1]
-        if isinstance(last, Stream):
-            return last.step(x, out)
-        y = last(x)
-        if out is None:
-            return y
-        out[...] = y
-        return out
+            check_out(out, (self.batch_size, self._features), self._model.dtype)
+        y = self._part.step(x, out)
+        return y
 
-    def run(self, x) -> np.ndarray:
+    def run(self, x: Any) -> Floats:
         """Advance every stream by a chunk of steps: the same values as step by step.
 
         Parameters
@@ -286,24 +355,28 @@ class ModelStream:
         ValueError, TypeError
             If a shape or dtype does not fit; the states have not moved.
         """
-        check_layouts(self._model._layouts)
-        x = self._model._arrange(x)
+        self._model._check_layouts()
+        x = self._model._from_list(x)
+        with self._unmoved_by_errors():
+            y: Floats = self._part.run(x)
+        return y
+
+    @contextlib.contextmanager
+    def _unmoved_by_errors(self) -> Iterator[None]:
         before = self.state
         try:
-            for _, part in self._parts:
-                x = part.run(x) if isinstance(part, Stream) else part(x)
+            yield
         except BaseException:
             self.state = before
             raise
-        return x
 
     @property
-    def state(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def state(self) -> dict[str, tuple[Floats, Floats]]:
         """A dict of (h, c) by the LSTMs' names, copies; assign to resume."""
         return {name: stream.state for name, stream in self._streams.items()}
 
     @state.setter
-    def state(self, states):
+    def state(self, states: Any) -> None:
         states = by_name("state", states, list(self._streams))
         if missing := [name for name in self._streams if states.get(name) is None]:
             raise ValueError(
@@ -317,7 +390,7 @@ class ModelStream:
         for name, stream in self._streams.items():
             stream.state = whole[name]
 
-    def reset(self, mask=None, to=None) -> None:
+    def reset(self, mask: Any = None, to: Any = None) -> None:
         """Set states to zero, or to given ones.
 
         Parameters
@@ -339,7 +412,7 @@ class ModelStream:
         for name, stream in self._streams.items():
             stream._begin(mask, *starts[name])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ModelStream({self._model!r}, batch_size={self.batch_size})"
 
 
@@ -376,6 +449,14 @@ def by_name(what, states, names):
     return dict(zip(names, states, strict=True))
 
 
+def put(y: Any, out: Floats | None) -> Any:
+    """A result, in `out` if that is given."""
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
 def _step(lstm, h, c, x, out):
     """Advance the states h, c of B streams by one step; see `Stream.step`."""
     if type(x) is not np.ndarray or x.dtype != lstm.dtype:
@@ -386,7 +467,7 @@ def _step(lstm, h, c, x, out):
     if out is None:
         out = np.empty(shape, lstm.dtype)
     else:
-        _check_out(out, shape, lstm.dtype)
+        check_out(out, shape, lstm.dtype)
     _advance(lstm, h, c, as_rows(x), uniform_sizes(1, rows), out)
     return out
 
@@ -401,7 +482,7 @@ def _advance(lstm, h, c, rows, batch_sizes, y):
         raise
 
 
-def _check_out(out, shape, dtype):
+def check_out(out, shape, dtype):
     if (
         type(out) is not np.ndarray
         or out.shape != shape

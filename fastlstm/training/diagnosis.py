@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..layers import LSTM, Last, Layer, Sequential
 from .callbacks import History
 from .datasets import Batch
 from .view import SamplesFirst
@@ -80,12 +78,11 @@ def first_in_forward(view: SamplesFirst, batch: Batch, numbers: NDArray[np.int64
     for name, parameter in view.model.state_dict().items():
         if not is_finite(parameter):
             return f"the parameter {name}"
-    by_steps = view.swaps_input
     x = tuple(inputs.values()) if isinstance(batch.x, tuple) else inputs["input"]
-    for name, layer, values in _outputs(view.model, view.swapped(x), batch.lengths):
-        by_steps = by_steps and not isinstance(layer, Last)
+    for name, values, has_steps in view.model._outputs(view.swapped(x), batch.lengths):
+        samples_second = view.swaps_input and has_steps
         for part, array in _parts(f"output of {name}", values).items():
-            if who := _samples(array.swapaxes(0, 1) if by_steps else array, numbers):
+            if who := _samples(array.swapaxes(0, 1) if samples_second else array, numbers):
                 return f"the {part} for {who}"
     return None
 
@@ -123,17 +120,3 @@ def _samples(array: NDArray[Any], numbers: NDArray[np.int64]) -> str | None:
     named = ", ".join(map(str, bad[:_MOST_NAMED]))
     more = f" and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
     return f"sample{'s' * (len(bad) > 1)} {named}{more}"
-
-
-def _outputs(
-    layer: Layer, x: Any, lengths: NDArray[np.int64] | None, name: str = ""
-) -> Iterator[tuple[str, Layer, Any]]:
-    """Yield (name, layer, output) of each layer that is no Sequential, one after the other."""
-    if isinstance(layer, Sequential):
-        for child, inner in layer.children.items():
-            for *who, y in _outputs(inner, x, lengths, f"{name}{child}."):
-                yield *who, y
-            x = y
-    else:
-        y = layer(x, lengths=lengths) if isinstance(layer, (LSTM, Last)) else layer(x)
-        yield name[:-1] or type(layer).__name__, layer, y[0] if isinstance(layer, LSTM) else y

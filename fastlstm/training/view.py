@@ -8,19 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..layers import (
-    LSTM,
-    Dropout,
-    Embedding,
-    Last,
-    Layer,
-    Linear,
-    ReLU,
-    Sequential,
-    Sigmoid,
-    Softmax,
-    Tanh,
-)
+from ..layers import Layer, Sequential
 from .arguments import refuse_class
 from .datasets import Batch
 
@@ -42,25 +30,25 @@ class SamplesFirst:
         refuse_class("model", model)
         if not isinstance(model, Layer):
             raise TypeError(f"model should be a layer, got: {type(model).__name__}")
-        timed = [n for _, n in model.named_layers() if isinstance(n, (LSTM, Last))]
+        timed = [layer for _, layer in model.named_layers() if hasattr(layer, "batch_first")]
         if len({layer.batch_first for layer in timed}) > 1:
             raise ValueError("model: all of its LSTM and Last layers must be batch_first, or none")
-        plain = isinstance(model, Sequential) and type(model).vjp is Sequential.vjp
-        self.model = model if plain else Sequential(model)
-        self.axes = _axes_of_x(self.model)
+        self.model = model
+        self._run = model if type(model) is Sequential else Sequential(model)
+        self.axes = self._run._axes
         self.swaps_input = bool(timed) and not timed[0].batch_first
-        self.gives_steps = bool(timed) and not any(isinstance(n, Last) for n in timed)
+        self.gives_steps = bool(timed) and model._gives_steps
 
     def __call__(self, batch: Batch) -> Any:
         """Return the prediction for a `Batch`."""
         _check_batch(batch)
-        return self._out(self.model(self.swapped(batch.x), lengths=batch.lengths))
+        return self._out(self._run(self.swapped(batch.x), lengths=batch.lengths))
 
     def vjp(self, batch: Batch) -> tuple[Any, Callable[[NDArray[Any]], Any]]:
         """Return the prediction for a `Batch`, and its pullback to the parameters alone."""
         _check_batch(batch)
         x = self.swapped(batch.x)
-        y, pullback = self.model.vjp(x, lengths=batch.lengths, input_gradient=False)
+        y, pullback = self._run.vjp(x, lengths=batch.lengths, input_gradient=False)
         return self._out(y), lambda dy: pullback(self._out(dy))
 
     def swapped(self, x: Any) -> Any:
@@ -80,19 +68,6 @@ class SamplesFirst:
     def _out(self, y: Any) -> Any:
         """Swap samples and steps of an output, or of its gradient, if the model has them so."""
         return y.swapaxes(0, 1) if self.swaps_input and self.gives_steps else y
-
-
-def _axes_of_x(model: Layer) -> int | None:
-    """Return how many axes x must have; None if the layers before the first LSTM do not tell."""
-    axes = 3
-    for _, layer in model.named_layers():
-        if isinstance(layer, LSTM):
-            return axes
-        if isinstance(layer, Embedding):
-            axes -= 1
-        elif type(layer) not in (Sequential, Linear, Dropout, ReLU, Tanh, Sigmoid, Softmax):
-            return None
-    return None
 
 
 def _check_batch(batch: object) -> None:
