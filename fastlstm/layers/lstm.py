@@ -439,7 +439,7 @@ class LSTM(Recurrent):
         wanted = None if input_gradient else False
         options = accepted(type(self).vjp, input_gradient=wanted)
         options |= {} if lengths is None else {"lengths": lengths}
-        (y, states), pullback = self.vjp(x, hx.get(""), **options)
+        (y, states), pullback = self.vjp(x, hx=hx.get(""), **options)
 
         def back(dy: Any, d_states: States) -> tuple[Any, States]:
             dx, d_hx = pullback(dy, d_states.get(""))

@@ -148,7 +148,7 @@ class LSTMCell(Recurrent):
         self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
     ) -> tuple[Any, States, Back]:
         options = accepted(type(self).vjp, input_gradient=None if input_gradient else False)
-        states, pullback = self.vjp(x, hx.get(""), **options)
+        states, pullback = self.vjp(x, hx=hx.get(""), **options)
 
         def back(dy: Any, d_states: States) -> tuple[Any, States]:
             dx, d_hx = pullback(dy)
