@@ -76,10 +76,8 @@ def assert_same(actual, expected):
 def test_chunks_give_the_whole(model, x, chunk, monkeypatch):
     """However time is cut, the output is that of the model called once from Python."""
     seen = []
-    advance = cli_run._advance
-    monkeypatch.setattr(
-        cli_run, "_advance", lambda _, x, *rest: seen.append(x) or advance(_, x, *rest)
-    )
+    convert = cli_run._convert
+    monkeypatch.setattr(cli_run, "_convert", lambda x, *rest: seen.append(x) or convert(x, *rest))
     widest = max(max(p.shape) for p in model.state_dict().values())
     batch = 3 if 3 in x.shape else 1
     monkeypatch.setattr(cli_run, "CHUNK_VALUES", chunk * batch * widest)
@@ -444,14 +442,14 @@ def test_a_run_that_breaks_off_leaves_the_old_files(fault, code, monkeypatch):
     monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     old = run(lstm(), X, "--state-out", "s.npz")
     before = sorted(os.listdir())
-    advance, left = cli_run._advance, iter(range(5))
+    convert, left = cli_run._convert, iter(range(5))
 
-    def advance_a_few(*arguments):
+    def convert_a_few(*arguments):
         if next(left, None) is None:
             raise fault
-        return advance(*arguments)
+        return convert(*arguments)
 
-    monkeypatch.setattr(cli_run, "_advance", advance_a_few)
+    monkeypatch.setattr(cli_run, "_convert", convert_a_few)
     arguments = ["run", "model.npz", "x.npy", "-o", "y.npy", "--state-out", "s.npz"]
     assert cli.main(arguments) == code
     assert sorted(os.listdir()) == before

@@ -580,7 +580,7 @@ def test_half_an_update_would_be_seen(monkeypatch):
 
 
 def test_ctrl_c_in_a_run():
-    model = Sequential({"s": Signalling(), **regressor().children})
+    model = Sequential({**regressor().children, "s": Signalling()})
     history = fit(model, make_data(), MSELoss(), SGD(model, lr=0.1), 9, 4, shuffle=False)
     assert history.interrupted and history["loss"] == []
     assert_same_weights(model, _expected_before(2, make_data()))

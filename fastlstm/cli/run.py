@@ -21,20 +21,7 @@ from ..checks import listed, short
 from ..engines import MODULES
 from ..files import check_writable, written_aside
 from ..formats import load, load_state
-from ..layers import (
-    LSTM,
-    Dropout,
-    Embedding,
-    Last,
-    Layer,
-    Linear,
-    LSTMCell,
-    ReLU,
-    Sequential,
-    Sigmoid,
-    Softmax,
-    Tanh,
-)
+from ..layers import Layer, LSTMCell
 from ..terminal import progress_bar
 from ..training import is_forecaster
 from .csv_file import read_numbers, write_rows
@@ -141,10 +128,10 @@ def _run(args: argparse.Namespace) -> None:
             f"{args.model} is a forecaster, whose model takes and gives standardised values: use "
             "`fastlstm forecast`"
         )
-    layers = [layer for _, layer in model.named_layers() if not layer.children]
+    layers = [layer for _, layer in model.named_layers()]
     if any(isinstance(layer, LSTMCell) for layer in layers):
         raise ValueError(f"{args.model} holds an LSTMCell, which only Python code can step")
-    timed = [layer for layer in layers if isinstance(layer, (LSTM, Last))]
+    timed = [layer for layer in layers if hasattr(layer, "batch_first")]
     if args.batch_first is not None:
         for layer in timed:
             layer.batch_first = args.batch_first
@@ -153,10 +140,10 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--lengths needs a model with an LSTM, {args.model} has none")
 
     x = read(args.input)
-    tokens = bool(layers) and isinstance(layers[0], Embedding)
+    tokens = model._takes_indices
     layout = _layout(args, x.shape, tokens, timed)
     states = _first_states(args, model, layout)
-    gives_steps = not any(isinstance(layer, Last) for layer in layers)
+    gives_steps = model._gives_steps
     if kind == ".csv" and layout.batch != 1 and gives_steps:
         raise ValueError(
             f"{args.output} can hold one sequence, {args.input} has {layout.batch}: write a .npy "
@@ -167,16 +154,18 @@ def _run(args: argparse.Namespace) -> None:
             f"{args.output} needs values for every step, {args.model} gives those of the last one"
         )
     chunk = layout.steps
-    if lengths is None and all(map(_goes_by_steps, layers)):
+    if lengths is None and model._goes_by_chunks:
         widest = max((max(p.shape) for p in model.state_dict().values()), default=1)
         chunk = max(1, CHUNK_VALUES // (layout.batch * widest))
 
     def pieces() -> Iterator[_Array]:
+        nonlocal states
         for start in progress_bar(range(0, layout.steps, chunk), unit="chunk"):
             here = slice(start, start + chunk)
             part = x[:, here] if layout.time and not isinstance(x, wav.Sound) else x[here]
             dtype = np.dtype(np.int64) if tokens else model.dtype
-            yield _advance(model, _convert(part, dtype, args.input), states, lengths)
+            y, states = model._pass(_convert(part, dtype, args.input), states, lengths)
+            yield y
 
     length = layout.steps if chunk < layout.steps else None  # None: there is one piece
     with written_aside(args.output) as file:
@@ -199,18 +188,19 @@ def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _S
     """
     if not (args.state_in or args.state_out):
         return {}
-    lstms = [(name, layer) for name, layer in model.named_layers() if isinstance(layer, LSTM)]
-    if len(lstms) != 1:
+    names = model._state_names()
+    if len(names) != 1:
         raise ValueError(
-            f"--state-in and --state-out need a model with one LSTM, {args.model} has {len(lstms)}"
+            f"--state-in and --state-out need a model with one LSTM, {args.model} has {len(names)}"
         )
     if not args.state_in:
         return {}
     state = load_state(args.state_in)
     if set(state) != {"h", "c"}:
-        names = listed(name[:100] for name in state)
-        raise ValueError(f"{args.state_in} must hold the arrays h and c, got {names or 'none'}")
-    ((name, lstm),) = lstms
+        got = listed(name[:100] for name in state)
+        raise ValueError(f"{args.state_in} must hold the arrays h and c, got {got or 'none'}")
+    (name,) = names
+    lstm: Any = next(layer for n, layer in model.named_layers() if n.removesuffix(".") == name)
     h_c = [_convert(state[key], lstm.dtype, args.state_in) for key in "hc"]
     if layout.batch == 1:
         h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]
@@ -218,11 +208,11 @@ def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _S
         h, c = lstm._states(h_c, layout.batch, True)
     except ValueError as fault:
         raise ValueError(f"{args.state_in}: {fault}") from fault
-    return {name.removesuffix("."): (h, c) if layout.batched else (h[:, 0], c[:, 0])}
+    return {name: (h, c) if layout.batched else (h[:, 0], c[:, 0])}
 
 
 def _layout(
-    args: argparse.Namespace, shape: tuple[int, ...], tokens: bool, timed: Sequence[LSTM | Last]
+    args: argparse.Namespace, shape: tuple[int, ...], tokens: bool, timed: Sequence[Layer]
 ) -> _Layout:
     """Return how an input of this shape lies; ValueError if it does not fit the model."""
     batch_first = any(layer.batch_first for layer in timed) or args.batch_first
@@ -243,27 +233,6 @@ def _layout(
         )
     time = int(bool(batch_first))
     return _Layout(True, time, shape[time], shape[1 - time])
-
-
-def _goes_by_steps(layer: Layer) -> bool:
-    """Tell whether the layer's output at a step needs nothing of the steps after it."""
-    if isinstance(layer, LSTM):
-        return not layer.bidirectional
-    if isinstance(layer, Softmax):
-        return layer.dim == -1
-    return isinstance(layer, (Linear, Embedding, Dropout, ReLU, Tanh, Sigmoid))
-
-
-def _advance(model, x, states, lengths):
-    """Run the model on a piece of the sequence; `states` are taken and left for the next one."""
-    if isinstance(model, LSTM):
-        y, states[""] = model(x, states.get(""), lengths=lengths)
-        return y
-    if isinstance(model, Sequential):
-        y, after = model(x, states, lengths=lengths)
-        states.update(after)
-        return y
-    return model(x, lengths=lengths) if isinstance(model, Last) else model(x)
 
 
 def _convert(part: _Array, dtype: np.dtype[Any], path: Path) -> _Array:

@@ -296,9 +296,8 @@ class Layer:
         `input_gradient` and `stated` say whether anybody needs the gradients of x and of `hx`.
         """
         what = type(self).__name__
-        wanted = None if input_gradient else False
         options = accepted(self._own_call, lengths=lengths)
-        options |= accepted(type(self).vjp, input_gradient=wanted)
+        options |= accepted(type(self).vjp, input_gradient=input_gradient)
         result = self.vjp(x, **options)
         if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
             raise TypeError(

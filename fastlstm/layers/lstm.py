@@ -436,8 +436,7 @@ class LSTM(Recurrent):
     def _pass_vjp(
         self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
     ) -> tuple[Any, States, Back]:
-        wanted = None if input_gradient else False
-        options = accepted(type(self).vjp, input_gradient=wanted)
+        options = accepted(type(self).vjp, input_gradient=input_gradient)
         options |= {} if lengths is None else {"lengths": lengths}
         (y, states), pullback = self.vjp(x, hx=hx.get(""), **options)
 

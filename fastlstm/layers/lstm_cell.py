@@ -147,7 +147,7 @@ class LSTMCell(Recurrent):
     def _pass_vjp(
         self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
     ) -> tuple[Any, States, Back]:
-        options = accepted(type(self).vjp, input_gradient=None if input_gradient else False)
+        options = accepted(type(self).vjp, input_gradient=input_gradient)
         states, pullback = self.vjp(x, hx=hx.get(""), **options)
 
         def back(dy: Any, d_states: States) -> tuple[Any, States]:

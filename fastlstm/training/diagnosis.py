@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..layers import Layer
 from .callbacks import History
 from .datasets import Batch
 from .view import SamplesFirst
