@@ -136,8 +136,11 @@ static int64_t between_stride(const fl_stack *stack)
     return stride % 256 ? stride : stride + 64;
 }
 
+/* The first sequence of a part. A step of a stream has one part, and does without the call. */
 static int64_t first_sequence(const stack_run *run, int part)
 {
+    if (run->cut.parts == 1)
+        return part ? run->call->batch : 0;
     return fl_first_sequence(run->call, run->rows, run->cut.parts, part);
 }
 
