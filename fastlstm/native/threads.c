@@ -1,8 +1,9 @@
-/* A few threads of our own: no other library's are used, changed or needed.
+/* A pool of a few threads that belong to this library. It uses no other library's threads and changes none.
 
-They are made when first asked for, wait awake for a moment after each call, so that calls in a row
-find them ready, and then sleep. One call at a time has them; another that comes meanwhile runs alone.
-Nobody waits for a thread that has not begun: who comes late finds its work done by the others. */
+The threads are made when a call first asks for them. After each call they wait awake for a moment, so that a
+call that follows at once finds them ready, and then they sleep. One call at a time has the pool; a call that
+comes meanwhile runs in its own thread alone. No thread waits for one that has not begun: the others do the
+work of a thread that comes late. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -25,7 +26,7 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
 
 void fl_wait(const _Atomic int64_t *count, int64_t value)
 {
-    (void)count, (void)value; /* one thread: all is done */
+    (void)count, (void)value; /* There is one thread, so all of it is done. */
 }
 
 #else
@@ -42,9 +43,9 @@ static struct {
     int busy, made;
     void (*work)(void *context, int thread);
     void *context;
-    int given;                    /* numbers given to those who take part */
-    _Atomic int64_t wanted;       /* how many more may take part */
-    _Atomic int64_t inside;       /* how many do, but for the caller */
+    int given;              /* how many threads have been given a number in this call */
+    _Atomic int64_t wanted; /* how many more may take part */
+    _Atomic int64_t inside; /* how many take part now, the caller not counted */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -77,7 +78,7 @@ static void *worker(void *nothing)
 {
     pthread_mutex_lock(&pool.lock);
     for (;;) {
-        if (!pool.wanted) { /* another call may follow at once */
+        if (!pool.wanted) { /* Another call may follow at once. */
             pthread_mutex_unlock(&pool.lock);
             for (int64_t end = now() + AWAKE_NS; !atomic_load(&pool.wanted) && now() < end;)
                 for (int spins = 0; spins < 32; spins++)
@@ -98,7 +99,7 @@ static void *worker(void *nothing)
     return nothing;
 }
 
-/* A forked child has none of the threads, whatever they were doing; it makes its own. */
+/* A forked child has none of its parent's threads, whatever they were doing. It makes its own. */
 static void forget(void)
 {
     pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
@@ -112,7 +113,7 @@ static void register_forget(void)
     pthread_atfork(NULL, NULL, forget);
 }
 
-/* Threads of ours take no signals: those are the program's. */
+/* Make the pool as large as this. Its threads block all signals, which are the program's. */
 static void make(int threads)
 {
     sigset_t all, before;

@@ -14,7 +14,7 @@ P < H, w_hr; batch sizes, T int64; x; h; c; if it goes back, dy; dh; dc. Rows li
 #include "fastlstm.h"
 
 /* Memory full of nan: what is used before it is set shows. */
-static void *room(size_t bytes)
+static void *allocate(size_t bytes)
 {
     void *memory = aligned_alloc(64, bytes / 64 * 64 + 64);
     if (!memory)
@@ -24,7 +24,7 @@ static void *room(size_t bytes)
 
 static void *take(int64_t count, size_t size)
 {
-    void *memory = room(count * size);
+    void *memory = allocate(count * size);
     if (fread(memory, size, count, stdin) != (size_t)count)
         abort();
     return memory;
@@ -32,7 +32,7 @@ static void *take(int64_t count, size_t size)
 
 static void *zeros(int64_t count, size_t size)
 {
-    return memset(room(count * size), 0, count * size);
+    return memset(allocate(count * size), 0, count * size);
 }
 
 static void give(const void *values, int64_t count, size_t size)
@@ -57,7 +57,7 @@ int main(int argc, char **argv)
         .directions = (int32_t)head[DIRECTIONS],
         .input = head[I], .hidden = head[H], .output = head[P], .back = back,
     };
-    fl_arrays *parameters = room(cells * sizeof *parameters);
+    fl_arrays *parameters = allocate(cells * sizeof *parameters);
     for (int64_t k = 0; k < cells; k++) { /* one after the other, as they stand in the input */
         parameters[k].w_ih = take(4 * head[H] * (k < head[DIRECTIONS] ? head[I] : wide), size);
         parameters[k].w_hh = take(4 * head[H] * head[P], size);
@@ -79,14 +79,14 @@ int main(int argc, char **argv)
     call.x = take(rows * head[I], size);
     call.h = take(of_h, size);
     call.c = take(of_c, size);
-    call.y = room(rows * wide * size);
+    call.y = allocate(rows * wide * size);
 
-    fl_stack *stack = fl_pack(room(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
     if (back) {
         call.checkpoint_interval = head[EVERY];
-        call.tape = room(fl_tape_bytes(stack, &call));
+        call.tape = allocate(fl_tape_bytes(stack, &call));
     }
-    call.scratch = room(fl_scratch_bytes(stack, &call));
+    call.scratch = allocate(fl_scratch_bytes(stack, &call));
     fl_run(stack, &call);
     give(call.y, rows * wide, size);
     give(call.h, of_h, size);
@@ -98,8 +98,8 @@ int main(int argc, char **argv)
     way.dy = take(rows * wide, size);
     way.dh = take(of_h, size);
     way.dc = take(of_c, size);
-    way.dx = room(rows * head[I] * size);
-    fl_arrays *dw = room(cells * sizeof *dw);
+    way.dx = allocate(rows * head[I] * size);
+    fl_arrays *dw = allocate(cells * sizeof *dw);
     const int64_t of_w_hr = head[P] < head[H] ? head[P] * head[H] : 0;
     for (int64_t k = 0; k < cells; k++)
         dw[k] = (fl_arrays){
@@ -109,7 +109,7 @@ int main(int argc, char **argv)
             .w_hr = of_w_hr ? zeros(of_w_hr, size) : NULL,
         };
     way.dw = dw;
-    way.scratch = room(fl_back_scratch_bytes(stack, &way));
+    way.scratch = allocate(fl_back_scratch_bytes(stack, &way));
     fl_back(stack, &way);
     give(way.dx, rows * head[I], size);
     give(way.dh, of_h, size);

@@ -36,7 +36,7 @@ enum { WORKS = sizeof works / sizeof *works };
 static float numbers[MOST]; /* weights, inputs and states */
 static long rounds;
 
-static void *room(size_t bytes)
+static void *allocate(size_t bytes)
 {
     void *memory = aligned_alloc(64, bytes / 64 * 64 + 64);
     if (!memory)
@@ -72,7 +72,7 @@ static int go_back(const work *w, const fl_call *call, float *results)
     }
 #undef PLACE
     way.dw = dw;
-    way.scratch = room(fl_back_scratch_bytes(w->stack, &way));
+    way.scratch = allocate(fl_back_scratch_bytes(w->stack, &way));
     int stopped = fl_back(w->stack, &way);
     free(way.scratch);
     return stopped;
@@ -96,15 +96,15 @@ static float *run(const work *w, int threads, int (*stop)(void))
     size_t results = results_of(w) * sizeof(float);
     fl_call call = {
         .x = numbers, .x_stride = s->input * (int64_t)sizeof(float),
-        .y = memset(room(results), 0, results),
+        .y = memset(allocate(results), 0, results),
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
-        .h = memset(room(states), 0, states), .c = memset(room(states), 0, states),
+        .h = memset(allocate(states), 0, states), .c = memset(allocate(states), 0, states),
         .threads = threads, .checkpoint_interval = w->every, .stop = s->back ? NULL : stop,
     };
     if (s->back)
-        call.tape = room(fl_tape_bytes(w->stack, &call));
-    call.scratch = room(fl_scratch_bytes(w->stack, &call));
+        call.tape = allocate(fl_tape_bytes(w->stack, &call));
+    call.scratch = allocate(fl_scratch_bytes(w->stack, &call));
     int stopped = fl_run(w->stack, &call);
     if (s->back) {
         call.stop = stop;
@@ -149,7 +149,7 @@ int main(int argc, char **argv)
         parameters[k] = (fl_arrays){numbers + 4 * k, numbers + 4 * k + 1, numbers + 4 * k + 2, numbers + 4 * k + 3};
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
-        w->stack = fl_pack(room(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
+        w->stack = fl_pack(allocate(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
         w->expected = run(w, 1, NULL);
         if (run(w, 1, at_once)) {
             fprintf(stderr, "not stopped: work %d\n", (int)(w - works));
