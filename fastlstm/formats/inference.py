@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..checks import quoted, short
-from ..layers import Last, Layer, Sequential
+from ..layers import Last, Layer
 from . import structure
 from .parts import Part, Parts, Reading, within
 from .structure import Description
@@ -160,7 +160,7 @@ def _as_given(layer: Layer) -> Description:
     What a Last leaves undecided stays so, because it will take it from its LSTM.
     """
     description = structure.describe(layer)
-    if isinstance(layer, Sequential):
+    if layer.children:
         description["children"] = {n: _as_given(child) for n, child in layer.children.items()}
     if isinstance(layer, Last):
         description |= {"batch_first": layer._batch_first, "bidirectional": layer._bidirectional}

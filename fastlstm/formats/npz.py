@@ -131,8 +131,9 @@ def write(file: IO[bytes], model: Layer, notes: dict[str, Any] | None = None) ->
     texts = {_STRUCTURE: structure.dumps(model)}
     if notes is not None:
         texts[_NOTES] = json.dumps(notes)
-    entries: dict[str, Any] = {name: np.array(text.encode()) for name, text in texts.items()}
-    np.savez(file, **model.state_dict(), **entries)
+    entries: dict[str, Any] = dict(model.state_dict())
+    entries |= {name: np.array(text.encode()) for name, text in texts.items()}
+    np.savez(file, **entries)
 
 
 def _of_training(source: Source, state: State) -> State:
