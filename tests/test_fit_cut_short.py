@@ -342,7 +342,7 @@ def _stops(data, origin, what, batches, *, model=None, loss=None, lr=0.1, **opti
     error = check(
         call, NonFiniteError,
         f"epoch 1, batch {batches + 1} of 6: {what}; first not finite was {origin}. The model has "
-        "the weights of before this batch",
+        "the weights from before this batch",
     )  # fmt: skip
     assert (error.epoch, error.batch, error.origin) == (1, batches + 1, origin)
     assert error.history["loss"] == [] and isinstance(error, FloatingPointError)
@@ -497,7 +497,7 @@ def test_not_finite_in_the_validation():
         fit(model, make_data(), MSELoss(), Adam(model), 2, 8, validation=(x, y))
     assert str(caught.value) == (
         "epoch 1, batch 3 of 3: the validation loss is nan; first not finite was the input of "
-        "sample 17. The model has the weights of before this batch"
+        "sample 17. The model has the weights from before this batch"
     )
     other = regressor(dropout=0.5)
     fit(other, make_data(), MSELoss(), Adam(other), 1, 8)

@@ -409,10 +409,10 @@ def test_bad_metrics():
             "metrics['a'] should return a number, got: tuple",
         ),
         ({3: _accuracy}, TypeError, "metrics: Expected names, got 3"),
-        ({"loss": _accuracy}, ValueError, "metrics: 'loss' is a name that the history has for "
+        ({"loss": _accuracy}, ValueError, "metrics: 'loss' is a name that the history uses "
          "itself"),
         ({"validation_a": _accuracy}, ValueError, "metrics: 'validation_a' is a name that the "
-         "history has for itself"),
+         "history uses itself"),
         ({"a": lambda y, t: "high"}, TypeError, "metrics['a'] should return a number, got: str"),
         (
             {"a": lambda y, t: y}, TypeError, "metrics['a'] should return a number, got: ndarray",

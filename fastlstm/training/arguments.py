@@ -89,7 +89,7 @@ def check_metrics(metrics: Metrics | None) -> Metrics:
         if not isinstance(name, str):
             raise TypeError(f"metrics: Expected names, got {name!r}")
         if name in ("loss", "lr", "seconds") or name.startswith("validation_"):
-            raise ValueError(f"metrics: {name!r} is a name that the history has for itself")
+            raise ValueError(f"metrics: {name!r} is a name that the history uses itself")
         refuse_class(f"metrics[{name!r}]", metric)
         if not callable(metric):
             raise TypeError(f"metrics[{name!r}] should be a function, got: {type(metric).__name__}")

@@ -271,10 +271,8 @@ class Sequences:
     def __repr__(self) -> str:
         what = "tokens" if self.tokens else f"{self.sequences[0].shape[-1]} features"
         shortest, longest = self.lengths.min(), self.lengths.max()
-        targets = "none" if self.targets is None else "each step" if self.per_step else "each"
-        return (
-            f"Sequences({len(self)} of {shortest} to {longest} steps, {what}, targets: {targets})"
-        )
+        targets = "no" if self.targets is None else "steps'" if self.per_step else "sequences'"
+        return f"Sequences({len(self)} of {shortest} to {longest} steps, {what}, {targets} targets)"
 
     def _checked_weights(
         self, weights: ArrayLike | Sequence[ArrayLike]

@@ -281,7 +281,7 @@ class Training:
         if origin is None:
             origin = first_in_backward(self.model) if backward else "the loss itself"
         best = [c.best_epoch for c in self.state.callbacks if isinstance(c, EarlyStopping)]
-        weights = "the weights of before this batch"
+        weights = "the weights from before this batch"
         if any(best):
             weights = f"its best weights, those of epoch {[epoch for epoch in best if epoch][-1]}"
         return NonFiniteError(

@@ -58,10 +58,17 @@ class _Stateful:
         self.optimizer = optimizer
 
     def __repr__(self) -> str:
-        left_out = ("optimizer", "base_lr", "most_steps", *self.counted)
-        options = (f"{n}={v!r}" for n, v in vars(self).items() if n not in left_out)
-        shown = ", ".join(option for option in options if not option.startswith("_"))
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
         return f"{type(self).__name__}({shown}) after {self.last_epoch} steps"
+
+    def _arguments(self) -> dict[str, object]:
+        """Return what the schedule was made with, for `repr`."""
+        left_out = ("optimizer", "base_lr", "most_steps", *self.counted)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in left_out and not name.startswith("_")
+        }
 
     def begin_from(self, base_lr: float) -> None:
         """Continue as if the learning rate of step 0 had been `base_lr`."""
@@ -364,6 +371,9 @@ class OneCycleLR(Schedule):
             self._corners.insert(2, (2 * up - 2, start, high))
         super().__init__(optimizer)
 
+    def _arguments(self) -> dict[str, object]:
+        return {"max_lr": self._corners[1][1], **super()._arguments()}
+
     def _at(self, count: int) -> list[float]:
         """Return the learning rate and the momentum after `count` steps."""
         if count > self.total_steps:
@@ -452,6 +462,9 @@ class SequentialLR(Schedule):
         ]
         self.most_steps = min(over, default=math.inf)
         super().__init__(optimizer)
+
+    def _arguments(self) -> dict[str, object]:
+        return {"schedulers": self._schedulers, "milestones": self._starts[1:]}
 
     def _apply(self, count: int) -> None:
         number = bisect.bisect_right(self._starts, count) - 1
