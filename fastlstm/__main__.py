@@ -1,4 +1,4 @@
-"""``python -m fastlstm``: the command of `fastlstm.cli`."""
+"""Runs the command of `fastlstm.cli` for ``python -m fastlstm``."""
 
 import sys
 

@@ -114,6 +114,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    """Refuse what cannot be read, run or written, then run the model piece by piece."""
     kind = check_suffix("output", args.output, _OUTPUTS)
     read = _READERS[check_suffix("input", args.input, _READERS)]
     if kind == ".wav" and read is not wav.Sound:
@@ -122,19 +123,7 @@ def _run(args: argparse.Namespace) -> None:
         check_suffix("--state-out", args.state_out, [".npz"])
     for path in filter(None, (args.output, args.state_out)):
         check_writable(path, [args.model, args.input])
-    model = load(args.model, key=args.key, prefix=args.prefix, engine=args.engine)
-    if is_forecaster(args.model):
-        raise ValueError(
-            f"{args.model} is a forecaster, whose model takes and gives standardised values: use "
-            "`fastlstm forecast`"
-        )
-    layers = [layer for _, layer in model.named_layers()]
-    if any(isinstance(layer, LSTMCell) for layer in layers):
-        raise ValueError(f"{args.model} holds an LSTMCell, which only Python code can step")
-    timed = [layer for layer in layers if hasattr(layer, "batch_first")]
-    if args.batch_first is not None:
-        for layer in timed:
-            layer.batch_first = args.batch_first
+    model, timed = _load_model(args)
     lengths = _lengths(args.lengths)
     if lengths is not None and not timed:
         raise ValueError(f"--lengths needs a model with an LSTM, {args.model} has none")
@@ -181,6 +170,24 @@ def _run(args: argparse.Namespace) -> None:
             np.savez(file, h=h, c=c)
 
 
+def _load_model(args: argparse.Namespace) -> tuple[Layer, list[Any]]:
+    """Return the model, and the layers with a `batch_first`, which is set by --batch-first."""
+    model = load(args.model, key=args.key, prefix=args.prefix, engine=args.engine)
+    if is_forecaster(args.model):
+        raise ValueError(
+            f"{args.model} is a forecaster, whose model takes and gives standardised values: use "
+            "`fastlstm forecast`"
+        )
+    layers = [layer for _, layer in model.named_layers()]
+    if any(isinstance(layer, LSTMCell) for layer in layers):
+        raise ValueError(f"{args.model} holds an LSTMCell, which only Python code can step")
+    timed = [layer for layer in layers if hasattr(layer, "batch_first")]
+    if args.batch_first is not None:
+        for layer in timed:
+            layer.batch_first = args.batch_first
+    return model, timed
+
+
 def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _States:
     """Return the states of --state-in, by the LSTM's name in the model; none without the option.
 
@@ -212,7 +219,7 @@ def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _S
 
 
 def _layout(
-    args: argparse.Namespace, shape: tuple[int, ...], tokens: bool, timed: Sequence[Layer]
+    args: argparse.Namespace, shape: tuple[int, ...], tokens: bool, timed: Sequence[Any]
 ) -> _Layout:
     """Return how an input of this shape lies; ValueError if it does not fit the model."""
     batch_first = any(layer.batch_first for layer in timed) or args.batch_first
