@@ -137,7 +137,7 @@ def _data_in_words(data: Dataset) -> str:
         batch = data[np.arange(first, min(first + _ROWS, len(data)))]
         return [getattr(batch, name, None) for name in Batch._fields]
 
-    if hash_of(read(0)) != hash_of(read(0)):  # as if noise is added to them
+    if hash_of(read(0)) != hash_of(read(0)):  # noise may be added at each reading
         return f"{len(data)} samples, others at each reading"
     digests = [hash_of(read(first)) for first in range(0, len(data), _ROWS)]
     return f"{len(data)} samples #{hash_of(digests)}"

@@ -57,7 +57,7 @@ class SamplesFirst:
             return tuple(map(self.swapped, x))
         if self.swaps_input and x.ndim < 2:
             raise ValueError(f"Expected x with samples and steps, (N, T, ...), got shape {x.shape}")
-        if self.axes not in (None, x.ndim):  # else an LSTM would take samples for steps
+        if self.axes not in (None, x.ndim):  # an LSTM would mistake samples for steps
             what = "(N, T, F); one feature is x[..., None], one step x[:, None]"
             raise ValueError(
                 f"Expected x of shape {what if self.axes == 3 else '(N, T), tokens'}, got a batch "
