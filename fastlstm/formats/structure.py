@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from ..checks import quoted
 from ..layers import (
     LSTM,
+    Concat,
     Dropout,
     Embedding,
     Last,
@@ -28,6 +29,7 @@ from ..layers import (
     Linear,
     LSTMCell,
     ReLU,
+    Residual,
     Sequential,
     Sigmoid,
     Softmax,
@@ -46,7 +48,7 @@ _MOST_MISSING = 100  # so many missing arrays may `load_state_dict` have to name
 _MOST_SHOWN = 10**100  # a count may have more digits than Python is willing to write
 
 # Layers that can be described by the arguments of their constructors, and layers of layers, which
-# are described by their children alone and are built from a dict of these.
+# are described by their children alone and are built from these by their names.
 _LAYERS = {
     layer.__name__: layer
     for layer in (
@@ -62,7 +64,9 @@ _LAYERS = {
         Last,
     )
 }
-_CONTAINERS: dict[str, Callable[[dict[str, Layer]], Layer]] = {"Sequential": Sequential}
+_CONTAINERS: dict[str, Callable[..., Layer]] = {
+    layer.__name__: layer for layer in (Sequential, Concat, Residual)
+}
 # Arguments that say how a layer runs or begins, and not what it is.
 _NOT_DESCRIBED = {"engine", "num_threads", "seed"}
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
@@ -308,6 +312,7 @@ def _construct(description: Description, options: dict[str, Any]) -> Layer:
     kind = description["layer"]
     if kind in _CONTAINERS:
         children = description["children"].items()
-        return _CONTAINERS[kind]({name: _construct(child, options) for name, child in children})
+        layers = {name: _construct(child, options) for name, child in children}
+        return Residual(**layers) if kind == "Residual" else _CONTAINERS[kind](layers)
     taken = {name: value for name, value in options.items() if name in _parameters(kind)}
     return _LAYERS[kind](**_given(description) | taken)

@@ -128,7 +128,8 @@ class _Branches(Container):
         if unclear := [one for one in behind if one.stranger]:
             known |= {"lstm": unclear[0].lstm, "stranger": unclear[0].stranger}
         giver = f"{name!r} ({type(self).__name__})"
-        return last.behind(features=features, giver=giver, last=first.last, **known)
+        ended = next((one.last for one in behind if one.last), "")
+        return last.behind(features=features, giver=giver, last=ended, **known)
 
 
 class Residual(_Branches):
@@ -183,7 +184,7 @@ class Residual(_Branches):
             raise ValueError(
                 f"{given.owner}: {names['layer']} takes indices, to which nothing can be added"
             )
-        if bool(after.last) != bool(skip.last):
+        if bool(after.last) != bool(skip.last) and None not in (after.added, skip.added):
             raise ValueError(
                 f"{given.owner}: {after.last or skip.last} leaves one step, which cannot be added "
                 "to all of them"
@@ -267,7 +268,7 @@ class Concat(_Branches):
     ) -> tuple[dict[str, Layer], Given]:
         joined, behind = self._fit_each(children, given, prefix)
         ended = [one.last for one in behind.values() if one.last]
-        whole = [name for name, one in behind.items() if not one.last]
+        whole = [name for name, one in behind.items() if not one.last and one.added is not None]
         if ended and whole:
             raise ValueError(
                 f"{given.owner}: {who(prefix + whole[0], joined[whole[0]])} gives all steps, "

@@ -1,0 +1,448 @@
+"""Layers of a user's own: in models, training, files and streams as any other."""
+
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+import fastlstm
+from fastlstm import LSTM, Concat, Last, Layer, Linear, LSTMCell, Residual, Sequential, Softmax
+from fastlstm.training import Adam, Checkpoint, MSELoss, NonFiniteError, fit, predict
+
+B, T = 3, 6
+
+
+def _random(*shape, seed=0, dtype="float32"):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+class Affine(Layer):
+    """A Linear of one's own."""
+
+    stepwise = True
+
+    def __init__(self, inputs, outputs, dtype="float32", seed=0):
+        super().__init__({"kernel": (inputs, outputs), "offset": (outputs,)}, dtype)
+        self.kernel = np.random.default_rng(seed).standard_normal((inputs, outputs)) / 2
+
+    def forward(self, input):
+        return input @ self.kernel + self.offset
+
+    def vjp(self, input):
+        kernel = self.kernel.copy()
+
+        def pullback(d_output):
+            rows = d_output.reshape(-1, d_output.shape[-1])
+            self.add_gradient("kernel", input.reshape(len(rows), -1).T @ rows)
+            self.add_gradient("offset", rows.sum(axis=0))
+            return d_output @ kernel.T
+
+        return self(input), pullback
+
+
+class Mean(Layer):
+    """The mean over all real steps; it may be told how the axes lie, as a Last is."""
+
+    gives_steps = False
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.batch_first = batch_first
+
+    def _shares(self, input, lengths):
+        steps, size = (input.shape[:2][::-1]) if self.batch_first else input.shape[:2]
+        lengths = np.full(size, steps) if lengths is None else np.asarray(lengths)
+        mask = np.arange(steps)[:, None] < lengths
+        shares = (mask / np.maximum(lengths, 1)).astype(input.dtype)[..., None]
+        return shares.swapaxes(0, 1) if self.batch_first else shares
+
+    def forward(self, input, *, lengths=None):
+        return (input * self._shares(input, lengths)).sum(axis=int(self.batch_first))
+
+    def vjp(self, input, *, lengths=None):
+        shares, axis = self._shares(input, lengths), int(self.batch_first)
+        return self(input, lengths=lengths), lambda d: np.expand_dims(d, axis) * shares
+
+
+class Noisy(Layer):
+    """Noise in training, of a generator that checkpoints keep."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.rng = np.random.default_rng(seed)
+
+    def forward(self, input):
+        noise = self.rng.standard_normal(input.shape, input.dtype) if self.training else 0
+        return input + input.dtype.type(0.1) * noise
+
+    def vjp(self, input):
+        return self(input), lambda d_output: d_output
+
+
+class Encoder(Layer):
+    """Layers inside, assigned as in torch."""
+
+    def __init__(self, batch_first=False):
+        super().__init__()
+        self.rnn = LSTM(3, 4, batch_first=batch_first, seed=1)
+        self.head = Affine(4, 2)
+
+    def forward(self, input, *, lengths=None):
+        return self.head(self.rnn(input, lengths=lengths)[0])
+
+    def vjp(self, input, *, lengths=None, input_gradient=True):
+        (output, _), back = self.rnn.vjp(input, lengths=lengths, input_gradient=input_gradient)
+        y, back_head = self.head.vjp(output)
+        return y, lambda d: back(back_head(d))[0]
+
+
+class Blind(Layer):
+    """It cannot be trained."""
+
+    def forward(self, input):
+        return 2 * input
+
+
+def _pair(dtype="float32"):
+    """The same model with an Affine, and with a Linear."""
+    own = Sequential(
+        {"rnn": LSTM(3, 4, seed=1, dtype=dtype), "fc": Affine(4, 4, dtype),
+         "rnn2": LSTM(4, 2, seed=2, dtype=dtype)}
+    )  # fmt: skip
+    known = Sequential({**own.children, "fc": Linear(4, 4, dtype=dtype)})
+    known = copy.deepcopy(known)
+    known.fc.weight, known.fc.bias = own.fc.kernel.T, own.fc.offset
+    return own, known
+
+
+# ---- values and training ------------------------------------------------------------------------
+
+
+def test_it_runs_and_goes_back_as_a_known_layer(dtype):
+    own, known = _pair(dtype)
+    x = _random(T, B, 3, dtype=dtype)
+    close = {"rtol": 0, "atol": 1e-5 if dtype == "float32" else 1e-13}
+    (y, back), (expected, back_known) = own.vjp(x), known.vjp(x)
+    np.testing.assert_allclose(y, expected, **close)
+    np.testing.assert_allclose(own(x), expected, **close)
+    dy = _random(*y.shape, seed=1, dtype=dtype)
+    np.testing.assert_allclose(back(dy), back_known(dy), **close)
+    np.testing.assert_allclose(own.grads["fc.kernel"].T, known.grads["fc.weight"], **close)
+    np.testing.assert_allclose(
+        own.grads["rnn.weight_ih_l0"], known.grads["rnn.weight_ih_l0"], **close
+    )
+    assert list(own.state_dict())[4:6] == ["fc.kernel", "fc.offset"]
+
+
+def test_it_learns_as_a_known_layer():
+    own, known = _pair()
+    x, y = _random(20, T, 3), _random(20, T, 2, seed=1)
+    losses = [
+        fit(model, (x, y), MSELoss(), Adam(model, lr=0.01), 5, 4, progress=False)["loss"]
+        for model in (own, known)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert losses[0][-1] < losses[0][0]
+    np.testing.assert_allclose(predict(own, x), predict(known, x), atol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [None, [2, 6, 1]])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_lengths_and_steps(batch_first, lengths):
+    """Lengths reach it within containers too; a layer that does not take them is not given any."""
+    lstm = LSTM(3, 4, batch_first=batch_first, seed=0)
+    beside = Concat(Sequential(Mean(batch_first)), Last(batch_first, False))
+    model = Sequential(lstm, Affine(4, 4), beside, Linear(8, 1, seed=1))
+    x = _random(B, T, 3)
+    z = model[1](lstm(x if batch_first else x.swapaxes(0, 1), lengths=lengths)[0])
+    z = z if batch_first else z.swapaxes(0, 1)
+    ends = lengths or [T] * B
+    means = np.stack([row[:n].mean(axis=0) for row, n in zip(z, ends, strict=True)])
+    last = np.stack([row[n - 1] for row, n in zip(z, ends, strict=True)])
+    expected = model[3](np.concatenate([means, last], axis=-1))
+    given = x if batch_first else x.swapaxes(0, 1)
+    np.testing.assert_allclose(model(given, lengths=lengths), expected, atol=1e-6)
+    y, pullback = model.vjp(given, lengths=lengths)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    assert pullback(np.ones_like(y)).shape == given.shape
+    if lengths is None:
+        np.testing.assert_allclose(predict(model, x), expected, atol=1e-6)
+    else:
+        ragged = [row[:n] for row, n in zip(x, lengths, strict=True)]
+        np.testing.assert_allclose(predict(model, ragged), expected, atol=1e-6)
+
+
+def test_a_whole_model_of_ones_own():
+    """Its LSTM's layout is seen; nothing is wrapped around its names."""
+    model = Encoder()
+    x, y = _random(20, T, 3), _random(20, T, 2, seed=1)
+    history = fit(model, (x, y), MSELoss(), Adam(model, lr=0.02), 4, 5, progress=False)
+    assert history["loss"][-1] < history["loss"][0]
+    expected = model(x.swapaxes(0, 1)).swapaxes(0, 1)
+    np.testing.assert_allclose(predict(model, x), expected, atol=1e-6)
+    assert list(model.state_dict())[-2:] == ["head.kernel", "head.offset"]
+    assert {"rnn", "head", "children"} <= set(dir(model)) and "kernel" in dir(model.head)
+    assert repr(model) == "Encoder(\n  (rnn): LSTM(3, 4)\n  (head): Affine()\n)"
+
+
+def test_in_branches_and_in_two_places():
+    own = Affine(3, 3)
+    model = Sequential(Residual(own), Concat({"a": own, "b": Blind()}))
+    x = _random(T, B, 3)
+    z = x + own(x)
+    assert_same_bits(model(x), np.concatenate([own(z), 2 * z], axis=-1))
+    model = Sequential(Residual(own), own)
+    y, pullback = model.vjp(x)
+    pullback(np.ones_like(y))
+    dz = np.ones_like(y) @ own.kernel.T
+    flat = (T * B, 3)
+    expected = z.reshape(flat).T @ np.ones(flat) + x.reshape(flat).T @ dz.reshape(flat)
+    np.testing.assert_allclose(own.grads["kernel"], expected, rtol=1e-4)
+    assert [layer for layer, *_ in model.buffers()] == [own]
+
+
+# ---- what else a layer does ---------------------------------------------------------------------
+
+
+def test_copies_pickles_precision_and_files(tmp_path):
+    model, _ = _pair()
+    x = _random(T, B, 3)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_same_bits(copied(x), model(x))
+        copied.fc.offset = np.ones(4)
+        assert not np.array_equal(copied(x), model(x))
+    wide = model.astype("float64")
+    assert wide.fc.kernel.dtype == np.float64
+    np.testing.assert_allclose(wide(x.astype("float64")), model(x), atol=1e-5)
+    other, _ = _pair()
+    other.load_state_dict({name: 0 * value for name, value in model.state_dict().items()})
+    np.savez(tmp_path / "state.npz", **model.state_dict())
+    other.load_state_dict(fastlstm.load_state(tmp_path / "state.npz"))
+    assert_same_bits(other(x), model(x))
+    with pytest.raises(TypeError, match="^the structure of Affine cannot be stored"):
+        fastlstm.save(model, tmp_path / "model.npz")
+
+
+def test_frozen_parameters_stay():
+    model, _ = _pair()
+    model.freeze("fc.kernel")
+    before = model.state_dict()
+    x, y = _random(8, T, 3), _random(8, T, 2, seed=1)
+    fit(model, (x, y), MSELoss(), Adam(model, lr=0.1), 2, 4, progress=False)
+    after = model.state_dict()
+    assert_same_bits(after["fc.kernel"], before["fc.kernel"])
+    assert (after["fc.offset"] != before["fc.offset"]).all()
+    assert not model.grads["fc.kernel"].any()
+
+
+def test_a_training_that_is_resumed_is_the_same(tmp_path):
+    """Its random states too."""
+    x, y = _random(16, T, 3), _random(16, T, 2, seed=1)
+
+    def train(epochs, **options):
+        model = Sequential(Noisy(seed=5), *_pair()[0].children.values())
+        optimizer, path = Adam(model, lr=0.01), tmp_path / "training.npz"
+        history = fit(model, (x, y), MSELoss(), optimizer, epochs, 4, progress=False,
+                      callbacks=[Checkpoint(path)], **options)  # fmt: skip
+        return model.state_dict(), history["loss"], path
+
+    expected, losses, _ = train(4)
+    _, _, path = train(2)
+    state, resumed, _ = train(4, resume=path)
+    assert resumed == losses
+    for name, value in expected.items():
+        assert_same_bits(state[name], value)
+
+
+def test_streams_take_what_says_that_it_is_stepwise():
+    model, _ = _pair()
+    x = _random(T, B, 3)
+    stream = model.stream(B)
+    steps = np.stack([stream.step(x_t) for x_t in x])
+    np.testing.assert_allclose(steps, model(x), atol=1e-6)
+    stream.reset()
+    np.testing.assert_allclose(stream.run(x), model(x), atol=1e-6)
+    ends = Sequential(LSTM(3, 4, seed=0), Affine(4, 2))
+    stream, out = ends.stream(B), np.empty((B, 2), np.float32)
+    assert stream.step(x[0], out) is out
+    np.testing.assert_allclose(out, ends(x)[0], atol=1e-6)
+    before = stream.state["0"]
+    for wrong in (np.empty((B, 3), np.float32), np.empty((B, 2))):
+        with pytest.raises(ValueError, match=r"of shape \(3, 2\), got"):
+            stream.step(x[1], wrong)
+    ends[1].forward = lambda input: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        stream.step(x[1])
+    for one, other in zip(stream.state["0"], before, strict=True):
+        assert_same_bits(one, other)
+    with pytest.raises(ValueError, match=r"^a stream has one step at a time: '1' \(Blind\(\)\)"):
+        Sequential(LSTM(3, 4), Blind()).stream()
+
+
+# ---- subclasses of known layers -----------------------------------------------------------------
+
+
+class Doubled(Linear):
+    """A known layer whose `forward` is another's."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class Thrice(Linear):
+    def __call__(self, input):
+        return 3 * super().__call__(input)
+
+
+class Halved:
+    """A mixture that overrides the call of whatever it is mixed with."""
+
+    def __call__(self, input):
+        return super().__call__(input) / 2
+
+
+class HalvedLinear(Halved, Linear):
+    pass
+
+
+class Gated(LSTM):
+    def forward(self, input, hx=None, *, lengths=None):
+        output, states = super().forward(input, hx, lengths=lengths)
+        return -output, states
+
+
+@pytest.mark.parametrize(
+    "kind, factor", [(Doubled, 2), (Thrice, 3), (HalvedLinear, 0.5)], ids=lambda value: str(value)
+)
+def test_forward_and_the_call_are_one(kind, factor):
+    layer, x = kind(3, 2, seed=0), _random(5, 3)
+    expected = np.float32(factor) * Linear(3, 2, seed=0)(x)
+    assert_same_bits(layer(x), expected)
+    assert_same_bits(Sequential(layer)(x), expected)
+    if kind is not HalvedLinear:
+        assert_same_bits(layer.forward(x), expected)
+    # of its call nothing is known any more
+    assert Sequential(Linear(3, 7), kind(3, 2)) and not kind.stepwise
+    with pytest.raises(ValueError, match="is not known to need no more"):
+        Sequential(LSTM(3, 3), kind(3, 2)).stream()
+
+
+def test_an_lstm_of_ones_own_has_states():
+    lstm, x = Gated(3, 4, seed=0), _random(T, B, 3)
+    output, (h, c) = LSTM(3, 4, seed=0)(x)
+    y, states = Sequential({"rnn": lstm})(x, return_states=True)
+    assert_same_bits(y, -output)
+    assert_same_bits(states["rnn"][1], c)
+    assert_same_bits(Sequential(lstm, Last())(x), -output[-1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LSTM(3, 4),
+        lambda: LSTMCell(3, 4),
+        lambda: Linear(3, 4),
+        lambda: Softmax(),
+        lambda: Sequential(Linear(3, 4)),
+    ],
+)
+def test_known_layers_have_forward(make):
+    layer, x = make(), _random(5, 3)
+    one, other = layer.forward(x), layer(x)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(np.asarray(a[0]), np.asarray(b[0]))
+
+
+# ---- mistakes -----------------------------------------------------------------------------------
+
+
+def _trained(layer, **options):
+    model = Sequential(Linear(3, 3, seed=0), layer)
+    x = _random(8, 3)
+    return fit(model, (x, x), MSELoss(), Adam(model), 1, 4, progress=False, **options)
+
+
+class Empty(Layer):
+    pass
+
+
+class Unready(Layer):
+    def __init__(self):
+        self.rnn = LSTM(3, 4)
+
+
+class Late(Layer):
+    def __init__(self):
+        self.size = 3
+
+
+def _with(vjp):
+    return type("Own", (Blind,), {"vjp": vjp})()
+
+
+@pytest.mark.parametrize(
+    "call, kind, sentence",
+    [
+        (lambda: _trained(Blind()), NotImplementedError,
+         "Blind has no vjp: to train it, or layers before it, write vjp(self, input, *, "
+         "lengths=None), which returns the output and a function from the gradient of the output "
+         "to that of the input"),
+        (lambda: Empty()(np.zeros(3)), NotImplementedError,
+         "Empty has no forward: write forward(self, input, *, lengths=None), which returns the "
+         "output"),
+        (lambda: Unready(), AttributeError,
+         "Unready: call super().__init__(...) before assigning layers"),
+        (lambda: Late().training, AttributeError,
+         "Late has no attribute 'training': call super().__init__(...) first"),
+        (lambda: setattr(Encoder(), "rnn", None), AttributeError,
+         "Encoder: 'rnn' is a layer inside it, and stays one"),
+        (lambda: _trained(_with(lambda self, x: 2 * x)), TypeError,
+         "Own: vjp must return (output, pullback), got ndarray"),
+        (lambda: _trained(_with(lambda self, x: (2 * x, lambda d: None))), ValueError,
+         "Own: its pullback must return the gradient of the input, float32 of shape (4, 3), got "
+         "NoneType of shape ()"),
+        (lambda: _trained(_with(lambda self, x: (2 * x, lambda d: d[:, :1]))), ValueError,
+         "Own: its pullback must return the gradient of the input, float32 of shape (4, 3), got "
+         "float32 of shape (4, 1)"),
+        (lambda: _trained(_with(lambda self, x: (2 * x, lambda d: 2.0 * d.astype(float)))),
+         ValueError,
+         "Own: its pullback must return the gradient of the input, float32 of shape (4, 3), got "
+         "float64 of shape (4, 3)"),
+        (lambda: Affine(3, 2).add_gradient("weight", 1), ValueError,
+         "Affine has no parameter 'weight'; it has 'kernel', 'offset'"),
+        (lambda: Affine(3, 2).add_gradient("kernel", np.ones(2)), ValueError,
+         "Affine: Expected a gradient of kernel of shape (3, 2), got (2,)"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(call, kind, sentence):
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value) == sentence
+
+
+def test_a_layer_without_a_way_back_may_stand_before_all_that_learns():
+    model = Sequential(Blind(), Linear(3, 1, seed=0))
+    x = _random(8, 3)
+    history = fit(model, (x, x[:, :1]), MSELoss(), Adam(model, lr=0.1), 9, 4, progress=False)
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_an_output_of_another_shape_is_refused_by_the_next():
+    class Wrong(Blind):
+        def forward(self, input):
+            return input[..., :2]
+
+    with pytest.raises(ValueError, match=re.escape("shape (..., 3), got (5, 2)")):
+        Sequential(Wrong(), Linear(3, 1))(_random(5, 3))
+
+
+def test_what_is_not_finite_in_it_is_named():
+    model = Sequential({"fc": Linear(3, 3, seed=0), "own": Affine(3, 3)})
+    model.own.kernel = np.full((3, 3), 3e38)
+    x = _random(4, 3)
+    with pytest.raises(NonFiniteError) as caught:
+        fit(model, (x, x), MSELoss(), Adam(model), 1, 4, shuffle=False, progress=False)
+    assert caught.value.origin == "the output of own for sample 3"
