@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+HERE := $(abspath $(RUN))
+# Two processes, each with whole files: what the tests of a file share is made once.
+TOGETHER := --require-native --numprocesses 2 --dist loadfile
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $(wildcard fastlstm/native/*)
 # Packages that carry a trained model, or data. Their own dependencies are not needed to read them.
@@ -17,22 +20,32 @@ ASAN := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitiz
 TSAN := -O1 -g -fsanitize=thread
 IN_ASAN := ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD=`gcc -print-file-name=libasan.so`
 SANITIZED := build/sanitize
+COVERED := build/coverage
 
-.PHONY: demo test test-all bench lint sanitize clean
+.PHONY: demo test test-all coverage bench lint sanitize clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
-test test-all bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
+test test-all coverage bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
 	$(RUN) examples/forecast.py sunspots
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest --require-native -m "not slow"
+	$(RUN) -m pytest $(TOGETHER) -m "not slow"
 
 # The quick tests, and then those alone that `test` leaves out: `make test test-all` runs none twice.
 test-all: test
-	$(RUN) -m pytest --require-native -m slow
+	$(RUN) -m pytest $(TOGETHER) -m slow
+
+# Which lines the quick tests run, of Python and of C, in a copy of the sources whose native engine
+# counts them (Linux and GCC). Left out are the tests that count what Python itself allocates.
+coverage: $(VENV)/.coverage
+	rm -rf $(COVERED) && mkdir -p $(COVERED) && git ls-files -z | xargs -0 cp --parents -t $(COVERED)
+	cd $(COVERED) && CC=gcc CFLAGS="-O1 --coverage" $(HERE) setup.py --quiet build_ext --inplace
+	cd $(COVERED) && PYTHONPATH=$$PWD $(HERE) -m coverage run -m pytest $(TOGETHER) -m "not slow" -k "not allocates"
+	cd $(COVERED) && $(HERE) -m coverage combine --quiet && $(HERE) -m coverage report
+	cd $(COVERED) && $(HERE) -m gcovr --filter fastlstm/native --txt-metric line --merge-lines
 
 bench: $(VENV)/.bench
 	$(RUN) -m pytest -p benchmarks benchmarks --benchmark-only
@@ -67,6 +80,10 @@ $(VENV)/.demo: $(SETUP)
 
 $(VENV)/.bench: $(SETUP)
 	$(INSTALL) --editable ".[bench]"
+	touch $@
+
+$(VENV)/.coverage: $(VENV)/.dev
+	$(INSTALL) --editable ".[coverage]"
 	touch $@
 
 $(VENV)/.dev: $(SETUP)

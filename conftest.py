@@ -1,6 +1,11 @@
-"""The doctests: the names they start with, and the module that needs Numba to be imported."""
+"""What holds for doctests and tests: threads of others, the names of doctests, what needs Numba."""
 
 import importlib.util
+import os
+
+# Read when NumPy and torch are imported. On arrays as small as the tests', a second thread of
+# BLAS or torch spins for longer than it works.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
