@@ -783,6 +783,24 @@ def test_advice_about_a_part_of_a_nested_state_dict(tmp_path):
     np.testing.assert_array_equal(model.fc1.weight, -HEAD["fc1.weight"])
 
 
+def test_an_order_with_layers_side_by_side(tmp_path):
+    """They give more features than they take, and what a Last leaves open its LSTM tells."""
+
+    def pooled():
+        both = fastlstm.Concat(fastlstm.Last(), fastlstm.Sequential(fastlstm.Last()))
+        return fastlstm.Sequential(both, fastlstm.Residual(fastlstm.Tanh()))
+
+    lstm = fastlstm.LSTM(2, 3, batch_first=True, bidirectional=True, seed=0)
+    layers = {"lstm": lstm, "pooled": pooled(), "fc": fastlstm.Linear(12, 1, seed=1)}
+    model = fastlstm.Sequential(layers).eval()
+    fastlstm.save(model, path := tmp_path / "x.pt")
+    again = fastlstm.load(path, order=["lstm", pooled(), "fc"], batch_first=True)
+    x = numbers(4, 5, 2)
+    np.testing.assert_array_equal(again(x), model(x))
+    with pytest.raises(ValueError, match="the sizes do not fit in this order"):
+        fastlstm.load(path, order=["lstm", fastlstm.Last(), "fc"])
+
+
 def test_inference_is_quick_where_nothing_fits():
     state = {}
     for n in range(8):  # every order of seven fits, none of eight does

@@ -275,8 +275,9 @@ def _chains(
     for n, links in enumerate(choices[:1] if ordered else choices):
         for link in links:
             rest = choices[:n] + choices[n + 1 :]
-            if link.name is None:  # such a layer gives as many features as it takes
-                chains = _chains(rest, ordered, linears, before, gives)
+            if link.name is None:
+                given = _features_behind(link.reading.description, gives)
+                chains = _chains(rest, ordered, linears, before, given)
             elif before is None or (
                 link.reading.takes is not None
                 and link.reading.takes == gives
@@ -287,6 +288,17 @@ def _chains(
                 continue
             for chain in chains:
                 yield [link, *chain]
+
+
+def _features_behind(description: Description, features: int | None) -> int | None:
+    """Return how many features a layer without parameters gives of so many; None if unknown."""
+    children = description.get("children", {}).values()
+    if description["layer"] == "Concat":
+        return sum(_features_behind(child, features) or 0 for child in children) or None
+    if description["layer"] == "Sequential":
+        for child in children:
+            features = _features_behind(child, features)
+    return features
 
 
 def _unclear(parts: Parts, reason: str) -> ValueError:
