@@ -157,7 +157,8 @@ class Softmax(_Activation):
         return np.moveaxis(y, -1, self.dim)
 
     def _back(self, y: Floats, dy: Floats) -> Floats:
-        return y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))
+        dx: Floats = y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))
+        return dx
 
     def _live(self, name: str, given: Given, batch_size: int) -> Live:
         """In a step the features are the last of two axes, whatever their number is in a batch."""

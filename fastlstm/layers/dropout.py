@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from ..checks import check_probability
 from .chain import Given
 from .layer import Layer
 from .stream import Chain, Live
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ..arrays import Floats
 
 
 class Dropout(Layer):
@@ -40,12 +46,12 @@ class Dropout(Layer):
         return check_probability(value) if name == "p" else super()._checked(name, value)
 
     @quiet
-    def __call__(self, input):
+    def __call__(self, input: ArrayLike) -> Floats:
         """Return an array of the input's shape; the input itself in evaluation."""
         return self._run(input)[0]
 
     @quiet
-    def vjp(self, input):
+    def vjp(self, input: ArrayLike) -> tuple[Floats, Callable[[ArrayLike], Floats]]:
         """Run, and return how to go backwards, with the same mask; see `Linear.vjp`.
 
         Parameters
@@ -63,7 +69,7 @@ class Dropout(Layer):
         shape, dtype = y.shape, y.dtype
 
         @quiet
-        def pullback(d_output):
+        def pullback(d_output: ArrayLike) -> Floats:
             dy = as_gradient(d_output, shape, dtype, "Dropout")
             return dy if mask is None else dy * mask
 
@@ -76,7 +82,7 @@ class Dropout(Layer):
         """A stream evaluates: a step is passed on as it is."""
         return Chain([])
 
-    def _run(self, input):
+    def _run(self, input: Any) -> tuple[Floats, Floats | None]:
         """(output, mask); without dropout there is none."""
         x = as_any_float(input, "Dropout")
         if not (self.training and self.p):
@@ -84,7 +90,7 @@ class Dropout(Layer):
         mask = dropout_mask(x, self.p, self._rng)
         return x * mask, mask
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         return f"p={self.p}"
 
 
@@ -99,7 +105,8 @@ def masks_of(seed: Any) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def dropout_mask(values, p, rng):
+def dropout_mask(values: Floats, p: float, rng: np.random.Generator) -> Floats:
     """Factors for `values`: 0 with probability p, 1 / (1 - p) otherwise."""
-    kept = rng.random(values.shape, values.dtype) >= p
-    return kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
+    kept = rng.random(values.shape, values.dtype.type) >= p
+    factors: Floats = kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return factors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from .chain import Given, who
 from .layer import Layer
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from ..arrays import Floats, Integers
 
 
 class Embedding(Layer):
@@ -40,6 +43,7 @@ class Embedding(Layer):
     """
 
     stepwise = True
+    weight: Any
     _takes_indices = True
     _fixed = Layer._fixed | {"num_embeddings", "embedding_dim", "padding_idx"}
     _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
@@ -67,20 +71,20 @@ class Embedding(Layer):
         super().__init__({"weight": (num_embeddings, embedding_dim)}, dtype)
         self.reset_parameters(seed)
 
-    def reset_parameters(self, seed=None):
+    def reset_parameters(self, seed: int | np.random.Generator | None = None) -> None:
         """Draw the weights anew from N(0, 1); the padding row is zeros."""
         weight = np.random.default_rng(seed).standard_normal(
-            self._views["weight"].shape, self.dtype
+            self._views["weight"].shape, self.dtype.type
         )
         if self.padding_idx is not None:
             weight[self.padding_idx] = 0
         self._set({"weight": weight})
 
-    def __call__(self, input):
+    def __call__(self, input: ArrayLike) -> Floats:
         """Map indices (...) to (..., embedding_dim); ValueError if one is out of range."""
         return self._views["weight"][self._arrange(input)]
 
-    def vjp(self, input):
+    def vjp(self, input: ArrayLike) -> tuple[Floats, Callable[[ArrayLike], None]]:
         """Run, and return how to go backwards; see `Linear.vjp`.
 
         Parameters
@@ -100,7 +104,7 @@ class Embedding(Layer):
         shape, index = y.shape, index.ravel()
 
         @quiet
-        def pullback(d_output):
+        def pullback(d_output: ArrayLike) -> None:
             dy = as_rows(as_gradient(d_output, shape, self.dtype, "Embedding"))
             self._add(index, dy)
 
@@ -115,7 +119,7 @@ class Embedding(Layer):
         features, giver = self.embedding_dim, who(name, self)
         return self, given.behind(features=features, giver=giver, added=added)
 
-    def _add(self, index, dy):
+    def _add(self, index: Integers, dy: Floats) -> None:
         """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""
         gradient = self._learnt_grads().get("weight")
         if gradient is None:
@@ -130,7 +134,7 @@ class Embedding(Layer):
         first = np.flatnonzero(new)  # of each group of equal indices
         gradient[index[first]] += np.add.reduceat(dy[order], first, axis=0)
 
-    def _arrange(self, input):
+    def _arrange(self, input: Any) -> Integers:
         index = as_integers(input, "input of Embedding")
         if index.size and not (0 <= index.min() and index.max() < self.num_embeddings):
             raise ValueError(
@@ -139,6 +143,6 @@ class Embedding(Layer):
             )
         return index
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

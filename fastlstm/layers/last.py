@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +15,13 @@ from ..sequences.packing import check_lengths
 from .chain import Given, who
 from .layer import Layer
 from .stream import Chain, Live
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ..arrays import Floats
+
+_Place: TypeAlias = tuple[Any, Any, slice]  # steps, sequences and features that are read
 
 
 class Last(Layer):
@@ -47,29 +56,30 @@ class Last(Layer):
 
     def __init__(self, batch_first: bool | None = None, bidirectional: bool | None = None) -> None:
         super().__init__({})
-        self._lstm = None  # the one before it in a Sequential
+        self._lstm: Layer | None = None  # the LSTM before it in a Sequential
         self.batch_first = batch_first
         self._bidirectional = (
             None if bidirectional is None else check_bool("bidirectional", bidirectional)
         )
 
     @property
-    def batch_first(self):
+    def batch_first(self) -> bool | None:
         """Whether the input is (B, T, F); None if it is undecided for the LSTM before it."""
         if self._batch_first is not None or self._lstm is None:
             return bool(self._batch_first)
-        return self._lstm.batch_first
+        found: bool | None = self._lstm.batch_first
+        return found
 
     @batch_first.setter
     def batch_first(self, value: bool | None) -> None:
-        self._batch_first = value
+        self._batch_first: bool | None = value
 
     @property
-    def bidirectional(self):
+    def bidirectional(self) -> bool:
         """Whether the features are [forward, backward]."""
         if self._bidirectional is not None or self._lstm is None:
             return bool(self._bidirectional)
-        return self._lstm.bidirectional
+        return bool(self._lstm.bidirectional)
 
     def _join(self, name: str, given: Given) -> tuple[Last, Given]:
         given.check_steps(who(name, self))
@@ -105,12 +115,14 @@ class Last(Layer):
         """A step is passed on as it is: the sequence might end there."""
         return Chain([])
 
-    def __call__(self, input, *, lengths=None):
+    def __call__(self, input: ArrayLike, *, lengths: ArrayLike | None = None) -> Floats:
         """Map (T, B, F), (B, T, F) or (T, F), and B lengths, to (B, F) or (F,)."""
         x, places = self._arrange(input, lengths)
         return self._run(x, places)
 
-    def vjp(self, input, *, lengths=None):
+    def vjp(
+        self, input: ArrayLike, *, lengths: ArrayLike | None = None
+    ) -> tuple[Floats, Callable[[ArrayLike], Floats]]:
         """Run, and return how to go backwards; see `Linear.vjp`.
 
         Parameters
@@ -128,7 +140,7 @@ class Last(Layer):
         y = self._run(x, places)
         shapes, dtype = (x.shape, y.shape), x.dtype
 
-        def pullback(d_output):
+        def pullback(d_output: ArrayLike) -> Floats:
             dy = as_gradient(d_output, shapes[1], dtype, "Last")
             dx = np.zeros(shapes[0], dtype)
             for step, sequences, features in places:
@@ -138,7 +150,7 @@ class Last(Layer):
 
         return y, pullback
 
-    def _arrange(self, input, lengths):
+    def _arrange(self, input: Any, lengths: Any) -> tuple[Floats, list[_Place]]:
         """The input, and the places to read in its view `_by_steps`: steps, sequences, features."""
         x = as_any_float(input, "Last")
         if x.ndim not in (2, 3):
@@ -149,33 +161,35 @@ class Last(Layer):
         if self.bidirectional and features % 2:
             raise ValueError(f"Last: Expected an even number of features, got {features}")
         steps, sequences, _ = self._by_steps(x).shape
-        who, start, end = slice(None), 0, -1
+        chosen: Any = slice(None)
+        start: Any = 0
+        end: Any = -1
         if lengths is not None:
             if x.ndim == 2:
                 raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
             lengths = check_lengths(lengths, sequences, steps, least=0)
-            who = np.flatnonzero(lengths)
-            start, end = np.zeros_like(who), lengths[who] - 1
+            chosen = np.flatnonzero(lengths)
+            start, end = np.zeros_like(chosen), lengths[chosen] - 1
         elif not steps:
             raise ValueError("Expected sequence length to be larger than 0 in Last")
         if not self.bidirectional:
-            return x, [(end, who, slice(None))]
+            return x, [(end, chosen, slice(None))]
         half = features // 2
-        return x, [(end, who, slice(half)), (start, who, slice(half, None))]
+        return x, [(end, chosen, slice(half)), (start, chosen, slice(half, None))]
 
-    def _run(self, x, places):
+    def _run(self, x: Floats, places: list[_Place]) -> Floats:
         by_steps = self._by_steps(x)
         y = np.zeros(by_steps.shape[1:], x.dtype)
         for step, sequences, features in places:
             y[sequences, features] = by_steps[step, sequences, features]
-        return y if x.ndim == 3 else y[0]
+        return y if x.ndim == 3 else y.reshape(y.shape[1:])
 
-    def _by_steps(self, x):
+    def _by_steps(self, x: Floats) -> Floats:
         """x as (T, B, F)."""
         if x.ndim == 2:
             return x[:, None]
         return x.swapaxes(0, 1) if self.batch_first else x
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         layout = "undecided" if self.batch_first is None else self.batch_first
         return f"batch_first={layout}, bidirectional={self.bidirectional}"

@@ -39,8 +39,6 @@ from .chain import Given, who
 from .stream import Live, ModelStream, Stepwise
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from ..arrays import Array, Floats
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -240,7 +238,7 @@ class Layer:
         known = after.added is not None  # there is no layer of one's own inside
         return ModelStream(self, batch_size, part, after.features if known else None)
 
-    def add_gradient(self, name: str, value: ArrayLike) -> None:
+    def add_gradient(self, name: str, value: Any) -> None:
         """Add to the gradient of a parameter of this layer, as a pullback does.
 
         Parameters
@@ -703,7 +701,7 @@ class Layer:
             for name, view in layer._views.items()
         }
 
-    def load_state_dict(self, state_dict, strict: bool = True) -> LoadedKeys:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
         """Take all parameters from a mapping with torch's names.
 
         Parameters
@@ -764,7 +762,7 @@ class Layer:
             layer._set({name: arrays[prefix + name] for name in names})
         return LoadedKeys(missing, unexpected)
 
-    def astype(self, dtype: str) -> Layer:
+    def astype(self: _Own, dtype: str) -> _Own:
         """Return a copy of the layer, and of all inside it, of another precision.
 
         Parameters
@@ -787,13 +785,13 @@ class Layer:
         >>> fastlstm.Linear(2, 1).astype("float64").weight.dtype
         dtype('float64')
         """
-        dtype, model = check_dtype(dtype), copy.deepcopy(self)
+        wanted, model = check_dtype(dtype), copy.deepcopy(self)
         for _, layer in model.named_layers():
-            if not _fits(layer._flat, dtype):
-                raise ValueError(f"{type(layer).__name__} holds numbers beyond {dtype}")
+            if not _fits(layer._flat, wanted):
+                raise ValueError(f"{type(layer).__name__} holds numbers beyond {wanted}")
             with np.errstate(under="ignore"):
-                flat = layer._flat.astype(dtype)
-            layer.__setstate__({**layer.__getstate__(), "dtype": dtype, "_flat": flat})
+                flat = layer._flat.astype(wanted)
+            layer.__setstate__({**layer.__getstate__(), "dtype": wanted, "_flat": flat})
         return model
 
     def __repr__(self) -> str:

@@ -16,11 +16,19 @@ Sources: torch.nn.LSTM; keras.layers.LSTM; ONNX, operator LSTM; MATLAB, lstmLaye
 TFLite, operator UNIDIRECTIONAL_SEQUENCE_LSTM; flax.linen.LSTMCell.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..arrays import as_array
 from ..checks import short
 from .layer import as_parameter
+
+if TYPE_CHECKING:
+    from ..arrays import Array
 
 # The gates in their order, and the axes of kernel, recurrent kernel and bias; P is the axis along
 # which the outputs of the step before are multiplied.
@@ -34,7 +42,7 @@ _LAYOUTS = {
 }
 
 
-def as_torch(kernel, recurrent_kernel, bias, layout):
+def as_torch(kernel: Any, recurrent_kernel: Any, bias: Any, layout: str) -> dict[str, Array]:
     """Return one LSTM layer's parameters under torch's names; ValueError if they do not fit.
 
     Examples
@@ -45,23 +53,23 @@ def as_torch(kernel, recurrent_kernel, bias, layout):
     """
     if not isinstance(layout, str) or layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, got {short(layout)}")
-    gates, *axes = _LAYOUTS[layout]
+    gates, *axes_in_order = _LAYOUTS[layout]
     order = [gates.index(gate) for gate in "ifgo"]
     given = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
     arrays = {n: _array(n, a) for n, a in given.items() if a is not None or n != "bias"}
-    axes = dict(zip(given, axes, strict=True))
+    axes: dict[str, tuple[str, ...]] = dict(zip(given, map(tuple, axes_in_order), strict=True))
     if "bias" in arrays and (layout, arrays["bias"].ndim) == ("torch", 2):
         axes["bias"] = ("2", "4H")
     if "bias" in arrays and (layout, arrays["bias"].ndim) == ("matlab", 1):
         axes["bias"] = ("4H D",)
     d, h = _check(arrays, axes, layout)
 
-    def matrices(name):
+    def matrices(name: str) -> Array:
         inputs = axes[name].index("I" if name == "kernel" else "P")
         rows = np.moveaxis(arrays[name], inputs, -1)
         return rows.reshape(d, 4, h, -1)[:, order].reshape(d, 4 * h, -1)
 
-    state = {}
+    state: dict[str, Array] = {}
     w_ih, w_hh = matrices("kernel"), matrices("recurrent_kernel")
     for k, end in enumerate(("_l0", "_l0_reverse")[:d]):
         state |= {f"weight_ih{end}": w_ih[k], f"weight_hh{end}": w_hh[k]}
@@ -71,7 +79,7 @@ def as_torch(kernel, recurrent_kernel, bias, layout):
     return state
 
 
-def _array(name, value):
+def _array(name: str, value: Any) -> Array:
     """An array of floats; of a list of arrays, as of one for each gate, these stacked."""
     if isinstance(value, (list, tuple)) and any(hasattr(part, "shape") for part in value):
         parts = [as_array(part, name) for part in value]
@@ -82,10 +90,12 @@ def _array(name, value):
     return as_parameter(value, name)
 
 
-def _check(arrays, axes, layout):
+def _check(
+    arrays: Mapping[str, Array], axes: Mapping[str, tuple[str, ...]], layout: str
+) -> tuple[int, int]:
     """Return (D, H), which the kernels' shapes tell; ValueError if a shape is not of the layout."""
 
-    def wrong(name, expected=""):
+    def wrong(name: str, expected: str = "") -> ValueError:
         said = f"({', '.join(axes[name])})".replace("P", "H").replace(" D", "*D")
         shape = arrays[name].shape
         return ValueError(f"{name} of layout {layout!r} must be {said}{expected}, got {shape}")

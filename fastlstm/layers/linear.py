@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from .chain import Given, who
 from .computed import Computed
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from ..arrays import Floats
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -48,6 +51,8 @@ class Linear(Computed):
     """
 
     stepwise = True
+    weight: Any
+    bias: Any
     _fixed = Computed._fixed | {"in_features", "out_features", "bias"}
 
     def __init__(
@@ -63,7 +68,7 @@ class Linear(Computed):
     ) -> None:
         self.in_features = check_size("in_features", in_features)
         self.out_features = check_size("out_features", out_features)
-        shapes = {"weight": (out_features, in_features)}
+        shapes: dict[str, tuple[int, ...]] = {"weight": (out_features, in_features)}
         if check_bool("bias", bias):
             shapes["bias"] = (out_features,)
         else:
@@ -71,27 +76,31 @@ class Linear(Computed):
         super().__init__(shapes, dtype, engine)
         self.num_threads = num_threads
         self._most_rows = max(1, _PIECE // (self.in_features * self.out_features))
-        self._packed = self._copied = None, None  # version of the parameters; packed, its weight
+        # The version of the parameters, and what was made of them: packed, a copy of the weight.
+        self._packed: tuple[int, Any] = -1, None
+        self._copied: tuple[int, Floats | None] = -1, None
         self.reset_parameters(seed)
 
-    def __getstate__(self):
-        nothing = None, None
+    def __getstate__(self) -> dict[str, Any]:
+        nothing = -1, None
         return {**super().__getstate__(), "_packed": nothing, "_copied": nothing}
 
-    def _release(self):
-        self._copied = None, None
+    def _release(self) -> None:
+        self._copied = -1, None
 
-    def reset_parameters(self, seed=None):
+    def reset_parameters(self, seed: int | np.random.Generator | None = None) -> None:
         """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.in_features)
         self._set({n: uniform(rng, v.shape, bound, self.dtype) for n, v in self._views.items()})
 
-    def __call__(self, input):
+    def __call__(self, input: ArrayLike) -> Floats:
         """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
         return self._run(self._arrange(input))
 
-    def vjp(self, input, *, input_gradient=True):
+    def vjp(
+        self, input: ArrayLike, *, input_gradient: bool = True
+    ) -> tuple[Floats, Callable[[ArrayLike], Floats | None]]:
         """Run, and return how to go backwards.
 
         Parameters
@@ -137,7 +146,7 @@ class Linear(Computed):
         shape = y.shape
 
         @quiet
-        def pullback(d_output):
+        def pullback(d_output: ArrayLike) -> Floats | None:
             dy = as_rows(as_gradient(d_output, shape, self.dtype, "Linear"))
             dx = (dy @ weight).reshape(x.shape) if input_gradient else None
             grads = self._learnt_grads()
@@ -150,7 +159,7 @@ class Linear(Computed):
 
         return y, pullback
 
-    def _arrange(self, input):
+    def _arrange(self, input: Any) -> Floats:
         x = as_float(input, self.dtype, owner="Linear")
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(
@@ -158,7 +167,7 @@ class Linear(Computed):
             )
         return x
 
-    def _run(self, x):
+    def _run(self, x: Floats) -> Floats:
         rows = as_rows(x)
         y = np.empty((len(rows), self.out_features), self.dtype)
         version, weights = self._packed
@@ -176,15 +185,15 @@ class Linear(Computed):
         features, giver = self.out_features, who(name, self)
         return self, given._replace(features=features, giver=giver, directions=False)
 
-    def _copy_of_weight(self):
+    def _copy_of_weight(self) -> Floats:
         """The weight as it is now, for pullbacks that come after it has changed."""
         version, weight = self._copied
-        if version != self._version:
+        if weight is None or version != self._version:
             version, weight = self._version, self._views["weight"].copy()
             self._copied = version, weight
         return weight
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}"

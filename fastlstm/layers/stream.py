@@ -19,8 +19,9 @@ from ..sequences.packing import uniform_sizes
 from .chain import dotted, outside
 
 if TYPE_CHECKING:
-    from ..arrays import Floats
+    from ..arrays import Array, Floats
     from .layer import Layer
+    from .lstm import LSTM
 
 
 class Stream:
@@ -53,7 +54,7 @@ class Stream:
     True
     """
 
-    def __init__(self, lstm, batch_size=1):
+    def __init__(self, lstm: LSTM, batch_size: int = 1) -> None:
         if not (hasattr(lstm, "stream") and hasattr(lstm, "num_layers")):
             raise TypeError(f"a stream needs an LSTM, got {type(lstm).__name__}")
         if lstm.bidirectional:
@@ -78,12 +79,12 @@ class Stream:
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "step"}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """The states are copied, as a layer's parameters are."""
         self.__dict__.update(state, _h=np.array(state["_h"]), _c=np.array(state["_c"]))
         self._take_step()
 
-    def __copy__(self):
+    def __copy__(self) -> Stream:
         """A stream at the same point, with a state of its own, over the same weights."""
         copy = Stream(self._lstm, self.batch_size)
         copy.state = self.state
@@ -111,7 +112,7 @@ class Stream:
         """
         return _step(self._lstm, self._h, self._c, x, out)
 
-    def run(self, x):
+    def run(self, x: Any) -> Floats:
         """Advance every stream by a chunk of steps: the same values as step by step.
 
         Parameters
@@ -152,18 +153,18 @@ class Stream:
         return y.swapaxes(0, 1) if batch_first else y
 
     @property
-    def state(self):
+    def state(self) -> tuple[Floats, Floats]:
         """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume."""
         return self._h.copy(), self._c.copy()
 
     @state.setter
-    def state(self, state):
+    def state(self, state: Any) -> None:
         if state is None:
             raise TypeError("state must be a tuple (h, c), got None; reset() makes it zero")
         h, c = self._lstm._states(state, self.batch_size, True)
         self._h[...], self._c[...] = h, c
 
-    def reset(self, mask=None, to=None) -> None:
+    def reset(self, mask: Any = None, to: Any = None) -> None:
         """Set states to zero, or to given ones.
 
         Parameters
@@ -189,7 +190,7 @@ class Stream:
         mask = _check_mask(mask, self.batch_size)
         self._begin(mask, *self._starts(to))
 
-    def _starts(self, to):
+    def _starts(self, to: Any) -> list[Floats]:
         """Given states, checked, as (h, c) of all streams; zeros if there are none."""
         if to is None:
             to = self._lstm._states(None, 1, True)
@@ -200,14 +201,14 @@ class Stream:
         shapes = self._h.shape, self._c.shape
         return [np.broadcast_to(s, shape) for s, shape in zip(to, shapes, strict=True)]
 
-    def _begin(self, mask, h, c):
+    def _begin(self, mask: Array, h: Floats, c: Floats) -> None:
         self._h[:, mask], self._c[:, mask] = h[:, mask], c[:, mask]
 
     def _inside(self) -> dict[str, Stream]:
         """Itself, as an LSTM in a model has one stream."""
         return {"": self}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
 
 
@@ -325,13 +326,15 @@ class ModelStream:
         ValueError, TypeError
             If a shape or dtype does not fit; the states have not moved.
         """
+        y: Floats
         x = self._model._from_list(x)
         if self._features is None:  # a layer of one's own is last, or may refuse what it gets
             with self._unmoved_by_errors():
-                y: Floats = self._part.step(x)
+                y = self._part.step(x)
                 if out is not None:
                     check_out(out, y.shape, self._model.dtype)
-            return put(y, out)
+            y = put(y, out)
+            return y
         if out is not None:
             check_out(out, (self.batch_size, self._features), self._model.dtype)
         y = self._part.step(x, out)
@@ -416,17 +419,18 @@ class ModelStream:
         return f"ModelStream({self._model!r}, batch_size={self.batch_size})"
 
 
-def _check_mask(mask, batch_size):
+def _check_mask(mask: Any, batch_size: int) -> Array:
     """A mask of streams; None is all of them."""
     mask = np.ones(batch_size, bool) if mask is None else np.asarray(mask)
     if mask.dtype != bool or mask.shape != (batch_size,):
         raise ValueError(
             f"mask must be {batch_size} booleans, got {mask.dtype} of shape {mask.shape}"
         )
-    return mask
+    checked: Array = mask
+    return checked
 
 
-def by_name(what, states, names):
+def by_name(what: str, states: Any, names: list[str]) -> dict[str, Any]:
     """States that are given by the names of LSTMs, in their order, or for the only one: a dict."""
     if states is None:
         return {}
@@ -482,7 +486,7 @@ def _advance(lstm, h, c, rows, batch_sizes, y):
         raise
 
 
-def check_out(out, shape, dtype):
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if (
         type(out) is not np.ndarray
         or out.shape != shape
@@ -495,7 +499,7 @@ def check_out(out, shape, dtype):
         )
 
 
-def _describe(out):
+def _describe(out: Any) -> str:
     if not isinstance(out, np.ndarray):
         return type(out).__name__
     faults = [
