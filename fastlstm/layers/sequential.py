@@ -105,8 +105,8 @@ class Sequential(Container):
         return bool(self.children) and bool(self[0]._takes_indices)
 
     def _from_list(self, x: Any) -> Any:
-        if not self.children or self[0].num_parameters:  # which converts it
-            return x
+        if not isinstance(x, (list, tuple)) or not self.children or self[0].num_parameters:
+            return x  # a layer with parameters converts it to its own dtype
         return super()._from_list(x)
 
     def __getitem__(self, name: str | int | slice) -> Any:
