@@ -3,13 +3,15 @@
 `Problem` is about layers; `Work` and `go_back` are about engines, through their contract alone.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 from support import ACTIVATION, Guarded, draw
 
 import fastlstm
-from fastlstm.engines import _numpy, stack
+from fastlstm.engines import _numpy
+from fastlstm.engines.contract import Cell
 from fastlstm.sequences.packing import batch_sizes_of
 
 # ---- layers ---------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ def spread(function, values, draws=3):
     for _ in range(draws):
         moved = {
             name: v + size * np.abs(v).max(initial=0) * rng.standard_normal(v.shape)
-            if v is not None and v.dtype.kind == "f" else v
+            if v.dtype.kind == "f" else v
             for name, v in values.items()
         }  # fmt: skip
         for name, result in function(moved).items():
@@ -173,14 +175,25 @@ def assert_within(got, expected, moves, count, dtype):
 
 
 def values_of(work):
-    """What a work of one layer takes: weights, x, h and c, and the gradients dy, dh and dc."""
-    parameters, x, h, c = draw(work)
-    names = "w_ih", "w_hh", "b", "w_hr"
-    values = {f"{n}{k}": w for k, p in enumerate(parameters) for n, w in zip(names, p, strict=True)}
+    """What a work of one layer takes: weights, x, h and c, and the gradients dy, dh and dc.
+
+    The weights have the names of a cell's arrays and the number of the direction: "w_ih0".
+    """
+    cells, x, h, c = draw(work)
+    values = {f"{n}{k}": w for k, cell in enumerate(cells) for n, w in cell.arrays().items()}
     rng = np.random.default_rng(3)
     shapes = {"dy": (len(x), work.directions * h.shape[2]), "dh": h.shape, "dc": c.shape}
     drawn = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     return values | {"x": x, "h": h, "c": c} | {n: v.astype(x.dtype) for n, v in drawn.items()}
+
+
+def cells_of(work, values):
+    """The cells of `values_of`, one for each direction."""
+    names = [field.name for field in dataclasses.fields(Cell)]
+    return [
+        Cell(**{name: values[f"{name}{k}"] for name in names if f"{name}{k}" in values})
+        for k in range(work.directions)
+    ]
 
 
 def go_back(module, work, values, gap=0, every=0, threads=1):
@@ -188,10 +201,8 @@ def go_back(module, work, values, gap=0, every=0, threads=1):
 
     Rows of x, y and dy lie `gap` values apart. Nothing else may be written.
     """
-    directions, dtype, x = range(work.directions), values["x"].dtype, values["x"]
-    names = "w_ih", "w_hh", "b", "w_hr"
-    parameters = [tuple(values[f"{name}{k}"] for name in names) for k in directions]
-    engine = stack(module, parameters, work.directions, back=True)
+    cells, x = cells_of(work, values), values["x"]
+    stack = module.Stack(cells, work.directions, back=True)
     sizes = batch_sizes_of(np.array(work.lengths))
 
     nothing = np.full_like(values["dy"], np.nan)
@@ -199,27 +210,20 @@ def go_back(module, work, values, gap=0, every=0, threads=1):
     filled = {"y": Guarded(nothing, gap), "dx": Guarded(np.full_like(x, np.nan))}
     for name in ("h", "c", "dh", "dc"):
         filled[name] = Guarded(values[name].reshape(-1, values[name].shape[2]))
-    for k, weights in enumerate(parameters):
-        for name, w in zip(names, weights, strict=True):
-            if w is not None:
-                filled[f"d{name}{k}"] = Guarded(np.zeros(w.shape, dtype).reshape(len(w), -1))
+    dw = []
+    for k, cell in enumerate(cells):
+        rooms = {n: Guarded(np.zeros_like(w).reshape(len(w), -1)) for n, w in cell.arrays().items()}
+        filled |= {f"d{name}{k}": room for name, room in rooms.items()}
+        shapes = {name: w.shape for name, w in cell.arrays().items()}
+        dw.append(Cell(**{n: room.array.reshape(shapes[n]) for n, room in rooms.items()}))
 
     def array(name):
-        return filled[name].array.reshape(values[name].shape) if name in filled else None
+        return filled[name].array.reshape(values[name].shape)
 
     arguments = kept["x"].array, sizes, array("h"), array("c"), filled["y"].array
-    tape = engine.record(*arguments, threads, every)
-    dw = []
-    for k, weights in enumerate(parameters):
-        rooms = [filled.get(f"d{name}{k}") for name in names]
-        dw.append(
-            tuple(
-                w if w is None else room.array.reshape(w.shape)
-                for room, w in zip(rooms, weights, strict=True)
-            )
-        )
+    tape = stack.record(*arguments, threads, every)
     dx = filled["dx"].array
-    engine.back(tape, kept["dy"].array, array("dh"), array("dc"), dx, dw, threads)
+    stack.back(tape, kept["dy"].array, array("dh"), array("dc"), dx, dw, threads)
 
     for name, buffer in kept.items():
         assert buffer.array.tobytes() == values[name].tobytes(), f"{name} was written"
@@ -231,7 +235,7 @@ def go_back(module, work, values, gap=0, every=0, threads=1):
 def assert_goes_back(module, work, engine, **options):
     """Assert that each buffer which `module` fills holds what `_numpy` gives in float64."""
     values = values_of(work)
-    doubled = {n: v if v is None else v.astype(np.float64) for n, v in values.items()}
+    doubled = {n: v.astype(np.float64) for n, v in values.items()}
 
     def truth(given):
         return go_back(_numpy, work, given)

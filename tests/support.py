@@ -1,14 +1,16 @@
-"""One layer in one direction as test data, and the comparison that every engine must pass.
+"""Cells and stacks as test data, and the comparison that every engine must pass.
 
-At the end, whole stacks for the native engine, which runs them in one call.
+Engines are driven as layers drive them, through `Stack` alone.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from fastlstm.cli.table import Table, read_tables
 from fastlstm.engines import _numpy, load
+from fastlstm.engines.contract import Cell
 from fastlstm.sequences.packing import batch_sizes_of
 
 # How far one sigmoid or tanh is from the truth, in units of u = eps / 2, beside the engine's name:
@@ -36,25 +38,33 @@ def tolerance(engine, dtype, terms, magnitude):
 
 
 class Case(NamedTuple):
-    """What `run` and `pack` of an engine take; `w_hr` may be None."""
+    """A cell and what it runs over; with `reverse`, it is the second direction of a stack."""
 
-    w_ih: np.ndarray
-    w_hh: np.ndarray
-    b: np.ndarray
-    w_hr: np.ndarray | None
+    cell: Cell
     x: np.ndarray
     batch_sizes: np.ndarray
     h: np.ndarray
     c: np.ndarray
     reverse: bool
 
+    def with_cell(self, **arrays):
+        """The case with other arrays in its cell."""
+        return self._replace(cell=dataclasses.replace(self.cell, **arrays))
+
+    def astype(self, dtype):
+        """The very numbers of this case in another type."""
+        values = {name: getattr(self, name).astype(dtype) for name in ("x", "h", "c")}
+        return self._replace(cell=self.cell.map(lambda a: a.astype(dtype)), **values)
+
     def tolerance(self, engine):
         """The `tolerance` of this case; |h| is 1 at most; a projection's sum counts with z's."""
-        x, w_ih, w_hh, b = (np.where(np.isfinite(a), a, 0) ** 2 for a in (self.x, *self[:3]))
+        cell = self.cell
+        arrays = self.x, cell.w_ih, cell.w_hh, cell.b
+        x, w_ih, w_hh, b = (np.where(np.isfinite(a), a, 0) ** 2 for a in arrays)
         squares = x @ w_ih.T + w_hh.sum(1) + b
-        terms = self.w_ih.shape[1] + self.w_hh.shape[1] + 1
-        if self.w_hr is not None:
-            terms += self.w_hr.shape[1]
+        terms = cell.w_ih.shape[1] + cell.w_hh.shape[1] + 1
+        if cell.w_hr is not None:
+            terms += cell.w_hr.shape[1]
         return tolerance(engine, self.x.dtype, terms, np.sqrt(squares.max()))
 
 
@@ -78,17 +88,15 @@ def make_case(
     rng = np.random.default_rng([seed, T, B, I, H])
     lengths = np.full(B, T) if lengths is None else np.asarray(lengths)
     bound = 1 / np.sqrt(H)
-    arrays = {
-        "w_ih": rng.uniform(-bound, bound, (4 * H, I)),
-        "w_hh": rng.uniform(-bound, bound, (4 * H, P or H)),
-        "b": rng.uniform(-bound, bound, 4 * H),
-        "w_hr": rng.uniform(-bound, bound, (P, H)) if P else None,
-        "x": rng.standard_normal((lengths.sum(), I)) * gain,
-        "h": rng.uniform(-1, 1, (len(lengths), P or H)),
-        "c": rng.standard_normal((len(lengths), H)),
-    }
-    arrays = {name: a if a is None else a.astype(dtype) for name, a in arrays.items()}
-    return Case(**arrays, batch_sizes=batch_sizes_of(lengths), reverse=reverse)
+    cell = Cell(
+        w_ih=rng.uniform(-bound, bound, (4 * H, I)),
+        w_hh=rng.uniform(-bound, bound, (4 * H, P or H)),
+        b=rng.uniform(-bound, bound, 4 * H),
+        w_hr=rng.uniform(-bound, bound, (P, H)) if P else None,
+    )
+    x = rng.standard_normal((lengths.sum(), I)) * gain
+    h, c = rng.uniform(-1, 1, (len(lengths), P or H)), rng.standard_normal((len(lengths), H))
+    return Case(cell, x, batch_sizes_of(lengths), h, c, reverse).astype(dtype)
 
 
 GUARD = 12345.0
@@ -112,29 +120,35 @@ class Guarded:
         assert not written.size, f"written outside of {name}: {written}"
 
 
-def run(module, case, gap=0, **options):
-    """Run an engine's module over a case; return all that it must fill: y, h and c.
+def stack_of(module, case, back=False):
+    """The stack that `run` runs: with `reverse`, the cell is both its directions."""
+    directions = 1 + case.reverse
+    return module.Stack([case.cell] * directions, directions, back)
 
-    Rows of x and y lie `gap` values apart. Nothing else may be written: neither x nor a value
-    outside of the three. `options` are more of the engine's.
+
+def run(module, case, gap=0, stack=None, method="run"):
+    """Run a case on an engine; return what it must fill for the case's cell: y, h and c.
+
+    With `reverse`, they are those of the second direction. Rows of x and y lie `gap` values apart.
+    Nothing else may be written: neither x nor a value outside of the three. `stack` is one that was
+    packed before; `method` may be "record".
     """
-    nothing = np.full((len(case.x), case.h.shape[1]), np.nan, case.x.dtype)
+    directions, P = 1 + case.reverse, case.h.shape[1]
+    stack = stack or stack_of(module, case, back=method == "record")
+    nothing = np.full((len(case.x), directions * P), np.nan, case.x.dtype)
     x, y = Guarded(case.x, gap), Guarded(nothing, gap)
-    h, c = Guarded(case.h), Guarded(case.c)
-    weights = module.pack(*case[:4])
-    states = h.array, c.array
-    module.run(weights, x.array, case.batch_sizes, *states, y.array, case.reverse, **options)
+    h, c = (Guarded(np.concatenate([state] * directions)) for state in (case.h, case.c))
+    states = [state.array.reshape(directions, len(case.h), -1) for state in (h, c)]
+    getattr(stack, method)(x.array, case.batch_sizes, *states, y.array, 1)
     assert x.array.tobytes() == case.x.tobytes(), "x was written"
     for name, buffer in {"x": x, "y": y, "h": h, "c": c}.items():
         buffer.check(name)
-    return {"y": y.array, "h": h.array, "c": c.array}
+    return {"y": y.array[:, -P:], "h": states[0][-1], "c": states[1][-1]}
 
 
-def truth(case, **options):
+def truth(case):
     """`_numpy` in float64 over the very numbers of the case."""
-    doubled = [a.astype(np.float64) if a is not None else None for a in case[:5]]
-    state = case.h.astype(np.float64), case.c.astype(np.float64)
-    return run(_numpy, Case(*doubled, case.batch_sizes, *state, case.reverse), **options)
+    return run(_numpy, case.astype(np.float64))
 
 
 def assert_matches(module, case, engine, gap=0):
@@ -164,7 +178,6 @@ class Work(NamedTuple):
     P: int | None = None
     layers: int = 1
     directions: int = 1
-    reverse: bool = False
     dtype: str = "float32"
     x: float = 1
     w: float = 1
@@ -177,18 +190,18 @@ WORKS = {
     "slices_double": Work((60,) * 33, 33, 96, dtype="float64"),
     "slices_stack": Work((20,) * 64, 40, 65, 33, layers=3, directions=2),
     "one_long": Work((200, *(100,) * 20), 64, 64),
-    "one_long_reverse": Work((200, *(100,) * 20), 64, 64, reverse=True),
-    "cliff": Work((300, 299, 298, *(50,) * 10), 64, 80, reverse=True),
+    "one_long_reverse": Work((200, *(100,) * 20), 64, 64, directions=2),
+    "cliff": Work((300, 299, 298, *(50,) * 10), 64, 80, directions=2),
     "stairs": Work((*range(200, 150, -1),), 32, 40),
-    "stairs_reverse": Work((*range(200, 150, -1),), 32, 40, 20, layers=2, reverse=True),
+    "stairs_reverse": Work((*range(200, 150, -1),), 32, 40, 20, layers=2, directions=2),
     "few": Work((60,) * 7, 300, 150),
     "directions": Work((100,), 100, 130, layers=3, directions=2),
     "directions_ragged": Work((70, 61, 61, 60, 33, 2, 1), 64, 100, 40, directions=2),
     "units": Work((250,), 16, 256),
-    "units_reverse": Work((250,), 33, 257, reverse=True),
+    "units_reverse": Work((250,), 33, 257, directions=2),
     "units_of_two": Work((90, 61), 16, 300, layers=2),
     "units_projected": Work((120,), 300, 300, 290),
-    "units_joining": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, reverse=True),
+    "units_joining": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, directions=2),
     "units_leaving": Work((90, 61, 61, 30, 5, 1), 64, 300, 290, layers=3),
     "units_double": Work((120,), 130, 200, layers=2, dtype="float64"),
     "denormal": Work((60,) * 64, 32, 96, x=1e-41, w=1e37),
@@ -201,41 +214,41 @@ WORKS = {
 SMALL = {
     "small": Work((9, 5, 5, 1), 7, 21, 10, layers=2, directions=2),
     "small_alone": Work((6,), 40, 50),
-    "small_double": Work((4, 4, 4, 1), 9, 19, reverse=True, dtype="float64"),
+    "small_double": Work((4, 4, 4, 1), 9, 19, directions=2, dtype="float64"),
 }
 
 
 def draw(work):
-    """(parameters, x, h, c) of a work; the states hold denormals too."""
+    """(cells, x, h, c) of a work; the states hold denormals too."""
     rng = np.random.default_rng([len(work.lengths), work.I, work.H])
     P, bound = work.P or work.H, 1 / np.sqrt(work.H)
 
     def uniform(*shape, scale=bound):
         return (rng.uniform(-1, 1, shape) * scale).astype(work.dtype)
 
-    parameters = []
+    drawn = []
     for layer in range(work.layers):
         wide, scale = (work.directions * P, 1) if layer else (work.I, work.w)
         for _ in range(work.directions):
             w_hr = uniform(P, work.H) if work.P else None
             w_ih = uniform(4 * work.H, wide, scale=bound * scale)
-            parameters.append((w_ih, uniform(4 * work.H, P), uniform(4 * work.H), w_hr))
-    cells, rows = work.layers * work.directions, len(work.lengths)
-    h, c = uniform(cells, rows, P, scale=1), uniform(cells, rows, work.H, scale=2)
+            drawn.append(Cell(w_ih, uniform(4 * work.H, P), uniform(4 * work.H), w_hr))
+    rows = len(work.lengths)
+    h = uniform(len(drawn), rows, P, scale=1)
+    c = uniform(len(drawn), rows, work.H, scale=2)
     c[..., ::5] *= np.finfo(work.dtype).smallest_normal
     x = rng.standard_normal((sum(work.lengths), work.I)) * work.x
-    return parameters, x.astype(work.dtype), h, c
+    return drawn, x.astype(work.dtype), h, c
 
 
 def ready(work):
-    """A function of `threads` that runs the work and returns y, h and c; it writes nothing else.
+    """A function of `threads` that runs the work on the native engine and returns y, h and c.
 
-    For threads, sequences of one length come without their batch sizes.
+    It writes nothing else.
     """
-    parameters, x, h, c = draw(work)
-    stack = load("native").Stack(parameters, work.directions)
+    cells, x, h, c = draw(work)
+    stack = load("native").Stack(cells, work.directions)
     sizes = batch_sizes_of(np.array(work.lengths))
-    even = len(set(work.lengths)) == 1
     nothing = np.full((len(x), work.directions * h.shape[2]), np.nan, work.dtype)
 
     def run(threads=1):
@@ -243,8 +256,7 @@ def ready(work):
         buffers = {name: Guarded(value) for name, value in values.items()}
         results = {name: buffer.array for name, buffer in buffers.items()}
         given, own_h, own_c = x.copy(), results["h"].reshape(h.shape), results["c"].reshape(c.shape)
-        batch_sizes = None if even and threads > 1 else sizes
-        stack.run(given, batch_sizes, own_h, own_c, results["y"], threads, work.reverse)
+        stack.run(given, sizes, own_h, own_c, results["y"], threads)
         assert_same_bits(given, x)
         for name, buffer in buffers.items():
             buffer.check(name)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import dataclasses
 import importlib
 import inspect
 import os
@@ -12,29 +13,30 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import types
 import warnings
 
 import numpy as np
 import pytest
 from support import (
     ACTIVATION,
-    Case,
     Guarded,
     assert_matches,
     assert_same_bits,
     make_case,
     run,
+    stack_of,
     tolerance,
-    truth,
 )
 
 import fastlstm
-from fastlstm.engines import MODULES, _numpy, _warn_of_numpy, choose, cpus, load, threads
+from fastlstm.engines import MODULES, _layers, _numpy, _warn_of_numpy, choose, contract, load
+from fastlstm.engines.contract import Cell
+from fastlstm.engines.machine import cpus, threads
 from fastlstm.formats import structure
 from fastlstm.sequences.packing import rows_of
 
 ROOT = pathlib.Path(__file__).parents[1]
-FUNCTIONS = ["describe", "pack", "prepare", "run", "back", "pack_linear", "run_linear"]
 
 # (T, B, I, H), odd ones first: around the sizes of register tiles and vectors
 SHAPES = {
@@ -106,7 +108,7 @@ def test_rows_lie_apart(module, engine, dtype, lengths, P, gap):
 @pytest.mark.parametrize("gain", [50, 1000])
 def test_saturated(module, engine, dtype, gain):
     case = make_case(7, 5, 5, 11, gain=gain, dtype=dtype)
-    z = case.x @ case.w_ih.T
+    z = case.x @ case.cell.w_ih.T
     assert np.abs(z).max() > gain and np.abs(z).min() < gain / 10
     assert_matches(module, case, engine)
 
@@ -114,8 +116,8 @@ def test_saturated(module, engine, dtype, gain):
 def test_zeros(module, engine, dtype):
     """i = f = o = 1/2, g = 0: c is halved at every step."""
     case = make_case(3, 2, 3, 9, dtype=dtype)
-    zeros = [np.zeros_like(a) if a is not None else None for a in case[:5]]
-    case = Case(*zeros, case.batch_sizes, np.zeros_like(case.h), np.ones_like(case.c), False)
+    zeros = {name: np.zeros_like(getattr(case, name)) for name in ("x", "h")}
+    case = case._replace(cell=case.cell.map(np.zeros_like), c=np.ones_like(case.c), **zeros)
     assert_matches(module, case, engine)
     np.testing.assert_array_equal(run(module, case)["c"], 1 / 8)
 
@@ -153,9 +155,10 @@ def test_nan_and_inf_stay_in_their_sequence(module, engine, dtype, value, length
 def test_nan_and_inf_in_states_and_weights(module, engine, dtype, value):
     case = make_case(3, 4, 3, 9, dtype=dtype)
     for name in ("h", "c", "w_ih", "w_hh", "b"):
-        poisoned = getattr(case, name).copy()
+        poisoned = (getattr(case, name) if name in "hc" else getattr(case.cell, name)).copy()
         poisoned.flat[4] = value
-        assert_matches(module, case._replace(**{name: poisoned}), engine)
+        change = case._replace if name in "hc" else case.with_cell
+        assert_matches(module, change(**{name: poisoned}), engine)
 
 
 @pytest.mark.parametrize("gate", range(4), ids="ifgo")
@@ -163,54 +166,95 @@ def test_an_infinite_gate(module, engine, dtype, gate):
     """It is open, shut or at one; through b, for an infinite x makes nan of other gates' zeros."""
     for sign in (1, -1):
         case = make_case(1, 3, 2, 9, dtype=dtype)
-        case.b[gate * 9 + 4] = sign * np.inf
+        case.cell.b[gate * 9 + 4] = sign * np.inf
         assert_matches(module, case, engine)
 
 
 # ---- the contract ---------------------------------------------------------------------------
 
 
-def test_the_same_functions(module):
-    """Same names, same parameters, so that any engine can stand in for any other.
-
-    An engine with a Stack of its own goes back there.
-    """
-    for name in FUNCTIONS:
-        expected = _parameters(getattr(_numpy, name))
-        if hasattr(module, "Stack"):
-            if name == "back":
-                continue
-            expected = [p for p in expected if p.name != "saved"]
-        assert _parameters(getattr(module, name)) == expected
-
-
 def _parameters(function):
-    """Return the parameters, without their types: not every engine writes them down."""
+    """The parameters' names, kinds and defaults; not every engine writes their types down."""
     parameters = inspect.signature(function).parameters.values()
     return [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
 
 
-def test_pack_keeps_nothing_of_the_callers(module, dtype):
-    """Parameters changed after `pack` change nothing, and `pack` changes no parameter."""
+def _exports(module):
+    """What an engine must export, by name: its functions and the methods of its classes."""
+    for name in ("prepare", "describe"):
+        yield name, getattr(module, name), getattr(contract.Engine, name)
+    for name in ("Stack", "Product"):
+        protocol = getattr(contract, name)
+        for method, function in vars(protocol).items():
+            if inspect.isfunction(function) and not method.startswith("_"):
+                own = getattr(module, name)
+                yield f"{name}.{method}", getattr(own, method), function
+        yield name, getattr(module, name), protocol.__init__
+
+
+def test_engines_export_what_the_contract_says(module):
+    """The same names, parameters and defaults, so that any engine can stand in for any other."""
+    names = set()
+    for name, own, expected in _exports(module):
+        want = _parameters(expected)
+        if "." not in name:  # the contract's functions are methods of protocols
+            want = want[1:]
+        assert _parameters(own) == want, name
+        names.add(name)
+    assert names == {
+        "prepare", "describe", "Stack", "Stack.run", "Stack.record", "Stack.back", "Stack.step",
+        "Product", "Product.run",
+    }  # fmt: skip
+    assert module.Stack([make_case().cell], 1).stale is False
+
+
+@pytest.mark.parametrize("change", [
+    ("def prepare(dtype:", "def prepare(kind:"),
+    ("def run(self, x: Array, y: Array, threads: int)", "def run(self, x: Array, y: Array)"),
+    ("class Stack(Layers):", "class Stack(Layers):\n    def record(self, x, every=0): ...\n"),
+])  # fmt: skip
+def test_an_engine_that_exports_other_things_is_seen(change):
+    source = inspect.getsource(_numpy)
+    assert source.count(change[0]) == 1
+    saboteur = types.ModuleType("saboteur")
+    saboteur.__package__ = _numpy.__package__
+    exec(source.replace(*change), saboteur.__dict__)
+    with pytest.raises(AssertionError):
+        test_engines_export_what_the_contract_says(saboteur)
+
+
+def test_a_stack_keeps_nothing_of_the_callers(module, dtype):
+    """Parameters changed after a stack was packed change nothing, and packing changes none."""
     case = make_case(P=2, dtype=dtype)
-    parameters = [a.copy() for a in case[:4]]
-    weights = module.pack(*parameters)
-    for parameter, original in zip(parameters, case, strict=False):
-        assert_same_bits(parameter, original)
-        parameter[...] = np.nan
+    given = case._replace(cell=case.cell.map(np.copy))
+    stack = stack_of(module, given)
+    for name, array in given.cell.arrays().items():
+        assert_same_bits(array, getattr(case.cell, name))
+        array[...] = np.nan
     expected = run(module, case)
-    h, c, y = case.h.copy(), case.c.copy(), np.empty_like(expected["y"])
-    module.run(weights, case.x, case.batch_sizes, h, c, y, case.reverse)
-    for name, got in {"h": h, "c": c, "y": y}.items():
+    for name, got in run(module, given, stack=stack).items():
         assert_same_bits(got, expected[name])
 
 
-def test_pack_takes_read_only_parameters(module, dtype):
+def test_a_stack_takes_read_only_parameters(module, dtype):
     case = make_case(P=2, dtype=dtype)
     expected = run(module, case)
-    for array in case[:4]:
+    for array in case.cell.arrays().values():
         array.flags.writeable = False
     assert_same_bits(run(module, case)["y"], expected["y"])
+
+
+def test_a_cell_is_a_value():
+    """Its fields cannot be set; what it has comes in the order of the fields."""
+    cell = make_case(P=2).cell
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cell.b = cell.b
+    assert list(cell.arrays()) == ["w_ih", "w_hh", "b", "w_hr"]
+    assert list(make_case().cell.arrays()) == ["w_ih", "w_hh", "b"]
+    assert cell.sizes == (3, 5, 2) and cell.dtype == np.float64
+    doubled = cell.map(lambda array: 2 * array)
+    assert_same_bits(doubled.w_hr, 2 * cell.w_hr)
+    assert make_case().cell.map(np.copy).w_hr is None
 
 
 @pytest.mark.parametrize("gap", [0, 3])
@@ -220,39 +264,45 @@ def test_read_only_input(module, dtype, gap):
     x = Guarded(case.x, gap).array
     x.flags.writeable = False
     h, c, y = case.h.copy(), case.c.copy(), np.empty_like(expected["y"])
-    module.run(module.pack(*case[:4]), x, case.batch_sizes, h, c, y, False)
+    stack_of(module, case).run(x, case.batch_sizes, h[None], c[None], y, 1)
     assert_same_bits(y, expected["y"])
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_saving_changes_no_bit(dtype, shape, reverse):
-    """What numba's `run` leaves for `back` is within bounds, and y, h and c are as without."""
-    pytest.importorskip("numba", reason="tests what that engine saves")
+def test_recording_changes_no_bit(monkeypatch, module, dtype, shape, reverse):
+    """y, h and c are as without it, and nothing is written around what is kept for the way back."""
+    kept = []
+
+    def room_to_save(self, k, rows):
+        count, cell = rows.stop - rows.start, self._cells[k]
+        sizes = 4 * cell.hidden_size, cell.hidden_size
+        rooms = [Guarded(np.full((count, size), np.nan, dtype)) for size in sizes]
+        kept.extend(rooms)
+        return tuple(room.array for room in rooms)
+
+    monkeypatch.setattr(_layers.Layers, "_room_to_save", room_to_save)
     T, B, inputs, H = SHAPES[shape]
     for P in (None, H // 2 or None):
         case = make_case(T, B, inputs, H, P, reverse=reverse, dtype=dtype)
-        saved = [Guarded(np.full((T * B, n), np.nan, dtype)) for n in (4 * H, H)]
-        given = tuple(buffer.array for buffer in saved)
-        for name, got in run(load("numba"), case, saved=given).items():
-            assert_same_bits(got, run(load("numba"), case)[name])
-        expected = np.empty((T * B, 4 * H)), np.empty((T * B, H))
-        truth(case, saved=expected)
-        for buffer, got, values in zip(saved, given, expected, strict=True):
-            buffer.check("what is saved")
-            np.testing.assert_allclose(got, values, **case.tolerance("numba"))
+        expected = run(module, case)
+        for name, got in run(module, case, method="record").items():
+            assert_same_bits(got, expected[name])
+    for room in kept:
+        room.check("what is saved")
+        assert np.isfinite(room.array).all()
 
 
 def test_two_calls_give_the_same_bits(module, dtype):
     """On the same weights, after calls of other sizes in between."""
     case = make_case(9, 5, 4, 33, dtype=dtype)
-    weights = module.pack(*case[:4])
+    stack = stack_of(module, case)
     results = []
     for T, B in [(9, 5), (1, 1), (2, 40), (60, 1), (9, 5)]:
-        h, c = np.resize(case.h, (B, 33)), np.resize(case.c, (B, 33))
+        h, c = np.resize(case.h, (1, B, 33)), np.resize(case.c, (1, B, 33))
         y = np.empty((T * B, 33), dtype)
         x = np.resize(case.x, (T * B, 4))
-        module.run(weights, x, np.full(T, B, np.int64), h, c, y, False)
+        stack.run(x, np.full(T, B, np.int64), h, c, y, 1)
         results.append([y, h, c])
     for first, last in zip(results[0], results[-1], strict=True):
         assert_same_bits(first, last)
@@ -572,10 +622,14 @@ def _one_unit(engine, z, c):
     module = load(engine)
     dtype = z.dtype
     module.prepare(dtype)
-    weights = module.pack(np.eye(4, dtype=dtype), np.zeros((4, 1), dtype), np.zeros(4, dtype), None)
-    h, c, y = np.zeros((len(z), 1), dtype), c.reshape(-1, 1).copy(), np.empty((len(z), 1), dtype)
-    module.run(weights, z, np.array([len(z)], np.int64), h, c, y, False)
-    return y[:, 0], c[:, 0]
+    cell = Cell(np.eye(4, dtype=dtype), np.zeros((4, 1), dtype), np.zeros(4, dtype))
+    h, c, y = (
+        np.zeros((1, len(z), 1), dtype),
+        c.reshape(1, -1, 1).copy(),
+        np.empty((len(z), 1), dtype),
+    )
+    module.Stack([cell], 1).run(z, np.array([len(z)]), h, c, y, 1)
+    return y[:, 0], c[0, :, 0]
 
 
 OPEN, SHUT = 100, -100
@@ -621,9 +675,9 @@ def test_h_is_within_the_bound_of_an_activation(exact):
     with np.errstate(over="ignore"):
         i, f, o = (1 / (1 + np.exp(-a)) for a in (i, f, o))
     truth = f * c[:, 0] + i * np.tanh(g)
-    weights = np.eye(4, dtype=np.float32), np.zeros((4, 1), np.float32), np.zeros(4, np.float32)
-    h, y = np.zeros_like(c), np.empty_like(c)
-    exact.run(exact.pack(*weights, None), z, np.array([rows]), h, c, y, False)
+    cell = Cell(*(np.array(a, np.float32) for a in (np.eye(4), np.zeros((4, 1)), np.zeros(4))))
+    h, y = np.zeros((1, rows, 1), np.float32), np.empty_like(c)
+    exact.Stack([cell], 1).run(z, np.array([rows]), h, c[None], y, 1)
     assert np.abs(y[:, 0] - o * np.tanh(truth)).max() <= 3e-7
     assert (np.abs(c[:, 0] - truth) <= 5e-7 * np.maximum(1, np.abs(truth))).all()
 
@@ -632,14 +686,14 @@ def test_a_shut_gate_lets_nothing_through(engine, dtype):
     """A memory that is held for long stays what it was: shut gates do not leak into it."""
     module = load(engine)
     module.prepare(np.dtype(dtype))
-    weights = module.pack(*(np.zeros((4, 1), dtype) for _ in range(2)),
-                          np.array([SHUT, OPEN, 0.5, 0], dtype), None)  # fmt: skip
+    w_ih, w_hh = (np.zeros((4, 1), dtype) for _ in range(2))
+    stack = module.Stack([Cell(w_ih, w_hh, np.array([SHUT, OPEN, 0.5, 0], dtype))], 1)
     steps = 20_000
     for start in (0, 0.25):
-        h, c = np.zeros((1, 1), dtype), np.full((1, 1), start, dtype)
+        h, c = np.zeros((1, 1, 1), dtype), np.full((1, 1, 1), start, dtype)
         x, y = np.zeros((steps, 1), dtype), np.empty((steps, 1), dtype)
-        module.run(weights, x, np.ones(steps, np.int64), h, c, y, False)
-        assert abs(c[0, 0] - start) <= steps * 2.0 ** (-40 if dtype == "float32" else -140)
+        stack.run(x, np.ones(steps, np.int64), h, c, y, 1)
+        assert abs(c[0, 0, 0] - start) <= steps * 2.0 ** (-40 if dtype == "float32" else -140)
 
 
 @pytest.mark.parametrize("f, share", [(OPEN, 1), (SHUT, 0)], ids=["kept", "forgotten"])

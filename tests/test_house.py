@@ -2,10 +2,12 @@
 
 import ast
 import inspect
+import io
 import pathlib
 import re
 import subprocess
 import sys
+import tokenize
 
 import pytest
 
@@ -30,10 +32,22 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+CYTHON = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.pyx"))
+}
+# What files of engines may import of their folder, besides the files of the same engine.
+SHARED = {
+    "_layers": {"contract"},
+    **dict.fromkeys(("_native", "_numba", "_numpy"), {"contract", "_layers"}),
+}
 
 
 def imports(path):
     """Yield (module, level of the relative import, whether it is run at import) of a file."""
+    if path.suffix == ".pyx":
+        yield from cython_imports(path)
+        return
     tree = ast.parse(path.read_text("utf-8"))
     late = {
         node
@@ -52,6 +66,27 @@ def imports(path):
                 yield name, node.level, node not in late
 
 
+def cython_imports(path):
+    """The same of a file of Cython, whose statements stand on one line each; C's are left out."""
+    pattern = r"^([ \t]*)(?:from[ ]+(\.*)([\w.]*)[ ]+import[ ]+(.+)|import[ ]+(.+))$"
+    for indent, dots, module, names, modules in re.findall(
+        pattern, path.read_text("utf-8"), re.MULTILINE
+    ):
+        found = [module] if module else re.findall(r"(?:^|,)\s*([\w.]+)", names or modules)
+        for name in found:
+            yield name, len(dots), not indent
+
+
+def reaches(path):
+    """Private names of other objects that a file of an engine uses, such as a layer's."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
+    words = [token.string for token in tokens if token.type in (tokenize.NAME, tokenize.OP)]
+    for owner, dot, name in zip(words, words[1:], words[2:], strict=False):
+        private = re.match(r"_[a-z]", name) and name not in ("_fields", "_getframe")  # Python's
+        if dot == "." and private and owner not in ("self", "import", "from"):
+            yield f"{owner}.{name}"
+
+
 def wrong_arrows(name, path):
     """Imports of `path`, the module `name` of the package, that break the rules."""
     *folder, module = name.split(".")
@@ -67,20 +102,66 @@ def wrong_arrows(name, path):
         elif level == len(folder) + 1:  # from the package
             if first in FLOOR and FLOOR[first] >= FLOOR[room]:
                 yield f"{name} imports {first}, which is not below it"
-        elif room == "engines" and module != "__init__" and not imported.startswith(module + "_"):
-            yield f"{name} imports {imported}, but no engine knows another"
+        elif room == "engines" and module != "__init__":
+            shared = SHARED.get(module.removesuffix("_kernels"), set())
+            if imported not in shared and not imported.startswith(module + "_"):
+                yield f"{name} imports {imported}, but no engine knows another"
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", MODULES | CYTHON)
 def test_arrows_point_down(name):
     assert name.split(".")[0] in FLOOR, "a new module needs a floor"
-    assert list(wrong_arrows(name, MODULES[name])) == []
+    assert list(wrong_arrows(name, (MODULES | CYTHON)[name])) == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES | CYTHON if name.startswith("engines.")])
+def test_engines_reach_into_nobody(name):
+    """What an engine is given, it uses by public names; so it knows nothing of layers."""
+    assert list(reaches((MODULES | CYTHON)[name])) == []
+
+
+@pytest.mark.parametrize("source", [
+    "def step(self, x):\n    return self.layer._version",
+    "cdef class Step:\n    def step(self, x):\n        stack = layer._stacks()[0]",
+    "threads = (\n    lstm\n    ._threads)",
+    "self.present()[0]._cells",
+])  # fmt: skip
+@pytest.mark.parametrize("suffix", [".py", ".pyx"])
+def test_reaching_into_others_is_seen(tmp_path, source, suffix):
+    path = (tmp_path / "module").with_suffix(suffix)
+    path.write_text(source)
+    assert len(list(reaches(path))) == 1
+    path.write_text('"""Not layer._version."""  # nor lstm._stacks\nself._own = x.public\n')
+    assert list(reaches(path)) == []
+
+
+@pytest.mark.parametrize(
+    "source, wrong",
+    [
+        ("from ..layers import LSTM", 1),
+        ("def f():\n    from ..layers.stream import Stream", 1),
+        ("from . import _numba", 1),
+        ("from ._numpy import run", 1),
+        ("import numba", 1),
+        ("import os, torch", 1),
+        ("from .contract import Step\nimport threading\nimport numpy as np", 0),
+        ("cimport numpy as cnp\nfrom cpython.mem cimport PyMem_RawFree", 0),
+        ("def f():\n    from .. import __version__", 0),
+    ],
+)
+def test_arrows_of_cython_are_seen(tmp_path, source, wrong):
+    path = tmp_path / "module.pyx"
+    path.write_text(source)
+    assert len(list(wrong_arrows("engines._native", path))) == wrong
 
 
 @pytest.mark.parametrize(
     "name, source",
     [
         ("engines._numpy", "from . import _numba"),
+        ("engines._layers", "from ._numpy import run"),
+        ("engines.contract", "from ._layers import Layers"),
+        ("engines.machine", "from ._native import describe"),
         ("engines._numba_kernels", "from . import _numba"),
         ("engines._numpy", "from ..layers import LSTM"),
         ("engines._numpy", "import numba"),
@@ -112,6 +193,8 @@ def test_wrong_arrows_are_seen(tmp_path, name, source):
         ("formats.npz", "def f():\n    import safetensors"),
         ("plot", "if TYPE_CHECKING:\n    from matplotlib.figure import Figure"),
         ("engines._numba", "import numba, llvmlite\nfrom ._numba_kernels import run_layer"),
+        ("engines._numpy", "from ._layers import Layers\nfrom .contract import Cell"),
+        ("engines._layers", "from .contract import Cell"),
         ("cli.train", "from .. import __version__\nfrom ..formats import load"),
     ],
 )

@@ -5,6 +5,7 @@ import itertools
 import pickle
 import re
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from support import assert_same_bits
 
 import fastlstm
 from fastlstm import LSTM, LSTMCell
-from fastlstm.engines import _stack, load
+from fastlstm.engines import _layers, load
 
 
 def _random(*shape, seed=0, dtype="float32"):
@@ -25,36 +26,91 @@ def _everything(result):
 
 
 class Watched:
-    """An engine that asserts its side of the contract on every call, and keeps what it is given."""
+    """An engine whose stacks assert the layers' side of the contract, and keep what they are given.
+
+    `packs` counts the cells that were packed, `alive` are the stacks that somebody still has.
+    """
 
     def __init__(self, module):
-        self.module, self.packs, self.inputs = module, 0, []
+        self.module, self.packs, self.alive = module, 0, weakref.WeakSet()
+        self.inputs, self.outputs, self.places = [], [], []
 
-    def pack(self, w_ih, w_hh, b, w_hr):
-        self.packs += 1
-        P, H = w_hh.shape[1], len(b) // 4
-        assert w_ih.shape[0] == w_hh.shape[0] == 4 * H and b.shape == (4 * H,)
-        assert w_hr.shape == (P, H) if w_hr is not None else P == H
-        dtypes = {a.dtype for a in (w_ih, w_hh, b, w_hr) if a is not None}
-        assert len(dtypes) == 1
-        return self.module.pack(w_ih, w_hh, b, w_hr), w_ih.shape[1], P, H, dtypes.pop()
+    def Stack(self, cells, directions, back=False, spare=None):
+        assert directions in (1, 2) and len(cells) % directions == 0
+        assert len(cells) == directions or not back
+        self.packs += len(cells)
+        stack = WatchedStack(self, cells, directions, back, spare)
+        self.alive.add(stack)
+        return stack
 
-    def run(self, weights, x, batch_sizes, h, c, y, reverse):
-        weights, inputs, P, H, dtype = weights
+
+class WatchedStack:
+    def __init__(self, engine, cells, directions, back, spare):
+        self.engine, self.directions, self.dtype = engine, directions, cells[0].dtype
+        self.cells, (inputs, self.H, self.P) = len(cells), cells[0].sizes
+        self.inputs = inputs
+        for k, cell in enumerate(cells):
+            wide = inputs if k < directions else directions * self.P
+            assert cell.w_ih.shape == (4 * self.H, wide)
+            assert cell.w_hh.shape == (4 * self.H, self.P) and cell.b.shape == (4 * self.H,)
+            has_w_hr = cell.w_hr is not None and cell.w_hr.shape == (self.P, self.H)
+            assert has_w_hr or (cell.w_hr is None and self.P == self.H)
+            assert {array.dtype for array in cell.arrays().values()} == {self.dtype}
+        self.own = engine.module.Stack(cells, directions, back, spare)
+
+    @property
+    def stale(self):
+        return self.own.stale
+
+    @stale.setter
+    def stale(self, value):
+        self.own.stale = value
+
+    def check(self, x, batch_sizes, h, c, y, threads):
         assert batch_sizes.dtype == np.int64 and batch_sizes.ndim == 1 and batch_sizes.size
         assert batch_sizes[-1] >= 1 and (np.diff(batch_sizes) <= 0).all()
         N, B = batch_sizes.sum(), batch_sizes[0]
-        assert (x.shape, h.shape, c.shape, y.shape) == ((N, inputs), (B, P), (B, H), (N, P))
-        assert {x.dtype, h.dtype, c.dtype, y.dtype} == {dtype} and dtype.isnative
+        assert x.shape == (N, self.inputs) and y.shape == (N, self.directions * self.P)
+        assert (h.shape, c.shape) == ((self.cells, B, self.P), (self.cells, B, self.H))
+        assert {x.dtype, h.dtype, c.dtype, y.dtype} == {self.dtype} and self.dtype.isnative
         for a in (h, c):
             assert a.flags.carray
         for a in (x, y):
             assert a.flags.aligned and (a.shape[1] == 1 or a.strides[1] == a.itemsize)
         assert y.flags.writeable
         assert not any(np.shares_memory(a, b) for a, b in itertools.combinations((x, h, c, y), 2))
-        assert isinstance(reverse, bool)
-        self.inputs.append(x.copy())
-        self.module.run(weights, x, batch_sizes, h, c, y, reverse)
+        assert isinstance(threads, int) and threads >= 1
+        self.engine.inputs.append(x.copy())
+        self.engine.places.append(x.ctypes.data)
+
+    def run(self, *arguments):
+        self.check(*arguments)
+        self.own.run(*arguments)
+        self.engine.outputs.append(arguments[4].copy())
+
+    def record(self, *arguments):
+        *arguments, every = arguments if len(arguments) == 7 else (*arguments, 0)
+        assert isinstance(every, int) and every >= 0 and self.cells == self.directions
+        self.check(*arguments)
+        return self.own.record(*arguments, every)
+
+    def back(self, tape, dy, dh, dc, dx, dw, threads):
+        assert dy.shape[1] == self.directions * self.P and len(dw) == self.directions
+        for a in (dh, dc, *([] if dx is None else [dx])):
+            assert a.flags.carray and a.dtype == self.dtype
+        for gradients in dw:
+            for a in gradients.arrays().values():
+                assert a.flags.carray and a.dtype == self.dtype
+        self.own.back(tape, dy, dh, dc, dx, dw, threads)
+
+    def step(self, h, c, present, otherwise):
+        assert h.flags.carray and c.flags.carray and self.directions == 1
+
+        def own_of_present():
+            stack, threads = present()
+            return stack.own, threads
+
+        return self.own.step(h, c, own_of_present, otherwise)
 
 
 def _watch(layer):
@@ -310,7 +366,7 @@ def test_the_same_values_in_another_shape_of_memory(engine, dtype, name):
     for a, b in zip(_everything(got), _everything(expected), strict=True):
         assert type(a) is np.ndarray
         assert_same_bits(np.ascontiguousarray(a), np.ascontiguousarray(b))
-    assert len(watched.inputs) == 4
+    assert len(watched.inputs) == 2
 
 
 def test_a_matrix_is_an_array(engine):
@@ -370,13 +426,9 @@ def test_a_tensor_shares_its_memory(engine):
     """No copy on the way in: what the engine gets is the caller's memory."""
     torch = pytest.importorskip("torch", reason="tensors as input need torch")
     lstm = LSTM(3, 4, engine=engine)
-    seen = []
-    lstm._engine = type(
-        "Spy", (Watched,), {"run": lambda self, weights, x, *_: seen.append(x.ctypes.data)}
-    )(load(engine))
-    x = torch.randn(5, 2, 3)
+    watched, x = _watch(lstm), torch.randn(5, 2, 3)
     lstm(x)
-    assert seen == [x.data_ptr()]
+    assert watched.places == [x.data_ptr()]
 
 
 # ---- what goes on ---------------------------------------------------------------------------
@@ -408,7 +460,7 @@ def test_engine_gets_what_the_contract_says(engine, dtype, options, kind):
         given.data.flags.writeable = False
     for _ in range(2):
         output, (h_n, c_n) = lstm(given, (h, c), lengths=lengths if kind == "lengths" else None)
-    assert watched.packs == cells and len(watched.inputs) == 2 * cells
+    assert watched.packs == cells and len(watched.inputs) == 2
     for a, original in zip(arrays, copies, strict=True):
         assert_same_bits(a, original)
     for result in (output.data if kind == "pack" else output, h_n, c_n):
@@ -564,14 +616,14 @@ def test_dropout_between_layers(engine, dtype, p, bidirectional):
     """Each value of each step on its own is zeroed with probability p, else scaled exactly."""
     options = dict(bidirectional=bidirectional, dtype=dtype, engine=engine, seed=0)
     lstm, plain = LSTM(3, 8, 3, dropout=p, **options), LSTM(3, 8, 3, **options)
-    watched, undropped = _watch(lstm), _watch(plain)
+    watched = _watch(lstm)
     T, B, x = 200, 10, _random(200, 10, 3, dtype=dtype)
     output, (h, _) = lstm(x)
     expected, (h_plain, _) = plain(x)
     D = 1 + bidirectional
-    assert_same_bits(watched.inputs[0], undropped.inputs[0])  # not before the first layer
+    assert_same_bits(watched.inputs[0], x.reshape(T * B, 3))  # not before the first layer
     assert_same_bits(h[:D], h_plain[:D])  # states are not dropped
-    dropped, full = watched.inputs[D].reshape(T, B, -1), undropped.inputs[D].reshape(T, B, -1)
+    dropped, full = watched.inputs[1].reshape(T, B, -1), watched.outputs[0].reshape(T, B, -1)
     kept = dropped != 0
     scale = np.dtype(dtype).type(1 / (1 - p))
     np.testing.assert_array_equal(dropped, full * scale * kept)
@@ -587,7 +639,7 @@ def test_dropout_between_layers(engine, dtype, p, bidirectional):
     ]:
         assert abs((a == b).mean() - same) < 5 * np.sqrt(same * (1 - same) / a.size)
     # another mask on every layer, none on the output
-    other = watched.inputs[2 * D].reshape(T, B, -1) != 0
+    other = watched.inputs[2].reshape(T, B, -1) != 0
     assert abs((other == kept).mean() - same) < 5 * np.sqrt(same * (1 - same) / kept.size)
     assert (output != 0).all() and not np.array_equal(output, expected)
 
@@ -630,8 +682,19 @@ def test_dropout_comes_from_the_seed(engine):
 
 @pytest.fixture
 def threads_at_once(monkeypatch):
-    """However little there is to do, it is shared among threads."""
-    monkeypatch.setattr(_stack, "_WORTH_THREADS", 0)
+    """However little there is to do, it is shared among threads; how many rows each call had.
+
+    That is, of the engines whose threads are Python's.
+    """
+    seen, run_cell = [], _layers.Layers._run_cell
+
+    def watched(self, k, x, *rest):
+        seen.append(len(x))
+        run_cell(self, k, x, *rest)
+
+    monkeypatch.setattr(_layers, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(_layers.Layers, "_run_cell", watched)
+    return seen
 
 
 @pytest.mark.parametrize("kind", ["padded", "lengths", "pack"])
@@ -640,15 +703,16 @@ def test_threads_share_the_sequences(threads_at_once, engine, dtype, kind):
     options = dict(num_layers=2, bidirectional=True, proj_size=2, dtype=dtype, engine=engine)
     one = LSTM(3, 5, **options, num_threads=1, seed=0)
     many = LSTM(3, 5, **options, num_threads=3, seed=0)
-    watched = _watch(many)
     x, lengths = _random(6, 7, 3, dtype=dtype), [1, 6, 4, 1, 6, 2, 3]
     hx = _random(4, 7, 2, seed=1, dtype=dtype), _random(4, 7, 5, seed=2, dtype=dtype)
     keywords = {"lengths": lengths} if kind == "lengths" else {}
     if kind == "pack":
         x = fastlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
-    got, expected = many(x, hx, **keywords), one(x, hx, **keywords)
+    expected = one(x, hx, **keywords)
+    threads_at_once.clear()
+    got = many(x, hx, **keywords)
     shares = (18, 12, 12) if kind == "padded" else (10, 8, 5)  # of every third, the longest first
-    assert sorted(map(len, watched.inputs)) == sorted(4 * shares)
+    assert engine == "native" or sorted(threads_at_once) == sorted(4 * shares)
     bound = {"rtol": 0, "atol": 0}
     if engine == "numpy":  # its BLAS adds in another order for another number of rows
         bound = {"rtol": 0, "atol": 50 * np.finfo(dtype).eps}
@@ -855,6 +919,48 @@ def test_parameters_are_packed_once_per_version(engine):
     lstm.bias_ih_l1 = np.zeros(16)
     lstm(X)
     assert watched.packs == 4
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_never_more_than_two_packed_copies(engine, num_layers):
+    """Of a whole stack and of its layers apart; of one layer there is one copy."""
+    lstm = LSTM(3, 4, num_layers, dropout=0.5 * (num_layers > 1), engine=engine)
+    watched, most = _watch(lstm), (1 if num_layers == 1 else 1 + num_layers)
+    for _ in range(3):
+        lstm(X), lstm.vjp(X), lstm.stream(2).step(X[0])
+        assert len(watched.alive) == most
+        lstm.eval()(X), lstm.train()(X)
+        assert len(watched.alive) == most
+
+
+def test_changed_parameters_leave_no_packed_copy(engine):
+    """Only a pullback keeps the copies that it goes back through."""
+    lstm = LSTM(3, 4, 2, dropout=0.5, engine=engine)
+    watched, stream = _watch(lstm), lstm.stream(2)
+    lstm(X), stream.step(X[0])
+    (output, _), pullback = lstm.vjp(X)
+    assert len(watched.alive) == 3
+    lstm.bias_ih_l0 = np.ones(16)
+    assert len(watched.alive) == 2
+    stream.step(X[0])
+    assert len(watched.alive) == 3
+    pullback(output)
+    del pullback
+    assert len(watched.alive) == 1
+    lstm.num_threads = 1
+    assert not watched.alive
+
+
+def test_evaluation_keeps_what_it_runs_on(engine):
+    for num_layers in (1, 2):
+        lstm = LSTM(3, 4, num_layers, engine=engine).eval()
+        watched = _watch(lstm)
+        for _ in range(3):
+            lstm.eval()(X)
+        assert watched.packs == num_layers
+        lstm.vjp(X)
+        lstm.eval()(X)
+        assert len(watched.alive) == 1  # packed without the way back
 
 
 # ---- initialisation -------------------------------------------------------------------------

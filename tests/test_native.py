@@ -40,7 +40,9 @@ from support import (
 
 import fastlstm
 from fastlstm import LSTM
-from fastlstm.engines import cpus, load
+from fastlstm.engines import load
+from fastlstm.engines.contract import Cell
+from fastlstm.engines.machine import cpus
 from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -103,9 +105,9 @@ RUNS = os.environ.get("FASTLSTM_ISA") or HERE[0]
 def test_the_instruction_set_that_runs(native, dtype):
     """The best, or the forced one; by its word, and by the room that its panels take."""
     lanes = BYTES[RUNS] // np.dtype(dtype).itemsize
-    parameters, *_ = draw(Work((1,), 50, 1, dtype=dtype))
+    cells, *_ = draw(Work((1,), 50, 1, dtype=dtype))
     tracemalloc.start()
-    stack = native.Stack(parameters, 1)
+    stack = native.Stack(cells, 1)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert native.describe()["instruction_set"] == stack.isa == RUNS
@@ -229,12 +231,12 @@ def test_denormal_inputs_are_zero(work):
 
 def test_denormal_states_are_zero(native, dtype):
     """A memory that fades away does not cost hundreds of times a number's time on its way."""
-    b = np.array([-100, -20, 0, 0], dtype)
-    weights = native.pack(np.zeros((4, 1), dtype), np.zeros((4, 1), dtype), b, None)
-    h, y, x = (np.zeros((1, 1), dtype) for _ in range(3))
-    c = np.full((1, 1), np.finfo(dtype).smallest_normal * 2**20, dtype)
-    native.run(weights, x, np.array([1]), h, c, y, False)
-    assert c[0, 0] == 0
+    w_ih, w_hh = (np.zeros((4, 1), dtype) for _ in range(2))
+    stack = native.Stack([Cell(w_ih, w_hh, np.array([-100, -20, 0, 0], dtype))], 1)
+    h, x = np.zeros((1, 1, 1), dtype), np.zeros((1, 1), dtype)
+    c = np.full((1, 1, 1), np.finfo(dtype).smallest_normal * 2**20, dtype)
+    stack.run(x, np.array([1]), h, c, np.empty_like(x), 1)
+    assert c[0, 0, 0] == 0
 
 
 # ---- one answer -----------------------------------------------------------------------------
@@ -256,13 +258,14 @@ def test_bits_do_not_depend_on_very_many_threads():
 def test_a_sequence_alone(work):
     """Gives what it gives among others: all rows, however its input's products were made."""
     work = WORKS[work]
-    whole, (parameters, x, h, c) = answer(work), draw(work)
-    stack = load("native").Stack(parameters, work.directions)
+    whole, (cells, x, h, c) = answer(work), draw(work)
+    stack = load("native").Stack(cells, work.directions)
     step, sequence = rows_of(np.arange(len(work.lengths)), batch_sizes_of(np.array(work.lengths)))
     for n in {0, 1, 5, len(work.lengths) - 1} & {*range(len(work.lengths))}:
         own_h, own_c = h[:, n : n + 1].copy(), c[:, n : n + 1].copy()
         y = np.empty((work.lengths[n], whole["y"].shape[1]), work.dtype)
-        stack.run(x[sequence == n], None, own_h, own_c, y, 1, work.reverse)
+        ones = np.ones(work.lengths[n], np.int64)
+        stack.run(x[sequence == n], ones, own_h, own_c, y, 1)
         assert_same_bits(y, whole["y"][sequence == n])
         for own, name in ((own_h, "h"), (own_c, "c")):
             states = whole[name].reshape(len(own), len(work.lengths), -1)
@@ -506,8 +509,8 @@ def interrupt_work():
     """Ctrl-C in a long call is heard by Python's own thread alone, and the next call is right."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     work = Work((400,) * 64, 64, 256)
-    parameters, x, h, c = draw(work)
-    stack, y = load("native").Stack(parameters, 1), np.full((len(x), 256), np.nan, np.float32)
+    cells, x, h, c = draw(work)
+    stack, y = load("native").Stack(cells, 1), np.full((len(x), 256), np.nan, np.float32)
     expected = ready(work)(2)["y"]
     for task in os.listdir("/proc/self/task"):
         status = pathlib.Path("/proc/self/task", task, "status").read_text()
@@ -523,7 +526,7 @@ def interrupt_work():
     threading.Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt):
         begun.set()
-        stack.run(x, None, h, c, y, 2)
+        stack.run(x, np.full(400, 64), h, c, y, 2)
         time.sleep(60)
     assert_same_bits(answer(work, 2)["y"], expected)
 

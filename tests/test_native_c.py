@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from gradients import assert_within, go_back, roundings, spread, values_of
+from gradients import assert_within, cells_of, go_back, roundings, spread, values_of
 from support import Work, tolerance
 
-from fastlstm.engines import _numpy, stack
+from fastlstm.engines import _numpy
+from fastlstm.engines.contract import Cell
 from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,16 +100,16 @@ CASES = {
 
 
 def run_in_python(engine, case, dtype):
-    """y, h, c of an engine: the stack, or with `reverse` its only cell, in one thread."""
+    """y, h, c of an engine, in one thread; with `reverse` those of a stack's second direction."""
     parameters, batch_sizes, x, h, c = case.arrays()
-    x, h, c = (a.astype(dtype) for a in (x, h, c))
-    y = np.empty((len(x), case.directions * h.shape[2]), dtype)
-    cells = [[a.astype(dtype) for a in cell] + [None] * (4 - len(cell)) for cell in parameters]
+    directions = 2 if case.reverse else case.directions
+    cells = [Cell(*(a.astype(dtype) for a in cell)) for cell in parameters]
     if case.reverse:
-        engine.run(engine.pack(*cells[0]), x, batch_sizes, h[0], c[0], y, True)
-    else:
-        stack(engine, cells, case.directions).run(x, batch_sizes, h, c, y, 1)
-    return y, h, c
+        cells, h, c = cells * 2, h.repeat(2, axis=0), c.repeat(2, axis=0)
+    x, h, c = (a.astype(dtype) for a in (x, h, c))
+    y = np.empty((len(x), directions * h.shape[2]), dtype)
+    engine.Stack(cells, directions).run(x, batch_sizes, h, c, y, 1)
+    return (y[:, h.shape[2] :], h[1:], c[1:]) if case.reverse else (y, h, c)
 
 
 def run_bits(command, dtype, arrays, shapes):
@@ -153,8 +154,8 @@ BACK = {
 def back_in_c(command, work, values, threads, every):
     """As `gradients.go_back`, by the program bits."""
     sizes, h, even = batch_sizes_of(np.array(work.lengths)), values["h"], not np.ptp(work.lengths)
-    names = [f"{name}{k}" for k in range(work.directions) for name in ("w_ih", "w_hh", "b", "w_hr")]
-    names = [name for name in names if values[name] is not None]
+    cells = enumerate(cells_of(work, values))
+    names = [f"{name}{k}" for k, cell in cells for name in cell.arrays()]
     head = [values["x"].itemsize, 1, work.directions, work.I, work.H, h.shape[2]]
     head += [len(sizes), h.shape[1], threads, False, not even, every]
     arrays = [np.array(head, np.int64), *(values[name] for name in names)]
@@ -174,7 +175,7 @@ def back_in_c(command, work, values, threads, every):
 def truth_of_back(name):
     """(`_numpy`'s results in float64, how far each moves) of a work; see `gradients.spread`."""
     work, _, _ = BACK[name]
-    values = {n: v if v is None else v.astype(float) for n, v in values_of(work).items()}
+    values = {n: v.astype(float) for n, v in values_of(work).items()}
     return spread(lambda given: go_back(_numpy, work, given), values)
 
 

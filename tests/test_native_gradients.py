@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 import pytest
-from gradients import assert_goes_back, go_back, values_of
+from gradients import assert_goes_back, cells_of, go_back, values_of
 from support import SMALL, Work, assert_same_answers, assert_same_bits
 from test_native import HERE, python
 
@@ -116,9 +116,8 @@ def test_a_tape_is_used_again(every):
     """With other gradients and the first ones again, by eight threads at once."""
     work = Work((70, 70, 44, 1), 20, 65, directions=2)
     values, rng = values_of(work), np.random.default_rng(0)
-    parameters = [tuple(values[f"{n}{k}"] for n in ("w_ih", "w_hh", "b", "w_hr")) for k in (0, 1)]
-    native, spare = load("native"), {}
-    stack = native.Stack([tuple(map(np.copy, p[:3])) + p[3:] for p in parameters], 2, True, spare)
+    cells, spare = cells_of(work, values), {}
+    stack = load("native").Stack([cell.map(np.copy) for cell in cells], 2, True, spare)
 
     def record(x):
         y = np.empty_like(values["dy"])
@@ -132,9 +131,9 @@ def test_a_tape_is_used_again(every):
         got = {name: values[name].copy() for name in ("dh", "dc")} | {
             "dx": np.empty_like(values["x"])
         }
-        dw = [tuple(w if w is None else np.zeros_like(w) for w in p) for p in parameters]
+        dw = [cell.map(np.zeros_like) for cell in cells]
         stack.back(tape, dy, got["dh"], got["dc"], got["dx"], dw, threads)
-        return got | {f"dw{n}": w for n, w in enumerate(w for p in dw for w in p if w is not None)}
+        return got | {f"d{n}{k}": w for k, own in enumerate(dw) for n, w in own.arrays().items()}
 
     first, second = values["dy"], rng.standard_normal(values["dy"].shape).astype(work.dtype)
     expected = back(first), back(second)

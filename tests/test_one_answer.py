@@ -225,9 +225,9 @@ def test_the_contract(engine):
     """Engines take rows that lie apart, and write no further than they should."""
     module = load(engine)
     w, b = np.arange(15, dtype=np.float32).reshape(5, 3), np.ones(5, np.float32)
-    weights = module.pack_linear(w, b)
+    product = module.Product(w, b)
     x = np.arange(24, dtype=np.float32).reshape(4, 6)[:, 1:4]
     y = np.full((4, 9), 7, np.float32)
-    module.run_linear(weights, x, y[:, 2:7], 2)
+    product.run(x, y[:, 2:7], 2)
     np.testing.assert_allclose(y[:, 2:7], x @ w.T + b)
     assert (y[:, :2] == 7).all() and (y[:, 7:] == 7).all()

@@ -16,6 +16,7 @@ from support import Case, make_case, run
 
 import fastlstm
 from fastlstm.engines import _numpy, load
+from fastlstm.engines.contract import Cell
 from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "data" / "torch_lstm.npz")
@@ -41,10 +42,7 @@ def worked_by_hand():
     e = 2**1.5 * math.exp(0.8)
     c_2 = 0.75 * ln2 + 0.4
     case = Case(
-        w_ih[:, None],
-        w_hh[:, None],
-        b,
-        None,
+        Cell(w_ih[:, None], w_hh[:, None], b),
         x=np.array([[1.0], [-1.0]]),
         batch_sizes=np.array([1, 1]),
         h=np.array([[h_0]]),
@@ -89,11 +87,9 @@ def test_ragged_by_hand():
 def test_projection_by_hand():
     """Two equal units, of which the projection takes a weighted mean, act as the one."""
     case, expected = worked_by_hand()
-    case = case._replace(
-        **{name: getattr(case, name).repeat(2, axis=0) for name in ("w_ih", "w_hh", "b")},
-        w_hr=np.array([[0.25, 0.75]]),
-        c=case.c.repeat(2, axis=1),
-    )
+    doubled = case.cell.map(lambda array: array.repeat(2, axis=0))
+    case = case._replace(cell=doubled, c=case.c.repeat(2, axis=1))
+    case = case.with_cell(w_hr=np.array([[0.25, 0.75]]))
     expected["c"] = np.repeat(expected["c"], 2, axis=1)
     _assert_close(run(_numpy, case), expected)
 
@@ -104,17 +100,17 @@ def test_layer_by_hand(engine, dtype, tolerance):
     lstm = fastlstm.LSTM(1, 1, dtype=dtype, engine=engine)
     lstm.load_state_dict(
         {
-            "weight_ih_l0": case.w_ih,
-            "weight_hh_l0": case.w_hh,
-            "bias_ih_l0": 3 * case.b,
-            "bias_hh_l0": -2 * case.b,
+            "weight_ih_l0": case.cell.w_ih,
+            "weight_hh_l0": case.cell.w_hh,
+            "bias_ih_l0": 3 * case.cell.b,
+            "bias_hh_l0": -2 * case.cell.b,
         }
     )
     x, h_0, c_0 = (values.astype(dtype) for values in (case.x, case.h, case.c))
     output, (h_n, c_n) = lstm(x, (h_0, c_0))
     got = {"y": output, "h": h_n, "c": c_n}
     # the two biases are a rounding each, of up to 3 |b|, before they are summed
-    _assert_close(got, expected, **tolerance(terms=3 + 6, magnitude=3 * np.abs(case.b).max()))
+    _assert_close(got, expected, **tolerance(terms=3 + 6, magnitude=3 * np.abs(case.cell.b).max()))
 
 
 # ---- torch, stored --------------------------------------------------------------------------
@@ -370,7 +366,8 @@ def test_onnxruntime_one_direction(engine, direction):
     step, sequence = rows_of(np.arange(4), case.batch_sizes)
     x = np.zeros((6, 4, 3), np.float32)
     x[step, sequence] = case.x
-    y, h, c = onnx_lstm(direction, [case[:3]], x, lengths, case.h[None], case.c[None])
+    weights = case.cell.w_ih, case.cell.w_hh, case.cell.b
+    y, h, c = onnx_lstm(direction, [weights], x, lengths, case.h[None], case.c[None])
     bound = {key: 2 * value for key, value in case.tolerance(engine).items()}
     _assert_close(
         run(load(engine), case), {"y": y[step, 0, sequence], "h": h[0], "c": c[0]}, **bound

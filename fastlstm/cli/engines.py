@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from ..engines import engine_info, threads
+from ..engines import engine_info
+from ..engines.machine import threads
 from ..terminal import show
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..checks import quoted, short
-from ..engines import threads
+from ..engines.machine import threads
 from ..formats import load, load_state
 from ..formats.parts import find_parts
 from ..terminal import one_line, printable, show

@@ -1,41 +1,58 @@
-"""A stack of layers on an engine that knows one layer in one direction: loops and threads."""
+"""Whole stacks for the engines that compute one cell at a time: loops over layers, and threads."""
+
+from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# floating-point operations, about a millisecond's: below that, starting threads costs more than
-# they save
+from .contract import Array, Cell, Stack, Step
+
+# Floating-point operations, about a millisecond's. Below that, starting threads costs more than
+# they save.
 _WORTH_THREADS = 1e8
-# the same, of a piece of time: between two, Python can run the handler of a signal, as Ctrl-C's
+# The same, of a piece of time. Between two pieces, Python can run the handler of a signal such as
+# that of Ctrl-C.
 _PIECE = 2e8
 
 
-class Stack:
-    """Layers on top of each other, packed once; `run` is the whole stack's.
+class Layers:
+    """The contract's `Stack` by functions for one cell; an engine's own `Stack` names these three.
 
-    Parameters
-    ----------
-    engine : module
-    parameters : list of (w_ih, w_hh, b, w_hr)
-        For each layer, and in it for each direction, as the engine's `pack` takes them.
-    directions : {1, 2}
+    ``pack(cell) -> weights``
+        Brings a cell into the engine's own order, in memory of its own.
+    ``run_cell(weights, x, batch_sizes, h, c, y, reverse, saved=None)``
+        Runs one layer in one direction, equations (1) to (5): `h` (B, P), `c` (B, H), `y` (N, P);
+        with `reverse` from the end. `saved`, if it is not None, is (gates, cells) of shapes
+        (N, 4H) and (N, H), to be filled with i, f, g, o and with c of every row.
+    ``back_cell(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse)``
+        Goes back through such a run, equations (6) to (10). `h` and `c` are the initial states; x,
+        y and `saved` are as `run_cell` left them; `dx`, if it is not None, is added into.
     """
 
-    def __init__(self, engine, parameters, directions):
-        self._engine, self._directions = engine, directions
-        self._weights = [engine.pack(*arrays) for arrays in parameters]
-        self._hidden = parameters[0][1].shape[0] // 4, parameters[0][1].dtype
-        self._sizes = [sum(a.size for a in arrays if a is not None) for arrays in parameters]
+    pack: Callable[[Cell], Any]
+    run_cell: Callable[..., None]
+    back_cell: Callable[..., None]
+    stale = False
 
-    def run(self, x, batch_sizes, h, c, y, threads):
-        """As `Stack.run` of the contract; thread k runs the sequences k, k + n, ...
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        directions: int,
+        back: bool = False,
+        spare: dict[str, Any] | None = None,
+    ) -> None:
+        self._directions, self._cells = directions, [_Packed(self.pack(c), c) for c in cells]
 
-        As they are sorted by length, the shares are even.
+    def run(self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, threads: int) -> None:
+        """Run as the contract says; thread k runs the sequences k, k + n, ...
+
+        As the sequences are sorted by length, the shares are even.
         """
         parts = min(threads, h.shape[1])
-        if parts < 2 or 8 * len(x) * sum(self._sizes) < _WORTH_THREADS:
+        if parts < 2 or 8 * len(x) * sum(cell.size for cell in self._cells) < _WORTH_THREADS:
             self._run(x, batch_sizes, h, c, y)
             return
         from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +60,7 @@ class Stack:
         given_up = threading.Event()
         place = np.arange(len(x)) - np.repeat(np.cumsum(batch_sizes) - batch_sizes, batch_sizes)
 
-        def run(part):
+        def run(part: int) -> None:
             rows = np.flatnonzero(place % parts == part)
             sizes = (batch_sizes - part + parts - 1) // parts
             own_h, own_c = (np.array(state[:, part::parts], order="C") for state in (h, c))
@@ -59,102 +76,163 @@ class Stack:
                 given_up.set()
                 raise
 
-    def _run(self, x, batch_sizes, h, c, y, given_up=None):
-        d, last = self._directions, len(self._weights) - 1
-        for k, weights in enumerate(self._weights):
+    def _run(
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        given_up: threading.Event | None = None,
+    ) -> None:
+        d, last = self._directions, len(self._cells) - 1
+        for k in range(len(self._cells)):
             if k % d == 0:  # a layer's first direction
                 above = y if k + d > last else np.empty_like(y)
-            part = above if d == 1 else np.split(above, 2, axis=1)[k % 2]
+            side = above if d == 1 else np.split(above, 2, axis=1)[k % 2]
             for rows, sizes in self._pieces(k, batch_sizes):
                 if given_up is not None and given_up.is_set():
                     return
                 live = sizes[0]
-                states = h[k][:live], c[k][:live]
-                _quietly(self._engine.run, weights, x[rows], sizes, *states, part[rows], k % d == 1)
+                self._run_cell(k, x[rows], sizes, h[k][:live], c[k][:live], side[rows])
             if (k + 1) % d == 0:
                 x = above
 
-    def _pieces(self, k, batch_sizes, every=0):
-        """(Rows, batch sizes) of pieces of time, in the order in which cell k computes them.
+    def _pieces(
+        self, k: int, batch_sizes: Array, most_steps: int = 0
+    ) -> Iterator[tuple[slice, Array]]:
+        """Yield (rows, batch sizes) of pieces of time, in the order in which cell k computes them.
 
-        None is long, so that a signal is soon seen, nor has more than `every` steps, if that is
-        not 0; the values do not depend on where time is cut.
+        None is long, so that a signal is soon seen, and none has more than `most_steps`, unless
+        that is 0. The values do not depend on where time is cut.
         """
         steps, ends = len(batch_sizes), np.cumsum(batch_sizes)
-        most = max(1, int(_PIECE / (2 * self._sizes[k] * batch_sizes[0])))
-        every = min(every or steps, most, steps)
-        if self._directions == 2 and k % 2 == 1:
-            pieces = [slice(max(0, end - every), end) for end in range(steps, 0, -every)]
+        soon = max(1, int(_PIECE / (2 * self._cells[k].size * batch_sizes[0])))
+        most = min(most_steps or steps, soon, steps)
+        if self._is_reverse(k):
+            pieces = [slice(max(0, end - most), end) for end in range(steps, 0, -most)]
         else:
-            pieces = [slice(start, start + every) for start in range(0, steps, every)]
+            pieces = [slice(start, start + most) for start in range(0, steps, most)]
         for piece in pieces:
             sizes = batch_sizes[piece]
             first = ends[piece.start] - sizes[0]
             yield slice(first, first + sizes.sum()), sizes
 
-    def record(self, x, batch_sizes, h, c, y, threads, every=0):
-        """As `Stack.record` of the contract, in one thread."""
+    def record(
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        threads: int,
+        checkpoint_every: int = 0,
+    ) -> list[list[_Segment]]:
+        """Record as the contract says, in one thread; the tape has segments for each direction."""
         sides = np.split(y, self._directions, axis=1)
         return [
-            self._record(k, x, batch_sizes, h[k], c[k], side, every) for k, side in enumerate(sides)
+            self._record(k, x, batch_sizes, h[k], c[k], side, checkpoint_every)
+            for k, side in enumerate(sides)
         ]
 
-    def _record(self, k, x, batch_sizes, h, c, y, every):
+    def _record(
+        self,
+        k: int,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        checkpoint_every: int,
+    ) -> list[_Segment]:
         segments = []
-        for rows, sizes in self._pieces(k, batch_sizes, every):
+        for rows, sizes in self._pieces(k, batch_sizes, checkpoint_every):
             live = sizes[0]
-            saved = None if every else self._room_to_save(k, rows)
-            segment = _Segment(
-                x[rows], sizes, h[:live].copy(), c[:live].copy(), y[rows], rows, saved
-            )
-            _quietly(
-                self._engine.run, self._weights[k], segment.x, sizes, h[:live], c[:live], segment.y,
-                k == 1, saved,
-            )  # fmt: skip
-            segments.append(segment)
+            saved = None if checkpoint_every else self._room_to_save(k, rows)
+            before = h[:live].copy(), c[:live].copy()
+            self._run_cell(k, x[rows], sizes, h[:live], c[:live], y[rows], saved)
+            segments.append(_Segment(rows, x[rows], sizes, *before, y[rows], saved))
         return segments
 
-    def back(self, tape, dy, dh, dc, dx, dw, threads):
-        """As `Stack.back` of the contract, in one thread."""
+    def back(
+        self,
+        tape: list[list[_Segment]],
+        dy: Array,
+        dh: Array,
+        dc: Array,
+        dx: Array | None,
+        dw: Sequence[Cell],
+        threads: int,
+    ) -> None:
+        """Go back as the contract says, in one thread."""
         if dx is not None:
             dx[...] = 0
         sides = np.split(dy, self._directions, axis=1)
         for k, (segments, side) in enumerate(zip(tape, sides, strict=True)):
             for s in reversed(segments):
-                saved, live = s.saved or self._save_again(k, s), s.batch_sizes[0]
-                _quietly(
-                    self._engine.back, self._weights[k], *s[:5], saved, side[s.rows],
-                    dh[k][:live], dc[k][:live], None if dx is None else dx[s.rows], dw[k], k == 1,
-                )  # fmt: skip
+                saved, live = s.saved or self._save_again(k, s), len(s.h)
+                with np.errstate(all="ignore"):  # as in `_run_cell`
+                    self.back_cell(
+                        self._cells[k].weights, s.x, s.batch_sizes, s.h, s.c, s.y, saved,
+                        side[s.rows], dh[k][:live], dc[k][:live],
+                        None if dx is None else dx[s.rows], dw[k], self._is_reverse(k),
+                    )  # fmt: skip
 
-    def _save_again(self, k, s):
-        saved = self._room_to_save(k, s.rows)
-        y, h, c = np.empty(s.y.shape, s.y.dtype), s.h.copy(), s.c.copy()
-        _quietly(self._engine.run, self._weights[k], s.x, s.batch_sizes, h, c, y, k == 1, saved)
+    def _save_again(self, k: int, s: _Segment) -> tuple[Array, Array]:
+        saved, y = self._room_to_save(k, s.rows), np.empty(s.y.shape, s.y.dtype)
+        self._run_cell(k, s.x, s.batch_sizes, s.h.copy(), s.c.copy(), y, saved)
         return saved
 
-    def _room_to_save(self, k, rows):
-        hidden, dtype = self._hidden
-        count = rows.stop - rows.start
-        return np.empty((count, 4 * hidden), dtype), np.empty((count, hidden), dtype)
+    def _room_to_save(self, k: int, rows: slice) -> tuple[Array, Array]:
+        cell, count = self._cells[k], rows.stop - rows.start
+        return (
+            np.empty((count, 4 * cell.hidden_size), cell.dtype),
+            np.empty((count, cell.hidden_size), cell.dtype),
+        )
+
+    def _run_cell(
+        self,
+        k: int,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        saved: tuple[Array, Array] | None = None,
+    ) -> None:
+        """Run a cell without NumPy's floating-point errors, whatever `np.errstate` there is.
+
+        What underflows is rightly 0, and inf and nan come out as torch has them, without a word.
+        """
+        weights, reverse = self._cells[k].weights, self._is_reverse(k)
+        with np.errstate(all="ignore"):
+            self.run_cell(weights, x, batch_sizes, h, c, y, reverse, saved)
+
+    def _is_reverse(self, k: int) -> bool:
+        return self._directions == 2 and k % 2 == 1
+
+    def step(
+        self, h: Array, c: Array, present: Callable[[], tuple[Stack, int]], otherwise: Step
+    ) -> Step:
+        """Return `otherwise`: this engine gains nothing by a step of its own."""
+        return otherwise
 
 
-def _quietly(function, *arguments):
-    """Call an engine without NumPy's floating-point errors, whatever `np.errstate` there is.
+class _Packed:
+    """A cell as its engine has packed it, and what is asked of it often."""
 
-    What underflows is rightly 0, and inf and nan come out as torch's do, without a word.
-    """
-    with np.errstate(all="ignore"):
-        function(*arguments)
+    def __init__(self, weights: Any, cell: Cell) -> None:
+        self.weights, self.dtype, self.hidden_size = weights, cell.dtype, cell.sizes[1]
+        self.size = sum(array.size for array in cell.arrays().values())
 
 
 class _Segment(NamedTuple):
-    """Some steps of one direction on a tape: what `run` took and gave, in the order of `back`."""
+    """Some steps of one direction on a tape: which rows, and what `run_cell` took and gave."""
 
-    x: np.ndarray
-    batch_sizes: np.ndarray
-    h: np.ndarray  # before its first step, as c
-    c: np.ndarray
-    y: np.ndarray
     rows: slice
-    saved: tuple | None
+    x: Array
+    batch_sizes: Array
+    h: Array  # before its first step, as c
+    c: Array
+    y: Array
+    saved: tuple[Array, Array] | None

@@ -1,7 +1,7 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The C kernels of fastlstm/native: pointers out of arrays, room to work in, the GIL off, one call.
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, annotation_typing=False
+"""The C kernels of fastlstm/native: pointers out of arrays, memory to work in, the GIL off, one call.
 
-The contract, the legend and the numbered equations are in `fastlstm.engines`; how it is fast stands
+The contract, the legend and the numbered equations are in `contract.py`; how it is fast stands
 in ``docs/architecture.md``.
 """
 
@@ -10,6 +10,8 @@ import os
 import threading
 
 import numpy as np
+
+from .contract import Step as Contract
 
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -103,12 +105,10 @@ def _isa_name(int isa):
 
 cdef int _ISA = _choose_isa()
 
-# A larger room is given back: beside its call it costs nothing.
+# Larger scratch memory is given back: beside its call it costs nothing.
 cdef size_t _KEEP_BYTES = 1 << 23
 # Work of a step, in bytes of weights times rows, that takes longer than handing over the GIL does.
 cdef size_t _WORTH_GIL = 1 << 18
-
-
 # Work, in bytes of weights times rows, that takes so long that Ctrl-C would be waited for.
 cdef double _WORTH_ASKING = 1e9
 
@@ -133,7 +133,7 @@ cdef int _raise() except -1:
     return -1
 
 
-cdef struct Room:
+cdef struct Scratch:
     void *memory
     size_t size
 
@@ -160,61 +160,51 @@ cdef inline void *_address(cnp.ndarray array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(array)
 
 
-cdef fl_arrays _addresses(tuple arrays):
-    """Of a cell's (w_ih, w_hh, b, w_hr), which must outlive what is returned."""
-    w_ih, w_hh, b, w_hr = arrays
-    return fl_arrays(_address(w_ih), _address(w_hh), _address(b), _address(w_hr))
+cdef fl_arrays _addresses(cell):
+    """Where the arrays of a cell are; the cell must outlive what is returned."""
+    return fl_arrays(_address(cell.w_ih), _address(cell.w_hh), _address(cell.b), _address(cell.w_hr))
 
 
 cdef class Stack:
-    """Packed weights of some layers, one on top of the other, that run in one call.
+    """Stack(cells, directions, back=False, spare=None)
+--
 
-    Parameters
-    ----------
-    parameters : list of (w_ih, w_hh, b, w_hr)
-        For each layer, and in it for each direction, as `pack` takes them.
-    directions : {1, 2}
-    back : bool
-        Whether gradients will be asked for too.
-    spare : dict, optional
-        Where memory comes from, and where it goes when the stack and its tapes are done with it.
-    """
+    The contract's `Stack`: each of its methods is one call into C.
+    """  # `inspect` reads the signature of a C type from the beginning of its text
 
     cdef fl_stack *stack
     cdef cnp.ndarray memory  # NumPy asks for huge pages, which spare large weights many misses
     cdef size_t bytes
-    cdef dict rest  # `spare`
+    cdef dict spare
     cdef fl_shape shape
-    cdef Room spare[4]  # rooms that calls take and give back
+    cdef Scratch idle[4]  # which calls take and give back
+    cdef public bint stale
 
-    def __cinit__(self, list parameters, int directions, bint back=False, dict spare=None):
-        cdef cnp.ndarray w_ih = parameters[0][0], w_hh = parameters[0][1], places
-        cdef fl_arrays *arrays
-        self.shape.itemsize = w_ih.dtype.itemsize
+    def __init__(self, cells, int directions, bint back=False, dict spare=None):
+        if self.stack != NULL:
+            raise TypeError("a stack is packed once")
+        cells = [cell.map(np.ascontiguousarray) for cell in cells]
+        self.shape.input, self.shape.hidden, self.shape.output = cells[0].sizes
+        self.shape.itemsize = cells[0].dtype.itemsize
         self.shape.directions, self.shape.back = directions, back
-        self.shape.layers = len(parameters) // directions
-        self.shape.input = w_ih.shape[1]
-        self.shape.output = w_hh.shape[1]
-        self.shape.hidden = w_hh.shape[0] // 4
+        self.shape.layers = len(cells) // directions
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
-        self.rest = spare
+        self.spare = spare
         self.memory = _borrow(spare, "weights", self.bytes)
-        places = np.empty(len(parameters) * sizeof(fl_arrays), np.uint8)
-        arrays = <fl_arrays *>cnp.PyArray_DATA(places)
-        kept = []
-        for k, cell in enumerate(parameters):
-            kept.append(tuple(None if a is None else np.ascontiguousarray(a) for a in cell))
-            arrays[k] = _addresses(kept[k])
+        cdef cnp.ndarray places = np.empty(len(cells) * sizeof(fl_arrays), np.uint8)
+        cdef fl_arrays *arrays = <fl_arrays *>cnp.PyArray_DATA(places)
+        for k, cell in enumerate(cells):
+            arrays[k] = _addresses(cell)
         self.stack = fl_pack(
-            _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA, arrays,
+            _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA, arrays
         )
 
     def __del__(self):
-        _give_back(self.rest, "weights", self.memory)
+        _give_back(self.spare, "weights", self.memory)
 
     def __dealloc__(self):
         for k in range(4):
-            PyMem_RawFree(self.spare[k].memory)
+            PyMem_RawFree(self.idle[k].memory)
 
     @property
     def isa(self):
@@ -226,94 +216,88 @@ cdef class Stack:
         """How many units of a layer share a vector."""
         return fl_stack_lanes(self.stack)
 
-    cdef Room take(self, size_t size) except *:
-        """A room of at least so many bytes, no other call's."""
-        cdef Room room = Room(NULL, 0)
+    cdef Scratch take(self, size_t size) except *:
+        """Memory of at least so many bytes that no other call has."""
+        cdef Scratch scratch = Scratch(NULL, 0)
         cdef int k
         for k in range(4):
-            if self.spare[k].memory != NULL:
-                room = self.spare[k]
-                self.spare[k] = Room(NULL, 0)
+            if self.idle[k].memory != NULL:
+                scratch = self.idle[k]
+                self.idle[k] = Scratch(NULL, 0)
                 break
-        if room.size < size:
-            PyMem_RawFree(room.memory)
-            room = Room(PyMem_RawMalloc(size + 64), size)
-            if room.memory == NULL:
+        if scratch.size < size:
+            PyMem_RawFree(scratch.memory)
+            scratch = Scratch(PyMem_RawMalloc(size + 64), size)
+            if scratch.memory == NULL:
                 raise MemoryError()
-        return room
+        return scratch
 
-    cdef void give(self, Room room) noexcept:
+    cdef void give(self, Scratch scratch) noexcept:
         cdef int k
-        if room.size <= _KEEP_BYTES:
+        if scratch.size <= _KEEP_BYTES:
             for k in range(4):
-                if self.spare[k].memory == NULL:
-                    self.spare[k] = room
+                if self.idle[k].memory == NULL:
+                    self.idle[k] = scratch
                     return
-        PyMem_RawFree(room.memory)
+        PyMem_RawFree(scratch.memory)
 
-    def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes, cnp.ndarray h not None,
-            cnp.ndarray c not None, cnp.ndarray y not None, int threads=1, bint reverse=False):
-        """Run all layers over packed rows `x`, as `run` of the contract does one.
-
-        `h`, `c`: (layers * directions, B, P) and (..., B, H); `y`: (N, directions * P).
-        `batch_sizes` None: all sequences have the same length.
-        """
-        cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
-        call.reverse = reverse
+    def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None, cnp.ndarray h not None,
+            cnp.ndarray c not None, cnp.ndarray y not None, int threads):
+        cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
         call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
-        cdef Room room = self.take(fl_scratch_bytes(self.stack, &call))
+        cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
-        call.scratch = _aligned(room.memory)
+        call.scratch = _aligned(scratch.memory)
         with nogil:
             stopped = fl_run(self.stack, &call)
-        self.give(room)
+        self.give(scratch)
         if stopped:
             _raise()
 
-    def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes, cnp.ndarray h not None,
-               cnp.ndarray c not None, cnp.ndarray y not None, int threads=1, int64_t every=0,
-               bint reverse=False):
-        """As `record` of the contract; `reverse` of a stack of one direction, as `run`."""
-        cdef fl_call call = call_of(x, batch_sizes, h, c, y, threads)
-        call.reverse, call.checkpoint_interval = reverse, every
+    def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
+               cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None, int threads,
+               int64_t checkpoint_every=0):
+        cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
+        call.checkpoint_interval = checkpoint_every
         cdef Tape tape = Tape()
-        tape.spare, tape.arrays = self.rest, (x, batch_sizes, y)
-        tape.memory = _borrow(self.rest, "tape", fl_tape_bytes(self.stack, &call))
+        tape.spare, tape.arrays = self.spare, (x, batch_sizes, y)
+        tape.memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
         call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
-        cdef cnp.ndarray room = _borrow(self.rest, "room", fl_scratch_bytes(self.stack, &call))
+        cdef cnp.ndarray scratch = _borrow(self.spare, "scratch", fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
-        call.scratch = _aligned(cnp.PyArray_DATA(room))
+        call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         with nogil:
             stopped = fl_run(self.stack, &call)
         if stopped:
             _raise()
-        _give_back(self.rest, "room", room)
+        _give_back(self.spare, "scratch", scratch)
         tape.call = call
         return tape
 
     def back(self, Tape tape not None, cnp.ndarray dy not None, cnp.ndarray dh not None,
-             cnp.ndarray dc not None, cnp.ndarray dx, list dw, int threads=1):
-        """As `back` of the contract; `dx` may be None."""
+             cnp.ndarray dc not None, cnp.ndarray dx, dw, int threads):
         cdef fl_call run = tape.call
         cdef fl_back_call call
-        cdef fl_arrays gradients[2]
-        for direction, arrays in enumerate(dw):
-            gradients[direction] = _addresses(arrays)
+        cdef fl_arrays gradients[2]  # of each direction
+        for direction, cell in enumerate(dw):
+            gradients[direction] = _addresses(cell)
         run.threads = threads
         call.call, call.dw = &run, gradients
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
-        call.dh, call.dc = cnp.PyArray_DATA(dh), cnp.PyArray_DATA(dc)
-        call.dx = NULL if dx is None else cnp.PyArray_DATA(dx)
-        cdef cnp.ndarray room = _borrow(self.rest, "back", fl_back_scratch_bytes(self.stack, &call))
+        call.dh, call.dc, call.dx = _address(dh), _address(dc), _address(dx)
+        cdef cnp.ndarray scratch = _borrow(self.spare, "back", fl_back_scratch_bytes(self.stack, &call))
         cdef bint stopped
-        call.scratch = _aligned(cnp.PyArray_DATA(room))
+        call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         run.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(dy, 0))
         with nogil:
             stopped = fl_back(self.stack, &call)
         if stopped:
             _raise()
-        _give_back(self.rest, "back", room)
+        _give_back(self.spare, "back", scratch)
+
+    def step(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise):
+        return Step(h, c, present, otherwise).step
 
 
 cdef class Tape:
@@ -328,64 +312,47 @@ cdef class Tape:
         _give_back(self.spare, "tape", self.memory)
 
 
-cdef fl_call call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,
-                     cnp.ndarray y, int threads):
-    """A call over these arrays; `batch_sizes` None: all sequences have the same length."""
+cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,
+                      cnp.ndarray y, int threads):
     cdef fl_call call
     call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
     call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
     call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
     call.batch = cnp.PyArray_DIM(h, cnp.PyArray_NDIM(h) - 2)
-    if batch_sizes is None:
-        call.batch_sizes = NULL
-        call.steps = cnp.PyArray_DIM(x, 0) // call.batch
-    else:
-        call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
-        call.steps = cnp.PyArray_DIM(batch_sizes, 0)
+    call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
+    call.steps = cnp.PyArray_DIM(batch_sizes, 0)
     call.threads, call.reverse, call.parity = threads, 0, 0
     call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
     return call
 
 
-cdef class Stepper:
-    """The step of one stream: B sequences through a whole stack in one call.
+cdef class Step:
+    """The step of one stream: B sequences through a whole stack in one call; see `Stack.step`."""
 
-    Parameters
-    ----------
-    layer : LSTM
-        Its stack is asked for again whenever its parameters have changed.
-    h, c : ndarrays of shape (layers, B, P) and (layers, B, H)
-        The stream's states, changed in place.
-    otherwise : callable (x, out)
-        Called in place of a step whose arguments are not arrays that fit as they are.
-    """
-
-    cdef object layer, version, otherwise
+    cdef object present, otherwise
     cdef Stack stack
-    cdef cnp.ndarray h, c
+    cdef cnp.ndarray h, c, scratch
     cdef fl_call call
     cdef int type_number
-    cdef void *memory
     cdef Py_ssize_t inputs, outputs
 
-    def __init__(self, layer, cnp.ndarray h not None, cnp.ndarray c not None, otherwise):
-        self.layer, self.otherwise, self.h, self.c = layer, otherwise, h, c
+    def __init__(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise):
+        self.h, self.c, self.present, self.otherwise = h, c, present, otherwise
         self.type_number = cnp.PyArray_TYPE(h)
-        self.inputs, self.outputs = layer.input_size, cnp.PyArray_DIM(h, 2)
         self.call.h, self.call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
         self.call.batch, self.call.steps = cnp.PyArray_DIM(h, 1), 1
-        self.call.threads = layer.num_threads
-        self.call.x_stride = self.inputs * h.dtype.itemsize
-        self.call.y_stride = self.outputs * h.dtype.itemsize
-        self.version = layer._version
-        self.stack = layer._stacks()[0]
-        self.memory = PyMem_RawMalloc(fl_scratch_bytes(self.stack.stack, &self.call) + 64)
-        if self.memory == NULL:
-            raise MemoryError()
-        self.call.scratch = _aligned(self.memory)
+        self.take_present()
+        self.inputs, self.outputs = self.stack.shape.input, self.stack.shape.output
+        self.call.x_stride = self.inputs * self.stack.shape.itemsize
+        self.call.y_stride = self.outputs * self.stack.shape.itemsize
 
-    def __dealloc__(self):
-        PyMem_RawFree(self.memory)
+    cdef int take_present(self) except -1:
+        """Take over the stack that the layer runs on now, and how many threads there may be."""
+        stack, threads = self.present()
+        self.stack, self.call.threads = stack, threads
+        self.scratch = np.empty(fl_scratch_bytes(self.stack.stack, &self.call) + 64, np.uint8)
+        self.call.scratch = _aligned(cnp.PyArray_DATA(self.scratch))
+        return 0
 
     cdef inline bint fits(self, object array, Py_ssize_t size):
         return (
@@ -397,11 +364,11 @@ cdef class Stepper:
             and cnp.PyArray_ISCARRAY_RO(array)
         )
 
-    def step(self, x, out=None):
-        """Advance every stream by one step; see `fastlstm.Stream.step`."""
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
         cdef cnp.npy_intp shape[2]
         cdef fl_call call
         cdef Stack stack
+        cdef cnp.ndarray scratch
         if not self.fits(x, self.inputs):
             return self.otherwise(x, out)
         if out is None:
@@ -409,28 +376,34 @@ cdef class Stepper:
             out = cnp.PyArray_EMPTY(2, shape, self.type_number, 0)
         elif not (self.fits(out, self.outputs) and cnp.PyArray_ISWRITEABLE(out)):
             return self.otherwise(x, out)
-        version = self.layer._version
-        if version is not self.version:
-            self.stack, self.version = self.layer._stacks()[0], version
+        if self.stack.stale:
+            self.take_present()
         self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
         self.call.parity ^= 1
         if self.stack.bytes * self.call.batch < _WORTH_GIL:
             fl_run(self.stack.stack, &self.call)
         else:  # with what another thread cannot change, whatever it does to this stream meanwhile
-            call, stack = self.call, self.stack
+            call, stack, scratch = self.call, self.stack, self.scratch
             with nogil:
                 fl_run(stack.stack, &call)
         return out
 
 
+Step.step.__doc__ = Contract.__call__.__doc__
+
+
 cdef class Product:
-    """Packed weights of a linear product: w (outputs, inputs), b (outputs,) or None."""
+    """Product(w, b)
+--
+
+    The contract's `Product`.
+    """
 
     cdef fl_linear *linear
     cdef cnp.ndarray memory
     cdef size_t bytes
 
-    def __cinit__(self, cnp.ndarray w not None, cnp.ndarray b):
+    def __init__(self, cnp.ndarray w not None, cnp.ndarray b):
         cdef int32_t itemsize = w.dtype.itemsize
         cdef int64_t outputs = w.shape[0], inputs = w.shape[1]
         w = np.ascontiguousarray(w)
@@ -443,7 +416,6 @@ cdef class Product:
         )
 
     def run(self, cnp.ndarray x not None, cnp.ndarray y not None, int threads):
-        """As `run_linear` of the contract."""
         cdef fl_linear_call call
         call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
         call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
@@ -455,27 +427,8 @@ cdef class Product:
                 fl_run_linear(self.linear, &call)
 
 
-# ---- the contract ---------------------------------------------------------------------------
-
-
 def prepare(dtype):
     pass
-
-
-def pack(w_ih, w_hh, b, w_hr):
-    return Stack([(w_ih, w_hh, b, w_hr)], 1)
-
-
-def run(weights, x, batch_sizes, h, c, y, reverse):
-    (<Stack?>weights).run(x, batch_sizes, h, c, y, 1, reverse)
-
-
-def pack_linear(w, b):
-    return Product(w, b)
-
-
-def run_linear(weights, x, y, threads):
-    (<Product?>weights).run(x, y, threads)
 
 
 def describe():

@@ -1,6 +1,7 @@
 """The engine of jitted loops: packed weights, work spaces, calls of the loops in `_numba_kernels`.
 
-The contract, the legend and the numbered equations are in `fastlstm.engines`.
+The contract, the legend and the numbered equations are in `contract.py`; `_layers.py` runs whole
+stacks by the two functions for one cell, `run` and `back`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from llvmlite import binding
 from numba import types
 from numba.core import config
 
+from ._layers import Layers
 from ._numba_kernels import (
     BYTES,
     FMA,
@@ -32,8 +34,8 @@ from ._numba_kernels import (
     multiply_rows,
     run_layer,
 )
+from .contract import Array, Cell
 
-Array = np.ndarray[Any, np.dtype[Any]]
 # A work space, and its address.
 _Work = tuple[Array, int]
 
@@ -50,21 +52,21 @@ _KEEP_BYTES = 1 << 23  # A larger work space is given back: beside its call it c
 class _Weights:
     """One layer's panels in one direction, and work spaces, which calls take and give back."""
 
-    def __init__(self, w_ih: Array, w_hh: Array, b: Array, w_hr: Array | None) -> None:
-        dtype, size = w_ih.dtype, w_ih.itemsize
+    def __init__(self, cell: Cell) -> None:
+        dtype, size, (I, H, P) = cell.dtype, cell.dtype.itemsize, cell.sizes
         lanes = BYTES // size
-        I, P, H = w_ih.shape[1], w_hh.shape[1], len(b) // GATES
         panels = -(-H // lanes)
         # [gate][unit][k] -> [panel][k][gate][lane], panel by panel, for the cache
         w = _zeros((panels, I + P, GATES, lanes), dtype)
         bias = _zeros((panels, GATES, lanes), dtype)
-        w_ih, w_hh, b = (a.reshape(GATES, H, -1) for a in (w_ih, w_hh, b))
+        w_ih, w_hh, b = (a.reshape(GATES, H, -1) for a in (cell.w_ih, cell.w_hh, cell.b))
         for p in range(panels):
             units, there = slice(p * lanes, (p + 1) * lanes), slice(min(lanes, H - p * lanes))
             w[p, :I, :, there] = w_ih[:, units].transpose(2, 0, 1)
             w[p, I:, :, there] = w_hh[:, units].transpose(2, 0, 1)
             bias[p, :, there] = b[:, units, 0]
-        w_hr = bias if w_hr is None else _columns(w_hr.T)  # without a projection it is not read
+        # without a projection it is not read
+        w_hr = bias if cell.w_hr is None else _columns(cell.w_hr.T)
         zeros = _zeros((max(bias.size, _up(I, WIDTH * lanes)),), dtype)
         self.arrays = w, bias, w_hr, zeros  # kept alive here: the loops know only their addresses
         self.zero = dtype.type(0)  # tells the loops the type
@@ -198,10 +200,6 @@ _preparing = threading.Lock()
 _prepare_seconds = 0.0
 
 
-def pack(w_ih: Array, w_hh: Array, b: Array, w_hr: Array | None) -> _Weights:
-    return _Weights(w_ih, w_hh, b, w_hr)
-
-
 def run(
     weights: _Weights,
     x: Array,
@@ -251,7 +249,7 @@ def back(
     dh: Array,
     dc: Array,
     dx: Array | None,
-    dw: tuple[Array, Array, Array, Array | None],
+    dw: Cell,
     reverse: bool,
 ) -> None:
     with _preparing:
@@ -260,7 +258,6 @@ def back(
     room = min(rows, max(len(h), _CHUNK))
     work = _take(own.spare, own.bytes + len(h) * own.row_bytes + room * own.chunk_bytes)
     gates, cells = saved
-    dw_ih, dw_hh, db, dw_hr = dw
     # In the order of BackPlaces. To give the names as well would take a small layer 2 % more time.
     places = (
         address_of(x),
@@ -276,44 +273,51 @@ def back(
         address_of(dh),
         address_of(dc),
         0 if dx is None else address_of(dx),
-        address_of(dw_ih),
-        address_of(dw_hh),
-        address_of(db),
-        0 if dw_hr is None else address_of(dw_hr),
+        address_of(dw.w_ih),
+        address_of(dw.w_hh),
+        address_of(dw.b),
+        0 if dw.w_hr is None else address_of(dw.w_hr),
     )
     back_layer(weights.zero, own.plan_address, places, work[1], room, batch_sizes, rows, reverse)
     _give_back(own.spare, work)
 
 
-def pack_linear(w: Array, b: Array | None) -> tuple[Array, Array]:
-    with _preparing:
-        _prepare_linear(w.dtype)
-    columns = _columns(w.T)
-    bias = _zeros((columns.shape[0] * columns.shape[2],), w.dtype)
-    if b is not None:
-        bias[: len(b)] = b
-    return columns, bias
+class Stack(Layers):
+    """The contract's `Stack`."""
+
+    pack, run_cell, back_cell = _Weights, staticmethod(run), staticmethod(back)
 
 
-def run_linear(weights: tuple[Array, Array], x: Array, y: Array, threads: int) -> None:
-    columns, bias = weights
-    room = _room(ROWS_TOGETHER * bias.nbytes)
-    multiply_rows(
-        bias.dtype.type(0),
-        len(x),
-        y.shape[1],
-        address_of(y),
-        y.strides[0],
-        room.ctypes.data,
-        bias.ctypes.data,
-        columns.ctypes.data,
-        address_of(x),
-        x.strides[0],
-        x.shape[1],
-    )
+class Product:
+    """The contract's `Product`."""
+
+    def __init__(self, w: Array, b: Array | None) -> None:
+        with _preparing:
+            _prepare_linear(w.dtype)
+        self._columns = _columns(w.T)
+        self._bias = _zeros((self._columns.shape[0] * self._columns.shape[2],), w.dtype)
+        if b is not None:
+            self._bias[: len(b)] = b
+
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        columns, bias = self._columns, self._bias
+        room = _room(ROWS_TOGETHER * bias.nbytes)
+        multiply_rows(
+            bias.dtype.type(0),
+            len(x),
+            y.shape[1],
+            address_of(y),
+            y.strides[0],
+            room.ctypes.data,
+            bias.ctypes.data,
+            columns.ctypes.data,
+            address_of(x),
+            x.strides[0],
+            x.shape[1],
+        )
 
 
-def describe() -> dict[str, Any]:
+def describe() -> dict[str, object]:
     cpu = config.CPU_NAME or binding.get_host_cpu_name()
     return {
         "version": numba.__version__,

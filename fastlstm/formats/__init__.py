@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from ..checks import check_batch_first, check_dtype, quoted, short
-from ..engines import choose, threads
+from ..engines import choose
+from ..engines.machine import threads
 from ..files import written_aside
 from ..layers import LSTM, Last, Layer, Sequential
 from . import foreign, inference, npz, safetensors, structure, torch_pt

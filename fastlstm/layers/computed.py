@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..engines import choose, threads
+from ..engines import choose
+from ..engines.machine import threads
 from .layer import Layer
 
 

@@ -643,7 +643,7 @@ class Layer:
         with np.errstate(under="ignore"):
             for name, value in values.items():
                 self._views[name][...] = value
-        self._version += 1
+        self.changed()
 
     def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Yield (prefix of its parameters' names, layer) for this layer and all inside it."""

@@ -173,11 +173,11 @@ class Linear(Computed):
         version, weights = self._packed
         if version != self._version:
             version, get = self._version, self._views.get
-            weights = self._engine.pack_linear(get("weight"), get("bias"))
+            weights = self._engine.Product(get("weight"), get("bias"))
             self._packed = version, weights
         for start in range(0, len(rows), self._most_rows):
             piece = slice(start, start + self._most_rows)
-            self._engine.run_linear(weights, rows[piece], y[piece], self.num_threads)
+            weights.run(rows[piece], y[piece], self.num_threads)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _join(self, name: str, given: Given) -> tuple[Linear, Given]:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from ..arrays import quiet
-from ..engines import stack
+from ..engines.contract import Array, Cell, Stack
 from ..initialisers import glorot, orthogonal, uniform
 from .computed import Computed
+
+# The fields of a `Cell` that are parameters as they are, by the beginnings of torch's names.
+_MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
+
+
+class _Pack(NamedTuple):
+    """The stacks of one version of the parameters, and whether they know the way back."""
+
+    version: int
+    back: bool
+    stacks: list[Stack]
+
+    def make_stale(self) -> None:
+        for stack in self.stacks:
+            stack.stale = True
 
 
 class Recurrent(Computed):
@@ -32,8 +50,8 @@ class Recurrent(Computed):
                 shapes["weight_hr" + suffix] = (output_size, hidden_size)
         super().__init__(shapes, dtype, engine)
         self._engine.prepare(self.dtype)
-        self._packed = {}  # apart, back -> (version of the parameters, their stacks)
-        self._spare = {}  # layer -> memory that its stacks hand on
+        self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
+        self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
         self.reset_parameters(seed)
 
     def __getstate__(self):
@@ -43,10 +61,16 @@ class Recurrent(Computed):
         super().__setstate__(state)
         self._engine.prepare(self.dtype)
 
-    def _release(self):
-        # not emptied: what is still in use is given back to the old one, and goes with it
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "num_threads":
+            self._discard(True, False)  # so that streams take it over
+
+    def _release(self) -> None:
+        # Another dict, not an empty one: memory still in use is given back to the old dict, and
+        # goes with it.
         self._spare = {}
-        self._packed = {key: self._packed[key] for key in self._packed.keys() & {(False, False)}}
+        self._discard(*(apart for apart, pack in [*self._packed.items()] if apart or pack.back))
 
     def reset_parameters(
         self, seed=None, *, weight_ih="uniform", weight_hh="uniform", bias="uniform"
@@ -108,57 +132,93 @@ class Recurrent(Computed):
         """Tell whether the rows of a parameter are the gates'; those of a projection are not."""
         return not name.startswith("weight_hr")
 
-    def _stacks(self, apart=False, back=False):
-        """The parameters as the engine packs them, once per version: one stack, or layers apart.
+    def changed(self) -> None:
+        """Tell the layer that its parameters were written: what is packed from them is stale."""
+        super().changed()
+        self._discard(True, False)
 
-        `back`: layers apart, for gradients too.
+    def _discard(self, *ways: bool) -> None:
+        """Forget the stacks that are packed in these ways; streams that hold one take another."""
+        for apart in ways:
+            if pack := self._packed.pop(apart, None):
+                pack.make_stale()
+
+    def _stacks(self, apart: bool = False, back: bool = False) -> list[Stack]:
+        """Return the parameters as the engine packs them: in one stack, or `apart`, layer by layer.
+
+        Both ways are packed once for each version of the parameters. `back` asks for layers apart
+        whose stacks know the way back. Such stacks run forward as well, and a single layer is
+        whole in any case, so that there are never more than two packed copies.
         """
-        version, stacks = self._packed.get((apart, back), (None, None))
-        if version != self._version:
-            version, d = self._version, self._directions
-            stacks = None
-            self._packed.pop((apart, back), None)  # its memory is there to take again
-            cells = [self._parameters(suffix) for suffix in self._suffixes]
-            size = d if apart or back else len(cells)
-            stacks = []
-            for k in range(0, len(cells), size):
-                spare = self._spare.setdefault(k, {}) if back else None
-                stacks.append(stack(self._engine, cells[k : k + size], d, back, spare))
-            self._packed[apart, back] = version, stacks
+        d, count = self._directions, len(self._suffixes)
+        apart = (apart or back) and count > d
+        pack = self._packed.get(apart)
+        if pack and pack.version == self._version and (pack.back or not back):
+            return pack.stacks
+        del pack
+        self._discard(apart)  # its memory is there to take again
+        version, cells = self._version, [self._cell(suffix) for suffix in self._suffixes]
+        size = d if apart else count
+        stacks = [
+            self._engine.Stack(
+                cells[k : k + size], d, back, self._spare.setdefault(k, {}) if back else None
+            )
+            for k in range(0, count, size)
+        ]
+        pack = _Pack(version, back, stacks)
+        if self._packed.setdefault(apart, pack) is not pack or version != self._version:
+            pack.make_stale()  # another thread was faster, or has changed the parameters
         return stacks
 
-    def _back(self, layer, cells, tape, dy, dh, dc, input_gradient=True):
+    def _present(self) -> tuple[Stack, int]:
+        """The stack that a stream runs on now, and the number of its threads."""
+        return self._stacks()[0], self.num_threads
+
+    def _back(
+        self,
+        layer: Stack,
+        cells: slice,
+        tape: Any,
+        dy: Array,
+        dh: Array,
+        dc: Array,
+        input_gradient: bool = True,
+    ) -> Array | None:
         """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None."""
-        suffixes, own, dw = self._suffixes[cells], self._learnt_grads(), []
-        for suffix in suffixes:
-            db = np.zeros(4 * self.hidden_size, self.dtype)
-            names = "weight_ih" + suffix, "weight_hh" + suffix, "weight_hr" + suffix
-            dw_ih, dw_hh, dw_hr = (self._room_for_gradient(own, name) for name in names)
-            dw.append((dw_ih, dw_hh, db, dw_hr))
+        suffixes, own = self._suffixes[cells], self._learnt_grads()
+        dw = [self._gradients_of_cell(suffix, own) for suffix in suffixes]
         dx = None
         if input_gradient:
-            dx = np.empty((len(dy), dw[0][0].shape[1]), self.dtype)
+            dx = np.empty((len(dy), dw[0].w_ih.shape[1]), self.dtype)
         if len(dy):
             layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
-        if self.bias:
-            for suffix, (_, _, db, _) in zip(suffixes, dw, strict=True):
-                for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
-                    own[name] += db
+        for suffix, gradients in zip(suffixes, dw, strict=True):
+            for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
+                own[name] += gradients.b
         return dx
 
-    def _room_for_gradient(self, own, name):
-        """Where an engine adds a gradient: of a frozen parameter, where nobody looks."""
-        is_frozen = name in self._views and name not in own
-        return np.zeros_like(self._views[name]) if is_frozen else own.get(name)
+    def _gradients_of_cell(self, suffix: str, own: dict[str, Array]) -> Cell:
+        """Where an engine adds the gradients of a cell; where nobody looks, if they are frozen."""
+
+        def room(name: str, view: Array) -> Array:
+            return own[name] if name in own else np.zeros_like(view)
+
+        arrays = {field: room(name, view) for field, name, view in self._matrices(suffix)}
+        return Cell(b=np.zeros(4 * self.hidden_size, self.dtype), **arrays)
 
     @quiet
-    def _parameters(self, suffix):
-        """(w_ih, w_hh, b, w_hr) of one layer in one direction."""
-        get = self._views.get
+    def _cell(self, suffix: str) -> Cell:
+        """The parameters of one layer in one direction; torch's two biases are one in the cell."""
         b = np.zeros(4 * self.hidden_size, self.dtype)
         if self.bias:
-            b = get("bias_ih" + suffix) + get("bias_hh" + suffix)
-        return get("weight_ih" + suffix), get("weight_hh" + suffix), b, get("weight_hr" + suffix)
+            b = self._views["bias_ih" + suffix] + self._views["bias_hh" + suffix]
+        return Cell(b=b, **{field: view for field, _, view in self._matrices(suffix)})
+
+    def _matrices(self, suffix: str) -> Iterator[tuple[str, str, Array]]:
+        """Yield (field of `Cell`, name, parameter) of all that a cell has but its biases."""
+        for field, kind in _MATRICES.items():
+            if kind + suffix in self._views:
+                yield field, kind + suffix, self._views[kind + suffix]
 
 
 def describe(value):

@@ -6,7 +6,6 @@ Of one LSTM, or, as a ModelStream, of all LSTMs in a Sequential.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,12 +13,15 @@ import numpy as np
 
 from ..arrays import as_float, as_rows
 from ..checks import check_size
+from ..engines.contract import Array, Step
 from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
 from .chain import dotted, outside
 
 if TYPE_CHECKING:
-    from ..arrays import Array, Floats
+    from numpy.typing import ArrayLike
+
+    from ..arrays import Floats
     from .layer import Layer
     from .lstm import LSTM
 
@@ -69,15 +71,17 @@ class Stream:
         )
         self._take_step()
 
-    def _take_step(self):
-        """Where the engine has a step of its own, checks and all in one call, take that."""
-        make = getattr(self._lstm._engine, "Stepper", None)
-        if make and type(self).step is Stream.step:
-            states = self._lstm, self._h, self._c
-            self.step = make(*states, functools.partial(_step, *states)).step
+    def _take_step(self) -> None:
+        """Take the engine's step; the instance has it itself, so that nothing comes in between."""
+        present, h, c = self._lstm._present, self._h, self._c
+        otherwise = _CheckedStep(self._lstm, h, c).step
+        self._step = present()[0].step(h, c, present, otherwise)
+        if type(self).step is Stream.step:
+            self.__dict__["step"] = self._step
 
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__
+        return {name: state[name] for name in state.keys() - {"step", "_step"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The states are copied, as a layer's parameters are."""
@@ -90,27 +94,10 @@ class Stream:
         copy.state = self.state
         return copy
 
-    def step(self, x, out=None):
-        """Advance every stream by one step.
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+        return self._step(x, out)
 
-        Parameters
-        ----------
-        x : array of shape (B, I)
-            Of the layer's dtype; `fastlstm.arrays` says what is converted.
-        out : ndarray of shape (B, P), optional
-            C-contiguous, of the layer's dtype: filled and returned, so that nothing is
-            allocated for the result. May not be `x`'s memory.
-
-        Returns
-        -------
-        ndarray of shape (B, P)
-
-        Raises
-        ------
-        ValueError, TypeError
-            If a shape or dtype does not fit; the state has not moved.
-        """
-        return _step(self._lstm, self._h, self._c, x, out)
+    step.__doc__ = Step.__call__.__doc__  # one text for this one and the engines' own
 
     def run(self, x: Any) -> Floats:
         """Advance every stream by a chunk of steps: the same values as step by step.
@@ -461,26 +448,34 @@ def put(y: Any, out: Floats | None) -> Any:
     return out
 
 
-def _step(lstm, h, c, x, out):
-    """Advance the states h, c of B streams by one step; see `Stream.step`."""
-    if type(x) is not np.ndarray or x.dtype != lstm.dtype:
-        x = as_float(x, lstm.dtype, "x", "Stream")
-    rows, shape = h.shape[1], h.shape[1:]
-    if x.shape != (rows, lstm.input_size):
-        raise ValueError(f"x must have shape {(rows, lstm.input_size)}, got {x.shape}")
-    if out is None:
-        out = np.empty(shape, lstm.dtype)
-    else:
-        check_out(out, shape, lstm.dtype)
-    _advance(lstm, h, c, as_rows(x), uniform_sizes(1, rows), out)
-    return out
+class _CheckedStep:
+    """The step of one stream over states h and c: what is given is checked and converted first."""
+
+    def __init__(self, lstm: LSTM, h: Array, c: Array) -> None:
+        self._lstm, self._h, self._c = lstm, h, c
+
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+        lstm, rows, shape = self._lstm, self._h.shape[1], self._h.shape[1:]
+        if type(x) is not np.ndarray or x.dtype != lstm.dtype:
+            x = as_float(x, lstm.dtype, "x", "Stream")
+        if x.shape != (rows, lstm.input_size):
+            raise ValueError(f"x must have shape {(rows, lstm.input_size)}, got {x.shape}")
+        if out is None:
+            out = np.empty(shape, lstm.dtype)
+        else:
+            check_out(out, shape, lstm.dtype)
+        _advance(lstm, self._h, self._c, as_rows(x), uniform_sizes(1, rows), out)
+        return out
+
+    step.__doc__ = Step.__call__.__doc__
 
 
-def _advance(lstm, h, c, rows, batch_sizes, y):
+def _advance(lstm: LSTM, h: Array, c: Array, rows: Array, batch_sizes: Array, y: Array) -> None:
     """Run over packed rows; if that is cut short, as by Ctrl-C, the states are put back."""
     before = h.copy(), c.copy()
+    stack, threads = lstm._present()
     try:
-        lstm._stacks()[0].run(rows, batch_sizes, h, c, y, lstm.num_threads)
+        stack.run(rows, batch_sizes, h, c, y, threads)
     except BaseException:
         h[...], c[...] = before
         raise

@@ -1,0 +1,306 @@
+"""The contract between layers and engines: the legend, the equations, `Cell` and `Stack`.
+
+Legend, used by every engine::
+
+    T steps, B sequences (rows), I input size, H hidden size, P output size (H, or proj_size)
+    N = sum(batch_sizes), the real steps of all sequences together
+    gates i, f, g, o in torch's order: rows 0:H, H:2H, 2H:3H, 3H:4H of every (4H, ...) array
+    z the gates' pre-activations; h the output state, c the cell state
+
+One step of one layer in one direction::
+
+    z = W_ih x + W_hh h + b                                              (1)
+    i = sigmoid(z_i); f = sigmoid(z_f); g = tanh(z_g); o = sigmoid(z_o)  (2)
+    c = f * c + i * g                                                    (3)
+    h = o * tanh(c)                                                      (4)
+    h = W_hr h                                    only with a projection (5)
+
+(Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000; projection: Sak,
+Senior & Beaufays 2014.)
+
+Backward through the same step. `d` before a name is the gradient of it; `_0` after a name is what
+it was before the step; dh and dc are what the later steps left; with a projection, m is
+o * tanh(c); += sums over all steps::
+
+    dh += dy;  dm = W_hr^T dh;  dW_hr += dh m^T          dm = dh without a projection (6)
+    dc += dm * o * (1 - tanh(c)^2)                                                 (7)
+    dz_i = dc * g * i * (1 - i);    dz_f = dc * c_0 * f * (1 - f)
+    dz_g = dc * i * (1 - g^2);      dz_o = dm * tanh(c) * o * (1 - o)              (8)
+    dc_0 = dc * f;  dh_0 = W_hh^T dz                                               (9)
+    dx = W_ih^T dz;  dW_ih += dz x^T;  dW_hh += dz h_0^T;  db += dz                (10)
+
+Packed rows are the one layout that engines see. The rows of step 0 come first, then those of
+step 1, and so on; step t has a row for each of the first ``batch_sizes[t]`` sequences. Sequences
+are sorted by length, the longest first, so `batch_sizes` never increases. Its first number is B: a
+sequence without steps has no row, and engines do not see it.
+
+The caller has checked and allocated everything. An engine checks nothing, fills what it is given,
+keeps nothing that could change a result, and may be called from many threads at once. Long calls
+let Python run the handlers of signals between two pieces of time. If a handler raises, as that of
+Ctrl-C does, the call ends there, and what it fills or changes is worth nothing: the caller puts
+states and gradients back. No bit of a result depends on the pieces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
+"""An array of float32 or float64; all arrays of one stack and of its calls have one dtype."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """What one layer computes with in one direction: its parameters, or the gradients of them.
+
+    A new kind of cell is a field here and an equation in each engine. As a value it never changes:
+    neither its fields nor, while it holds parameters, the numbers in its arrays. Engines add into
+    the arrays of gradients.
+
+    Attributes
+    ----------
+    w_ih : ndarray of shape (4H, I)
+        I is the layer's input size: above the first layer of a stack, directions * P.
+    w_hh : ndarray of shape (4H, P)
+    b : ndarray of shape (4H,)
+    w_hr : ndarray of shape (P, H), or None without a projection
+    """
+
+    w_ih: Array
+    w_hh: Array
+    b: Array
+    w_hr: Array | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """I, H and P."""
+        return self.w_ih.shape[1], len(self.b) // 4, self.w_hh.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of all its numbers."""
+        return self.w_ih.dtype
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the arrays that this cell has, by the names of the fields."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+    def map(self, function: Callable[[Array], Array]) -> Cell:
+        """Return a cell of what `function` makes of each array that this cell has."""
+        return Cell(**{name: function(array) for name, array in self.arrays().items()})
+
+
+class Step(Protocol):
+    """The step of one stream, which `Stack.step` returns."""
+
+    def __call__(self, x: ArrayLike, out: Array | None = None) -> Array:
+        """Advance every stream by one step.
+
+        Parameters
+        ----------
+        x : array of shape (B, I)
+            Of the layer's dtype; `fastlstm.arrays` says what is converted.
+        out : ndarray of shape (B, P), optional
+            C-contiguous, of the layer's dtype. It is filled and returned, so that nothing is
+            allocated for the result. It must not share memory with `x`.
+
+        Returns
+        -------
+        ndarray of shape (B, P)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; the state has not moved.
+        """
+        ...
+
+
+class Stack(Protocol):
+    """Layers on top of each other, packed once for an engine.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        For each layer, and in it for each direction. The stack keeps a copy in its own order: later
+        changes of the arrays change nothing.
+    directions : {1, 2}
+        The second direction of a layer runs from each sequence's own last step to step 0. What a
+        layer hands on has the outputs of both side by side.
+    back : bool
+        Whether gradients will be asked for. Such a stack has one layer.
+    spare : dict, optional
+        Memory that the stacks of one layer hand on to each other. Training packs the weights anew
+        at every step and fills another tape, and fresh memory would cost a tenth of the time.
+
+    Attributes
+    ----------
+    stale : bool
+        False. The layer sets it when the stack is no longer what the layer runs on, because its
+        parameters or its number of threads have changed. Steps look at it.
+    """
+
+    stale: bool
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        directions: int,
+        back: bool = False,
+        spare: dict[str, Any] | None = None,
+    ) -> None: ...
+
+    def run(self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, threads: int) -> None:
+        """Run whole sequences: equations (1) to (5).
+
+        Parameters
+        ----------
+        x : ndarray of shape (N, I)
+            Packed rows. Values of a row lie side by side and are aligned; rows may lie apart. Not
+            written.
+        batch_sizes : int64 ndarray of shape (T,)
+            As the module says.
+        h, c : ndarrays of shape (layers * directions, B, P) and (layers * directions, B, H)
+            C-contiguous. They hold the initial states, and afterwards each sequence's states after
+            its own last step (of the second direction: after its step 0).
+        y : ndarray of shape (N, directions * P)
+            Filled with the last layer's h, at the rows of `x`. Its rows may lie apart.
+        threads : int
+            How many threads may work at once.
+        """
+        ...
+
+    def record(
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        threads: int,
+        checkpoint_every: int = 0,
+    ) -> Any:
+        """Run a stack that was made with ``back=True``, and keep what `back` needs.
+
+        Parameters
+        ----------
+        x, batch_sizes, h, c, y, threads
+            As for `run`. `x` and `y` are kept, not copied.
+        checkpoint_every : int
+            With 0, the gates and cells of every step are kept. Otherwise the states at every so
+            many steps are kept, from which `back` computes the rest again.
+
+        Returns
+        -------
+        tape
+            For `back` of the same stack, any number of times.
+        """
+        ...
+
+    def back(
+        self,
+        tape: Any,
+        dy: Array,
+        dh: Array,
+        dc: Array,
+        dx: Array | None,
+        dw: Sequence[Cell],
+        threads: int,
+    ) -> None:
+        """Go back through a recorded run: equations (6) to (10).
+
+        Parameters
+        ----------
+        tape
+            What `record` returned.
+        dy : ndarray of shape (N, directions * P)
+            The gradient of y. Its rows may lie apart. Not written.
+        dh, dc : ndarrays of shape (directions, B, P) and (directions, B, H)
+            C-contiguous. They hold the gradients of the final states, and afterwards those of the
+            initial states.
+        dx : ndarray of shape (N, I), or None
+            C-contiguous. Filled with the gradient of x; None if nobody needs it.
+        dw : sequence of Cell
+            For each direction the gradients of its parameters, C-contiguous; they are added into.
+        threads : int
+            As for `run`; it may be another number.
+        """
+        ...
+
+    def step(
+        self,
+        h: Array,
+        c: Array,
+        present: Callable[[], tuple[Stack, int]],
+        otherwise: Step,
+    ) -> Step:
+        """Return the function that advances a stream by one step over a stack of one direction.
+
+        A step is so short that a function in Python around it would take longer than the step.
+        So this is the one place where an engine looks at what a caller gives. It may take `x` and
+        `out` that fit as they are: aligned C-contiguous arrays of the stack's dtype, in native byte
+        order and of the right shape. It hands all else to `otherwise`, and everything if it gains
+        nothing.
+
+        Parameters
+        ----------
+        h, c : ndarrays of shape (layers, B, P) and (layers, B, H)
+            The states of the stream, which each step changes in place.
+        present : callable
+            Returns the stack that the layer runs on now, and its number of threads. The function
+            asks at first, and again when the stack that it has is `stale`.
+        otherwise : callable
+            Checks, converts and makes the step by `run`; it raises what is to be raised.
+        """
+        ...
+
+
+class Product(Protocol):
+    """The product of rows with a matrix, y = W x + b, packed once for an engine.
+
+    Each sum begins with b and adds the products with x in order, as (1) does; engine numpy leaves
+    the order to its BLAS.
+
+    Parameters
+    ----------
+    w : ndarray of shape (O, I)
+    b : ndarray of shape (O,), or None
+    """
+
+    def __init__(self, w: Array, b: Array | None) -> None: ...
+
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        """Fill `y` (N, O) with the products of the rows of `x` (N, I).
+
+        N is at least 1. Rows of both may lie apart, their values lie side by side.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """What the module of an engine exports; layers use nothing else of it."""
+
+    @property
+    def Stack(self) -> type[Stack]:
+        """The engine's `Stack`."""
+        ...
+
+    @property
+    def Product(self) -> type[Product]:
+        """The engine's `Product`."""
+        ...
+
+    def prepare(self, dtype: np.dtype[Any]) -> None:
+        """Do before the first call what can be done then, such as compiling, for one dtype."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """Return what `fastlstm.engine_info` tells: "version", "instruction_set" and the like."""
+        ...
