@@ -66,3 +66,9 @@ def dtype(request):
 def tolerance(engine, dtype):
     """`support.tolerance` of this engine and dtype: (terms, magnitude) -> keywords of allclose."""
     return functools.partial(support.tolerance, engine, dtype)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """The framework whose names, shapes and values are ours."""
+    return pytest.importorskip("torch", reason="compares with torch, which is not installed")

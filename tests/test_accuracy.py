@@ -145,9 +145,8 @@ def test_an_open_gate_is_one(engine, dtype):
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_infinite_as_torch_has_it(engine, dtype, way):
+def test_what_is_infinite_as_torch_has_it(torch, engine, dtype, way):
     """c infinite, nan or the largest number, behind gates that are open, shut or between."""
-    torch = pytest.importorskip("torch")
     most, shut = np.finfo(dtype).max, -FAR[dtype]
     z, some = [0, -40, 40, -80, shut, -1e4, 1e4], [-np.inf, np.inf, np.nan, most, -most, 1e30, 0]
     rows = np.array(np.meshgrid(z, z, [0, 1, -1e4], [0, -40, 1e4], some)).reshape(5, -1).T

@@ -4,29 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
+from errors import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import assert_same_bits
+from values import make_series
 
 import fastlstm
 from fastlstm.training import SGD, Arrays, Batch, Batches, MSELoss, Sequences, Standardizer, Windows
-
-
-def _check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
-
-
-def _series(T, F, seed=0):
-    return np.random.default_rng([seed, T, F]).standard_normal((T, F))
-
 
 # ---- arrays and sequences -------------------------------------------------------------------
 
 
 def test_arrays_keep_what_they_get():
-    x, y, w = _series(6, 3), np.arange(6), np.arange(6, dtype=np.float32)
+    x, y, w = make_series(6, 3), np.arange(6), np.arange(6, dtype=np.float32)
     batch = Arrays(np.asfortranarray(x), y, w)[[4, 0, 4]]
     assert_same_bits(batch.x, x[[4, 0, 4]])
     assert_same_bits(batch.y, y[[4, 0, 4]])
@@ -37,12 +28,12 @@ def test_arrays_keep_what_they_get():
 
 def test_arrays_refuse():
     x = np.zeros((4, 2))
-    _check(
+    raises(
         lambda: Arrays(x, np.zeros(3)),
         ValueError,
         "Expected y of shape (4, ...), as many rows as x, got (3,)",
     )
-    _check(
+    raises(
         lambda: Arrays(x, np.zeros(4), np.zeros((4, 1))),
         ValueError,
         "Expected weights of shape (4,), one a sample, got (4, 1)",
@@ -53,7 +44,7 @@ def test_arrays_refuse():
 
 
 def test_arrays_take_a_mask_and_weights_of_steps():
-    x, y = _series(6, 3), _series(6, 2)
+    x, y = make_series(6, 3), make_series(6, 2)
     y[[0, 4], [1, 0]] = np.nan
     w = np.arange(12.0).reshape(6, 2)
     data = Arrays(x, y, w, mask=~np.isnan(y))
@@ -61,23 +52,23 @@ def test_arrays_take_a_mask_and_weights_of_steps():
     assert_same_bits(batch.weights, w[[4, 0, 2]])
     assert batch.mask.tolist() == [[False, True], [True, False], [True, True]]
     assert Arrays(x, y, mask=np.arange(6) > 2)[1:5].mask.tolist() == [False, False, True, True]
-    _check(
+    raises(
         lambda: Arrays(x, y, w[:, :1]),
         ValueError,
         "Expected weights of shape (6,), one a sample, or (6, 2), one a step, got (6, 1)",
     )
     for wrong in (np.ones((6, 3), bool), np.ones(5, bool), np.ones((6, 2, 1), bool), True):
-        _check(
+        raises(
             lambda wrong=wrong: Arrays(x, y, mask=wrong),
             ValueError,
             f"Expected a mask whose axes are the first ones of y, (6, 2), got {np.shape(wrong)}",
         )
-    _check(lambda: Arrays(x, y, mask=w), TypeError, "Expected a mask of truth values, got float64")
+    raises(lambda: Arrays(x, y, mask=w), TypeError, "Expected a mask of truth values, got float64")
 
 
 def test_masked_targets_count_for_nothing():
     """The loss of an epoch is the mean over the targets that are there."""
-    x, y = _series(9, 4)[..., None].astype("f4"), _series(9, 2).astype("f4")
+    x, y = make_series(9, 4)[..., None].astype("f4"), make_series(9, 2).astype("f4")
     y[::2, 0] = y[4, 1] = np.nan
     model = fastlstm.Sequential(
         fastlstm.LSTM(1, 3, seed=0), fastlstm.Last(), fastlstm.Linear(3, 2, seed=0)
@@ -98,7 +89,7 @@ def test_masked_targets_count_for_nothing():
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_weights_of_steps_and_a_mask_of_values_in_a_training(flat):
-    series = _series(40, 3).astype("f4")
+    series = make_series(40, 3).astype("f4")
     series[np.random.default_rng(0).random((40, 3)) < 0.3] = np.nan
     series[:, 0] = np.arange(40) / 40
     weights = np.random.default_rng(1).random(40)
@@ -128,7 +119,7 @@ def test_weights_of_steps_and_a_mask_of_values_in_a_training(flat):
 
 
 def _ragged(lengths, features=2, dtype="float32"):
-    return [_series(T, features, k).astype(dtype) for k, T in enumerate(lengths)]
+    return [make_series(T, features, k).astype(dtype) for k, T in enumerate(lengths)]
 
 
 def test_sequences_with_a_class_each(dtype):
@@ -186,17 +177,17 @@ def test_sequences_are_standardised():
     by_hand = Sequences([standardizer.transform(s) for s in sequences], [0, 1, 0])
     assert_same_bits(data[[2, 1]].x, by_hand[[2, 1]].x)
     assert data[[1, 2]].x[0, 1:].tolist() == np.zeros((4, 2)).tolist(), "padding stays 0"
-    _check(
+    raises(
         lambda: Sequences(sequences, [0, 1, 0], standardizer=Standardizer([0], [1])),
         ValueError,
         "Expected a standardizer of 2 columns, as the series has, got one of 1",
     )
-    _check(
+    raises(
         lambda: Sequences(sequences, [0, 1, 0], standardizer=1),
         TypeError,
         "Expected a Standardizer, got int",
     )
-    _check(
+    raises(
         lambda: Sequences([[1, 2], [3]], [0, 1], standardizer=standardizer),
         ValueError,
         "Expected sequences of features for a standardizer, got tokens",
@@ -230,8 +221,8 @@ def test_sequences_take_weights():
         ([1.0], "Expected weights of shape (2,), got (1,)"),
         ([[1, 2], [3, 4]], "Expected weights of shape [(2,), (3,)], got [(2,), (2,)]"),
     ]:
-        _check(lambda w=weights: Sequences(sequences, steps, weights=w), ValueError, sentence)
-    _check(
+        raises(lambda w=weights: Sequences(sequences, steps, weights=w), ValueError, sentence)
+    raises(
         lambda: Sequences(sequences, [0, 1], weights=[[1, 2], [3, 4, 5]]),
         ValueError,
         "Expected weights of shape (N,), one a sequence as the targets are, got a list of arrays",
@@ -240,23 +231,23 @@ def test_sequences_take_weights():
 
 def test_sequences_refuse():
     sequences = _ragged([3, 2])
-    _check(
+    raises(
         lambda: Sequences(sequences, [0, 1, 2]),
         ValueError,
         "Expected targets for 2 sequences, got them for 3",
     )
-    _check(
+    raises(
         lambda: Sequences(sequences, [[0, 1, 2], [0, 1, 2]]),
         ValueError,
         "Expected a list of targets to have one for each of the 2 steps of sequence 1, got shape "
         "(3,); one for each whole sequence comes as an array of shape (N, ...)",
     )
-    _check(
+    raises(
         lambda: Sequences(sequences, [np.zeros((3, 1)), np.zeros((2, 2))]),
         ValueError,
         "Expected targets of one shape at every step, got [(1,), (2,)]",
     )
-    _check(
+    raises(
         lambda: Sequences([*sequences, np.zeros((4, 3))], [0, 1, 2]),
         ValueError,
         "Expected sequences of shape (T_i, F) with one F, or (T_i,), got [(2, 2), (3, 2), (4, 3)]",
@@ -264,12 +255,12 @@ def test_sequences_refuse():
     for words in (np.array(["yes", "no"]), np.array(["yes", "no"], object)):
         with pytest.raises(ValueError, match=r"class indices, integers from 0, got .*np\.unique"):
             Sequences(sequences, words)
-    _check(
+    raises(
         lambda: Sequences([], []),
         ValueError,
         "Expected a list of at least one sequence, got an empty one",
     )
-    _check(
+    raises(
         lambda: Sequences(np.zeros((4, 3, 2)), [0] * 4),
         TypeError,
         "Expected a list of sequences, got ndarray",
@@ -435,26 +426,26 @@ def test_batches_refuse():
     expected = (
         "Expected data to be Arrays, Sequences, Windows, or a tuple (x, y) or (x, y, weights), "
     )
-    _check(lambda: Batches([1, 2], 1), TypeError, f"{expected}got list")
-    _check(lambda: Batches(np.zeros(4), 1), TypeError, f"{expected}got ndarray")
-    _check(lambda: Batches((np.zeros(4),), 1), TypeError, f"{expected}got tuple of 1")
-    _check(lambda: Batches(4, 1), TypeError, f"{expected}got int")
-    _check(
+    raises(lambda: Batches([1, 2], 1), TypeError, f"{expected}got list")
+    raises(lambda: Batches(np.zeros(4), 1), TypeError, f"{expected}got ndarray")
+    raises(lambda: Batches((np.zeros(4),), 1), TypeError, f"{expected}got tuple of 1")
+    raises(lambda: Batches(4, 1), TypeError, f"{expected}got int")
+    raises(
         lambda: _indices(4, batch_size=0), ValueError, "batch_size must be greater than zero, got 0"
     )
-    _check(
+    raises(
         lambda: _indices(4, batch_size=5, drop_last=True),
         ValueError,
         "Expected enough samples for one batch of 5, got 4",
     )
-    _check(
+    raises(
         lambda: _indices(4, batch_size=2, seed=-1), ValueError, "seed must be at least 0, got -1"
     )
-    _check(
+    raises(
         lambda: _indices(4, batch_size=2, shuffle="yes"),
         TypeError,
         "shuffle should be of type bool, got: str",
     )
     batches = _indices(4, batch_size=2)
-    _check(lambda: batches.epoch(-1), ValueError, "epoch must be at least 0, got -1")
-    _check(lambda: batches.epoch(0, first=-1), ValueError, "first must be at least 0, got -1")
+    raises(lambda: batches.epoch(-1), ValueError, "epoch must be at least 0, got -1")
+    raises(lambda: batches.epoch(0, first=-1), ValueError, "first must be at least 0, got -1")

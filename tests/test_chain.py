@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import (
@@ -26,10 +27,6 @@ from fastlstm.layers import Layer
 from fastlstm.training import Adam, MSELoss
 
 LAYOUTS = list(itertools.product([False, True], [False, True]))
-
-
-def _random(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 class Doubled(Layer):
@@ -179,7 +176,7 @@ def test_of_a_layer_of_ones_own_nothing_is_asked(stranger):
     Sequential(stranger, Last(), Linear(3, 1))
     with pytest.raises(ValueError, match="gives 2 features, .* takes 3"):
         Sequential(stranger, LSTM(8, 2), Linear(3, 1))
-    y = Sequential(LSTM(3, 4), Doubled(), Last(False, False), Linear(8, 1))(_random(5, 2, 3))
+    y = Sequential(LSTM(3, 4), Doubled(), Last(False, False), Linear(8, 1))(normal(5, 2, 3))
     assert y.shape == (2, 1)
 
 
@@ -187,7 +184,7 @@ def test_of_a_layer_of_ones_own_nothing_is_asked(stranger):
 def test_an_lstm_of_ones_own_says_where_its_last_step_is(batch_first, bidirectional):
     lstm = Louder(3, 4, batch_first=batch_first, bidirectional=bidirectional, seed=0)
     last = Last(batch_first, bidirectional)
-    x = _random(5, 2, 3)
+    x = normal(5, 2, 3)
     assert_same_bits(Sequential(lstm, Last())(x), last(lstm(x)[0]))
     assert_same_bits(Sequential(lstm, last)(x), last(lstm(x)[0]))
 
@@ -202,7 +199,7 @@ def test_a_sequential_of_ones_own_need_not_know_lengths():
             return y, lambda dy: pullback(dy) @ self[0].weight
 
     both, head = Both(Linear(3, 4, seed=0), Linear(4, 2, seed=1)), Linear(2, 1, seed=2)
-    x = _random(5, 3)
+    x = normal(5, 3)
     y, pullback = Sequential(both, head).vjp(x)
     assert_same_bits(np.array(y), head(both(x)))
     assert_same_bits(Sequential(both, head)(x), head(both(x)))
@@ -212,7 +209,7 @@ def test_a_sequential_of_ones_own_need_not_know_lengths():
 
 
 def test_a_packed_sequence_goes_through_lstms_alone():
-    packed = fastlstm.pack_sequence([_random(3, 3), _random(2, 3)])
+    packed = fastlstm.pack_sequence([normal(3, 3), normal(2, 3)])
     model = Sequential(LSTM(3, 4, seed=0), LSTM(4, 2, seed=1))
     data = model[1](model[0](packed)[0])[0].data
     assert_same_bits(model(packed).data, data)
@@ -222,8 +219,8 @@ def test_a_packed_sequence_goes_through_lstms_alone():
 
 def test_a_model_with_a_layer_of_ones_own_runs_and_learns():
     model = Sequential(LSTM(3, 4, seed=0), Doubled(), Linear(8, 2, seed=1))
-    y, pullback = model.vjp(_random(5, 2, 3))
-    assert_same_bits(np.array(y), model(_random(5, 2, 3)))
+    y, pullback = model.vjp(normal(5, 2, 3))
+    assert_same_bits(np.array(y), model(normal(5, 2, 3)))
     assert pullback(np.ones_like(y)).any()
 
 
@@ -247,7 +244,7 @@ def test_last_is_as_the_lstm_before_it(arrange, batch_first, bidirectional, leng
     """By value: h_n of the last layer."""
     lstm = LSTM(3, 5, 2, batch_first=batch_first, bidirectional=bidirectional, seed=0)
     model = arrange(lstm)
-    x = _random(*((4, 6) if batch_first else (6, 4)), 3)
+    x = normal(*((4, 6) if batch_first else (6, 4)), 3)
     _, (h_n, _) = lstm(x, lengths=lengths)
     expected = np.concatenate(list(h_n[-2:] if bidirectional else h_n[-1:]), axis=1)
     assert_same_bits(model(x, lengths=lengths), expected)
@@ -258,7 +255,7 @@ def test_last_is_as_the_lstm_before_it(arrange, batch_first, bidirectional, leng
 
 def test_the_issues_case():
     lstm = LSTM(3, 4, bidirectional=True, batch_first=True, seed=0)
-    x = _random(2, 5, 3)
+    x = normal(2, 5, 3)
     h_n = lstm(x)[1][0]
     assert_same_bits(Sequential(lstm, Last())(x), np.concatenate(list(h_n), axis=1))
 
@@ -267,7 +264,7 @@ def test_layer_by_layer_last_knows_its_lstm_too():
     """As `for layer in model`, by name, in a slice: not only when the model is run."""
     lstm = LSTM(3, 4, bidirectional=True, batch_first=True, seed=0)
     model = Sequential({"lstm": lstm, "head": Sequential({"last": Last(), "fc": Linear(8, 2)})})
-    x = _random(2, 5, 3)
+    x = normal(2, 5, 3)
     output = lstm(x)[0]
     expected = model(x)
     last, fc = model.head
@@ -280,7 +277,7 @@ def test_layer_by_layer_last_knows_its_lstm_too():
 
 def test_a_last_may_stand_in_several_models():
     last = Last()
-    x = _random(3, 5, 4)
+    x = normal(3, 5, 4)
     for batch_first, bidirectional in LAYOUTS:
         lstm = LSTM(4, 2, batch_first=batch_first, bidirectional=bidirectional, seed=0)
         h_n = lstm(x)[1][0]
@@ -290,7 +287,7 @@ def test_a_last_may_stand_in_several_models():
 
 def test_a_head_may_stand_in_several_models():
     head = Sequential(Last(), Linear(4, 1, seed=0))
-    x = _random(3, 5, 4)
+    x = normal(3, 5, 4)
     for batch_first in (False, True):
         lstm = LSTM(4, 4, batch_first=batch_first, seed=0)
         model = Sequential(lstm, head)
@@ -301,7 +298,7 @@ def test_a_head_may_stand_in_several_models():
 def test_the_last_behind_the_second_lstm():
     """It is the nearest one that counts."""
     lstms = LSTM(3, 4, bidirectional=True, seed=0), LSTM(8, 4, seed=1)
-    x = _random(5, 2, 3)
+    x = normal(5, 2, 3)
     h_n = lstms[1](lstms[0](x)[0])[1][0]
     assert_same_bits(Sequential(*lstms, Last())(x), h_n[0])
 
@@ -311,14 +308,14 @@ def test_what_a_last_says_itself_may_agree():
     for given in ({}, {"batch_first": True}, {"bidirectional": True}):
         assert Sequential(lstm, Last(**given))[1].bidirectional
     mixed = Sequential(lstm, Linear(8, 2, seed=0), Last(bidirectional=False))
-    x = _random(2, 5, 3)
+    x = normal(2, 5, 3)
     assert_same_bits(mixed(x), mixed[:2](x)[:, -1])
 
 
 def test_torchs_last_output_of_both_directions():
     """fc(output[-1]), which many models take: the backward direction has read one step by then."""
     lstm, fc = LSTM(3, 4, bidirectional=True, seed=0), Linear(8, 2, seed=1)
-    x = _random(5, 2, 3)
+    x = normal(5, 2, 3)
     y = Sequential(lstm, fc, Last(bidirectional=False))(x)
     np.testing.assert_allclose(y, fc(lstm(x)[0][-1]), rtol=0, atol=1e-6)
     assert np.abs(y - Sequential(lstm, Last(), fc)(x)).max() > 0.01
@@ -327,7 +324,7 @@ def test_torchs_last_output_of_both_directions():
 def test_an_undecided_lstm_leaves_its_last_undecided():
     lstm = LSTM(3, 4, batch_first=None, seed=0)
     model = Sequential(lstm, Last())
-    x = _random(5, 2, 3)
+    x = normal(5, 2, 3)
     assert_same_bits(model(x[:, 0]), lstm(x[:, 0])[0][-1])
     with pytest.raises(ValueError, match="^LSTM: batched input .* batch_first is undecided"):
         model(x)
@@ -342,7 +339,7 @@ def test_layouts_that_part_later_are_refused_by_the_run():
     model = Sequential(LSTM(3, 4), LSTM(4, 4))
     said = Sequential(LSTM(3, 4), Sequential(Last(batch_first=False)))
     for one in (model, said, copy.deepcopy(said)):
-        x = _random(5, 5, 3)
+        x = normal(5, 5, 3)
         one(x)
         one[0].batch_first = True
         for call in (one, one.vjp):
@@ -354,7 +351,7 @@ def test_layouts_that_part_later_are_refused_by_the_run():
 def test_files_keep_it(tmp_path, batch_first, bidirectional):
     lstm = LSTM(3, 4, batch_first=batch_first, bidirectional=bidirectional, seed=0)
     model = Sequential(lstm, Last(), Linear(4 * (1 + bidirectional), 1, seed=0))
-    x = _random(5, 5, 3)
+    x = normal(5, 5, 3)
     fastlstm.save(model, tmp_path / "model.npz")
     assert_same_bits(fastlstm.load(tmp_path / "model.npz")(x), model(x))
 
@@ -364,12 +361,12 @@ def test_an_undecided_file_keeps_that(tmp_path):
     fastlstm.save(model, tmp_path / "model.npz")
     loaded = fastlstm.load(tmp_path / "model.npz")
     loaded[0].batch_first = model[0].batch_first = True
-    x = _random(2, 5, 3)
+    x = normal(2, 5, 3)
     assert_same_bits(loaded(x), model(x))
 
 
 def test_fit_and_predict_take_it_from_the_lstm():
-    x, y = _random(8, 5, 3), _random(8, 1)
+    x, y = normal(8, 5, 3), normal(8, 1)
     for batch_first, bidirectional in LAYOUTS:
         lstm = LSTM(3, 4, batch_first=batch_first, bidirectional=bidirectional, seed=0)
         model = Sequential(lstm, Last(), Linear(4 * (1 + bidirectional), 1, seed=0))

@@ -113,9 +113,8 @@ def test_batch_first_option_reads_and_writes_the_batch_first(monkeypatch):
     assert_same(run(model, X.swapaxes(0, 1), "--batch-first"), model(X))
 
 
-def test_batch_first_option_of_a_torch_file():
+def test_batch_first_option_of_a_torch_file(torch):
     """Which does not say that its model was made with batch_first=True."""
-    torch = pytest.importorskip("torch", reason="torch's own values are the reference")
     net = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(2, 5, batch_first=True)})
     net["fc"] = torch.nn.Linear(5, 4)
     torch.save(net.state_dict(), "model.pt")
@@ -208,8 +207,7 @@ def test_a_layout_that_the_file_does_not_tell_is_asked_for(capsys, options):
     assert_same(np.load("y.npy"), model(tokens))
 
 
-def test_key_takes_one_state_dict_of_a_checkpoint():
-    torch = pytest.importorskip("torch", reason="torch writes the checkpoint")
+def test_key_takes_one_state_dict_of_a_checkpoint(torch):
     nets = [torch.nn.LSTM(2, 5) for _ in range(2)]
     torch.save({"net": nets[0].state_dict(), "ema": nets[1].state_dict()}, "model.pt")
     np.save("x.npy", X)

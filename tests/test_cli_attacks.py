@@ -82,9 +82,8 @@ def test_names_of_parameters(name, capsys):
         assert printable(name) in out + err or repr(name)[1:-1] in out + err or "'x'" in err
 
 
-def test_names_that_are_no_text(capsys):
+def test_names_that_are_no_text(torch, capsys):
     """Half a pair of surrogates, which UTF-8 cannot write."""
-    torch = pytest.importorskip("torch", reason="writes such a name")
     torch.save({"w\ud800\x1b": torch.ones(3), "weight_ih_l0": torch.ones(8, 2)}, "model.pt")
     for command_ in (["info", "model.pt"], ["run", "model.pt", "x.npy", "-o", "y.npy"]):
         code = cli.main(command_)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support import assert_same_bits
+from values import arrays_in
 
 import fastlstm
 from fastlstm import (
@@ -54,22 +55,14 @@ def _scaled(layer, factor):
 def _there_and_back(call):
     """What a layer, or anything with `vjp`, gives and gives back, and its parameters' gradients."""
     y, pullback = call.vjp(_tokens if isinstance(call, Embedding) else _hard(4, 3, 6))
-    results = list(_arrays(y))
+    results = list(arrays_in(y))
     dy = _hard(*results[0].shape)
     for _ in range(2):  # the second one adds to what the first has left
         dx = pullback(dy)
-    return results + list(_arrays(dx)) + list(call.grads.values())
+    return results + list(arrays_in(dx)) + list(call.grads.values())
 
 
 _tokens = np.array([[0, 1, 1], [2, 0, 1]])
-
-
-def _arrays(values):
-    if isinstance(values, tuple):
-        for value in values:
-            yield from _arrays(value)
-    elif values is not None:
-        yield values
 
 
 LAYERS = {
@@ -98,11 +91,11 @@ def test_a_layer_raises_nothing(name, engine, monkeypatch):
         layer = LAYERS[name]()
         if name == "cell":
             (h, c), pullback = layer.vjp(_hard(3, 6))
-            return [h, c, *_arrays(pullback((_hard(3, 5), None)))]
+            return [h, c, *arrays_in(pullback((_hard(3, 5), None)))]
         if name.startswith("lstm"):
             (y, states), pullback = layer.vjp(_hard(4, 3, 6))
             back = pullback(_hard(*y.shape))
-            return [y, *states, *_arrays(back), *layer.grads.values(), layer(_hard(4, 3, 6))[0]]
+            return [y, *states, *arrays_in(back), *layer.grads.values(), layer(_hard(4, 3, 6))[0]]
         return [*_there_and_back(layer), layer(_tokens if name == "embedding" else _hard(4, 3, 6))]
 
     expected = run()

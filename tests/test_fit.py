@@ -10,9 +10,11 @@ import types
 
 import numpy as np
 import pytest
+from errors import raises
 from gradients import roundings
 from support import assert_same_bits
-from trainings import F, N, T, assert_same_weights, check, lstm, make_data, normal, regressor
+from trainings import F, N, T, assert_same_weights, lstm, make_data, regressor
+from values import normal
 
 from fastlstm import LSTM, Dropout, Embedding, Last, Linear, Sequential
 from fastlstm.training import (
@@ -204,7 +206,7 @@ def test_one_cycle_of_too_few_steps_is_refused_before_any_work(per, inside):
     assert len(train(4, regressor())["loss"]) == 4
     model, kind = regressor(), "SequentialLR" if inside else "OneCycleLR"
     todo = {"epoch": "5 more: 5 epochs", "batch": "15 more: 5 epochs of 3 batches"}[per]
-    check(
+    raises(
         lambda: train(5, model), ValueError,
         f"schedule: {kind} has {steps} steps, of which 0 are done, but there will be {todo}",
     )  # fmt: skip
@@ -599,7 +601,7 @@ def test_a_plateau_of_what_should_grow_is_refused():
     model = regressor()
     optimizer = Adam(model)
     plateau = ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
-    check(
+    raises(
         lambda: fit(model, make_data(), MSELoss(), optimizer, 1, 8, schedule=plateau), ValueError,
         'schedule: ReduceLROnPlateau of mode="max" would see the loss, of which less is better; '
         "call its step with a metric in a callback instead",
@@ -629,13 +631,13 @@ def test_samples_are_not_taken_for_steps(batch_first):
     )
     rows, targets = x[:, 0], y
     data = rows, targets
-    check(lambda: fit(model, data, MSELoss(), Adam(model), 1, 2), ValueError, f"data: {sentence}")
-    check(lambda: predict(model, rows, 2), ValueError, sentence)
+    raises(lambda: fit(model, data, MSELoss(), Adam(model), 1, 2), ValueError, f"data: {sentence}")
+    raises(lambda: predict(model, rows, 2), ValueError, sentence)
     fit(model, (rows[:, None], targets[:, None]), MSELoss(), Adam(model), 1, 2)
     tagger = Sequential(Embedding(9, 2), Dropout(0.1), lstm(2, 4, batch_first=batch_first))
     tokens = np.ones((N, T), int)
     assert predict(tagger, tokens).shape == (N, T, 4)
-    check(
+    raises(
         lambda: predict(tagger, tokens[:, 0], 2), ValueError,
         "Expected x with samples and steps, (N, T, ...), got shape (2,)" if not batch_first else
         "Expected x of shape (N, T), tokens, got a batch of shape (2,)",
@@ -689,7 +691,7 @@ def test_mixed_batch_first_is_refused():
     model = Sequential(lstm(F, 4), Last(), Linear(4, 1))
     model[1].batch_first = True
     sentence = "model: all of its LSTM and Last layers must be batch_first, or none"
-    check(lambda: fit(model, make_data(), MSELoss(), Adam(model), 1, 8), ValueError, sentence)
+    raises(lambda: fit(model, make_data(), MSELoss(), Adam(model), 1, 8), ValueError, sentence)
 
 
 def test_bad_callbacks():
@@ -798,8 +800,7 @@ def _bound(name, engine, dtype):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_200_steps_follow_torch(name, engine, dtype):
-    torch = pytest.importorskip("torch", reason="comparison with torch needs torch")
+def test_200_steps_follow_torch(torch, name, engine, dtype):
     expected = _theirs(torch, dtype, name)
     assert expected[-1] < expected[0] / 1e4  # there is something to follow
     bound = _bound(name, engine, dtype)
@@ -957,7 +958,7 @@ def test_predict_of_a_list_of_features():
 def test_fit_needs_targets():
     model, data = _tagger()[0], Sequences(_ragged_tokens())
     sentence = "data: Expected Sequences with targets, got them without"
-    check(lambda: fit(model, data, MSELoss(), Adam(model), 1, 8), ValueError, sentence)
+    raises(lambda: fit(model, data, MSELoss(), Adam(model), 1, 8), ValueError, sentence)
 
 
 def test_a_sequence_without_steps_teaches_nothing():

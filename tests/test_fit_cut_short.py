@@ -9,13 +9,13 @@ import threading
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
 from trainings import (
     F,
     N,
     assert_same_history,
     assert_same_weights,
-    check,
     lstm,
     make_data,
     normal,
@@ -172,7 +172,7 @@ def test_resume_is_refused(tmp_path):
             f"fit what it was made with{changed}; to begin anew remove it, or take another file"
         )
 
-    check(
+    raises(
         resume(early=False), ValueError,
         refused(
             "callbacks was EarlyStopping, now it is none to keep; patience was 3, now it is "
@@ -180,7 +180,7 @@ def test_resume_is_refused(tmp_path):
             "is nothing; mode was 'min', now it is nothing"
         ),
     )  # fmt: skip
-    check(
+    raises(
         resume(seed=3), ValueError,
         refused("seed was 0, now it is 3", "; if that is on purpose give changed=['seed']"),
     )  # fmt: skip
@@ -191,7 +191,7 @@ def test_resume_is_refused(tmp_path):
         with pytest.raises(ValueError) as caught:
             resume(make)()
         assert part in str(caught.value)
-    check(
+    raises(
         resume(epochs=1), ValueError,
         f"{path}: the checkpoint is of epoch 2; expected one of at most epochs=1",
     )  # fmt: skip
@@ -220,7 +220,7 @@ def test_resume_is_refused(tmp_path):
             _train(_with_adam, resume=path)
         assert str(caught.value).startswith(f"{path}: a ")
     fastlstm.save(regressor(), path)
-    check(
+    raises(
         resume(), ValueError,
         f"{path}: this is no checkpoint of a training: it has no text '__training__'",
     )  # fmt: skip
@@ -339,7 +339,7 @@ def _stops(data, origin, what, batches, *, model=None, loss=None, lr=0.1, **opti
     call = lambda: fit(  # noqa: E731
         model, data, loss or MSELoss(), optimizer, 2, 4, shuffle=False, **options
     )
-    error = check(
+    error = raises(
         call, NonFiniteError,
         f"epoch 1, batch {batches + 1} of 6: {what}; first not finite was {origin}. The model has "
         "the weights from before this batch",

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
-from trainings import F, N, T, assert_same_weights, check, lstm, make_data, normal, regressor
+from trainings import F, N, T, assert_same_weights, lstm, make_data, regressor
+from values import normal
 
 from fastlstm import Last, Linear, Sequential
 from fastlstm.training import (
@@ -213,7 +215,7 @@ def test_data_in_which_nothing_counts_are_refused():
     for name in ("data", "validation"):
         data = {"data": (X, CLASSES), "validation": (X, CLASSES), name: (X, y)}
         sentence = f"{name}: no target counts: each is masked, or ignored by the loss, or weighs 0"
-        check(
+        raises(
             lambda d=data: fit(model, d["data"], CrossEntropyLoss(), SGD(model, lr=0.0), 2, 8,
                                validation=d["validation"]),
             ValueError, sentence,
@@ -307,7 +309,7 @@ def test_every_data_set_takes_std():
             "Expected std of shape (22,), one a sample, got (3,)",
         ),
     ):
-        check(call, ValueError, sentence)
+        raises(call, ValueError, sentence)
 
 
 # ---- metrics --------------------------------------------------------------------------------
@@ -418,7 +420,7 @@ def test_bad_metrics():
             {"a": lambda y, t: y}, TypeError, "metrics['a'] should return a number, got: ndarray",
         ),
     ):  # fmt: skip
-        check(train(metrics), kind, sentence)
+        raises(train(metrics), kind, sentence)
         assert_same_weights(model, _one(3))
     with pytest.raises(TypeError, match="positional argument"):
         train({"a": lambda y: 1.0})()
@@ -505,10 +507,12 @@ def test_modes_of_early_stopping(mode):
 
 
 def test_bad_modes():
-    check(lambda: EarlyStopping(1, mode="auto"), ValueError, "mode must be min or max, got 'auto'")
-    check(lambda: EarlyStopping(1, monitor=3), TypeError, "monitor should be of type str, got: int")
+    raises(lambda: EarlyStopping(1, mode="auto"), ValueError, "mode must be min or max, got 'auto'")
+    raises(
+        lambda: EarlyStopping(1, monitor=3), TypeError, "monitor should be of type str, got: int"
+    )
     model = _one(3)
-    check(
+    raises(
         lambda: fit(model, (X, CLASSES), CrossEntropyLoss(), Adam(model), 1, 8,
                     metrics={"a": _accuracy}, callbacks=[EarlyStopping(1, 0, "validation_a")]),
         ValueError,
@@ -528,7 +532,7 @@ def test_the_best_weights_come_back_though_another_callback_fails_at_the_end():
     early = EarlyStopping(9, monitor="turn")
     turns = {"turn": lambda prediction, target: abs(len(kept) - 1)}
     callbacks = [Fails(), lambda state: kept.append(state.model.state_dict()), early]
-    check(
+    raises(
         lambda: fit(model, make_data(), MSELoss(), Adam(model), 4, 8, callbacks=callbacks,
                     metrics=turns), RuntimeError, "the disk is full",
     )  # fmt: skip

@@ -69,8 +69,7 @@ TOOLS = {
 @pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("tool", TOOLS)
-def test_what_torchs_tools_write_runs_as_in_torch(tmp_path, tool, dtype):
-    torch = pytest.importorskip("torch")
+def test_what_torchs_tools_write_runs_as_in_torch(torch, tmp_path, tool, dtype):
     torch.manual_seed(0)
     net = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 5, 2), "fc": torch.nn.Linear(5, 4)})
     net.to(getattr(torch, dtype))
@@ -101,8 +100,7 @@ def test_what_torchs_tools_write_runs_as_in_torch(tmp_path, tool, dtype):
         np.testing.assert_allclose(lstm(x.numpy())[0], hidden, rtol=0, atol=tolerance)
 
 
-def test_a_parametrization_of_another_kind_is_refused(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_a_parametrization_of_another_kind_is_refused(torch, tmp_path):
     lstm = torch.nn.LSTM(3, 4)
     torch.nn.utils.parametrizations.orthogonal(lstm, "weight_hh_l0")
     torch.save(torch.nn.ModuleDict({"lstm": lstm}).state_dict(), tmp_path / "x.pt")

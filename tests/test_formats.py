@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from values import lstm_shapes
 
 import fastlstm
 from fastlstm import formats
@@ -39,16 +40,6 @@ SUFFIXES = [".npz", SAFETENSORS, ".pt"]
 def rule(k, *shape):
     """The numbers that data/make_torch_files.py gave to its k-th tensor."""
     return (((np.arange(np.prod(shape, dtype=int)) + k) % 31 - 15) / 8).reshape(shape)
-
-
-def lstm_shapes(inputs, hidden):
-    """The parameters of an LSTM of one layer, as torch lists them."""
-    return {
-        "weight_ih_l0": (4 * hidden, inputs),
-        "weight_hh_l0": (4 * hidden, hidden),
-        "bias_ih_l0": (4 * hidden,),
-        "bias_hh_l0": (4 * hidden,),
-    }
 
 
 def by_rule(shapes):
@@ -211,8 +202,7 @@ def test_torchscript():
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_live_torch_state_dicts(tmp_path, zipped, protocol):
-    torch = pytest.importorskip("torch")
+def test_live_torch_state_dicts(torch, tmp_path, zipped, protocol):
     torch.manual_seed(protocol)
     module = torch.nn.ModuleDict(
         {
@@ -234,8 +224,7 @@ def test_live_torch_state_dicts(tmp_path, zipped, protocol):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_torch_opens_what_we_write(tmp_path, dtype):
-    torch = pytest.importorskip("torch")
+def test_torch_opens_what_we_write(torch, tmp_path, dtype):
     model = fastlstm.LSTM(3, 4, 2, bidirectional=True, proj_size=2, dtype=dtype, seed=0)
     save(model, tmp_path / "model.pt")
     for mmap in (False, True):

@@ -5,8 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
-from trainings import F, N, assert_same_weights, check, lstm, make_data, normal, regressor
+from trainings import F, N, assert_same_weights, lstm, make_data, regressor
+from values import arrays_in, normal
 
 import fastlstm
 from fastlstm import LSTM, Dropout, Embedding, Last, Linear, LSTMCell, Sequential
@@ -78,10 +80,10 @@ def test_wrong_names():
             sentence = (
                 f"{what}: {name!r} is no parameter, nor a layer with parameters; there are {there}"
             )
-            check(lambda c=call, n=name: c("fc", n), ValueError, sentence)
+            raises(lambda c=call, n=name: c("fc", n), ValueError, sentence)
     assert all(model.requires_grad.values())  # nothing has been changed
-    check(lambda: model.freeze(["fc"]), TypeError, "freeze takes names of type str, got: list")
-    check(
+    raises(lambda: model.freeze(["fc"]), TypeError, "freeze takes names of type str, got: list")
+    raises(
         lambda: Dropout().freeze("p"), ValueError,
         "freeze: 'p' is no parameter, nor a layer with parameters; there are none",
     )  # fmt: skip
@@ -100,13 +102,6 @@ def _run(layer, x):
     y, pullback = layer.vjp(x)
     y = y[0] if isinstance(layer, LSTM) else y
     return pullback(tuple(map(np.ones_like, y)) if isinstance(y, tuple) else np.ones_like(y))
-
-
-def _arrays(nested):
-    """All arrays in tuples of tuples; none in None."""
-    if isinstance(nested, tuple):
-        return [array for part in nested for array in _arrays(part)]
-    return [] if nested is None else [nested]
 
 
 LAYERS = {
@@ -132,7 +127,7 @@ def test_frozen_parameters_get_no_gradient_and_others_theirs(name, engine):
         for own, gradient in layer.grads.items():
             assert_same_bits(gradient, plain.grads[own] if own not in names else 0 * gradient)
             assert plain.grads[own].any() or own == "weight_hh"  # of a cell: h_0 is 0
-        for got, expected in zip(_arrays(dx), _arrays(expected_dx), strict=True):
+        for got, expected in zip(arrays_in(dx), arrays_in(expected_dx), strict=True):
             assert_same_bits(got, expected)
 
 
@@ -228,7 +223,7 @@ def test_nan_in_a_frozen_gradient_does_not_end_a_training():
 
 def test_nothing_to_learn_is_refused():
     model = regressor().freeze()
-    check(
+    raises(
         lambda: fit(model, make_data(), MSELoss(), SGD(model), 1, 8), ValueError,
         "model: Expected something to learn, but all of its parameters are frozen",
     )  # fmt: skip
@@ -276,9 +271,8 @@ LATER = {
 
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("kind", ["SGD", "dampened", "RMSprop", "Adam", "AdamW"])
-def test_steps_of_what_was_frozen_are_torchs(kind, later):
+def test_steps_of_what_was_frozen_are_torchs(torch, kind, later):
     """Each parameter counts its own steps: a mean that begins late is unbiased all the same."""
-    torch = pytest.importorskip("torch", reason="comparison with torch needs torch")
     options = {
         "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
         "dampened": {"momentum": 0.9, "dampening": 0.5},

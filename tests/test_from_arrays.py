@@ -97,8 +97,7 @@ def test_both_directions_of_matlab_and_onnx():
     np.testing.assert_array_equal(column.bias_ih_l0_reverse, rows(BACK[2]))
 
 
-def test_torch_itself():
-    torch = pytest.importorskip("torch", reason="torch's own values are the reference")
+def test_torch_itself(torch):
     torch.manual_seed(0)
     theirs = torch.nn.LSTM(I, H, dtype=torch.float64)
     biases = theirs.bias_ih_l0.detach(), theirs.bias_hh_l0.detach()

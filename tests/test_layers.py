@@ -5,7 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import (
@@ -21,22 +23,6 @@ from fastlstm import (
     Softmax,
     Tanh,
 )
-
-
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="comparison with torch needs torch")
-
-
-def _check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
-
 
 # ---- Linear ---------------------------------------------------------------------------------
 
@@ -56,7 +42,7 @@ def test_linear_is_torchs(torch, dtype, shape, bias):
     assert repr(ours) == repr(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
-    x = _random(*shape, dtype=dtype)
+    x = normal(*shape, dtype=dtype)
     with torch.inference_mode():
         expected = theirs(torch.from_numpy(x)).numpy()
     got = ours(x)
@@ -79,15 +65,15 @@ def test_linear_parameters():
 
 def test_linear_errors():
     linear = Linear(3, 2)
-    _check(lambda: linear(_random(3, 2)), ValueError,
+    raises(lambda: linear(normal(3, 2)), ValueError,
            "Linear: Expected input of shape (..., 3), got (3, 2)")  # fmt: skip
-    _check(lambda: linear(1.0), ValueError, "Linear: Expected input of shape (..., 3), got ()")
-    _check(lambda: linear(_random(2, 3, dtype="float64")), ValueError,
+    raises(lambda: linear(1.0), ValueError, "Linear: Expected input of shape (..., 3), got ()")
+    raises(lambda: linear(normal(2, 3, dtype="float64")), ValueError,
            "Linear input dtype (float64) does not match weight dtype (float32). Convert input: "
            'input.astype("float32"), or convert model: build it with dtype="float64"')  # fmt: skip
-    _check(lambda: Linear(0, 2), ValueError, "in_features must be greater than zero, got 0")
-    _check(lambda: Linear(2, 1.0), TypeError, "out_features should be of type int, got: float")
-    _check(lambda: Linear(2, 1, 0), TypeError, "bias should be of type bool, got: int")
+    raises(lambda: Linear(0, 2), ValueError, "in_features must be greater than zero, got 0")
+    raises(lambda: Linear(2, 1.0), TypeError, "out_features should be of type int, got: float")
+    raises(lambda: Linear(2, 1, 0), TypeError, "bias should be of type bool, got: int")
 
 
 # ---- Embedding ------------------------------------------------------------------------------
@@ -127,18 +113,18 @@ def test_embedding_gives_copies():
 def test_embedding_errors():
     embedding = Embedding(5, 3)
     for index in ([0, 5], [-1, 0]):
-        _check(lambda index=index: embedding(index), ValueError,
+        raises(lambda index=index: embedding(index), ValueError,
                "index out of range: Embedding has rows 0..4, got indices "
                f"from {min(index)} to {max(index)}")  # fmt: skip
-    _check(lambda: embedding([1.0]), ValueError,
+    raises(lambda: embedding([1.0]), ValueError,
            "input of Embedding must hold integers, got dtype float64")  # fmt: skip
-    _check(lambda: embedding([True]), ValueError,
+    raises(lambda: embedding([True]), ValueError,
            "input of Embedding must hold integers, got dtype bool")  # fmt: skip
-    _check(lambda: Embedding(5, 3, 5), ValueError,
+    raises(lambda: Embedding(5, 3, 5), ValueError,
            "Padding_idx must be within num_embeddings, got 5 for 5 embeddings")  # fmt: skip
-    _check(lambda: Embedding(5, 3, -6), ValueError,
+    raises(lambda: Embedding(5, 3, -6), ValueError,
            "Padding_idx must be within num_embeddings, got -6 for 5 embeddings")  # fmt: skip
-    _check(lambda: Embedding(5, 3, 1.0), TypeError, "padding_idx should be of type int, got: float")
+    raises(lambda: Embedding(5, 3, 1.0), TypeError, "padding_idx should be of type int, got: float")
 
 
 # ---- element by element ---------------------------------------------------------------------
@@ -149,7 +135,7 @@ def test_embedding_errors():
 )
 def test_activations_are_torchs(torch, dtype, layer, name):
     x = np.concatenate(
-        [_random(1000, dtype=dtype), np.linspace(-100, 100, 1001, dtype=dtype),
+        [normal(1000, dtype=dtype), np.linspace(-100, 100, 1001, dtype=dtype),
          np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 1e30, -1e30], dtype)]
     )  # fmt: skip
     kept = x.copy()
@@ -179,7 +165,7 @@ def test_sigmoid_by_hand(dtype):
 
 @pytest.mark.parametrize("kind", [ReLU, Tanh, Sigmoid, Softmax, Last])
 def test_the_input_is_left_as_it_is(dtype, kind):
-    x = _random(4, 5, dtype=dtype)
+    x = normal(4, 5, dtype=dtype)
     kept = x.copy()
     kind()(x)[...] = 7
     assert_same_bits(x, kept)
@@ -188,7 +174,7 @@ def test_the_input_is_left_as_it_is(dtype, kind):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("dim", [-1, 0, 1])
 def test_softmax_is_torchs(torch, dtype, dim):
-    x = _random(4, 5, 6, dtype=dtype) * 30
+    x = normal(4, 5, 6, dtype=dtype) * 30
     x[0, 0] = np.array([1000, -1000, 0, 999, -np.inf, 1], dtype)
     theirs = torch.nn.Softmax(dim)
     assert repr(Softmax(dim)) == repr(theirs)
@@ -202,24 +188,24 @@ def test_softmax_is_torchs(torch, dtype, dim):
 def test_softmax_by_hand():
     got = Softmax()(np.log([[1.0, 2.0, 5.0], [1.0, 1.0, 2.0]]))
     np.testing.assert_allclose(got, [[1 / 8, 2 / 8, 5 / 8], [1 / 4, 1 / 4, 1 / 2]], rtol=1e-15)
-    _check(lambda: Softmax(2)(_random(2, 3)), ValueError,
+    raises(lambda: Softmax(2)(normal(2, 3)), ValueError,
            "Softmax: Expected input with an axis 2, got 2D")  # fmt: skip
-    _check(lambda: Softmax(0.5), TypeError, "dim should be of type int, got: float")
+    raises(lambda: Softmax(0.5), TypeError, "dim should be of type int, got: float")
 
 
 @pytest.mark.parametrize("kind", [ReLU, Tanh, Sigmoid, Softmax, Dropout, Last])
 def test_layers_without_parameters_take_either_float(kind):
     layer = kind().eval()
     for dtype in ("float32", "float64"):
-        assert layer(_random(2, 3, dtype=dtype)).dtype == dtype
-    assert layer(_random(2, 3).astype(np.float16)).dtype == np.float32
+        assert layer(normal(2, 3, dtype=dtype)).dtype == dtype
+    assert layer(normal(2, 3).astype(np.float16)).dtype == np.float32
     assert layer([[1.0, 2.0]]).dtype == np.float64
     sentence = f"{kind.__name__}: Expected input of float32 or float64, got "
     for value, name in ((np.ones((2, 3), int), "int64"), (np.ones((2, 3), "i1"), "int8"),
                         (np.ones(2, complex), "complex128")):  # fmt: skip
-        _check(lambda value=value: layer(value), ValueError, sentence + name)
+        raises(lambda value=value: layer(value), ValueError, sentence + name)
     with pytest.raises(TypeError, match="input is a masked array"):
-        layer(np.ma.masked_less(_random(2, 3), 0))
+        layer(np.ma.masked_less(normal(2, 3), 0))
     assert layer.num_parameters == 0 and layer.state_dict() == {}
 
 
@@ -228,7 +214,7 @@ def test_layers_without_parameters_take_either_float(kind):
 
 def test_dropout(dtype):
     """Frequencies within five standard deviations, exact scaling, the input left as it is."""
-    x = _random(100, 200, dtype=dtype)
+    x = normal(100, 200, dtype=dtype)
     kept = x.copy()
     dropout = Dropout(0.25, seed=0)
     y = dropout(x)
@@ -245,7 +231,7 @@ def test_dropout(dtype):
 
 @pytest.mark.parametrize("p, factor", [(0, 1), (1, 0), (0.0, 1), (1.0, 0)])
 def test_dropout_of_nothing_and_everything(p, factor):
-    x = _random(3, 4)
+    x = normal(3, 4)
     np.testing.assert_array_equal(Dropout(p)(x), factor * x)
 
 
@@ -276,7 +262,7 @@ def test_last_by_hand():
 def test_last_is_the_final_state(engine, batch_first, bidirectional, lengths):
     """h_n of the last layer, directions side by side: what classifiers take."""
     lstm = LSTM(3, 5, 2, batch_first=batch_first, bidirectional=bidirectional, engine=engine)
-    x = _random(*((4, 6) if batch_first else (6, 4)), 3)
+    x = normal(*((4, 6) if batch_first else (6, 4)), 3)
     output, (h_n, _) = lstm(x, lengths=lengths)
     last = Last(batch_first, bidirectional)
     directions = h_n[-2:] if bidirectional else h_n[-1:]
@@ -300,23 +286,23 @@ def test_last_of_nothing():
 
 def test_last_unbatched(engine):
     lstm = LSTM(3, 5, bidirectional=True, engine=engine)
-    output, (h_n, _) = lstm(_random(6, 3))
+    output, (h_n, _) = lstm(normal(6, 3))
     assert_same_bits(Last(bidirectional=True)(output), h_n.ravel())
 
 
 def test_last_errors():
-    y, last = _random(3, 2, 5), Last()
-    _check(lambda: last(y[0, 0]), ValueError, "Last: Expected input to be 2D or 3D, got 1D instead")
-    _check(lambda: Last(bidirectional=True)(y), ValueError,
+    y, last = normal(3, 2, 5), Last()
+    raises(lambda: last(y[0, 0]), ValueError, "Last: Expected input to be 2D or 3D, got 1D instead")
+    raises(lambda: Last(bidirectional=True)(y), ValueError,
            "Last: Expected an even number of features, got 5")  # fmt: skip
-    _check(lambda: last(y[:0]), ValueError, "Expected sequence length to be larger than 0 in Last")
+    raises(lambda: last(y[:0]), ValueError, "Expected sequence length to be larger than 0 in Last")
     sentence = "Expected `len(lengths)` to be equal to batch_size, but got 1 (batch_size=2)"
-    _check(lambda: last(y, lengths=[1]), ValueError, sentence)
+    raises(lambda: last(y, lengths=[1]), ValueError, sentence)
     sentence = "Expected every length to be at most the input's 3 steps, but got 4 at index 0"
-    _check(lambda: last(y, lengths=[4, 1]), ValueError, sentence)
+    raises(lambda: last(y, lengths=[4, 1]), ValueError, sentence)
     sentence = "lengths needs batched 3-D input, got unbatched 2-D input"
-    _check(lambda: last(y[0], lengths=[1]), ValueError, sentence)
-    _check(lambda: Last(1), TypeError, "batch_first should be of type bool, got: int")
+    raises(lambda: last(y[0], lengths=[1]), ValueError, sentence)
+    raises(lambda: Last(1), TypeError, "batch_first should be of type bool, got: int")
     assert repr(Last(True)) == "Last(batch_first=True, bidirectional=False)"
 
 
@@ -377,7 +363,7 @@ def test_sequential_by_position(torch):
     assert repr(ours) == repr(theirs)
     assert list(ours.state_dict()) == ["0.weight", "0.bias", "2.0.weight", "2.0.bias"]
     ours.load_state_dict(theirs.state_dict())
-    x = _random(5, 3)
+    x = normal(5, 3)
     expected = theirs(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(ours(x), expected, rtol=0, atol=20 * np.finfo("float32").eps)
 
@@ -387,13 +373,13 @@ def test_sequential_passes_lengths_on(engine):
     lstm = LSTM(3, 4, bidirectional=True, engine=engine, seed=0)
     inner = Sequential({"lstm": lstm, "drop": Dropout(0.5)})
     model = Sequential(inner, Last(bidirectional=True), Linear(8, 2)).eval()
-    x, lengths = _random(5, 3, 3), [2, 5, 1]
+    x, lengths = normal(5, 3, 3), [2, 5, 1]
     _, (h_n, _) = lstm(x, lengths=lengths)
     assert_same_bits(model(x, lengths=lengths), model[2](np.concatenate([h_n[0], h_n[1]], 1)))
 
 
 def test_sequential_of_nothing():
-    x = _random(2, 3)
+    x = normal(2, 3)
     assert Sequential()(x) is x and repr(Sequential()) == "Sequential()"
     assert Sequential({}).state_dict() == {} and len(Sequential()) == 0
 
@@ -465,7 +451,7 @@ def test_sequential_load_state_dict_names_every_fault_and_changes_nothing():
     del faulty["fc.bias"]
     faulty["lstm.weight_hh_l1"] = faulty["lstm.weight_hh_l1"].T
     faulty["head.weight"] = np.zeros(1)
-    _check(
+    raises(
         lambda: model.load_state_dict(faulty),
         ValueError,
         "Error(s) in loading state_dict for Sequential:\n"
@@ -481,28 +467,28 @@ def test_sequential_load_state_dict_names_every_fault_and_changes_nothing():
 def test_sequential_in_float64():
     model = Sequential(Linear(3, 4, dtype="float64"), Tanh(), LSTM(4, 2, dtype="float64"))
     assert model.dtype == np.float64 and Sequential(Linear(3, 4)).dtype == np.float32
-    assert model(_random(5, 2, 3, dtype="float64")).dtype == np.float64
+    assert model(normal(5, 2, 3, dtype="float64")).dtype == np.float64
 
 
 def test_sequential_errors():
-    _check(lambda: Sequential(Linear(2, 2), np.tanh), TypeError,
+    raises(lambda: Sequential(Linear(2, 2), np.tanh), TypeError,
            "Sequential: '1' is not a layer but ufunc")  # fmt: skip
     sentence = " gives the (h, c) of an LSTMCell, which no layer takes; put it last or use an LSTM"
-    _check(
+    raises(
         lambda: Sequential(LSTMCell(3, 4), Linear(4, 1)), TypeError, "Sequential: '0'" + sentence
     )
     nested = Sequential({"cell": Sequential(ReLU(), LSTMCell(3, 4))})
-    _check(lambda: Sequential({"rnn": nested, "fc": Linear(4, 1)}), TypeError,
+    raises(lambda: Sequential({"rnn": nested, "fc": Linear(4, 1)}), TypeError,
            "Sequential: 'rnn'" + sentence)  # fmt: skip
-    h, c = Sequential(ReLU(), LSTMCell(3, 4))(_random(2, 3))
+    h, c = Sequential(ReLU(), LSTMCell(3, 4))(normal(2, 3))
     assert h.shape == c.shape == (2, 4)
-    _check(lambda: Sequential({"a.b": ReLU()}), ValueError,
+    raises(lambda: Sequential({"a.b": ReLU()}), ValueError,
            "Sequential: a name must be a string without dots, not empty, got 'a.b'")  # fmt: skip
-    _check(lambda: Sequential({"": ReLU()}), ValueError,
+    raises(lambda: Sequential({"": ReLU()}), ValueError,
            "Sequential: a name must be a string without dots, not empty, got ''")  # fmt: skip
-    _check(lambda: Sequential({1: ReLU()}), ValueError,
+    raises(lambda: Sequential({1: ReLU()}), ValueError,
            "Sequential: a name must be a string without dots, not empty, got 1")  # fmt: skip
-    _check(lambda: Sequential(Linear(2, 2), Sequential(Linear(2, 2, dtype="float64"))), ValueError,
+    raises(lambda: Sequential(Linear(2, 2), Sequential(Linear(2, 2, dtype="float64"))), ValueError,
            "Sequential: layers have different dtypes: ['float32', 'float64']; layer.astype, or "
             "load(path, dtype=...), makes them one")  # fmt: skip
 
@@ -548,7 +534,7 @@ def test_a_seed_gives_dropout_other_numbers_than_the_parameters():
         ahead = copy.deepcopy(masks).random(10000, np.float32)
         assert not np.isin(drawn, ahead).any()
     again = LSTM(3, 4, 2, dropout=0.5, seed=7)
-    x = _random(5, 2, 3)
+    x = normal(5, 2, 3)
     assert_same_bits(lstm(x)[0], again(x)[0])
     assert not np.array_equal(lstm(x)[0], lstm(x)[0])
 

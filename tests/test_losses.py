@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from errors import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,17 +21,6 @@ from fastlstm.training import (
 
 REDUCTIONS = ["mean", "sum", "none"]
 SHAPE = (4, 3, 5)  # (T, B, F); F is C for classes
-
-
-@pytest.fixture(scope="session")
-def torch():
-    return pytest.importorskip("torch", reason="comparison with torch needs torch")
-
-
-def _check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
 
 
 # ---- what is compared -----------------------------------------------------------------------
@@ -472,8 +462,8 @@ def test_nse_by_hand():
         (lambda: nse(np.ones(2), np.ones(3)), "(2,) and (3,)"),
         (lambda: nse([], []), "(0,) and (0,)"),
     ):
-        _check(call, ValueError, f"nse: Expected arrays of one shape, not empty, got {got}")
-    _check(lambda: nse([True], [1]), ValueError,
+        raises(call, ValueError, f"nse: Expected arrays of one shape, not empty, got {got}")
+    raises(lambda: nse([True], [1]), ValueError,
            "nse: Expected arrays of numbers, got bool and int64")  # fmt: skip
 
 
@@ -495,65 +485,65 @@ def test_nse_loss_is_one_minus_nse():
 
 def test_bad_options():
     for make in (MSELoss, L1Loss, HuberLoss, NSELoss):
-        _check(lambda make=make: make("avg"), ValueError,
+        raises(lambda make=make: make("avg"), ValueError,
                "reduction must be one of mean, sum, none, got 'avg'")  # fmt: skip
-    _check(lambda: HuberLoss(delta=0), ValueError,
+    raises(lambda: HuberLoss(delta=0), ValueError,
            "delta must be a finite number above 0, got 0")  # fmt: skip
-    _check(lambda: HuberLoss(delta="1"), TypeError, "delta should be a number, got: str")
-    _check(lambda: QuantileLoss([0.5, 1]), ValueError,
+    raises(lambda: HuberLoss(delta="1"), TypeError, "delta should be a number, got: str")
+    raises(lambda: QuantileLoss([0.5, 1]), ValueError,
            "quantile must be a finite number above 0 and below 1, got 1")  # fmt: skip
-    _check(lambda: QuantileLoss([]), ValueError,
+    raises(lambda: QuantileLoss([]), ValueError,
            "quantiles must hold at least one number, got none")  # fmt: skip
-    _check(lambda: NSELoss(eps=np.nan), ValueError,
+    raises(lambda: NSELoss(eps=np.nan), ValueError,
            "eps must be a finite number of at least 0, got nan")  # fmt: skip
-    _check(lambda: CrossEntropyLoss(label_smoothing=2), ValueError,
+    raises(lambda: CrossEntropyLoss(label_smoothing=2), ValueError,
            "label_smoothing must be a finite number of at least 0 and of at most 1, "
            "got 2")  # fmt: skip
-    _check(lambda: CrossEntropyLoss(ignore_index=1.0), TypeError,
+    raises(lambda: CrossEntropyLoss(ignore_index=1.0), TypeError,
            "ignore_index should be of type int, got: float")  # fmt: skip
     for weight in ([1.0, -1.0], 1.0, [np.nan]):
-        _check(lambda weight=weight: CrossEntropyLoss(weight), ValueError,
+        raises(lambda weight=weight: CrossEntropyLoss(weight), ValueError,
                "weight must hold one number of at least 0 for each class")  # fmt: skip
-    _check(lambda: BCEWithLogitsLoss([1, -1]), ValueError,
+    raises(lambda: BCEWithLogitsLoss([1, -1]), ValueError,
            "pos_weight must hold numbers of at least 0")  # fmt: skip
 
 
 def test_bad_arrays():
     y = np.zeros((4, 3), np.float32)
-    _check(lambda: MSELoss()(y, y[:3]), ValueError,
+    raises(lambda: MSELoss()(y, y[:3]), ValueError,
            "MSELoss: Expected target of shape (4, 3) for a prediction of shape (4, 3), "
            "got (3, 3)")  # fmt: skip
-    _check(lambda: MSELoss()(y, y.astype(np.float64)), ValueError,
+    raises(lambda: MSELoss()(y, y.astype(np.float64)), ValueError,
            "MSELoss: Expected target of float32, as the prediction's, got float64")  # fmt: skip
-    _check(lambda: L1Loss()(y.astype(int), y), ValueError,
+    raises(lambda: L1Loss()(y.astype(int), y), ValueError,
            "L1Loss: Expected prediction of float32 or float64, got int64")  # fmt: skip
-    _check(lambda: MSELoss()(y, y, weights=np.ones(3)), ValueError,
+    raises(lambda: MSELoss()(y, y, weights=np.ones(3)), ValueError,
            "MSELoss: the axes of weights must be the first ones of (4, 3), each of that length "
            "or 1, got (3,)")  # fmt: skip
-    _check(lambda: MSELoss()(y, y, mask=np.ones((4, 3, 1), bool)), ValueError,
+    raises(lambda: MSELoss()(y, y, mask=np.ones((4, 3, 1), bool)), ValueError,
            "MSELoss: the axes of mask must be the first ones of (4, 3), each of that length "
            "or 1, got (4, 3, 1)")  # fmt: skip
     for weights in ([1, 1, 1, -1], [1, 1, 1, np.nan], [True] * 4):
-        _check(lambda weights=weights: MSELoss()(y, y, weights=weights), ValueError,
+        raises(lambda weights=weights: MSELoss()(y, y, weights=weights), ValueError,
                "MSELoss: weights must be numbers of at least 0")  # fmt: skip
-    _check(lambda: MSELoss()(y, y, mask=np.ones(4)), ValueError,
+    raises(lambda: MSELoss()(y, y, mask=np.ones(4)), ValueError,
            "MSELoss: mask must hold bools, True where an element counts, got float64")  # fmt: skip
-    _check(lambda: QuantileLoss([0.1, 0.9])(y, y[:, 0]), ValueError,
+    raises(lambda: QuantileLoss([0.1, 0.9])(y, y[:, 0]), ValueError,
            "QuantileLoss: Expected prediction of shape (..., 2), one value for each quantile, "
            "got (4, 3)")  # fmt: skip
-    _check(lambda: QuantileLoss([0.1, 0.5, 0.9])(y, y), ValueError,
+    raises(lambda: QuantileLoss([0.1, 0.5, 0.9])(y, y), ValueError,
            "QuantileLoss: Expected target of shape (4,) for a prediction of shape (4, 3), "
            "got (4, 3)")  # fmt: skip
     for weight, shape in (([1, 2], (2,)), (np.ones((2, 4, 3)), (2, 4, 3))):
-        _check(lambda weight=weight: BCEWithLogitsLoss(weight)(y, y), ValueError,
+        raises(lambda weight=weight: BCEWithLogitsLoss(weight)(y, y), ValueError,
                f"BCEWithLogitsLoss: pos_weight of shape {shape} does not fit a prediction of "
                "shape (4, 3)")  # fmt: skip
-    _check(lambda: NSELoss()(y, y, std=np.ones(3)), ValueError,
+    raises(lambda: NSELoss()(y, y, std=np.ones(3)), ValueError,
            "NSELoss: the axes of std must be the first ones of (4, 3), each of that length or 1, "
            "got (3,)")  # fmt: skip
-    _check(lambda: NSELoss()(y, y, std=-1.0), ValueError,
+    raises(lambda: NSELoss()(y, y, std=-1.0), ValueError,
            "NSELoss: std must be numbers of at least 0")  # fmt: skip
-    _check(lambda: NSELoss()(y, y), ValueError,
+    raises(lambda: NSELoss()(y, y), ValueError,
            "NSELoss: Expected std, the standard deviation of the target in each sample's basin: "
            "for fit in the data, as Arrays(x, y, std=...), or of a single basin as "
            "functools.partial(NSELoss(), std=...)")  # fmt: skip
@@ -561,16 +551,16 @@ def test_bad_arrays():
 
 def test_bad_classes():
     logits, loss = np.zeros((4, 3), np.float32), CrossEntropyLoss()
-    _check(lambda: loss(np.float32(0), 0), ValueError,
+    raises(lambda: loss(np.float32(0), 0), ValueError,
            "CrossEntropyLoss: Expected logits (..., classes), got shape ()")  # fmt: skip
     for index in ([0, 1, 2, 3], [0, 0, 0, -1]):
-        _check(lambda index=index: loss(logits, index), ValueError,
+        raises(lambda index=index: loss(logits, index), ValueError,
                "CrossEntropyLoss: target must hold classes 0..2, got indices from "
                f"{min(index)} to {max(index)}")  # fmt: skip
-    _check(lambda: loss(logits, [0, 1]), ValueError,
+    raises(lambda: loss(logits, [0, 1]), ValueError,
            "CrossEntropyLoss: Expected target of shape (4,) for a prediction of shape (4, 3), "
            "got (2,)")  # fmt: skip
-    _check(lambda: loss(logits, np.zeros((4, 3))), ValueError,
+    raises(lambda: loss(logits, np.zeros((4, 3))), ValueError,
            "CrossEntropyLoss: Expected target of float32, as the prediction's, "
            "got float64")  # fmt: skip
     wanted = (
@@ -589,6 +579,6 @@ def test_bad_classes():
         (list(words), "target must be an array of numbers, got list"),
     ):
         for call in (loss, loss.denominator):
-            _check(lambda t=target, c=call: c(logits, t), ValueError, wanted.format(got))
-    _check(lambda: CrossEntropyLoss([1, 1])(logits, [0] * 4), ValueError,
+            raises(lambda t=target, c=call: c(logits, t), ValueError, wanted.format(got))
+    raises(lambda: CrossEntropyLoss([1, 1])(logits, [0] * 4), ValueError,
            "CrossEntropyLoss: weight has 2 classes, the logits have 3")  # fmt: skip

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import (
@@ -26,14 +27,10 @@ from fastlstm.layers import Layer
 B, T = 3, 7
 
 
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
 def _models(engine="auto", dtype="float32", batch_first=False):
     """name -> (model, its input (T, B, ...), whether it ends behind a Last)."""
     options = {"engine": engine, "dtype": dtype, "batch_first": batch_first}
-    x = _random(T, B, 4, dtype=dtype)
+    x = normal(T, B, 4, dtype=dtype)
     return {
         "every step": (Sequential(LSTM(4, 5, 2, **options, seed=1), Dropout(0.5),
                                   Linear(5, 3, dtype=dtype, seed=2), Tanh()), x, False),
@@ -150,8 +147,8 @@ def test_new_weights_count_from_the_next_step():
 def test_reset_of_an_lstms_stream_to_states(engine):
     """Whole arrays, of which the masked rows are taken, or one state for each."""
     lstm = LSTM(4, 5, 2, proj_size=3, engine=engine, seed=0)
-    stream, x = lstm.stream(B), _random(T, B, 4)
-    h, c = _random(2, B, 3), _random(2, B, 5, seed=1)
+    stream, x = lstm.stream(B), normal(T, B, 4)
+    h, c = normal(2, B, 3), normal(2, B, 5, seed=1)
     mask = np.array([True, False, True])
     for to, rows in (((h, c), (h, c)), ((h[:, 0], c[:, 0]), (h[:, :1], c[:, :1]))):
         stream.reset(to=to)
@@ -250,14 +247,14 @@ H, C = np.zeros((1, B, 5), np.float32), np.zeros((2, B, 4), np.float32)
 @pytest.mark.parametrize(
     "call, kind, sentence",
     [
-        (lambda s: s.step(_random(B, 3)), ValueError,
+        (lambda s: s.step(normal(B, 3)), ValueError,
          "Linear: Expected input of shape (..., 4), got (3, 3)"),
-        (lambda s: s.step(_random(2, 4)), ValueError, "x must have shape (3, 6), got (2, 6)"),
-        (lambda s: s.step(_random(B, 4), np.empty((B, 5), np.float32)), ValueError,
+        (lambda s: s.step(normal(2, 4)), ValueError, "x must have shape (3, 6), got (2, 6)"),
+        (lambda s: s.step(normal(B, 4), np.empty((B, 5), np.float32)), ValueError,
          OUT + "float32 of shape (3, 5)"),
-        (lambda s: s.step(_random(B, 4), out=np.empty((B, 4))), ValueError,
+        (lambda s: s.step(normal(B, 4), out=np.empty((B, 4))), ValueError,
          OUT + "float64 of shape (3, 4)"),
-        (lambda s: s.run(_random(T, 2, 4)), ValueError,
+        (lambda s: s.run(normal(T, 2, 4)), ValueError,
          "x must have shape (T, 3, 6), got (7, 2, 6)"),
         (lambda s: s.reset([True]), ValueError, "mask must be 3 booleans, got bool of shape (1,)"),
         (lambda s: s.reset(to={"rnn": (H, H)}), ValueError,
@@ -278,7 +275,7 @@ H, C = np.zeros((1, B, 5), np.float32), np.zeros((2, B, 4), np.float32)
 )  # fmt: skip
 def test_errors_leave_the_states_where_they_were(call, kind, sentence):
     stream = _models()["nested"][0].stream(B)
-    stream.step(_random(B, 4))
+    stream.step(normal(B, 4))
     before = stream.state
     with pytest.raises(kind) as caught:
         call(stream)
@@ -291,7 +288,7 @@ def test_layouts_that_part_later_are_refused():
     stream = model.stream(B)
     model[0].batch_first = True
     with pytest.raises(ValueError, match="one takes for steps what is sequences for the other"):
-        stream.run(_random(B, B, 4))
+        stream.run(normal(B, B, 4))
 
 
 def test_errors_of_the_number_of_streams():

@@ -2,14 +2,15 @@
 
 import copy
 import inspect
-import io
 import math
 import sys
 import types
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
+from values import through_a_file
 
 from fastlstm import LSTM, Dropout, Linear, Sequential
 from fastlstm.training import (
@@ -26,17 +27,6 @@ from fastlstm.training import (
 )
 
 STEPS = 10
-
-
-@pytest.fixture(scope="session")
-def torch():
-    return pytest.importorskip("torch", reason="comparison with torch needs torch")
-
-
-def _check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
 
 
 def _model(dtype="float32", seed=0):
@@ -314,23 +304,23 @@ def test_factors_of_one_are_none():
 def test_bad_factors():
     model = _model()
     names = ", ".join(model.state_dict())
-    _check(lambda: Adam(model, lr_factors={"*biass*": 2}), ValueError,
+    raises(lambda: Adam(model, lr_factors={"*biass*": 2}), ValueError,
            f"lr_factors: '*biass*' matches no parameter; there are {names}")  # fmt: skip
-    _check(lambda: SGD(model, decay_factors={"fc.*": [1, 2, 3, 4]}), ValueError,
+    raises(lambda: SGD(model, decay_factors={"fc.*": [1, 2, 3, 4]}), ValueError,
            "decay_factors: 'fc.*' has a factor for each gate, but fc.weight of shape (2, 4) has "
            "no gates")  # fmt: skip
-    _check(lambda: SGD(model, lr_factors={"*weight_hr*": [1, 2, 3, 4]}), ValueError,
+    raises(lambda: SGD(model, lr_factors={"*weight_hr*": [1, 2, 3, 4]}), ValueError,
            "lr_factors: '*weight_hr*' has a factor for each gate, but lstm.weight_hr_l0 of shape "
            "(2, 5) has no gates")  # fmt: skip
     for value in ([1, 2], [1]):
-        _check(lambda value=value: AdamW(model, lr_factors={"lstm.weight_ih*": value}), ValueError,
+        raises(lambda value=value: AdamW(model, lr_factors={"lstm.weight_ih*": value}), ValueError,
                "lr_factors['lstm.weight_ih*'] must be one number, or four for the gates "
                f"i, f, g, o, got {len(value)}")  # fmt: skip
-    _check(lambda: RMSprop(model, lr_factors={"*": -1}), ValueError,
+    raises(lambda: RMSprop(model, lr_factors={"*": -1}), ValueError,
            "lr_factors['*'] must be a finite number of at least 0, got -1")  # fmt: skip
-    _check(lambda: RMSprop(model, lr_factors={"*": None}), TypeError,
+    raises(lambda: RMSprop(model, lr_factors={"*": None}), TypeError,
            "lr_factors['*'] should be a number, got: NoneType")  # fmt: skip
-    _check(lambda: Adam(model, lr_factors=2.0), TypeError,
+    raises(lambda: Adam(model, lr_factors=2.0), TypeError,
            "lr_factors should be a dict, got: float")  # fmt: skip
 
 
@@ -410,16 +400,7 @@ def test_a_layer_in_two_places_is_stepped_once():
 # ---- state ------------------------------------------------------------------------------------
 
 
-def _through_a_file(state):
-    """As a checkpoint holds it: arrays in a file."""
-    file = io.BytesIO()
-    np.savez(file, **state)
-    file.seek(0)
-    with np.load(file) as arrays:
-        return dict(arrays)
-
-
-@pytest.mark.parametrize("through", [copy.deepcopy, _through_a_file])
+@pytest.mark.parametrize("through", [copy.deepcopy, through_a_file])
 @pytest.mark.parametrize("case", GRID)
 def test_resumed_is_uninterrupted(dtype, case, through):
     name, options = GRID[case]
@@ -469,7 +450,7 @@ def test_state_that_does_not_fit_changes_nothing():
     def check(change, *faults):
         state = {k: v for k, v in (before | change).items() if v is not None}
         sentence = "\n\t".join(["Error(s) in loading state_dict for Adam:", *faults])
-        _check(lambda: optimizer.load_state_dict(state), ValueError, sentence)
+        raises(lambda: optimizer.load_state_dict(state), ValueError, sentence)
         for key, value in optimizer.state_dict().items():
             assert_same_bits(value, before[key])
 
@@ -486,7 +467,7 @@ def test_state_that_does_not_fit_changes_nothing():
     missing = {key: None for key in before if key.startswith("exp_avg.")}
     named = ", ".join(f'"{key}"' for key in missing)
     check(missing, f"Missing key(s) in state_dict: {named}.")
-    _check(lambda: optimizer.load_state_dict(None), TypeError,
+    raises(lambda: optimizer.load_state_dict(None), TypeError,
            "Expected state_dict to be dict-like, got NoneType")  # fmt: skip
     with pytest.raises(ValueError, match="square_avg.lstm.weight_ih_l0"):
         RMSprop(_model()).load_state_dict(before)
@@ -537,22 +518,22 @@ def test_momentum_may_begin_late(torch):
 def test_bad_options():
     model = _model()
     for name, value in {"lr": -1, "momentum": -0.5, "weight_decay": math.inf}.items():
-        _check(lambda name=name, value=value: SGD(model, **{name: value}), ValueError,
+        raises(lambda name=name, value=value: SGD(model, **{name: value}), ValueError,
                f"{name} must be a finite number of at least 0, got {value}")  # fmt: skip
     for options in ({}, {"momentum": 0.9, "dampening": 0.1}):
-        _check(lambda options=options: SGD(model, nesterov=True, **options), ValueError,
+        raises(lambda options=options: SGD(model, nesterov=True, **options), ValueError,
                "Nesterov momentum requires a momentum and zero dampening")  # fmt: skip
-    _check(lambda: RMSprop(model, alpha=1.5), ValueError,
+    raises(lambda: RMSprop(model, alpha=1.5), ValueError,
            "alpha must be a finite number of at least 0 and of at most 1, got 1.5")  # fmt: skip
-    _check(lambda: Adam(model, betas=(0.9, 1.0)), ValueError,
+    raises(lambda: Adam(model, betas=(0.9, 1.0)), ValueError,
            "beta must be a finite number of at least 0 and below 1, got 1.0")  # fmt: skip
-    _check(lambda: Adam(model, betas=0.9), ValueError, "betas must be two numbers, got 0.9")
-    _check(lambda: Adam(model, lr="fast"), TypeError, "lr should be a number, got: str")
-    _check(lambda: AdamW(model, amsgrad=1), TypeError,
+    raises(lambda: Adam(model, betas=0.9), ValueError, "betas must be two numbers, got 0.9")
+    raises(lambda: Adam(model, lr="fast"), TypeError, "lr should be a number, got: str")
+    raises(lambda: AdamW(model, amsgrad=1), TypeError,
            "amsgrad should be of type bool, got: int")  # fmt: skip
-    _check(lambda: Adam(model.state_dict()), TypeError,
+    raises(lambda: Adam(model.state_dict()), TypeError,
            "model should be a layer of this package, got: dict")  # fmt: skip
-    _check(lambda: Adam(Dropout()), ValueError,
+    raises(lambda: Adam(Dropout()), ValueError,
            "Adam: the model has no parameters to learn")  # fmt: skip
 
 
@@ -586,7 +567,7 @@ def test_clip_of_what_is_not_finite_is_torchs(torch, rubbish):
     gradients["fc.bias"][0] = rubbish
     _give(model, gradients)
     _give_torch(torch, theirs, gradients)
-    _check(lambda: clip_grad_norm(model, 1.0, error_if_nonfinite=True), RuntimeError,
+    raises(lambda: clip_grad_norm(model, 1.0, error_if_nonfinite=True), RuntimeError,
            f"The total norm of the gradients is {rubbish}, so they cannot be clipped. To scale "
            "them by it anyway, set error_if_nonfinite=False")  # fmt: skip
     for name, view in model.grads.items():
@@ -612,10 +593,10 @@ def test_clip_by_value_is_torchs(torch, dtype):
 
 def test_bad_clips():
     model = _model()
-    _check(lambda: clip_grad_norm(model, -1), ValueError,
+    raises(lambda: clip_grad_norm(model, -1), ValueError,
            "max_norm must be a finite number of at least 0, got -1")  # fmt: skip
-    _check(lambda: clip_grad_value(model, math.nan), ValueError,
+    raises(lambda: clip_grad_value(model, math.nan), ValueError,
            "value must be a finite number of at least 0, got nan")  # fmt: skip
     for clip in (clip_grad_norm, clip_grad_value):
-        _check(lambda clip=clip: clip([], 1), TypeError,
+        raises(lambda clip=clip: clip([], 1), TypeError,
                "model should be a layer of this package, got: list")  # fmt: skip

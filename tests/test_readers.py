@@ -158,11 +158,6 @@ def assert_equal(state, expected):
 
 
 @pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
 def weights(torch):
     """The state dict of an LSTM(2, 3)."""
     torch.manual_seed(0)

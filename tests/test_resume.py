@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
 from trainings import (
     F,
@@ -17,7 +18,6 @@ from trainings import (
     T,
     assert_same_history,
     assert_same_weights,
-    check,
     lstm,
     make_data,
     normal,
@@ -215,7 +215,7 @@ def test_another_training_is_refused(name, tmp_path):
 def test_every_difference_is_named(tmp_path):
     path = tmp_path / "training.npz"
     _save(path)
-    check(
+    raises(
         lambda: fit(**_parts(seed=1, data=(_changed(X, 0, 0, 0), Y)), resume=path), ValueError,
         f"{path}: the checkpoint is of another training: data has other values; seed was 0, now it "
         "is 1. To go on from it give fit what it was made with; if that is on purpose give changed="
@@ -510,7 +510,7 @@ def test_a_path_that_cannot_be_written_is_found_before_the_first_epoch(name, tmp
         **_parts(callbacks=[parts["callbacks"][0]])
     )  # what early stopping holds, it goes on holding
     before = _everything(parts)
-    check(lambda: fit(**parts), kind, f"{path} cannot be written: {why}")
+    raises(lambda: fit(**parts), kind, f"{path} cannot be written: {why}")
     assert _everything(parts) == before
 
 
@@ -521,7 +521,7 @@ def test_the_side_file_is_tried_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr("fastlstm.training.checkpoint.check_writable", full)
     parts = _parts()
     parts["callbacks"].append(Checkpoint(tmp_path / "training.npz"))
-    check(lambda: fit(**parts), OSError, "no room")
+    raises(lambda: fit(**parts), OSError, "no room")
     assert_same_weights(parts["model"], regressor(dropout=0.3))
     assert list(tmp_path.iterdir()) == []
 
@@ -830,7 +830,7 @@ def test_whole_numbers_are_numbers(tmp_path):
     _save(path, clip_norm=1, optimizer=lambda model: SGD(model, lr_factors={"fc.*": 2}))
     parts = _parts(clip_norm=1.0, optimizer=lambda model: SGD(model, lr_factors={"fc.*": 2.0}))
     assert fit(**parts, resume=path).resumed == 2
-    check(
+    raises(
         lambda: fit(**parts | {"clip_norm": 1.05}, resume=path), ValueError,
         f"{path}: the checkpoint is of another training: clip_norm was 1, now it is 1.05. To go on "
         "from it give fit what it was made with; if that is on purpose give changed=['clip_norm']; "

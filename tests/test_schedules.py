@@ -1,12 +1,13 @@
 """Schedules: value by value against torch's; resuming; what is refused."""
 
 import inspect
-import io
 import math
 import types
 
 import numpy as np
 import pytest
+from errors import raises
+from values import through_a_file
 
 from fastlstm import Linear
 from fastlstm.training import (
@@ -24,26 +25,6 @@ from fastlstm.training import (
 )
 
 COUNT = 40
-
-
-@pytest.fixture(scope="session")
-def torch():
-    return pytest.importorskip("torch", reason="comparison with torch needs torch")
-
-
-def _check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
-
-
-def _through_a_file(state):
-    """As a checkpoint holds it: arrays in a file."""
-    file = io.BytesIO()
-    np.savez(file, **state)
-    file.seek(0)
-    with np.load(file) as arrays:
-        return dict(arrays)
 
 
 SCHEDULES = {
@@ -207,7 +188,7 @@ def test_schedule_resumes(case, schedule_first):
     optimizer, schedule = make()
     for number in range(13):
         step(schedule, number)
-    states = _through_a_file(optimizer.state_dict()), _through_a_file(schedule.state_dict())
+    states = through_a_file(optimizer.state_dict()), through_a_file(schedule.state_dict())
     other, resumed = make()
     loads = [(other, states[0]), (resumed, states[1])]
     for thing, state in reversed(loads) if schedule_first else loads:
@@ -245,9 +226,9 @@ def test_one_cycle_ends():
     for _ in range(3):
         schedule.step()
     before = optimizer.lr
-    _check(schedule.step, ValueError,
+    raises(schedule.step, ValueError,
            "Tried to step 4 times. The specified number of total steps is 3")  # fmt: skip
-    _check(lambda: schedule.load_state_dict({"last_epoch": 9}), ValueError,
+    raises(lambda: schedule.load_state_dict({"last_epoch": 9}), ValueError,
            "Tried to step 9 times. The specified number of total steps is 3")  # fmt: skip
     assert (optimizer.lr, schedule.last_epoch) == (before, 3)
 
@@ -294,10 +275,10 @@ def test_bad_schedules():
         ),
     }
     for sentence, call in bad.items():
-        _check(call, ValueError, sentence)
-    _check(lambda: StepLR(Linear(1, 1), 3), TypeError,
+        raises(call, ValueError, sentence)
+    raises(lambda: StepLR(Linear(1, 1), 3), TypeError,
            "optimizer should be one of this package, got: Linear")  # fmt: skip
-    _check(lambda: SequentialLR(optimizer, [ReduceLROnPlateau(optimizer)], []), TypeError,
+    raises(lambda: SequentialLR(optimizer, [ReduceLROnPlateau(optimizer)], []), TypeError,
            "SequentialLR takes schedules that go by steps, got ReduceLROnPlateau")  # fmt: skip
     with pytest.raises(ValueError, match="StepLR: Expected numbers, got"):
         other.load_state_dict({"last_epoch": "three"})

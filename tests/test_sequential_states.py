@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import LSTM, Dropout, Embedding, Last, Linear, LSTMCell, Sequential, Tanh
-
-
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def _model(engine="auto", dtype="float32"):
@@ -30,7 +27,7 @@ def _model(engine="auto", dtype="float32"):
 def _states(B=2, seed=0, dtype="float32"):
     shapes = {"rnn": ((4, B, 4), (4, B, 4)), "body.rnn": ((1, B, 2), (1, B, 5))}
     return {
-        name: tuple(_random(*shape, seed=seed + k, dtype=dtype) for k, shape in enumerate(pair))
+        name: tuple(normal(*shape, seed=seed + k, dtype=dtype) for k, shape in enumerate(pair))
         for name, pair in shapes.items()
     }
 
@@ -50,7 +47,7 @@ def _assert_same_states(got, expected):
 
 @pytest.mark.parametrize("lengths", [None, [3, 0]])
 def test_states_by_name_are_those_of_the_lstms(engine, dtype, lengths):
-    model, x, hx = _model(engine, dtype), _random(5, 2, 3, dtype=dtype), _states(dtype=dtype)
+    model, x, hx = _model(engine, dtype), normal(5, 2, 3, dtype=dtype), _states(dtype=dtype)
     expected, finals = _by_hand(model, x, hx, lengths)
     for result in (model(x, hx, lengths=lengths), model.vjp(x, hx, lengths=lengths)[0]):
         np.testing.assert_array_equal(result[0], expected)
@@ -60,7 +57,7 @@ def test_states_by_name_are_those_of_the_lstms(engine, dtype, lengths):
 
 def test_all_ways_to_give_states():
     """A dict, some of it, a list, None; zeros where there are none."""
-    model, x, hx = _model(), _random(5, 2, 3), _states()
+    model, x, hx = _model(), normal(5, 2, 3), _states()
     pairs = list(hx.values())
     for given, same in (
         (hx, hx),
@@ -84,7 +81,7 @@ def test_all_ways_to_give_states():
 
 def test_the_only_lstm_takes_one_pair():
     model = Sequential({"a": Embedding(9, 3, seed=0), "rnn": LSTM(3, 4, seed=1), "last": Last()})
-    tokens, (h, c) = np.array([[1, 2], [3, 4]]), (_random(1, 2, 4), _random(1, 2, 4, seed=1))
+    tokens, (h, c) = np.array([[1, 2], [3, 4]]), (normal(1, 2, 4), normal(1, 2, 4, seed=1))
     output, states = model.rnn(model.a(tokens), (h, c))
     for given in ((h, c), [h, c], [(h, c)], {"rnn": (h, c)}):
         y, got = model(tokens, given)
@@ -94,7 +91,7 @@ def test_the_only_lstm_takes_one_pair():
 
 def test_states_carry_a_sequence_on(exact_engine):
     model = Sequential(LSTM(3, 4, 2, engine=exact_engine, seed=1), LSTM(4, 5, engine=exact_engine))
-    x, states, parts = _random(9, 2, 3), {}, []
+    x, states, parts = normal(9, 2, 3), {}, []
     for start in (0, 2, 3, 7):
         y, states = model(x[start : {0: 2, 2: 3, 3: 7, 7: 9}[start]], states)
         parts.append(y)
@@ -103,16 +100,16 @@ def test_states_carry_a_sequence_on(exact_engine):
 
 def test_unbatched_states():
     model = Sequential({"rnn": LSTM(3, 4, seed=1), "fc": Linear(4, 2, seed=2)})
-    hx = _random(1, 4), _random(1, 4, seed=1)
-    y, states = model(_random(5, 3), hx)
-    output, expected = model.rnn(_random(5, 3), hx)
+    hx = normal(1, 4), normal(1, 4, seed=1)
+    y, states = model(normal(5, 3), hx)
+    output, expected = model.rnn(normal(5, 3), hx)
     assert_same_bits(y, model.fc(output))
     _assert_same_states(states, {"rnn": expected})
 
 
 def test_a_cell_has_states_too():
     model = Sequential({"fc": Linear(3, 3, seed=0), "cell": LSTMCell(3, 4, seed=1)})
-    x, hx = _random(2, 3), (_random(2, 4), _random(2, 4, seed=1))
+    x, hx = normal(2, 3), (normal(2, 4), normal(2, 4, seed=1))
     (h, c), states = model(x, hx)
     for one, other in zip((h, c), model.cell(model.fc(x), hx), strict=True):
         assert_same_bits(one, other)
@@ -130,10 +127,10 @@ def test_a_cell_has_states_too():
 @pytest.mark.parametrize("lengths", [None, [3, 0]])
 def test_gradients_of_states_are_those_of_the_lstms(engine, dtype, lengths):
     """Layer by layer, by hand, bit for bit."""
-    model, x, hx = _model(engine, dtype), _random(5, 2, 3, dtype=dtype), _states(dtype=dtype)
+    model, x, hx = _model(engine, dtype), normal(5, 2, 3, dtype=dtype), _states(dtype=dtype)
     d_states = _states(seed=7, dtype=dtype)
     (y, _), pullback = model.vjp(x, hx, lengths=lengths)
-    dy = _random(*y.shape, seed=9, dtype=dtype)
+    dy = normal(*y.shape, seed=9, dtype=dtype)
     dx, d_hx = pullback(dy, d_states)
     grads = {name: value.copy() for name, value in model.grads.items()}
 
@@ -152,14 +149,14 @@ def test_gradients_of_states_are_those_of_the_lstms(engine, dtype, lengths):
 
 def test_derivatives_of_states():
     """Of the sum of all outputs and final states, along a random direction, in float64."""
-    model, x, hx = _model("numpy", "float64"), _random(5, 2, 3, dtype="float64"), _states(
+    model, x, hx = _model("numpy", "float64"), normal(5, 2, 3, dtype="float64"), _states(
         dtype="float64"
     )  # fmt: skip
     (y, states), pullback = model.vjp(x, hx)
     ones = {name: tuple(map(np.ones_like, pair)) for name, pair in states.items()}
     dx, d_hx = pullback(np.ones_like(y), ones)
     step, along = 1e-6, _states(seed=20, dtype="float64")
-    dx_along = _random(*x.shape, seed=30, dtype="float64")
+    dx_along = normal(*x.shape, seed=30, dtype="float64")
 
     def total(sign):
         moved = {
@@ -176,7 +173,7 @@ def test_derivatives_of_states():
 
 
 def test_what_may_be_left_out_of_a_pullback():
-    model, x = _model(), _random(5, 2, 3)
+    model, x = _model(), normal(5, 2, 3)
     d_states = _states(seed=7)
     (y, _), pullback = model.vjp(x, return_states=True)
     zeros = {name: tuple(map(np.zeros_like, pair)) for name, pair in d_states.items()}
@@ -205,7 +202,7 @@ KNOWN = "'rnn', 'body.rnn'"
          f"hx: Expected states of {KNOWN}, got some of ['lstm']"),
         ([None], ValueError, f"hx: Expected a list of one (h, c) for each of {KNOWN}, got 1"),
         ([None] * 3, ValueError, f"hx: Expected a list of one (h, c) for each of {KNOWN}, got 3"),
-        (_random(4, 2, 4), TypeError,
+        (normal(4, 2, 4), TypeError,
          "hx must be a dict of (h, c) by the names of LSTMs, or a list of them, got ndarray"),
         (_states()["rnn"], TypeError,
          "hx must be a tuple (h_0, c_0), got ndarray of shape (4, 2, 4)"),
@@ -219,17 +216,17 @@ def test_wrong_states_are_refused(hx, kind, sentence):
     model = _model()
     for call in (model, model.vjp):
         with pytest.raises(kind) as caught:
-            call(_random(5, 2, 3), hx)
+            call(normal(5, 2, 3), hx)
         assert str(caught.value) == sentence
     with pytest.raises(ValueError, match="^hx: Expected states of no LSTM, got some of .'0'.$"):
-        Sequential(Linear(3, 3))(_random(5, 3), {"0": None})
+        Sequential(Linear(3, 3))(normal(5, 3), {"0": None})
 
 
 @pytest.mark.parametrize(
     "d_states, kind, sentence",
     [
         ({"lstm": None}, ValueError, "d_states: Expected states of "),
-        ({"rnn": _random(4, 2, 4)}, TypeError,
+        ({"rnn": normal(4, 2, 4)}, TypeError,
          "d_states of 'rnn' must be a tuple (dh_n, dc_n)"),
         ({"rnn": _states(B=3)["rnn"]}, ValueError,
          "Sequential: Expected d_states of the output's shape (4, 2, 4), got (4, 3, 4)"),
@@ -239,7 +236,7 @@ def test_wrong_states_are_refused(hx, kind, sentence):
 )  # fmt: skip
 def test_wrong_gradients_add_nothing(d_states, kind, sentence):
     model = _model()
-    (y, _), pullback = model.vjp(_random(5, 2, 3), return_states=True)
+    (y, _), pullback = model.vjp(normal(5, 2, 3), return_states=True)
     with pytest.raises(kind) as caught:
         pullback(np.ones_like(y), d_states)
     assert str(caught.value).startswith(sentence)
@@ -249,7 +246,7 @@ def test_wrong_gradients_add_nothing(d_states, kind, sentence):
 def test_packed_sequences_have_states_too():
     """As their padded forms with lengths."""
     model = Sequential(LSTM(3, 4, seed=1), LSTM(4, 5, seed=2))
-    x, lengths = _random(5, 2, 3), [2, 5]
+    x, lengths = normal(5, 2, 3), [2, 5]
     packed = fastlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
     (y, states), pullback = model.vjp(packed, return_states=True)
     (padded, expected), back = model.vjp(x, lengths=lengths, return_states=True)
@@ -262,7 +259,7 @@ def test_packed_sequences_have_states_too():
 
 
 def test_gradients_of_states_that_nobody_asked_for():
-    y, pullback = _model().vjp(_random(5, 2, 3))
+    y, pullback = _model().vjp(normal(5, 2, 3))
     with pytest.raises(ValueError, match="^d_states: Expected none of a run without states; give"):
         pullback(np.ones_like(y), _states())
 
@@ -271,7 +268,7 @@ def test_truncated_training_with_a_whole_model():
     """States carried from chunk to chunk, their gradients from the later one back into the first:
     the gradients of the whole."""
     model = Sequential(LSTM(3, 4, dtype="float64", seed=1), Linear(4, 2, dtype="float64", seed=2))
-    x = _random(6, 2, 3, dtype="float64")
+    x = normal(6, 2, 3, dtype="float64")
     y, pullback = model.vjp(x)
     whole = pullback(np.ones_like(y))
     expected = {name: value.copy() for name, value in model.grads.items()}

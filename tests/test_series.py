@@ -4,9 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from errors import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import assert_same_bits
+from values import make_series
 
 from fastlstm.training import (
     Arrays,
@@ -17,17 +19,6 @@ from fastlstm.training import (
     split_by_time,
     windows,
 )
-
-
-def _check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
-
-
-def _series(T, F, seed=0):
-    return np.random.default_rng([seed, T, F]).standard_normal((T, F))
-
 
 # ---- windows --------------------------------------------------------------------------------
 
@@ -73,7 +64,7 @@ def _cases(draw):
     lengths.insert(draw(st.integers(0, len(lengths))), span + draw(st.integers(0, 9)))
     features = draw(st.integers(1, 3))
     columns = st.lists(st.integers(0, features - 1), min_size=1, max_size=3)
-    many = [_series(T, features, seed) for seed, T in enumerate(lengths)]
+    many = [make_series(T, features, seed) for seed, T in enumerate(lengths)]
     stride = draw(st.integers(1, 5))
     return many, window, horizon, draw(columns), draw(columns), lead, stride
 
@@ -153,7 +144,7 @@ def _columns_swapped(*args, inputs, **options):
     ],
 )  # fmt: skip
 def test_broken_windows_are_rejected(broken):
-    case = [_series(15, 3), _series(18, 3)], 4, 2, [0, 2], [1], 1, 3
+    case = [make_series(15, 3), make_series(18, 3)], 4, 2, [0, 2], [1], 1, 3
     _assert_windows(Windows, *case)
     with pytest.raises(AssertionError):
         _assert_windows(broken, *case)
@@ -165,7 +156,7 @@ def test_flat_targets_are_what_a_linear_gives():
 
 
 def test_cube_is_all_windows():
-    series = _series(30, 3)
+    series = make_series(30, 3)
     options = {
         "inputs": [0, 2],
         "targets": 1,
@@ -192,7 +183,7 @@ def test_windows_take_dtypes_and_layouts(dtype):
 
 def test_windows_standardise_before_they_round():
     """A series far from 0: in float32 first, nothing would be left of it."""
-    series = 1e9 + _series(50, 2)
+    series = 1e9 + make_series(50, 2)
     standardizer = Standardizer.fit(series)
     data = Windows(series, 4, 2, inputs=[0, 1], targets=[1], standardizer=standardizer)
     whole = standardizer.transform(series).astype(np.float32)
@@ -220,7 +211,7 @@ def test_windows_take_weights_of_steps_and_of_samples():
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_windows_mask_targets_that_are_missing(flat):
-    series = _series(8, 2)
+    series = make_series(8, 2)
     series[5, 0] = series[6, 1] = np.nan
     options = {"inputs": [0], "targets": [0, 1], "flat": flat}
     batch = Windows(series, 3, 2, mask_missing=True, **options)[[2, 3]]
@@ -232,74 +223,74 @@ def test_windows_mask_targets_that_are_missing(flat):
 
 def test_windows_refuse():
     series = np.zeros((9, 2))
-    _check(
+    raises(
         lambda: Windows([series, series[:3]], 8, 3),
         ValueError,
         "Expected a series of at least 11 steps for window=8, horizon=3 and lead=1, got 9 at most",
     )
     assert len(Windows(series, 8, 1)) == 1
-    _check(
+    raises(
         lambda: Windows(series, 3, targets=0, lead=0),
         ValueError,
         "With lead=0 targets are at steps of the inputs: name the inputs, so that no target is "
         "among them by mistake",
     )
-    _check(lambda: Windows(series, 3, lead=-3), ValueError, "lead must be at least -2, got -3")
-    _check(lambda: Windows(series, 0), ValueError, "window must be greater than zero, got 0")
-    _check(lambda: Windows(series, 3, 0), ValueError, "horizon must be greater than zero, got 0")
-    _check(
+    raises(lambda: Windows(series, 3, lead=-3), ValueError, "lead must be at least -2, got -3")
+    raises(lambda: Windows(series, 0), ValueError, "window must be greater than zero, got 0")
+    raises(lambda: Windows(series, 3, 0), ValueError, "horizon must be greater than zero, got 0")
+    raises(
         lambda: Windows(series, 3, stride=1.0),
         TypeError,
         "stride should be of type int, got: float",
     )
-    _check(
+    raises(
         lambda: Windows(series, 3, dtype="int32"),
         ValueError,
         'dtype must be "float32" or "float64", got \'int32\'',
     )
-    _check(
+    raises(
         lambda: Windows(series, 3, targets=[0, 2]),
         ValueError,
         "targets: Expected a column from 0 to 1, got 2",
     )
-    _check(
+    raises(
         lambda: Windows(series, 3, targets="flow"),
         ValueError,
         "targets: only the columns of a DataFrame have names, got 'flow'; give positions from 0 "
         "to 1",
     )
-    _check(
+    raises(
         lambda: Windows(series, 3, inputs=[]),
         ValueError,
         "inputs must be at least one column, got none",
     )
-    _check(
+    raises(
         lambda: Windows([series, series[:, :1]], 3),
         ValueError,
         "Expected all series to have the same columns, got 2 in series 0 and 1 in series 1",
     )
-    _check(
+    raises(
         lambda: Windows([1.0, 2.0], 1),
         ValueError,
         "Expected series of shape (T, F) or (T,), got () (a list is a list of series)",
     )
-    _check(
+    raises(
         lambda: Windows(np.zeros((9, 2, 2)), 3),
         ValueError,
         "Expected series of shape (T, F) or (T,), got (9, 2, 2)",
     )
-    _check(lambda: Windows([], 3), ValueError, "Expected at least one series, got an empty list")
-    _check(
+    raises(lambda: Windows([], 3), ValueError, "Expected at least one series, got an empty list")
+    raises(
         lambda: Windows(series.astype(complex), 3),
         ValueError,
         "Expected series of numbers, got dtype complex128",
     )
-    _check(
+    raises(
         lambda: Windows(series, 3, standardizer=Standardizer([0], [1])),
         ValueError,
         "Expected a standardizer of 2 columns, as the series has, got one of 1",
     )
-    _check(
+    raises(
         lambda: Windows(series, 3, standardizer="yes"),
         TypeError,
         "Expected a Standardizer, got str",
@@ -357,7 +348,7 @@ def test_frames_of_pandas_own_types(pandas):
     expected = _frame(pandas).to_numpy(np.float32)[:-1]
     expected[3, 1] = np.nan
     np.testing.assert_array_equal(x, expected)
-    _check(
+    raises(
         lambda: Standardizer.fit(frame),
         ValueError,
         "Expected finite values, got 1 that are not, the first nan at step 3 of column 1",
@@ -373,13 +364,13 @@ def test_frames_are_split_by_position(pandas):
 
 def test_frames_refuse(pandas):
     frame = _frame(pandas)
-    _check(
+    raises(
         lambda: Windows(frame.assign(name="a", day=frame.index), 3),
         ValueError,
         "Expected columns of numbers, got others in ['name', 'day']: leave them out, or make them "
         "the index",
     )
-    _check(
+    raises(
         lambda: Windows(frame, 3, targets="Flow"),
         ValueError,
         "targets: Expected one of the columns ['rain', 'snow', 'flow'], got 'Flow'",
@@ -401,7 +392,7 @@ def test_split_by_hand():
 
 
 def test_split_of_many_cuts_each():
-    a, b = _series(10, 2), _series(20, 2)
+    a, b = make_series(10, 2), make_series(20, 2)
     train, validation = split_by_time([a, b])
     assert [len(part) for part in train] == [8, 16]
     for part, expected in zip(validation, (a[8:], b[16:]), strict=True):
@@ -460,26 +451,26 @@ def test_leaking_splits_are_rejected(broken):
 def test_split_refuses():
     series = np.arange(10)
     for wrong in [(0.8, 0.3), (1.2, -0.2), (1.0, 0.0), 0.8, (np.nan, 1)]:
-        _check(
+        raises(
             lambda wrong=wrong: split_by_time(series, wrong),
             ValueError,
             f"Expected positive fractions that sum to 1, got {wrong!r}",
         )
-    _check(
+    raises(
         lambda: split_by_time(series, (0.96, 0.04)),
         ValueError,
         "Expected enough steps for parts of (0.96, 0.04), got a series of 10",
     )
-    _check(
+    raises(
         lambda: split_by_time([1, 2, 3]),
         TypeError,
         "Expected a series, or a list of series, got int: a list is a list of series, one series "
         "is an array",
     )
-    _check(
+    raises(
         lambda: split_by_time(series, overlap=-1), ValueError, "overlap must be at least 0, got -1"
     )
-    _check(lambda: split_by_time([]), ValueError, "Expected at least one series, got an empty list")
+    raises(lambda: split_by_time([]), ValueError, "Expected at least one series, got an empty list")
 
 
 # ---- standardisation ------------------------------------------------------------------------
@@ -504,7 +495,7 @@ def _assert_standard(standardizer, rows):
 @pytest.mark.parametrize("kind", ["f4", "f8", "i2", ">f8"])
 def test_standardizer_is_numpys(monkeypatch, kind, chunk):
     monkeypatch.setattr("fastlstm.training.standardizer._CHUNK", chunk)
-    many = [(1000 + 5 * _series(T, 3, T)).astype(kind) for T in (50, 1, 0, 33)]
+    many = [(1000 + 5 * make_series(T, 3, T)).astype(kind) for T in (50, 1, 0, 33)]
     _assert_standard(Standardizer.fit(many), np.concatenate(many))
     _assert_standard(Standardizer.fit(many[0]), many[0])
     _assert_standard(Standardizer.fit(many[0][:, 0]), many[0][:, :1])
@@ -512,7 +503,7 @@ def test_standardizer_is_numpys(monkeypatch, kind, chunk):
 
 def test_standardizer_far_from_zero():
     """Sums of squares would lose all digits: 1e9 ** 2 * eps is 200."""
-    rows = 1e9 + _series(1000, 2)
+    rows = 1e9 + make_series(1000, 2)
     _assert_standard(Standardizer.fit(rows), rows)
     first = np.concatenate([[[0.0, 5.0]], rows])  # the origin is an outlier
     assert np.allclose(Standardizer.fit(first).scale, first.std(axis=0), rtol=1e-9, atol=0)
@@ -520,7 +511,7 @@ def test_standardizer_far_from_zero():
 
 @pytest.mark.parametrize("broken", ["one_degree_less", "last_row_missing", "variance"])
 def test_broken_standardizers_are_rejected(broken):
-    rows = _series(300, 2)
+    rows = make_series(300, 2)
     mean, scale = {
         "one_degree_less": (rows.mean(0), rows.std(0, ddof=1)),
         "last_row_missing": (rows[:-1].mean(0), rows[:-1].std(0)),
@@ -555,7 +546,7 @@ def test_transform_by_hand_and_back(dtype):
 
 
 def test_standardizer_travels(tmp_path):
-    standardizer = Standardizer.fit(_series(40, 3))
+    standardizer = Standardizer.fit(make_series(40, 3))
     np.savez(tmp_path / "model.npz", **standardizer.state_dict())
     with np.load(tmp_path / "model.npz") as state:
         again = Standardizer(**state)
@@ -567,28 +558,28 @@ def test_standardizer_travels(tmp_path):
 
 def test_standardizer_refuses(monkeypatch):
     monkeypatch.setattr("fastlstm.training.standardizer._CHUNK", 6)
-    rows = _series(20, 3)
+    rows = make_series(20, 3)
     rows[[7, 7, 12], [1, 2, 0]] = np.inf, np.nan, np.nan
     fault = "Expected finite values, got 3 that are not, the first inf at step 7 of column 1"
-    _check(lambda: Standardizer.fit(rows), ValueError, fault)
-    _check(lambda: Standardizer.fit([rows[:5], rows]), ValueError, f"{fault} of series 1")
-    _check(
+    raises(lambda: Standardizer.fit(rows), ValueError, fault)
+    raises(lambda: Standardizer.fit([rows[:5], rows]), ValueError, f"{fault} of series 1")
+    raises(
         lambda: Standardizer.fit(np.array([0, 1e200])),
         ValueError,
         "Expected values whose squares are finite, got larger ones",
     )
-    _check(
+    raises(
         lambda: Standardizer.fit(np.zeros((0, 2))),
         ValueError,
         "Expected series with at least one step, got none",
     )
-    _check(
+    raises(
         lambda: Standardizer([0, 0], [1]),
         ValueError,
         "Expected mean and scale of one shape (F,), got (2,) and (1,)",
     )
     for mean, scale in [(0.0, 0.0), (0.0, -1.0), (np.nan, 1.0), (0.0, np.inf)]:
-        _check(
+        raises(
             lambda mean=mean, scale=scale: Standardizer([mean], [scale]),
             ValueError,
             f"Expected finite means and finite positive scales, got [{mean}] and [{scale}]",
@@ -596,12 +587,12 @@ def test_standardizer_refuses(monkeypatch):
     standardizer = Standardizer([0, 0], [1, 1])
     for call in (standardizer.transform, standardizer.inverse):
         for wrong in (np.zeros((4, 3)), np.zeros(3), np.zeros((2, 1))):
-            _check(
+            raises(
                 lambda call=call, wrong=wrong: call(wrong),
                 ValueError,
                 f"Expected values of shape (..., 2), one for each column, got {wrong.shape}",
             )
-        _check(
+        raises(
             lambda call=call: call(np.zeros((4, 1)), [2]),
             ValueError,
             "columns: Expected a column from 0 to 1, got 2",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from values import lstm_shapes
 
 import fastlstm
 from fastlstm.checks import quoted
@@ -349,16 +350,6 @@ def test_astype_of_a_cell():
 # Files that do not say it
 
 
-def lstm_shapes(inputs, hidden):
-    """The parameters of an LSTM of one layer, as torch lists them."""
-    return {
-        "weight_ih_l0": (4 * hidden, inputs),
-        "weight_hh_l0": (4 * hidden, hidden),
-        "bias_ih_l0": (4 * hidden,),
-        "bias_hh_l0": (4 * hidden,),
-    }
-
-
 def state_of(shapes, prefix="", dtype="float32", seed=0):
     return {
         prefix + name: numbers(*shape, seed=seed + k, dtype=dtype)
@@ -384,8 +375,7 @@ def write(path, state):
     return path
 
 
-def test_the_commonest_model_there_is(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_the_commonest_model_there_is(torch, tmp_path):
     torch.manual_seed(0)
     net = torch.nn.ModuleDict(
         {
@@ -753,8 +743,7 @@ def test_advice_where_something_cannot_be_run(tmp_path):
     np.testing.assert_array_equal(fastlstm.load(tmp_path / "model.npz")(tokens), model(tokens))
 
 
-def test_into_a_model_that_lacks_something(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_into_a_model_that_lacks_something(torch, tmp_path):
     state = {n: torch.from_numpy(a) for n, a in (LSTM_23 | state_of({"lstm.h0": (3,)})).items()}
     torch.save({"model": state, "ema": state}, path := tmp_path / "x.pt")
     model = fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3)})
@@ -767,8 +756,7 @@ def test_into_a_model_that_lacks_something(tmp_path):
     assert_same(model.state_dict(), LSTM_23)
 
 
-def test_advice_about_a_part_of_a_nested_state_dict(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_advice_about_a_part_of_a_nested_state_dict(torch, tmp_path):
     net = {f"net.{name}": torch.from_numpy(array) for name, array in HEAD.items()}
     torch.save({"model": net, "ema": {n: -array for n, array in net.items()}}, tmp_path / "x.pt")
     path = tmp_path / "x.pt"
@@ -1017,13 +1005,12 @@ def test_into_a_model_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npz", "module"])
-def test_into_a_model_of_another_layout(tmp_path, kind):
+def test_into_a_model_of_another_layout(torch, tmp_path, kind):
     path = tmp_path / "x"
     if kind == "npz":
         theirs = fastlstm.Sequential({"net": fastlstm.LSTM(2, 3, batch_first=True, seed=0)})
         fastlstm.save(theirs, path := tmp_path / "x.npz")
     else:
-        torch = pytest.importorskip("torch")
         torch.save(torch.nn.ModuleDict({"net": torch.nn.LSTM(2, 3, batch_first=True)}), path)
     other = fastlstm.LSTM(2, 3, seed=1)
     before = other.state_dict()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gradients import parts
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import (
@@ -27,14 +28,10 @@ from fastlstm import (
 from fastlstm.training import SGD
 
 
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
 def _models(engine, dtype="float32"):
     """name -> (layer, an input, keywords of a run): every kind, with all that can be asked for."""
     options = {"engine": engine, "dtype": dtype, "seed": 1}
-    x, lengths = _random(6, 4, 5, dtype=dtype), [3, 6, 1, 6]
+    x, lengths = normal(6, 4, 5, dtype=dtype), [3, 6, 1, 6]
     deep = LSTM(5, 9, 2, bidirectional=True, proj_size=4, **options)
     return {
         "lstm": (LSTM(5, 9, **options), x, {}),
@@ -95,7 +92,7 @@ def test_output_is_the_calls_within_rounding(dtype):
 
 
 def test_dropout_draws_as_a_call_does():
-    x = _random(6, 4)
+    x = normal(6, 4)
     y, pullback = Dropout(0.5, seed=1).vjp(x)
     assert_same_bits(y, Dropout(0.5, seed=1)(x))
     assert_same_bits(pullback(x), y)
@@ -209,7 +206,7 @@ def test_outputs_and_gradients_are_the_callers(model):
 def test_lstm_without_some_gradients(engine, mode):
     """None, or nothing, is zeros."""
     lstm = LSTM(5, 9, 2, bidirectional=True, engine=engine, seed=1)
-    x, options = _random(6, 4, 5), {"lengths": [3, 6, 1, 6]} if mode == "lengths" else {}
+    x, options = normal(6, 4, 5), {"lengths": [3, 6, 1, 6]} if mode == "lengths" else {}
     if mode == "packed":
         x = fastlstm.pack_padded_sequence(x, [3, 6, 1, 6], enforce_sorted=False)
     (output, states), pullback = lstm.vjp(x[:, 0] if mode == "unbatched" else x, **options)
@@ -233,7 +230,7 @@ def test_chunks_of_time(engine, dtype):
     """Gradients handed back from chunk to chunk are those of the whole; detached, they are not."""
     rng = np.random.default_rng(0)
     lstm = LSTM(5, 9, 2, proj_size=4, engine=engine, dtype=dtype, seed=1)
-    x, d = _random(12, 3, 5, dtype=dtype), rng.standard_normal((12, 3, 4)).astype(dtype)
+    x, d = normal(12, 3, 5, dtype=dtype), rng.standard_normal((12, 3, 4)).astype(dtype)
     (_, states), pullback = lstm.vjp(x)
     dx, (dh_0, dc_0) = pullback(d, states)  # any gradients of these shapes will do
     whole = {name: g.copy() for name, g in lstm.grads.items()}
@@ -317,7 +314,7 @@ def test_wrong_gradients_are_refused(model):
 
 
 def test_vjp_refuses_what_a_call_refuses():
-    x = _random(6, 4, 5)
+    x = normal(6, 4, 5)
     lstm = LSTM(5, 3, engine="numpy")
     for wrong, sentence in (
         (x[..., 1:], "input.size.-1. must be equal"), (x[0, 0], "2D or 3D"),
@@ -378,7 +375,7 @@ def test_copies_have_gradients_of_their_own(learner, duplicate):
 
 
 def test_packs_go_through_a_sequential(engine):
-    x, lengths = _random(6, 4, 5), [3, 6, 1, 6]
+    x, lengths = normal(6, 4, 5), [3, 6, 1, 6]
     options = {"engine": engine, "seed": 1}
     model = Sequential(LSTM(5, 3, **options), LSTM(3, 2, **options))
     y, pullback = model.vjp(x, lengths=lengths)
@@ -396,7 +393,7 @@ def test_packs_go_through_a_sequential(engine):
 def test_gradients_packed_otherwise_are_refused(engine):
     """As many rows, but not the output's."""
     pack = fastlstm.pack_padded_sequence
-    x, lstm = _random(4, 3, 5), LSTM(5, 3, engine=engine)
+    x, lstm = normal(4, 3, 5), LSTM(5, 3, engine=engine)
     output, pullback = lstm.vjp(pack(x, [4, 2, 1], enforce_sorted=False))
     sentence = "Expected d_output packed as the output: the same lengths in the same order"
     for lengths in ([3, 3, 1], [1, 2, 4]):

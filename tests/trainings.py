@@ -1,16 +1,11 @@
 """Small trainings for the tests of `fit`: models, data, and when two trainings are the same."""
 
-import numpy as np
-import pytest
 from support import assert_same_bits
+from values import normal
 
 from fastlstm import LSTM, Dropout, Last, Linear, Sequential
 
 N, T, F = 22, 6, 2  # samples, steps, features; batches of 8 leave one of 6
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def lstm(inputs, hidden, **options):
@@ -44,10 +39,3 @@ def assert_same_history(got, expected):
     assert got.keys() == expected.keys()
     for name in expected.keys() - {"seconds"}:
         assert_same_bits(got[name], expected[name])
-
-
-def check(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
-    return caught.value
