@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import as_float, quiet
 from ..checks import check_bool, check_probability, check_size
-from ..sequences.batch import Packed, arrange
+from ..sequences.batch import Packed, Padded, Ragged, arrange
 from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
@@ -20,6 +21,8 @@ from .stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
+
+    from ..arrays import Floats, Integers
 
 
 class LSTM(Recurrent):
@@ -225,7 +228,9 @@ class LSTM(Recurrent):
         lstm.load_state_dict(state)
         return lstm.eval()
 
-    def __call__(self, input, hx=None, *, lengths=None):
+    def __call__(
+        self, input: Any, hx: Any = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Any, tuple[Floats, Floats]]:
         """Run the stack over whole sequences.
 
         Parameters
@@ -264,9 +269,18 @@ class LSTM(Recurrent):
         initial = self._states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         y = self._run(batch.x, batch.batch_sizes, h, c)
-        return batch.restore(y), batch.unsort((h, c), initial)
+        h_n, c_n = batch.unsort((h, c), initial)
+        return batch.restore(y), (h_n, c_n)
 
-    def vjp(self, input, hx=None, *, lengths=None, checkpoint_every=None, input_gradient=True):
+    def vjp(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        checkpoint_every: int | None = None,
+        input_gradient: bool = True,
+    ) -> tuple[tuple[Any, tuple[Floats, Floats]], Callable[..., Any]]:
         """Run, and return how to go backwards: vector-Jacobian products, as JAX names them.
 
         Parameters
@@ -314,7 +328,8 @@ class LSTM(Recurrent):
         batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
         initial = self._states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
-        d, x, tapes = self._directions, batch.x, []
+        d, x = self._directions, batch.x
+        tapes: list[tuple[Any, slice, Any, Floats | None]] = []
         for k, layer in enumerate(self._stacks(back=True)):
             mask = None
             if k and self.dropout and self.training:
@@ -332,7 +347,7 @@ class LSTM(Recurrent):
         y.flags.writeable = False
 
         @quiet
-        def pullback(d_output=None, d_states=None):
+        def pullback(d_output: Any = None, d_states: Any = None) -> Any:
             dy = self._d_output(d_output, batch, y.shape[1])
             final = self._d_states(d_states, batch)
             dh, dc = batch.sort(final)
@@ -343,21 +358,23 @@ class LSTM(Recurrent):
                     if mask is not None:
                         dy *= mask
             dx = batch.restore(dy) if input_gradient else None
-            return dx, batch.unsort((dh, dc), final)
+            dh_0, dc_0 = batch.unsort((dh, dc), final)
+            return dx, (dh_0, dc_0)
 
-        return (batch.restore(y), batch.unsort((h, c), initial)), pullback
+        h_n, c_n = batch.unsort((h, c), initial)
+        return (batch.restore(y), (h_n, c_n)), pullback
 
-    def _d_states(self, d_states, batch):
+    def _d_states(self, d_states: Any, batch: Padded | Ragged | Packed) -> tuple[Floats, Floats]:
         """The gradients of a run's final states; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
-            zeros = self._states(None, batch.size, batch.batched)
+            zeros = [*self._states(None, batch.size, batch.batched)]
             if not batch.batched:
                 zeros = [zero[:, 0] for zero in zeros]
             pairs = zip(d_states, zeros, strict=True)
             d_states = [zero if given is None else given for given, zero in pairs]
         return self._states(d_states, batch.size, batch.batched, "d_states")
 
-    def _d_output(self, d_output, batch, wide):
+    def _d_output(self, d_output: Any, batch: Padded | Ragged | Packed, wide: int) -> Floats:
         """The gradient of a run's output as packed rows; zeros if there is none."""
         if d_output is None:
             return np.zeros((len(batch.x), wide), self.dtype)
@@ -373,7 +390,7 @@ class LSTM(Recurrent):
             raise ValueError(f"Expected d_output of the output's shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
-    def _run(self, x, batch_sizes, h, c):
+    def _run(self, x: Floats, batch_sizes: Integers, h: Floats, c: Floats) -> Floats:
         """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
         wide = self._directions * self._output_size
         if not (self.dropout and self.training):
@@ -392,12 +409,12 @@ class LSTM(Recurrent):
         return y
 
     @quiet
-    def _dropped(self, x):
+    def _dropped(self, x: Floats) -> tuple[Floats, Floats]:
         """What dropout between layers leaves of x, and its mask."""
         mask = dropout_mask(x, self.dropout, self._dropout_rng)
         return x * mask, mask
 
-    def _states(self, hx, rows, batched, what="hx"):
+    def _states(self, hx: Any, rows: int, batched: bool, what: str = "hx") -> tuple[Floats, Floats]:
         """Return fresh, writable h (L*D, B, P) and c (L*D, B, H) from what the caller gave."""
         cells = len(self._suffixes)
         shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
@@ -419,7 +436,7 @@ class LSTM(Recurrent):
             if state.shape != expected:
                 raise ValueError(f"Expected hidden[{n}] size {expected}, got {list(state.shape)}")
             states.append(np.array(state.reshape(shape), order="C"))
-        return states
+        return states[0], states[1]
 
     def _join(self, name: str, given: Given) -> tuple[LSTM, Given]:
         given = given.check(self.input_size, who(name, self))
@@ -478,7 +495,7 @@ class LSTM(Recurrent):
         """
         return Stream(self, batch_size)
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
         if self.proj_size:
             text += f", proj_size={self.proj_size}"

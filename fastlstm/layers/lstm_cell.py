@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from .layer import Back, States, accepted
 from .recurrent import Recurrent, describe
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from ..arrays import Floats
 
 
 class LSTMCell(Recurrent):
@@ -62,7 +65,7 @@ class LSTMCell(Recurrent):
         super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
         self.num_threads = 1
 
-    def __call__(self, input, hx=None):
+    def __call__(self, input: ArrayLike, hx: Any = None) -> tuple[Floats, Floats]:
         """Run one step.
 
         Parameters
@@ -86,7 +89,9 @@ class LSTMCell(Recurrent):
             self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
         return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
 
-    def vjp(self, input, hx=None, *, input_gradient=True):
+    def vjp(
+        self, input: ArrayLike, hx: Any = None, *, input_gradient: bool = True
+    ) -> tuple[tuple[Floats, Floats], Callable[[Any], Any]]:
         """Run one step, and return how to go backwards.
 
         Parameters
@@ -120,7 +125,7 @@ class LSTMCell(Recurrent):
             tape = layer.record(x, sizes, h[None], c[None], np.empty_like(h), self.num_threads)
 
         @quiet
-        def pullback(d_states):
+        def pullback(d_states: Any) -> Any:
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
             dy = np.zeros_like(dh)
             with self._all_or_nothing():
@@ -159,14 +164,14 @@ class LSTMCell(Recurrent):
     def _state_names(self, differentiable: bool = False) -> list[str]:
         return [] if differentiable else [""]
 
-    def _d_states(self, d_states, rows, ndim):
+    def _d_states(self, d_states: Any, rows: int, ndim: int) -> tuple[Floats, Floats]:
         """The gradients of a step's h and c; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
             zero = np.zeros((rows, self.hidden_size)[2 - ndim :], self.dtype)
             d_states = [zero if given is None else given for given in d_states]
         return self._states(d_states, rows, ndim, "d_states")
 
-    def _arrange(self, input, hx):
+    def _arrange(self, input: Any, hx: Any) -> tuple[Floats, Floats, Floats]:
         """(rows (B, I), h, c) of what a step is given, checked; the states are fresh."""
         x = as_float(input, self.dtype, owner="LSTMCell")
         if x.ndim not in (1, 2):
@@ -178,7 +183,7 @@ class LSTMCell(Recurrent):
         rows = as_rows(x[None] if x.ndim == 1 else x)
         return rows, *self._states(hx, len(rows), x.ndim)
 
-    def _states(self, hx, rows, ndim, what="hx"):
+    def _states(self, hx: Any, rows: int, ndim: int, what: str = "hx") -> tuple[Floats, Floats]:
         shape = rows, self.hidden_size
         if hx is None:
             return np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
@@ -206,7 +211,7 @@ class LSTMCell(Recurrent):
                     f"expected {self.hidden_size}"
                 )
             states.append(np.array(state.reshape(shape), order="C"))
-        return states
+        return states[0], states[1]
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
