@@ -148,4 +148,6 @@ def within(states: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def outside(states: Mapping[str, Any], name: str) -> dict[str, Any]:
     """States within the layer `name`, by their names from outside."""
+    if not states:
+        return {}
     return {dotted(name, inner): value for inner, value in states.items()}

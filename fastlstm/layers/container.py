@@ -116,7 +116,7 @@ class Container(Layer):
         True
         """
         self._check_layouts()
-        given = by_name("hx", hx, self._names_inside())
+        given = self._by_name("hx", hx)
         y, states = self._run(self._from_list(input), given, lengths)
         return y if hx is None and not return_states else (y, states)
 
@@ -162,11 +162,11 @@ class Container(Layer):
         """
         self._check_layouts()
         stated = hx is not None or return_states
-        given = by_name("hx", hx, self._names_inside())
+        given = self._by_name("hx", hx)
         y, states, back = self._run_vjp(
             self._from_list(input), given, lengths, input_gradient, stated
         )
-        shapes = {n: [state.shape for state in s] for n, s in states.items()}
+        shapes = {n: [state.shape for state in s] for n, s in states.items()} if stated else {}
         y_like = (y.shape, y.dtype) if isinstance(y, np.ndarray) else None
         ends_in_cell = type(y) is tuple  # which a PackedSequence is not
 
@@ -192,7 +192,7 @@ class Container(Layer):
 
     def _d_states(self, d_states: Any, shapes: Mapping[str, Any]) -> States:
         """The gradients of final states by name, checked before anything is added anywhere."""
-        given = by_name("d_states", d_states, self._names_inside(differentiable=True))
+        given = self._by_name("d_states", d_states, differentiable=True)
         for name, pair in given.items():
             if pair is None:
                 continue
@@ -204,6 +204,12 @@ class Container(Layer):
                 for d, shape in zip(pair, shapes[name], strict=True)
             )
         return given
+
+    def _by_name(self, what: str, states: Any, differentiable: bool = False) -> States:
+        """States that a caller gives, by their names; {} if none are given."""
+        if states is None:
+            return {}  # which most runs give: their names need not be gathered
+        return by_name(what, states, self._names_inside(differentiable))
 
     def _names_inside(self, differentiable: bool = False) -> list[str]:
         """The names of what has states, as `_run` and `_run_vjp` take and give them."""

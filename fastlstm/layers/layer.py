@@ -278,6 +278,8 @@ class Layer:
 
     def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
         """What the layer passes on, and its final states, by dotted names, from initial ones."""
+        if lengths is None:
+            return self(x), {}
         return self(x, **accepted(self._own_call, lengths=lengths)), {}
 
     @property
@@ -294,8 +296,9 @@ class Layer:
         `input_gradient` and `stated` say whether anybody needs the gradients of x and of `hx`.
         """
         what = type(self).__name__
-        options = accepted(self._own_call, lengths=lengths)
-        options |= accepted(type(self).vjp, input_gradient=input_gradient)
+        options = accepted(type(self).vjp, input_gradient=input_gradient)
+        if lengths is not None:
+            options |= accepted(self._own_call, lengths=lengths)
         result = self.vjp(x, **options)
         if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
             raise TypeError(
@@ -307,7 +310,7 @@ class Layer:
 
         def back(dy: Any, d_states: States) -> tuple[Any, States]:
             dx = pullback(dy)
-            if of_x and (np.shape(dx), getattr(dx, "dtype", None)) != of_x:
+            if of_x and (getattr(dx, "shape", None), getattr(dx, "dtype", None)) != of_x:
                 got = f"{getattr(dx, 'dtype', type(dx).__name__)} of shape {np.shape(dx)}"
                 raise ValueError(
                     f"{what}: its pullback must return the gradient of the input, {of_x[1]} of "
@@ -380,6 +383,9 @@ class Layer:
         return sorted({*super().__dir__(), *inside})
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] == "_" and name in self.__dict__:  # the layer's own notes, which runs change
+            object.__setattr__(self, name, value)
+            return
         is_inside = name not in self.__dict__ and name in self.__dict__.get("children", ())
         if is_inside or (isinstance(value, Layer) and not name.startswith("_")):
             self._set_child(name, value)
@@ -629,7 +635,7 @@ class Layer:
 
     def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale."""
-        self._version += 1
+        self.__dict__["_version"] += 1
 
     def _set(self, values: Mapping[str, Array]) -> None:
         """Copy arrays of the right shapes into the parameters of these names."""
@@ -874,8 +880,8 @@ def _definer(cls: type, name: str) -> int:
 
 def accepted(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
     """Those options that are given, not None, and that a function of a layer takes."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return {n: value for n, value in given.items() if _takes(function, n)} if given else given
+    given = options.items()
+    return {n: value for n, value in given if value is not None and _takes(function, n)}
 
 
 @functools.lru_cache(maxsize=1024)
