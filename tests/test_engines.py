@@ -257,6 +257,43 @@ def test_a_cell_is_a_value():
     assert make_case().cell.map(np.copy).w_hr is None
 
 
+def test_a_step(module, dtype):
+    """By the stack that is present, into `out` if there is one; what does not fit, by `otherwise`.
+
+    An engine may leave all to `otherwise`, as long as the values are the same.
+    """
+    cases = [make_case(1, 3, 4, 9, dtype=dtype, seed=seed) for seed in (0, 1)]
+    stacks = [stack_of(module, case) for case in cases]
+    h, c = cases[0].h[None].copy(), cases[0].c[None].copy()
+    present, left = stacks[0], []
+
+    def run(x, out=None):
+        left.append(x)
+        out = np.empty((3, 9), dtype) if out is None else out
+        present.run(np.array(x, dtype), np.array([3]), h, c, out, 1)
+        return out
+
+    step = stacks[0].step(h, c, lambda: (present, 1), run)
+    x, states = cases[0].x, (h.copy(), c.copy())
+    for stack in stacks:
+        stacks[0].stale = stack is stacks[1]
+        present = stack
+        for out in (None, np.empty((3, 9), dtype)):
+            h[...], c[...] = states
+            expected_h, expected_c, expected = h.copy(), c.copy(), np.empty((3, 9), dtype)
+            stack.run(x, np.array([3]), expected_h, expected_c, expected, 1)
+            y = step(x, out=out)
+            assert out is None or y is out
+            for got, wanted in ((y, expected), (h, expected_h), (c, expected_c)):
+                assert_same_bits(got, wanted)
+    left.clear()
+    for given in (x.tolist(), x[:, ::-1].copy()[:, ::-1], x.astype(x.dtype.newbyteorder())):
+        h[...], c[...] = states
+        assert_same_bits(step(given), expected)
+    step(x, np.empty((3, 18), dtype)[:, ::2])
+    assert len(left) == 4
+
+
 @pytest.mark.parametrize("gap", [0, 3])
 def test_read_only_input(module, dtype, gap):
     case = make_case(dtype=dtype)

@@ -421,6 +421,17 @@ def work_in_as_many_threads_as(expected):
         fork(lstm.stream(8).step, x[0], threads=threads)
 
 
+def step_with_more_threads():
+    """A stream that began with one thread takes as many as its layer is given later."""
+    lstm, x = LSTM(16, 256, engine="native", num_threads=1), np.zeros((8, 16), np.float32)
+    stream = lstm.stream(8)
+    fork(stream.step, x, threads=1)
+    lstm.num_threads = 3
+    fork(stream.step, x, threads=3)
+    lstm.num_threads = 1
+    fork(stream.step, x, threads=1)
+
+
 @on_linux
 @pytest.mark.parametrize("number", ["", "1", "3"])
 def test_threads_by_default(number):
@@ -571,7 +582,7 @@ def load_nothing():
 @on_linux
 @pytest.mark.parametrize(
     "function",
-    [work_in_threads, work_beside_others, work_in_forks, work_misused, sleep_after_work,
+    [work_in_threads, step_with_more_threads, work_beside_others, work_in_forks, work_misused, sleep_after_work,
      end_beside_work, interrupt_work, work_beside_torch, load_nothing],
     ids=lambda function: function.__name__,
 )  # fmt: skip

@@ -1,7 +1,9 @@
 """Streams: step by step, chunk by chunk, and the state between."""
 
 import copy
+import inspect
 import pickle
+import pydoc
 import re
 
 import numpy as np
@@ -257,6 +259,47 @@ def test_the_next_step_sees_changed_parameters(engine, dtype):
         assert_same_bits(y, expected.step(x))
         assert np.abs(y - before).max() > 1e-3
         before = y
+
+
+def test_the_next_step_takes_the_layers_number_of_threads(monkeypatch, engine):
+    """As `run` does: the stack is called with what the layer has by then."""
+    lstm = LSTM(4, 5, 2, engine=engine, num_threads=1, seed=0)
+    one, other, x = lstm.stream(B), lstm.stream(B), _input()
+    seen, present = [], lstm._present
+    lstm._present = lambda: seen.append(present()[1]) or present()
+    for stream in (one, other):
+        stream._take_step()
+        stream.step(x[0])
+    assert set(seen) == {1}
+    lstm.num_threads = 3
+    for stream in (one, other):
+        seen.clear()
+        stream.step(x[0])
+        assert set(seen) == {3}
+
+
+def test_step_is_what_help_shows(engine):
+    """The method, with its arguments and its whole text, of the class and of any stream."""
+    stream = LSTM(4, 5, engine=engine).stream()
+    signature = inspect.signature(stream.step)
+    assert str(signature) == "(x: 'ArrayLike', out: 'Array | None' = None) -> 'Array'"
+    of_class = inspect.signature(Stream.step)
+    assert [*signature.parameters.values()] == [*of_class.parameters.values()][1:]
+    assert inspect.getdoc(stream.step) == inspect.getdoc(Stream.step)
+    shown = pydoc.plain(pydoc.render_doc(stream.step))
+    assert "method step" in shown and "Advance every stream by one step" in shown
+    for heading in ("Parameters", "Returns", "Raises"):
+        assert f"{heading}\n    {'-' * len(heading)}\n" in shown
+    assert callable(Stream.step) and Stream.step(stream, np.ones((1, 4), np.float32)).any()
+
+
+def test_a_subclass_may_have_a_step_of_its_own(engine):
+    class Doubled(Stream):
+        def step(self, x, out=None):
+            return 2 * super().step(x, out)
+
+    lstm, x = LSTM(4, 5, engine=engine, seed=0), _input()[0]
+    assert_same_bits(Doubled(lstm, B).step(x), 2 * lstm.stream(B).step(x))
 
 
 @pytest.mark.parametrize(
