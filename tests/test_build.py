@@ -104,7 +104,13 @@ def test_wheel_from_sdist(sdist, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         files = [info.filename for info in archive.infolist() if "dist-info" not in info.filename]
         assert sum(info.file_size for info in archive.infolist()) < 3_000_000
-    modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastlstm").rglob("*.py")}
+    patterns = "*.py", "*.pyi", "py.typed"
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in patterns
+        for path in (ROOT / "fastlstm").rglob(pattern)
+    }
+    assert "fastlstm/engines/_native.pyi" in modules
     assert {*files} == modules | {f"fastlstm/engines/_native{SUFFIX}"}
     assert run_installed(wheel, tmp_path) == "native"
 

@@ -4,10 +4,12 @@ The values themselves are test_engines.py's, which runs over this engine as over
 runs again on every instruction set that the machine has.
 """
 
+import ast
 import concurrent.futures
 import ctypes
 import hashlib
 import importlib
+import inspect
 import itertools
 import json
 import multiprocessing
@@ -201,6 +203,47 @@ def test_kernels_are_made_of_their_instructions(native):
         assert len(re.findall(multiply, code[isa])) > 50
         assert not re.search(never, code[isa])
     assert not re.search(REGISTERS["baseline"][1], code["others"])
+
+
+# ---- what is there --------------------------------------------------------------------------
+
+
+def stubs(body, prefix=""):
+    """Yield (name, parameters with their defaults) of what a stub declares; properties have none."""
+    for node in body:
+        name = prefix + getattr(node, "name", "")
+        if isinstance(node, ast.ClassDef):
+            yield name, None
+            yield from stubs(node.body, f"{name}.")
+        elif isinstance(node, ast.AnnAssign):
+            yield prefix + node.target.id, None
+        elif isinstance(node, ast.FunctionDef):
+            arguments, defaults = node.args.args, map(ast.literal_eval, node.args.defaults)
+            values = [inspect.Parameter.empty] * (len(arguments) - len(node.args.defaults))
+            pairs = zip((a.arg for a in arguments), [*values, *defaults], strict=True)
+            yield name, None if node.decorator_list else list(pairs)
+
+
+def test_the_stub_is_that_of_the_module(native):
+    """The same public names, parameters and defaults."""
+    path = pathlib.Path(fastlstm.engines.__file__).with_name("_native.pyi")
+    declared = dict(stubs(ast.parse(path.read_text()).body))
+    there = {}
+    for name, thing in vars(native).items():
+        if name.startswith("_") or getattr(thing, "__module__", "") != native.__name__:
+            continue
+        there[name] = thing
+        for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if not attribute.startswith("_"):
+                there[f"{name}.{attribute}"] = value
+            elif attribute == "__init__" and name != "Tape":
+                there[f"{name}.__init__"] = thing
+    assert there.keys() == declared.keys()
+    for name, parameters in declared.items():
+        if parameters is not None:
+            signature = inspect.signature(there[name]).parameters.values()
+            own = [(p.name, p.default) for p in signature]
+            assert own == (parameters[1:] if name.endswith("__init__") else parameters), name
 
 
 # ---- values ---------------------------------------------------------------------------------

@@ -11,11 +11,16 @@ import importlib
 import os
 import sys
 import warnings
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from . import contract
 
 __doc__ += f"\n{contract.__doc__}"  # so that help(fastlstm.engines) shows the equations
+
+if TYPE_CHECKING:
+    from . import _native, _numba, _numpy
+
+    _EXPORTS: list[contract.Engine] = [_native, _numba, _numpy]  # a type checker compares each
 
 MODULES = {"native": "._native", "numba": "._numba", "numpy": "._numpy"}  # in order of preference
 _REMEDIES = {

@@ -327,7 +327,11 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
 
 
 cdef class Step:
-    """The step of one stream: B sequences through a whole stack in one call; see `Stack.step`."""
+    """Step(h, c, present, otherwise)
+--
+
+    The step of one stream: B sequences through a whole stack in one call; see `Stack.step`.
+    """
 
     cdef object present, otherwise
     cdef Stack stack

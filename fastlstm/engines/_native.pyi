@@ -1,0 +1,72 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import contract
+from .contract import Array, Cell
+
+class Stack:
+    stale: bool
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        directions: int,
+        back: bool = False,
+        spare: dict[str, Any] | None = None,
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def lanes(self) -> int: ...
+    def run(
+        self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, threads: int
+    ) -> None: ...
+    def record(
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        threads: int,
+        checkpoint_every: int = 0,
+    ) -> Tape: ...
+    def back(
+        self,
+        tape: Tape,
+        dy: Array,
+        dh: Array,
+        dc: Array,
+        dx: Array | None,
+        dw: Sequence[Cell],
+        threads: int,
+    ) -> None: ...
+    def step(
+        self,
+        h: Array,
+        c: Array,
+        present: Callable[[], tuple[contract.Stack, int]],
+        otherwise: contract.Step,
+    ) -> contract.Step: ...
+
+class Tape: ...
+
+class Step:
+    def __init__(
+        self,
+        h: Array,
+        c: Array,
+        present: Callable[[], tuple[contract.Stack, int]],
+        otherwise: contract.Step,
+    ) -> None: ...
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array: ...
+
+class Product:
+    def __init__(self, w: Array, b: Array | None) -> None: ...
+    def run(self, x: Array, y: Array, threads: int) -> None: ...
+
+def prepare(dtype: np.dtype[Any]) -> None: ...
+def describe() -> dict[str, object]: ...
