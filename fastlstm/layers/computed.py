@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engines import choose
 from ..engines.machine import threads
 from .layer import Layer
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class Computed(Layer):
@@ -17,7 +20,7 @@ class Computed(Layer):
 
     _fixed = Layer._fixed | {"engine"}
 
-    def __init__(self, shapes, dtype, engine):
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: DTypeLike, engine: str) -> None:
         super().__init__(shapes, dtype)
         self._asked_engine = engine
         self.engine, self._engine = choose(engine)
@@ -32,10 +35,10 @@ class Computed(Layer):
             return threads(value, self.engine)
         return super()._checked(name, value)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_engine": None}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__["engine"], self._engine = choose(self._asked_engine)
         self.num_threads = self._asked_threads

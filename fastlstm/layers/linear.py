@@ -172,8 +172,8 @@ class Linear(Computed):
         y = np.empty((len(rows), self.out_features), self.dtype)
         version, weights = self._packed
         if version != self._version:
-            version, get = self._version, self._views.get
-            weights = self._engine.Product(get("weight"), get("bias"))
+            version, views = self._version, self._views
+            weights = self._engine.Product(views["weight"], views.get("bias"))
             self._packed = version, weights
         for start in range(0, len(rows), self._most_rows):
             piece = slice(start, start + self._most_rows)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ..arrays import quiet
 from ..engines.contract import Array, Cell, Stack
 from ..initialisers import glorot, orthogonal, uniform
 from .computed import Computed
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 # The fields of a `Cell` that are parameters as they are, by the beginnings of torch's names.
 _MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
@@ -37,10 +40,21 @@ class Recurrent(Computed):
 
     _fixed = Computed._fixed | {"input_size", "hidden_size", "bias"}
 
-    def __init__(self, cells, hidden_size, output_size, bias, dtype, engine, seed):
+    _directions: int
+
+    def __init__(
+        self,
+        cells: list[tuple[str, int]],
+        hidden_size: int,
+        output_size: int,
+        bias: bool,
+        dtype: DTypeLike,
+        engine: str,
+        seed: int | np.random.Generator | None,
+    ) -> None:
         self.hidden_size, self.bias = hidden_size, bias
         self._suffixes = [suffix for suffix, _ in cells]
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for suffix, input_size in cells:
             shapes["weight_ih" + suffix] = (4 * hidden_size, input_size)
             shapes["weight_hh" + suffix] = (4 * hidden_size, output_size)
@@ -54,10 +68,10 @@ class Recurrent(Computed):
         self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
         self.reset_parameters(seed)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_packed": {}, "_spare": {}}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._engine.prepare(self.dtype)
 
@@ -73,8 +87,13 @@ class Recurrent(Computed):
         self._discard(*(apart for apart, pack in [*self._packed.items()] if apart or pack.back))
 
     def reset_parameters(
-        self, seed=None, *, weight_ih="uniform", weight_hh="uniform", bias="uniform"
-    ):
+        self,
+        seed: int | np.random.Generator | None = None,
+        *,
+        weight_ih: str = "uniform",
+        weight_hh: str = "uniform",
+        bias: str = "uniform",
+    ) -> None:
         """Draw the parameters anew.
 
         Parameters
@@ -93,14 +112,8 @@ class Recurrent(Computed):
         -----
         A projection's ``weight_hr`` is always torch's uniform.
         """
-        matrices, biases = (
-            ("uniform", "glorot", "orthogonal", "zeros"),
-            (
-                "uniform",
-                "unit_forget_gate",
-                "zeros",
-            ),
-        )
+        matrices = "uniform", "glorot", "orthogonal", "zeros"
+        biases = "uniform", "unit_forget_gate", "zeros"
         for name, value, known in (
             ("weight_ih", weight_ih, matrices),
             ("weight_hh", weight_hh, matrices),
@@ -110,7 +123,7 @@ class Recurrent(Computed):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         rng = np.random.default_rng(seed)
         bound = 1 / np.sqrt(self.hidden_size)
-        draw = {
+        draw: dict[str, Callable[[tuple[int, ...]], Array]] = {
             "uniform": lambda shape: uniform(rng, shape, bound, self.dtype),
             "glorot": lambda shape: glorot(rng, shape, self.dtype),
             "orthogonal": lambda shape: orthogonal(rng, shape),
@@ -183,7 +196,7 @@ class Recurrent(Computed):
         dh: Array,
         dc: Array,
         input_gradient: bool = True,
-    ) -> Array | None:
+    ) -> Any:
         """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None."""
         suffixes, own = self._suffixes[cells], self._learnt_grads()
         dw = [self._gradients_of_cell(suffix, own) for suffix in suffixes]
@@ -221,7 +234,8 @@ class Recurrent(Computed):
                 yield field, kind + suffix, self._views[kind + suffix]
 
 
-def describe(value):
+def describe(value: Any) -> str:
+    """Tell the type of a value, and its length or shape, for an error."""
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
     shape = f" of shape {value.shape}" if hasattr(value, "shape") else ""
