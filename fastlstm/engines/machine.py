@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -40,29 +39,33 @@ def cpus(root: str | os.PathLike[str] = "/") -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    for quota, period in _quotas(pathlib.Path(root)):
+    for quota, period in _quotas(os.fspath(root)):
         if quota > 0:
             count = min(count, max(1, quota // period))
     return count
 
 
-def _quotas(root: pathlib.Path) -> Iterator[tuple[int, int]]:
+def _quotas(root: str) -> Iterator[tuple[int, int]]:
     """Yield the quota of each control group that this process is in.
 
-    A quota is a pair: so many microseconds of processor time, in so many microseconds.
+    A quota is a pair: so many microseconds of processor time, in so many microseconds. Every layer
+    that an engine computes asks for it when it is built, and a pathlib.Path takes as long as what
+    it reads.
     """
-    groups = root / "sys/fs/cgroup"
+    groups = os.path.join(root, "sys", "fs", "cgroup")
     with contextlib.suppress(OSError, ValueError):
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = _text(root, "proc", "self", "cgroup").splitlines()
         own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-        group = groups / own.strip("/")
-        for folder in (group, *group.parents):
-            if (folder / "cpu.max").exists():
-                quota, period = (folder / "cpu.max").read_text().split()
+        names = [name for name in own.split("/") if name]
+        for depth in range(len(names), -1, -1):
+            with contextlib.suppress(FileNotFoundError):
+                quota, period = _text(groups, *names[:depth], "cpu.max").split()
                 yield (0 if quota == "max" else int(quota)), int(period)
     with contextlib.suppress(OSError, ValueError):
-        folder = groups / "cpu"
-        quota, period = (
-            (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-        )
+        quota, period = (_text(groups, "cpu", f"cpu.cfs_{name}_us") for name in ("quota", "period"))
         yield int(quota), int(period)
+
+
+def _text(*path: str) -> str:
+    with open(os.path.join(*path), encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
