@@ -10,14 +10,11 @@ import weakref
 import numpy as np
 import pytest
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import LSTM, LSTMCell
 from fastlstm.engines import _layers, load
-
-
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def _everything(result):
@@ -159,8 +156,7 @@ def test_construction_errors(options, kind, sentence):
 
 
 @pytest.mark.parametrize("options, kind, sentence", REFUSED_BY_TORCH)
-def test_construction_errors_begin_as_torchs(options, kind, sentence):
-    torch = pytest.importorskip("torch", reason="comparison of sentences needs torch")
+def test_construction_errors_begin_as_torchs(torch, options, kind, sentence):
     with pytest.raises(kind) as caught:
         torch.nn.LSTM(**{"input_size": 3, "hidden_size": 4} | options)
     assert sentence.startswith(str(caught.value))
@@ -182,13 +178,13 @@ def test_dropout_without_an_upper_layer_is_warned_of():
 def test_numpy_numbers_are_numbers():
     lstm = LSTM(np.int64(3), np.int32(4), np.uint8(2), np.True_, dropout=np.float32(0.5))
     assert repr(lstm) == "LSTM(3, 4, num_layers=2, dropout=0.5)"
-    assert lstm(_random(2, 1, 3))[0].shape == (2, 1, 4)
+    assert lstm(normal(2, 1, 3))[0].shape == (2, 1, 4)
 
 
 # ---- what comes in --------------------------------------------------------------------------
 
-X = _random(5, 2, 3)
-H, C = _random(2, 2, 4), _random(2, 2, 4, seed=1)
+X = normal(5, 2, 3)
+H, C = normal(2, 2, 4), normal(2, 2, 4, seed=1)
 
 INPUTS = [
     (dict(input=X[0, 0]), ValueError, "LSTM: Expected input to be 2D or 3D, got 1D instead"),
@@ -360,7 +356,7 @@ def test_the_same_values_in_another_shape_of_memory(engine, dtype, name):
     """Input and states in any layout or container that carries the dtype, or none."""
     lstm = LSTM(3, 4, 2, dtype=dtype, engine=engine, seed=0)
     watched = _watch(lstm)
-    x, h, c = (_random(*shape, dtype=dtype) for shape in [(5, 2, 3), (2, 2, 4), (2, 2, 4)])
+    x, h, c = (normal(*shape, dtype=dtype) for shape in [(5, 2, 3), (2, 2, 4), (2, 2, 4)])
     convert = SAME_VALUES[name]
     got, expected = lstm(convert(x), (convert(h), convert(c))), lstm(x, (h, c))
     for a, b in zip(_everything(got), _everything(expected), strict=True):
@@ -402,8 +398,7 @@ def test_bfloat16_is_widened(engine, dtype, package):
     assert_same_bits(lstm(half)[0], lstm(widened.astype(dtype))[0])
 
 
-def test_a_tensor_with_a_gradient_is_refused_with_the_way_out():
-    torch = pytest.importorskip("torch", reason="tensors as input need torch")
+def test_a_tensor_with_a_gradient_is_refused_with_the_way_out(torch):
     with pytest.raises(ValueError, match=r"input cannot be read as an array: .*tensor.detach\(\)"):
         LSTM(3, 4)(torch.tensor(X, requires_grad=True))
 
@@ -422,9 +417,8 @@ def test_masked_states_and_packs_are_refused():
         LSTM(3, 4, 2)(pack)
 
 
-def test_a_tensor_shares_its_memory(engine):
+def test_a_tensor_shares_its_memory(torch, engine):
     """No copy on the way in: what the engine gets is the caller's memory."""
-    torch = pytest.importorskip("torch", reason="tensors as input need torch")
     lstm = LSTM(3, 4, engine=engine)
     watched, x = _watch(lstm), torch.randn(5, 2, 3)
     lstm(x)
@@ -446,9 +440,9 @@ def test_engine_gets_what_the_contract_says(engine, dtype, options, kind):
     lstm = LSTM(3, 5, **options, dtype=dtype, engine=engine, seed=0)
     watched = _watch(lstm)
     cells, batch = len(lstm._suffixes), () if kind == "unbatched" else (4,)
-    h = _random(cells, *batch, options["proj_size"] or 5, dtype=dtype)
-    c = _random(cells, *batch, 5, dtype=dtype)
-    x = _random(*((4, 6) if lstm.batch_first and batch else (6, *batch)), 3, dtype=dtype)
+    h = normal(cells, *batch, options["proj_size"] or 5, dtype=dtype)
+    c = normal(cells, *batch, 5, dtype=dtype)
+    x = normal(*((4, 6) if lstm.batch_first and batch else (6, *batch)), 3, dtype=dtype)
     arrays = [x, h, c]
     copies = [a.copy() for a in arrays]
     for a in arrays:
@@ -483,8 +477,8 @@ def test_lengths_are_sequences_of_their_own(engine, dtype, tolerance, bidirectio
     lstm = LSTM(
         3, 5, 2, batch_first=batch_first, bidirectional=bidirectional, dtype=dtype, engine=engine
     )
-    x, lengths = _random(6, 4, 3, dtype=dtype), [3, 6, 1, 4]
-    h, c = (_random(2 * (1 + bidirectional), 4, 5, seed=s, dtype=dtype) for s in (1, 2))
+    x, lengths = normal(6, 4, 3, dtype=dtype), [3, 6, 1, 4]
+    h, c = (normal(2 * (1 + bidirectional), 4, 5, seed=s, dtype=dtype) for s in (1, 2))
     output, (h_n, c_n) = lstm(x.swapaxes(0, 1) if batch_first else x, (h, c), lengths=lengths)
     output = output.swapaxes(0, 1) if batch_first else output
     bound = tolerance(terms=3 + 10 + 5 + 1, magnitude=2)
@@ -502,9 +496,9 @@ def test_sequences_without_steps(engine, dtype, config, lengths):
     """Outputs of 0; the states as they came in; the others as if these were not there."""
     lstm = LSTM(3, 5, **config, dtype=dtype, engine=engine, seed=0).eval()
     cells, swap = len(lstm._suffixes), lstm.batch_first
-    x = _random(6, 4, 3, dtype=dtype)
+    x = normal(6, 4, 3, dtype=dtype)
     x[:, 0] = np.nan  # is not read
-    hx = tuple(_random(cells, 4, n, seed=n, dtype=dtype) for n in (lstm.proj_size or 5, 5))
+    hx = tuple(normal(cells, 4, n, seed=n, dtype=dtype) for n in (lstm.proj_size or 5, 5))
     given = x.swapaxes(0, 1) if swap else x
     for output, states in (lstm(given, hx, lengths=lengths),
                            lstm.vjp(given, hx, lengths=lengths)[0]):  # fmt: skip
@@ -523,7 +517,7 @@ def test_sequences_without_steps(engine, dtype, config, lengths):
             ):
                 np.testing.assert_allclose(got, wanted, rtol=0, atol=8 * np.finfo(dtype).eps)
     (output, _), pullback = lstm.vjp(given, hx, lengths=lengths)
-    final = tuple(_random(*s.shape, seed=7, dtype=dtype) for s in hx)
+    final = tuple(normal(*s.shape, seed=7, dtype=dtype) for s in hx)
     dx, initial = pullback(np.ones_like(output), final)
     assert not (dx[none] if swap else dx[:, none]).any()
     for got, wanted in zip(initial, final, strict=True):
@@ -535,7 +529,7 @@ def test_sequences_without_steps(engine, dtype, config, lengths):
 def test_no_steps_at_all(engine):
     """T = 0 with lengths that say so; without them it is refused, as torch's."""
     lstm = LSTM(3, 5, engine=engine)
-    hx = _random(1, 2, 5), _random(1, 2, 5)
+    hx = normal(1, 2, 5), normal(1, 2, 5)
     output, states = lstm(np.zeros((0, 2, 3), np.float32), hx, lengths=[0, 0])
     assert output.shape == (0, 2, 5)
     for after, before in zip(states, hx, strict=True):
@@ -545,9 +539,9 @@ def test_no_steps_at_all(engine):
 def test_sequences_without_steps_do_not_learn_or_share(engine):
     """With dropout, too; the states that come out are no memory of the caller's."""
     lstm = LSTM(3, 5, 2, dropout=0.5, engine=engine, seed=0)
-    hx = _random(2, 2, 5), _random(2, 2, 5)
-    for _, states in (lstm(_random(4, 2, 3), hx, lengths=[0, 4]),
-                      lstm.vjp(_random(4, 2, 3), hx, lengths=[0, 4])[0]):  # fmt: skip
+    hx = normal(2, 2, 5), normal(2, 2, 5)
+    for _, states in (lstm(normal(4, 2, 3), hx, lengths=[0, 4]),
+                      lstm.vjp(normal(4, 2, 3), hx, lengths=[0, 4])[0]):  # fmt: skip
         for after, before in zip(states, hx, strict=True):
             assert_same_bits(after[:, 0], before[:, 0])
             assert not np.shares_memory(after, before)
@@ -555,7 +549,7 @@ def test_sequences_without_steps_do_not_learn_or_share(engine):
 
 def test_what_lies_past_the_ends_does_not_matter(engine):
     lstm = LSTM(3, 5, 2, bidirectional=True, engine=engine, seed=0)
-    x = _random(6, 3, 3)
+    x = normal(6, 3, 3)
     expected = lstm(x, lengths=[6, 2, 4])
     x[2:, 1] = np.nan
     x[4:, 2] = np.inf
@@ -583,7 +577,7 @@ def test_the_backward_direction_is_the_forward_one_from_the_end(engine, dtype):
     one.load_state_dict({name: both.state_dict()[name] for name in one.state_dict()})
     for name, value in one.state_dict().items():
         setattr(both, name + "_reverse", value)
-    x = _random(6, 2, 3, dtype=dtype)
+    x = normal(6, 2, 3, dtype=dtype)
     output, (h, c) = both(x)
     forward, (h_forward, c_forward) = one(x)
     backward, (h_backward, c_backward) = one(x[::-1])
@@ -599,7 +593,7 @@ def test_layers_on_top_of_each_other(engine, dtype):
     first, second = LSTM(3, 5, dtype=dtype, engine=engine), LSTM(5, 5, dtype=dtype, engine=engine)
     first.load_state_dict({name: state[name] for name in first.state_dict()})
     second.load_state_dict({name: state[name.replace("l0", "l1")] for name in first.state_dict()})
-    x = _random(6, 2, 3, dtype=dtype)
+    x = normal(6, 2, 3, dtype=dtype)
     between, (h_0, _) = first(x)
     output, (h_1, _) = second(between)
     got, (h, _) = both(x)
@@ -617,7 +611,7 @@ def test_dropout_between_layers(engine, dtype, p, bidirectional):
     options = dict(bidirectional=bidirectional, dtype=dtype, engine=engine, seed=0)
     lstm, plain = LSTM(3, 8, 3, dropout=p, **options), LSTM(3, 8, 3, **options)
     watched = _watch(lstm)
-    T, B, x = 200, 10, _random(200, 10, 3, dtype=dtype)
+    T, B, x = 200, 10, normal(200, 10, 3, dtype=dtype)
     output, (h, _) = lstm(x)
     expected, (h_plain, _) = plain(x)
     D = 1 + bidirectional
@@ -703,8 +697,8 @@ def test_threads_share_the_sequences(threads_at_once, engine, dtype, kind):
     options = dict(num_layers=2, bidirectional=True, proj_size=2, dtype=dtype, engine=engine)
     one = LSTM(3, 5, **options, num_threads=1, seed=0)
     many = LSTM(3, 5, **options, num_threads=3, seed=0)
-    x, lengths = _random(6, 7, 3, dtype=dtype), [1, 6, 4, 1, 6, 2, 3]
-    hx = _random(4, 7, 2, seed=1, dtype=dtype), _random(4, 7, 5, seed=2, dtype=dtype)
+    x, lengths = normal(6, 7, 3, dtype=dtype), [1, 6, 4, 1, 6, 2, 3]
+    hx = normal(4, 7, 2, seed=1, dtype=dtype), normal(4, 7, 5, seed=2, dtype=dtype)
     keywords = {"lengths": lengths} if kind == "lengths" else {}
     if kind == "pack":
         x = fastlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
@@ -724,7 +718,7 @@ def test_threads_share_the_sequences(threads_at_once, engine, dtype, kind):
 
 def test_dropout_does_not_depend_on_threads(threads_at_once, engine):
     one, many = (LSTM(3, 4, 2, dropout=0.5, engine=engine, seed=1, num_threads=n) for n in (1, 3))
-    x = _random(5, 7, 3)
+    x = normal(5, 7, 3)
     for _ in range(2):
         assert_same_bits(many(x)[0], one(x)[0])
 
@@ -757,9 +751,8 @@ def test_names_and_shapes():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_torchs_state_dict(dtype, options, bias):
+def test_torchs_state_dict(torch, dtype, options, bias):
     """Names, order, shapes, dtype, and repr."""
-    torch = pytest.importorskip("torch", reason="comparison with torch's state_dict needs torch")
     theirs = torch.nn.LSTM(3, 5, bias=bias, **options, dtype=getattr(torch, dtype))
     ours = LSTM(3, 5, bias=bias, **options, dtype=dtype)
     assert repr(ours) == repr(theirs)
@@ -772,8 +765,7 @@ def test_torchs_state_dict(dtype, options, bias):
     theirs.load_state_dict({name: torch.from_numpy(v) for name, v in ours.state_dict().items()})
 
 
-def test_torchs_repr():
-    torch = pytest.importorskip("torch", reason="comparison with torch's repr needs torch")
+def test_torchs_repr(torch):
     options = dict(bias=False, batch_first=True, dropout=0.1, bidirectional=True, proj_size=2)
     assert repr(LSTM(3, 4, 2, **options)) == repr(torch.nn.LSTM(3, 4, 2, **options))
     for bias in (True, False):
@@ -819,7 +811,7 @@ def test_load_state_dict_rounds_any_float(dtype, package, source):
     module = pytest.importorskip(package, reason="tensors need torch")
     if source == "bfloat16" and package == "numpy":
         module = pytest.importorskip("ml_dtypes", reason="bfloat16 is not NumPy's own")
-    values = {n: _random(*v.shape, dtype="float64") for n, v in LSTM(3, 4).state_dict().items()}
+    values = {n: normal(*v.shape, dtype="float64") for n, v in LSTM(3, 4).state_dict().items()}
     if package == "torch":
         given = {n: module.tensor(v).to(getattr(module, source)) for n, v in values.items()}
         values = {n: v.double().numpy() for n, v in given.items()}
@@ -1122,8 +1114,7 @@ def test_cell_errors(engine, call, kind, sentence):
 
 
 @pytest.mark.parametrize("call, kind, sentence", CELL[:7])
-def test_cell_errors_are_torchs(call, kind, sentence):
-    torch = pytest.importorskip("torch", reason="comparison of sentences needs torch")
+def test_cell_errors_are_torchs(torch, call, kind, sentence):
     call = {k: torch.tensor(v) if k == "input" else tuple(map(torch.tensor, v))
             for k, v in call.items()}  # fmt: skip
     with pytest.raises((ValueError, RuntimeError)) as caught:
@@ -1132,8 +1123,7 @@ def test_cell_errors_are_torchs(call, kind, sentence):
 
 
 @pytest.mark.parametrize("case", [INPUTS[n] for n in (0, 1, 2, 4, 14, 15, 17, 18)])
-def test_input_errors_are_torchs(case):
-    torch = pytest.importorskip("torch", reason="comparison of sentences needs torch")
+def test_input_errors_are_torchs(torch, case):
     call, _, sentence = case
     call = {k: torch.tensor(v) if k == "input" else tuple(map(torch.tensor, v))
             for k, v in call.items()}  # fmt: skip
@@ -1147,7 +1137,7 @@ def test_cell_is_one_step_of_the_layer(engine, dtype):
     cell = LSTMCell(3, 5, dtype=dtype, engine=engine, seed=0)
     lstm = LSTM(3, 5, dtype=dtype, engine=engine)
     lstm.load_state_dict({name + "_l0": value for name, value in cell.state_dict().items()})
-    x, h, c = (_random(4, n, seed=n, dtype=dtype) for n in (3, 5, 5))
+    x, h, c = (normal(4, n, seed=n, dtype=dtype) for n in (3, 5, 5))
     for a in (x, h, c):
         a.flags.writeable = False
     _watch(cell)

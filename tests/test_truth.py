@@ -208,8 +208,7 @@ CALLS = st.fixed_dictionaries(
 @given(options=LAYERS, call=CALLS)
 # torch says this once: its fast path has no projections
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_live_torch(engine, dtype, tolerance, options, call):
-    torch = pytest.importorskip("torch", reason="live comparison with torch needs torch")
+def test_live_torch(torch, engine, dtype, tolerance, options, call):
     from torch.nn.utils import rnn
 
     with torch.random.fork_rng():
@@ -268,8 +267,7 @@ def test_live_torch(engine, dtype, tolerance, options, call):
     states=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_live_torch_cell(engine, dtype, tolerance, sizes, batch, bias, states, seed):
-    torch = pytest.importorskip("torch", reason="live comparison with torch needs torch")
+def test_live_torch_cell(torch, engine, dtype, tolerance, sizes, batch, bias, states, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         theirs = torch.nn.LSTMCell(*sizes, bias, dtype=getattr(torch, dtype))
@@ -289,9 +287,8 @@ def test_live_torch_cell(engine, dtype, tolerance, sizes, batch, bias, states, s
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
-def test_live_torch_with_nan_and_inf(engine, dtype, tolerance):
+def test_live_torch_with_nan_and_inf(torch, engine, dtype, tolerance):
     """What is nan, what is saturated, and which sequences are untouched: as in torch."""
-    torch = pytest.importorskip("torch", reason="live comparison with torch needs torch")
     theirs = torch.nn.LSTM(3, 5, 2, dtype=getattr(torch, dtype))
     ours = fastlstm.LSTM(3, 5, 2, dtype=dtype, engine=engine)
     ours.load_state_dict(theirs.state_dict())
