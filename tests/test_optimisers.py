@@ -3,12 +3,11 @@
 import copy
 import inspect
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
 from errors import raises
+from saboteurs import edited
 from support import assert_same_bits
 from values import through_a_file
 
@@ -22,7 +21,6 @@ from fastlstm.training import (
     blocks,
     clip_grad_norm,
     clip_grad_value,
-    optimiser,
     optimisers,
 )
 
@@ -155,70 +153,97 @@ def test_arguments_are_torchs(torch, name):
 
 # ---- saboteurs: optimisers that the comparison must reject -------------------------------------
 
+ROOT = "root /= (1 - beta2**steps) ** 0.5; root += self.eps"
+NESTEROV = "self.nesterov"
+CHANGE = "change /= root; p += change"
+SHRINK = "p *= 1 - lr * decay"
+# name -> (a function, a piece of it, what the saboteur has instead, the case that must show it)
 EDITS = {
-    "decay forgotten": ("np.multiply(p, decay, out=out)", "out[...] = 0", "sgd lr"),
-    "decay of the wrong sign": ("np.multiply(p, decay", "np.multiply(p, -decay", "adam decay"),
-    "decay times lr": ("g = _decayed(p, g, decay, scratch[0])\n        root",
-                       "g = _decayed(p, g, lr * decay, scratch[0])\n        root",
-                       "adam decay"),
-    "coupled AdamW": ("p *= 1 - lr * decay", "pass", "adamw decay"),
-    "AdamW's decay without lr": ("1 - lr * decay", "1 - decay", "adamw decay"),
+    "decay forgotten": ("_decayed", "np.multiply(p, decay, out=out)", "out[...] = 0", "sgd lr"),
+    "decay of the wrong sign": (
+        "_decayed", "np.multiply(p, decay, out=out)", "np.multiply(p, -decay, out=out)",
+        "adam decay"),
+    "decay times lr": (
+        "Adam._update", "_decayed(p, g, decay, scratch[0])",
+        "_decayed(p, g, lr * decay, scratch[0])", "adam decay"),
+    "coupled AdamW": ("AdamW._update", SHRINK, "pass", "adamw decay"),
+    "AdamW's decay without lr": ("AdamW._update", SHRINK, "p *= 1 - decay", "adamw decay"),
     "AdamW's decay last": (
-        "            p *= 1 - lr * decay\n"
-        "        super()._update(p, g, moments, scratch, lr, 0.0, steps)",
-        "            pass\n        super()._update(p, g, moments, scratch, lr, 0.0, steps)\n"
-        "        p *= 1 - lr * decay", "adamw decay"),
-    "dampened at first": ("if self._fresh or steps == 1:", "if False:", "sgd dampening"),
-    "dampening forgotten": ("1 - self.dampening", "1", "sgd dampening"),
-    "momentum forgotten": ("b *= self.momentum\n                b", "b *= 0\n                b",
-                           "sgd momentum"),
-    "nesterov forgotten": ("if self.nesterov:", "if False:", "sgd nesterov"),
-    "always nesterov": ("if self.nesterov:", "if True:", "sgd momentum"),
-    "not centered": ("np.subtract(v, root, out=root)", "root[...] = v", "rmsprop centered"),
-    "eps in the root": ("np.sqrt(root if self.centered else v, out=root)\n        root += self.eps",
-                        "np.sqrt(v + self.eps, out=root)", "rmsprop decay"),
-    "eps forgotten": ("root += self.eps\n        np.multiply(m", "np.multiply(m", "adam lr"),
+        "AdamW._update",
+        f"if decay: {SHRINK}\nsuper()._update(p, g, moments, scratch, lr, 0.0, steps)",
+        f"super()._update(p, g, moments, scratch, lr, 0.0, steps)\nif decay: {SHRINK}",
+        "adamw decay"),
+    "dampened at first": ("SGD._update", "self._fresh or steps == 1", "False", "sgd dampening"),
+    "dampening forgotten": ("SGD._update", "1 - self.dampening", "1", "sgd dampening"),
+    "momentum forgotten": ("SGD._update", "b *= self.momentum", "b *= 0", "sgd momentum"),
+    "nesterov forgotten": ("SGD._update", NESTEROV, "False", "sgd nesterov"),
+    "always nesterov": ("SGD._update", NESTEROV, "True", "sgd momentum"),
+    "not centered": (
+        "RMSprop._update", "np.subtract(v, root, out=root)", "root[...] = v", "rmsprop centered"),
+    "eps in the root": (
+        "RMSprop._update", "np.sqrt(root if self.centered else v, out=root); root += self.eps",
+        "np.sqrt((root if self.centered else v) + self.eps, out=root)", "rmsprop decay"),
+    "eps forgotten": ("Adam._update", "root += self.eps", "pass", "adam lr"),
     "eps before the correction": (
-        "root /= (1 - beta2**steps) ** 0.5\n        root += self.eps",
-        "root += self.eps\n        root /= (1 - beta2**steps) ** 0.5", "adam lr"),
-    "mean not unbiased": ("-lr / (1 - beta1**steps)", "-lr", "adam"),
-    "square not unbiased": ("root /= (1 - beta2**steps) ** 0.5", "", "adam"),
-    "steps from 0": ("1 - beta1**steps", "1 - beta1**(steps + 1)", "adam"),
-    "betas swapped": ("beta1, beta2 = self", "beta2, beta1 = self", "adam lr"),
-    "square of the mean": ("_add_squares(v, g, beta2", "_add_squares(v, m, beta2", "adam"),
-    "not the largest": ("v = np.maximum(highest, v, out=highest)", "pass", "adam amsgrad"),
-    "last block skipped": ("in self._blocks[number]:", "in self._blocks[number][:-1]:", "sgd"),
-    "last layer skipped": ("enumerate(self.model.buffers())",
-                           "enumerate([*self.model.buffers()][:1])", "sgd"),
-    "last number skipped": ("p, g, *moments = (buffer[where]",
-                            "p, g, *moments = (buffer[where][:-1]", "sgd"),
-    "change in float16": ("change /= root\n        p += change\n\n\nclass AdamW",
-                          "change /= root\n        p += change.astype(np.float16)\n\n\nclass AdamW",
-                          "adam lr"),
-    "lerp from the wrong end": ("np.subtract(new, scratch, out=old)", "old += scratch",
-                                "adam low beta"),
+        "Adam._update", ROOT, "root += self.eps; root /= (1 - beta2**steps) ** 0.5", "adam lr"),
+    "mean not unbiased": ("Adam._update", "-lr / (1 - beta1**steps)", "-lr", "adam"),
+    "square not unbiased": ("Adam._update", "root /= (1 - beta2**steps) ** 0.5", "pass", "adam"),
+    "steps from 0": (
+        "Adam._update", "-lr / (1 - beta1**steps)", "-lr / (1 - beta1 ** (steps + 1))", "adam"),
+    "betas swapped": ("Adam._update", "beta1, beta2 = self.betas", "beta2, beta1 = self.betas",
+                      "adam lr"),
+    "square of the mean": (
+        "Adam._update", "_lerp(m, g, 1 - beta1, change); _add_squares(v, g, beta2, change)",
+        "_lerp(m, g, 1 - beta1, change); _add_squares(v, m, beta2, change)", "adam"),
+    "not the largest": (
+        "Adam._update", "v = np.maximum(highest, v, out=highest)", "pass", "adam amsgrad"),
+    "change in float16": (
+        "Adam._update", CHANGE, "change /= root; p += change.astype(np.float16)", "adam lr"),
+    "lerp from the wrong end": (
+        "_lerp", "np.subtract(new, scratch, out=old)", "old += scratch", "adam low beta"),
 }  # fmt: skip
 
 
-def _edited(old, new, monkeypatch):
-    """The module of the rules, it or the loop that they share edited."""
-    sources = [inspect.getsource(module) for module in (optimiser, optimisers)]
-    assert sum(source.count(old) for source in sources) == 1, f"{old!r} must occur once"
-    for source in sources:  # the second imports the first
-        module = types.ModuleType("fastlstm.training.saboteur")
-        module.__package__ = "fastlstm.training"
-        exec(source.replace(old, new), module.__dict__)
-        monkeypatch.setitem(sys.modules, "fastlstm.training.optimiser", module)
-    return module
+def _forgetful(kind, forget):
+    """Return an optimiser whose steps leave some parameters as they were."""
+
+    class Forgetful(kind):
+        def step(self):
+            before = self.model.state_dict()
+            super().step()
+            after = self.model.state_dict()
+            for name, values in after.items():
+                forget(name, values, before[name])
+            self.model.load_state_dict(after)
+
+    return Forgetful
+
+
+def _forget_the_last_layer(name, values, before):
+    if name.startswith("fc."):
+        values[...] = before
+
+
+def _forget_the_last_number(name, values, before):
+    values.flat[-1] = before.flat[-1]
 
 
 @pytest.mark.parametrize("saboteur", EDITS)
-def test_saboteur_is_rejected(torch, dtype, saboteur, monkeypatch):
-    old, new, case = EDITS[saboteur]
+def test_saboteur_is_rejected(torch, dtype, saboteur):
+    place, old, new, case = EDITS[saboteur]
     name, options = GRID[case]
-    edited = getattr(_edited(old, new, monkeypatch), name)
+    kind = getattr(edited(optimisers, place, old, new), name)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        assert_matches(torch, edited, name, options, dtype)
+        assert_matches(torch, kind, name, options, dtype)
+
+
+@pytest.mark.parametrize("forget", [_forget_the_last_layer, _forget_the_last_number])
+def test_forgetful_optimiser_is_rejected(torch, dtype, forget):
+    name, options = GRID["sgd"]
+    kind = getattr(optimisers, name)
+    assert_matches(torch, _forgetful(kind, lambda *_: None), name, options, dtype)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_matches(torch, _forgetful(kind, forget), name, options, dtype)
 
 
 # ---- factors ----------------------------------------------------------------------------------
