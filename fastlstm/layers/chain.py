@@ -125,8 +125,9 @@ def check_layouts(pairs: Iterable[tuple[Named, Named]], owner: str = "Sequential
 
 def who(name: str, layer: Layer) -> str:
     """A layer in a sentence; names may come from a file of unknown origin."""
-    name = name if len(name) <= 100 else name[:100] + "..."
-    return f"{name!r} ({type(layer).__name__ if layer.children else repr(layer)})"
+    what = type(layer).__name__ if layer.children else repr(layer)
+    short = name if len(name) <= 100 else name[:100] + "..."
+    return f"{short!r} ({what})" if name else what
 
 
 def dotted(name: str, inner: str) -> str:

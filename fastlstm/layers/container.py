@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays import as_float, as_gradient
 from .chain import Given, check_layouts, dotted
-from .layer import Back, Layer, States
+from .layer import Back, Layer, States, check_children
 from .stream import by_name
 
 if TYPE_CHECKING:
@@ -39,13 +39,7 @@ class Container(Layer):
 
     def __init__(self, children: Mapping[str, Layer]) -> None:
         what = type(self).__name__
-        for name, layer in children.items():
-            if not isinstance(layer, Layer):
-                raise TypeError(f"{what}: {name!r} is not a layer but {type(layer).__name__}")
-            if not isinstance(name, str) or not name or "." in name:
-                raise ValueError(
-                    f"{what}: a name must be a string without dots, not empty, got {name!r:.100}"
-                )
+        check_children(what, children)
         dtypes = {
             str(inner.dtype)
             for layer in children.values()

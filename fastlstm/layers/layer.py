@@ -94,6 +94,7 @@ class Layer:
       dtype and shape of what they are the gradient of. For each parameter it calls
       `add_gradient`. It may also take ``input_gradient``; where that is False, `dx` may be None.
     - A `numpy.random.Generator` that is an attribute is kept in checkpoints.
+    - Layers in a list are not seen: assign each to an attribute, or make a `Sequential` of them.
 
     A layer that overrides ``__call__`` instead of `forward` works as well. It may return anything
     that the next layer takes.
@@ -157,10 +158,12 @@ class Layer:
         dtype: Any = "float32",
         children: Mapping[str, Layer] | None = None,
     ) -> None:
-        shapes = shapes or {}
+        what = type(self).__name__
+        shapes, children = _check_shapes(what, shapes or {}), children or {}
+        check_children(what, children)
         self.dtype = check_dtype(dtype)
         self.training = True
-        self.children: dict[str, Layer] = dict(children or {})
+        self.children: dict[str, Layer] = dict(children)
         self._flat: Floats = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         self._views = _views_of(self._flat, shapes)
         self._gradients: Floats | None = None  # as `_flat`, once asked for
@@ -422,6 +425,8 @@ class Layer:
             raise AttributeError(f"{what}: call super().__init__(...) before assigning layers")
         if not isinstance(value, Layer):
             raise AttributeError(f"{what}: {short(name)} is a layer inside it, and stays one")
+        if any(layer is self for _, layer in value.named_layers()):
+            raise AttributeError(f"{what}: {short(name)} would be a layer inside itself")
         self.children[name] = value
 
     def __delattr__(self, name: str) -> None:
@@ -871,6 +876,36 @@ def as_parameter(value: Any, name: str) -> Array:
     if not _holds_floats(array) and not (untyped and array.dtype.kind in "iu"):
         raise ValueError(f"{name} must hold floats, got {array.dtype}")
     return array
+
+
+def check_children(what: str, children: Any) -> None:
+    """Refuse layers inside a layer of the kind `what` that are none, or have no proper names."""
+    if not isinstance(children, Mapping):
+        raise TypeError(f"{what}: layers must be a dict by name, got {type(children).__name__}")
+    for name, layer in children.items():
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{what}: {name!r} is not a layer but {type(layer).__name__}")
+        _check_name(what, name)
+
+
+def _check_shapes(what: str, shapes: Any) -> Shapes:
+    """Refuse what does not name parameters and their shapes."""
+    if not isinstance(shapes, Mapping):
+        raise TypeError(f"{what}: shapes must be a dict by name, got {type(shapes).__name__}")
+    for name, shape in shapes.items():
+        _check_name(what, name)
+        sizes = shape if isinstance(shape, (tuple, list)) else [None]
+        if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes):
+            raise TypeError(f"{what}: the shape of {name!r} must be a tuple of ints, got {shape!r}")
+    checked: Shapes = shapes
+    return checked
+
+
+def _check_name(what: str, name: Any) -> None:
+    if not isinstance(name, str) or not name or "." in name:
+        raise ValueError(
+            f"{what}: a name must be a string without dots, not empty, got {name!r:.100}"
+        )
 
 
 def _definer(cls: type, name: str) -> int:
