@@ -330,6 +330,29 @@ def test_forward_and_the_call_are_one(kind, factor):
         Sequential(LSTM(3, 3), kind(3, 2)).stream()
 
 
+def test_another_call_needs_another_way_back():
+    """Gradients of a call that it no longer has would be wrong, without a word."""
+    x = _random(5, 3)
+    for kind in (Doubled, Thrice, HalvedLinear):
+        layer = kind(3, 2, seed=0)
+        with pytest.raises(NotImplementedError, match="; or vjp = Linear.vjp, if that fits$"):
+            Sequential(layer).vjp(x)
+
+    class Watched(Linear):
+        vjp = Linear.vjp
+
+        def forward(self, input):
+            return super().forward(input)
+
+    class Scaled(Sequential):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    assert_same_bits(Watched(3, 2, seed=0).vjp(x)[0], Linear(3, 2, seed=0)(x))
+    with pytest.raises(NotImplementedError, match="; or vjp = Sequential.vjp, if that fits$"):
+        Sequential(Scaled(Linear(3, 2))).vjp(x)
+
+
 def test_an_lstm_of_ones_own_has_states():
     lstm, x = Gated(3, 4, seed=0), _random(T, B, 3)
     output, (h, c) = LSTM(3, 4, seed=0)(x)
@@ -397,6 +420,15 @@ def _with(vjp):
          "Unready: call super().__init__(...) before assigning layers"),
         (lambda: Late().training, AttributeError,
          "Late has no attribute 'training': call super().__init__(...) first"),
+        (lambda: setattr(Encoder(), "me", Sequential(encoder := Encoder())) or
+         setattr(encoder, "me", Sequential(encoder)), AttributeError,
+         "Encoder: 'me' would be a layer inside itself"),
+        (lambda: Layer({"a": 3}), TypeError,
+         "Layer: the shape of 'a' must be a tuple of ints, got 3"),
+        (lambda: Layer([("a", (3,))]), TypeError, "Layer: shapes must be a dict by name, got list"),
+        (lambda: Layer({}, children={"a": 3}), TypeError, "Layer: 'a' is not a layer but int"),
+        (lambda: Layer({}, children={"a.b": Layer()}), ValueError,
+         "Layer: a name must be a string without dots, not empty, got 'a.b'"),
         (lambda: setattr(Encoder(), "rnn", None), AttributeError,
          "Encoder: 'rnn' is a layer inside it, and stays one"),
         (lambda: _trained(_with(lambda self, x: 2 * x)), TypeError,

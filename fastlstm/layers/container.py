@@ -10,7 +10,8 @@ import numpy as np
 
 from ..arrays import as_float, as_gradient
 from .chain import Given, check_layouts, dotted
-from .layer import Back, Layer, States, check_children
+from .layer import Back, Layer, States
+from .parameters import check_children
 from .stream import by_name
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..arrays import as_array
 from ..checks import short
-from .layer import as_parameter
+from .parameters import as_parameter
 
 if TYPE_CHECKING:
     from ..arrays import Array

@@ -354,12 +354,11 @@ class LSTM(Recurrent):
             with self._all_or_nothing():
                 for layer, cells, tape, mask in reversed(tapes):
                     wanted = input_gradient or cells.start > 0
-                    dy = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
-                    if mask is not None:
-                        dy *= mask
-            dx = batch.restore(dy) if input_gradient else None
+                    dx = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
+                    if dx is not None:
+                        dy = dx if mask is None else np.multiply(dx, mask, out=dx)
             dh_0, dc_0 = batch.unsort((dh, dc), final)
-            return dx, (dh_0, dc_0)
+            return batch.restore(dy) if input_gradient else None, (dh_0, dc_0)
 
         h_n, c_n = batch.unsort((h, c), initial)
         return (batch.restore(y), (h_n, c_n)), pullback

@@ -132,7 +132,7 @@ class LSTMCell(Recurrent):
                 dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
             if not single:
                 return dx, (dh, dc)
-            return dx[0] if input_gradient else None, (dh[0], dc[0])
+            return None if dx is None else dx[0], (dh[0], dc[0])
 
         return ((h[0], c[0]) if single else (h, c)), pullback
 

@@ -1,0 +1,554 @@
+"""Named parameters over one flat buffer, their gradients, and those of layers inside.
+
+A layer's parameters live side by side in one array, in torch's order; each name is a view of it.
+So an optimiser is one loop, a checkpoint is one write, and nothing is kept twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import fnmatch
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, cast
+
+import numpy as np
+
+from ..arrays import as_array
+from ..checks import check_batch_first, check_bool, check_dtype, quoted, short
+
+if TYPE_CHECKING:
+    from ..arrays import Array, Floats
+    from .layer import Layer
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+_Own = TypeVar("_Own", bound="Parameters")
+
+_LIKE_A_PARAMETER = re.compile(r"(.*\.)?(weight|bias)", re.DOTALL)
+
+
+class LoadedKeys(NamedTuple):
+    """What `Layer.load_state_dict` did not find in a state dict, and what it left there."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Parameters:
+    """What a layer has: parameters by name, their gradients, and layers inside with theirs.
+
+    `Layer` is the only class derived from it, and its docstring tells how all this is used.
+    """
+
+    # Attributes that the shapes of parameters, or what is packed from them, depend on: they keep
+    # the values that the constructor gives them.
+    _fixed: ClassVar[frozenset[str]] = frozenset({"dtype", "children"})
+    _kept = False  # whether there is somebody already who would put the gradients back
+    _shown = False  # whether somebody has views of the gradients, and may write into them
+    _blank = False  # whether nothing was added to the gradients since they were set to zero
+    _frozen: frozenset[str] = frozenset()  # names of own parameters that are not to be learnt
+
+    def __init__(self, shapes: Shapes, dtype: Any, children: Mapping[str, Layer]) -> None:
+        what = type(self).__name__
+        shapes = _check_shapes(what, shapes)
+        check_children(what, children)
+        self.dtype = check_dtype(dtype)
+        self.children: dict[str, Layer] = dict(children)
+        self._flat: Floats = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        self._views = _views_of(self._flat, shapes)
+        self._gradients: Floats | None = None  # as `_flat`, once asked for
+        self._grad_views: dict[str, Floats] | None = None  # as `_views`
+        self._version = 0  # counts the changes of the parameters
+
+    def __getattr__(self, name: str) -> Any:
+        attributes = self.__dict__
+        if name in attributes.get("children", ()):
+            return attributes["children"][name]
+        views = attributes.get("_views")
+        if views is None or name not in views:
+            hint = "" if views is not None else ": call super().__init__(...) first"
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
+        view = views[name].view()
+        view.flags.writeable = False
+        return view
+
+    def __dir__(self) -> Iterable[str]:
+        inside = [*self.__dict__.get("_views", ()), *self.__dict__.get("children", ())]
+        return sorted({*super().__dir__(), *inside})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] == "_" and name in self.__dict__:  # the layer's own notes, which runs change
+            object.__setattr__(self, name, value)
+            return
+        is_inside = name not in self.__dict__ and name in self.__dict__.get("children", ())
+        if is_inside or (isinstance(value, Parameters) and not name.startswith("_")):
+            self._set_child(name, value)
+        elif name in self.__dict__.get("_views", {}):
+            self._set({name: as_parameter(value, name)})
+        elif self._lacks_parameter(name):
+            if name in self._parameter_names():
+                raise AttributeError(
+                    f"{short(name)} is a parameter of a layer inside the {type(self).__name__}: "
+                    "assign to it there, or by load_state_dict(..., strict=False)"
+                )
+            raise AttributeError(
+                f"{type(self).__name__} has no parameter {short(name)} to assign to; it has "
+                f"{quoted(self._parameter_names()) or 'none'}"
+            )
+        elif name in self._fixed and name in self.__dict__:
+            raise AttributeError(
+                f"{name} of {type(self).__name__} cannot be changed: build another layer"
+            )
+        else:
+            object.__setattr__(self, name, self._checked(name, value))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Return what is stored when `value` is assigned to an attribute; raise to refuse it.
+
+        Constructors assign too, so an option has the same check at any time.
+        """
+        return check_batch_first(value) if name == "batch_first" else value
+
+    def _set_child(self, name: str, value: Any) -> None:
+        """Take a layer that is assigned to an attribute as one inside this one."""
+        what = type(self).__name__
+        if "children" not in self.__dict__:
+            raise AttributeError(f"{what}: call super().__init__(...) before assigning layers")
+        if not isinstance(value, Parameters):
+            raise AttributeError(f"{what}: {short(name)} is a layer inside it, and stays one")
+        if any(layer is self for _, layer in value.named_layers()):
+            raise AttributeError(f"{what}: {short(name)} would be a layer inside itself")
+        self.children[name] = cast("Layer", value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._views or name in self._fixed or name in self.children:
+            raise AttributeError(
+                f"{name} of {type(self).__name__} cannot be deleted: build another layer"
+            )
+        object.__delattr__(self, name)
+
+    def _lacks_parameter(self, name: str) -> bool:
+        """Tell whether a name can only be meant for a parameter, and there is none of it."""
+        absent = name == "bias" and self.__dict__.get(name, "") is None  # a Linear's
+        own = (name in self.__dict__ and not absent) or hasattr(type(self), name)
+        return "_views" in self.__dict__ and not own and bool(_LIKE_A_PARAMETER.match(name))
+
+    def _parameter_names(self) -> list[str]:
+        return [prefix + name for prefix, layer in self.named_layers() for name in layer._views]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
+        shapes = {name: view.shape for name, view in self._views.items()}
+        without = {"_gradients": None, "_grad_views": None}
+        return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes, **without}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copied: what comes out of a pickle may be a mapped file, read-only or shared."""
+        flat, children = np.array(state["_flat"]), dict(state["children"])
+        views = _views_of(flat, state["_views"])
+        self.__dict__.update(state, _flat=flat, _views=views, children=children)
+
+    def _own_grads(self) -> dict[str, Floats]:
+        """The gradients of this layer's own parameters, views by their names; zeros at first."""
+        if self._gradients is None:
+            self._gradients = np.zeros_like(self._flat)
+        if self._grad_views is None:
+            shapes = {name: view.shape for name, view in self._views.items()}
+            self._grad_views = _views_of(self._gradients, shapes)
+        return self._grad_views
+
+    def _learnt_grads(self) -> dict[str, Floats]:
+        """Of `_own_grads` those that are wanted: what a pullback adds into."""
+        if self._all_frozen:
+            return {}  # and no room for them
+        return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
+
+    @property
+    def grads(self) -> dict[str, Floats]:
+        """The gradients by torch's names, as `state_dict`: views of what pullbacks add into.
+
+        Returns
+        -------
+        dict of str -> ndarray
+            Zeros before the first pullback and after `zero_grad`, and of what is frozen.
+        """
+        for _, layer in self.named_layers():
+            vars(layer).update(_shown=True, _blank=False)
+        return {
+            prefix + name: view
+            for prefix, layer in self.named_layers()
+            for name, view in layer._own_grads().items()
+        }
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Inside, gradients are added to; if that is cut short, as by Ctrl-C, they are put back."""
+        layers = {id(layer): layer for _, layer in self.named_layers() if not layer._kept}.values()
+        before = [
+            None if layer._blank or layer._gradients is None else layer._gradients.copy()
+            for layer in layers
+        ]  # of zeros none: a copy, or a look at all of them, takes a tenth of a small pullback
+        try:
+            for layer in layers:
+                vars(layer).update(_kept=True, _blank=False)
+            yield
+        except BaseException:
+            for layer, gradients in zip(layers, before, strict=True):
+                if layer._gradients is not None:
+                    layer._gradients[...] = 0 if gradients is None else gradients
+            raise
+        finally:
+            for layer in layers:
+                vars(layer)["_kept"] = False
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero; without it, pullbacks go on adding."""
+        for _, layer in self.named_layers():
+            if layer._gradients is not None:
+                layer._gradients[...] = 0
+                vars(layer)["_blank"] = not layer._shown
+
+    def freeze(self: _Own, *names: str) -> _Own:
+        """Let training leave parameters as they are, until `unfreeze`.
+
+        A frozen parameter gets no gradient, no update and no weight decay, and has no part in the
+        norm that `clip_grad_norm` takes. Copies and pickles keep that; `state_dict` does not tell.
+
+        Parameters
+        ----------
+        *names : str
+            Parameters of this layer and those inside it, layers inside it, or patterns as `fnmatch`
+            has them: "lstm.weight_ih_l0", "lstm", "*bias*". None: all.
+
+        Returns
+        -------
+        Layer
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a name fits nothing; nothing has been changed.
+
+        Examples
+        --------
+        >>> model = fastlstm.Sequential({"lstm": fastlstm.LSTM(1, 2), "fc": fastlstm.Linear(2, 1)})
+        >>> dict(model.freeze("lstm", "fc.bias").requires_grad)["fc.weight"]
+        True
+        >>> sum(model.requires_grad.values())
+        1
+        """
+        return self._switch("freeze", names, False)
+
+    def unfreeze(self: _Own, *names: str) -> _Own:
+        """Let training change parameters again: the opposite of `freeze`, with the same names.
+
+        An optimiser that has made steps by then begins with moments of 0 for them. To begin as it
+        did for the others, make another one.
+
+        Examples
+        --------
+        >>> fastlstm.Linear(2, 1).freeze().unfreeze("bias").requires_grad
+        {'weight': False, 'bias': True}
+        """
+        return self._switch("unfreeze", names, True)
+
+    @property
+    def learns(self) -> bool:
+        """Whether any parameter of this layer and those inside it is learnt: there, not frozen."""
+        return not all(layer._all_frozen for _, layer in self.named_layers())
+
+    @property
+    def _all_frozen(self) -> bool:
+        """Whether no parameter of its own is learnt."""
+        return len(self._frozen) == len(self._views)
+
+    def _switch(self: _Own, what: str, names: Iterable[str], learns: bool) -> _Own:
+        owners = self._owners()
+        chosen: dict[str, tuple[Layer, str]] = {}
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{what} takes names of type str, got: {type(name).__name__}")
+            fits = [n for n in owners if fnmatch.fnmatchcase(n, name) or n.startswith(f"{name}.")]
+            if not fits:
+                raise ValueError(
+                    f"{what}: {name[:100]!r} is no parameter, nor a layer with parameters; there "
+                    f"are {quoted(owners) or 'none'}"
+                )
+            chosen |= {n: owners[n] for n in fits}
+        for layer, name in (chosen if names else owners).values():
+            layer._frozen = layer._frozen - {name} if learns else layer._frozen | {name}
+            if not learns and layer._gradients is not None:
+                layer._own_grads()[name][...] = 0
+            if layer._all_frozen:
+                layer._gradients = layer._grad_views = None  # nobody needs their room
+        return self
+
+    def _owners(self) -> dict[str, tuple[Layer, str]]:
+        """(layer, its own name for it) of each parameter by its name from here."""
+        return {
+            prefix + name: (layer, name)
+            for prefix, layer in self.named_layers()
+            for name in layer._views
+        }
+
+    @property
+    def requires_grad(self) -> MutableMapping[str, bool]:
+        """Which parameters are learnt, by name; assign True or False to one, or to all of them.
+
+        Examples
+        --------
+        >>> linear = fastlstm.Linear(2, 1)
+        >>> linear.requires_grad["bias"] = False
+        >>> linear.requires_grad
+        {'weight': True, 'bias': False}
+        >>> linear.requires_grad = False
+        >>> linear.requires_grad
+        {'weight': False, 'bias': False}
+        """
+        return _Switches(self)
+
+    @requires_grad.setter
+    def requires_grad(self, learns: bool) -> None:
+        self._switch("requires_grad", (), check_bool("requires_grad", learns))
+
+    def buffers(self) -> Iterator[tuple[Layer, Floats, Floats]]:
+        """Yield what an optimiser works on: (layer, parameters, gradients), each array flat.
+
+        For this layer and those inside it that have parameters, once each under however many names.
+        Names and shapes of what lies side by side are the layer's own. Who writes parameters calls
+        the layer's `changed`.
+        """
+        for layer in {id(layer): layer for _, layer in self.named_layers()}.values():
+            if not layer._views:
+                continue
+            if layer._gradients is None and layer._all_frozen:  # zeros that take no room
+                yield layer, layer._flat, np.broadcast_to(layer.dtype.type(0), layer._flat.shape)
+            else:
+                layer._own_grads()
+                assert layer._gradients is not None
+                yield layer, layer._flat, layer._gradients
+
+    def changed(self) -> None:
+        """Tell the layer that its parameters were written: what is packed from them is stale."""
+        self.__dict__["_version"] += 1
+
+    def _set(self, values: Mapping[str, Array]) -> None:
+        """Copy arrays of the right shapes into the parameters of these names."""
+        for name, value in values.items():
+            if value.shape != self._views[name].shape:
+                raise ValueError(
+                    f"{name} must have shape {self._views[name].shape}, got {value.shape}"
+                )
+            if not _fits(value, self.dtype):
+                raise ValueError(f"{name} holds numbers beyond {self.dtype}")
+        with np.errstate(under="ignore"):
+            for name, value in values.items():
+                self._views[name][...] = value
+        self.changed()
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield (prefix of its parameters' names, layer) for this layer and all inside it."""
+        yield prefix, cast("Layer", self)
+        for name, child in self.children.items():
+            yield from child.named_layers(f"{prefix}{name}.")
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the layer and its children learn."""
+        return sum(layer._flat.size for _, layer in self.named_layers())
+
+    def state_dict(self) -> dict[str, Floats]:
+        """Return all parameters by torch's names, in torch's order, as copies.
+
+        Returns
+        -------
+        dict of str -> ndarray
+        """
+        return {
+            prefix + name: view.copy()
+            for prefix, layer in self.named_layers()
+            for name, view in layer._views.items()
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
+        """Take all parameters from a mapping with torch's names.
+
+        Parameters
+        ----------
+        state_dict : mapping of str -> array
+            Exactly the names of `state_dict`, each with its shape; arrays or torch tensors of
+            any float type (float64 into a float32 layer is rounded, as torch does it).
+        strict : bool
+            If False, parameters that are missing keep their values, and names that the layer
+            lacks are left alone; both are returned.
+
+        Returns
+        -------
+        missing_keys, unexpected_keys : lists of str, in a named tuple
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unexpected, unless not `strict`, or a shape or type is wrong, in
+            any case. The faults are named, and nothing has been changed.
+
+        Examples
+        --------
+        >>> linear = fastlstm.Linear(2, 1, bias=False)
+        >>> state = {"weight": np.ones((1, 2)), "steps": np.array(7)}
+        >>> linear.load_state_dict(state, strict=False).unexpected_keys
+        ['steps']
+        """
+        expected = self._owners()
+        if not hasattr(state_dict, "keys"):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict).__name__}")
+        arrays = {n: as_array(state_dict[n], n) for n in expected if n in state_dict}
+        missing = [name for name in expected if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in expected]
+        faults = []
+        for kind, names in ("Missing", missing), ("Unexpected", unexpected):
+            if strict and names:
+                faults.append(f"{kind} key(s) in state_dict: " + quoted(names, '"') + ".")
+        for name, array in arrays.items():
+            layer, local = expected[name]
+            if array.shape != layer._views[local].shape:
+                faults.append(
+                    f"size mismatch for {name}: copying a param with shape {array.shape} from "
+                    f"checkpoint, the shape in current model is {layer._views[local].shape}."
+                )
+            if not _holds_floats(array):
+                faults.append(f"type mismatch for {name}: expected floats, got {array.dtype}.")
+            elif not _fits(array, layer.dtype):
+                faults.append(f"{name} holds numbers beyond {layer.dtype}.")
+        if faults:
+            if len(faults) > 20:
+                faults[20:] = [f"And {len(faults) - 20} faults more."]
+            raise ValueError(
+                "\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *faults])
+            )
+        for prefix, layer in self.named_layers():
+            names = [name for name in layer._views if prefix + name in arrays]
+            layer._set({name: arrays[prefix + name] for name in names})
+        return LoadedKeys(missing, unexpected)
+
+    def astype(self: _Own, dtype: str) -> _Own:
+        """Return a copy of the layer, and of all inside it, of another precision.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            float64 is rounded to float32; the other way is exact.
+
+        Returns
+        -------
+        Layer
+            In the mode of this one, with random states of its own.
+
+        Raises
+        ------
+        ValueError
+            If `dtype` is another one, or a number lies beyond float32.
+
+        Examples
+        --------
+        >>> fastlstm.Linear(2, 1).astype("float64").weight.dtype
+        dtype('float64')
+        """
+        wanted, model = check_dtype(dtype), copy.deepcopy(self)
+        for _, layer in model.named_layers():
+            if not _fits(layer._flat, wanted):
+                raise ValueError(f"{type(layer).__name__} holds numbers beyond {wanted}")
+            with np.errstate(under="ignore"):
+                flat = layer._flat.astype(wanted)
+            layer.__setstate__({**layer.__getstate__(), "dtype": wanted, "_flat": flat})
+        return model
+
+
+class _Switches(MutableMapping[str, bool]):
+    """`Layer.requires_grad`: each reading asks the layers, each assignment tells them."""
+
+    def __init__(self, layer: Parameters) -> None:
+        self._layer = layer
+
+    def __getitem__(self, name: str) -> bool:
+        layer, own = self._layer._owners()[name]
+        return own not in layer._frozen
+
+    def __setitem__(self, name: str, learns: bool) -> None:
+        self._layer._switch(
+            "requires_grad", (name,), check_bool(f"requires_grad[{name!r}]", learns)
+        )
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("requires_grad has a value for each parameter; none can be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layer._owners())
+
+    def __len__(self) -> int:
+        return len(self._layer._owners())
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def _views_of(flat: Floats, shapes: Shapes) -> dict[str, Floats]:
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()], dtype=int)
+    return {
+        name: piece.reshape(shape)
+        for (name, shape), piece in zip(shapes.items(), np.split(flat, ends)[:-1], strict=True)
+    }
+
+
+def _holds_floats(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Tell whether floats stay what they are, but for rounding, in another precision."""
+    if array.dtype.itemsize <= dtype.itemsize:
+        return True
+    with np.errstate(all="ignore"):
+        return np.array_equal(np.isinf(array.astype(dtype)), np.isinf(array))
+
+
+def as_parameter(value: Any, name: str) -> Array:
+    """What may be assigned to a parameter: floats of any precision, or a list of numbers."""
+    array = as_array(value, name)
+    untyped = isinstance(value, (list, tuple, int))
+    if not _holds_floats(array) and not (untyped and array.dtype.kind in "iu"):
+        raise ValueError(f"{name} must hold floats, got {array.dtype}")
+    return array
+
+
+def check_children(what: str, children: Any) -> None:
+    """Refuse layers inside a layer of the kind `what` that are none, or have no proper names."""
+    if not isinstance(children, Mapping):
+        raise TypeError(f"{what}: layers must be a dict by name, got {type(children).__name__}")
+    for name, layer in children.items():
+        if not isinstance(layer, Parameters):
+            raise TypeError(f"{what}: {name!r} is not a layer but {type(layer).__name__}")
+        _check_name(what, name)
+
+
+def _check_shapes(what: str, shapes: Any) -> Shapes:
+    """Refuse what does not name parameters and their shapes."""
+    if not isinstance(shapes, Mapping):
+        raise TypeError(f"{what}: shapes must be a dict by name, got {type(shapes).__name__}")
+    for name, shape in shapes.items():
+        _check_name(what, name)
+        sizes = shape if isinstance(shape, (tuple, list)) else [None]
+        if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes):
+            raise TypeError(f"{what}: the shape of {name!r} must be a tuple of ints, got {shape!r}")
+    checked: Shapes = shapes
+    return checked
+
+
+def _check_name(what: str, name: Any) -> None:
+    if not isinstance(name, str) or not name or "." in name:
+        raise ValueError(
+            f"{what}: a name must be a string without dots, not empty, got {name!r:.100}"
+        )
