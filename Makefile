@@ -53,6 +53,7 @@ bench: $(VENV)/.bench
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 # Linux and GCC. The package is built apart; -k leaves out what takes long there: other processes,
 # counts of memory, another machine's emulation. The first pytest is not `-m pytest`, which would
