@@ -1,6 +1,7 @@
 """Arrays in .npy files: mapped into memory where they are read, written piece by piece.
 
-A file may come from anyone, so its header is checked before memory is taken for it.
+A file may come from anyone, so its header is checked before memory is taken for it, and none of its
+text is evaluated.
 """
 
 from __future__ import annotations
@@ -10,25 +11,70 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import short
+
 _MOST_HEADER = 10_000  # bytes; NumPy reads no longer header either
-_ITEM = re.compile(  # one item of the dict; its text is matched, and never evaluated
-    r"""\s* ['"] (?: descr ['"] \s* : \s* ['"] (?P<descr> [\w<>=|[\]]{1,40} ) ['"]
+MOST_HEAD = 12 + _MOST_HEADER  # bytes: with the magic, the version and the header's own size
+_ITEM = re.compile(  # one item of the dict
+    r"""\s* ['"] (?: descr ['"] \s* : \s* ['"] (?P<descr> [^'"]{1,40} ) ['"]
         | fortran_order ['"] \s* : \s* (?P<fortran_order> True | False )
         | shape ['"] \s* : \s* [(] (?P<shape> [^()]* ) [)] ) \s* ,?""",
     re.VERBOSE,
 )
+# Numbers and bytes; of another text, np.dtype might evaluate parts.
+_PLAIN_TYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|S\d{1,8})", re.ASCII)
 _NUMBER = r"\s*\d{1,18}L?\s*"  # Python 2 wrote the L
 _NUMBERS = re.compile(rf"(?:{_NUMBER},)*(?:{_NUMBER})?", re.ASCII)
-_SIZES = {
-    b"\x01\x00": 2,
-    b"\x02\x00": 4,
-    b"\x03\x00": 4,
-}  # where its size stands
+_BYTES_OF_SIZE = {b"\x01\x00": 2, b"\x02\x00": 4, b"\x03\x00": 4}  # by the version
+
+
+class Header(NamedTuple):
+    """What stands before the values of a .npy file, and at which byte these begin."""
+
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+    shape: tuple[int, ...]
+    start: int
+
+
+def read_header(head: bytes | bytearray) -> Header:
+    """Read the header of a .npy file of version 1 to 3.
+
+    Parameters
+    ----------
+    head : bytes
+        How the file begins: its first `MOST_HEAD` bytes, or the whole file if it has fewer.
+
+    Raises
+    ------
+    ValueError
+        If the header is damaged, or is that of anything but numbers or bytes.
+    """
+    wide = _BYTES_OF_SIZE.get(bytes(head[6:8]))
+    if head[:6] != b"\x93NUMPY" or wide is None:
+        raise ValueError("it does not begin as a .npy file of version 1, 2 or 3 does")
+    size = int.from_bytes(head[8 : 8 + wide], "little")
+    start = 8 + wide + size
+    if size > _MOST_HEADER or start > len(head):
+        raise ValueError(f"its header of {size} bytes is cut off or longer than {_MOST_HEADER}")
+    text = head[8 + wide : start].decode("latin-1")
+    items = {str(item.lastgroup): item[str(item.lastgroup)] for item in _ITEM.finditer(text)}
+    whole = "".join(_ITEM.sub("", text).split()) == "{}" and len(items) == 3
+    if not whole or not _NUMBERS.fullmatch(items["shape"]):
+        raise ValueError("its header does not tell the type, order and shape of an array")
+    if not _PLAIN_TYPE.fullmatch(items["descr"]):
+        raise ValueError(f"it holds {short(items['descr'])}; expected numbers")
+    try:
+        dtype = np.dtype(items["descr"])
+    except TypeError as fault:  # this machine may lack the longest floats
+        raise ValueError(f"its header is damaged: {fault}") from fault
+    shape = tuple(map(int, re.findall(r"\d+", items["shape"])))
+    return Header(dtype, "F" if items["fortran_order"] == "True" else "C", shape, start)
 
 
 def map_array(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -43,8 +89,8 @@ def map_array(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     with open(path, "rb") as file:
         try:
-            dtype, order, shape = _header(file)
-            start, end = file.tell(), os.fstat(file.fileno()).st_size
+            dtype, order, shape, start = read_header(file.read(MOST_HEAD))
+            end = os.fstat(file.fileno()).st_size
             size = math.prod(shape) * dtype.itemsize
             if size > end - start:
                 raise ValueError(
@@ -82,27 +128,3 @@ def write_pieces(
             file.seek(values + (row * length + start) * width)
             file.write(np.ascontiguousarray(part).data)
         start += piece.shape[axis]
-
-
-def _header(file: IO[bytes]) -> tuple[np.dtype[Any], Literal["C", "F"], tuple[int, ...]]:
-    """Return the dtype, order and shape that stand in a file's header."""
-    head = file.read(8)
-    if head[:6] != b"\x93NUMPY" or head[6:] not in _SIZES:
-        raise ValueError("it does not begin as a .npy file of version 1, 2 or 3 does")
-    size = int.from_bytes(file.read(_SIZES[head[6:]]), "little")
-    header = file.read(min(size, _MOST_HEADER + 1))
-    if len(header) != size:
-        raise ValueError(f"its header of {size} bytes is cut off or longer than {_MOST_HEADER}")
-    text = header.decode("latin-1")
-    items = {str(item.lastgroup): item[str(item.lastgroup)] for item in _ITEM.finditer(text)}
-    whole = "".join(_ITEM.sub("", text).split()) == "{}" and len(items) == 3
-    if not whole or not _NUMBERS.fullmatch(items["shape"]):
-        raise ValueError("its header does not tell the type, order and shape of an array")
-    try:
-        dtype = np.dtype(items["descr"])
-    except (TypeError, ValueError, OverflowError) as fault:
-        raise ValueError(f"its header is damaged: {fault}") from fault
-    if dtype.kind in "OV":
-        raise ValueError(f"it holds {dtype}; expected numbers")
-    shape = tuple(map(int, re.findall(r"\d+", items["shape"])))
-    return dtype, "F" if items["fortran_order"] == "True" else "C", shape

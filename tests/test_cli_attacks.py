@@ -377,6 +377,7 @@ DAMAGED = {
     "records in a word": npy(head((1,), "f4,f4"), bytes(8)),
     "arrays in a word": npy(head((1,), "(2,)f4"), bytes(8)),
     "no type": npy(head((1,), "<f5"), bytes(8)),
+    "a type that is evaluated": npy(head((1,), "01"), bytes(8)),
     "a type that is none": npy(head((1,), 7), bytes(8)),
     "order": npy(head(fortran_order="no"), VALUES.tobytes()),
     "cut off": npy(head(), VALUES.tobytes()[:-1]),

@@ -3,23 +3,24 @@
 A file may also hold notes: a JSON object in which its writer keeps more about the model, such as
 what it forecasts. A checkpoint of a training is read too, for the parameters of its model.
 
-``np.load(path, allow_pickle=False)`` opens these files as well. Here they are read by hand, because
-np.load believes the header of an array, and takes the memory that the header asks for before it
-looks whether the file has so many numbers.
+``np.load(path, allow_pickle=False)`` opens these files as well. It is not used here, because it
+believes the header of an array: it takes the memory that the header asks for before it looks
+whether the file has so many numbers.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checks import short
+from ..npy import MOST_HEAD, Header, read_header
 from . import archive, structure
 from .archive import Member
+from .dtypes import is_known
 from .format import ANY, Choice, Content
 from .source import Source, State
 
@@ -35,13 +36,6 @@ TRAINING = "__training__"  # the entry of a checkpoint that says what stands in 
 _STRUCTURE = "__structure__"
 _NOTES = "__notes__"
 _OF_A_TRAINING = "it is a checkpoint of a training, of which the model's parameters are taken"
-# What np.save writes before the numbers: the magic of numpy.lib.format 1.0, a size, a dict's repr.
-_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|](?:f[248]|[iu][1248]|c8|c16|b1|S[1-9]\d{0,8}))', "
-    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\),? ?\} *\n",
-    re.DOTALL,
-)
-
 _NOT_PLAIN = (
     "is not a plain array of numbers as np.save writes it: Python objects, records and other "
     "headers are refused"
@@ -101,7 +95,7 @@ def read_arrays(source: Source) -> State:
                 f"its members {short(name)} and {short(name + '.npy')} are two arrays of one name"
             )
         data = archive.read(source, member)
-        if header := _HEADER.match(data):
+        if header := _header(data):
             state[name] = _array(name, header, data)
         else:
             state.refused[name] = _NOT_PLAIN
@@ -159,7 +153,7 @@ def _text(source: Source, name: str) -> bytes | None:
         return None
     source.budget.check("bytes of JSON", member.size)
     data = archive.read(source, member)
-    header = _HEADER.match(data)
+    header = _header(data)
     array: Array = _array(name, header, data) if header else np.zeros(0)
     text = array.item() if array.dtype.kind == "S" and not array.ndim else None
     if not isinstance(text, bytes):
@@ -167,17 +161,24 @@ def _text(source: Source, name: str) -> bytes | None:
     return text
 
 
-def _array(name: str, header: re.Match[bytes], data: bytearray) -> Array:
+def _header(data: bytearray) -> Header | None:
+    """Return the header of a .npy file; None unless it is that of a plain array of numbers."""
+    try:
+        header = read_header(data[:MOST_HEAD])
+    except ValueError:
+        return None
+    return header if is_known(header.dtype.name) or header.dtype.kind == "S" else None
+
+
+def _array(name: str, header: Header, data: bytearray) -> Array:
     """Return the array behind the header of a .npy file, in native byte order."""
-    dtype = np.dtype(header[1].decode())
-    shape = tuple(int(n) for n in header[3].split(b",") if n.strip())
-    expected, got = math.prod(shape) * dtype.itemsize, len(data) - header.end()
+    dtype, order, shape, start = header
+    expected, got = math.prod(shape) * dtype.itemsize, len(data) - start
     if expected != got:
         raise ValueError(
             f"entry {short(name)} of shape {shape} and type {dtype} must have {expected} bytes, "
             f"got {got}"
         )
-    flat = np.frombuffer(data, dtype, offset=header.end()) if expected else np.zeros(0, dtype)
+    flat = np.frombuffer(data, dtype, offset=start) if expected else np.zeros(0, dtype)
     native = np.dtype("f4") if dtype == np.float16 else dtype.newbyteorder("=")
-    numbers = flat.astype(native, copy=False)
-    return numbers.reshape(shape, order="F" if header[2] == b"True" else "C")
+    return flat.astype(native, copy=False).reshape(shape, order=order)
