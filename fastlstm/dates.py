@@ -9,6 +9,7 @@ the labels are refused.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -63,10 +64,9 @@ _TEXTS_OF_FORMS: list[tuple[str, list[str] | None]] = [
         None,
     ),
 ]
-_FORMS = [(re.compile(f, re.IGNORECASE | re.ASCII), orders) for f, orders in _TEXTS_OF_FORMS]
-_YEAR_AND_MONTH = re.compile(r"(?P<y>1[6-9]\d\d|2[01]\d\d)\.(?P<m>0[1-9]|1[0-2])")
+_YEAR_AND_MONTH = r"(?P<y>1[6-9]\d\d|2[01]\d\d)\.(?P<m>0[1-9]|1[0-2])"
 
-
+_Form = re.Pattern[str]
 _Matches = Sequence["re.Match[str]"]
 
 
@@ -99,7 +99,7 @@ def read_times(labels: Sequence[str]) -> Times | None:
     ValueError
         If a date does not exist, or days and months cannot be told apart.
     """
-    for form, orders in _FORMS:
+    for form, orders in _forms():
         if matches := _all_matches(form, labels):
             possible = orders or [""]
             found = {o: times for o in possible if (times := _dates(matches, o))}
@@ -108,7 +108,7 @@ def read_times(labels: Sequence[str]) -> Times | None:
             return _the_one(found, matches, possible)
     if not all(map(NUMBER.fullmatch, labels)):
         return None
-    matches = _all_matches(_YEAR_AND_MONTH, labels)
+    matches = _all_matches(re.compile(_YEAR_AND_MONTH), labels)
     if matches and len({match["y"] for match in matches}) > 1:
         return _dates(matches)
     return _numbers(labels)
@@ -135,7 +135,7 @@ def read_formatted(labels: Sequence[str], date_format: str) -> Times:
         raise ValueError("some times have an offset from UTC, and others have none")
     zone = moments[-1].tzinfo
     if zone is not None:
-        moments = [m.astimezone(datetime.timezone.utc).replace(tzinfo=None) for m in moments]
+        moments = [_in_utc(moment, label) for moment, label in zip(moments, labels, strict=True)]
     values = np.array(moments, "M8[us]")
 
     def write(values: NDArray[Any]) -> list[str]:
@@ -147,19 +147,33 @@ def read_formatted(labels: Sequence[str], date_format: str) -> Times:
     return Times(values, write)
 
 
+def _in_utc(moment: datetime.datetime, label: str) -> datetime.datetime:
+    """Return a moment that has an offset as one without, in UTC."""
+    try:
+        return moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+    except OverflowError:
+        raise ValueError(f"{label!r} is before year 1 or behind year 9999 in UTC") from None
+
+
 def looks_like_a_date(text: str) -> bool:
     """Tell whether a text has the form of a date, and is no number."""
     if NUMBER.fullmatch(text):
         return False
-    return any(form.fullmatch(text) for form, _ in _FORMS)
+    return any(form.fullmatch(text) for form, _ in _forms())
 
 
 def same_form(text: str, other: str) -> bool:
     """Tell whether two texts are dates that are written in the same form."""
-    return any(form.fullmatch(text) and form.fullmatch(other) for form, _ in _FORMS)
+    return any(form.fullmatch(text) and form.fullmatch(other) for form, _ in _forms())
 
 
-def _all_matches(form: re.Pattern[str], labels: Sequence[str]) -> _Matches | None:
+@functools.cache
+def _forms() -> list[tuple[_Form, list[str] | None]]:
+    """Return the forms that labels can have, compiled when the first label is read."""
+    return [(re.compile(f, re.IGNORECASE | re.ASCII), orders) for f, orders in _TEXTS_OF_FORMS]
+
+
+def _all_matches(form: _Form, labels: Sequence[str]) -> _Matches | None:
     """Return the matches of all labels, or None if one does not match."""
     if not labels or not form.fullmatch(labels[0]):  # the first one excludes most forms
         return None
@@ -200,8 +214,10 @@ def _dates(matches: _Matches, order: str = "") -> Times | None:
     dates = first.astype("M8[D]") + (days - 1)
     if "w" in texts:  # January 4 is in week 1
         fourth = first.astype("M8[D]") + 3
-        monday = fourth - (fourth.astype(int) + 3) % 7
-        dates = monday + 7 * (numbers("w") - 1) + numbers("wd", 1) - 1
+        monday = fourth - (fourth.astype(int) + 3) % 7 + 7 * (numbers("w") - 1)
+        if ((monday + 3).astype("M8[Y]").astype(int) + 1970 != years).any():
+            return None  # the year that a Thursday is in has its week
+        dates = monday + numbers("wd", 1) - 1
     elif not (dates.astype("M8[M]") == first).all():
         return None
     if not any(texts.get("H", ())):
@@ -214,6 +230,8 @@ def _dates(matches: _Matches, order: str = "") -> Times | None:
         return None
     digits = max((len(text or "") for text in texts.get("f", ())), default=0)
     unit, digits = ("ns", 9) if digits > 6 else ("us", 6)
+    if unit == "ns" and not ((1678 <= years) & (years <= 2261)).all():
+        return None  # nanoseconds of these years alone fit 64 bits
     clock = (hours * 3600 + minutes * 60 + seconds).astype("m8[s]").astype(f"m8[{unit}]")
     if any(texts.get("f", ())):
         parts = [int((text or "").ljust(digits, "0")) for text in texts["f"]]

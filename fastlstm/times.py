@@ -95,8 +95,17 @@ def _at_equal_distances(
         equal = np.allclose(steps, steps[0], rtol=1e-6, atol=0)
     else:
         equal = (steps == steps[0]).all()
+    if not equal or values.dtype.kind in "fiu" and not _fits(values, len(after)):
+        return None
     more = values[-1] + after * steps[-1]
-    return more if equal else None
+    return more
+
+
+def _fits(values: NDArray[Any], count: int) -> bool:
+    """Tell whether so many more numbers at the last distance are neither infinite nor wrap."""
+    most = np.finfo(values.dtype).max if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+    last = float(values[-1])
+    return abs(last + count * (last - float(values[-2]))) < float(most)
 
 
 def span(step: Any) -> str:

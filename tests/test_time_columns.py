@@ -156,6 +156,9 @@ def test_what_is_beyond_all_times():
     last = read_times(["9999-12-30", "9999-12-31"])
     assert continued(last.values, 1) is None
     assert read_times(["9999", "10000"]).write(np.array([10001])) == ["10001"]
+    for labels, count in ((["0", str(2**61)], 5), (["0.0", "1e307"], 30)):
+        values = read_times(labels).values  # more of them would wrap around, or be infinite
+        assert continued(values, 1) is not None and continued(values, count) is None
 
 
 def test_days_and_months_are_told_apart_by_the_whole_column_or_not_at_all():
@@ -214,6 +217,9 @@ def test_a_date_is_read_as_it_was_meant_or_refused(day, step, count, form, newes
         (["2024-02-28", "2023-02-29"], "Day out of range in '2023-02-29'"),
         (["32/01/2024"], "Day out of range in '32/01/2024'"),
         (["2024-01-01 24:00"], "Day out of range in '2024-01-01 24:00'"),
+        (["2024-W52", "2024-W53"], "Day out of range in '2024-W53'"),
+        (["2024-W00"], "Day out of range in '2024-W00'"),
+        (["2300-01-01 00:00:00.123456789"], "Day out of range in '2300-01-01"),
         (["31/12/2024", "12/31/2024"], "days come before months in some places, and after them"),
         (["2024-01-01 00:00", "2024-01-01 00:00Z"], "some times have an offset from UTC, and oth"),
     ],
@@ -221,6 +227,13 @@ def test_a_date_is_read_as_it_was_meant_or_refused(day, step, count, form, newes
 def test_dates_that_are_none(labels, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_times(labels)
+
+
+def test_an_offset_may_lead_out_of_all_years():
+    with pytest.raises(
+        ValueError, match="'0001-01-01 [+]0500' is before year 1 or behind year 999"
+    ):
+        read_formatted(["2024-01-01 +0000", "0001-01-01 +0500"], "%Y-%m-%d %z")
 
 
 def test_other_words_are_no_times():
