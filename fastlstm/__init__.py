@@ -12,6 +12,8 @@ One step of one layer in one direction, the gates i, f, g, o in torch's order::
     h = o * tanh(c)
 """
 
+from typing import TYPE_CHECKING
+
 from . import engines, training
 from .engines import engine_info
 from .formats import load, load_lstm, load_state, save
@@ -80,8 +82,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Say where a name of `fastlstm.training` is, for who looks for it here."""
-    if name in training.__all__:
-        raise AttributeError(f"fastlstm has no {name!r}: it is fastlstm.training.{name}")
-    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
+
+    def __getattr__(name: str) -> object:
+        """Say where a name of `fastlstm.training` is, for who looks for it here."""
+        if name in training.__all__:
+            raise AttributeError(f"fastlstm has no {name!r}: it is fastlstm.training.{name}")
+        raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")

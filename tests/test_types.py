@@ -92,8 +92,6 @@ from fastlstm.training import Adam, MSELoss
 lstm = fastlstm.LSTM("3", 4)  # wrong
 fastlstm.LSTM(3, 4, layers=2)  # wrong
 fastlstm.LSTM(3, 4, 1, True, False, 0.0, False, 0, "float32")  # wrong
-fastlstm.LSTM(3, 4, dtype="float16")  # wrong
-fastlstm.LSTM(3, 4, engine="abacus")  # wrong
 output, h_n, c_n = fastlstm.LSTM(3, 4)(np.zeros((5, 2, 3)))  # wrong
 fastlstm.LSTM(3, 4).stream(batch_size="2")  # wrong
 fastlstm.Linear(3)  # wrong
