@@ -142,7 +142,7 @@ const fl_instruction_set *fl_instruction_set_of(int isa);
 const fl_kernels *fl_kernels_of(int isa, int32_t itemsize);
 
 /* How the work of a run is cut: into `parts` of the sequences, each through the whole stack, or, layer by
-layer, into whole `directions`, or into `shares` of each step's units. All but one of these are 1. */
+layer, into whole `directions`, or into `shares` of each step's units. At most one of the three is above 1. */
 typedef struct {
     int threads, parts, shares, directions;
 } fl_cut;
