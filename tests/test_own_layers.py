@@ -360,6 +360,8 @@ def test_an_lstm_of_ones_own_has_states():
     assert_same_bits(y, -output)
     assert_same_bits(states["rnn"][1], c)
     assert_same_bits(Sequential(lstm, Last())(x), -output[-1])
+    with pytest.raises(ValueError, match=r"Gated\(3, 4\) is not known to need no more"):
+        lstm.stream()
 
 
 @pytest.mark.parametrize(

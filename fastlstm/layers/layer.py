@@ -36,11 +36,12 @@ _Own = TypeVar("_Own", bound="Layer")
 
 
 class Layer(Parameters):
-    """What every layer is: parameters with torch's names, a training switch, layers inside.
+    """The base class of every layer: parameters by name, a training switch, layers inside.
 
-    Derive from it for a layer of your own. It must have `forward`. To be trained, or to stand
-    behind layers that are, it must have `vjp` too. Then it works in `Sequential`, `Residual` and
-    `Concat`, in `fit`, `predict`, `state_dict`, checkpoints, copies and pickles as any other.
+    A layer of your own is a class derived from this one. It needs `forward`, and if it is trained,
+    or stands behind layers that are, it needs `vjp` too. It then works like any other layer in
+    `Sequential`, `Residual` and `Concat`, in `fit`, `predict`, `state_dict` and checkpoints; it can
+    be frozen, copied, pickled and brought to another dtype.
 
     Parameters
     ----------
@@ -48,43 +49,44 @@ class Layer(Parameters):
         The parameters by their names, in the order of `state_dict`. They begin as zeros.
     dtype : {"float32", "float64"}
     children : dict of str -> Layer, optional
-        The layers inside this one; their parameters' names are prefixed ``name.``. A layer that is
-        assigned to an attribute later is added to them, as in torch.
+        The layers inside this one. Their parameters' names get the prefix ``name.``. A layer that
+        is assigned to an attribute later is added to them, as in torch.
 
     Attributes
     ----------
     training : bool
         Whether it is in training mode; see `train`.
     stepwise : bool
-        Say True in the class if each step of the output depends on the same step of the input
-        alone. A stream takes the layer then: ``step`` calls it with one step, (B, ...).
+        Set it to True in the class if each step of the output depends on the same step of the
+        input alone. Streams then take the layer, and call it with one step, (B, ...), at a time.
     gives_steps : bool
-        Say False in the class if the output has no axis of steps, as that of a `Last`.
+        Set it to False in the class if the output has no axis of steps, like that of `Last`.
 
     Notes
     -----
-    What to write, and what you may:
+    A layer of your own has these parts:
 
-    - ``forward(self, input, *, lengths=None)`` returns the output. `lengths`, the real steps of
-      each sequence, are given where the caller of a model gives them; leave the parameter out if
-      the layer has no use for them. A layer is run by calling it: ``y = layer(x)``.
+    - ``forward(self, input, *, lengths=None)`` returns the output. `lengths` holds the real steps
+      of each sequence, where the caller of the model gives them. Leave this parameter out if the
+      layer has no use for it. Layers are run by calling them: ``y = layer(x)``.
     - ``vjp(self, input, *, lengths=None)`` returns the output and a function ``dx =
-      pullback(d_output)``, from the gradient of the output to that of the input, both of the
-      dtype and shape of what they are the gradient of. For each parameter it calls
-      `add_gradient`. It may also take ``input_gradient``; where that is False, `dx` may be None.
-    - A class derived from another layer, with a call of its own, has no `vjp` until it says so, as
-      that of the other layer would belong to another call.
-    - A `numpy.random.Generator` that is an attribute is kept in checkpoints.
-    - Layers in a list are not seen: assign each to an attribute, or make a `Sequential` of them.
+      pullback(d_output)``, which turns the gradient of the output into that of the input. A
+      gradient has the shape and dtype of what it belongs to. The pullback calls `add_gradient` for
+      each parameter. If `vjp` has a parameter ``input_gradient``, then False means that `dx` is
+      not needed and may be None.
+    - An attribute that is a `numpy.random.Generator` is kept in checkpoints.
+    - Layers in a list are not seen. Assign each to an attribute, or make a `Sequential` of them.
 
-    A layer that overrides ``__call__`` instead of `forward` works as well. It may return anything
-    that the next layer takes.
+    A class may override ``__call__`` instead of `forward`. If it is derived from another kind of
+    layer, as `Linear`, and overrides how that is called, then it has no `vjp` and no stream until
+    it defines them, because those of the other kind may not fit.
 
-    Parameters are read as attributes (``lstm.weight_ih_l0``: a view that refuses writing) and
-    changed by assigning to them or by `load_state_dict`, so that a layer knows when its weights
-    have changed. A name that begins as theirs do (weight, bias) and is none is refused. Changing
-    them while another thread runs the layer is not safe; running it from many threads is.
-    Pullbacks add into `grads`: one thread at a time.
+    Parameters are read as attributes, ``lstm.weight_ih_l0``, which are views that refuse writing.
+    They are changed by assigning to them or by `load_state_dict`, so that a layer knows when its
+    weights have changed. Assigning to another name that begins with "weight" or "bias" is refused,
+    because it would be a misspelt parameter. A layer may be run from many threads at once, but not
+    while another thread changes its parameters. Pullbacks add into `grads`, so only one thread at
+    a time may call those of a layer.
 
     Examples
     --------
@@ -118,10 +120,10 @@ class Layer(Parameters):
     stepwise: bool = False
     gives_steps: bool = True
 
-    # What a method tells more than its own result: a subclass that overrides the method, and not
-    # these, has those of `Layer`, as nothing more is known of it.
+    # What is known of a layer only as long as a method is not overridden. A subclass that overrides
+    # the method, and does not define these, has those of `Layer`, which know nothing about it.
     _told_by: ClassVar[dict[str, tuple[str, ...]]] = {
-        "__call__": ("vjp", "_join", "_live", "_goes_by_chunks", "stepwise")
+        "__call__": ("vjp", "stream", "_join", "_live", "_goes_by_chunks", "stepwise")
     }
     _axes: int | None = None  # how many axes a batch of its input has, where that is known
     _takes_indices: bool = False  # whether its input is integers
@@ -136,7 +138,7 @@ class Layer(Parameters):
         super().__init__(shapes or {}, dtype, children or {})
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make `forward` and the call one, whichever of them a class defines."""
+        """Make `forward` and the call the same, whichever of the two a class defines."""
         super().__init_subclass__(**options)
         own = vars(cls)
         if "forward" in own and "__call__" not in own:

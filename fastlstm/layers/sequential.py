@@ -65,9 +65,10 @@ class Sequential(Container):
     ) -> tuple[Any, States, Back]:
         states: States = {}
         backs: list[tuple[str, Back]] = []
-        needed = input_gradient  # of what this layer takes: also if a layer before it learns
+        # Whether the gradient of a layer's input is needed. It is if a layer before it learns.
+        needed = input_gradient
         for name, layer in self.children.items():
-            if not (needed or stated or layer.learns):  # frozen, as all before it: nobody goes back
+            if not (needed or stated or layer.learns):  # no gradient goes back through this layer
                 x, _ = layer._pass(x, {}, lengths)
                 continue
             x, own, back = layer._pass_vjp(x, within(hx, name), lengths, needed, stated)
