@@ -38,7 +38,7 @@ DEFAULT_ENGINES = ("native", "numba")
 TOLERANCE = {"float32": 2e-5, "float64": 4e-14}
 THREADS_BAR = 1.7  # one thread's time over two threads', for batches of at least 32
 CLEAR_PEAK = pathlib.Path("/proc/self/clear_refs")  # only Linux has it
-STEPS_REMEMBERED = 3  # the peak of memory is that of so many steps
+MEMORY_STEPS = 3  # the peak of memory is that of so many steps
 MEMORY = "from benchmarks import train; print(train.peak_memory({case!r}, {name!r}))"
 PROGRAMS = {  # (file in programs/, its argument)
     "fastlstm.fit": ("with_fastlstm.py", "fit"),
@@ -221,7 +221,7 @@ def peak_memory(case_name: str, name: str) -> int:
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc keeps what was freed
     CLEAR_PEAK.write_text("5")  # the peak is measured from here on
     before = _resident("VmRSS")
-    for _ in range(STEPS_REMEMBERED):
+    for _ in range(MEMORY_STEPS):
         step()
     return _resident("VmHWM") - before
 

@@ -64,7 +64,7 @@ def main(seed: int = 0) -> dict[str, float]:
         for batch in np.split(order.permutation(len(x)), len(x) // BATCH):
             optimizer.zero_grad()  # pullbacks add to the gradients
             prediction, pullback = model.vjp(x[batch])
-            loss, gradient = criterion(prediction, y[batch])  # of the loss by the prediction
+            loss, gradient = criterion(prediction, y[batch])  # the loss, and its gradient
             pullback(gradient)  # adds to model.grads
             clip_grad_norm(model, 1.0)
             optimizer.step()

@@ -86,8 +86,7 @@ def train(words: Sequence[str], classes: np.ndarray, seed: int = 0) -> fastlstm.
 
 def classify(model: fastlstm.Sequential, words: Sequence[str]) -> np.ndarray:
     """Return the class of each word, by the model."""
-    unknown = np.zeros(len(words), int)
-    return fastlstm.predict(model, Sequences(as_tokens(words), unknown)).argmax(axis=1)
+    return fastlstm.predict(model, as_tokens(words)).argmax(axis=1)
 
 
 def naive_bayes(words: Sequence[str], classes: np.ndarray, test: Sequence[str]) -> np.ndarray:

@@ -255,6 +255,22 @@ def test_losses_of_ones_own():
         assert history["loss"][0] == pytest.approx(expected, rel=1e-6)
 
 
+class _Sum:
+    reduction = "sum"
+
+    def __call__(self, prediction, target):
+        return np.float32(target.sum()), np.zeros_like(prediction)
+
+
+def test_the_numbers_of_a_loss_of_ones_own_are_added_in_float64():
+    target = np.ones((N, 1), np.float32)
+    target[0] = 2**24  # in float32, adding 1 to it changes nothing
+    model = _one(1)
+    history = fit(model, (X, target), _Sum(), Adam(model), 1, 1, shuffle=False, progress=False)
+    assert history["loss"] == [2**24 + N - 1]
+    assert type(history["loss"][0]) is float  # which json.dumps takes
+
+
 def test_a_loss_of_ones_own_with_weighted_steps():
     """Without a denominator, a batch weighs as its real steps do."""
     data = Steps(_numbers(N, T, 2), STEP_WEIGHTS)

@@ -26,7 +26,7 @@ class BatchLoss:
 
     Attributes
     ----------
-    own : callable
+    unwrapped : callable
         The loss without `functools.partial`.
     adds_up : bool
         Whether its value is a sum, so that batches are added.
@@ -35,11 +35,11 @@ class BatchLoss:
     def __init__(self, loss: LossFunction) -> None:
         self._loss = loss
         self._options: dict[str, Any] = {}  # which functools.partial gives it
-        self.own: Any = loss
-        while isinstance(self.own, functools.partial):
-            self._options = self.own.keywords | self._options
-            self.own = self.own.func
-        self.adds_up: bool = getattr(self.own, "reduction", "mean") == "sum"
+        self.unwrapped: Any = loss
+        while isinstance(self.unwrapped, functools.partial):
+            self._options = self.unwrapped.keywords | self._options
+            self.unwrapped = self.unwrapped.func
+        self.adds_up: bool = getattr(self.unwrapped, "reduction", "mean") == "sum"
         self._takes_std = _takes(loss, "std")
 
     def __call__(self, prediction: NDArray[Any], batch: Batch) -> tuple[Any, Any]:
@@ -47,7 +47,7 @@ class BatchLoss:
         given = _without_none({"weights": batch.weights, "mask": batch.mask})
         if self._takes_std:
             given |= _without_none({"std": getattr(batch, "std", None)})
-        if isinstance(self.own, Loss):
+        if isinstance(self.unwrapped, Loss):
             return self._loss(prediction, batch.y, **given)
         try:
             return self._loss(prediction, batch.y, **given)
@@ -57,20 +57,20 @@ class BatchLoss:
 
     def denominator(self, prediction: NDArray[Any], batch: Batch) -> float:
         """Return what the mean over a batch divides by, as far as the loss can tell."""
-        if not hasattr(self.own, "denominator"):
+        if not hasattr(self.unwrapped, "denominator"):
             return _weight(batch)
-        own = {n: v for n, v in self._options.items() if n in ("weights", "mask")}
-        given = own | _without_none({"weights": batch.weights, "mask": batch.mask})
-        return float(self.own.denominator(prediction, batch.y, **given))
+        bound = {n: v for n, v in self._options.items() if n in ("weights", "mask")}
+        given = bound | _without_none({"weights": batch.weights, "mask": batch.mask})
+        return float(self.unwrapped.denominator(prediction, batch.y, **given))
 
     def of_weightless(self, prediction: NDArray[Any], batch: Batch) -> float:
         """Return what a batch whose denominator is 0 adds to the sum over all batches.
 
         That is what smoothed labels give where no target's class has a weight.
         """
-        if not isinstance(self.own, CrossEntropyLoss) or not self.own.label_smoothing:
+        if not isinstance(self.unwrapped, CrossEntropyLoss) or not self.unwrapped.label_smoothing:
             return 0.0
-        loss = copy.copy(self.own)
+        loss = copy.copy(self.unwrapped)
         loss.reduction = "sum"
         given = _without_none({"weights": batch.weights, "mask": batch.mask})
         return float(loss(prediction, batch.y, **given)[0])

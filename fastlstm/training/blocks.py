@@ -69,8 +69,8 @@ def layout_of(model: Layer) -> list[list[Part]]:
     return layout
 
 
-def frozen_names(model: Layer, layout: list[list[Part]]) -> set[str]:
-    """Return the names of all parameters that are frozen now."""
+def frozen_parts(model: Layer, layout: list[list[Part]]) -> set[str]:
+    """Return the names of all parts that are frozen now."""
     return {
         part.name
         for (layer, _, _), parts in zip(model.buffers(), layout, strict=True)
@@ -151,7 +151,7 @@ def stretches(blocks: Iterable[Block]) -> list[slice]:
 def learnt_gradients(model: Layer) -> list[NDArray[Any]]:
     """Return the gradients of all that is not frozen, as flat pieces of the layers' buffers."""
     layout = layout_of(check_model(model))
-    frozen, learnt = frozen_names(model, layout), []
+    frozen, learnt = frozen_parts(model, layout), []
     for (_, _, gradients), parts in zip(model.buffers(), layout, strict=True):
         factors = {part.name: (float(part.name not in frozen),) * 4 for part in parts}
         blocks = blocks_of(parts, factors, factors, {})

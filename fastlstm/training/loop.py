@@ -35,7 +35,7 @@ from .view import SamplesFirst, mode
 
 _LABELS = 2**18  # so many targets are checked at a time
 
-_Judged = tuple[float, float, NDArray[Any]]  # loss of a batch, its denominator, the prediction
+_Outcome = tuple[float, float, NDArray[Any]]  # loss of a batch, its denominator, the prediction
 
 
 class _Place(NamedTuple):
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 class Training:
-    """What `fit` does with batches: it checks one, learns from each, and judges epochs."""
+    """What `fit` does with batches: it checks the first, learns from each, and measures epochs."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Training:
         for name, value in {"clip_norm": clip_norm, "clip_value": clip_value}.items():
             if value is not None:
                 check_number(name, value, above=0)
+        # EarlyStopping keeps the weights at the end of an epoch: what it monitors must be theirs.
         self.measures_after = any(
             isinstance(callback, EarlyStopping) and callback.monitor in ("loss", *metrics)
             for callback in state.callbacks
@@ -74,7 +75,7 @@ class Training:
         # (layer, its parameters, room for what they were before an update)
         buffers = [(layer, parameters) for layer, parameters, _ in state.model.buffers()]
         self.buffers = [(*buffer, np.empty_like(buffer[1])) for buffer in buffers]
-        self.place: _Place | None = None
+        self.place: _Place | None = None  # for errors
 
     def check(self, batches: Batches, name: str) -> None:
         """Refuse data that do not fit model, loss and metrics."""
@@ -101,10 +102,10 @@ class Training:
                 self._measure([_counted(self.view(b), b) for b in batches.epoch(0)])
 
     def _check_classes(self, batches: Batches, prediction: NDArray[Any]) -> None:
-        """Refuse targets that are no class, in all batches: in sorted data they come at the end."""
+        """Refuse targets that are no class, in all batches: sorted data have them in the last."""
         data: Dataset = batches.data
         rows = batches.batch_size
-        if not isinstance(self.loss.own, CrossEntropyLoss):
+        if not isinstance(self.loss.unwrapped, CrossEntropyLoss):
             return
         if type(data) is Arrays:  # without x, which may be large
             data = Arrays(np.zeros(len(data)), data.y, data.weights, mask=data.mask)
@@ -140,14 +141,14 @@ class Training:
         """Learn from all batches once; return loss and metrics, of the validation data too."""
         values = self._epoch(batches, self._learn, "data", bar)
         if self.measures_after:
-            values = self._judged(batches, "data")
+            values = self._evaluated(batches, "data")
         if held_out is not None:
-            judged = self._judged(held_out, "validation")
-            values |= {f"validation_{name}": value for name, value in judged.items()}
+            evaluated = self._evaluated(held_out, "validation")
+            values |= {f"validation_{name}": value for name, value in evaluated.items()}
         return values
 
     def _epoch(
-        self, batches: Batches, step: Callable[[Batch], _Judged], name: str, bar: Any = None
+        self, batches: Batches, step: Callable[[Batch], _Outcome], name: str, bar: Any = None
     ) -> dict[str, float]:
         """Take a `step` with each batch; return the loss and the metrics over all of them."""
         total = count = 0.0
@@ -156,6 +157,7 @@ class Training:
             self.place = _Place(name, batches, number)
             with np.errstate(all="ignore"):  # what is not finite becomes an error
                 value, denominator, prediction = step(batch)
+            value = float(value)  # a loss of one's own may give a float32
             total += value if self.loss.adds_up or not denominator else value * denominator
             count += denominator
             if self.metrics:
@@ -168,10 +170,10 @@ class Training:
             )
         return {"loss": total if self.loss.adds_up else total / count} | self._measure(seen)
 
-    def _judged(self, batches: Batches, name: str) -> dict[str, float]:
+    def _evaluated(self, batches: Batches, name: str) -> dict[str, float]:
         """Return the loss and the metrics over all batches, in evaluation mode."""
         with mode(self.model, training=False):
-            return self._epoch(batches, self._judge, name)
+            return self._epoch(batches, self._evaluate, name)
 
     def _measure(self, seen: list[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, float]:
         """Return each metric of the (predictions, targets) of batches."""
@@ -189,7 +191,7 @@ class Training:
             values[name] = float(value)
         return values
 
-    def _learn(self, batch: Batch) -> _Judged:
+    def _learn(self, batch: Batch) -> _Outcome:
         """Make a step of training; return the loss from before it."""
         self.model.zero_grad()
         prediction, pullback = self.view.vjp(batch)
@@ -233,8 +235,8 @@ class Training:
         if self.per_batch and schedule is not None and not isinstance(schedule, ReduceLROnPlateau):
             schedule.step()
 
-    def _judge(self, batch: Batch) -> _Judged:
-        """Return the loss of a batch."""
+    def _evaluate(self, batch: Batch) -> _Outcome:
+        """Return the loss of a batch, from which nothing is learnt."""
         prediction = self.view(batch)
         denominator = self.loss.denominator(prediction, batch)
         if denominator:

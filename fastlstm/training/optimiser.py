@@ -25,7 +25,7 @@ from .blocks import (
     blocks_of,
     check_model,
     factors_of,
-    frozen_names,
+    frozen_parts,
     layout_of,
     stretches,
 )
@@ -35,12 +35,12 @@ class Optimiser:
     """The loop over blocks, the moments and the state; a subclass says how a block changes.
 
     A subclass lists its `options`, the numbers and switches that `state_dict` holds, and in
-    `moments_of` the names of the moments that it may keep. It has the methods `_needed` and
+    `moment_names` the names of the moments that it may keep. It has the methods `_needed` and
     `_update`.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
-    moments_of: ClassVar[tuple[str, ...]] = ()
+    moment_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -64,11 +64,14 @@ class Optimiser:
         self._decay_factors = factors_of(parts, decay_factors, "decay_factors")
         self._layers = [layer for layer, _, _ in model.buffers()]
         self._blocks: list[list[Block]] = []  # of each buffer, without what is frozen
+        self._stretches: list[list[slice]] = []  # what these cover
         self._frozen: list[frozenset[str]] | None = None  # for each layer, when these were made
+        self._left_out: set[str] = set()  # the names of what was frozen then
         # name -> in how many steps it was frozen: they do not count as steps of its own
         self._missed: dict[str, int] = {}
         # name -> an array for each buffer, made by the first step that needs it
         self._moments: dict[str, list[NDArray[Any]]] = {}
+        self._fresh: list[str] = []  # those that were made in the step at hand
         self._scratch = np.empty((2, blocks.BLOCK), model.dtype)
 
     def __repr__(self) -> str:
@@ -85,17 +88,18 @@ class Optimiser:
         """Make the blocks of each buffer anew if other parameters are frozen now."""
         frozen = [layer._frozen for layer in self._layers]
         if frozen != self._frozen:
-            self._left_out = frozen_names(self.model, self._layout)
+            self._left_out = frozen_parts(self.model, self._layout)
             zeros = dict.fromkeys(self._left_out, (0.0,) * 4)
             factors = self._lr_factors | zeros, self._decay_factors
             self._blocks = [blocks_of(parts, *factors, self._missed) for parts in self._layout]
+            self._stretches = [stretches(own) for own in self._blocks]
             self._frozen = frozen
 
     def learnt_gradients(self) -> Iterator[NDArray[Any]]:
         """Yield the gradients of all that a step changes, as flat pieces of the layers' buffers."""
         self._leave_out_frozen()
-        for (_, _, gradients), own in zip(self.model.buffers(), self._blocks, strict=True):
-            for where in stretches(own):
+        for (_, _, gradients), own in zip(self.model.buffers(), self._stretches, strict=True):
+            for where in own:
                 yield gradients[where]
 
     def _needed(self) -> Sequence[str]:
@@ -158,7 +162,7 @@ class Optimiser:
             name. The factors are not in the state: build the optimiser with them again.
         """
         state = {name: getattr(self, name) for name in ("steps", "initial_lr", *self.options)}
-        frozen, missed = frozen_names(self.model, self._layout), self._missed
+        frozen, missed = frozen_parts(self.model, self._layout), self._missed
         never = {name for name in frozen if missed.get(name, 0) == self.steps}
         state |= {f"missed.{name}": n for name, n in missed.items() if name not in never}
         for moment, name, view in self._moment_views():
@@ -194,8 +198,8 @@ class Optimiser:
         faults = loaded._take_options(state_dict)
         names = {name.partition(".")[0] for name in state_dict}
         needed = loaded._needed() if loaded.steps else ()
-        loaded._moments = self._zeros(m for m in self.moments_of if m in needed or m in names)
-        frozen = frozen_names(self.model, self._layout)
+        loaded._moments = self._zeros(m for m in self.moment_names if m in needed or m in names)
+        frozen = frozen_parts(self.model, self._layout)
         views = {
             f"{m}.{name}": view
             for m, name, view in loaded._moment_views()

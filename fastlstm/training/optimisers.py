@@ -101,7 +101,7 @@ class SGD(Optimiser):
     """
 
     options = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
-    moments_of = ("momentum_buffer",)
+    moment_names = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class RMSprop(Optimiser):
     """
 
     options = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
-    moments_of = ("square_avg", "grad_avg", "momentum_buffer")
+    moment_names = ("square_avg", "grad_avg", "momentum_buffer")
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class RMSprop(Optimiser):
 
     def _needed(self) -> tuple[str, ...]:
         kept = True, self.centered, self.momentum > 0
-        return tuple(name for name, is_kept in zip(self.moments_of, kept, strict=True) if is_kept)
+        return tuple(name for name, is_kept in zip(self.moment_names, kept, strict=True) if is_kept)
 
     def _update(
         self,
@@ -305,7 +305,7 @@ class Adam(Optimiser):
     """
 
     options = ("lr", "betas", "eps", "weight_decay", "amsgrad")
-    moments_of = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    moment_names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,
@@ -328,7 +328,7 @@ class Adam(Optimiser):
         self.amsgrad = check_bool("amsgrad", amsgrad)
 
     def _needed(self) -> tuple[str, ...]:
-        return self.moments_of if self.amsgrad else self.moments_of[:2]
+        return self.moment_names if self.amsgrad else self.moment_names[:2]
 
     def _update(
         self,

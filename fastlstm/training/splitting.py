@@ -1,6 +1,6 @@
 """Cutting time series: into training and validation, and where rows are missing.
 
-What a series may be says `fastlstm.training.columns`.
+`fastlstm.training.columns` says what a series may be.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def split_by_time(
     fractions : tuple of float
         The shares of the steps, in the order of time; their sum is 1.
     overlap : int
-        How many of the steps before its own each part, except the first, holds as well. With
-        ``window - 1 + lead`` of `Windows` (that is `window` for a forecast) the first target of a
-        part is its first own step: the steps before are inputs alone, as they will be when the
-        model is used, and no target is in two parts. With 0 no step at all is in two parts.
+        So many steps from the end of the part before are put in front of each part but the first.
+        With ``window - 1 + lead`` of `Windows` (that is `window` for a forecast) the first target
+        of a part is the first of its own steps. The steps in front are inputs alone, as they will
+        be when the model is used, and no target is in two parts. With 0 no step at all is in two
+        parts.
 
     Returns
     -------

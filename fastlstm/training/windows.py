@@ -1,6 +1,6 @@
 """Sliding windows over time series, as training data: a data set, and the arrays themselves.
 
-What a series may be says `fastlstm.training.columns`. Windows never cross from one series of a list
+`fastlstm.training.columns` says what a series may be. Windows never cross from one series of a list
 into another.
 """
 
@@ -49,7 +49,7 @@ class Windows:
     standardizer : Standardizer, optional
         Standardises the series, batch by batch, before they become windows.
     weights : array of shape (T,) or, for many series, a list of such arrays, optional
-        How much each step counts as a target. An array of shape (N,) says it of each sample.
+        How much each step counts as a target. An array of shape (N,) has a weight for each sample.
     std : number, or sequence with one for each series, optional
         For `NSELoss`: the standard deviation of each series' targets, in the unit that they have in
         the windows.
