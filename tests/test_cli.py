@@ -320,8 +320,8 @@ def test_nothing_is_said_when_all_is_well(capsys):
     [
         ("a,b\n1,2\n3\n", "x.csv, line 3: expected 2 columns, got 1"),
         ("1,2\n3,4,5\n", "x.csv, line 2: expected 2 columns, got 3"),
-        ("1,2\n3,x\n", "x.csv, line 2: could not convert string to float: 'x'"),
-        ("1,x\n", "x.csv, line 1: could not convert string to float: 'x'"),
+        ("1,2\n3,x\n", "x.csv, line 2: expected a finite number in digits, got 'x'"),
+        ("1,x\n", "x.csv, line 1: expected a finite number in digits, got 'x'"),
         ("a,b\n", "x.csv holds no rows of numbers"),
         ("", "x.csv holds no rows of numbers"),
         ('1,"2', "x.csv cannot be read as CSV: unexpected end of data"),

@@ -421,14 +421,15 @@ def test_damaged_arrays(data, capsys):
         ),
         (
             "1\n" + "z" * 5000 + "\n",
-            f"x.csv, line 2: could not convert string to float: '{'z' * 100}'...",
+            f"x.csv, line 2: expected a finite number in digits, got '{'z' * 100}'...",
         ),
         ("a,b,c\n1,2\n", "x.csv, line 2: expected 3 columns, got 2"),
-        (" \n1\n", "x.csv, line 1: could not convert string to float: ' '"),
+        (" \n1\n", "x.csv, line 1: expected a finite number in digits, got ' '"),
+        ("1\n١٢\n", "x.csv, line 2: expected a finite number in digits, got '١٢'"),
         ("1\n\0\n", None),
         ("1\n" + "1" * 200_000 + "\n", "x.csv cannot be read as CSV: field larger than field"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_numbers_that_are_none(text, sentence, capsys):
     with open("x.csv", "w", newline="") as file:
@@ -525,6 +526,7 @@ def test_the_last_of_two_directions(batch_first):
         ("run m.npz x.npy -o x.npy", "x.npy"),
         ("run m.npz x.npy -o y.npy --state-out m.npz", "m.npz"),
         ("run m.npz x.npy -o link.npy", "link.npy"),
+        ("run m.npz x.npy -o lengths.npy --lengths lengths.npy", "lengths.npy"),
         ("forecast f.npz x.csv -o x.csv", "x.csv"),
         ("forecast f.npz x.csv -o ./x.csv", "x.csv"),
     ],
@@ -534,6 +536,7 @@ def test_what_is_read_is_not_written_over(line, name, capsys):
     fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
     np.save("x.npy", VALUES)
     os.symlink("x.npy", "link.npy")
+    np.save("lengths.npy", [2])
     before = {name: pathlib.Path(name).read_bytes() for name in os.listdir()}
     assert cli.main(line.split()) == 1
     assert capsys.readouterr().err == (

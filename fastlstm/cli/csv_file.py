@@ -84,7 +84,7 @@ def read_numbers(path: str | PathLike[str]) -> NDArray[np.float64]:
 
 
 def number(text: str, decimal: str = ".") -> float | None:
-    """Return the finite number in a cell of a table, or None if there is none.
+    """Return the finite number in a cell, or None if there is none.
 
     It must be written in ASCII without underscores: `float` alone accepts more than other programs.
     """
@@ -108,7 +108,10 @@ def write_rows(file: IO[bytes], pieces: Iterable[NDArray[np.floating]]) -> None:
 
 
 def _are_names(row: list[str]) -> bool:
-    """Tell whether a first row names the columns: whether it holds words, and no number at all."""
+    """Tell whether a first row names the columns: whether it holds words, and no number at all.
+
+    Infinity and nan count as numbers here, so that they are refused and not passed over.
+    """
 
     def is_number(text: str) -> bool:
         try:
@@ -121,11 +124,8 @@ def _are_names(row: list[str]) -> bool:
 
 
 def _finite(text: str) -> float:
-    """Return the number in a cell; a ValueError says why there is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"could not convert string to float: {short(text)}") from None
-    if not math.isfinite(value) or "_" in text:
+    """Return the number in a cell; raise ValueError if there is none."""
+    value = number(text)
+    if value is None:
         raise ValueError(f"expected a finite number in digits, got {short(text)}")
     return value

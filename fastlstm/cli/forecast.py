@@ -42,8 +42,8 @@ Forecast what comes after the last row of a table, or of each of its series, wit
 {TABLE}
 The output is a CSV file with a row for every step of the forecast, with its time, or, where
 the last rows do not tell how times go on, its number. Only the columns and rows that the
-forecast is made from must be there. Steps behind the model's
-horizon are made from its own forecasts, which needs a model whose inputs are its targets.
+forecast is made from must be there. Steps behind the model's horizon are made from its own
+forecasts, which needs a model whose inputs are its targets.
 """
 
 
@@ -54,13 +54,15 @@ def add_to(commands: Commands) -> None:
     forecast.add_argument("model", metavar="MODEL", type=Path, help="what `fastlstm train` wrote")
     add_files(forecast, "CSV file to write (default: print it)", required=False)
     forecast.add_argument(
-        "--steps", metavar="N", type=parser.count, help="how many (default: the model's horizon)"
+        "--steps", metavar="N", type=parser.count, help="steps to forecast (default: the horizon)"
     )
     forecast.add_argument(
         "--holdout", metavar="N", type=parser.count,
         help="keep the last rows from the model, and compare its forecast with them",
     )  # fmt: skip
-    add_number(forecast, "--season", parser.count, 1, "for that: steps of a season; 1: last value")
+    add_number(
+        forecast, "--season", parser.count, 1, "steps of a season, for --holdout; 1: last value"
+    )
 
 
 def _forecast(args: argparse.Namespace) -> None:
@@ -83,8 +85,8 @@ def _forecast(args: argparse.Namespace) -> None:
         _plot_forecast(args.plot, tables[0], names, forecasts[0], args.holdout or 0)
     if args.holdout:
         pairs = zip(tables, forecasts, strict=True)
-        errors = [_held_out(args, table, names, forecast) for table, forecast in pairs]
-        truth, forecast, naive = (np.concatenate(arrays) for arrays in zip(*errors, strict=True))
+        held_out = [_held_out(args, table, names, forecast) for table, forecast in pairs]
+        truth, forecast, naive = (np.concatenate(arrays) for arrays in zip(*held_out, strict=True))
         show_errors(
             names, truth, forecast, naive, args.season,
             "stderr" if args.output is None else "stdout",

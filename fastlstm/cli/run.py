@@ -21,7 +21,7 @@ from ..checks import listed, short
 from ..engines import MODULES
 from ..files import check_writable, written_aside
 from ..formats import load, load_state
-from ..layers import Layer, LSTMCell
+from ..layers import LSTM, Layer, LSTMCell
 from ..terminal import progress_bar
 from ..training import is_forecaster
 from .csv_file import read_numbers, write_rows
@@ -109,7 +109,7 @@ def add_to(commands: Commands) -> None:
         "--state-out", metavar="S.npz", type=Path, help="write the last states, to resume from"
     )
     command.add_argument(
-        "--engine", choices=("auto", *MODULES), default="auto", help="who computes (default: auto)"
+        "--engine", choices=("auto", *MODULES), default="auto", help="engine (default: auto)"
     )
 
 
@@ -122,7 +122,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.state_out:
         check_suffix("--state-out", args.state_out, [".npz"])
     for path in filter(None, (args.output, args.state_out)):
-        check_writable(path, [args.model, args.input])
+        check_writable(path, [args.model, args.input, *filter(None, [args.lengths])])
     model, timed = _load_model(args)
     lengths = _lengths(args.lengths)
     if lengths is not None and not timed:
@@ -156,7 +156,7 @@ def _run(args: argparse.Namespace) -> None:
             y, states = model._pass(_convert(part, dtype, args.input), states, lengths)
             yield y
 
-    length = layout.steps if chunk < layout.steps else None  # None: there is one piece
+    length = layout.steps if chunk < layout.steps else None  # None says that there is one piece
     with written_aside(args.output) as file:
         if isinstance(x, wav.Sound) and kind == ".wav":
             wav.write_pieces(file, pieces(), length, x.rate)
@@ -164,7 +164,7 @@ def _run(args: argparse.Namespace) -> None:
             write_rows(file, pieces())
         else:
             npy.write_pieces(file, pieces(), layout.time, length)
-    if args.state_out:  # only now: states of an output that was not written would leave a gap
+    if args.state_out:  # only now, because states of an output that was not written leave a gap
         ((h, c),) = states.values()
         with written_aside(args.state_out) as file:
             np.savez(file, h=h, c=c)
@@ -207,7 +207,8 @@ def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _S
         got = listed(name[:100] for name in state)
         raise ValueError(f"{args.state_in} must hold the arrays h and c, got {got or 'none'}")
     (name,) = names
-    lstm: Any = next(layer for n, layer in model.named_layers() if n.removesuffix(".") == name)
+    lstm = next(layer for n, layer in model.named_layers() if n.removesuffix(".") == name)
+    assert isinstance(lstm, LSTM)  # no other layer that a file holds has states
     h_c = [_convert(state[key], lstm.dtype, args.state_in) for key in "hc"]
     if layout.batch == 1:
         h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]

@@ -48,7 +48,7 @@ class Table:
     labels : list of T str, or None
         The times of the rows, as the file has them.
     times : ndarray of T dates or numbers, or None
-        The same, read.
+        The same as dates or numbers.
     write : callable or None
         Writes times as the file has them.
     parts : list of (int, int)
@@ -74,8 +74,8 @@ class Table:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
-        span = f" from {self.labels[0]} to {self.labels[-1]}" if self.labels else ""
-        return f"{len(self.values)} rows{span}"
+        times = f" from {self.labels[0]} to {self.labels[-1]}" if self.labels else ""
+        return f"{len(self.values)} rows{times}"
 
     def check(
         self, first: int = 0, stop: int | None = None, columns: Sequence[int] | None = None

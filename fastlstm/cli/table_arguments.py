@@ -24,9 +24,9 @@ common form (2024-01-31, 2024-01-31 18:00Z, 31.01.2024, 1/31/2024, Jan 31, 2024,
 2024-01, 2024Q1; a clock or the hour, or year, month, day and hour, may be columns of
 their own) or numbers that increase (years, Unix seconds). Times that do not increase are an
 error. Where a row is more than half the usual distance off its place, or a time is there
-twice, the table is cut and no window crosses (weekends, and holidays of up to a week, are
-no gaps where all rows are on working days). Where days and months cannot be told apart
-say how they are written: --date-format %d/%m/%Y. With --group store each store is a
+twice, the table is cut, and no window crosses the cut (weekends, and holidays of up to a
+week, are no gaps where all rows are on working days). Where days and months cannot be told
+apart, say how they are written: --date-format %d/%m/%Y. With --group store, each store is a
 series of its own.
 """
 

@@ -87,17 +87,25 @@ def add_to(commands: Commands) -> None:
     add_number(of_model, "--hidden", parser.count, 32, "hidden units of a layer")
     add_number(of_model, "--layers", parser.few, 1, "layers of the LSTM")
     learning = train.add_argument_group("the training")
-    add_number(learning, "--epochs", parser.count, 100, "how often to go through the rows at most")
+    add_number(learning, "--epochs", parser.count, 100, "most times to go through the rows")
     add_number(learning, "--batch-size", parser.count, 32, "windows for one update")
     add_number(learning, "--lr", parser.positive, 0.005, "learning rate")
     learning.add_argument(
         "--optimizer", choices=_OPTIMISERS, default="adam", help="(default: adam)"
     )
     add_number(
-        learning, "--validation", parser.share, 0.2, "share of the rows, the last ones; or 0"
+        learning,
+        "--validation",
+        parser.share,
+        0.2,
+        "share of the rows, the last ones, to validate with; or 0",
     )
     add_number(
-        learning, "--patience", parser.count, 20, "epochs without a better one before the end"
+        learning,
+        "--patience",
+        parser.count,
+        20,
+        "epochs without a better one after which the training ends",
     )
     add_number(learning, "--seed", parser.whole, 0, "of the first weights and the order of windows")
     add_number(
@@ -108,7 +116,7 @@ def add_to(commands: Commands) -> None:
     )
     learning.add_argument(
         "--changed", choices=_CHANGED, action="append", default=[],
-        help="is on purpose another than in the checkpoint; may be given more than once",
+        help="an option that differs from the checkpoint's on purpose; may be given more than once",
     )  # fmt: skip
 
 
