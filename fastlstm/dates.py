@@ -257,9 +257,9 @@ def _offset(zone: str | None) -> int:
 
 
 def _the_one(found: Mapping[str, Times], matches: _Matches, orders: Sequence[str]) -> Times:
-    """Return the times that one order gives; ValueError if no order does, or several do.
+    """Return the times that one order gives; raise ValueError if no order does, or several do.
 
-    `found` are the times by the order, of those of `orders` that give any.
+    `found` has the times of those `orders` that give any.
     """
     if not found:
         for match in matches:
@@ -334,7 +334,8 @@ class _Writer:
         self.digits = max(map(len, here.get("f", ())), default=0)
         months = {text.lower() for text in here.get("mon", ())} - {"sept"}
         self.letters_of_month = None if any(len(text) > 3 for text in months) else 3
-        # parts written 1 and not 01, in the labels that were read or as other parts of the date
+        # Parts are written 1 and not 01 if a label that was read has them so, or has so another
+        # part of the date.
         bare = {name for name, column in here.items() if 1 in map(len, column)}
         led = {name for name, column in here.items() if any(text[0] == "0" for text in column)}
         date = {"m", "d"} & set(here)

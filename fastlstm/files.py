@@ -72,8 +72,8 @@ def written_aside(path: _Path) -> Iterator[IO[bytes]]:
 def check_writable(path: _Path, inputs: Sequence[_Path] = ()) -> None:
     """Raise an OSError that says why `path` cannot be written, before long work begins.
 
-    A side file is made in the folder, and removed again. A path of one of `inputs`, which the work
-    reads, is refused too.
+    A side file is made in the folder, and removed again. A path that leads to one of `inputs`, the
+    files that the work reads, is refused too.
     """
     with _telling(path):
         target, old = _destination(path)
@@ -87,8 +87,8 @@ def check_writable(path: _Path, inputs: Sequence[_Path] = ()) -> None:
 
 @contextlib.contextmanager
 def _telling(path: _Path) -> Iterator[None]:
-    """Make the system's errors about no file, or about a side file, name `path`."""
-    own = ("None", str(path), os.path.realpath(path))
+    """Make errors of the system name `path` where they name a side file, or no file."""
+    own = ("None", str(path), os.path.realpath(path))  # "None" is the text of no name
     try:
         yield
     except OSError as error:
@@ -120,9 +120,9 @@ def _destination(path: _Path) -> tuple[Path, os.stat_result | None]:
 
 @contextlib.contextmanager
 def _side_file(target: Path, mode: int) -> Iterator[IO[bytes]]:
-    """Make a file beside `target`, open and locked; remove it in the end if it has its name still.
+    """Make a file beside `target`, open and locked. In the end it is removed if it was not renamed.
 
-    Where the file system has no locks, `_remove_left_behind` can lock, and so remove, no file.
+    Where the file system has no locks, `_remove_left_behind` removes nothing, as it locks nothing.
     """
     name = os.fsencode(target.name)[:100].decode("utf-8", "ignore")  # file systems limit names
     while True:

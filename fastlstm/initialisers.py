@@ -1,4 +1,4 @@
-"""Rules by which parameters are drawn."""
+"""Rules by which the first values of parameters are drawn at random."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_RECENT = 12  # the last times, which tell how far the next ones are apart
-_HOLIDAYS = 5  # working days without a row that are no gap where weekends have no rows
-_WEEKENDS = 3  # this many show a week of other days than Monday to Friday
+_RECENT = 12  # so many of the last times tell how far the next ones are apart
+_HOLIDAYS = 5  # where weekends have no rows, so many working days without a row are no gap
+_WEEKENDS = 3  # so many show that a week has other working days than Monday to Friday
 _IRREGULAR = 1 / 3  # the share of unusual distances from which on no distance is usual
 
 
@@ -79,7 +79,9 @@ def _at_equal_distances(
     """Return the times that come `after` the last one by so many distances, if these are equal."""
     more: NDArray[Any]
     if values.dtype.kind == "M":
-        for day in np.arange(2).astype("timedelta64[D]"):  # 1: the days after are alike
+        for day in np.arange(2).astype(
+            "timedelta64[D]"
+        ):  # with 1, last days of months become first ones
             months = (values + day).astype("datetime64[M]")
             steps, rest = np.diff(months), values + day - months
             if (steps == steps[0]).all() and steps[0].astype(int) and (rest == rest[0]).all():

@@ -48,7 +48,7 @@ class Sound:
         with open(path, "rb") as file:
             end = os.fstat(file.fileno()).st_size
             try:
-                form, start, size = _find(file, end)
+                form, start, size = _find_samples(file, end)
                 self._is_float, channels, self._width, self.rate = _format(form)
                 frame = channels * self._width
                 if size is None:  # the writer did not finish, so the last whole frame ends it
@@ -132,7 +132,7 @@ def _write_head(
     file.write(struct.pack("<4sII4sI", b"fact", 4, frames, b"data", size))
 
 
-def _find(file: IO[bytes], end: int) -> tuple[bytes, int, int | None]:
+def _find_samples(file: IO[bytes], end: int) -> tuple[bytes, int, int | None]:
     """Return the bytes of the format's chunk, where the samples begin, and their size if known."""
     head = file.read(12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
@@ -185,5 +185,5 @@ def _format(form: bytes) -> tuple[bool, int, int, int]:
             f"at least 1, got {frame}"
         )
     if not rate:
-        raise ValueError("its rate is 0; expected the samples of a second")
+        raise ValueError("its rate must be at least one sample a second, got 0")
     return coding == _FLOAT, channels, width, rate

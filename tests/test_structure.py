@@ -389,7 +389,8 @@ def test_the_commonest_model_there_is(torch, tmp_path):
     expected = net["fc"](net["lstm"](net["embedding"](tokens))[0]).detach().numpy()
     model = fastlstm.load(tmp_path / "model.pt")
     assert "batch_first=undecided" in repr(model)
-    assert "(not in the file: activations, dropout and which output is used; here fc" in repr(model)
+    assert "(not in the file: activations, dropout, residual connections and which" in repr(model)
+    assert "output is used; here fc" in repr(model)
     for lengths in (None, [7, 7, 7, 7]):
         with pytest.raises(ValueError, match=re.escape("load(path, batch_first=True)")):
             model(tokens.numpy(), lengths=lengths)
@@ -685,7 +686,7 @@ def test_numbers_of_no_layer_are_left_out_and_said(tmp_path):
 
 def test_what_is_not_in_the_file_is_said_of_one_layer_too(tmp_path):
     model = fastlstm.load(write(tmp_path / "x.npz", linear("net.0", 3, 4)))
-    assert "(not in the file: activations, dropout and which output is used)" in repr(model)
+    assert "residual connections and which output is used)" in repr(model)
     path = write(tmp_path / "x.npz", LSTM_23 | linear("\x1b[2Jfc", 3, 4))
     assert "here \\x1b[2Jfc takes every step)" in repr(fastlstm.load(path))
 

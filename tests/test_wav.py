@@ -230,7 +230,7 @@ OK_DATA = chunk(b"data", bytes(8))
         ),
         (
             riff(form(1, 1, 16, rate=0), OK_DATA),
-            "its rate is 0; expected the samples of a second",
+            "its rate must be at least one sample a second, got 0",
         ),
         (
             riff(form(1, 1, 0), OK_DATA),

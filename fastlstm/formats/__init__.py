@@ -143,9 +143,10 @@ def load(
     Notes
     -----
     A torch file holds only numbers and names. It does not tell in which order the layers run, which
-    layers without parameters there are (activations, dropout, `Last`), and whether the batch comes
-    first. A chain that is inferred has nothing between its layers: an LSTM and a Linear give the
-    values of the Linear at every step.
+    layers without parameters there are (activations, dropout, `Last`), whether the input of a layer
+    is added to its output (`Residual`), and whether the batch comes first. A chain that is inferred
+    has nothing between or beside its layers: an LSTM and a Linear give the values of the Linear at
+    every step.
 
     Some parameters are stored in pieces: those of torch's weight norm, spectral norm and pruning,
     and the raw ones of weight drop. They are put together, in float64, to the parameters that the
@@ -153,7 +154,7 @@ def load(
     dimension that belong to no layer, such as counters, are left out. float16 and bfloat16 are
     widened to float32, which is exact.
 
-    Cost: one pass over the file, and memory for twice its size.
+    Cost: one pass over the file, and memory for twice its size and once for its largest array.
 
     Examples
     --------
@@ -354,7 +355,11 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _naming(path: ModelFile) -> Iterator[list[str]]:
-    """Put the name of the file, and notes about it, before its faults; refuse other objects."""
+    """Give a list of notes, the first of which is the file's name.
+
+    A ValueError inside the block is raised anew with these notes before its message. A `path` that
+    is neither a path nor a file is a TypeError.
+    """
     origin = [file_name(path)]
     try:
         yield origin

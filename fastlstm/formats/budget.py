@@ -9,7 +9,7 @@ class Budget:
     """Counts what the reading of one file takes, and refuses a file that asks for too much.
 
     All readers share these limits. Most of them grow with the file: a large file may take time and
-    memory, a small one may not. Counted is whatever a small file could multiply: opcodes, which are
+    memory, a small one may not. Whatever a small file could multiply is counted: opcodes, which are
     a byte each; lists, dicts and calls; values that are kept to be used again; the items that are
     copied from one list or dict into others; the names that nested modules make; the bytes into
     which a compressed member is inflated. Real files stay far below the limits: a tensor in a file

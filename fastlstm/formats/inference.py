@@ -1,9 +1,10 @@
 """How the parts of a state dict go together, as far as names and shapes tell it.
 
 A state dict lists its parts in the order in which the model defined the layers. It does not tell in
-which order they run, and nothing of layers without parameters (activations, dropout, which output
-of an LSTM is used). So a chain is inferred only if the sizes admit a single one, and if that is the
-common one: an embedding, LSTMs, a Linear. In every other case the caller must say the order.
+which order they run, and nothing of residual connections and of layers without parameters
+(activations, dropout, which output of an LSTM is used). So a chain is inferred only if the sizes
+admit a single one, and if that is the common one: an embedding, LSTMs, a Linear. In every other
+case the caller must say the order.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MOST_NESTED = 16  # parts of a name
 _MOST_CHAINED = 8  # layers, of which all orders are tried
 _MOST_COMPARED = 100  # chains
 _LONGEST_ADVISED = 300  # characters of a name in advice
-_NEITHER_TELLS = "activations, dropout and which output is used"
+_UNTOLD = "activations, dropout, residual connections and which output is used"
 
 
 class Link(NamedTuple):
@@ -71,7 +72,7 @@ def infer(parts: Parts, ordered: bool = True) -> tuple[Description, Mapping[str,
     if nested is None:
         raise _unclear(parts, "their names do not nest as their sizes chain")
     arrays = {f"{n}.{local}": a for n, part in parts.items() for local, a in part.arrays.items()}
-    untold = [f"not in the file: {_NEITHER_TELLS}"]
+    untold = [f"not in the file: {_UNTOLD}"]
     if len(links) > 1 and links[-1].reading.kind == "Linear":
         untold.append(f"here {links[-1].name} takes every step")
     if parts.numbers:

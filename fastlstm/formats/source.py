@@ -48,7 +48,7 @@ def file_name(path: ModelFile) -> str:
 
 @contextmanager
 def opened(path: ModelFile) -> Iterator[IO[bytes]]:
-    """Open a path, or lend an open file, which is put back to its position if it can be sought."""
+    """Open a path, or lend an open file, which is put back to its position if it is seekable."""
     name = file_name(path)
     if not _is_file(path):
         path = cast("str | os.PathLike[str]", path)
@@ -58,7 +58,7 @@ def opened(path: ModelFile) -> Iterator[IO[bytes]]:
             yield opened_here
         return
     file = cast("IO[bytes]", path)
-    if not _is_sought(file):
+    if not _is_seekable(file):
         yield file
         return
     place = file.tell()
@@ -73,7 +73,7 @@ def _is_file(path: Any) -> bool:
     return hasattr(path, "read") and not isinstance(path, os.PathLike)
 
 
-def _is_sought(file: Any) -> bool:
+def _is_seekable(file: Any) -> bool:
     return hasattr(file, "seekable") and bool(file.seekable())
 
 
@@ -83,12 +83,12 @@ class Source:
     Parameters
     ----------
     file : binary file
-        Any object with ``read``. A file that cannot be sought, such as a download, is read to its
+        Any object with ``read``. A file that is not seekable, such as a download, is read to its
         end at once.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        if not _is_sought(file):
+        if not _is_seekable(file):
             file = io.BytesIO(file.read())
         self.file, self.start = file, file.tell()
         file.seek(0, io.SEEK_END)

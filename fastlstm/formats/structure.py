@@ -44,7 +44,7 @@ Description: TypeAlias = dict[str, Any]
 _VERSION = 1
 _MOST_NESTED = 16  # layers of layers inside each other
 _MOST_LAYERS = 1000
-_MOST_MISSING = 100  # so many missing arrays may `load_state_dict` have to name
+_MOST_MISSING = 100  # so many arrays may the file lack; `load_state_dict` then names them all
 _MOST_SHOWN = 10**100  # a count may have more digits than Python is willing to write
 
 # Layers that can be described by the arguments of their constructors, and layers of layers, which
@@ -105,9 +105,6 @@ def _arguments(kind: str) -> dict[str, _Argument]:
         for name, parameter in _parameters(kind).items()
         if name not in _NOT_DESCRIBED
     }
-
-
-# Models and descriptions
 
 
 def describe(model: Layer) -> Description:
@@ -191,12 +188,13 @@ def dumps(model: Layer) -> str:
 
     Raise ValueError if it has more layers, or nests them deeper, than `build` accepts.
     """
-    _check(describe(model))
-    return json.dumps({"version": _VERSION, "structure": describe(model)})
+    description = describe(model)
+    _check(description)
+    return json.dumps({"version": _VERSION, "structure": description})
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the description in a JSON text. It is not checked here, but by `build`."""
+    """Return the description in a JSON text; `build` checks it, and not this function."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as fault:
