@@ -183,7 +183,6 @@ cdef class Stack:
     def __init__(self, cells, int directions, bint back=False, dict spare=None):
         if self.stack != NULL:
             raise TypeError("a stack is packed once")
-        cells = [cell.map(np.ascontiguousarray) for cell in cells]
         self.shape.input, self.shape.hidden, self.shape.output = cells[0].sizes
         self.shape.itemsize = cells[0].dtype.itemsize
         self.shape.directions, self.shape.back = directions, back

@@ -62,7 +62,7 @@ class Cell:
 
     A new kind of cell is a field here and an equation in each engine. As a value it never changes:
     neither its fields nor, while it holds parameters, the numbers in its arrays. Engines add into
-    the arrays of gradients.
+    the arrays of gradients. All arrays are C-contiguous and of one dtype.
 
     Attributes
     ----------
@@ -228,7 +228,7 @@ class Stack(Protocol):
         dx : ndarray of shape (N, I), or None
             C-contiguous. Filled with the gradient of x; None if nobody needs it.
         dw : sequence of Cell
-            For each direction the gradients of its parameters, C-contiguous; they are added into.
+            For each direction the gradients of its parameters; they are added into.
         threads : int
             As for `run`; it may be another number.
         """

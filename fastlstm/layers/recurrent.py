@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from .computed import Computed
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-# The fields of a `Cell` that are parameters as they are, by the beginnings of torch's names.
+# The fields of a `Cell` that are parameters as they are, and the beginnings of torch's names.
 _MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
 
 
@@ -62,6 +62,11 @@ class Recurrent(Computed):
                 shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (4 * hidden_size,)
             if output_size != hidden_size:
                 shapes["weight_hr" + suffix] = (output_size, hidden_size)
+        # For each layer and direction: the fields of its `Cell`, biases left out, and their names.
+        self._matrices = [
+            {field: name + s for field, name in _MATRICES.items() if name + s in shapes}
+            for s in self._suffixes
+        ]
         super().__init__(shapes, dtype, engine)
         self._engine.prepare(self.dtype)
         self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
@@ -170,7 +175,7 @@ class Recurrent(Computed):
             return pack.stacks
         del pack
         self._discard(apart)  # its memory is there to take again
-        version, cells = self._version, [self._cell(suffix) for suffix in self._suffixes]
+        version, cells = self._version, [self._cell(k) for k in range(count)]
         size = d if apart else count
         stacks = [
             self._engine.Stack(
@@ -198,40 +203,34 @@ class Recurrent(Computed):
         input_gradient: bool = True,
     ) -> Any:
         """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None."""
-        suffixes, own = self._suffixes[cells], self._learnt_grads()
-        dw = [self._gradients_of_cell(suffix, own) for suffix in suffixes]
+        own, places = self._learnt_grads(), range(len(self._suffixes))[cells]
+        dw = [self._gradients_of_cell(k, own) for k in places]
         dx = None
         if input_gradient:
             dx = np.empty((len(dy), dw[0].w_ih.shape[1]), self.dtype)
         if len(dy):
             layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
-        for suffix, gradients in zip(suffixes, dw, strict=True):
+        for suffix, gradients in zip(self._suffixes[cells], dw, strict=True):
             for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
                 own[name] += gradients.b
         return dx
 
-    def _gradients_of_cell(self, suffix: str, own: dict[str, Array]) -> Cell:
+    def _gradients_of_cell(self, k: int, own: dict[str, Array]) -> Cell:
         """Where an engine adds the gradients of a cell; where nobody looks, if they are frozen."""
-
-        def room(name: str, view: Array) -> Array:
-            return own[name] if name in own else np.zeros_like(view)
-
-        arrays = {field: room(name, view) for field, name, view in self._matrices(suffix)}
-        return Cell(b=np.zeros(4 * self.hidden_size, self.dtype), **arrays)
+        rooms = {
+            field: own[name] if name in own else np.zeros_like(self._views[name])
+            for field, name in self._matrices[k].items()
+        }
+        return Cell(b=np.zeros(4 * self.hidden_size, self.dtype), **rooms)
 
     @quiet
-    def _cell(self, suffix: str) -> Cell:
+    def _cell(self, k: int) -> Cell:
         """The parameters of one layer in one direction; torch's two biases are one in the cell."""
-        b = np.zeros(4 * self.hidden_size, self.dtype)
+        b, suffix = np.zeros(4 * self.hidden_size, self.dtype), self._suffixes[k]
         if self.bias:
             b = self._views["bias_ih" + suffix] + self._views["bias_hh" + suffix]
-        return Cell(b=b, **{field: view for field, _, view in self._matrices(suffix)})
-
-    def _matrices(self, suffix: str) -> Iterator[tuple[str, str, Array]]:
-        """Yield (field of `Cell`, name, parameter) of all that a cell has but its biases."""
-        for field, kind in _MATRICES.items():
-            if kind + suffix in self._views:
-                yield field, kind + suffix, self._views[kind + suffix]
+        arrays = {field: self._views[name] for field, name in self._matrices[k].items()}
+        return Cell(b=b, **arrays)
 
 
 def describe(value: Any) -> str:
