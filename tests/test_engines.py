@@ -382,6 +382,24 @@ def test_eight_threads_begin_at_once(engine, dtype):
                 assert_same_bits(got, expected)
 
 
+def test_streams_that_began_at_once_see_changed_parameters(engine):
+    """Each of them: whoever packed the weights, no stream stays with the old ones."""
+    x = np.random.default_rng(0).standard_normal((1, 4)).astype(np.float32)
+    for _ in range(20):
+        lstm, barrier = fastlstm.LSTM(4, 17, engine=engine, seed=1), threading.Barrier(8)
+
+        def begin(_, lstm=lstm, barrier=barrier):
+            barrier.wait()
+            return lstm.stream()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            streams = list(pool.map(begin, range(8)))
+        lstm.reset_parameters(2)
+        expected = fastlstm.LSTM(4, 17, engine=engine, seed=2).stream().step(x)
+        for stream in streams:
+            assert_same_bits(stream.step(x), expected)
+
+
 @pytest.mark.parametrize("num_threads", [2, 3, 8])
 def test_num_threads_change_no_value(engine, dtype, num_threads):
     options = dict(bidirectional=True, dtype=dtype, engine=engine, seed=1)
