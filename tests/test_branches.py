@@ -461,6 +461,42 @@ def test_the_command_runs_them(tmp_path, monkeypatch, name, chunk):
     np.testing.assert_allclose(np.load(paths[2]), model(x), atol=1e-6)
 
 
+def test_the_command_carries_their_states(tmp_path):
+    from fastlstm import cli
+
+    model, x = _models()["residual"].eval(), _random(T, B, 3)
+    fastlstm.save(model, tmp_path / "model.npz")
+    for part, options in (("a", ["--state-out"]), ("b", ["--state-in"])):
+        np.save(tmp_path / f"{part}.npy", x[:2] if part == "a" else x[2:])
+        files = [str(tmp_path / file) for file in (f"{part}.npy", f"y_{part}.npy", "state.npz")]
+        command = ["run", str(tmp_path / "model.npz"), files[0], "-o", files[1], *options, files[2]]
+        assert cli.main(command) == 0
+    whole = np.concatenate([np.load(tmp_path / f"y_{part}.npy") for part in "ab"])
+    np.testing.assert_allclose(whole, model(x), atol=1e-6)
+
+
+LINEAR = {"layer": "Linear", "in_features": 3, "out_features": 3}
+
+
+@pytest.mark.parametrize(
+    "description, sentence",
+    [
+        ({"layer": "Concat", "children": {}}, "Concat needs at least one layer"),
+        ({"layer": "Residual", "children": {}}, "its structure cannot be built: .*'layer'"),
+        ({"layer": "Residual", "children": {"layer": LINEAR, "skip": LINEAR}},
+         "its structure cannot be built: .*'skip'"),
+        ({"layer": "Residual", "children": {"layer": LINEAR}, "projection": None},
+         "its structure is damaged: a Residual must have children alone"),
+        ({"layer": "Concat", "children": {"a.b": LINEAR}}, "a name must be a string without dots"),
+    ],
+)  # fmt: skip
+def test_a_structure_that_is_none_of_theirs_is_refused(description, sentence):
+    from fastlstm.formats import structure
+
+    with pytest.raises(ValueError, match=sentence):
+        structure.build(description)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_they_learn(name, batch_first):
