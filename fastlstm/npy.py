@@ -16,8 +16,6 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import short
-
 _MOST_HEADER = 10_000  # bytes; NumPy reads no longer header either
 MOST_HEAD = 12 + _MOST_HEADER  # bytes: with the magic, the version and the header's own size
 _ITEM = re.compile(  # one item of the dict
@@ -26,7 +24,7 @@ _ITEM = re.compile(  # one item of the dict
         | shape ['"] \s* : \s* [(] (?P<shape> [^()]* ) [)] ) \s* ,?""",
     re.VERBOSE,
 )
-# Numbers and bytes; of another text, np.dtype might evaluate parts.
+# Numbers and bytes alone, because np.dtype evaluates parts of some other texts.
 _PLAIN_TYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|S\d{1,8})", re.ASCII)
 _NUMBER = r"\s*\d{1,18}L?\s*"  # Python 2 wrote the L
 _NUMBERS = re.compile(rf"(?:{_NUMBER},)*(?:{_NUMBER})?", re.ASCII)
@@ -68,7 +66,7 @@ def read_header(head: bytes | bytearray) -> Header:
     if not whole or not _NUMBERS.fullmatch(items["shape"]):
         raise ValueError("its header does not tell the type, order and shape of an array")
     if not _PLAIN_TYPE.fullmatch(items["descr"]):
-        raise ValueError(f"it holds {short(items['descr'])}; expected numbers")
+        raise ValueError(f"it holds {items['descr']!r}; expected numbers")
     try:
         dtype = np.dtype(items["descr"])
     except TypeError as fault:  # this machine may lack the longest floats
