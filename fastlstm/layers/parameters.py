@@ -185,7 +185,7 @@ class Parameters:
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """Inside, gradients are added to; if that is cut short, as by Ctrl-C, they are put back."""
-        layers = {id(layer): layer for _, layer in self.named_layers() if not layer._kept}.values()
+        layers = [layer for layer in self._layers() if not layer._kept]
         before = [
             None if layer._blank or layer._gradients is None else layer._gradients.copy()
             for layer in layers
@@ -205,7 +205,7 @@ class Parameters:
 
     def zero_grad(self) -> None:
         """Set all gradients to zero; without it, pullbacks go on adding."""
-        for _, layer in self.named_layers():
+        for layer in self._layers():
             if layer._gradients is not None:
                 layer._gradients[...] = 0
                 vars(layer)["_blank"] = not layer._shown
@@ -258,7 +258,7 @@ class Parameters:
     @property
     def learns(self) -> bool:
         """Whether any parameter of this layer and those inside it is learnt: there, not frozen."""
-        return not all(layer._all_frozen for _, layer in self.named_layers())
+        return not all(layer._all_frozen for layer in self._layers())
 
     @property
     def _all_frozen(self) -> bool:
@@ -321,7 +321,7 @@ class Parameters:
         Names and shapes of what lies side by side are the layer's own. Who writes parameters calls
         the layer's `changed`.
         """
-        for layer in {id(layer): layer for _, layer in self.named_layers()}.values():
+        for layer in self._layers():
             if not layer._views:
                 continue
             if layer._gradients is None and layer._all_frozen:  # zeros that take no room
@@ -354,6 +354,17 @@ class Parameters:
         yield prefix, cast("Layer", self)
         for name, child in self.children.items():
             yield from child.named_layers(f"{prefix}{name}.")
+
+    def _layers(self) -> Iterable[Layer]:
+        """Return this layer and all inside it, once each: what a step of training goes through."""
+        own = cast("Layer", self)
+        if not self.children:
+            return (own,)
+        found = {id(own): own}
+        for child in self.children.values():
+            for layer in child._layers():
+                found.setdefault(id(layer), layer)
+        return found.values()
 
     @property
     def num_parameters(self) -> int:
