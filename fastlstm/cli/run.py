@@ -115,14 +115,7 @@ def add_to(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Refuse what cannot be read, run or written, then run the model piece by piece."""
-    kind = check_suffix("output", args.output, _OUTPUTS)
-    read = _READERS[check_suffix("input", args.input, _READERS)]
-    if kind == ".wav" and read is not wav.Sound:
-        raise ValueError(f"{args.output} needs a rate, which only a .wav input has: write .npy")
-    if args.state_out:
-        check_suffix("--state-out", args.state_out, [".npz"])
-    for path in filter(None, (args.output, args.state_out)):
-        check_writable(path, [args.model, args.input, *filter(None, [args.lengths])])
+    kind, read = _check_files(args)
     model, timed = _load_model(args)
     lengths = _lengths(args.lengths)
     if lengths is not None and not timed:
@@ -132,16 +125,7 @@ def _run(args: argparse.Namespace) -> None:
     tokens = model._takes_indices
     layout = _layout(args, x.shape, tokens, timed)
     states = _first_states(args, model, layout)
-    gives_steps = model._gives_steps
-    if kind == ".csv" and layout.batch != 1 and gives_steps:
-        raise ValueError(
-            f"{args.output} can hold one sequence, {args.input} has {layout.batch}: write a .npy "
-            "file"
-        )
-    if kind == ".wav" and not gives_steps:
-        raise ValueError(
-            f"{args.output} needs values for every step, {args.model} gives those of the last one"
-        )
+    _check_output_fits(args, kind, model, layout)
     chunk = layout.steps
     if lengths is None and model._goes_by_chunks:
         widest = max((max(p.shape) for p in model.state_dict().values()), default=1)
@@ -168,6 +152,35 @@ def _run(args: argparse.Namespace) -> None:
         ((h, c),) = states.values()
         with written_aside(args.state_out) as file:
             np.savez(file, h=h, c=c)
+
+
+def _check_files(args: argparse.Namespace) -> tuple[str, Callable[[Path], _Input]]:
+    """Return the output's suffix and the input's reader; raise if a file cannot be of its kind.
+
+    An output that cannot be written, or that is also an input, is refused too.
+    """
+    kind = check_suffix("output", args.output, _OUTPUTS)
+    read = _READERS[check_suffix("input", args.input, _READERS)]
+    if kind == ".wav" and read is not wav.Sound:
+        raise ValueError(f"{args.output} needs a rate, which only a .wav input has: write .npy")
+    if args.state_out:
+        check_suffix("--state-out", args.state_out, [".npz"])
+    for path in filter(None, (args.output, args.state_out)):
+        check_writable(path, [args.model, args.input, *filter(None, [args.lengths])])
+    return kind, read
+
+
+def _check_output_fits(args: argparse.Namespace, kind: str, model: Layer, layout: _Layout) -> None:
+    """Raise ValueError if an output of this suffix cannot hold what the model gives."""
+    if kind == ".csv" and layout.batch != 1 and model._gives_steps:
+        raise ValueError(
+            f"{args.output} can hold one sequence, {args.input} has {layout.batch}: write a .npy "
+            "file"
+        )
+    if kind == ".wav" and not model._gives_steps:
+        raise ValueError(
+            f"{args.output} needs values for every step, {args.model} gives those of the last one"
+        )
 
 
 def _load_model(args: argparse.Namespace) -> tuple[Layer, list[Any]]:
