@@ -261,7 +261,9 @@ class Container(Layer):
 
     def __getitem__(self, name: str | int) -> Any:
         """A layer by its name, or by its position if an int."""
-        return self.children[name] if isinstance(name, str) else [*self][name]
+        if isinstance(name, str):
+            return self.children[name]
+        return list(self.children.values())[name]
 
     def __len__(self) -> int:
         return len(self.children)

@@ -269,8 +269,7 @@ class LSTM(Recurrent):
         initial = self._states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         y = self._run(batch.x, batch.batch_sizes, h, c)
-        h_n, c_n = batch.unsort((h, c), initial)
-        return batch.restore(y), (h_n, c_n)
+        return batch.restore(y), batch.unsort((h, c), initial)
 
     def vjp(
         self,
@@ -357,11 +356,10 @@ class LSTM(Recurrent):
                     dx = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
                     if dx is not None:
                         dy = dx if mask is None else np.multiply(dx, mask, out=dx)
-            dh_0, dc_0 = batch.unsort((dh, dc), final)
-            return batch.restore(dy) if input_gradient else None, (dh_0, dc_0)
+            dx = batch.restore(dy) if input_gradient else None
+            return dx, batch.unsort((dh, dc), final)
 
-        h_n, c_n = batch.unsort((h, c), initial)
-        return (batch.restore(y), (h_n, c_n)), pullback
+        return (batch.restore(y), batch.unsort((h, c), initial)), pullback
 
     def _d_states(self, d_states: Any, batch: Padded | Ragged | Packed) -> tuple[Floats, Floats]:
         """The gradients of a run's final states; what is None becomes zeros."""

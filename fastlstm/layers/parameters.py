@@ -351,13 +351,13 @@ class Parameters:
 
     def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Yield (prefix of its parameters' names, layer) for this layer and all inside it."""
-        yield prefix, cast("Layer", self)
+        yield prefix, self  # type: ignore[misc]  # every object of this class is a Layer
         for name, child in self.children.items():
             yield from child.named_layers(f"{prefix}{name}.")
 
     def _layers(self) -> Iterable[Layer]:
         """Return this layer and all inside it, once each: what a step of training goes through."""
-        own = cast("Layer", self)
+        own: Layer = self  # type: ignore[assignment]  # every object of this class is a Layer
         if not self.children:
             return (own,)
         found = {id(own): own}

@@ -32,14 +32,13 @@ from .packing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import TypeAlias
 
     from numpy.typing import ArrayLike
 
     from ..arrays import Floats, Integers
 
-    States: TypeAlias = Sequence[Floats]
+    States: TypeAlias = tuple[Floats, Floats]  # h and c
 
 
 class Padded:
@@ -73,7 +72,7 @@ class Padded:
         return states
 
     def unsort(self, states: States, initial: States) -> States:
-        return states if self.batched else tuple(state[:, 0] for state in states)
+        return states if self.batched else (states[0][:, 0], states[1][:, 0])
 
 
 class Ragged:
@@ -250,11 +249,11 @@ def _check_features(x: Floats, features: int) -> None:
 
 def _sorted(states: States, order: Integers) -> States:
     """Take the states of the sequences in `order` alone."""
-    return tuple(state.take(order, axis=1) for state in states)
+    return states[0].take(order, axis=1), states[1].take(order, axis=1)
 
 
 def _unsorted(states: States, initial: States, order: Integers) -> States:
     """Put the states of the sequences in `order` back among the initial ones."""
     for state, whole in zip(states, initial, strict=True):
         whole[:, order] = state
-    return tuple(initial)
+    return initial
