@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 _MOST_HEADER = 10_000  # bytes; NumPy reads no longer header either
 MOST_HEAD = 12 + _MOST_HEADER  # bytes: with the magic, the version and the header's own size
-_ITEM = re.compile(  # one item of the dict
-    r"""\s* ['"] (?: descr ['"] \s* : \s* ['"] (?P<descr> [^'"]{1,40} ) ['"]
+# One item of the dict. It begins with a quote and not with spaces, because headers are filled up
+# with spaces, and a search from each of them to the last would take the square of their number.
+_ITEM = re.compile(
+    r"""['"] (?: descr ['"] \s* : \s* ['"] (?P<descr> [^'"]{1,40} ) ['"]
         | fortran_order ['"] \s* : \s* (?P<fortran_order> True | False )
-        | shape ['"] \s* : \s* [(] (?P<shape> [^()]* ) [)] ) \s* ,?""",
+        | shape ['"] \s* : \s* [(] (?P<shape> [^()]* ) [)] ) \s* ,? \s*""",
     re.VERBOSE,
 )
 # Numbers and bytes alone, because np.dtype evaluates parts of some other texts.

@@ -882,6 +882,14 @@ def test_headers_of_other_writers(tmp_path):
         np.testing.assert_array_equal(load_state(path)["w"], [1, 1])
 
 
+def test_long_headers(tmp_path):
+    """Headers are filled up with spaces; a search from each to the last would take minutes here."""
+    text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
+    entry = header(text.ljust(9999) + "\n") + np.ones(2, "<f4").tobytes()
+    path = npz(tmp_path, **{f"{n}.npy": entry for n in range(100)})
+    np.testing.assert_array_equal(load_state(path)["99"], [1, 1])
+
+
 # Small files that ask for much (kind 24)
 
 
