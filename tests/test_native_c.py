@@ -19,10 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gradients import assert_within, cells_of, go_back, roundings, spread, values_of
-from support import Work, tolerance
+from support import Work, draw, tolerance
 
 from fastlstm.engines import _numpy
-from fastlstm.engines.contract import Cell
 from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -43,73 +42,54 @@ TARGETS = [
 LEVELS = ["-O0", pytest.param("-O3", marks=pytest.mark.slow)]  # of optimisation
 
 
-class Case(NamedTuple):
-    """A stack and its call. With `lengths`, longest first, T and B are theirs; P 0: H."""
+class Call(NamedTuple):
+    """A work and how it is run; `gain` multiplies its inputs and, if it is below 1, its states."""
 
-    T: int = 4
-    B: int = 3
-    I: int = 5  # noqa: E741 (the legend's name)
-    H: int = 17
-    P: int = 0
-    lengths: tuple = ()
-    layers: int = 1
-    directions: int = 1
+    work: Work
     threads: int = 1
     reverse: bool = False
-    dtype: str = "float32"
     gain: float = 1
 
     def arrays(self):
-        """Parameters of each cell, batch sizes, x, h, c."""
-        rng = np.random.default_rng(list(self.lengths) + [self.T, self.B, self.I, self.H])
-        lengths = self.lengths or [self.T] * self.B
-        H, P, cells = self.H, self.P or self.H, self.layers * self.directions
-        parameters = []
-        for cell in range(cells):
-            inputs = self.I if cell < self.directions else self.directions * P
-            shapes = [(4 * H, inputs), (4 * H, P), (4 * H,), (P, H)][: 4 if self.P else 3]
-            drawn = [rng.uniform(-1, 1, s).astype(self.dtype) / np.sqrt(H) for s in shapes]
-            parameters.append([a.astype(self.dtype) for a in drawn])
-        x = rng.standard_normal((sum(lengths), self.I)) * self.gain
-        h = rng.uniform(-1, 1, (cells, len(lengths), P)) * min(self.gain, 1)
-        c = rng.standard_normal((cells, len(lengths), H)) * min(self.gain, 1)
-        state = [a.astype(self.dtype) for a in (x, h, c)]
-        return parameters, batch_sizes_of(np.array(lengths)), *state
+        """(cells, batch sizes, x, h, c)."""
+        cells, x, h, c = draw(self.work)
+        x, h, c = x * self.gain, h * min(self.gain, 1), c * min(self.gain, 1)
+        return cells, batch_sizes_of(np.array(self.work.lengths)), x, h, c
 
 
-CASES = {
-    "one": Case(1, 1, 1, 1),
-    **{f"hidden{H}": Case(3, 2, 4, H) for H in (7, 15, 16, 33)},
-    **{f"batch{B}": Case(3, B, 4, 10) for B in (2, 5, 6, 11)},
-    "alone": Case(300, 1, 20, 70),
-    "alone_reverse": Case(300, 1, 20, 70, reverse=True),
-    "ragged_reverse": Case(I=6, H=19, lengths=(9, 8, 8, 5, 3, 1, 1), reverse=True),
-    "projection": Case(I=7, H=70, P=65, lengths=(4, 4, 2, 1)),
-    "double": Case(I=7, H=33, P=17, lengths=(4, 4, 2, 1), layers=2, dtype="float64"),
-    "double_alone": Case(40, 1, 20, 70, dtype="float64"),
-    "stack": Case(6, 5, 5, 18, layers=3, directions=2),
-    "stack_ragged": Case(I=5, H=18, P=6, lengths=(5, 5, 3, 1), layers=3, directions=2),
-    "threads_batch": Case(60, 16, 32, 64, layers=2, threads=2),
-    "threads_directions": Case(150, 2, 32, 64, directions=2, threads=2),
-    "threads_units": Case(20, 1, 64, 256, layers=2, threads=3),
-    "threads_units_ragged": Case(I=64, H=300, P=250, lengths=(9, 7, 2), threads=2),
-    "open_and_shut": Case(40, 5, 5, 11, gain=30),
-    "saturated": Case(7, 5, 5, 11, gain=1000),
-    "denormal": Case(7, 5, 5, 11, gain=1e-39),
+CALLS = {
+    "one": Call(Work((1,), 1, 1)),
+    **{f"hidden{H}": Call(Work((3,) * 2, 4, H)) for H in (7, 15, 16, 33)},
+    **{f"batch{B}": Call(Work((3,) * B, 4, 10)) for B in (2, 5, 6, 11)},
+    "alone": Call(Work((300,), 20, 70)),
+    "alone_reverse": Call(Work((300,), 20, 70), reverse=True),
+    "ragged_reverse": Call(Work((9, 8, 8, 5, 3, 1, 1), 6, 19), reverse=True),
+    "projection": Call(Work((4, 4, 2, 1), 7, 70, 65)),
+    "double": Call(Work((4, 4, 2, 1), 7, 33, 17, layers=2, dtype="float64")),
+    "double_alone": Call(Work((40,), 20, 70, dtype="float64")),
+    "stack": Call(Work((6,) * 5, 5, 18, layers=3, directions=2)),
+    "stack_ragged": Call(Work((5, 5, 3, 1), 5, 18, 6, layers=3, directions=2)),
+    "threads_batch": Call(Work((60,) * 16, 32, 64, layers=2), threads=2),
+    "threads_directions": Call(Work((150,) * 2, 32, 64, directions=2), threads=2),
+    "threads_units": Call(Work((20,), 64, 256, layers=2), threads=3),
+    "threads_units_ragged": Call(Work((9, 7, 2), 64, 300, 250), threads=2),
+    "open_and_shut": Call(Work((40,) * 5, 5, 11), gain=30),
+    "saturated": Call(Work((7,) * 5, 5, 11), gain=1000),
+    "denormal": Call(Work((7,) * 5, 5, 11), gain=1e-39),
 }
 
 
-def run_in_python(engine, case, dtype):
+def run_in_python(engine, call, dtype):
     """y, h, c of an engine, in one thread; with `reverse` those of a stack's second direction."""
-    parameters, batch_sizes, x, h, c = case.arrays()
-    directions = 2 if case.reverse else case.directions
-    cells = [Cell(*(a.astype(dtype) for a in cell)) for cell in parameters]
-    if case.reverse:
+    cells, batch_sizes, x, h, c = call.arrays()
+    directions = 2 if call.reverse else call.work.directions
+    cells = [cell.map(lambda a: a.astype(dtype)) for cell in cells]
+    if call.reverse:
         cells, h, c = cells * 2, h.repeat(2, axis=0), c.repeat(2, axis=0)
     x, h, c = (a.astype(dtype) for a in (x, h, c))
     y = np.empty((len(x), directions * h.shape[2]), dtype)
     engine.Stack(cells, directions).run(x, batch_sizes, h, c, y, 1)
-    return (y[:, h.shape[2] :], h[1:], c[1:]) if case.reverse else (y, h, c)
+    return (y[:, h.shape[2] :], h[1:], c[1:]) if call.reverse else (y, h, c)
 
 
 def run_bits(command, dtype, arrays, shapes):
@@ -124,15 +104,24 @@ def run_bits(command, dtype, arrays, shapes):
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def run_in_c(command, case):
+def head_of(work, h, batch_sizes, threads, reverse, every):
+    """What the program bits reads first; whether batch sizes follow is the last but one.
+
+    Sequences of one length come without them.
+    """
+    sizes = [h.itemsize, work.layers, work.directions, work.I, work.H, h.shape[2]]
+    call = [len(batch_sizes), h.shape[1], threads, reverse, np.ptp(work.lengths) > 0, every]
+    return np.array(sizes + call, np.int64)
+
+
+def run_in_c(command, call):
     """y, h, c of the program bits."""
-    parameters, batch_sizes, x, h, c = case.arrays()
-    head = [x.itemsize, case.layers, case.directions, case.I, case.H, case.P or case.H]
-    head += [len(batch_sizes), h.shape[1], case.threads, case.reverse, bool(case.lengths), -1]
-    arrays = [np.array(head, np.int64), *(a for cell in parameters for a in cell)]
-    arrays += [batch_sizes.astype(np.int64)] * bool(case.lengths) + [x, h, c]
-    shapes = (len(x), case.directions * h.shape[2]), h.shape, c.shape
-    return run_bits(command, case.dtype, arrays, shapes)
+    cells, batch_sizes, x, h, c = call.arrays()
+    head = head_of(call.work, h, batch_sizes, call.threads, call.reverse, -1)
+    arrays = [head, *(a for cell in cells for a in cell.arrays().values())]
+    arrays += [batch_sizes.astype(np.int64)] * bool(head[-2]) + [x, h, c]
+    shapes = (len(x), call.work.directions * h.shape[2]), h.shape, c.shape
+    return run_bits(command, call.work.dtype, arrays, shapes)
 
 
 # the way back: a work, how many threads, `every` of its tape
@@ -153,13 +142,12 @@ BACK = {
 
 def back_in_c(command, work, values, threads, every):
     """As `gradients.go_back`, by the program bits."""
-    sizes, h, even = batch_sizes_of(np.array(work.lengths)), values["h"], not np.ptp(work.lengths)
+    sizes = batch_sizes_of(np.array(work.lengths))
     cells = enumerate(cells_of(work, values))
     names = [f"{name}{k}" for k, cell in cells for name in cell.arrays()]
-    head = [values["x"].itemsize, 1, work.directions, work.I, work.H, h.shape[2]]
-    head += [len(sizes), h.shape[1], threads, False, not even, every]
-    arrays = [np.array(head, np.int64), *(values[name] for name in names)]
-    arrays += [sizes.astype(np.int64)] * (not even)
+    head = head_of(work, values["h"], sizes, threads, False, every)
+    arrays = [head, *(values[name] for name in names)]
+    arrays += [sizes.astype(np.int64)] * bool(head[-2])
     arrays += [values[name] for name in ("x", "h", "c", "dy", "dh", "dc")]
     like = {"y": "dy", "h": "h", "c": "c", "dx": "x", "dh": "h", "dc": "c"}
     like |= {f"d{name}": name for name in names}
@@ -230,21 +218,21 @@ def test_inexact_mathematics_is_refused(compiler, flag):
         assert ("results are not the same bits" in ran.stderr) == (flag != "-O2")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("compiler, isa", TARGETS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_bits(build, native, level, compiler, isa, name):
     """Near the truth and, but where nothing fuses multiply and add, the bits of every machine."""
-    case = CASES[name]
-    got = run_in_c([*build(compiler, "bits", level), isa], case)
-    inputs = max(case.I, (case.layers > 1) * case.directions * case.H)
-    x = case.arrays()[2].astype(np.float64)
-    squares = (max((x**2).sum(1).max(), inputs) + (case.P or case.H) + 1) / case.H
-    bound = tolerance("native", case.dtype, inputs + 2 * case.H + 1, np.sqrt(squares))
-    for part, expected in zip(got, run_in_python(_numpy, case, np.float64), strict=True):
+    call, work = CALLS[name], CALLS[name].work
+    got = run_in_c([*build(compiler, "bits", level), isa], call)
+    inputs = max(work.I, (work.layers > 1) * work.directions * work.H)
+    x = call.arrays()[2].astype(np.float64)
+    squares = (max((x**2).sum(1).max(), inputs) + (work.P or work.H) + 1) / work.H
+    bound = tolerance("native", work.dtype, inputs + 2 * work.H + 1, np.sqrt(squares))
+    for part, expected in zip(got, run_in_python(_numpy, call, np.float64), strict=True):
         np.testing.assert_allclose(part, expected, **bound)
     if isa != "baseline" and native.describe()["instruction_set"] != "baseline":
-        for part, expected in zip(got, run_in_python(native, case, case.dtype), strict=True):
+        for part, expected in zip(got, run_in_python(native, call, work.dtype), strict=True):
             assert part.tobytes() == expected.tobytes()
 
 
