@@ -5,7 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import (
@@ -25,10 +27,6 @@ from fastlstm import (
 from fastlstm.training import Adam, MSELoss, fit, predict
 
 B, T = 3, 6
-
-
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def _models(dtype="float32", batch_first=False, engine="auto"):
@@ -80,7 +78,7 @@ def _by_hand(name, model, x, lengths=None):
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_those_of_the_layers(name, batch_first, lengths, dtype):
     model = _models(dtype, batch_first)[name].eval()
-    x = _random(*((B, T) if batch_first else (T, B)), 3, dtype=dtype)
+    x = normal(*((B, T) if batch_first else (T, B)), 3, dtype=dtype)
     expected = _by_hand(name, model, x, lengths)
     assert expected.dtype == dtype
     np.testing.assert_array_equal(model(x, lengths=lengths), expected)
@@ -90,13 +88,13 @@ def test_values_are_those_of_the_layers(name, batch_first, lengths, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sequence_without_a_batch(name):
-    model, x = _models()[name].eval(), _random(T, 3)
+    model, x = _models()[name].eval(), normal(T, 3)
     np.testing.assert_allclose(model(x), model(x[:, None])[:, 0], atol=1e-6)
 
 
 def test_padding_is_the_inputs_own():
     """Past its end a sequence keeps its input, as x + 0 in torch; an LSTM beside it gives 0."""
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     y = Residual(LSTM(3, 3, seed=0))(x, lengths=[2, 6, 0])
     assert_same_bits(y[2:, 0], x[2:, 0])
     assert_same_bits(y[:, 2], x[:, 2])
@@ -110,7 +108,7 @@ def test_padding_is_the_inputs_own():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_states_carry_a_sequence_on(native, name):
-    model, x = _models(engine="native")[name].eval(), _random(T, B, 3)
+    model, x = _models(engine="native")[name].eval(), normal(T, B, 3)
     first, states = model(x[:2], return_states=True)
     names = {
         "residual": ["layer.rec"], "projected": ["layer"], "concat": ["short", "deep.2"],
@@ -122,10 +120,10 @@ def test_states_carry_a_sequence_on(native, name):
 
 
 def test_states_and_their_gradients_are_those_of_the_lstms():
-    model, x = _models("float64")["concat"], _random(T, B, 3, dtype="float64")
+    model, x = _models("float64")["concat"], normal(T, B, 3, dtype="float64")
     hx = {
-        "short": (_random(1, B, 2, dtype="float64"), _random(1, B, 4, dtype="float64")),
-        "deep.2": (_random(1, B, 3, dtype="float64"), _random(1, B, 3, dtype="float64")),
+        "short": (normal(1, B, 2, dtype="float64"), normal(1, B, 4, dtype="float64")),
+        "deep.2": (normal(1, B, 3, dtype="float64"), normal(1, B, 3, dtype="float64")),
     }
     (y, states), pullback = model.vjp(x, hx)
     output, final = model.short(x, hx["short"])
@@ -147,15 +145,15 @@ def test_states_and_their_gradients_are_those_of_the_lstms():
 def test_derivatives(name, lengths):
     """Of a weighted sum of all outputs, along random directions, in float64, by differences."""
     model = _models("float64", engine="numpy")[name].eval()
-    x = _random(T, B, 3, dtype="float64")
+    x = normal(T, B, 3, dtype="float64")
     y, pullback = model.vjp(x, lengths=lengths)
-    weights = _random(*y.shape, seed=5, dtype="float64")
+    weights = normal(*y.shape, seed=5, dtype="float64")
     dx = pullback(weights)
     before, step = model.state_dict(), 1e-6
     along = {
-        n: _random(*p.shape, seed=k, dtype="float64") for k, (n, p) in enumerate(before.items())
+        n: normal(*p.shape, seed=k, dtype="float64") for k, (n, p) in enumerate(before.items())
     }
-    x_along = _random(*x.shape, seed=9, dtype="float64")
+    x_along = normal(*x.shape, seed=9, dtype="float64")
 
     def total(sign):
         model.load_state_dict({n: p + sign * step * along[n] for n, p in before.items()})
@@ -215,12 +213,12 @@ def test_names_values_and_gradients_are_torchs(name):
     theirs, ours = _in_torch(torch, name), _models("float64")[name]
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
-    x = _random(T, B, 3, dtype="float64")
+    x = normal(T, B, 3, dtype="float64")
     tensor = torch.tensor(x, requires_grad=True)
     expected = theirs(tensor)
     y, pullback = ours.vjp(x)
     np.testing.assert_allclose(y, expected.detach(), rtol=0, atol=1e-12)
-    dy = _random(*y.shape, seed=1, dtype="float64")
+    dy = normal(*y.shape, seed=1, dtype="float64")
     expected.backward(torch.tensor(dy))
     np.testing.assert_allclose(pullback(dy), tensor.grad, rtol=0, atol=1e-11)
     for key, parameter in theirs.named_parameters():
@@ -229,7 +227,7 @@ def test_names_values_and_gradients_are_torchs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_the_gradient_of_the_input_the_others_are_the_same(name):
-    model, x = _models()[name].eval(), _random(T, B, 3)
+    model, x = _models()[name].eval(), normal(T, B, 3)
     y, pullback = model.vjp(x)
     pullback(np.ones_like(y))
     expected = {key: g.copy() for key, g in model.grads.items()}
@@ -244,7 +242,7 @@ def test_a_frozen_branch_is_run_without_a_way_back(monkeypatch):
     own = LSTM.vjp
     monkeypatch.setattr(LSTM, "vjp", lambda self, *a, **k: taped.append(self) or own(self, *a, **k))
     model = Concat(LSTM(3, 4, seed=0).freeze(), LSTM(3, 2, seed=1))
-    y, pullback = model.vjp(_random(T, B, 3), input_gradient=False)
+    y, pullback = model.vjp(normal(T, B, 3), input_gradient=False)
     pullback(np.ones_like(y))
     assert taped == [model[1]]
     assert not model.grads["0.weight_hh_l0"].any() and model.grads["1.weight_hh_l0"].any()
@@ -253,7 +251,7 @@ def test_a_frozen_branch_is_run_without_a_way_back(monkeypatch):
 def test_a_layer_in_two_places_gets_both_gradients():
     shared = Linear(3, 3, dtype="float64", seed=0)
     model = Sequential(Residual(shared), Concat(shared, shared))
-    x = _random(5, 3, dtype="float64")
+    x = normal(5, 3, dtype="float64")
     y, pullback = model.vjp(x)
     pullback(np.ones_like(y))
     z, ones = x + shared(x), np.ones((5, 3))
@@ -263,7 +261,7 @@ def test_a_layer_in_two_places_gets_both_gradients():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_gradients_add_nothing(name):
-    model, x = _models()[name], _random(T, B, 3)
+    model, x = _models()[name], normal(T, B, 3)
     y, pullback = model.vjp(x)
     with pytest.raises(ValueError, match=r"Expected d_output of the output's shape"):
         pullback(np.ones_like(y)[..., :-1])
@@ -277,7 +275,7 @@ def test_wrong_gradients_add_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_and_chunks_are_the_model(native, dtype, name, batch_first):
     model = _models(dtype, batch_first, "native")[name]
-    x = _random(T, B, 3, dtype=dtype)
+    x = normal(T, B, 3, dtype=dtype)
 
     def turned(array):
         return array.swapaxes(0, 1) if batch_first else array
@@ -308,7 +306,7 @@ def test_a_last_beside_something_else():
     lstm = LSTM(3, 4, seed=0)
     head = Concat(Last(), Sequential(Linear(4, 2, seed=1), Last()))
     model = Sequential(lstm, head, Linear(6, 1, seed=2))
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     h = lstm(x)[0][-1]
     expected = model[2](np.concatenate([h, model[1][1][0](h)], axis=-1))
     np.testing.assert_allclose(model(x), expected, atol=1e-6)
@@ -384,9 +382,7 @@ TORN = "one takes for steps what is sequences for the other"
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, kind, sentence):
-    with pytest.raises(kind) as caught:
-        make()
-    assert str(caught.value) == sentence
+    raises(make, kind, sentence)
 
 
 def test_layouts_that_part_later_are_refused_by_the_run():
@@ -395,7 +391,7 @@ def test_layouts_that_part_later_are_refused_by_the_run():
         inner.batch_first = True
         for call in (model, model.vjp, stream.run):
             with pytest.raises(ValueError, match=TORN):
-                call(_random(5, 5, 3))
+                call(normal(5, 5, 3))
 
 
 def test_what_is_only_seen_in_a_run():
@@ -403,7 +399,7 @@ def test_what_is_only_seen_in_a_run():
         def forward(self, input):
             return input[..., :1]
 
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     with pytest.raises(ValueError, match=r"cannot add \(6, 3, 1\), its layer's output, to \(6, 3"):
         Residual(Narrow())(x)
     assert Concat(Narrow(), ReLU())(x).shape == (T, B, 4)
@@ -416,14 +412,14 @@ def test_what_is_only_seen_in_a_run():
 
 
 def test_a_last_behind_them_knows_its_lstm():
-    x = _random(B, T, 3)
+    x = normal(B, T, 3)
     lstms = LSTM(3, 4, batch_first=True, seed=0), LSTM(3, 2, batch_first=True, seed=1)
     model = Sequential(Concat(*lstms), Last())
     expected = np.concatenate([lstm(x)[1][0][0] for lstm in lstms], axis=-1)
     assert_same_bits(model(x), expected)
     first = LSTM(3, 4, bidirectional=True, seed=0)
     model = Sequential(first, Residual(LSTM(8, 4, bidirectional=True, seed=1)), Last())
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     z = first(x)[0]
     y = z + model[1].layer(z)[0]
     assert_same_bits(model(x), np.concatenate([y[-1, :, :4], y[0, :, 4:]], axis=-1))
@@ -434,7 +430,7 @@ def test_a_last_behind_them_knows_its_lstm():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_files_hold_them(tmp_path, name):
-    model, x = _models()[name].eval(), _random(T, B, 3)
+    model, x = _models()[name].eval(), normal(T, B, 3)
     fastlstm.save(model, tmp_path / "model.npz")
     loaded = fastlstm.load(tmp_path / "model.npz")
     assert repr(loaded) == repr(model)
@@ -452,7 +448,7 @@ def test_the_command_runs_them(tmp_path, monkeypatch, name, chunk):
     from fastlstm.cli import run
 
     monkeypatch.setattr(run, "CHUNK_VALUES", chunk)
-    model, x = _models()[name].eval(), _random(T, B, 3)
+    model, x = _models()[name].eval(), normal(T, B, 3)
     fastlstm.save(model, tmp_path / "model.npz")
     np.save(tmp_path / "x.npy", x)
     assert cli.main(["info", str(tmp_path / "model.npz")]) == 0
@@ -464,7 +460,7 @@ def test_the_command_runs_them(tmp_path, monkeypatch, name, chunk):
 def test_the_command_carries_their_states(tmp_path):
     from fastlstm import cli
 
-    model, x = _models()["residual"].eval(), _random(T, B, 3)
+    model, x = _models()["residual"].eval(), normal(T, B, 3)
     fastlstm.save(model, tmp_path / "model.npz")
     for part, options in (("a", ["--state-out"]), ("b", ["--state-in"])):
         np.save(tmp_path / f"{part}.npy", x[:2] if part == "a" else x[2:])
@@ -501,10 +497,10 @@ def test_a_structure_that_is_none_of_theirs_is_refused(description, sentence):
 @pytest.mark.parametrize("name", NAMES)
 def test_they_learn(name, batch_first):
     model = _models(batch_first=batch_first)[name]
-    x = _random(40, T, 3)
+    x = normal(40, T, 3)
     other = copy.deepcopy(model)
     for key, value in other.state_dict().items():
-        noise = _random(*value.shape, seed=len(key))
+        noise = normal(*value.shape, seed=len(key))
         other.load_state_dict({key: value + 0.3 * noise}, strict=False)
     y = predict(other, x)
     history = fit(model, (x, y), MSELoss(), Adam(model, lr=0.02), 30, 20, progress=False)

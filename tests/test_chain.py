@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
 from values import normal
 
@@ -162,9 +163,7 @@ def test_sizes_are_compared(give, between, take):
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, sentence):
-    with pytest.raises(ValueError) as caught:
-        make()
-    assert str(caught.value) == sentence
+    raises(make, ValueError, sentence)
 
 
 @pytest.mark.parametrize("stranger", [Doubled(), Thrifty(3, 7), Sequential(Doubled())], ids=str)

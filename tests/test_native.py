@@ -209,7 +209,7 @@ def test_kernels_are_made_of_their_instructions(native):
 
 
 def stubs(body, prefix=""):
-    """Yield (name, parameters with their defaults) of what a stub declares; properties have none."""
+    """Yield (name, parameters and defaults) of what a stub declares; properties have none."""
     for node in body:
         name = prefix + getattr(node, "name", "")
         if isinstance(node, ast.ClassDef):
@@ -625,8 +625,8 @@ def load_nothing():
 @on_linux
 @pytest.mark.parametrize(
     "function",
-    [work_in_threads, step_with_more_threads, work_beside_others, work_in_forks, work_misused, sleep_after_work,
-     end_beside_work, interrupt_work, work_beside_torch, load_nothing],
+    [work_in_threads, step_with_more_threads, work_beside_others, work_in_forks, work_misused,
+     sleep_after_work, end_beside_work, interrupt_work, work_beside_torch, load_nothing],
     ids=lambda function: function.__name__,
 )  # fmt: skip
 def test_in_a_process_of_its_own(function):

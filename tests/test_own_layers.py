@@ -6,17 +6,15 @@ import re
 
 import numpy as np
 import pytest
+from errors import raises
 from support import assert_same_bits
+from values import normal
 
 import fastlstm
 from fastlstm import LSTM, Concat, Last, Layer, Linear, LSTMCell, Residual, Sequential, Softmax
 from fastlstm.training import Adam, Checkpoint, MSELoss, NonFiniteError, fit, predict
 
 B, T = 3, 6
-
-
-def _random(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 class Affine(Layer):
@@ -123,12 +121,12 @@ def _pair(dtype="float32"):
 
 def test_it_runs_and_goes_back_as_a_known_layer(dtype):
     own, known = _pair(dtype)
-    x = _random(T, B, 3, dtype=dtype)
+    x = normal(T, B, 3, dtype=dtype)
     close = {"rtol": 0, "atol": 1e-5 if dtype == "float32" else 1e-13}
     (y, back), (expected, back_known) = own.vjp(x), known.vjp(x)
     np.testing.assert_allclose(y, expected, **close)
     np.testing.assert_allclose(own(x), expected, **close)
-    dy = _random(*y.shape, seed=1, dtype=dtype)
+    dy = normal(*y.shape, seed=1, dtype=dtype)
     np.testing.assert_allclose(back(dy), back_known(dy), **close)
     np.testing.assert_allclose(own.grads["fc.kernel"].T, known.grads["fc.weight"], **close)
     np.testing.assert_allclose(
@@ -139,7 +137,7 @@ def test_it_runs_and_goes_back_as_a_known_layer(dtype):
 
 def test_it_learns_as_a_known_layer():
     own, known = _pair()
-    x, y = _random(20, T, 3), _random(20, T, 2, seed=1)
+    x, y = normal(20, T, 3), normal(20, T, 2, seed=1)
     losses = [
         fit(model, (x, y), MSELoss(), Adam(model, lr=0.01), 5, 4, progress=False)["loss"]
         for model in (own, known)
@@ -156,7 +154,7 @@ def test_lengths_and_steps(batch_first, lengths):
     lstm = LSTM(3, 4, batch_first=batch_first, seed=0)
     beside = Concat(Sequential(Mean(batch_first)), Last(batch_first, False))
     model = Sequential(lstm, Affine(4, 4), beside, Linear(8, 1, seed=1))
-    x = _random(B, T, 3)
+    x = normal(B, T, 3)
     z = model[1](lstm(x if batch_first else x.swapaxes(0, 1), lengths=lengths)[0])
     z = z if batch_first else z.swapaxes(0, 1)
     ends = lengths or [T] * B
@@ -178,7 +176,7 @@ def test_lengths_and_steps(batch_first, lengths):
 def test_a_whole_model_of_ones_own():
     """Its LSTM's layout is seen; nothing is wrapped around its names."""
     model = Encoder()
-    x, y = _random(20, T, 3), _random(20, T, 2, seed=1)
+    x, y = normal(20, T, 3), normal(20, T, 2, seed=1)
     history = fit(model, (x, y), MSELoss(), Adam(model, lr=0.02), 4, 5, progress=False)
     assert history["loss"][-1] < history["loss"][0]
     expected = model(x.swapaxes(0, 1)).swapaxes(0, 1)
@@ -191,7 +189,7 @@ def test_a_whole_model_of_ones_own():
 def test_in_branches_and_in_two_places():
     own = Affine(3, 3)
     model = Sequential(Residual(own), Concat({"a": own, "b": Blind()}))
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     z = x + own(x)
     assert_same_bits(model(x), np.concatenate([own(z), 2 * z], axis=-1))
     model = Sequential(Residual(own), own)
@@ -209,7 +207,7 @@ def test_in_branches_and_in_two_places():
 
 def test_copies_pickles_precision_and_files(tmp_path):
     model, _ = _pair()
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert_same_bits(copied(x), model(x))
         copied.fc.offset = np.ones(4)
@@ -230,7 +228,7 @@ def test_frozen_parameters_stay():
     model, _ = _pair()
     model.freeze("fc.kernel")
     before = model.state_dict()
-    x, y = _random(8, T, 3), _random(8, T, 2, seed=1)
+    x, y = normal(8, T, 3), normal(8, T, 2, seed=1)
     fit(model, (x, y), MSELoss(), Adam(model, lr=0.1), 2, 4, progress=False)
     after = model.state_dict()
     assert_same_bits(after["fc.kernel"], before["fc.kernel"])
@@ -240,7 +238,7 @@ def test_frozen_parameters_stay():
 
 def test_a_training_that_is_resumed_is_the_same(tmp_path):
     """Its random states too."""
-    x, y = _random(16, T, 3), _random(16, T, 2, seed=1)
+    x, y = normal(16, T, 3), normal(16, T, 2, seed=1)
 
     def train(epochs, **options):
         model = Sequential(Noisy(seed=5), *_pair()[0].children.values())
@@ -259,7 +257,7 @@ def test_a_training_that_is_resumed_is_the_same(tmp_path):
 
 def test_streams_take_what_says_that_it_is_stepwise():
     model, _ = _pair()
-    x = _random(T, B, 3)
+    x = normal(T, B, 3)
     stream = model.stream(B)
     steps = np.stack([stream.step(x_t) for x_t in x])
     np.testing.assert_allclose(steps, model(x), atol=1e-6)
@@ -318,7 +316,7 @@ class Gated(LSTM):
     "kind, factor", [(Doubled, 2), (Thrice, 3), (HalvedLinear, 0.5)], ids=lambda value: str(value)
 )
 def test_forward_and_the_call_are_one(kind, factor):
-    layer, x = kind(3, 2, seed=0), _random(5, 3)
+    layer, x = kind(3, 2, seed=0), normal(5, 3)
     expected = np.float32(factor) * Linear(3, 2, seed=0)(x)
     assert_same_bits(layer(x), expected)
     assert_same_bits(Sequential(layer)(x), expected)
@@ -332,7 +330,7 @@ def test_forward_and_the_call_are_one(kind, factor):
 
 def test_another_call_needs_another_way_back():
     """Gradients of a call that it no longer has would be wrong, without a word."""
-    x = _random(5, 3)
+    x = normal(5, 3)
     for kind in (Doubled, Thrice, HalvedLinear):
         layer = kind(3, 2, seed=0)
         with pytest.raises(NotImplementedError, match="; or vjp = Linear.vjp, if that fits$"):
@@ -354,7 +352,7 @@ def test_another_call_needs_another_way_back():
 
 
 def test_an_lstm_of_ones_own_has_states():
-    lstm, x = Gated(3, 4, seed=0), _random(T, B, 3)
+    lstm, x = Gated(3, 4, seed=0), normal(T, B, 3)
     output, (h, c) = LSTM(3, 4, seed=0)(x)
     y, states = Sequential({"rnn": lstm})(x, return_states=True)
     assert_same_bits(y, -output)
@@ -375,7 +373,7 @@ def test_an_lstm_of_ones_own_has_states():
     ],
 )
 def test_known_layers_have_forward(make):
-    layer, x = make(), _random(5, 3)
+    layer, x = make(), normal(5, 3)
     one, other = layer.forward(x), layer(x)
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(np.asarray(a[0]), np.asarray(b[0]))
@@ -386,7 +384,7 @@ def test_known_layers_have_forward(make):
 
 def _trained(layer, **options):
     model = Sequential(Linear(3, 3, seed=0), layer)
-    x = _random(8, 3)
+    x = normal(8, 3)
     return fit(model, (x, x), MSELoss(), Adam(model), 1, 4, progress=False, **options)
 
 
@@ -452,14 +450,12 @@ def _with(vjp):
     ],
 )  # fmt: skip
 def test_mistakes_are_named(call, kind, sentence):
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
+    raises(call, kind, sentence)
 
 
 def test_a_layer_without_a_way_back_may_stand_before_all_that_learns():
     model = Sequential(Blind(), Linear(3, 1, seed=0))
-    x = _random(8, 3)
+    x = normal(8, 3)
     history = fit(model, (x, x[:, :1]), MSELoss(), Adam(model, lr=0.1), 9, 4, progress=False)
     assert history["loss"][-1] < history["loss"][0]
 
@@ -470,13 +466,13 @@ def test_an_output_of_another_shape_is_refused_by_the_next():
             return input[..., :2]
 
     with pytest.raises(ValueError, match=re.escape("shape (..., 3), got (5, 2)")):
-        Sequential(Wrong(), Linear(3, 1))(_random(5, 3))
+        Sequential(Wrong(), Linear(3, 1))(normal(5, 3))
 
 
 def test_what_is_not_finite_in_it_is_named():
     model = Sequential({"fc": Linear(3, 3, seed=0), "own": Affine(3, 3)})
     model.own.kernel = np.full((3, 3), 3e38)
-    x = _random(4, 3)
+    x = normal(4, 3)
     with pytest.raises(NonFiniteError) as caught:
         fit(model, (x, x), MSELoss(), Adam(model), 1, 4, shuffle=False, progress=False)
     assert caught.value.origin == "the output of own for sample 3"

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from errors import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import assert_same_bits
@@ -324,9 +325,7 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors(name):
     call, kind, sentence = ERRORS[name]
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == sentence
+    raises(call, kind, sentence)
 
 
 @pytest.mark.parametrize("name", ["number_of_lengths", "length_zero", "unsorted"])

@@ -70,18 +70,23 @@ def _assert_same_rates(read, step):
     np.testing.assert_allclose(got, expected, rtol=2 * COUNT * 8 * eps, atol=eps, err_msg=step)
 
 
-def assert_matches(torch, module, case, kind):
-    """Assert that a schedule of `module` sets what torch's does, over `COUNT` steps."""
-    name, options = SCHEDULES[case]
-    ours, theirs, read = _pair(torch, kind)
-    schedule = getattr(module, name)(ours, **options)
-    torchs = getattr(torch.optim.lr_scheduler, name)(theirs, **options)
+def _step_beside(schedule, theirs, torchs, read):
+    """Make `COUNT` steps of a schedule and of torch's; assert that they set the same."""
     _assert_same_rates(read, "at first")
     for step in range(COUNT):
         theirs.step()
         torchs.step()
         schedule.step()
         _assert_same_rates(read, f"after step {step}")
+
+
+def assert_matches(torch, module, case, kind):
+    """Assert that a schedule of `module` sets what torch's does, over `COUNT` steps."""
+    name, options = SCHEDULES[case]
+    ours, theirs, read = _pair(torch, kind)
+    schedule = getattr(module, name)(ours, **options)
+    torchs = getattr(torch.optim.lr_scheduler, name)(theirs, **options)
+    _step_beside(schedule, theirs, torchs, read)
     assert schedule.last_epoch == torchs.last_epoch == COUNT
 
 
@@ -144,12 +149,7 @@ def test_sequence_is_torchs(torch, second):
               module.StepLR(theirs, 2)]  # fmt: skip
     schedule = SequentialLR(ours, parts, [6, 25])
     torchs = module.SequentialLR(theirs, torchs, [6, 25])
-    _assert_same_rates(read, "at first")
-    for step in range(COUNT):
-        theirs.step()
-        torchs.step()
-        schedule.step()
-        _assert_same_rates(read, f"after step {step}")
+    _step_beside(schedule, theirs, torchs, read)
 
 
 @pytest.mark.parametrize("options", [
