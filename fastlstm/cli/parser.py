@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..terminal import printable, writing
 
@@ -20,7 +20,7 @@ Number = TypeVar("Number", int, float)
 class Parser(argparse.ArgumentParser):
     """A parser whose messages are printable, although they cite the command line."""
 
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
