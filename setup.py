@@ -6,6 +6,7 @@ changes what numbers come out, such as -ffast-math, is always an error.
 """
 
 import concurrent.futures
+import contextlib
 import glob
 import os
 import re
@@ -27,6 +28,18 @@ FLAGS = {name: shlex.split(os.environ.get(name, "")) for name in ("CFLAGS", "LDF
 
 class BuildNative(build_ext):
     """Builds the native engine, or says what it means that it could not be built."""
+
+    def run(self):
+        """Build, after removing what an earlier build left: it would stand in for what fails now.
+
+        It may also be of another compiler or of other flags, which nobody would notice.
+        """
+        for ext in self.extensions:
+            built = os.path.join(self.build_lib, self.get_ext_filename(ext.name))
+            for path in {built, self.get_ext_fullpath(ext.name)}:  # the latter may be in the source
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+        super().run()
 
     def build_extension(self, ext):
         for name, flags in FLAGS.items():

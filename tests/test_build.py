@@ -124,6 +124,36 @@ def test_without_a_compiler(sdist, tmp_path):
     assert run_installed(wheel, tmp_path) in ("numba", "numpy")
 
 
+def leave(*extensions):
+    """Put an extension of an earlier build in each place, newer than its sources."""
+    for path in extensions:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"of an earlier build")
+
+
+def test_an_engine_of_an_earlier_build_hides_no_failure(tmp_path):
+    """It is neither packed nor left where it would be loaded."""
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=MADE)
+    name = f"fastlstm/engines/_native{SUFFIX}"
+    in_place, built = source / name, source / "build" / "earlier" / name
+    leave(in_place, built)
+    command = ["setup.py", "build_ext", "--inplace", "--build-lib", "build/earlier"]
+    failed = python(*command, cwd=source, **NO_COMPILER)
+    assert failed.returncode == 0 and "could not be built" in failed.stdout, failed.stdout
+    assert not in_place.exists() and not built.exists()
+
+    default = f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    built = source / "build" / default / name
+    leave(in_place, built)
+    failed = build_wheel(source, tmp_path, **NO_COMPILER)
+    assert failed.returncode == 0 and "could not be built" in failed.stdout, failed.stdout
+    assert in_place.exists() and not built.exists()  # nothing was to be built in place
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "fastlstm/__init__.py" in names and name not in names
+
+
 def test_required_without_a_compiler(sdist, tmp_path):
     built = build_wheel(sdist, tmp_path, **NO_COMPILER | {"FASTLSTM_REQUIRE_NATIVE": "1"})
     assert built.returncode != 0 and "/nonexistent" in built.stdout
