@@ -223,7 +223,7 @@ def test_missing_values_are_named(capsys):
     write(gaps)
     run(TRAIN)  # column b is not used
     sentence = error_of(capsys, TRAIN, "--inputs", "b", "a")
-    assert sentence == "data.csv, line 42, column 'b': a value is missing; fill the gap before"
+    assert sentence == "data.csv, line 42, column 'b': a value is missing: fill it in first"
 
 
 @pytest.mark.parametrize(

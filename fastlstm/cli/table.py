@@ -204,8 +204,8 @@ def _cut(table: Table, times: NDArray[Any], labels: list[str], gaps: str) -> Non
         )
     if gaps == "error" and table.notes:
         raise ValueError(
-            f"{table.path}, {listed(table.notes, _SOME)}. With --gaps cut the rows between are "
-            "series of their own"
+            f"{table.path}, {listed(table.notes, _SOME)}. With --gaps cut, the rows between gaps "
+            "are series of their own"
         )
     bounds = [0, *places.tolist(), len(table.values)]
     table.parts = list(zip(bounds[:-1], bounds[1:], strict=True))
@@ -223,22 +223,21 @@ def _disorder(table: Table, times: NDArray[Any], labels: list[str]) -> str:
         f"{labels[first - 1]}; rows must be in the order of time"
     )
     if back.all():
-        return f"{sentence}, the oldest first: turn them round"
+        return f"{sentence}, the oldest first: reverse their order"
     if len(rows) > 1:
-        sentence += (
-            f". So it is at lines {listed([str(table.lines[row]) for row in rows[1:]], _SOME)}"
-        )
+        more = listed([str(table.lines[row]) for row in rows[1:]], _SOME)
+        sentence += f". The same is so at lines {more}"
     if times.dtype.kind != "M":
-        sentence += ". Numbers that tell no time must not be in the first column"
+        sentence += ". Numbers that are not times must not be in the first column"
     if table.group is None:
-        sentence += ". Rows of several series need --group, the column that tells which"
+        sentence += ". Rows of several series need --group, the column that tells them apart"
     return sentence
 
 
 def _fault(text: str, decimal: str) -> str:
     """Return what is wrong with a text that stands where a number should."""
     if is_missing(text):
-        return "a value is missing; fill the gap before"
+        return "a value is missing: fill it in first"
     other = "," if decimal == "." else "."
     hint = ""
     if re.fullmatch(rf"[+-]?\d+{re.escape(other)}\d+", text.strip(), re.ASCII):

@@ -211,7 +211,9 @@ class TableFile:
         else:
             return
         for line, label in itertools.compress(zip(self.lines, labels, strict=True), wrong):
-            raise ValueError(f"line {line} has {short(label)}, which is no time as others are")
+            raise ValueError(
+                f"line {line} has {short(label)}, which is not a time in the form of the others"
+            )
 
     def formatted(self, date_format: str) -> tuple[int, Times]:
         """Return the place of the first column with dates of this format, and its times."""
@@ -286,8 +288,8 @@ def _are_times(file: TableFile, place: int, steps: NDArray[Any], values: NDArray
     if values.dtype.kind == "i" and file.group is None and are_runs(values):
         name = file.header[place]
         raise ValueError(
-            f"{file.where(place)}: {name!r} holds runs of equal numbers. Where each is a "
-            f"series of its own give --group {name}, otherwise put it behind another column"
+            f"{file.where(place)}: {name!r} holds runs of equal numbers. If each is a series of "
+            f"its own, give --group {name}; otherwise put the column behind another one"
         )
     return False
 
@@ -297,9 +299,9 @@ def _what_words_are(file: TableFile, place: int) -> str:
     name, labels = file.header[place], file.texts[place]
     some = quoted(dict.fromkeys(labels), most=3)
     return (
-        f"{short(name)} holds no times that are known here, but words ({some}). Where each is a "
-        f"series of its own give --group {name}; where they are times say how with --date-format; "
-        "otherwise put it behind another column"
+        f"{short(name)} holds words ({some}), and no times in a known form. If each is a series of "
+        f"its own, give --group {name}; if they are times, say how they are written with "
+        "--date-format; otherwise put the column behind another one"
     )
 
 
