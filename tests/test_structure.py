@@ -1002,7 +1002,7 @@ def test_into_a_model_of_ones_own(tmp_path):
         ValueError, match="batch_first and order cannot be given with into="
     ) as error:
         fastlstm.load(path, into=model, order=["fc1"], batch_first=True)
-    assert str(error.value).endswith("they are the model's")
+    assert str(error.value).endswith("the model has its own")
 
 
 @pytest.mark.parametrize("kind", ["npz", "module"])

@@ -169,7 +169,7 @@ def load(
     >>> load(path, prefix="fc")
     Linear(in_features=4, out_features=1, bias=True)
     """
-    options = _check(prefix, batch_first, dtype, engine)
+    options = _check_arguments(prefix, batch_first, dtype, engine)
     if order is not None:
         inference.check_order(order)
     if into is not None:
@@ -250,7 +250,7 @@ def load_lstm(
     >>> load_lstm(path, prefix="rnn", batch_first=True)
     LSTM(3, 4, batch_first=True)
     """
-    options = _check(prefix, batch_first, dtype, engine)
+    options = _check_arguments(prefix, batch_first, dtype, engine)
     with _naming(path) as origin:
         (state, description, _), _ = _read(path, Choice(key, _OF_AN_LSTM), origin)
         if prefix is not None:
@@ -376,16 +376,16 @@ def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, 
                 break
         else:
             names = ", ".join(known.NAME for known in _READ)
-            known = f"its content is of no known format; known are {names}"
+            fault = f"its content is of no known format; known are {names}"
             found = foreign.name(source)
-            raise ValueError(f"it is {found}: {known}" if found else known)
+            raise ValueError(f"it is {found}: {fault}" if found else fault)
         content = form.read(source, choice)
         if content.note:
             origin.append(content.note)
         return content, form
 
 
-def _check(
+def _check_arguments(
     prefix: str | None, batch_first: bool | None, dtype: DTypeLike | None, engine: str
 ) -> dict[str, Any]:
     """Check arguments before the file is read, because the file is not to blame for them.
@@ -403,7 +403,7 @@ def _check_into(model: Layer, **others: Any) -> None:
     if not isinstance(model, Layer):
         raise TypeError(f"into must be a layer, got {type(model).__name__}")
     if given := [name for name, value in others.items() if value is not None]:
-        raise ValueError(f"{' and '.join(given)} cannot be given with into=: they are the model's")
+        raise ValueError(f"{' and '.join(given)} cannot be given with into=: the model has its own")
 
 
 def _load_into(
@@ -413,7 +413,7 @@ def _load_into(
     key: str | None,
     prefix: str | None,
 ) -> _Model:
-    """Fill a model of the caller's; `told` has the batch_first of the file's LSTMs by prefix."""
+    """Fill a model of the caller's; `told` has the batch_first of the file's LSTMs, by prefix."""
     arrays = _state_for(model, state, prefix)
     _refuse_other_layout(model, told, _dotted(prefix))
     try:
