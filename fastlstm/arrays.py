@@ -41,6 +41,8 @@ def as_float(value: Any, dtype: np.dtype[Any], name: str = "input", owner: str =
 
     Errors call the value `name`, and say that it is for `owner`.
     """
+    if type(value) is np.ndarray and value.dtype == dtype:
+        return value  # as is usual: small calls are spared the questions below
     array = as_array(value, name)
     if array.dtype == dtype:
         return array

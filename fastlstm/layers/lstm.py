@@ -393,7 +393,7 @@ class LSTM(Recurrent):
         if not (self.dropout and self.training):
             y = np.empty((len(x), wide), self.dtype)
             if len(x):
-                self._stacks()[0].run(x, batch_sizes, h, c, y, self.num_threads)
+                self._stack().run(x, batch_sizes, h, c, y, self.num_threads)
             return y
         d = self._directions
         for k, layer in enumerate(self._stacks(apart=True)):

@@ -86,7 +86,7 @@ class LSTMCell(Recurrent):
         rows, h, c = self._arrange(input, hx)
         if len(rows):
             batch_sizes = uniform_sizes(1, len(rows))
-            self._stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
+            self._stack().run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
         return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
 
     def vjp(

@@ -70,11 +70,12 @@ class Recurrent(Computed):
         super().__init__(shapes, dtype, engine)
         self._engine.prepare(self.dtype)
         self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
+        self._whole: Stack | None = None  # the stack of all layers that the last call ran on
         self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
         self.reset_parameters(seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_packed": {}, "_spare": {}}
+        return {**super().__getstate__(), "_packed": {}, "_whole": None, "_spare": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -157,6 +158,8 @@ class Recurrent(Computed):
 
     def _discard(self, *ways: bool) -> None:
         """Forget the stacks that are packed in these ways; streams that hold one take another."""
+        if False in ways:
+            self._whole = None
         for apart in ways:
             if pack := self._packed.pop(apart, None):
                 pack.make_stale()
@@ -188,9 +191,16 @@ class Recurrent(Computed):
             pack.make_stale()  # another thread was faster, or has changed the parameters
         return stacks
 
+    def _stack(self) -> Stack:
+        """Return the stack of all layers, which small calls find without further questions."""
+        whole = self._whole
+        if whole is None or whole.stale:
+            whole = self._whole = self._stacks()[0]
+        return whole
+
     def _present(self) -> tuple[Stack, int]:
         """The stack that a stream runs on now, and the number of its threads."""
-        return self._stacks()[0], self.num_threads
+        return self._stack(), self.num_threads
 
     def _back(
         self,
