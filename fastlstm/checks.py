@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    Names: TypeAlias = Literal["float32", "float64"]
+    Precision: TypeAlias = Names | type[np.float32] | type[np.float64] | np.dtype[Any]
 
 DTYPES = ("float32", "float64")
 

@@ -29,6 +29,8 @@ output, (h_n, c_n) = lstm(x, lengths=[5, 3])
 mean: float = float(output.mean() + h_n.mean())
 weight: Array = lstm.weight_ih_l0
 hidden: int = lstm.hidden_size
+twin = fastlstm.LSTM(3, lstm.hidden_size, dtype=lstm.dtype, engine=lstm.engine)
+fastlstm.LSTM(3, 4, dtype=np.float32).astype(np.float64)
 (output, states), pullback = lstm.vjp(x, (h_n, c_n))
 dx, (dh_0, dc_0) = pullback(output, states)
 state: dict[str, Array] = lstm.state_dict()
@@ -92,6 +94,8 @@ from fastlstm.training import Adam, MSELoss
 lstm = fastlstm.LSTM("3", 4)  # wrong
 fastlstm.LSTM(3, 4, layers=2)  # wrong
 fastlstm.LSTM(3, 4, 1, True, False, 0.0, False, 0, "float32")  # wrong
+fastlstm.LSTM(3, 4, dtype="float16")  # wrong
+fastlstm.LSTM(3, 4, engine="abacus")  # wrong
 output, h_n, c_n = fastlstm.LSTM(3, 4)(np.zeros((5, 2, 3)))  # wrong
 fastlstm.LSTM(3, 4).stream(batch_size="2")  # wrong
 fastlstm.Linear(3)  # wrong

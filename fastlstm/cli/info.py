@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..checks import quoted, short
 from ..engines.machine import threads
@@ -18,7 +18,7 @@ from .parser import add_model
 if TYPE_CHECKING:
     from .parser import Commands
 
-_ENGINE = "numpy"  # nothing is computed, and this one is always there
+_ENGINE: Final = "numpy"  # nothing is computed, and this one is always there
 
 
 def add_to(commands: Commands) -> None:

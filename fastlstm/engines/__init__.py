@@ -18,6 +18,11 @@ from . import contract
 __doc__ += f"\n{contract.__doc__}"  # so that help(fastlstm.engines) shows the equations
 
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    EngineName: TypeAlias = Literal["native", "numba", "numpy"]
+    EngineChoice: TypeAlias = Literal["auto"] | EngineName
+
     from . import _native, _numba, _numpy
 
     _EXPORTS: list[contract.Engine] = [_native, _numba, _numpy]  # a type checker compares each
@@ -45,7 +50,7 @@ def load(name: str) -> contract.Engine:
         raise ImportError(f"engine {name!r} is not available here ({error}){way_out}") from error
 
 
-def choose(name: str = "auto") -> tuple[str, contract.Engine]:
+def choose(name: str = "auto") -> tuple[EngineName, contract.Engine]:
     """Return (name, module) of the engine: `name`, or FASTLSTM_ENGINE, or the first there is.
 
     Only "auto" looks at the environment variable and falls back on another engine. An engine that
@@ -56,7 +61,7 @@ def choose(name: str = "auto") -> tuple[str, contract.Engine]:
         name = _first()
         if name == "numpy":
             _warn_of_numpy()
-    return name, load(name)
+    return cast("EngineName", name), load(name)
 
 
 def _asked(name: str) -> str:

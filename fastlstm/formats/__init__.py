@@ -26,9 +26,9 @@ from .source import Source, State, file_name, opened
 if TYPE_CHECKING:
     import os
 
-    from numpy.typing import DTypeLike
-
     from ..arrays import Array
+    from ..checks import Precision
+    from ..engines import EngineChoice
     from .source import ModelFile
 
 __all__ = ["load", "load_lstm", "load_state", "save"]
@@ -56,8 +56,8 @@ def load(
     prefix: str | None = None,
     batch_first: bool | None = None,
     into: None = None,
-    dtype: DTypeLike | None = None,
-    engine: str = "auto",
+    dtype: Precision | None = None,
+    engine: EngineChoice = "auto",
 ) -> Sequential: ...
 @overload
 def load(
@@ -68,8 +68,8 @@ def load(
     batch_first: bool | None = None,
     order: None = None,
     into: None = None,
-    dtype: DTypeLike | None = None,
-    engine: str = "auto",
+    dtype: Precision | None = None,
+    engine: EngineChoice = "auto",
 ) -> Layer: ...
 def load(
     path: ModelFile,
@@ -79,8 +79,8 @@ def load(
     batch_first: bool | None = None,
     order: Sequence[str | Layer] | None = None,
     into: Layer | None = None,
-    dtype: DTypeLike | None = None,
-    engine: str = "auto",
+    dtype: Precision | None = None,
+    engine: EngineChoice = "auto",
 ) -> Layer:
     """Load a model from a file, ready to run.
 
@@ -210,8 +210,8 @@ def load_lstm(
     prefix: str | None = None,
     key: str | None = None,
     batch_first: bool | None = None,
-    dtype: DTypeLike | None = None,
-    engine: str = "auto",
+    dtype: Precision | None = None,
+    engine: EngineChoice = "auto",
 ) -> LSTM:
     """Load one LSTM out of a file, whatever else the file holds.
 
@@ -386,7 +386,7 @@ def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, 
 
 
 def _check_arguments(
-    prefix: str | None, batch_first: bool | None, dtype: DTypeLike | None, engine: str
+    prefix: str | None, batch_first: bool | None, dtype: Precision | None, engine: EngineChoice
 ) -> dict[str, Any]:
     """Check arguments before the file is read, because the file is not to blame for them.
 

@@ -9,7 +9,8 @@ from ..engines.machine import threads
 from .layer import Layer
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from ..checks import Precision
+    from ..engines import EngineChoice
 
 
 class Computed(Layer):
@@ -20,7 +21,9 @@ class Computed(Layer):
 
     _fixed = Layer._fixed | {"engine"}
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: DTypeLike, engine: str) -> None:
+    def __init__(
+        self, shapes: dict[str, tuple[int, ...]], dtype: Precision, engine: EngineChoice
+    ) -> None:
         super().__init__(shapes, dtype)
         self._asked_engine = engine
         self.engine, self._engine = choose(engine)

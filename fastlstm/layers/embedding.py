@@ -13,9 +13,10 @@ from .chain import Given, who
 from .layer import Layer
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike
 
     from ..arrays import Floats, Integers
+    from ..checks import Precision
 
 
 class Embedding(Layer):
@@ -54,7 +55,7 @@ class Embedding(Layer):
         embedding_dim: int,
         padding_idx: int | None = None,
         *,
-        dtype: DTypeLike = "float32",
+        dtype: Precision = "float32",
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.num_embeddings = check_size("num_embeddings", num_embeddings)

@@ -15,9 +15,11 @@ from .chain import Given, who
 from .computed import Computed
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike
 
     from ..arrays import Floats
+    from ..checks import Precision
+    from ..engines import EngineChoice
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -61,8 +63,8 @@ class Linear(Computed):
         out_features: int,
         bias: bool = True,
         *,
-        dtype: DTypeLike = "float32",
-        engine: str = "auto",
+        dtype: Precision = "float32",
+        engine: EngineChoice = "auto",
         num_threads: int | None = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:

@@ -20,9 +20,11 @@ from .recurrent import Recurrent, describe
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike
 
     from ..arrays import Floats, Integers
+    from ..checks import Precision
+    from ..engines import EngineChoice
 
 
 class LSTM(Recurrent):
@@ -103,8 +105,8 @@ class LSTM(Recurrent):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
-        dtype: DTypeLike = "float32",
-        engine: str = "auto",
+        dtype: Precision = "float32",
+        engine: EngineChoice = "auto",
         num_threads: int | None = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
@@ -157,8 +159,8 @@ class LSTM(Recurrent):
         *,
         layout: str = "torch",
         batch_first: bool | None = False,
-        dtype: str | None = None,
-        engine: str = "auto",
+        dtype: Precision | None = None,
+        engine: EngineChoice = "auto",
         num_threads: int | None = None,
     ) -> LSTM:
         """Make an LSTM of one layer of weights from elsewhere; the sizes are theirs.

@@ -15,9 +15,11 @@ from .layer import Back, States, accepted
 from .recurrent import Recurrent, describe
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import ArrayLike
 
     from ..arrays import Floats
+    from ..checks import Precision
+    from ..engines import EngineChoice
 
 
 class LSTMCell(Recurrent):
@@ -54,8 +56,8 @@ class LSTMCell(Recurrent):
         hidden_size: int,
         bias: bool = True,
         *,
-        dtype: DTypeLike = "float32",
-        engine: str = "auto",
+        dtype: Precision = "float32",
+        engine: EngineChoice = "auto",
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.input_size = check_size("input_size", input_size)

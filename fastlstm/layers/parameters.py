@@ -21,6 +21,7 @@ from ..checks import check_batch_first, check_bool, check_dtype, quoted, short
 
 if TYPE_CHECKING:
     from ..arrays import Array, Floats
+    from ..checks import Precision
     from .layer import Layer
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -445,7 +446,7 @@ class Parameters:
             layer._set({name: arrays[prefix + name] for name in names})
         return LoadedKeys(missing, unexpected)
 
-    def astype(self: _Own, dtype: str) -> _Own:
+    def astype(self: _Own, dtype: Precision) -> _Own:
         """Return a copy of the layer, and of all inside it, of another precision.
 
         Parameters

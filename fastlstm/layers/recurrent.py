@@ -13,7 +13,8 @@ from ..initialisers import glorot, orthogonal, uniform
 from .computed import Computed
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from ..checks import Precision
+    from ..engines import EngineChoice
 
 # The fields of a `Cell` that are parameters as they are, and the beginnings of torch's names.
 _MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
@@ -48,8 +49,8 @@ class Recurrent(Computed):
         hidden_size: int,
         output_size: int,
         bias: bool,
-        dtype: DTypeLike,
-        engine: str,
+        dtype: Precision,
+        engine: EngineChoice,
         seed: int | np.random.Generator | None,
     ) -> None:
         self.hidden_size, self.bias = hidden_size, bias

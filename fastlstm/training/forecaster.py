@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,9 @@ from .predict import predict
 from .standardizer import Standardizer
 from .view import SamplesFirst, mode
 from .windows import Windows
+
+if TYPE_CHECKING:
+    from ..engines import EngineChoice
 
 _KIND, _VERSION = "forecaster", 1
 _KEPT = ("window", "horizon", "inputs", "targets", "columns")
@@ -272,7 +275,9 @@ class Forecaster:
             npz.write(file, self.model, notes)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | BinaryIO, engine: str = "auto") -> Forecaster:
+    def load(
+        cls, path: str | os.PathLike[str] | BinaryIO, engine: EngineChoice = "auto"
+    ) -> Forecaster:
         """Load what `save` wrote.
 
         Parameters
