@@ -1,6 +1,6 @@
 """fastlstm: LSTMs on CPUs without a deep-learning framework, with torch.nn.LSTM's shapes and names.
 
-The map: `layers` (LSTM, LSTMCell, what stands around them, streams), `sequences` (ragged batches),
+The map: `layers` (LSTM, LSTMCell, the other layers, streams), `sequences` (ragged batches),
 `training` (losses, optimisers, data, `fit`), `formats` (model files), `engines` (who computes, the
 contract, and the numbered equations), `arrays` (what may be passed in).
 
@@ -85,7 +85,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
 
     def __getattr__(name: str) -> object:
-        """Say where a name of `fastlstm.training` is, for who looks for it here."""
+        """Raise AttributeError, which says where to find a name of `fastlstm.training`."""
         if name in training.__all__:
             raise AttributeError(f"fastlstm has no {name!r}: it is fastlstm.training.{name}")
         raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")

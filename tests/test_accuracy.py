@@ -36,7 +36,7 @@ def one_step(engine, z, c, way="call"):
 
 
 def sigmoid(z):
-    """In the widest numbers: NumPy's own float64 functions are off by an ulp themselves."""
+    """Computed in the widest numbers, because NumPy's float64 functions err by an ulp."""
     z = z.astype(np.longdouble)
     return np.exp(np.minimum(z, 0)) / (1 + np.exp(-np.abs(z)))
 
@@ -56,7 +56,7 @@ def numbers(dtype):
 
 
 def assert_relative(got, exact, roundings):
-    """Within so many u of exact; what is below all normal numbers may be 0."""
+    """Assert so many roundings at most, relatively; results below all normal numbers may be 0."""
     kind = np.finfo(got.dtype)
     bound = roundings * kind.eps / 2 * np.abs(exact)
     bound = np.where(np.abs(exact) < kind.tiny * (1 + 8 * kind.eps), kind.tiny, bound)
@@ -77,7 +77,7 @@ ACTIVATIONS = {  # which z of i, f, g, o it is, those of the others in FAR, c_0,
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(engine, dtype, name, way):
-    """Each of a cell's five, over all numbers: sigmoid(-80) and tanh(1e-30) as well as at 1.
+    """Each of a cell's five is right over all numbers, at sigmoid(-80) and tanh(1e-30) too.
 
     The ways differ in what they do with an activation, not in how they compute it, so one of them
     sees every number and the other two every eighth.
@@ -93,7 +93,7 @@ def test_activations(engine, dtype, name, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_c_and_h(engine, dtype, way):
-    """Of all sizes at once, where no terms cancel: c and g have one sign."""
+    """Gates of all sizes meet; c and g have the same sign, so that no terms cancel."""
     rng = np.random.default_rng(0)
     count, most = 100_000, {"float32": 60, "float64": 600}[dtype]
     z = rng.uniform(-1, 1, (count, 4)) * 10 ** rng.uniform(-3, np.log10(most), (count, 4))
@@ -122,7 +122,7 @@ def test_c_and_h(engine, dtype, way):
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_a_memory_behind_a_shut_gate(engine, dtype, z_f, c, expected, way):
-    """A counter that is to be forgotten is; a small one is seen."""
+    """A counter that is to be forgotten is forgotten, and a small one still counts."""
     far = FAR[dtype]
     z = np.array([[-far, far if z_f == "open" else z_f, 0, far]], dtype)
     h, _ = one_step(engine, z, np.array([c], dtype), way)
@@ -130,7 +130,7 @@ def test_a_memory_behind_a_shut_gate(engine, dtype, z_f, c, expected, way):
 
 
 def test_an_open_gate_is_one(engine, dtype):
-    """c is held as it is, to its last bit, over any number of steps; |h| is 1 at most."""
+    """It keeps c to its last bit over any number of steps, and |h| never exceeds 1."""
     rng = np.random.default_rng(0)
     lstm = fastlstm.LSTM(1, 64, dtype=dtype, engine=engine)
     far, zeros = FAR[dtype], np.zeros(64)
@@ -146,7 +146,7 @@ def test_an_open_gate_is_one(engine, dtype):
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_infinite_as_torch_has_it(torch, engine, dtype, way):
-    """c infinite, nan or the largest number, behind gates that are open, shut or between."""
+    """c is infinite, nan or the largest number; the gates are open, shut or in between."""
     most, shut = np.finfo(dtype).max, -FAR[dtype]
     z, some = [0, -40, 40, -80, shut, -1e4, 1e4], [-np.inf, np.inf, np.nan, most, -most, 1e30, 0]
     rows = np.array(np.meshgrid(z, z, [0, 1, -1e4], [0, -40, 1e4], some)).reshape(5, -1).T
@@ -162,7 +162,7 @@ def test_what_is_infinite_as_torch_has_it(torch, engine, dtype, way):
 
 @pytest.mark.parametrize("checkpoint_every", [None, 1])
 def test_gradients_through_a_shut_gate(engine, dtype, checkpoint_every):
-    """dc_0 = f dc and dz_f = f c_0 (1 - f) dc, relatively, as the gates that they are made of."""
+    """dc_0 = f dc and dz_f = f c_0 (1 - f) dc are as accurate, relatively, as their gates."""
     z_f = np.linspace(-80, 0, 10_001).astype(dtype)
     far = FAR[dtype]
     z = np.stack([np.full_like(z_f, value) for value in (-far, 0, 0, -far)], axis=1)

@@ -157,7 +157,7 @@ def test_sequences_of_tokens_and_of_one_feature():
 
 @pytest.mark.parametrize("empty", [[], np.zeros(0), np.zeros(0, int)], ids=repr)
 def test_sequences_may_be_empty(empty):
-    """An empty list has no type: it is what the others are."""
+    """An empty list has no type of its own, so it takes that of the others."""
     tokens = Sequences([[5, 6], empty], [1, 0])
     batch = tokens[:]
     assert tokens.tokens and batch.x.dtype == np.int64 and batch.lengths.tolist() == [2, 0]
@@ -302,7 +302,7 @@ def test_every_sample_once_an_epoch(count, size, shuffle, epoch, pool, ragged):
 
 
 def test_order_by_hand():
-    """PCG64's own numbers, sorted, with [seed, epoch] as its seed."""
+    """The order sorts the numbers that PCG64 gives for the seed [seed, epoch]."""
     raw = np.random.PCG64([7, 2]).random_raw(10).tolist()
     expected = sorted(range(10), key=raw.__getitem__)
     batches = _indices(10, batch_size=4, seed=7)
@@ -364,7 +364,7 @@ def test_passed_over_batches_are_not_read():
 
 
 def test_orders_are_uniform():
-    """Each of 4! orders as often as chance has it: chi-squared with 23 degrees, 1e-9 at 95."""
+    """The 4! orders are equally likely: chi-squared with 23 degrees exceeds 95 once in 1e9."""
     batches, seen = _indices(4, batch_size=4), dict.fromkeys(itertools.permutations(range(4)), 0)
     for epoch in range(2400):
         seen[tuple(batches.order(epoch)[0].tolist())] += 1
@@ -372,7 +372,7 @@ def test_orders_are_uniform():
 
 
 def _padding(data, order):
-    """Padded steps of all batches, and real ones."""
+    """Return the number of padded steps of all batches, and that of real ones."""
     padded = sum(data[batch].x.shape[1] * len(batch) for batch in order)
     return padded - data.lengths.sum(), data.lengths.sum()
 
@@ -380,7 +380,7 @@ def _padding(data, order):
 @given(st.integers(1, 200), st.integers(1, 16), st.integers(1, 6), st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
 def test_padding_is_below_its_bound(count, size, pool, epoch):
-    """Sorted batches of a pool tile its range of lengths: padding telescopes to size * range."""
+    """Sorted batches share a pool's range of lengths, so all padding is at most size * range."""
     lengths = np.random.default_rng([count, size]).integers(1, 60, count)
     data = Sequences([[1] * T for T in lengths], np.arange(count))
     padding, _ = _padding(data, Batches(data, size, pool=pool).order(epoch))
@@ -389,7 +389,7 @@ def test_padding_is_below_its_bound(count, size, pool, epoch):
 
 
 def test_buckets_save_padding_and_still_shuffle():
-    """Lengths 1 to 400, 32 in a batch: the longest of 32 has 388 steps, the mean 200."""
+    """Of 32 lengths from 1 to 400 the longest has 388 steps, where the mean has 200."""
     lengths = np.random.default_rng(0).integers(1, 401, 1600)
     data = Sequences([[1] * T for T in lengths], np.arange(1600))
     buckets, mixed = Batches(data, 32), Batches(data, 32, pool=1)

@@ -30,7 +30,7 @@ B, T = 3, 6
 
 
 def _models(dtype="float32", batch_first=False, engine="auto"):
-    """name -> model of 3 features."""
+    """Return models of 3 features by name."""
     lstm = {"dtype": dtype, "batch_first": batch_first, "engine": engine}
     plain = {"dtype": dtype, "engine": engine}
     return {
@@ -93,7 +93,7 @@ def test_a_sequence_without_a_batch(name):
 
 
 def test_padding_is_the_inputs_own():
-    """Past its end a sequence keeps its input, as x + 0 in torch; an LSTM beside it gives 0."""
+    """A Residual keeps its input past an end, as x + 0 in torch; a Concat's LSTM gives 0."""
     x = normal(T, B, 3)
     y = Residual(LSTM(3, 3, seed=0))(x, lengths=[2, 6, 0])
     assert_same_bits(y[2:, 0], x[2:, 0])
@@ -143,7 +143,7 @@ def test_states_and_their_gradients_are_those_of_the_lstms():
 @pytest.mark.parametrize("lengths", [None, [2, 6, 0]])
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives(name, lengths):
-    """Of a weighted sum of all outputs, along random directions, in float64, by differences."""
+    """Gradients are differences of a weighted sum of all outputs, along random directions."""
     model = _models("float64", engine="numpy")[name].eval()
     x = normal(T, B, 3, dtype="float64")
     y, pullback = model.vjp(x, lengths=lengths)
@@ -302,7 +302,7 @@ def test_steps_and_chunks_are_the_model(native, dtype, name, batch_first):
 
 
 def test_a_last_beside_something_else():
-    """In a stream each step is the last one."""
+    """In a stream each step counts as the last one."""
     lstm = LSTM(3, 4, seed=0)
     head = Concat(Last(), Sequential(Linear(4, 2, seed=1), Last()))
     model = Sequential(lstm, head, Linear(6, 1, seed=2))

@@ -165,7 +165,7 @@ def test_required_without_a_compiler(sdist, tmp_path):
     [("CFLAGS", "-g0 -ffast-math"), ("LDFLAGS", "-Ofast"), ("CFLAGS", "-ffp-contract=fast")],
 )
 def test_inexact_mathematics_is_refused(sdist, tmp_path, name, flags):
-    """No engine whose bits differ, and no package without it in silence either."""
+    """There is neither an engine with other bits, nor a package that lacks it in silence."""
     built = build_wheel(sdist, tmp_path, **{name: flags})
     assert built.returncode != 0 and f"{name} holds {flags.split()[-1]}" in built.stdout
     assert "build without it" in built.stdout

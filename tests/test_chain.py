@@ -31,7 +31,7 @@ LAYOUTS = list(itertools.product([False, True], [False, True]))
 
 
 class Doubled(Layer):
-    """A layer of one's own: twice as many features."""
+    """A user's own layer, which gives twice as many features."""
 
     def __init__(self):
         super().__init__({})
@@ -45,7 +45,7 @@ class Doubled(Layer):
 
 
 class Encoder(Layer):
-    """A layer of one's own with an LSTM inside."""
+    """A user's own layer with an LSTM inside."""
 
     def __init__(self):
         super().__init__({}, children={"lstm": LSTM(3, 4, batch_first=True)})
@@ -55,7 +55,7 @@ class Encoder(Layer):
 
 
 class Louder(LSTM):
-    """An LSTM whose call is another's."""
+    """An LSTM that is called in another way."""
 
     def __call__(self, input, hx=None, *, lengths=None):
         output, states = super().__call__(input, hx, lengths=lengths)
@@ -63,7 +63,7 @@ class Louder(LSTM):
 
 
 class Thrifty(Linear):
-    """A Linear whose call is another's."""
+    """A Linear that is called in another way."""
 
     def __call__(self, input):
         return super().__call__(input[..., : self.in_features])
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_named(make, sentence):
 
 @pytest.mark.parametrize("stranger", [Doubled(), Thrifty(3, 7), Sequential(Doubled())], ids=str)
 def test_of_a_layer_of_ones_own_nothing_is_asked(stranger):
-    """It ends the comparison, until the next known layer begins it anew."""
+    """It ends the comparison of layers, which the next known layer begins anew."""
     Sequential(LSTM(3, 4), stranger, LSTM(8, 2, batch_first=True))
     Sequential(LSTM(3, 4), Last(), stranger, LSTM(8, 2))
     Sequential(Linear(3, 4), stranger, Embedding(9, 3))
@@ -240,7 +240,7 @@ def test_a_model_with_a_layer_of_ones_own_runs_and_learns():
     ],
 )
 def test_last_is_as_the_lstm_before_it(arrange, batch_first, bidirectional, lengths):
-    """By value: h_n of the last layer."""
+    """Its values are those of h_n of the last layer."""
     lstm = LSTM(3, 5, 2, batch_first=batch_first, bidirectional=bidirectional, seed=0)
     model = arrange(lstm)
     x = normal(*((4, 6) if batch_first else (6, 4)), 3)
@@ -260,7 +260,7 @@ def test_the_issues_case():
 
 
 def test_layer_by_layer_last_knows_its_lstm_too():
-    """As `for layer in model`, by name, in a slice: not only when the model is run."""
+    """It knows it in `for layer in model`, by name and in a slice, not only within the model."""
     lstm = LSTM(3, 4, bidirectional=True, batch_first=True, seed=0)
     model = Sequential({"lstm": lstm, "head": Sequential({"last": Last(), "fc": Linear(8, 2)})})
     x = normal(2, 5, 3)
@@ -295,7 +295,7 @@ def test_a_head_may_stand_in_several_models():
 
 
 def test_the_last_behind_the_second_lstm():
-    """It is the nearest one that counts."""
+    """The nearest LSTM before it counts."""
     lstms = LSTM(3, 4, bidirectional=True, seed=0), LSTM(8, 4, seed=1)
     x = normal(5, 2, 3)
     h_n = lstms[1](lstms[0](x)[0])[1][0]
@@ -312,7 +312,7 @@ def test_what_a_last_says_itself_may_agree():
 
 
 def test_torchs_last_output_of_both_directions():
-    """fc(output[-1]), which many models take: the backward direction has read one step by then."""
+    """Many models take fc(output[-1]), where the backward direction has read one step only."""
     lstm, fc = LSTM(3, 4, bidirectional=True, seed=0), Linear(8, 2, seed=1)
     x = normal(5, 2, 3)
     y = Sequential(lstm, fc, Last(bidirectional=False))(x)

@@ -74,7 +74,7 @@ def assert_same(actual, expected):
     ids="batched unbatched batch-first projected head nested tokens unbatched-tokens".split(),
 )
 def test_chunks_give_the_whole(model, x, chunk, monkeypatch):
-    """However time is cut, the output is that of the model called once from Python."""
+    """However time is cut, the output is that of one call of the model from Python."""
     seen = []
     convert = cli_run._convert
     monkeypatch.setattr(cli_run, "_convert", lambda x, *rest: seen.append(x) or convert(x, *rest))
@@ -104,7 +104,7 @@ def test_models_that_need_the_whole_are_not_cut(model, options, call, monkeypatc
 
 
 def test_batch_first_option_reads_and_writes_the_batch_first(monkeypatch):
-    """Also for a model whose file does not say so; without a batch it changes nothing."""
+    """It does so for a model whose file does not say so; without a batch it changes nothing."""
     monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     expected, _ = lstm()(X)
     assert_same(run(lstm(), X.swapaxes(0, 1), "--batch-first"), expected.swapaxes(0, 1))
@@ -114,7 +114,7 @@ def test_batch_first_option_reads_and_writes_the_batch_first(monkeypatch):
 
 
 def test_batch_first_option_of_a_torch_file(torch):
-    """Which does not say that its model was made with batch_first=True."""
+    """Such a file does not say that its model was made with batch_first=True."""
     net = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(2, 5, batch_first=True)})
     net["fc"] = torch.nn.Linear(5, 4)
     torch.save(net.state_dict(), "model.pt")
@@ -134,7 +134,7 @@ def test_lengths_from_the_line_or_a_file(text):
 
 
 def test_a_stream_resumes_from_its_states(monkeypatch):
-    """A file in two halves, the states handed on, is the file in one."""
+    """Two halves of a file, with the states handed on, give what the whole file gives."""
     monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     model = Sequential(lstm(), Linear(5, 1, seed=2))
     first = run(model, X[:7], "--state-out", "s.npz")
@@ -436,7 +436,7 @@ def test_errors_of_many_lines_become_one(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("fault", "code"), [(KeyboardInterrupt, 130), (OSError("full"), 1)])
 def test_a_run_that_breaks_off_leaves_the_old_files(fault, code, monkeypatch):
-    """Half an output is none: not under its name, nor beside it."""
+    """No half of an output is left, neither under its name nor beside it."""
     monkeypatch.setattr(cli_run, "CHUNK_VALUES", 1)
     old = run(lstm(), X, "--state-out", "s.npz")
     before = sorted(os.listdir())

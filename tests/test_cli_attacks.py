@@ -49,7 +49,7 @@ def command(*arguments, **options):
 
 
 def assert_tame(data):
-    """Nothing but line ends and what is to be seen, in bytes of UTF-8."""
+    """Assert that these bytes are UTF-8 and hold visible characters and line ends alone."""
     text = data.decode("utf-8") if isinstance(data, bytes) else data
     assert [c for c in text if not (c == "\n" or printable(c) == c)] == []
     return text
@@ -66,7 +66,7 @@ def test_printable():
 
 @pytest.mark.parametrize("name", [HOSTILE.replace("\x00", ""), VISIBLE.replace("\\", "")])
 def test_names_of_parameters(name, capsys):
-    """Those of a file are whatever its maker liked; in a sentence and in a table."""
+    """A file's maker chose them freely; they are shown in a sentence and in a table."""
     name = name.encode("utf-8", "replace").decode("utf-8")  # what a zip can hold
     with zipfile.ZipFile("model.npz", "w") as archive:
         for entry in ("lstm.weight_ih_l0", name):
@@ -83,7 +83,7 @@ def test_names_of_parameters(name, capsys):
 
 
 def test_names_that_are_no_text(torch, capsys):
-    """Half a pair of surrogates, which UTF-8 cannot write."""
+    """UTF-8 cannot write one half of a pair of surrogates."""
     torch.save({"w\ud800\x1b": torch.ones(3), "weight_ih_l0": torch.ones(8, 2)}, "model.pt")
     for command_ in (["info", "model.pt"], ["run", "model.pt", "x.npy", "-o", "y.npy"]):
         code = cli.main(command_)
@@ -154,7 +154,7 @@ def test_names_of_metrics(capsys):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
 def test_whatever_the_output_can_hold(encoding):
-    """A name that its encoding lacks is escaped, where Python would raise UnicodeEncodeError."""
+    """A name that the output cannot encode is escaped; Python would raise UnicodeEncodeError."""
     model = Sequential({VISIBLE.replace("\\", "").replace(".", ""): LSTM(2, 3, engine="numpy")})
     fastlstm.save(model, "model.npz")
     code, out, err = command("info", "model.npz", env={"PYTHONIOENCODING": encoding})
@@ -256,7 +256,7 @@ def test_a_full_output(arguments):
     ],
 )
 def test_a_wrong_variable_is_its_own_fault(name, value):
-    """The table of engines still shows; no model file is blamed."""
+    """The table of engines is still shown, and no model file is blamed."""
     if name == "FASTLSTM_ISA":
         pytest.importorskip("fastlstm.engines._native", reason="the variable is native's")
     code, out, err = command("engines", env={name: value})
@@ -328,7 +328,7 @@ def test_arrays_of_every_layout(version, dtype, order):
 
 
 def test_headers_of_other_writers():
-    """In another order, without the last comma, with other spaces; more bytes behind the array."""
+    """Keys in another order, other spaces, no last comma and bytes behind the array are read."""
     for text in (
         b"{'shape':(2,3),'descr':'<f4','fortran_order':False}",
         b'  {"fortran_order": False, "descr": "<f4", "shape": (2, 3,),}   \n',
@@ -391,7 +391,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_arrays(data, capsys):
-    """Told in one line that is not the file's own megabyte, and nothing is written."""
+    """One short line tells the fault, without the file's own megabyte, and nothing is written."""
     with open("x.npy", "wb") as file:
         file.write(data)
     fastlstm.save(LSTM(3, 2, engine="numpy"), "m.npz")
@@ -453,7 +453,7 @@ def test_a_csv_in_another_encoding(capsys):
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_an_undecided_layout_is_asked_for(tokens, capsys):
-    """Where the file has no structure: one sequence runs, a batch needs a word."""
+    """If the file has no structure, one sequence runs, and a batch needs an option."""
     model = LSTM(3, 2, engine="numpy", seed=1).eval()
     x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
     if tokens:
@@ -506,7 +506,7 @@ def test_lengths_that_nobody_takes(capsys):
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_the_last_of_two_directions(batch_first):
-    """What a model gives from Python: its Last takes both from the LSTM before it."""
+    """The output is that from Python, where Last takes both directions from its LSTM."""
     lstm = LSTM(3, 2, bidirectional=True, batch_first=batch_first, engine="numpy", seed=1)
     model = Sequential(Sequential(lstm, Last()), Linear(4, 2, seed=2)).eval()
     fastlstm.save(model, "m.npz")

@@ -114,7 +114,7 @@ quiet = settings(
 
 
 def test_the_commands_themselves_are_right(files):
-    """Or nothing that follows would get beyond the first check."""
+    """Otherwise nothing that follows would get beyond the first check."""
     for command in ("info", "run", "train", "forecast", "engines"):
         assert attempt(files, [command, *BASE[command]]) == 0
     assert attempt(files, ["run", "m.npz", "x.wav", "-o", "y.wav", "--state-in", "s.npz"]) == 0
@@ -143,7 +143,7 @@ def test_whatever_is_typed(files, data):
 @quiet
 @given(st.data())
 def test_whatever_is_in_the_files(files, data):
-    """Bytes changed, cut out or put in."""
+    """Bytes of the files are changed, cut out or put in."""
     name = data.draw(st.sampled_from(sorted(files)))
     damaged = bytearray(files[name])
     for _ in range(data.draw(st.integers(1, 3))):

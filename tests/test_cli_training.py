@@ -349,7 +349,7 @@ def test_a_resumed_training_says_so_only_where_it_goes_on(capsys):
 
 
 def test_a_checkpoint_of_another_table_or_with_other_options_is_refused(capsys):
-    """As many rows of tomorrow's table: another training, not one that is done."""
+    """A table with as many rows of another day makes another training, not one that is done."""
     run(TRAIN, "--checkpoint", "training", "--epochs", "2")
     advice = "To train anew remove it, or give another --checkpoint"
     write(SERIES + YEARS[:, None] / 9)
@@ -378,7 +378,7 @@ def test_a_checkpoint_of_another_table_or_with_other_options_is_refused(capsys):
 
 
 def test_what_changed_on_purpose_counts(capsys):
-    """Another learning rate from the third epoch on; more patience for what it had stopped."""
+    """The learning rate changes from the third epoch on; more patience lets a stopped one go on."""
     run(TRAIN, "--checkpoint", "training", "--epochs", "2")
     run(TRAIN, "--checkpoint", "training", "--lr", "0.1", "--changed", "lr")
     fast = fastlstm.load_state("model.npz")

@@ -238,7 +238,7 @@ def test_tables_are_cut_and_cut_into_windows(table):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [0.1, 1e6 + 0.1, -3.3e-5, 1e15])
 def test_rounding_noise_is_no_signal(value, dtype):
-    """One value in nine is the next float: as a signal it would be 2.8 deviations away."""
+    """One value in nine is the next float, which as a signal would be 2.8 deviations away."""
     column = np.full(90, value, dtype)
     column[::9] = np.nextafter(column[0], np.inf, dtype=dtype)
     for series in (column, [column[:40], column[40:]], column.astype(column.dtype.newbyteorder())):

@@ -114,7 +114,7 @@ def test_saturated(module, engine, dtype, gain):
 
 
 def test_zeros(module, engine, dtype):
-    """i = f = o = 1/2, g = 0: c is halved at every step."""
+    """With i = f = o = 1/2 and g = 0, c is halved at every step."""
     case = make_case(3, 2, 3, 9, dtype=dtype)
     zeros = {name: np.zeros_like(getattr(case, name)) for name in ("x", "h")}
     case = case._replace(cell=case.cell.map(np.zeros_like), c=np.ones_like(case.c), **zeros)
@@ -135,7 +135,7 @@ def test_denormals(module, engine, dtype):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("lengths", [[4] * 7, [4, 4, 3, 3, 2, 1, 1]], ids=["padded", "ragged"])
 def test_nan_and_inf_stay_in_their_sequence(module, engine, dtype, value, lengths):
-    """In every sequence's row, the values are those of `_numpy`, and others stay as without it."""
+    """That sequence's rows are as `_numpy`'s, and all other rows are as they are without it."""
     clean = make_case(I=5, H=19, lengths=lengths, dtype=dtype)
     expected = run(module, clean)
     step, sequence = rows_of(np.arange(7), clean.batch_sizes)
@@ -163,7 +163,7 @@ def test_nan_and_inf_in_states_and_weights(module, engine, dtype, value):
 
 @pytest.mark.parametrize("gate", range(4), ids="ifgo")
 def test_an_infinite_gate(module, engine, dtype, gate):
-    """It is open, shut or at one; through b, for an infinite x makes nan of other gates' zeros."""
+    """The bias makes it so, because an infinite x would turn other gates' zeros into nan."""
     for sign in (1, -1):
         case = make_case(1, 3, 2, 9, dtype=dtype)
         case.cell.b[gate * 9 + 4] = sign * np.inf
@@ -193,7 +193,7 @@ def _exports(module):
 
 
 def test_engines_export_what_the_contract_says(module):
-    """The same names, parameters and defaults, so that any engine can stand in for any other."""
+    """Names, parameters and defaults are the same, so any engine can stand in for any other."""
     names = set()
     for name, own, expected in _exports(module):
         want = _parameters(expected)
@@ -258,7 +258,7 @@ def test_a_cell_is_a_value():
 
 
 def test_a_step(module, dtype):
-    """By the stack that is present, into `out` if there is one; what does not fit, by `otherwise`.
+    """The present stack makes the step, into `out` if given; `otherwise` takes what does not fit.
 
     An engine may leave all to `otherwise`, as long as the values are the same.
     """
@@ -308,7 +308,7 @@ def test_read_only_input(module, dtype, gap):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_recording_changes_no_bit(monkeypatch, module, dtype, shape, reverse):
-    """y, h and c are as without it, and nothing is written around what is kept for the way back."""
+    """y, h and c are as without recording, and nothing is written around the recorded arrays."""
     kept = []
 
     def room_to_save(self, k, rows):
@@ -331,7 +331,7 @@ def test_recording_changes_no_bit(monkeypatch, module, dtype, shape, reverse):
 
 
 def test_two_calls_give_the_same_bits(module, dtype):
-    """On the same weights, after calls of other sizes in between."""
+    """The weights are the same, and calls of other sizes come in between."""
     case = make_case(9, 5, 4, 33, dtype=dtype)
     stack = stack_of(module, case)
     results = []
@@ -366,7 +366,7 @@ def test_eight_threads_share_one_layer(engine, dtype):
 
 
 def test_eight_threads_begin_at_once(engine, dtype):
-    """The first calls of all, with weights not packed yet."""
+    """These are the first calls of all, before any weights are packed."""
     x = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(dtype)
     expected = fastlstm.LSTM(4, 17, 2, dtype=dtype, engine=engine, seed=1)(x)[0]
     for _ in range(5):
@@ -383,7 +383,7 @@ def test_eight_threads_begin_at_once(engine, dtype):
 
 
 def test_streams_that_began_at_once_see_changed_parameters(engine):
-    """Each of them: whoever packed the weights, no stream stays with the old ones."""
+    """No stream stays with the old weights, no matter which thread packed them."""
     x = np.random.default_rng(0).standard_normal((1, 4)).astype(np.float32)
     for _ in range(20):
         lstm, barrier = fastlstm.LSTM(4, 17, engine=engine, seed=1), threading.Barrier(8)
@@ -511,7 +511,7 @@ def test_bits_do_not_depend_on_chunks(exact, dtype, B, P, cuts):
 @pytest.mark.parametrize("P", CUTS)
 @pytest.mark.parametrize("lengths", RAGGED)
 def test_bits_do_not_depend_on_raggedness(exact, dtype, lengths, P, reverse):
-    """Each sequence alone gives what it gives among the others."""
+    """Each sequence gives alone what it gives among the others."""
     case = make_case(I=5, H=20, P=P, lengths=RAGGED[lengths], reverse=reverse, dtype=dtype)
     whole = run(exact, case)
     step, sequence = rows_of(np.arange(len(case.h)), case.batch_sizes)
@@ -529,7 +529,7 @@ def test_bits_do_not_depend_on_raggedness(exact, dtype, lengths, P, reverse):
 
 
 def test_bits_do_not_depend_on_layout(exact, dtype):
-    """Distance between rows, and where in memory they begin."""
+    """The distance between rows may differ, and so may the address where they begin."""
     case = make_case(6, 5, 5, 18, dtype=dtype)
     whole = run(exact, case)
     for gap in (1, 2, 16):
@@ -539,7 +539,7 @@ def test_bits_do_not_depend_on_layout(exact, dtype):
 
 @pytest.mark.parametrize("B", [1, 3])
 def test_bits_of_steps_sequence_and_lengths(exact_engine, dtype, B):
-    """Through the layers: `Stream.step`, `Stream.run`, the whole, and among ragged others."""
+    """`Stream.step`, `Stream.run`, a whole run and one among ragged others agree."""
     lstm = fastlstm.LSTM(5, 20, 2, dtype=dtype, engine=exact_engine, seed=1)
     x = np.random.default_rng(0).standard_normal((30, B, 5)).astype(dtype)
     whole, (h_n, c_n) = lstm(x)
@@ -584,7 +584,7 @@ print(fastlstm.engine_info()["numba"]["instruction_set"])
     "machine, dtype", [("AVX2", "float32"), ("AVX2", "float64"), ("SSE2", "float32")]
 )
 def test_bits_do_not_depend_on_vectors(tmp_path, machine, dtype):
-    """A machine with shorter vectors gives the same bits; one without FMA, values as near."""
+    """A machine with shorter vectors gives the same bits; one without FMA is as accurate."""
     pytest.importorskip("numba", reason="compares the machines that Numba compiles for")
     if "512-bit" not in load("numba").describe()["instruction_set"]:
         pytest.skip("needs a machine with AVX-512 to compare the others with")
@@ -623,7 +623,7 @@ print(sum(_numba.run_layer.stats.cache_misses.values()))
 
 
 def test_processor_by_name_shares_the_cache(tmp_path):
-    """The name of the machine's own processor changes nothing: neither the bits nor the cache."""
+    """The name of the machine's own processor changes neither the bits nor the cache."""
     pytest.importorskip("numba", reason="compares what Numba keeps on disk")
     binding = importlib.import_module("llvmlite.binding")
     results = []
@@ -661,7 +661,7 @@ def test_without_jit_there_is_no_numba_engine():
 
 
 def _patterns(dtype):
-    """Every 9001st bit pattern of float32; of float64 as many, spread over all; and the corners."""
+    """Return every 9001st bit pattern of float32, or as many of float64, and the corner cases."""
     if dtype == "float32":
         values = np.arange(0, 2**32, 9001, dtype=np.uint32).view(np.float32)
     else:
@@ -699,7 +699,7 @@ GATES = {  # what shows one activation alone: z of i, f, g, o with x for it, c_0
 
 @pytest.mark.parametrize("gate", GATES)
 def test_activations_are_within_their_bound(engine, dtype, gate):
-    """Each activation as the cell computes it, against exact numbers; only nan gives nan."""
+    """Each activation, as the cell computes it, is compared with exact numbers."""
     function, z, c_0, result = GATES[gate]
     x = _patterns(dtype)
     if c_0 != "x":
@@ -721,7 +721,7 @@ def test_activations_are_within_their_bound(engine, dtype, gate):
 
 
 def test_h_is_within_the_bound_of_an_activation(exact):
-    """Though four of them make it: z and c of all sizes, against exact numbers."""
+    """It is, though four activations go into it; z and c have all sizes."""
     rng = np.random.default_rng(0)
     rows = 200_000
     z = (rng.standard_normal((rows, 4)) * 10 ** rng.uniform(-3, 2, (rows, 1))).astype(np.float32)
@@ -738,7 +738,7 @@ def test_h_is_within_the_bound_of_an_activation(exact):
 
 
 def test_a_shut_gate_lets_nothing_through(engine, dtype):
-    """A memory that is held for long stays what it was: shut gates do not leak into it."""
+    """A memory that is held for long stays as it was, because shut gates do not leak into it."""
     module = load(engine)
     module.prepare(np.dtype(dtype))
     w_ih, w_hh = (np.zeros((4, 1), dtype) for _ in range(2))
@@ -766,7 +766,7 @@ def test_a_large_memory(engine, dtype, f, share):
 
 @pytest.fixture
 def numpy_alone(monkeypatch):
-    """As on a machine where nothing was compiled and Numba cannot be imported."""
+    """The machine is made to look as if no engine but numpy could be imported."""
     monkeypatch.setitem(MODULES, "native", "._nowhere")
     monkeypatch.setitem(MODULES, "numba", "._nowhere")
     monkeypatch.delenv("FASTLSTM_ENGINE", raising=False)
@@ -793,7 +793,7 @@ def test_environment_forces_an_engine(monkeypatch, engine):
 
 
 def test_falling_back_on_numpy_is_said_once(numpy_alone):
-    """Where an LSTM is made, once in a process, with what to do; `engines` tells it silently."""
+    """The first LSTM of a process warns, with what to do; `engine_info` tells it silently."""
     sentence = (
         r"^fastlstm runs on its engine numpy here, which takes 2 to 50 times as long .*'native' is "
         r"not available.*install a C compiler .*'numba' is not available.*: pip install numba\. "
@@ -835,7 +835,7 @@ def test_who_asks_for_numpy_is_not_warned(numpy_alone, monkeypatch):
 
 
 def test_advice_names_no_package_that_no_index_has():
-    """fastlstm itself is installed from its source."""
+    """The advice installs fastlstm from its source."""
     for path in [
         *ROOT.glob("fastlstm/**/*.py"),
         *ROOT.glob("examples/*.[pm]*"),
@@ -854,7 +854,7 @@ def test_a_missing_engine_is_passed_over(numpy_alone):
 
 
 def test_the_next_engine_is_taken(numpy_alone, monkeypatch):
-    """Numba where only the native engine is missing."""
+    """Where only the native engine is missing, numba is taken."""
     monkeypatch.setitem(MODULES, "numba", "._numba")
     pytest.importorskip("numba", reason="is what is taken next")
     assert fastlstm.LSTM(1, 1).engine == "numba"

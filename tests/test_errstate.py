@@ -106,8 +106,8 @@ def test_a_layer_raises_nothing(name, engine, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [Sigmoid, Softmax, Tanh])
-def test_the_issues_case(kind, dtype):
-    """Far from 0 these are 0 and 1, whatever exp makes of it."""
+def test_limits_far_from_zero(kind, dtype):
+    """Far from 0 these functions have their exact limits, though exp overflows there."""
     x = np.array([[-1e4, 0.0, -1e4]], dtype)
     with np.errstate(all="raise"):
         y = kind()(x)
@@ -116,7 +116,7 @@ def test_the_issues_case(kind, dtype):
 
 
 def test_engines_raise_nothing(engine, dtype):
-    """Gates that are shut, products that underflow: forward, backward and step by step."""
+    """Gates are shut and products underflow, forward, backward and step by step."""
     x = _hard(4, 3, 6, dtype=dtype)
     small, dy = x / 1e3, _hard(4, 3, 5, dtype=dtype) / 1e30
 
@@ -160,7 +160,7 @@ def test_losses_and_optimisers_raise_nothing():
 
 
 def test_small_numbers_from_outside_become_zeros():
-    """A list, a half-precision or a float64 value below float32's smallest."""
+    """A list, a half-precision or a float64 value may lie below float32's smallest number."""
     with np.errstate(all="raise"):
         linear = Linear(1, 1, bias=False)
         linear.weight = np.array([[1e-60]])
@@ -177,7 +177,7 @@ def test_data_sets_raise_nothing():
 
 
 def test_threads_raise_and_warn_of_nothing(engine):
-    """Those of the engines without a stack of their own have a state of NumPy's errors each."""
+    """Each thread of the engines numpy and numba has an error state of NumPy's of its own."""
     lstm, x = LSTM(64, 96, engine=engine, num_threads=2, seed=0), np.full((60, 32, 64), 3e38)
     lstm = _scaled(lstm, 1e10)
     with np.errstate(all="raise"):

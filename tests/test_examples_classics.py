@@ -64,7 +64,7 @@ def test_the_bucket_by_hand():
 
 
 def test_the_filter_is_the_best_one():
-    """What is a filter of its own is found; the third lag of three, nothing behind it."""
+    """It finds the filter that made the data, which two days are too few for."""
     x = np.random.default_rng(0).standard_normal((4, 50, 1))
     y = 2 * x + 1
     y[:, 2:] -= 3 * x[:, :-2]
@@ -111,7 +111,7 @@ def program(name, way):
 
 
 def test_many_to_one_as_its_twins(capsys):
-    """The same losses as by a loop of our own, to the last digit, and as torch's."""
+    """Its losses are those of a loop by hand to the last digit, and near torch's."""
     many_to_one.main()
     printed = losses(capsys.readouterr().out)
     assert printed.shape == (50, 2)

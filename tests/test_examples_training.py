@@ -42,7 +42,7 @@ def test_every_seed_beats_the_season_before(name, least, capsys):
 
 
 class Untrained:
-    """Stands for a training: forecasts zeros, and keeps what it was given."""
+    """A stand-in for a training, which forecasts zeros and keeps what it was given."""
 
     calls = []
 
@@ -83,7 +83,7 @@ def test_sunspots_are_split_in_time_and_compared_with_what_came(untrained):
 
 
 def test_carbon_dioxide_is_forecast_by_its_growth(untrained):
-    """No growth at all is the month of the year before; and the test is the last ten years."""
+    """Without growth the forecast is the month a year before; the test is the last ten years."""
     test = forecast.co2([0])
     values = test.values
     assert str(test.times[0]) == "1958-03" and str(test.times[-1]) == "2001-12"

@@ -55,7 +55,7 @@ def mode_of(path):
 
 @needs_posix
 def test_a_file_that_runs_as_its_owner_does_so_no_more():
-    """As after any other write: the bits that lend a user's rights go."""
+    """As after any other write, the mode loses the bits that lend a user's rights."""
     make("x", mode=0o4755)
     write("x")
     assert mode_of("x") == 0o755
@@ -106,7 +106,7 @@ def test_an_existing_file_keeps_its_owner():
 
 @needs_posix
 def test_through_symbolic_links(folder):
-    """As others write: the link stays one, the file that it names is new, wherever that is."""
+    """The link stays a link, and the file that it names is replaced, wherever that is."""
     (folder / "there").mkdir()
     make("there/x", mode=0o600)
     os.symlink("there/x", "link")
@@ -216,7 +216,7 @@ def test_a_write_that_fails_is_told_by_the_path():
 
 
 def test_a_file_whose_name_none_can_take_is_written_into(monkeypatch):
-    """A single file that is mounted into a container is such a one."""
+    """A single file that is mounted into a container is such a file."""
 
     def busy(*names):
         raise OSError(errno.EBUSY, "Device or resource busy", *names)
@@ -294,7 +294,7 @@ def test_threads_that_write_the_same_file_leave_one_of_theirs():
 
 @needs_posix
 def test_a_side_file_taken_for_left_behind_is_made_again(monkeypatch):
-    """Between its making and its lock another process may remove it."""
+    """Another process may remove it after it was made and before it was locked."""
     import fcntl
 
     lock, attempts = fcntl.flock, iter(range(9))

@@ -190,7 +190,7 @@ def test_schedule_by_hand(kind, per):
 @pytest.mark.parametrize("inside", [None, "first", "last"])
 @pytest.mark.parametrize("per", ["epoch", "batch"])
 def test_one_cycle_of_too_few_steps_is_refused_before_any_work(per, inside):
-    """As many as there are, it takes; alone, and before or after another schedule."""
+    """It takes exactly as many steps as there are, alone and before or after another schedule."""
     steps = {"epoch": 4, "batch": 12}[per]
 
     def train(epochs, model):
@@ -225,7 +225,7 @@ def test_plateau_sees_the_validation_loss_or_the_loss():
 
 
 def test_order_of_the_data():
-    """Another seed, another order; without shuffling the data's own, in each epoch."""
+    """Another seed gives another order; without shuffling each epoch has the data's own order."""
 
     def train(**options):
         model, seen = regressor(), []
@@ -247,7 +247,7 @@ def test_order_of_the_data():
 
 
 def test_validation():
-    """By value, in evaluation mode; modes, random states and weights are as without it."""
+    """It runs in evaluation mode and changes neither modes nor random states nor weights."""
     trained = {}
     for validation in (None, make_data(seed=1)):
         model = regressor(dropout=0.5)
@@ -381,7 +381,7 @@ x, y = make_data()
 
 
 class _Pairs:
-    """A data set of one's own: as torch has them, (x, y), or what `give` makes of rows."""
+    """A user's own data set, which gives (x, y) as torch's do, or what `give` makes of rows."""
 
     def __init__(self, give=lambda rows: (x[rows], y[rows])):
         self.give = give
@@ -405,7 +405,7 @@ def _undecodable(prediction, target):
 
 
 def _torchs_loss(prediction, target):
-    """As torch.nn.MSELoss, which takes no arrays."""
+    """A loss like torch.nn.MSELoss, which takes no arrays."""
 
 
 _torchs_loss = type("MSELoss", (), {"__module__": "torch.nn.loss", "__call__": _torchs_loss})()
@@ -597,7 +597,7 @@ def test_bad_input_is_refused_before_any_work(name):
 
 
 def test_a_plateau_of_what_should_grow_is_refused():
-    """It would take each fall of the loss for no progress; a callback may step it."""
+    """It would take each fall of the loss for a lack of progress; a callback may step it."""
     model = regressor()
     optimizer = Adam(model)
     plateau = ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
@@ -623,7 +623,7 @@ def test_a_data_frame_is_no_data_set():
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_samples_are_not_taken_for_steps(batch_first):
-    """What torch runs as one sequence: a table of samples (N, F) with a target each."""
+    """torch would run a table of samples (N, F), with a target each, as one sequence."""
     model = Sequential(lstm(F, 4, batch_first=batch_first), Linear(4, 1))
     sentence = (
         "Expected x of shape (N, T, F); one feature is x[..., None], one step x[:, None], got a "
@@ -645,7 +645,7 @@ def test_samples_are_not_taken_for_steps(batch_first):
 
 
 def test_a_metric_without_a_value_for_few_samples():
-    """It need have one for all only: that of a batch alone would be a division by nothing."""
+    """A metric needs a value for all samples only; for a single batch it may divide by zero."""
 
     def two_kinds(prediction, target):
         if len(target) < N:
@@ -668,7 +668,7 @@ def test_a_monitor_may_be_another_callbacks():
 
 
 def test_one_cycle_that_does_not_end_is_said(capsys, tmp_path):
-    """Not where there are checkpoints, for epochs that will follow."""
+    """Nothing is said where there are checkpoints, because more epochs may follow."""
 
     def train(epochs, **options):
         model = regressor()
@@ -723,7 +723,7 @@ def _long_run():
 
 
 def _ours(dtype, engine, make, moved=None):
-    """The loss before each of the steps; `moved` changes what each of them sees, and its result."""
+    """Return the loss before each step; `moved` changes what each of them sees, and its result."""
     x, y, weights = _long_run()
     x, y = x.astype(dtype), y.astype(dtype)
     layers = LSTM(F, 8, engine=engine, dtype=dtype), Last(), Linear(8, 1, dtype=dtype)
@@ -827,7 +827,7 @@ def test_verbose(capsys):
 
 
 def test_a_line_for_each_epoch_where_there_is_no_terminal(capsys):
-    """On standard error, with every value of the history; none beside the lines of verbose."""
+    """It goes to standard error, with every value of the history; verbose lines replace it."""
     model = regressor()
     options = {"validation": make_data(1), "metrics": {"highest": lambda y, t: y.max()}}
     history = fit(model, make_data(), MSELoss(), Adam(model), 2, 8, **options)
@@ -857,7 +857,7 @@ def test_lines_in_a_notebook_without_tqdm(capsys, monkeypatch):
 
 @pytest.mark.parametrize("where", ["terminal", "notebook"])
 def test_progress(where, capsys, monkeypatch):
-    """On a terminal and in a notebook, a bar of all batches, which is closed in any case."""
+    """A terminal and a notebook show a bar of all batches, which is closed in any case."""
     pytest.importorskip("tqdm", reason="the bar is tqdm's")
     from tqdm.auto import tqdm
 
@@ -882,7 +882,7 @@ def test_progress(where, capsys, monkeypatch):
 
 
 def test_memory_does_not_grow():
-    """In many epochs less is added than what one step alone keeps."""
+    """Many epochs add less memory than a single step keeps."""
     model, sizes = Sequential(lstm(F, 32), Last(), Linear(32, 1)), []
     data = normal(32, 20, F), normal(32, 1)
     tracemalloc.start()
@@ -932,7 +932,7 @@ def test_predict_ragged():
 
 @pytest.mark.parametrize("make", [_tagger, _classifier])
 def test_predict_without_targets(make):
-    """Of sequences as they are, some of them without steps, or of Sequences of them alone."""
+    """It takes sequences as they are, some without steps, or Sequences that hold them alone."""
     sequences, (model, targets) = [*_ragged_tokens(), np.zeros(0, int)], make()
     targets = [*targets, np.zeros((0, 2)) if make is _tagger else 0]
     expected = predict(model, Sequences(sequences, targets), 5)
@@ -946,7 +946,7 @@ def test_predict_without_targets(make):
 
 
 def test_predict_of_a_list_of_features():
-    """In the model's precision, whatever the layout."""
+    """The list is taken in the model's precision, whatever the layout."""
     sequences = [normal(n, F, seed=n).astype("float64") for n in (3, 1, 4)]
     for batch_first in (False, True):
         model = LSTM(F, 2, batch_first=batch_first, dtype="float64", seed=0)
@@ -962,7 +962,7 @@ def test_fit_needs_targets():
 
 
 def test_a_sequence_without_steps_teaches_nothing():
-    """Of a target for every step it has none; the loss and the update are those of the others."""
+    """It has no target for any step, so loss and update are those of the others."""
     results = []
     for more in ([], [np.zeros(0, int)]):
         (model, targets), sequences = _tagger(), _ragged_tokens()

@@ -131,7 +131,7 @@ def test_a_forgetful_checkpoint_is_seen(forgotten, name, tmp_path, monkeypatch):
 
 
 def test_resume_of_what_was_over(tmp_path):
-    """A training that a callback ended stays ended; one that was through goes on if asked to."""
+    """A training that a callback ended stays ended; a complete one goes on for more epochs."""
     path = tmp_path / "training.npz"
 
     def stop(state):
@@ -147,7 +147,7 @@ def test_resume_of_what_was_over(tmp_path):
 
 
 def test_checkpoint_every(tmp_path, monkeypatch):
-    """After every third epoch and the last one, and after all other callbacks."""
+    """It writes after every third epoch and the last one, behind all other callbacks."""
     from fastlstm.training import checkpoint
 
     seen, aside = [], checkpoint.written_aside
@@ -310,7 +310,7 @@ def _kill(path, how):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of itself, made by os.fork")
 def test_a_kill_loses_nothing(tmp_path):
-    """Killed again and again, at its most delicate moments and at random ones, it still arrives."""
+    """A training that is killed again and again, at delicate moments too, ends as it would have."""
     run = _kill(tmp_path / "training.npz", "whole")
     assert run.returncode == 0, run.stderr
     run = _kill(tmp_path / "other.npz", "broken")
@@ -367,7 +367,7 @@ def test_not_finite_in_the_data():
 
 
 def test_infinite_input_is_blamed_though_nothing_but_a_gradient_shows_it():
-    """An LSTM makes 1 of inf: output and loss are finite, the gradients of the weights are not."""
+    """An LSTM turns inf into 1: output and loss are finite, the gradients of weights are not."""
     x, y = make_data()
     x[9, -1, 0] = np.inf
     model = regressor()
@@ -379,7 +379,7 @@ def test_infinite_input_is_blamed_though_nothing_but_a_gradient_shows_it():
 
 
 class _Added(Linear):
-    """A layer of two inputs: what it takes is a tuple."""
+    """A layer that takes a tuple of two inputs."""
 
     def __call__(self, pair):
         return super().__call__(pair[0] + pair[1])
@@ -464,7 +464,7 @@ def test_not_finite_in_the_loss_or_gradient():
 
 
 def test_not_finite_after_the_update():
-    """Finite gradients, but a learning rate that takes the weights out of range."""
+    """The gradients are finite, but the learning rate takes the weights out of range."""
     model = regressor()
     what = "with lr 1e+38 a parameter would not be finite"
 
@@ -478,7 +478,7 @@ def test_not_finite_after_the_update():
 
 
 def test_a_weight_that_was_never_finite_is_not_blamed_on_the_update():
-    """Gates that are shut by it leave loss and gradients finite."""
+    """It shuts gates, which leaves loss and gradients finite."""
     model = regressor()
     weight = model.lstm.weight_ih_l0.copy()
     weight[0, 0] = np.inf
@@ -507,7 +507,7 @@ def test_not_finite_in_the_validation():
 
 
 def test_ragged_padding_is_not_what_is_not_finite():
-    """A data set that pads with nan: what is behind an end is not the culprit."""
+    """The data set pads with nan, and values behind an end are not blamed."""
 
     class Padded(Sequences):
         def __getitem__(self, indices):
@@ -559,7 +559,7 @@ class Interrupted(SGD):
 
 
 def test_ctrl_c_in_an_update():
-    """The update is finished first: the weights are those after five batches."""
+    """The update is finished first, so the weights are those after five batches."""
     model, before = regressor(), signal.getsignal(signal.SIGINT)
     model.dropout.eval()
     history = fit(model, make_data(), MSELoss(), Interrupted(model, lr=0.1), 9, 4, shuffle=False)
@@ -587,7 +587,7 @@ def test_ctrl_c_in_a_run():
 
 
 def test_ctrl_c_in_a_callback(tmp_path):
-    """What was whole is in the history; early stopping gives its best; one can go on from there."""
+    """The history has the whole epochs, the weights are the best ones, and training can go on."""
     path = tmp_path / "training.npz"
 
     def stop(state):
@@ -603,7 +603,7 @@ def test_ctrl_c_in_a_callback(tmp_path):
 
 
 def test_ctrl_c_of_someone_elses():
-    """A handler that was there before is called, after the update, and comes back."""
+    """A handler that was there before is called after the update, and is put back."""
     seen, model = [], regressor()
     optimizer = Interrupted(model, lr=0.1)
 

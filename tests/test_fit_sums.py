@@ -133,7 +133,7 @@ def _at_once(model, data, loss):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_of_an_epoch_is_that_over_all_at_once(name, reduction):
-    """Of training and validation, though batches of 5 weigh differently."""
+    """This holds for training and validation, though batches of 5 weigh differently."""
     model, data, loss = CASES[name](reduction)
     options = {"validation": data, "shuffle": False}
     history = fit(model, data, loss, SGD(model, lr=0.0), 1, 5, **options)
@@ -162,7 +162,7 @@ def test_denominator_is_what_mean_divides_by(name):
 
 
 def test_a_mean_of_means_is_another_number():
-    """The case of the issue: one batch of a heavy class, one of a light one."""
+    """One batch is of a heavy class, the other of a light one."""
     loss = CrossEntropyLoss([0.1, 10.0])
     model = Linear(1, 2, bias=False)
     model.weight = [[1.0], [-1.0]]
@@ -176,7 +176,7 @@ def test_a_mean_of_means_is_another_number():
 
 @pytest.mark.parametrize("what", ["ignored", "masked", "class weight 0", "weight 0"])
 def test_a_batch_in_which_nothing_counts_changes_nothing(what):
-    """Training goes on, as if the samples of that batch had not been there."""
+    """Training goes on as if that batch had not been there."""
     kept = np.r_[0:8, 16:N]
     y, loss, weights = CLASSES.copy(), CrossEntropyLoss(), np.ones(N)
     y[y == 2] = 1
@@ -225,7 +225,7 @@ def test_data_in_which_nothing_counts_are_refused():
 
 
 def _weighs_three(prediction, target):
-    """A loss of one's own: class 0 weighs 3."""
+    """A user's own loss, in which class 0 weighs 3."""
     share = np.where(target == 0, 3.0, 1.0)
     error = prediction[:, 0] - target
     gradient = np.zeros_like(prediction)
@@ -241,7 +241,7 @@ class _TellsWhatItWeighs:
 
 
 def test_losses_of_ones_own():
-    """With a denominator it is used; without one a batch weighs as its samples do."""
+    """A denominator is used if there is one; otherwise a batch counts by its samples."""
     for loss in (_TellsWhatItWeighs(), _weighs_three):
         model = _one(1)
         history = fit(model, (X, CLASSES), loss, SGD(model, lr=0.0), 1, 5, shuffle=False)
@@ -272,7 +272,7 @@ def test_the_numbers_of_a_loss_of_ones_own_are_added_in_float64():
 
 
 def test_a_loss_of_ones_own_with_weighted_steps():
-    """Without a denominator, a batch weighs as its real steps do."""
+    """Without a denominator a batch counts by its real steps."""
     data = Steps(_numbers(N, T, 2), STEP_WEIGHTS)
 
     def loss(prediction, target, weights, mask):
@@ -285,7 +285,7 @@ def test_a_loss_of_ones_own_with_weighted_steps():
 
 
 def test_std_goes_to_who_takes_it():
-    """Data for NSELoss are data for other losses too."""
+    """Data sets for NSELoss serve other losses too."""
     model, other = _one(1), _one(1)
     y = _numbers(N, 1)
     fit(model, Arrays(X, y, std=STD), MSELoss(), Adam(model), 1, 8)
@@ -296,7 +296,7 @@ def test_std_goes_to_who_takes_it():
 
 
 def test_every_data_set_takes_std():
-    """In its batches there is that of each sample; for windows that of their series."""
+    """A batch holds the std of each sample; for windows this is the std of their series."""
     y = _numbers(N, 1)
     ragged = [X[k, : LENGTHS[k]] for k in range(N)]
     few = [2, 0, 3]
@@ -336,7 +336,7 @@ def _accuracy(prediction, target):
 
 
 def _explained(prediction, target):
-    """The share of the variance that is explained: no mean over batches gives it."""
+    """The share of the variance that is explained, which is no mean over batches."""
     return 1 - np.sum((prediction - target) ** 2) / np.sum((target - target.mean()) ** 2)
 
 
@@ -385,7 +385,7 @@ def test_metrics_see_real_steps_alone():
 
 
 def test_a_mask_may_have_axes_of_length_1():
-    """One mask for all samples, as losses take it."""
+    """Losses take one mask for all samples."""
     steps = np.array([[True, False, True, True, False, False]])
 
     class Masked:
@@ -449,7 +449,7 @@ def test_bad_metrics():
 @pytest.mark.parametrize("batch_size", [N, 5])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_monitoring_the_loss_gives_the_weights_that_it_was_measured_with(batch_size, dropout):
-    """Whether an epoch is one batch or many; from epoch 4 on the learning rate is too large."""
+    """An epoch may be one batch or many; from epoch 4 on the learning rate is too large."""
     model, early = regressor(dropout=dropout), EarlyStopping(50, monitor="loss")
 
     def too_fast(state):
@@ -479,7 +479,7 @@ def test_monitoring_a_metric_of_the_training_data():
 
 
 def test_monitoring_changes_no_weight():
-    """That the loss is measured after the epoch is seen in the history alone."""
+    """The loss is measured once more after the epoch, which shows in the history alone."""
     trained = []
     for monitor in ("loss", "validation_loss"):
         kept = []
@@ -559,7 +559,7 @@ def test_the_best_weights_come_back_though_another_callback_fails_at_the_end():
 
 @pytest.mark.parametrize("how", ["nan", "validation nan", "interrupt", "stop", "error"])
 def test_the_best_weights_come_back_however_it_ends(how):
-    """In epoch 4, the third after the best one, everything may go wrong."""
+    """In epoch 4, the third after the best one, each kind of failure is tried."""
     values, kept = iter([2.0, 1.0, 3.0, 4.0]), []
 
     class Scores:

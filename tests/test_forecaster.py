@@ -28,7 +28,7 @@ def forecaster(inputs=(0, 1, 2), targets=(0, 1, 2), dtype="float64", batch_first
 
 
 def by_hand(f, series):
-    """One horizon: standardise, run, undo, each written out."""
+    """Forecast one horizon: standardise, run and undo are written out."""
     mean, scale = f.standardizer.mean, f.standardizer.scale
     z = ((series[-WINDOW:] - mean) / scale)[:, f.inputs]
     lstm, last, linear = f.model
@@ -54,7 +54,7 @@ def test_a_forecast_is_the_models_in_the_series_own_units(inputs, targets, batch
 
 
 def iterated(f, series, steps):
-    """Horizon after horizon, each from the series with the forecasts before it behind."""
+    """Forecast horizon after horizon, each from the series and the forecasts made so far."""
     own = series.copy()
     while len(own) < len(series) + steps:
         rows = np.full((HORIZON, 3), np.nan)
@@ -127,7 +127,7 @@ def test_windows_are_what_the_model_trains_on():
 
 
 def test_units_are_not_rounded_to_the_models_type():
-    """A float32 model on values around 1e9: the forecast has its 7 digits of the deviation."""
+    """For values around 1e9, a float32 model's forecast has 7 digits of the deviation from them."""
     series = 1e9 + SERIES[:, :1]
     model = fastlstm.Sequential(
         fastlstm.LSTM(1, 4, seed=0), fastlstm.Last(), fastlstm.Linear(4, HORIZON, seed=0)
@@ -155,7 +155,7 @@ def test_dataframes_columns_are_found_by_name():
 
 
 def test_what_a_forecast_does_not_use_need_not_be_there():
-    """Targets that are no inputs, other columns, and whatever stood before the window."""
+    """Targets that are no inputs, other columns and rows before the window may be absent."""
     pandas = pytest.importorskip("pandas")
     f = forecaster(columns=["a", "b", "c"], inputs=["c", "a"], targets=["b"])
     expected = f.forecast(SERIES)
@@ -391,7 +391,7 @@ def test_a_forecasters_file_is_told_from_others(tmp_path):
 
 
 def test_damage_is_a_value_error(tmp_path):
-    """Truncated anywhere, or with bytes changed anywhere: refused, or the same forecaster."""
+    """A file that is cut or changed anywhere is refused, or gives the same forecaster."""
     path = tmp_path / "f.npz"
     f = forecaster()
     f.save(path)

@@ -493,7 +493,7 @@ def test_files_without_state_dict(tmp_path, value, message):
 
 
 def test_legacy_files_of_python_2(tmp_path):
-    """Byte strings as names, an OrderedDict's items as a list of pairs."""
+    """They have byte strings as names, and the items of an OrderedDict as a list of pairs."""
     entry = tensor((2, 2)).replace(b"X\x07\0\0\0storage", b"U\x07storage")
     entry = entry.replace(b"tQ", b"NtQ")  # no view of another storage
     tree = b"\x80\x02ccollections\nOrderedDict\n(]]U\x01wa" + entry + b"aatR."
@@ -519,7 +519,7 @@ def test_formats_are_equal_modules():
 
 
 def test_a_format_is_one_module_and_one_line_in_a_table(tmp_path, monkeypatch):
-    """A made-up format of text: the structure in the first line, then the numbers."""
+    """This one is made up: the structure in the first line of a text, then the numbers."""
 
     class text:
         NAME, ORDERED = "text", False
@@ -585,7 +585,7 @@ def test_descriptions_are_checked(description, message):
 
 
 def test_arguments_are_those_of_the_constructors():
-    """Files hold these: an argument that goes, or changes its name or type, ends their reading."""
+    """Files hold these; one that goes, or changes name or type, would make files unreadable."""
     whole, number, switch, text = (int,), (float,), (bool,), (str,)
     maybe = (bool, type(None))
     expected = {
@@ -622,7 +622,7 @@ def test_arguments_are_those_of_the_constructors():
 
 
 def test_an_argument_that_is_left_out_has_its_default(tmp_path):
-    """As in a file that was written before the layer had this argument."""
+    """Files that were written before the layer had this argument leave it out."""
     lstm = fastlstm.LSTM(2, 3, seed=0).eval()
     arrays = lstm.state_dict()
     short = {"layer": "LSTM", "input_size": 2, "hidden_size": 3}

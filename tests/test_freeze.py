@@ -116,7 +116,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_frozen_parameters_get_no_gradient_and_others_theirs(name, engine):
-    """One parameter at a time, then all; what comes back to the input is the same."""
+    """One parameter at a time is frozen, then all; the gradient of the input stays the same."""
     make, shape = LAYERS[name]
     x = np.array([[0, 1], [1, 3]]) if shape is None else normal(*shape)
     plain = make(engine)
@@ -155,7 +155,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", OPTIMISERS)
 def test_fit_trains_the_rest_as_if_it_were_alone(kind, way):
-    """Clipping too: the norm is that of fc.weight, whose inputs are what the frozen LSTM gives."""
+    """So does clipping: the norm is that of fc.weight alone, behind the frozen LSTM."""
     model = regressor()
     head = Linear(4, 1, seed=2)
     head.freeze("bias")
@@ -174,7 +174,7 @@ def test_fit_trains_the_rest_as_if_it_were_alone(kind, way):
 
 @pytest.mark.parametrize("kind", OPTIMISERS)
 def test_a_gate_may_be_frozen(kind):
-    """A learning rate's factor of 0 for the forget gate alone: its rows stay and do not count."""
+    """With a factor of 0 for the forget gate, its rows stay and do not count in the norm."""
     model = regressor()
     optimizer = OPTIMISERS[kind](model, lr_factors={"lstm.*": [1, 0, 1, 1]})
     for gradient in model.grads.values():
@@ -209,7 +209,7 @@ def test_norms_and_clips_leave_out_what_is_frozen(way):
 
 
 def test_nan_in_a_frozen_gradient_does_not_end_a_training():
-    """An infinite sample spoils the LSTM's gradients alone, which nobody wants."""
+    """An infinite sample spoils the LSTM's gradients alone, which are not needed."""
     x, y = make_data()
     x[9, -1, 0] = np.inf
     for way in WAYS.values():
@@ -230,7 +230,7 @@ def test_nothing_to_learn_is_refused():
 
 
 def test_unfrozen_by_a_callback():
-    """From the third epoch on the LSTM is learnt too; an optimiser sees it at once."""
+    """From the third epoch on the LSTM learns too, and the optimiser notices at once."""
     model, kept = regressor().freeze("lstm"), []
 
     def thaw(state):
@@ -272,7 +272,7 @@ LATER = {
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("kind", ["SGD", "dampened", "RMSprop", "Adam", "AdamW"])
 def test_steps_of_what_was_frozen_are_torchs(torch, kind, later):
-    """Each parameter counts its own steps: a mean that begins late is unbiased all the same."""
+    """Each parameter counts its own steps, so a mean that begins late is unbiased too."""
     options = {
         "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
         "dampened": {"momentum": 0.9, "dampening": 0.5},
@@ -316,7 +316,7 @@ def test_missed_steps_of_a_state_are_checked():
 
 @pytest.mark.parametrize("cut", [2, 3, 5])
 def test_what_callbacks_freeze_is_so_after_a_resume(cut, tmp_path):
-    """One layer after the other, killed before, between and after: bit for bit the whole run."""
+    """Layers are frozen one by one; a kill before, between or after changes no bit."""
 
     def switch(state):
         if state.epoch == 2:
@@ -366,7 +366,7 @@ def test_loading_does_not_care():
 
 @pytest.mark.parametrize("frozen, taped", [((), 3), (("0",), 2), (("0", "1"), 1), (("1",), 3)])
 def test_what_nobody_needs_is_not_computed(frozen, taped, monkeypatch):
-    """Before the first layer that learns, layers are run, not recorded; gradients are the same."""
+    """Layers before the first one that learns are run and not recorded."""
     taking = []
     parts = lstm(F, 4, dropout=0.5, num_layers=2), lstm(4, 3), Linear(3, 1, seed=2)
     model, plain = Sequential(*parts), Sequential(*copy.deepcopy(parts))
@@ -405,7 +405,7 @@ def test_states_of_a_frozen_layer_get_their_gradients():
 
 
 def test_what_is_frozen_takes_no_room():
-    """No gradients and no moments of 40 MB of vectors, and no copies of them in an epoch."""
+    """40 MB of frozen vectors have no gradients and no moments, and an epoch does not copy them."""
     tokens, classes = np.arange(N * 3).reshape(N, 3), np.arange(N) % 3
     parts = Embedding(10**6, 10, seed=1), lstm(10, 4), Last(), Linear(4, 3, seed=2)
     model = Sequential(*parts)
@@ -422,7 +422,7 @@ def test_what_is_frozen_takes_no_room():
 
 
 def test_frozen_embedding():
-    """Vectors from elsewhere under a model that learns: they stay, bit for bit."""
+    """Vectors from elsewhere stay as they are, bit for bit, while the model above them learns."""
     tokens = np.random.default_rng(0).integers(0, 9, (N, 5))
     classes = np.random.default_rng(1).integers(0, 3, N)
     parts = Embedding(9, 3, seed=1), lstm(3, 4), Last(), Linear(4, 3, seed=2)

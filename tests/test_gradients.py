@@ -100,7 +100,7 @@ _INDICES = np.array([[1, 0, 4], [4, 4, 2]])
 
 
 def _classifier(engine, dtype):
-    """Nested, with everything; no index is the padding's, whose gradient is not the derivative."""
+    """A nested model with every layer; padding is no index here, for its gradient is set to 0."""
     options = {"bidirectional": True, "batch_first": True, "engine": engine}
     return Sequential(
         {
@@ -179,7 +179,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("T", [1, 2, 5])
 @pytest.mark.parametrize("config", SHAPES, ids=_id)
 def test_lstm_derivatives(engine, config, T):
-    """With every mode, each pair of bias, layout, states and T; of all four together, one half."""
+    """Every mode meets each pair of bias, layout, states and T, and half of all combinations."""
     cases = (
         (layout, hx)
         for layout, hx in itertools.product(LAYOUTS, (True, False))
@@ -239,7 +239,7 @@ def _assert_is_torchs(torch, theirs, problem, engine, dtype, terms):
 
 @pytest.mark.parametrize("config", SHAPES, ids=_id)
 def test_lstm_gradients_are_torchs(torch, engine, dtype, config):
-    """In each dtype with half of the layouts; the other dtype has the other half."""
+    """Each dtype has one half of the layouts, the other dtype the other half."""
     for layout in LAYOUTS:
         half = (layout["bias"] + layout["batch_first"] + sum(map(bool, config.values()))) % 2
         if layout["mode"] == "empty" or half != (dtype == "float64"):  # torch has no empty ones
@@ -273,7 +273,7 @@ def test_layers_gradients_are_torchs(torch, engine, dtype):
 
 @pytest.mark.parametrize("padding_idx", [0, -1])
 def test_padding_has_no_gradient(torch, dtype, padding_idx):
-    """As torch's, which is why finite differences would not find it."""
+    """This is as in torch; finite differences would give another value."""
     problem = make_problem(_make(Embedding, 5, 3, padding_idx), _INDICES)
     theirs = torch.nn.Embedding(5, 3, padding_idx, dtype=torch.float64)
     _assert_is_torchs(torch, theirs, problem, "numpy", dtype, terms=3)
@@ -305,7 +305,7 @@ WORK = {
 
 @pytest.mark.parametrize("name", WORK)
 def test_works(engine, dtype, name):
-    """In each dtype and in one and two directions: where one dtype has one, the other has two."""
+    """Where one dtype has one direction, the other dtype has two."""
     directions = 1 + ([*WORK].index(name) + (dtype == "float64")) % 2
     work = WORK[name]._replace(dtype=dtype, directions=directions)
     assert_goes_back(load(engine), work, engine)
@@ -378,7 +378,7 @@ def test_checkpoints_change_no_bit(native, dtype, every):
 
 
 def test_going_back_twice_gives_the_same_bits(engine, dtype):
-    """From two tapes, with another work in between."""
+    """The two are from two tapes, with another run in between."""
     work = Work((6, 6, 3, 1), 5, 11, 4, directions=2, dtype=dtype)
     other = Work((30,) * 3, 9, 40, dtype=dtype)
     expected = go_back(load(engine), work, values_of(work))

@@ -67,7 +67,7 @@ def imports(path):
 
 
 def cython_imports(path):
-    """The same of a file of Cython, whose statements stand on one line each; C's are left out."""
+    """Yield the same of a Cython file, with one statement a line; imports of C are left out."""
     pattern = r"^([ \t]*)(?:from[ ]+(\.*)([\w.]*)[ ]+import[ ]+(.+)|import[ ]+(.+))$"
     for indent, dots, module, names, modules in re.findall(
         pattern, path.read_text("utf-8"), re.MULTILINE
@@ -116,7 +116,7 @@ def test_arrows_point_down(name):
 
 @pytest.mark.parametrize("name", [name for name in MODULES | CYTHON if name.startswith("engines.")])
 def test_engines_reach_into_nobody(name):
-    """What an engine is given, it uses by public names; so it knows nothing of layers."""
+    """An engine uses what it is given by public names, so it knows nothing of layers."""
     assert list(reaches((MODULES | CYTHON)[name])) == []
 
 
@@ -309,7 +309,7 @@ def test_every_module_says_what_it_is_for():
 
 
 def test_version():
-    """Written in one place: the project's file takes it from the package, or says the same."""
+    """It is written in one place: the project's file takes it from the package."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     written = re.search(r'^version = "(.*)"$', text, re.M)
     if written:
@@ -329,7 +329,7 @@ def _blocks(text):
 
 
 def test_readme_runs(tmp_path, monkeypatch):
-    """Every ```python block, one after the other, in an empty folder."""
+    """Every ```python block runs, one after the other, in an empty folder."""
     path = ROOT / "README.md"
     blocks = _blocks(path.read_text("utf-8"))
     assert blocks, "a README shows how it is done"

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a long call: kind 29 of the issue "Nothing wrong in silence".
+"""Ctrl-C ends a long call.
 
 Each call would take minutes; a signal comes after a moment. What matters is that the call ends
 there, with the caller's states, inputs and gradients as they were, and that the next call is right.
@@ -21,7 +21,7 @@ SHORT = 50
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt, but nobody else's."""
+    """An exception like KeyboardInterrupt, which nothing but these tests raises."""
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_recorded_run(engine, num_threads, soon, checkpoint_every):
 
 
 def test_a_pullback_adds_all_or_nothing(engine, soon):
-    """Though it had added the gradients of the layers above, and of the model's head."""
+    """The gradients of the model's head and of layers above had been added before the signal."""
     lstm = LSTM(2, 128, 3, engine=engine, num_threads=1, seed=0)
     model = Sequential(lstm, Linear(128, 3, engine=engine, seed=0))
     y, pullback = model.vjp(np.ones((500, 8, 2), np.float32))
@@ -116,7 +116,7 @@ def test_a_pullback_adds_all_or_nothing(engine, soon):
 
 
 def test_a_stream_of_a_whole_model_stays_where_it_was(engine):
-    """Though its first LSTM had gone through the chunk when the second was cut short."""
+    """Its first LSTM had gone through the chunk when the second one was cut short."""
     how = {"engine": engine, "seed": 0}
     model = Sequential(LSTM(2, 2, **how), Linear(2, 2, **how), LSTM(2, 2, **how))
     x = np.random.default_rng(0).standard_normal((SHORT, 2, 2)).astype(np.float32)
@@ -136,7 +136,7 @@ def test_a_stream_of_a_whole_model_stays_where_it_was(engine):
 
 
 def test_a_handler_that_does_not_raise_changes_nothing(engine, num_threads):
-    """It runs in the middle of the call, which goes on to the same bits."""
+    """It runs in the middle of the call, which goes on and gives the same bits."""
     lstm = make(engine, num_threads)
     x = np.random.default_rng(0).standard_normal((4000, 2, 2)).astype(np.float32)
     expected, came = lstm(x)[0], []
@@ -152,7 +152,7 @@ def test_a_handler_that_does_not_raise_changes_nothing(engine, num_threads):
 
 
 def test_only_the_main_thread_is_interrupted(engine, soon):
-    """As Python has it: a call in another thread goes on."""
+    """A call in another thread goes on, as Python's own rule is."""
     lstm = make(engine, 1)
     x = np.ones((4000, 1, 2), np.float32)
     expected, results = lstm(x)[0], []
@@ -177,7 +177,7 @@ def test_a_linear_layer(engine, soon):
 
 
 def test_a_linear_pullback_adds_all_or_nothing():
-    """Though it had added the weight's gradient when it was cut short before the bias'."""
+    """It was cut short between the gradient of the weight and that of the bias."""
 
     class Cut:
         def __iadd__(self, _):
@@ -196,7 +196,7 @@ def test_a_linear_pullback_adds_all_or_nothing():
 
 @pytest.mark.parametrize("written", [False, True])
 def test_gradients_are_put_back_as_they_were(written):
-    """Of zeros no copy is kept; but somebody who has views of them may have written into these."""
+    """No copy of zeros is kept, but a caller with views of them may have written there."""
     lstm = LSTM(2, 3, engine="numpy", seed=0)
     (y, _), pullback = lstm.vjp(np.ones((5, 2, 2), np.float32))
     pullback(np.ones_like(y))

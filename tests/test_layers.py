@@ -1,4 +1,4 @@
-"""What stands around an LSTM: values by hand and against torch, names, errors."""
+"""The layers other than LSTMs: values by hand and against torch, names, errors."""
 
 import copy
 import pickle
@@ -95,7 +95,7 @@ def test_embedding_is_torchs(torch, dtype, padding_idx, indices):
 
 
 def test_embedding_parameters():
-    """N(0, 1): mean and deviation within five standard deviations of theirs."""
+    """They are drawn from N(0, 1): mean and deviation are within five of their deviations."""
     weight = Embedding(100, 50, seed=0).weight
     assert abs(weight.mean()) < 5 / np.sqrt(5000)
     assert abs(weight.std() - 1) < 5 / np.sqrt(2 * 5000)
@@ -151,7 +151,7 @@ def test_activations_are_torchs(torch, dtype, layer, name):
 
 
 def test_sigmoid_by_hand(dtype):
-    """Small results keep their digits; nothing warns; any shape and strides."""
+    """Small results keep their digits, nothing warns, and any shape and strides will do."""
     x = np.array([-np.inf, -1e30, -80, -1, 0, 80, 1e30, np.inf, np.nan], dtype)
     e = np.exp(np.array([80, 1], "float64"))
     expected = [0, 0, 1 / (1 + e[0]), 1 / (1 + e[1]), 0.5, 1, 1, 1, np.nan]
@@ -213,7 +213,7 @@ def test_layers_without_parameters_take_either_float(kind):
 
 
 def test_dropout(dtype):
-    """Frequencies within five standard deviations, exact scaling, the input left as it is."""
+    """Frequencies are within five deviations, scaling is exact, the input stays as it is."""
     x = normal(100, 200, dtype=dtype)
     kept = x.copy()
     dropout = Dropout(0.25, seed=0)
@@ -260,7 +260,7 @@ def test_last_by_hand():
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_last_is_the_final_state(engine, batch_first, bidirectional, lengths):
-    """h_n of the last layer, directions side by side: what classifiers take."""
+    """Classifiers take h_n of the last layer, with the directions side by side."""
     lstm = LSTM(3, 5, 2, batch_first=batch_first, bidirectional=bidirectional, engine=engine)
     x = normal(*((4, 6) if batch_first else (6, 4)), 3)
     output, (h_n, _) = lstm(x, lengths=lengths)
@@ -273,7 +273,7 @@ def test_last_is_the_final_state(engine, batch_first, bidirectional, lengths):
 
 
 def test_last_of_nothing():
-    """Zeros, and no gradient, whatever stands in the padding."""
+    """It gives zeros and has no gradient, whatever stands in the padding."""
     x = np.arange(1.0, 13.0, dtype=np.float32).reshape(2, 3, 2)
     for last in (Last(), Last(bidirectional=True)):
         y, pullback = last.vjp(x, lengths=[0, 2, 0])
@@ -330,7 +330,7 @@ def test_sequential_is_its_layers(engine):
 
 
 def test_sequential_is_torchs(engine, torch):
-    """A torch module with these attributes: names, repr, values."""
+    """Names, repr and values are those of a torch module with these attributes."""
 
     class Tagger(torch.nn.Module):
         def __init__(self):
@@ -369,7 +369,7 @@ def test_sequential_by_position(torch):
 
 
 def test_sequential_passes_lengths_on(engine):
-    """To every LSTM and Last, also of a Sequential inside."""
+    """Every LSTM and Last gets them, also those of a Sequential inside."""
     lstm = LSTM(3, 4, bidirectional=True, engine=engine, seed=0)
     inner = Sequential({"lstm": lstm, "drop": Dropout(0.5)})
     model = Sequential(inner, Last(bidirectional=True), Linear(8, 2)).eval()
@@ -405,7 +405,7 @@ def test_sequential_is_a_container():
 
 
 def test_a_slice_of_a_sequential_is_one(torch):
-    """The same layers under the same names, as torch's."""
+    """It has the same layers under the same names, as in torch."""
     layers = {"a": Linear(2, 3), "b": Tanh(), "c": Linear(3, 1)}
     model, part = Sequential(layers), Sequential(layers)[1:]
     assert type(part) is Sequential and list(part.children) == ["b", "c"]
@@ -416,7 +416,7 @@ def test_a_slice_of_a_sequential_is_one(torch):
 
 
 def test_attributes_of_a_layer_come_before_children():
-    """A child may have any name; what Layer has stays what it is."""
+    """A child may have any name; attributes of Layer itself stay as they are."""
     model = Sequential({"training": ReLU(), "dtype": Tanh(), "train": Dropout()}).eval()
     assert model.training is False and model.dtype == np.float32
     assert not model["train"].training and isinstance(model["dtype"], Tanh)
@@ -424,7 +424,7 @@ def test_attributes_of_a_layer_come_before_children():
 
 @pytest.mark.parametrize("first", [Dropout(), Softmax(), Sequential(Tanh())], ids=str)
 def test_sequential_converts_lists(dtype, first):
-    """Also where the first layer has no dtype of its own."""
+    """It does so also if the first layer has no dtype of its own."""
     model = Sequential(first, Sequential(LSTM(3, 4, dtype=dtype), Tanh())).eval()
     x = [[1.0, -2.0, 3.0], [0.5, 0.25, 4.0]]
     got = model(x)
@@ -526,7 +526,7 @@ def test_attributes():
 
 
 def test_a_seed_gives_dropout_other_numbers_than_the_parameters():
-    """And parameters the ones that they always had."""
+    """The parameters are what a generator of this seed draws first, as in earlier versions."""
     lstm = LSTM(3, 4, 2, dropout=0.5, seed=7)
     drawn = np.random.default_rng(7).random(48, np.float32)
     np.testing.assert_allclose(lstm.weight_ih_l0.ravel() + 0.5, drawn, rtol=0, atol=1e-7)
@@ -540,7 +540,7 @@ def test_a_seed_gives_dropout_other_numbers_than_the_parameters():
 
 
 def test_a_generator_as_seed_draws_parameters_and_then_masks():
-    """Layers share it, as they always did."""
+    """Layers share the generator, as in earlier versions."""
     rng = np.random.default_rng(7)
     lstm = LSTM(3, 4, 2, dropout=0.5, seed=rng)
     assert lstm._dropout_rng is rng and Dropout(seed=rng)._rng is rng

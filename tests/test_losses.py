@@ -218,7 +218,7 @@ def test_reductions_are_torchs_own(torch, name, reduction):
 @pytest.mark.parametrize("weight", [None, C_WEIGHT], ids=["even", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropys_reductions_are_torchs_own(torch, reduction, shares, weight, smoothing):
-    """With what torch divides a mean by, straight from torch."""
+    """The divisor of a mean is torch's too."""
     y, t = CASES["ce shares" if shares else "ce"].draw("float64")
     options = {"reduction": reduction, "label_smoothing": smoothing}
     if not shares:
@@ -245,7 +245,7 @@ def test_unbatched_cross_entropy(torch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_is_the_slope(name):
-    """Central differences of the value: h^2 / 6 of a third derivative below 100, and eps / h."""
+    """Central differences err by h^2 / 6 of a third derivative below 100, and by eps / h."""
     case, h = CASES[name], 1e-5
     y, t = case.draw("float64", seed=3)
     for reduction in ("mean", "sum"):
@@ -344,7 +344,7 @@ def test_saboteur_is_rejected(torch, dtype, name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
 def test_what_is_masked_is_nothing(dtype, name, reduction, rubbish):
-    """Rubbish in prediction, or in both: the same value, and gradients 0, bit for bit."""
+    """Any values there leave the loss as it is, bit for bit, and have gradient 0."""
     case = CASES[name]
     loss = case.make(reduction)
     y, t = case.draw(dtype)
@@ -394,7 +394,7 @@ def test_mean_over_nothing_is_nan(name):
 
 
 def test_losses_at_the_ends(dtype):
-    """Far out, where exp overflows: still the exact values, and no warning."""
+    """Far out, where exp overflows, the values are still exact, and nothing warns."""
     y = np.array([1e4, -1e4, 1e4, -1e4, 20, -20], dtype)
     t = np.array([1, 0, 0, 1, 1, 0], dtype)
     value, gradient = BCEWithLogitsLoss(reduction="none")(y, t)
@@ -409,7 +409,7 @@ def test_losses_at_the_ends(dtype):
 
 
 def test_kinks():
-    """Where a loss has a corner, its slope is between those of both sides: 0."""
+    """Where a loss has a corner, its slope is 0, which lies between those of both sides."""
     here = np.zeros((2, 1))
     for loss in (L1Loss(), QuantileLoss(0.9), HuberLoss()):
         value, gradient = loss(here, here)
@@ -419,7 +419,7 @@ def test_kinks():
 
 
 def test_sums_are_taken_in_float64():
-    """1 + n 2^-30, which a sum in float32 would lose one after the other."""
+    """A sum in float32 would lose each of the n terms 2^-30 beside 1."""
     y = np.full(2**12, 2.0**-15, np.float32)
     y[0] = 1
     assert MSELoss("sum")(y, np.zeros_like(y))[0] == 1 + (2**12 - 1) * 2.0**-30

@@ -283,7 +283,7 @@ def test_input_errors(engine, call, kind, sentence):
 
 
 def test_input_of_one_step_less_in_batch_first():
-    """T and B change places, so do the sentences."""
+    """T and B change places, and so they do in the sentences."""
     lstm = LSTM(3, 4, 2, batch_first=True)
     with pytest.raises(ValueError, match="Expected sequence length to be larger than 0 in RNN"):
         lstm(X[:, :0])
@@ -353,7 +353,7 @@ SAME_VALUES = {
 
 @pytest.mark.parametrize("name", SAME_VALUES)
 def test_the_same_values_in_another_shape_of_memory(engine, dtype, name):
-    """Input and states in any layout or container that carries the dtype, or none."""
+    """Input and states may come in any layout or container that has the right dtype, or none."""
     lstm = LSTM(3, 4, 2, dtype=dtype, engine=engine, seed=0)
     watched = _watch(lstm)
     x, h, c = (normal(*shape, dtype=dtype) for shape in [(5, 2, 3), (2, 2, 4), (2, 2, 4)])
@@ -366,7 +366,7 @@ def test_the_same_values_in_another_shape_of_memory(engine, dtype, name):
 
 
 def test_a_matrix_is_an_array(engine):
-    """A subclass whose operators mean something else."""
+    """The operators of this subclass of arrays mean something else."""
     with pytest.warns(PendingDeprecationWarning):
         x = np.matrix(X[:, 0])
     lstm = LSTM(3, 4, engine=engine, seed=0)
@@ -374,7 +374,7 @@ def test_a_matrix_is_an_array(engine):
 
 
 def test_numbers_without_a_dtype(engine, dtype):
-    """Python's ints, floats and bools in lists."""
+    """Lists of Python's ints, floats and bools are taken."""
     lstm = LSTM(2, 3, dtype=dtype, engine=engine, seed=0)
     got = lstm([[1, 0.1], [True, -3]])[0]
     assert_same_bits(got, lstm(np.array([[1, 0.1], [1, -3]], dtype))[0])
@@ -418,7 +418,7 @@ def test_masked_states_and_packs_are_refused():
 
 
 def test_a_tensor_shares_its_memory(torch, engine):
-    """No copy on the way in: what the engine gets is the caller's memory."""
+    """Nothing is copied on the way in: the engine gets the caller's memory."""
     lstm = LSTM(3, 4, engine=engine)
     watched, x = _watch(lstm), torch.randn(5, 2, 3)
     lstm(x)
@@ -436,7 +436,7 @@ OPTIONS = [
 @pytest.mark.parametrize("kind", ["padded", "lengths", "pack", "unbatched"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_engine_gets_what_the_contract_says(engine, dtype, options, kind):
-    """And the caller's arrays, even read-only ones, are never written."""
+    """The caller's arrays, which may be read-only, are never written."""
     lstm = LSTM(3, 5, **options, dtype=dtype, engine=engine, seed=0)
     watched = _watch(lstm)
     cells, batch = len(lstm._suffixes), () if kind == "unbatched" else (4,)
@@ -473,7 +473,7 @@ EMPTY = [
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lengths_are_sequences_of_their_own(engine, dtype, tolerance, bidirectional, batch_first):
-    """Each among the others as if alone; zeros past each end."""
+    """Each gives among others what it gives alone, and zeros past its end."""
     lstm = LSTM(
         3, 5, 2, batch_first=batch_first, bidirectional=bidirectional, dtype=dtype, engine=engine
     )
@@ -493,7 +493,7 @@ def test_lengths_are_sequences_of_their_own(engine, dtype, tolerance, bidirectio
 @pytest.mark.parametrize("lengths", [[0, 3, 0, 5], [0, 0, 0, 0]])
 @pytest.mark.parametrize("config", EMPTY, ids=str)
 def test_sequences_without_steps(engine, dtype, config, lengths):
-    """Outputs of 0; the states as they came in; the others as if these were not there."""
+    """Their outputs are 0, their states stay, and the others are as if these were not there."""
     lstm = LSTM(3, 5, **config, dtype=dtype, engine=engine, seed=0).eval()
     cells, swap = len(lstm._suffixes), lstm.batch_first
     x = normal(6, 4, 3, dtype=dtype)
@@ -527,7 +527,7 @@ def test_sequences_without_steps(engine, dtype, config, lengths):
 
 
 def test_no_steps_at_all(engine):
-    """T = 0 with lengths that say so; without them it is refused, as torch's."""
+    """T = 0 is taken if the lengths say so; without lengths it is refused, as in torch."""
     lstm = LSTM(3, 5, engine=engine)
     hx = normal(1, 2, 5), normal(1, 2, 5)
     output, states = lstm(np.zeros((0, 2, 3), np.float32), hx, lengths=[0, 0])
@@ -537,7 +537,7 @@ def test_no_steps_at_all(engine):
 
 
 def test_sequences_without_steps_do_not_learn_or_share(engine):
-    """With dropout, too; the states that come out are no memory of the caller's."""
+    """This holds with dropout too; final states do not share memory with the caller's."""
     lstm = LSTM(3, 5, 2, dropout=0.5, engine=engine, seed=0)
     hx = normal(2, 2, 5), normal(2, 2, 5)
     for _, states in (lstm(normal(4, 2, 3), hx, lengths=[0, 4]),
@@ -571,7 +571,7 @@ def test_an_empty_batch(engine, lengths):
 
 
 def test_the_backward_direction_is_the_forward_one_from_the_end(engine, dtype):
-    """By the definition, with the same weights in both directions."""
+    """This is the definition, tried with the same weights in both directions."""
     both = LSTM(3, 5, bidirectional=True, dtype=dtype, engine=engine, seed=0)
     one = LSTM(3, 5, dtype=dtype, engine=engine)
     one.load_state_dict({name: both.state_dict()[name] for name in one.state_dict()})
@@ -607,7 +607,7 @@ def test_layers_on_top_of_each_other(engine, dtype):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("p", [0.3, 0.5])
 def test_dropout_between_layers(engine, dtype, p, bidirectional):
-    """Each value of each step on its own is zeroed with probability p, else scaled exactly."""
+    """Each value of each step is zeroed by itself with probability p, or else scaled exactly."""
     options = dict(bidirectional=bidirectional, dtype=dtype, engine=engine, seed=0)
     lstm, plain = LSTM(3, 8, 3, dropout=p, **options), LSTM(3, 8, 3, **options)
     watched = _watch(lstm)
@@ -650,7 +650,7 @@ def test_dropout_is_off_in_evaluation(engine):
 
 
 def test_dropout_of_everything(engine):
-    """p = 1: the upper layer reads zeros."""
+    """With p = 1 the upper layer reads zeros."""
     lstm = LSTM(3, 4, 2, dropout=1.0, engine=engine, seed=0)
     upper = LSTM(4, 4, engine=engine)
     state = lstm.state_dict()
@@ -676,7 +676,7 @@ def test_dropout_comes_from_the_seed(engine):
 
 @pytest.fixture
 def threads_at_once(monkeypatch):
-    """However little there is to do, it is shared among threads; how many rows each call had.
+    """Any work is shared among threads, however small; holds how many rows each call had.
 
     That is, of the engines whose threads are Python's.
     """
@@ -693,7 +693,7 @@ def threads_at_once(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["padded", "lengths", "pack"])
 def test_threads_share_the_sequences(threads_at_once, engine, dtype, kind):
-    """Every one has its share, as the contract says, and begins with the caller's states."""
+    """Each thread has its share, as the contract says, and begins with the caller's states."""
     options = dict(num_layers=2, bidirectional=True, proj_size=2, dtype=dtype, engine=engine)
     one = LSTM(3, 5, **options, num_threads=1, seed=0)
     many = LSTM(3, 5, **options, num_threads=3, seed=0)
@@ -733,7 +733,7 @@ NAMES = [
 
 
 def test_names_and_shapes():
-    """torch's, of a layer with every kind of parameter."""
+    """They are torch's, for a layer with every kind of parameter."""
     state = LSTM(3, 4, 2, bidirectional=True, proj_size=2).state_dict()
     assert list(state) == NAMES + [name.replace("l0", "l1") for name in NAMES]
     shapes = [(16, 3), (16, 2), (16,), (16,), (2, 4)]
@@ -752,7 +752,7 @@ def test_names_and_shapes():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_torchs_state_dict(torch, dtype, options, bias):
-    """Names, order, shapes, dtype, and repr."""
+    """Names, order, shapes, dtype and repr are torch's."""
     theirs = torch.nn.LSTM(3, 5, bias=bias, **options, dtype=getattr(torch, dtype))
     ours = LSTM(3, 5, bias=bias, **options, dtype=dtype)
     assert repr(ours) == repr(theirs)
@@ -836,7 +836,7 @@ def test_state_dict_is_a_copy():
 
 
 def test_parameters_refuse_writing_in_place():
-    """Else the weights in the engine's order would be stale without anyone knowing."""
+    """Otherwise the engine's packed weights would be out of date without a sign."""
     lstm = LSTM(3, 4)
     with pytest.raises(ValueError, match="read-only"):
         lstm.weight_ih_l0[0] = 1
@@ -876,7 +876,7 @@ def _inside_a_model(layer, state):
     "change", [_set_one, LSTM.load_state_dict, _reset, _inside_a_model], ids=lambda f: f.__name__
 )
 def test_new_parameters_are_used_at_once(engine, change):
-    """Nobody runs on weights packed before the change: neither layer nor a stream that is open."""
+    """Neither the layer nor an open stream runs on weights that were packed before the change."""
     lstm = LSTM(3, 4, 2, engine=engine, seed=0)
     stream = lstm.stream(2)
     before = lstm(X)[0]
@@ -893,7 +893,7 @@ def test_new_parameters_are_used_at_once(engine, change):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_counts(engine, name):
-    """A change of any one changes the result: none is packed once and forgotten."""
+    """A change of any parameter changes the result, so none is packed once and forgotten."""
     lstm = LSTM(3, 4, bidirectional=True, proj_size=2, engine=engine, seed=0)
     before = lstm(X)[0]
     setattr(lstm, name, getattr(lstm, name) + 1)
@@ -915,7 +915,7 @@ def test_parameters_are_packed_once_per_version(engine):
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_never_more_than_two_packed_copies(engine, num_layers):
-    """Of a whole stack and of its layers apart; of one layer there is one copy."""
+    """One copy is of the whole stack, one of its layers apart; a single layer has one copy."""
     lstm = LSTM(3, 4, num_layers, dropout=0.5 * (num_layers > 1), engine=engine)
     watched, most = _watch(lstm), (1 if num_layers == 1 else 1 + num_layers)
     for _ in range(3):
@@ -959,7 +959,7 @@ def test_evaluation_keeps_what_it_runs_on(engine):
 
 
 def test_initialisation_is_torchs():
-    """Every parameter U(-1/sqrt(H), 1/sqrt(H)); H and not the projection's size."""
+    """Every parameter is drawn from U(-1/sqrt(H), 1/sqrt(H)), also with a projection."""
     lstm = LSTM(30, 64, 2, bidirectional=True, proj_size=16, dtype="float64", seed=0)
     for name, value in lstm.state_dict().items():
         bound = 1 / 8
@@ -973,7 +973,7 @@ def test_initialisation_is_torchs():
 
 
 def test_seeds():
-    """The same seed, the same parameters, whether a number or a generator, which moves on."""
+    """The same seed, a number or a generator, gives the same parameters; a generator moves on."""
     rng = np.random.default_rng(1)
     first, again, generated, later, other = (
         LSTM(3, 4, 2, seed=seed).state_dict() for seed in (1, 1, rng, rng, 2)
@@ -986,7 +986,7 @@ def test_seeds():
 
 
 def test_no_global_random_state():
-    """None is read, none is changed."""
+    """No global random state is read or changed."""
     np.random.seed(0)  # noqa: NPY002 (that very state)
     before = np.random.get_state()  # noqa: NPY002
     first = LSTM(3, 4, 2, dropout=0.5)
@@ -1056,7 +1056,7 @@ def test_unknown_initialisation(options, sentence):
     ids=["copy", "deepcopy", "pickle"],
 )
 def test_copies(engine, duplicate):
-    """The same values and the same engine, and parameters of their own."""
+    """They have the same values and the same engine, and parameters of their own."""
     lstm = LSTM(3, 4, 2, bidirectional=True, engine=engine, seed=0).eval()
     for _ in range(2):  # before weights are packed, and after
         twin = duplicate(lstm)
@@ -1133,7 +1133,7 @@ def test_input_errors_are_torchs(torch, case):
 
 
 def test_cell_is_one_step_of_the_layer(engine, dtype):
-    """And writes neither input nor states, batched or not."""
+    """It writes neither input nor states, batched or not."""
     cell = LSTMCell(3, 5, dtype=dtype, engine=engine, seed=0)
     lstm = LSTM(3, 5, dtype=dtype, engine=engine)
     lstm.load_state_dict({name + "_l0": value for name, value in cell.state_dict().items()})
@@ -1159,7 +1159,7 @@ def test_cell_is_one_step_of_the_layer(engine, dtype):
      ("bidirectional", True), ("proj_size", 1), ("dtype", "float64"), ("children", {})],
 )  # fmt: skip
 def test_structure_cannot_be_changed(name, value):
-    """The weights are packed for it: a changed size would let an engine write past the states."""
+    """With a changed size an engine would write past the states, for which weights are packed."""
     lstm = LSTM(3, 4, 2, seed=0)
     before = getattr(lstm, name)
     with pytest.raises(AttributeError) as caught:
@@ -1203,7 +1203,7 @@ def test_a_dtype_by_any_name(dtype):
 
 
 def test_a_pack_with_one_of_its_indices(engine):
-    """As with both: the output pack keeps an order that the states are returned in."""
+    """The output pack has the order in which the states are returned, as with both indices."""
     lstm = LSTM(3, 4, engine=engine, seed=0)
     sequences = [X[:2, 0], X[:5, 1], X[:3, 0]]
     both = fastlstm.pack_sequence(sequences, enforce_sorted=False)

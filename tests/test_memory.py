@@ -1,4 +1,4 @@
-"""A layer gives back what only training needs: kind 27 of the issue "Nothing wrong in silence"."""
+"""A layer gives back the memory that only training needs."""
 
 import tracemalloc
 
@@ -26,7 +26,7 @@ def model(engine):
 
 
 def train(model, steps=100, batch=8):
-    """One run and its way back; returns the pullback."""
+    """Run and go back once; return the pullback."""
     y, pullback = model.vjp(np.ones((steps, batch, 8), np.float32))
     pullback(np.ones_like(y))
     return pullback
@@ -52,7 +52,7 @@ def test_pullbacks_of_many_sizes_leave_no_more_than_the_largest(engine, held):
 
 
 def test_eval_gives_all_back(engine, held):
-    """But for weights, gradients, and what runs in evaluation."""
+    """Weights, gradients and what runs in evaluation are kept."""
     layer, x = model(engine), np.ones((3, 2, 8), np.float32)
     layer(x), layer.zero_grad(), layer.grads
     begin = held()
@@ -100,7 +100,7 @@ def test_a_cell_too(engine, held):
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 3}, {"bidirectional": True}], ids=str)
 def test_the_other_gradients_without_that_of_the_input(engine, dtype, options):
-    """They are the same bits, and it is None: of an LSTM, a cell, a linear layer, a model."""
+    """The gradient of the input is None, and the others are the same bits."""
     rng = np.random.default_rng(0)
     how = {"dtype": dtype, "engine": engine, "seed": 0}
     for num_layers in (1, 2):

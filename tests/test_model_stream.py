@@ -28,7 +28,7 @@ B, T = 3, 7
 
 
 def _models(engine="auto", dtype="float32", batch_first=False):
-    """name -> (model, its input (T, B, ...), whether it ends behind a Last)."""
+    """Return name -> (model, its input (T, B, ...), whether it ends behind a Last)."""
     options = {"engine": engine, "dtype": dtype, "batch_first": batch_first}
     x = normal(T, B, 4, dtype=dtype)
     return {
@@ -61,7 +61,7 @@ def _prefixes(model, x, batch_first, ends):
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_and_chunks_are_the_model(native, dtype, name, batch_first):
-    """Bit for bit; in training mode too, without dropout."""
+    """They agree bit for bit, also in training mode, where a stream has no dropout."""
     model, x, ends = _models("native", dtype, batch_first)[name]
     expected = _prefixes(model, x, batch_first, ends)
     stream = model.train().stream(B)
@@ -93,7 +93,7 @@ def test_a_result_may_go_where_it_is_wanted(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_states_go_out_and_in(name):
-    """As a dict, with which another stream, and the model itself, go on."""
+    """They are a dict, with which another stream, or the model itself, goes on."""
     model, x, ends = _models()[name]
     model.eval()
     stream, other = model.stream(B), model.stream(B)
@@ -145,7 +145,7 @@ def test_new_weights_count_from_the_next_step():
 
 
 def test_reset_of_an_lstms_stream_to_states(engine):
-    """Whole arrays, of which the masked rows are taken, or one state for each."""
+    """The states are whole arrays, whose masked rows are taken, or one state for all of them."""
     lstm = LSTM(4, 5, 2, proj_size=3, engine=engine, seed=0)
     stream, x = lstm.stream(B), normal(T, B, 4)
     h, c = normal(2, B, 3), normal(2, B, 5, seed=1)
@@ -166,7 +166,7 @@ def test_reset_of_an_lstms_stream_to_states(engine):
 
 
 def test_reset_of_a_models_stream():
-    """By name, in a list, as one pair; what is not named begins with zeros."""
+    """States come by name, in a list or as one pair; LSTMs that are not named begin with zeros."""
     model, x, _ = _models()["nested"]
     stream = model.stream(B)
     stream.run(x)

@@ -105,7 +105,7 @@ RUNS = os.environ.get("FASTLSTM_ISA") or HERE[0]
 
 @on_linux
 def test_the_instruction_set_that_runs(native, dtype):
-    """The best, or the forced one; by its word, and by the room that its panels take."""
+    """It is the best or the forced one, by its own word and by the size of its panels."""
     lanes = BYTES[RUNS] // np.dtype(dtype).itemsize
     cells, *_ = draw(Work((1,), 50, 1, dtype=dtype))
     tracemalloc.start()
@@ -122,7 +122,7 @@ def test_the_instruction_set_that_runs(native, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", [isa for isa in HERE if isa != RUNS])
 def test_every_other_instruction_set(isa):
-    """Forced, each runs and passes; memory is poisoned, and what is written behind it is found."""
+    """Each runs when it is forced; memory is poisoned, so that writes behind its end are found."""
     names = "instruction_set_that or every_size or shapes or ragged or infinite or nan_and_inf"
     names += " or activation or checkpoints or any_work or rows_lie_apart or saturated_gates"
     names += " or one_result or linear_of_any or linear_begins"
@@ -135,7 +135,7 @@ def test_every_other_instruction_set(isa):
 
 
 def refuse(*names):
-    """Print what is said where these are asked for; then, where nothing is, what runs and gives."""
+    """Print the error for each of these; then what runs if none is asked for, and its answer."""
     said = {}
     for name, engine in itertools.product(names, ("native", "auto")):
         os.environ["FASTLSTM_ISA"] = name
@@ -151,7 +151,7 @@ KNOWN = ["neon", "baseline"] if "neon" in HERE else ["avx512", "avx2", "baseline
 
 
 def check_refused(here, *before):
-    """The best of `here` is taken, and no other engine instead of what the machine lacks."""
+    """The best one of `here` is taken; what the machine lacks is refused and not replaced."""
     lacks = [name for name in KNOWN if name not in here]
     names = [*lacks, "AVX2", "auto", "sse9", "avx2" if "neon" in KNOWN else "neon"]
     printed = child(refuse, *names, before=before, FASTLSTM_ISA="")
@@ -174,7 +174,7 @@ def test_unknown_instruction_sets_are_refused():
 @pytest.mark.skipif("avx2" not in HERE, reason="compares with AVX2 here")
 @pytest.mark.parametrize("cpu, has", [("Nehalem", ["baseline"]), ("max", ["avx2", "baseline"])])
 def test_a_lesser_machine(cpu, has):
-    """The best it has is really all it needs, and gives the bits of here."""
+    """The best set of an emulated machine runs there, and gives the bits of this machine."""
     check_refused(has, "qemu-x86_64", "-cpu", cpu)
 
 
@@ -188,7 +188,7 @@ REGISTERS = {  # what multiplies in kernels of float, and what no kernel may use
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="disassembles with objdump")
 def test_kernels_are_made_of_their_instructions(native):
-    """And everything around them of the least that a machine has."""
+    """Everything around them is made of what every machine has."""
     command = ["objdump", "-d", "--no-show-raw-insn", native.__file__]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     functions = re.split(r"^[0-9a-f]+ <(.*)>:$", text, flags=re.M)[1:]
@@ -225,7 +225,7 @@ def stubs(body, prefix=""):
 
 
 def test_the_stub_is_that_of_the_module(native):
-    """The same public names, parameters and defaults."""
+    """Public names, parameters and defaults are the same."""
     path = pathlib.Path(fastlstm.engines.__file__).with_name("_native.pyi")
     declared = dict(stubs(ast.parse(path.read_text()).body))
     there = {}
@@ -257,7 +257,7 @@ def check_sizes(native, sizes, dtype):
 
 
 def test_every_size(native, dtype):
-    """Each B, I, H and P from 1 to 70 among others, and each H for one sequence alone."""
+    """B, I, H and P take each value from 1 to 70, and one sequence alone has each H."""
     B, inputs, H, P = (np.random.default_rng(n).permutation(70) + 1 for n in range(4))
     check_sizes(native, zip(B, inputs, H, [None] * 70, strict=True), dtype)
     check_sizes(native, zip(B[::-1], inputs, P + 1 + H % 3, P, strict=True), dtype)
@@ -266,14 +266,14 @@ def test_every_size(native, dtype):
 
 @pytest.mark.parametrize("work", ["denormal", "denormal_double", "denormal_units"])
 def test_denormal_inputs_are_zero(work):
-    """Though their products with large weights would be seen."""
+    """They are, though their products with large weights would be normal numbers."""
     work = WORKS[work]
     for threads in (1, 2):
         assert_same_answers(answer(work, threads), answer(work._replace(x=0)))
 
 
 def test_denormal_states_are_zero(native, dtype):
-    """A memory that fades away does not cost hundreds of times a number's time on its way."""
+    """A memory that fades away does not become hundreds of times slower on its way."""
     w_ih, w_hh = (np.zeros((4, 1), dtype) for _ in range(2))
     stack = native.Stack([Cell(w_ih, w_hh, np.array([-100, -20, 0, 0], dtype))], 1)
     h, x = np.zeros((1, 1, 1), dtype), np.zeros((1, 1), dtype)
@@ -299,7 +299,7 @@ def test_bits_do_not_depend_on_very_many_threads():
 
 @pytest.mark.parametrize("work", [name for name in WORKS if "huge" not in name])
 def test_a_sequence_alone(work):
-    """Gives what it gives among others: all rows, however its input's products were made."""
+    """It gives what it gives among others, in all rows, however its input's products are made."""
     work = WORKS[work]
     whole, (cells, x, h, c) = answer(work), draw(work)
     stack = load("native").Stack(cells, work.directions)
@@ -319,7 +319,7 @@ def test_a_sequence_alone(work):
 @pytest.mark.parametrize("B", [1, 7])
 @pytest.mark.parametrize("options", [{}, {"proj_size": 37}], ids=str)
 def test_bits_of_steps_chunks_and_the_whole(dtype, options, B, num_threads):
-    """Of three layers whose input is multiplied beforehand where B = 1 and there are steps."""
+    """The three layers multiply their input beforehand if B = 1 and there are several steps."""
     lstm = LSTM(
         70, 130, 3, **options, dtype=dtype, engine="native", num_threads=num_threads, seed=0
     )
@@ -407,7 +407,7 @@ def count_allocations():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts glibc's malloc")
 @pytest.mark.skipif(not shutil.which("cc"), reason="compiles what counts")
 def test_a_step_allocates_nothing_at_all(tmp_path):
-    """With every object of Python's from malloc too: 1000 steps take no more than 10."""
+    """1000 steps take no more memory than 10, with Python's own objects from malloc too."""
     shim = tmp_path / "counter.so"
     command = ["cc", "-shared", "-fPIC", "-fno-builtin", "-O1", "-x", "c", "-", "-o", shim]
     subprocess.run(command, input=COUNTER, text=True, check=True)
@@ -421,7 +421,7 @@ def test_a_step_allocates_nothing_at_all(tmp_path):
 
 @pytest.mark.parametrize("work", ["slices", "directions", "units_projected"])
 def test_eight_callers_with_two_threads_each(work):
-    """Of one stack, at once: one has the second thread, the others work alone."""
+    """They call one stack at once: one has the second thread, the others work alone."""
     run, barrier = ready(WORKS[work]), threading.Barrier(8)
     expected = run()
 
@@ -450,7 +450,7 @@ def fork(work, *arguments, threads=None):
 
 
 def work_in_threads():
-    """Every work is worth a second thread, where it is allowed."""
+    """Each of these works takes a second thread where that is allowed."""
     for work in WORKS.values():
         for threads in (1, 2):
             fork(ready(work), threads, threads=threads)
@@ -490,7 +490,7 @@ def work_beside_others():
 
 
 def work_in_forks():
-    """After threads have run; in a child of a child; through multiprocessing; beside a call."""
+    """A fork works after threads have run, in a child of a child, and beside a call."""
     works = {name: ready(WORKS[name]) for name in ("slices", "directions", "units")}
     expected = {name: run() for name, run in works.items()}
 
@@ -526,7 +526,7 @@ def work_in_forks():
 
 
 def work_misused():
-    """A stream stepped by two threads while its weights change: no values, but no crash either."""
+    """Two threads step one stream while its weights change: values are lost, nothing crashes."""
     lstm, x = LSTM(64, 256, engine="native", num_threads=1), np.zeros((400, 64), np.float32)
     stream = lstm.stream(400)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -586,7 +586,7 @@ def interrupt_work():
 
 
 def work_beside_torch():
-    """In turn, and at once: both right, torch's threads as many as before."""
+    """In turn and at once, both are right, and torch has as many threads as before."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(2)
     theirs = torch.nn.LSTM(64, 128, 2).requires_grad_(False)
@@ -611,7 +611,7 @@ def work_beside_torch():
 
 
 def load_nothing():
-    """No OpenMP of ours that could clash with another library's."""
+    """No OpenMP is loaded that could clash with another library's."""
 
     def libraries():
         return {*re.findall(r"[^/]*\.so.*", pathlib.Path("/proc/self/maps").read_text())}
@@ -630,7 +630,7 @@ def load_nothing():
     ids=lambda function: function.__name__,
 )  # fmt: skip
 def test_in_a_process_of_its_own(function):
-    """Where no thread is but Python's and ours, all that the function asserts."""
+    """The function asserts in a process whose only threads are Python's and ours."""
     if function is work_beside_torch:
         pytest.importorskip("torch", reason="runs beside torch")
     child(function, MALLOC_MMAP_THRESHOLD_="65536")  # what is freed is gone: who reads it, crashes
@@ -645,7 +645,7 @@ def test_in_a_process_of_its_own(function):
     "work, threads", [("small", 1), ("slices", 3), ("directions", 2), ("units", 3)]
 )
 def test_the_setting_of_denormals_stays(work, threads):
-    """And those of rounding and exceptions, whatever they were; nor do they change a bit."""
+    """So do those of rounding and exceptions, whatever they were; none of them changes a bit."""
     run, libm, seen = ready({**WORKS, **SMALL}[work]), ctypes.CDLL("libm.so.6"), []
     expected = run()
 
@@ -673,7 +673,7 @@ def test_the_setting_of_denormals_stays(work, threads):
 
 @pytest.mark.parametrize("call", ["run", "step", "record", "back"])
 def test_another_thread_goes_on_meanwhile(call):
-    """The GIL is released: nobody would get it here who is not given it."""
+    """It can only go on because the call releases the GIL."""
     lstm, begun, heard = LSTM(64, 96, engine="native", num_threads=1), threading.Event(), []
     x, stream = np.zeros((4, 4000, 64), np.float32), lstm.stream(4000)
     (output, _), pullback = lstm.vjp(x)
@@ -704,7 +704,7 @@ A_LITTLE = 1 << 20  # of Python's and NumPy's own
 
 @pytest.fixture
 def held():
-    """A function: how many bytes more than at first are held."""
+    """A function that tells how many bytes more than at first are held."""
     tracemalloc.start()
     first, _ = tracemalloc.get_traced_memory()
     yield lambda: tracemalloc.get_traced_memory()[0] - first
@@ -712,7 +712,7 @@ def held():
 
 
 def test_rooms_do_not_add_up(held):
-    """Whatever sizes come, one of at most 8 MB is kept; of many callers four; at last none."""
+    """One work space of at most 8 MB is kept, four after many callers, and none at the end."""
     lstm, rng = LSTM(5, 64, 2, engine="native", num_threads=1, seed=0), np.random.default_rng(0)
     lstm(np.zeros((1, 1, 5), np.float32))
     weights = held()
@@ -746,7 +746,7 @@ def test_streams_and_old_weights_leave_nothing(held):
 
 
 def test_memory_of_training_does_not_add_up(held):
-    """Whatever sizes come, a layer keeps what one step took, and at last nothing."""
+    """Whatever sizes come, a layer keeps the memory of one step, and nothing at the end."""
     lstm, x = LSTM(5, 64, 2, engine="native", seed=0), np.zeros((400, 40, 5), np.float32)
 
     def step(lstm, T):

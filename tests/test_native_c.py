@@ -208,7 +208,7 @@ INEXACT = {
 
 @pytest.mark.parametrize("compiler, flag", [(c, f) for c in INEXACT for f in ["-O2", *INEXACT[c]]])
 def test_inexact_mathematics_is_refused(compiler, flag):
-    """By each source, for a part compiled so is enough to change a bit."""
+    """Each source refuses, because one part that is compiled so can change a bit."""
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler} here")
     for source in sorted(NATIVE.glob("*.c")):
@@ -222,7 +222,7 @@ def test_inexact_mathematics_is_refused(compiler, flag):
 @pytest.mark.parametrize("compiler, isa", TARGETS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_bits(build, native, level, compiler, isa, name):
-    """Near the truth and, but where nothing fuses multiply and add, the bits of every machine."""
+    """Results are near the truth, and the same bits on every machine that has FMA."""
     call, work = CALLS[name], CALLS[name].work
     got = run_in_c([*build(compiler, "bits", level), isa], call)
     inputs = max(work.I, (work.layers > 1) * work.directions * work.H)
@@ -240,7 +240,7 @@ def test_bits(build, native, level, compiler, isa, name):
 @pytest.mark.parametrize("compiler, isa", TARGETS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_bits_of_gradients(build, native, level, compiler, isa, name):
-    """Near the truth, and the bits of every compiler.
+    """Gradients are near the truth, and the same bits with every compiler.
 
     Those of every machine where there is one panel of units: a sum over all of them goes panel by
     panel, and how wide these are is the machine's.
@@ -263,6 +263,6 @@ def test_bits_of_gradients(build, native, level, compiler, isa, name):
 @pytest.mark.parametrize("compiler", ["gcc"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_threads(build, level, compiler):
-    """Callers and threads at once get the bits of one thread, or are stopped, and nothing races."""
+    """Callers and threads at once get one thread's bits, or are stopped, and nothing races."""
     ran = subprocess.run([*build(compiler, "threads", level), "30"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

@@ -49,7 +49,7 @@ def test_gradients_of_work_for_threads(native, name):
 
 @pytest.mark.parametrize("name", BACK)
 def test_one_result_of_threads_and_checkpoints(name):
-    """However the work is cut, of every buffer, and nothing around it is written."""
+    """Every buffer is the same however the work is cut, and nothing around it is written."""
     work = BACK[name]
     expected = results(work)
     steps = work.lengths[0]
@@ -59,7 +59,7 @@ def test_one_result_of_threads_and_checkpoints(name):
 
 @pytest.mark.parametrize("every", [10**9, 2**62, 2**63 - 2, 2**63 - 1])
 def test_as_many_steps_as_one_likes(every):
-    """Between checkpoints: of which there is one then."""
+    """They may all lie between two checkpoints; then there is one checkpoint."""
     work = SMALL["small"]._replace(layers=1)
     assert_same_gradients(results(work, every=every), results(work))
 
@@ -80,7 +80,7 @@ def print_digests():
 
 @pytest.mark.skipif(len(HERE) < 3, reason="compares instruction sets with fused multiply-add")
 def test_gradients_of_one_panel_do_not_depend_on_vectors():
-    """A sum over more units takes them panel by panel, and these are as wide as vectors."""
+    """With more units they would: a sum takes them panel by panel, as wide as vectors."""
     wide, narrow = (python("-c", PRINT, FASTLSTM_ISA=isa) for isa in HERE[:2])
     assert json.loads(wide) == json.loads(narrow)
 
@@ -95,7 +95,7 @@ def test_gradients_of_one_panel_do_not_depend_on_vectors():
     ids=lambda work: str(work.H),
 )
 def test_a_sequence_alone_goes_back(work):
-    """As among others."""
+    """Its gradients are those that it has among others."""
     values = values_of(work)
     whole = go_back(load("native"), work, values)
     assert all(np.isfinite(result).all() for result in whole.values())
@@ -113,7 +113,7 @@ def test_a_sequence_alone_goes_back(work):
 
 @pytest.mark.parametrize("every", [0, 30])
 def test_a_tape_is_used_again(every):
-    """With other gradients and the first ones again, by eight threads at once."""
+    """Eight threads at once use it, with other gradients and with the first ones again."""
     work = Work((70, 70, 44, 1), 20, 65, directions=2)
     values, rng = values_of(work), np.random.default_rng(0)
     cells, spare = cells_of(work, values), {}

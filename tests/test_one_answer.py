@@ -1,4 +1,4 @@
-"""Whole models give one answer, bit for bit: kind 9 of the issue "Nothing wrong in silence".
+"""Whole models give one answer, bit for bit, however the work is cut.
 
 However the work is cut: batches, positions, chunks and steps, lengths, threads, instruction sets.
 What is asked of an LSTM alone stands in test_engines.py and test_native.py.
@@ -76,7 +76,7 @@ def test_batches_and_positions(exact_engine, dtype, name, num_threads):
 
 
 def test_predict_of_any_batch_size(exact_engine, name):
-    """As its docstring promises."""
+    """Its docstring promises the same results."""
     model = models(exact_engine, batch_first=True)[name]
     data = inputs().swapaxes(0, 1)
     whole = fastlstm.predict(model, data, batch_size=B)
@@ -85,7 +85,7 @@ def test_predict_of_any_batch_size(exact_engine, name):
 
 
 def test_lengths(exact_engine, dtype, name):
-    """A sequence among others of other lengths is what it is alone."""
+    """A sequence gives among others of other lengths what it gives alone."""
     model, x = models(exact_engine, dtype)[name], inputs(dtype)
     lengths = np.random.default_rng(1).integers(1, T + 1, B)
     whole = of_sequences(name, model(x, lengths=lengths))
@@ -96,7 +96,7 @@ def test_lengths(exact_engine, dtype, name):
 
 @pytest.mark.parametrize("head", ["head", "large"])
 def test_steps_and_chunks(exact_engine, dtype, head, num_threads):
-    """An LSTM's stream, and the layers behind it on each step or chunk."""
+    """The layers behind an LSTM's stream run on each step or chunk."""
     model, x = models(exact_engine, dtype, num_threads)[head], inputs(dtype)
     whole, rest = model(x), model[1:]
     steps, chunks = model[0].stream(B), model[0].stream(B)
@@ -134,7 +134,7 @@ SIZES = [(1, 1), (3, 5), (70, 64), (65, 65), (128, 129), (33, 200), (500, 16)]
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_linear_of_any_rows(exact_engine, dtype, size, bias):
-    """Near the truth, and the same for each row, whatever rows are beside it and who computes."""
+    """Each row is near the truth, and the same whatever rows are beside it."""
     one, many = (
         Linear(*size, bias, dtype=dtype, engine=exact_engine, num_threads=n, seed=0) for n in (1, 3)
     )
@@ -152,7 +152,7 @@ def test_linear_of_any_rows(exact_engine, dtype, size, bias):
 
 
 def test_linear_begins_with_b_and_adds_x_in_order(exact_engine):
-    """The rule from which one answer follows, seen where rounding shows the order of a sum."""
+    """One answer follows from this rule; rounding shows the order of a sum."""
     linear = Linear(4, 1, engine=exact_engine)
     linear.weight, linear.bias = [[1.0, 1.0, 1.0, 1.0]], [2.0**24]
     x = np.array([[1, 1, -(2.0**24), 3]], np.float32)
@@ -196,7 +196,7 @@ def test_loaded_models_take_their_engine(engine, tmp_path):
 
 @pytest.mark.parametrize("layer", [Sigmoid(), Tanh(), ReLU(), Softmax()], ids=repr)
 def test_activations_wherever_values_lie(dtype, layer):
-    """Alone, among others, backwards, apart, transposed: NumPy has loops of its own for some."""
+    """Values may lie alone, among others, backwards, apart or transposed."""
     x = (np.random.default_rng(4).standard_normal((64, 33)) * 8).astype(dtype)
     whole = layer(x)
     for n in range(64):
@@ -214,7 +214,7 @@ def test_activations_wherever_values_lie(dtype, layer):
 
 @pytest.mark.parametrize("dim", [0, 1, 2, -1])
 def test_softmax_along_any_axis(dtype, dim):
-    """Is that of each of its lines alone."""
+    """It is the softmax of each of its lines alone."""
     x = np.random.default_rng(5).standard_normal((9, 20, 37)).astype(dtype)
     lines, whole = np.moveaxis(x, dim, -1), np.moveaxis(Softmax(dim)(x), dim, -1)
     for place in np.ndindex(*lines.shape[:2]):

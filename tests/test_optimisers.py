@@ -142,7 +142,7 @@ def test_ten_steps_are_torchs(torch, dtype, case):
 
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW"])
 def test_arguments_are_torchs(torch, name):
-    """Names, order and defaults; torch has a few more, that are not about the arithmetic."""
+    """So are their order and defaults; torch has a few more, not about the arithmetic."""
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     ours = inspect.signature(getattr(optimisers, name)).parameters
     shared = [n for n in ours if n not in ("model", "lr_factors", "decay_factors")]
@@ -256,7 +256,7 @@ def test_forgetful_optimiser_is_rejected(torch, dtype, forget):
     ("AdamW", {"lr": 0.1, "weight_decay": 0.1}),
 ])  # fmt: skip
 def test_factors_are_torchs_groups(torch, dtype, name, options):
-    """Gates too: torch is given each parameter as four leaves, a group for each."""
+    """So are those of gates: torch gets each parameter as four leaves, a group for each."""
     lr_factors = {"*bias*": 2.0, "lstm.weight_hh*": [1, 0.5, 1, 0], "fc.*": 3, "fc.bias": 0}
     decay_factors = {"*": 2, "*bias*": 0, "lstm.bias_ih_l0": (1, 2, 3, 4)}
     lr, decay = options.get("lr", 0.01), options["weight_decay"]
@@ -363,7 +363,7 @@ def test_blocks_do_not_matter(monkeypatch, dtype, case):
 
 
 def test_step_is_seen_by_the_layers(engine):
-    """What is packed from the weights is packed anew, and gradients are as they were."""
+    """Weights are packed anew, and gradients stay as they were."""
     lstm = LSTM(2, 3, engine=engine, seed=0)
     x = np.ones((4, 1, 2), np.float32)
     before = lstm(x)[0]
@@ -499,7 +499,7 @@ def test_state_that_does_not_fit_changes_nothing():
 
 
 class _Own(Adam):
-    """One that is made in another way."""
+    """An optimiser whose constructor takes other arguments."""
 
     def __init__(self, model):
         super().__init__(model, lr=0.5)
@@ -523,7 +523,7 @@ def test_states_hold_what_the_constructor_takes():
 
 
 def test_momentum_may_begin_late(torch):
-    """As a schedule does it: the buffer is made with the first gradient that meets momentum."""
+    """A schedule may do so: the buffer begins with the first gradient that meets momentum."""
     model = _model("float64")
     theirs = _torchs_model(torch, model)
     optimizer, ours = torch.optim.SGD(theirs.parameters(), lr=0.1, dampening=0.5), None

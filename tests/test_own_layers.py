@@ -18,7 +18,7 @@ B, T = 3, 6
 
 
 class Affine(Layer):
-    """A Linear of one's own."""
+    """A user's own Linear."""
 
     stepwise = True
 
@@ -66,7 +66,7 @@ class Mean(Layer):
 
 
 class Noisy(Layer):
-    """Noise in training, of a generator that checkpoints keep."""
+    """It adds noise in training, from a generator that checkpoints keep."""
 
     def __init__(self, seed):
         super().__init__()
@@ -81,7 +81,7 @@ class Noisy(Layer):
 
 
 class Encoder(Layer):
-    """Layers inside, assigned as in torch."""
+    """It has layers inside, which are assigned as in torch."""
 
     def __init__(self, batch_first=False):
         super().__init__()
@@ -150,7 +150,7 @@ def test_it_learns_as_a_known_layer():
 @pytest.mark.parametrize("lengths", [None, [2, 6, 1]])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_lengths_and_steps(batch_first, lengths):
-    """Lengths reach it within containers too; a layer that does not take them is not given any."""
+    """Lengths reach it within containers too; a layer that does not take them gets none."""
     lstm = LSTM(3, 4, batch_first=batch_first, seed=0)
     beside = Concat(Sequential(Mean(batch_first)), Last(batch_first, False))
     model = Sequential(lstm, Affine(4, 4), beside, Linear(8, 1, seed=1))
@@ -174,7 +174,7 @@ def test_lengths_and_steps(batch_first, lengths):
 
 
 def test_a_whole_model_of_ones_own():
-    """Its LSTM's layout is seen; nothing is wrapped around its names."""
+    """The layout of its LSTM is seen, and its names stay as they are."""
     model = Encoder()
     x, y = normal(20, T, 3), normal(20, T, 2, seed=1)
     history = fit(model, (x, y), MSELoss(), Adam(model, lr=0.02), 4, 5, progress=False)
@@ -237,7 +237,7 @@ def test_frozen_parameters_stay():
 
 
 def test_a_training_that_is_resumed_is_the_same(tmp_path):
-    """Its random states too."""
+    """This includes its random states."""
     x, y = normal(16, T, 3), normal(16, T, 2, seed=1)
 
     def train(epochs, **options):
@@ -284,7 +284,7 @@ def test_streams_take_what_says_that_it_is_stepwise():
 
 
 class Doubled(Linear):
-    """A known layer whose `forward` is another's."""
+    """A known layer with another `forward`."""
 
     def forward(self, input):
         return 2 * super().forward(input)
@@ -296,7 +296,7 @@ class Thrice(Linear):
 
 
 class Halved:
-    """A mixture that overrides the call of whatever it is mixed with."""
+    """A mixin that overrides the call of the class that it is mixed with."""
 
     def __call__(self, input):
         return super().__call__(input) / 2
@@ -329,7 +329,7 @@ def test_forward_and_the_call_are_one(kind, factor):
 
 
 def test_another_call_needs_another_way_back():
-    """Gradients of a call that it no longer has would be wrong, without a word."""
+    """The parent's gradients would belong to another call, and nobody would notice."""
     x = normal(5, 3)
     for kind in (Doubled, Thrice, HalvedLinear):
         layer = kind(3, 2, seed=0)

@@ -34,7 +34,7 @@ def rnn():
 
 
 def _draw(shape, dtype):
-    """Distinct values, so that none can be taken for another."""
+    """Draw distinct values, so that none can be taken for another."""
     return (np.arange(np.prod(shape, dtype=int)) + 1).reshape(shape).astype(dtype)
 
 
@@ -82,7 +82,7 @@ def test_pack_padded_sequence(rnn, lengths, longer, features, dtype, batch_first
 @settings(deadline=None, max_examples=100)
 @given(LENGTHS, FEATURES, KINDS, st.booleans(), st.sampled_from([0, -1, 7]), st.integers(-1, 3))
 def test_pad_packed_sequence(rnn, lengths, features, dtype, batch_first, padding, longer):
-    """Of our pack and of torch's, alike."""
+    """Our pack and torch's give the same."""
     x = [_draw((length, *features), dtype) + 100 * n for n, length in enumerate(lengths)]
     theirs = rnn.pack_sequence([_tensor(a) for a in x], enforce_sorted=False)
     ours = pack_sequence(x, enforce_sorted=False)
@@ -107,7 +107,7 @@ def test_pad_sequence(rnn, lengths, features, dtype, batch_first, padding, side)
 
 
 def test_an_empty_list_is_what_the_others_are():
-    """So tokens stay integers beside it, and features keep their number and precision."""
+    """Beside it tokens stay integers, and features keep their number and precision."""
     assert_same_bits(pad_sequence([[1, 2], []], True), np.array([[1, 2], [0, 0]]))
     features = np.ones((2, 3), np.float32)
     assert_same_bits(
@@ -118,7 +118,7 @@ def test_an_empty_list_is_what_the_others_are():
 
 
 def test_sequences_of_different_types():
-    """Side by side they take the type that holds them all, wherever it stands."""
+    """Side by side they take the type that holds all of them, in any order."""
     whole, half = np.array([1, 2]), np.array([0.5])
     assert_same_bits(pad_sequence([whole, half], True), np.array([[1.0, 2.0], [0.5, 0.0]]))
     assert_same_bits(pad_sequence([half, whole], True), np.array([[0.5, 0.0], [1.0, 2.0]]))
@@ -140,7 +140,7 @@ def test_pack_sequence_and_back(rnn, lengths, features, dtype):
 
 
 def test_tensors_are_taken(rnn):
-    """torch tensors in, arrays out."""
+    """Tensors of torch go in, and arrays come out."""
     x = _draw((4, 3, 2), "float32")
     expected = pack_padded_sequence(x, [4, 2, 1])
     got = pack_padded_sequence(_tensor(x), _tensor(np.array([4, 2, 1])))
@@ -153,7 +153,7 @@ def test_tensors_are_taken(rnn):
 
 
 def test_by_hand():
-    """Three sequences a, b, c of lengths 2, 4, 1; longest first b, a, c."""
+    """Three sequences a, b, c have lengths 2, 4, 1, so the longest first are b, a, c."""
     x = np.array([[11, 12, 0, 0], [21, 22, 23, 24], [31, 0, 0, 0]])
     pack = pack_padded_sequence(x, [2, 4, 1], batch_first=True, enforce_sorted=False)
     assert pack.data.tolist() == [21, 11, 31, 22, 12, 23, 24]
@@ -194,7 +194,7 @@ def test_packs_are_copies():
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_strides_do_not_matter(batch_first, strided):
-    """Views, rows of one sequence with odd strides, no features at all."""
+    """Views, rows with odd strides and rows without features are taken."""
     x = _draw((4, 3, 2), "float32")
     given = x.swapaxes(0, 1) if batch_first else x
     expected = pack_padded_sequence(x, [4, 3, 1])
@@ -210,7 +210,7 @@ def test_strides_do_not_matter(batch_first, strided):
 
 
 def test_one_long_sequence_among_many_short_ones():
-    """Memory goes with the real steps: padded, these would be 80 MB."""
+    """Memory is taken for real steps alone; padded, these would take 80 MB."""
     x = [np.full((20_000, 1), 7.0), *np.arange(499.0).reshape(-1, 1, 1)]
     tracemalloc.start()
     sequences = unpack_sequence(pack_sequence(x, enforce_sorted=False))

@@ -36,7 +36,7 @@ COPIES = {
 
 @pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
 def test_a_model_that_arrives_read_only_learns(make_copy):
-    """As the original, bit for bit: one update, assigned parameters, loaded ones."""
+    """One update, assigned parameters and loaded ones give the original's bits."""
     tokens = np.arange(6).reshape(3, 2)
     models, results = [_model()], []
     models.append(make_copy(models[0]))

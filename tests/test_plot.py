@@ -95,7 +95,7 @@ def test_bad_forecasts(name):
 
 
 def test_saved(tmp_path):
-    """As pictures of a whole size, of what the figure shows."""
+    """The files are pictures of whole sizes that show the figure."""
     image = pytest.importorskip("matplotlib.image")
     plot_history(HISTORY, tmp_path / "history.png")
     plot_forecast(np.arange(4.0), np.arange(3.0), path=str(tmp_path / "forecast.png"))

@@ -883,7 +883,7 @@ def test_headers_of_other_writers(tmp_path):
 
 
 def test_long_headers(tmp_path):
-    """Headers are filled up with spaces; a search from each to the last would take minutes here."""
+    """Spaces fill up headers; a search from each space to the last one would take minutes."""
     text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
     entry = header(text.ljust(9999) + "\n") + np.ones(2, "<f4").tobytes()
     path = npz(tmp_path, **{f"{n}.npy": entry for n in range(100)})
@@ -1082,7 +1082,7 @@ def counted(function, *arguments):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_small_files_may_not_ask_for_much(name):
-    """By a count of calls, which no clock disturbs, and by the memory that is taken."""
+    """Calls are counted, which no clock disturbs, and so is the memory that is taken."""
     make, what = ATTACKS[name]
     content = make()
     if name == "a header":
@@ -1100,7 +1100,7 @@ SMALLER = budgets.Budget.LIMITS | {
 
 @pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"a header", "a pickle of 65 MB"}))
 def test_what_is_refused_took_little_memory(monkeypatch, name):
-    """With smaller limits, for tracing makes all this slow."""
+    """The limits are smaller here, because tracing makes all this slow."""
     content = ATTACKS[name][0]()
     monkeypatch.setattr(budgets.Budget, "LIMITS", SMALLER)
     file = io.BytesIO(content)
@@ -1122,7 +1122,7 @@ def test_members_are_counted(monkeypatch):
 
 
 def test_every_limit_is_tested():
-    """By an attack, or by a test of its own."""
+    """An attack or a test of its own reaches it."""
     own = {"members of a zip file", "levels of modules"}
     tested = {what for _, what in ATTACKS.values()} | own
     assert set(budgets.Budget.LIMITS) == tested
@@ -1137,7 +1137,7 @@ def test_modules_do_not_nest_without_end():
 
 
 def test_names_are_made_where_there_are_tensors(monkeypatch):
-    """Of dicts in dicts: a path for each of them would be megabytes."""
+    """A path for each dict of dicts in dicts would take megabytes."""
     monkeypatch.setattr(budgets.Budget, "LIMITS", SMALLER)
     nest = LONG_NAME + b"q\0" + TENSOR + b"q\1" + b"00}" + b"h\0}" * 7
 
@@ -1172,7 +1172,7 @@ def test_keys_that_are_no_strings_are_not_hashed():
 
 
 def test_lists_are_searched_once_however_often_they_occur(monkeypatch):
-    """Also those that hold themselves."""
+    """This includes lists that hold themselves."""
     entries = torch_state_dicts._entries
     for shared in (b"](" + b"}" * 1000 + b"eq\0", b"]q\0(" + b"h\0" * 1000 + b"e"):
         looked_at = []
@@ -1188,7 +1188,7 @@ def test_lists_are_searched_once_however_often_they_occur(monkeypatch):
 
 
 def test_arrays_may_not_repeat_their_numbers_without_end(torch):
-    """As with tensors: so many names of one array, each of which would be a copy."""
+    """Each of the many names of one array would become a copy, as with tensors."""
     array = np.arange(250_000, dtype="f4")
     for protocol in (2, 4):
         few = {f"{n}.weight": array for n in range(20)}
@@ -1216,7 +1216,7 @@ def test_numbers_and_names_without_end_are_not_made():
 
 
 def test_long_names_are_not_searched_again_and_again(monkeypatch):
-    """One name of a megabyte for objects and tensors in many dicts."""
+    """Objects and tensors in many dicts share one name of a megabyte."""
     monkeypatch.setattr(budgets.Budget, "LIMITS", SMALLER)
     name = text("n" * 1_000_000) + b"q\0"
     for value in (TENSOR, b"c__main__\nA\n)R"):
@@ -1233,7 +1233,7 @@ def test_long_names_are_not_searched_again_and_again(monkeypatch):
 
 
 def test_calls_do_not_nest_without_end():
-    """A tensor rebuilt from a tensor rebuilt from a tensor: deeper than Python's own stack."""
+    """Tensors are rebuilt from tensors, deeper than Python's own stack."""
     rebuild = b"ctorch._tensor\n_rebuild_from_type_v2\nq\0"
     nested = b")q\2"
     step = b"0(h\0h\1h\2Ntq\2"  # the arguments of one more call
@@ -1274,7 +1274,7 @@ def test_lists_and_names_in_messages_are_cut(torch):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_large_state_dicts_and_optimisers_load(torch, zipped):
-    """Their share of the budget does not grow with their number."""
+    """The share of the budget that they take does not grow with their number."""
     for number in (100, 2000):
         modules = [torch.zeros(1) for _ in range(number)]
         states = {n: {k: torch.zeros(1) for k in ("step", "a", "b")} for n in range(number)}

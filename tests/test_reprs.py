@@ -83,7 +83,7 @@ def test_a_sequence_of_schedules_shows_them():
 
 
 def test_every_public_class_has_a_repr():
-    """One of its own or of a class of this package, of exceptions and tuples theirs."""
+    """It is its own or a parent's from this package; exceptions and tuples keep theirs."""
     everything = {**vars(fastlstm), **vars(fastlstm.training)}
     names = {*fastlstm.__all__, *fastlstm.training.__all__}
     classes = [thing for name in names if isinstance(thing := everything[name], type)]

@@ -199,7 +199,7 @@ ALONE = {"frozen", "model", "dropout", "class of optimizer", "no schedule", "mon
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_training_is_refused(name, tmp_path):
-    """Each difference by its name, with both values, and nothing else; nothing is changed."""
+    """The error has the name and both values of each difference alone; nothing is changed."""
     change, difference = OTHERS[name]
     path = tmp_path / "training.npz"
     _save(path)
@@ -232,7 +232,7 @@ def _sequences(change=0):
 
 
 class _Pairs:
-    """A data set of somebody's own; with noise, each reading is another."""
+    """A user's own data set; with noise, each reading gives other values."""
 
     def __init__(self, noise=None, more=0):
         self.noise, self.more = noise, more
@@ -270,7 +270,7 @@ def test_other_data_of_every_kind_are_refused_and_the_same_taken(name, tmp_path)
 
 
 def test_other_windows_are_refused(tmp_path):
-    """Other rows; as many windows with another step between them; another standardisation."""
+    """They have other rows, another step between as many windows, or another standardisation."""
     path, series = tmp_path / "training.npz", normal(40, F)
 
     def train(epochs, rows=series, stride=1, standardizer=None, **options):
@@ -326,7 +326,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("momentum", [True, False])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_going_on_with_the_very_same_objects(name, momentum, tmp_path):
-    """As in a notebook: they are where the training was, which is no difference."""
+    """In a notebook, objects are already where the training was; that is no difference."""
     path = tmp_path / "training.npz"
     make = {
         True: lambda model: SGD(model, 0.1, momentum=0.9),
@@ -342,7 +342,7 @@ def test_going_on_with_the_very_same_objects(name, momentum, tmp_path):
 
 @pytest.mark.parametrize("monitor, mode", [("loss", "min"), ("highest", "max")])
 def test_going_on_with_metrics_and_frozen_layers(monitor, mode, tmp_path):
-    """Bit for bit, whatever is monitored and learnt."""
+    """The bits are the same, whatever is monitored and learnt."""
     path = tmp_path / "training.npz"
     change = {
         "early": lambda: EarlyStopping(5, monitor=monitor, mode=mode),
@@ -371,7 +371,7 @@ def _by_hand(change_after_two, **parts):
 
 @pytest.mark.parametrize("name", ["none", "step", "plateau"])
 def test_another_learning_rate(name, tmp_path):
-    """It counts from now on, as if it had been changed between two epochs."""
+    """It holds from now on, as if it had been changed between two epochs."""
     path = tmp_path / "training.npz"
     step = lambda optimizer: StepLR(optimizer, 2, gamma=0.5)  # noqa: E731
     change = {"schedule": {**SCHEDULES, "step": step}[name]}
@@ -394,7 +394,7 @@ def test_another_learning_rate(name, tmp_path):
 
 
 def test_more_patience(tmp_path):
-    """What it had stopped goes on, to where it would have gone with that patience at once."""
+    """A stopped training goes on, and ends as it would have with that patience from the start."""
     path = tmp_path / "training.npz"
     change = {"optimizer": lambda model: SGD(model, lr=3.0), "schedule": lambda optimizer: None}
     _save(path, 9, early=lambda: EarlyStopping(2), **change)
@@ -422,7 +422,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_other_arguments_on_purpose(name, tmp_path):
-    """Those that are named count; the next checkpoint is of the training as it is now."""
+    """Those that are named hold; the next checkpoint describes the training as it is now."""
     path, other = tmp_path / "training.npz", tmp_path / "other.npz"
     _save(path)
     parts = _parts(**CHANGES[name])
@@ -476,7 +476,7 @@ def _stops(state):
 
 
 def test_checkpoints_that_do_not_say_what_they_are_of(tmp_path):
-    """Those of versions before are refused, with what to do."""
+    """Those of earlier versions are refused, with what to do."""
     path = tmp_path / "training.npz"
     _save(path)
     entries = _entries(path)
@@ -537,7 +537,7 @@ def _entries(path):
 
 
 def _write(path, tree, arrays):
-    """A file with these, and a hash that fits: what is wrong must be found by its reader."""
+    """Write a file with a hash that fits, so that its reader must find what is wrong."""
     entries = {**arrays, "__training__": np.array(json.dumps(tree).encode())}
     np.savez(path, **entries, __hash__=checkpoint._seal(entries))
 
@@ -558,7 +558,7 @@ RUBBISH = [None, True, -1, 2.5, 10**30, 10**400, float("nan"), "x", [], {}, [1, 
 
 
 def _assert_taken_or_refused(path, change, seen, number=False):
-    """A changed file is refused at once by its name, all left as it was, or goes through."""
+    """Assert that the file is refused at once, by its name and without effect, or is taken."""
     parts = _parts(**change)
     before = _everything(parts)
     try:
@@ -588,7 +588,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_trees_are_refused_at_once(name, tmp_path):
-    """Whatever stands at whatever place: no other error, none an epoch later, nothing changed."""
+    """Any value in any place gives no other error, none an epoch later, and changes nothing."""
     path, damaged = tmp_path / "training.npz", tmp_path / "damaged.npz"
     _save(path, **DAMAGED[name])
     tree, arrays = _entries(path)
@@ -614,7 +614,7 @@ def test_damaged_trees_are_refused_at_once(name, tmp_path):
 
 @pytest.mark.parametrize("what", ["tree", "array", "hash", "no hash"])
 def test_a_file_that_was_written_to_is_refused(what, tmp_path):
-    """Though all is of the right kind."""
+    """It is refused though all values are of the right kind."""
     path = tmp_path / "training.npz"
     _save(path)
     with np.load(path) as file:
@@ -668,7 +668,7 @@ def test_damaged_arrays_are_refused_at_once(tmp_path):
 
 
 class _Counts:
-    """A callback of somebody's own, which changes what it holds in place."""
+    """A user's own callback, which changes what it holds in place."""
 
     def __init__(self):
         self.counts = [7]
@@ -701,7 +701,7 @@ def test_callbacks_that_change_in_place_are_put_back(tmp_path):
 
 
 class _Late(_Counts):
-    """One that has nothing before its start."""
+    """A callback that has no state before its start."""
 
     def __init__(self):
         pass
@@ -726,7 +726,7 @@ def test_callbacks_that_begin_with_their_start(tmp_path):
 
 
 def test_class_weights_are_compared(tmp_path):
-    """Arrays with many numbers by a hash, few by their numbers."""
+    """Arrays with many numbers are compared by a hash, those with few by their numbers."""
     path = tmp_path / "training.npz"
     for classes, difference in ((3, "loss was CrossEntropyLoss("), (12, "loss has other values")):
         model = lambda dropout: Sequential(  # noqa: E731
@@ -745,7 +745,7 @@ def test_class_weights_are_compared(tmp_path):
 
 
 class _Holds:
-    """A loss of somebody's own, with whatever in it."""
+    """A user's own loss, which holds any value."""
 
     def __init__(self, held, weight=1.0):
         self.held, self.weight = held, weight
@@ -779,7 +779,7 @@ def test_what_a_loss_holds_is_compared(name, tmp_path):
 
 
 def _make(loss, factor=1.0, *, names=frozenset("ab")):
-    """A function that encloses these, and calls another of its own."""
+    """Return a function that encloses these values, and calls another one inside."""
     calls = []
 
     def scaled(prediction, target, more=factor):
@@ -809,7 +809,7 @@ def test_functions_of_one_name_are_told_apart(name, tmp_path):
 
 
 def test_a_function_is_the_same_in_another_process():
-    """Whatever the seed of hashes, and wherever it stands."""
+    """It is the same whatever the seed of hashes, and on any line."""
     program = (
         "{}from fastlstm.training import description\n"
         "def f(y, t, n=2): return [k in {{'a', 'b', 'c'}} for k in (lambda: (y, t))()]\n"
@@ -839,7 +839,7 @@ def test_whole_numbers_are_numbers(tmp_path):
 
 
 def test_a_loss_may_hold_itself_a_model_or_anything(tmp_path):
-    """What has no words is known by the name of its class."""
+    """What cannot be described in words is known by the name of its class."""
     path = tmp_path / "training.npz"
 
     def make():

@@ -178,7 +178,7 @@ def test_plateau_is_torchs(torch, options):
 @pytest.mark.parametrize("case", [*SCHEDULES, "sequence", "plateau"])
 @pytest.mark.parametrize("schedule_first", [False, True])
 def test_schedule_resumes(case, schedule_first):
-    """In both orders of loading, by the file of a checkpoint."""
+    """It resumes from a checkpoint's file, in both orders of loading."""
 
     def make():
         optimizer = Adam(Linear(1, 1, seed=0), lr=0.2)
@@ -216,7 +216,7 @@ def test_a_schedule_begins_where_the_optimiser_is():
 
 
 def test_one_cycle_may_go_up_only():
-    """Where torch, in the end, divides by zero."""
+    """There torch divides by zero in the end."""
     optimizer = SGD(Linear(1, 1))
     schedule = OneCycleLR(optimizer, 0.5, 4, pct_start=1.0, anneal_strategy="linear", div_factor=5)
     rates = [optimizer.lr]

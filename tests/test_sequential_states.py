@@ -56,7 +56,7 @@ def test_states_by_name_are_those_of_the_lstms(engine, dtype, lengths):
 
 
 def test_all_ways_to_give_states():
-    """A dict, some of it, a list, None; zeros where there are none."""
+    """States are a dict, a part of one, a list or None; those that are missing are zeros."""
     model, x, hx = _model(), normal(5, 2, 3), _states()
     pairs = list(hx.values())
     for given, same in (
@@ -126,7 +126,7 @@ def test_a_cell_has_states_too():
 
 @pytest.mark.parametrize("lengths", [None, [3, 0]])
 def test_gradients_of_states_are_those_of_the_lstms(engine, dtype, lengths):
-    """Layer by layer, by hand, bit for bit."""
+    """The model is run layer by layer, by hand, and the bits are the same."""
     model, x, hx = _model(engine, dtype), normal(5, 2, 3, dtype=dtype), _states(dtype=dtype)
     d_states = _states(seed=7, dtype=dtype)
     (y, _), pullback = model.vjp(x, hx, lengths=lengths)
@@ -148,7 +148,7 @@ def test_gradients_of_states_are_those_of_the_lstms(engine, dtype, lengths):
 
 
 def test_derivatives_of_states():
-    """Of the sum of all outputs and final states, along a random direction, in float64."""
+    """They are those of the sum of all outputs and final states, along a random direction."""
     model, x, hx = _model("numpy", "float64"), normal(5, 2, 3, dtype="float64"), _states(
         dtype="float64"
     )  # fmt: skip
@@ -244,7 +244,7 @@ def test_wrong_gradients_add_nothing(d_states, kind, sentence):
 
 
 def test_packed_sequences_have_states_too():
-    """As their padded forms with lengths."""
+    """Their states are those of their padded forms with lengths."""
     model = Sequential(LSTM(3, 4, seed=1), LSTM(4, 5, seed=2))
     x, lengths = normal(5, 2, 3), [2, 5]
     packed = fastlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)

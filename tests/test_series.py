@@ -182,7 +182,7 @@ def test_windows_take_dtypes_and_layouts(dtype):
 
 
 def test_windows_standardise_before_they_round():
-    """A series far from 0: in float32 first, nothing would be left of it."""
+    """Rounded to float32 first, a series far from 0 would lose all its digits."""
     series = 1e9 + make_series(50, 2)
     standardizer = Standardizer.fit(series)
     data = Windows(series, 4, 2, inputs=[0, 1], targets=[1], standardizer=standardizer)
@@ -502,7 +502,7 @@ def test_standardizer_is_numpys(monkeypatch, kind, chunk):
 
 
 def test_standardizer_far_from_zero():
-    """Sums of squares would lose all digits: 1e9 ** 2 * eps is 200."""
+    """Sums of squares would lose all digits, because 1e9 ** 2 * eps is 200."""
     rows = 1e9 + make_series(1000, 2)
     _assert_standard(Standardizer.fit(rows), rows)
     first = np.concatenate([[[0.0, 5.0]], rows])  # the origin is an outlier
@@ -622,7 +622,7 @@ def _peak(call):
 
 
 def test_windows_of_a_mapped_file_take_a_batchs_memory(mapped):
-    """The cube would take 1.5 GB, the file 32 MB; a batch 50 KB, and a few copies of it."""
+    """All windows would take 1.5 GB and the file 32 MB; a batch and its copies take some 50 KB."""
 
     def some():
         train, _ = split_by_time(mapped)

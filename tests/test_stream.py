@@ -81,7 +81,7 @@ def test_results_are_not_overwritten_by_the_next_step(engine):
 
 @pytest.mark.parametrize("cuts", [[0, 7], [0, 1, 7], [0, 3, 3, 5, 7], list(range(8))], ids=str)
 def test_chunks_are_the_sequence(engine, dtype, tolerance, options, cuts):
-    """Also empty ones, and single steps in between."""
+    """There are empty chunks too, and single steps in between."""
     lstm = LSTM(4, 5, **options, dtype=dtype, engine=engine, seed=0)
     swap = (lambda a: a.swapaxes(0, 1)) if lstm.batch_first else (lambda a: a)
     close, x = _close(tolerance), _input(dtype=dtype)
@@ -118,7 +118,7 @@ def test_save_and_resume(engine, options):
 
 
 def test_a_state_begins_the_sequence(engine, dtype, tolerance, options):
-    """As (h_0, c_0) of a whole sequence."""
+    """It counts as (h_0, c_0) of a whole sequence."""
     lstm = LSTM(4, 5, **options, dtype=dtype, engine=engine, seed=0)
     rng, x = np.random.default_rng(1), _input(dtype=dtype)
     h, c = (
@@ -143,7 +143,7 @@ def test_reset(engine, options):
 
 @pytest.mark.parametrize("mask", [[True, False, True], [False] * 3, [True] * 3], ids=str)
 def test_reset_of_some(engine, options, mask):
-    """Those rows begin anew, the others go on."""
+    """These rows begin anew, and the others go on."""
     lstm = LSTM(4, 5, **options, engine=engine, seed=0)
     stream, x = lstm.stream(B), _input()
     for t in range(3):
@@ -174,7 +174,7 @@ def test_streams_share_weights_and_nothing_else(engine):
 
 
 def test_streams_of_one_row(engine, dtype, tolerance):
-    """The default; rows of a wider stream are streams of their own."""
+    """One row is the default; rows of a wider stream are streams of their own."""
     lstm = LSTM(4, 5, 2, dtype=dtype, engine=engine, seed=0)
     x, close = _input(dtype=dtype), _close(tolerance)
     wide, singles = lstm.stream(B), [lstm.stream() for _ in range(B)]
@@ -262,7 +262,7 @@ def test_the_next_step_sees_changed_parameters(engine, dtype):
 
 
 def test_the_next_step_takes_the_layers_number_of_threads(monkeypatch, engine):
-    """As `run` does: the stack is called with what the layer has by then."""
+    """It calls the stack with the number that the layer has by then, as `run` does."""
     lstm = LSTM(4, 5, 2, engine=engine, num_threads=1, seed=0)
     one, other, x = lstm.stream(B), lstm.stream(B), _input()
     seen, present = [], lstm._present
@@ -279,7 +279,7 @@ def test_the_next_step_takes_the_layers_number_of_threads(monkeypatch, engine):
 
 
 def test_step_is_what_help_shows(engine):
-    """The method, with its arguments and its whole text, of the class and of any stream."""
+    """`help` shows its arguments and its whole text, of the class and of any stream."""
     stream = LSTM(4, 5, engine=engine).stream()
     signature = inspect.signature(stream.step)
     assert str(signature) == "(x: 'ArrayLike', out: 'Array | None' = None) -> 'Array'"
@@ -442,7 +442,7 @@ def test_what_a_stream_is_made_of():
 
 
 def test_a_copy_branches_off(engine):
-    """The same weights, a state of its own from the point reached."""
+    """It has the same weights, and a state of its own from the point that was reached."""
     lstm = LSTM(4, 5, 2, engine=engine, seed=0)
     stream = lstm.stream(B)
     stream.step(x[0])

@@ -213,7 +213,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("make, name, good, bad", OPTIONS)
 def test_options_are_checked_when_they_are_assigned(make, name, good, bad):
-    """As the constructor checks them, and a refusal changes nothing."""
+    """They are checked as the constructor does, and a refusal changes nothing."""
     layer = make()
     for value in good:
         setattr(layer, name, value)
@@ -697,7 +697,7 @@ def test_nothing_is_no_model():
 
 
 def follow(message, path):
-    """Do what an error of `load` says, all of it."""
+    """Do all that an error of `load` says."""
     options = r"(?:key='[^']*', )?(?:prefix='[^']*'|(?:prefix='[^']*', )?order=\[[^]]*\])"
     advice = re.findall(rf"fastlstm\.load\(path, {options}\)", message)
     for call in advice:
@@ -1028,7 +1028,7 @@ def test_into_a_model_of_another_layout(torch, tmp_path, kind):
 
 
 def test_load_state_dict_takes_what_load_state_gives(tmp_path):
-    """Also where a file has more than the model: an advice that failed."""
+    """It does so also if a file has more arrays than the model."""
     state = LSTM_23 | {"norm.num_batches_tracked": np.array(3)}
     model = fastlstm.Sequential({"lstm": fastlstm.LSTM(2, 3)})
     state = fastlstm.load_state(write(tmp_path / "x.npz", state))
@@ -1192,7 +1192,7 @@ def test_load_names_the_faults_of_an_lstm(tmp_path):
     ],
 )
 def test_what_an_lstm_lacks_is_named(tmp_path, changed, fault):
-    """And not how many numbers its structure needs."""
+    """The error does not say how many numbers its structure needs."""
     path = write(tmp_path / "x.npz", state_of(lstm_shapes(2, 3) | changed, "m."))
     for call in (fastlstm.load, fastlstm.load_lstm):
         with pytest.raises(ValueError, match=re.escape(fault)):
@@ -1338,7 +1338,7 @@ HIGH = {
     ],
 )
 def test_a_structure_that_asks_for_too_much(tmp_path, monkeypatch, description, arrays, message):
-    """Refused before a layer is built, in few words."""
+    """It is refused in few words, before a layer is built."""
     if "dtype" not in message and "dots" not in message:
         for layer in ("LSTM", "Tanh", "Sequential"):
             monkeypatch.setattr(structure, layer, None)

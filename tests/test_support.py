@@ -142,7 +142,7 @@ def _step(h, c):
 
 
 def test_an_edit_stands_where_its_pattern_fits():
-    """Whatever the local variables are called: in the patterns they have other names."""
+    """Local variables may have any names; those in the patterns are others."""
     here = sys.modules[__name__]
     assert _step(3, 5) == 26
     assert edited(here, "_step", "c = forget * c", "c = forget + c")._step(3, 5) == 7

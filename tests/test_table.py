@@ -126,7 +126,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS)
 def test_damaged_tables_are_refused_in_a_sentence_or_in_order(read, form):
-    """Whatever stands in a file: a ValueError, or times that increase as far as rows belong."""
+    """Any file gives a ValueError, or times that increase where rows belong together."""
     rng, whole = np.random.default_rng(0), "t,x\n" + "".join(f"{form(n)}\n" for n in range(1, 29))
     for _ in range(60):
         text = whole

@@ -630,7 +630,7 @@ def assert_as_by_api(capsys, parts, held_out):
 
 
 def test_no_window_crosses_a_gap(capsys):
-    """20 days without rows, and a day that is there twice: three series."""
+    """20 days without rows and a day that is there twice make three series."""
     dates = np.concatenate([DAYS[:30], DAYS[30:] + 20])
     dates[45:] -= 1
     write(dates, VALUES)
@@ -745,7 +745,7 @@ def test_a_forecast_from_behind_a_gap_needs_a_window_there(capsys):
 
 
 def test_what_a_forecast_does_not_use_may_be_blank_or_absent(capsys):
-    """Columns that are targets alone, and all rows before the window."""
+    """These are columns that are targets alone, and all rows before the window."""
     write(DAYS, VALUES, VALUES**2, names=("date", "x", "y"))
     run(TRAIN.replace("--target x", "--target y --inputs x"))
     capsys.readouterr()
@@ -783,7 +783,7 @@ def pandas():
 
 
 def calls(series):
-    """All that reads rows as steps of time."""
+    """All functions that read rows as steps of time."""
     f = by_api([VALUES[:, None]], [(VALUES[:, None], 64)])[0]
     return [
         lambda: Windows(series, 3),

@@ -71,7 +71,7 @@ def test_reverse_by_hand():
 
 
 def test_ragged_by_hand():
-    """Two sequences; the second has the first step alone: its state stays h_1, c_1."""
+    """The second of two sequences has one step only, so its state stays h_1, c_1."""
     case, expected = worked_by_hand()
     (h_1,), (h_2,) = expected["y"]
     case = case._replace(
@@ -85,7 +85,7 @@ def test_ragged_by_hand():
 
 
 def test_projection_by_hand():
-    """Two equal units, of which the projection takes a weighted mean, act as the one."""
+    """Two equal units, of which the projection takes a weighted mean, act as one."""
     case, expected = worked_by_hand()
     doubled = case.cell.map(lambda array: array.repeat(2, axis=0))
     case = case._replace(cell=doubled, c=case.c.repeat(2, axis=1))
@@ -95,7 +95,7 @@ def test_projection_by_hand():
 
 
 def test_layer_by_hand(engine, dtype, tolerance):
-    """Through the whole layer: names of the parameters, both biases, states in and out."""
+    """The whole layer is run: names of the parameters, both biases, states in and out."""
     case, expected = worked_by_hand()
     lstm = fastlstm.LSTM(1, 1, dtype=dtype, engine=engine)
     lstm.load_state_dict(
@@ -288,7 +288,7 @@ def test_live_torch_cell(torch, engine, dtype, tolerance, sizes, batch, bias, st
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
 def test_live_torch_with_nan_and_inf(torch, engine, dtype, tolerance):
-    """What is nan, what is saturated, and which sequences are untouched: as in torch."""
+    """The same values are nan or saturated, and the same sequences untouched, as in torch."""
     theirs = torch.nn.LSTM(3, 5, 2, dtype=getattr(torch, dtype))
     ours = fastlstm.LSTM(3, 5, 2, dtype=dtype, engine=engine)
     ours.load_state_dict(theirs.state_dict())
@@ -373,7 +373,7 @@ def test_onnxruntime_one_direction(engine, direction):
 
 @pytest.mark.parametrize("lengths", [[5, 5, 5], [2, 5, 3], [1, 4, 4]])
 def test_onnxruntime_both_directions(engine, lengths):
-    """Lengths in any order; `lengths` shorter than the padding, too."""
+    """Lengths come in any order, and may all be shorter than the padding."""
     from support import tolerance
 
     lstm = fastlstm.LSTM(3, 7, bidirectional=True, engine=engine, seed=1)

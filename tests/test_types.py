@@ -70,7 +70,7 @@ reason = fastlstm.engine_info()["numpy"]["available"]
 
 
 class Doubled(fastlstm.Layer):
-    """A layer of one's own."""
+    """A user's own layer."""
 
     weight: Array
 

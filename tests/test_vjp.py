@@ -29,7 +29,7 @@ from fastlstm.training import SGD
 
 
 def _models(engine, dtype="float32"):
-    """name -> (layer, an input, keywords of a run): every kind, with all that can be asked for."""
+    """Return name -> (layer, an input, keywords of a run), for every kind of layer."""
     options = {"engine": engine, "dtype": dtype, "seed": 1}
     x, lengths = normal(6, 4, 5, dtype=dtype), [3, 6, 1, 6]
     deep = LSTM(5, 9, 2, bidirectional=True, proj_size=4, **options)
@@ -51,7 +51,7 @@ WITH_WEIGHTS = MODELS[:6]
 
 
 def _ones(y):
-    """As the gradient of `y`: 1, 2, ... in its structure."""
+    """Return a gradient for `y`: 1, 2, ... in its structure."""
     if isinstance(y, tuple):
         return tuple(map(_ones, y))
     return np.arange(1, y.size + 1, dtype=y.dtype).reshape(y.shape)
@@ -105,7 +105,7 @@ def test_dropout_draws_as_a_call_does():
 
 
 def test_pullbacks_add(learner):
-    """Twice is double, zero_grad begins anew, and dx is the same each time."""
+    """Two calls double the gradients, zero_grad begins anew, and dx is the same each time."""
     layer, x, options = learner
     y, pullback = layer.vjp(x, **options)
     first = _pull(layer, pullback, _ones(y))
@@ -125,7 +125,7 @@ def test_pullbacks_add(learner):
 
 
 def test_pullbacks_do_not_know_of_each_other(model):
-    """Of three runs alive, one dropped, two gone back through in either order."""
+    """Of three runs, one is dropped, and two are gone back through in either order."""
     layer, x, options = model
     inputs = x, x[::-1].copy()
     runs = [layer.vjp(given, **options) for given in (*inputs, x)][:2]
@@ -142,7 +142,7 @@ def test_pullbacks_do_not_know_of_each_other(model):
 
 
 def test_pullback_takes_the_weights_of_its_run(learner):
-    """Whatever they have become: assigned, loaded, or written by an optimiser."""
+    """Later the weights may be assigned, loaded, or written by an optimiser."""
     layer, x, options = learner
     y, pullback = layer.vjp(x, **options)
     expected = _pull(layer, pullback, _ones(y))
@@ -191,7 +191,7 @@ def test_nothing_given_is_written(model):
 
 
 def test_outputs_and_gradients_are_the_callers(model):
-    """Written over, they change no pullback; what one reads refuses."""
+    """Writing over them changes no pullback; arrays that a pullback reads refuse it."""
     layer, x, options = model
     y, pullback = layer.vjp(x, **options)
     expected = [g.copy() for g in _pull(layer, pullback, _ones(y))]
@@ -204,7 +204,7 @@ def test_outputs_and_gradients_are_the_callers(model):
 
 @pytest.mark.parametrize("mode", ["padded", "lengths", "packed", "unbatched"])
 def test_lstm_without_some_gradients(engine, mode):
-    """None, or nothing, is zeros."""
+    """None, or a gradient that is left out, counts as zeros."""
     lstm = LSTM(5, 9, 2, bidirectional=True, engine=engine, seed=1)
     x, options = normal(6, 4, 5), {"lengths": [3, 6, 1, 6]} if mode == "lengths" else {}
     if mode == "packed":
@@ -276,7 +276,7 @@ def _refused(layer, call, kind, sentence):
 
 
 def test_wrong_gradients_are_refused(model):
-    """In a sentence, and nothing has been added."""
+    """They are refused in a sentence, and nothing has been added."""
     layer, x, options = model
     y, pullback = layer.vjp(x, **options)
     d, last = _ones(y), layer[-1] if isinstance(layer, Sequential) else layer
@@ -357,7 +357,7 @@ def test_gradients_have_the_parameters_names(learner):
     ids=["deepcopy", "pickle"],
 )
 def test_copies_have_gradients_of_their_own(learner, duplicate):
-    """Zeros at first: a copy has not gone back."""
+    """These are zeros at first, because a copy has not gone back."""
     layer, x, options = learner
     size = len(pickle.dumps(layer))
     y, pullback = layer.vjp(x, **options)
@@ -391,7 +391,7 @@ def test_packs_go_through_a_sequential(engine):
 
 
 def test_gradients_packed_otherwise_are_refused(engine):
-    """As many rows, but not the output's."""
+    """They have as many rows, but in another order than the output."""
     pack = fastlstm.pack_padded_sequence
     x, lstm = normal(4, 3, 5), LSTM(5, 3, engine=engine)
     output, pullback = lstm.vjp(pack(x, [4, 2, 1], enforce_sorted=False))
@@ -416,7 +416,7 @@ def _gradient(embedding):
 
 
 def test_embedding_sums_repeated_indices(dtype):
-    """Exactly, for whole numbers; an index's gradient is None."""
+    """The sums are exact for whole numbers; an index's gradient is None."""
     embedding = Embedding(9, 2, padding_idx=3, dtype=dtype)
     index = np.array([[8, 0, 8], [3, 8, 0], [3, 3, 5]])
     y, pullback = embedding.vjp(index)
@@ -462,7 +462,7 @@ def test_embedding_makes_nothing_dense():
 
 
 def test_a_layer_under_two_names_is_updated_once():
-    """As torch's shared parameters: both uses add into one gradient, and one step is taken."""
+    """Both uses add into one gradient, and one step is taken, as for shared parameters in torch."""
     shared = fastlstm.Linear(3, 3, dtype="float64", seed=0)
     model = fastlstm.Sequential(shared, shared)
     before = shared.weight.copy()

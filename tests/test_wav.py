@@ -90,7 +90,7 @@ def test_pcm_at_its_ends():
 @pytest.mark.parametrize("extensible", [False, True])
 @pytest.mark.parametrize("bits", [32, 64])
 def test_floating_point(bits, extensible, channels):
-    """As it stands: also beyond 1, and the smallest numbers."""
+    """Values are read as they are, beyond 1 and down to the smallest numbers."""
     expected = np.array([[1.5, -2.0], [1e-40, -1e30], [0.1, 0.0]])[:, :channels]
     expected = expected.astype(f"<f{bits // 8}")
     got = samples(expected.tobytes(), 3, channels, bits, extensible=extensible)
@@ -99,7 +99,7 @@ def test_floating_point(bits, extensible, channels):
 
 
 def test_valid_bits_of_a_wider_frame():
-    """24 bits in 32, at the upper end, as the format says."""
+    """24 bits lie at the upper end of 32, as the format says."""
     got = samples(pcm(TWO, 32), 1, 2, 32, extensible=True, valid=24)
     np.testing.assert_array_equal(got, TWO)
 
@@ -125,7 +125,7 @@ def test_what_the_standard_library_writes(width):
 
 
 def test_other_chunks_are_passed_over():
-    """Of odd sizes too, which a byte of filling follows; what is behind the samples is not read."""
+    """A chunk of odd size has a byte of filling; what is behind the samples is not read."""
     data = pcm(TWO, 8)[:5]
     parts = [
         chunk(b"LIST", b"INFOabc"),
@@ -148,7 +148,7 @@ def test_the_size_of_the_whole_is_not_needed(size):
 @pytest.mark.parametrize("sizes", [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0, 0xFFFFFFFF)])
 @pytest.mark.parametrize("rest", [b"", b"ab"])
 def test_what_was_written_into_a_pipe(sizes, rest):
-    """Whose writer did not know the size, or was killed: the samples go to the last whole frame."""
+    """Its writer did not know the size, or was killed: samples go to the last whole frame."""
     size, whole = sizes
     put(riff(form(1, 2, 16), chunk(b"data", pcm(TWO, 16) + rest, size=size), size=whole))
     np.testing.assert_array_equal(Sound("x.wav"), TWO)
@@ -281,7 +281,7 @@ def test_a_file_without_steps_is_one_of_none():
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(tmp_path_factory, data):
-    """Bytes changed, cut out or put in: samples of the file's size at most, or a sentence."""
+    """Whatever bytes are changed, it gives samples of the file's size at most, or a sentence."""
     path = tmp_path_factory.getbasetemp() / "damaged.wav"
     whole = bytearray(
         riff(chunk(b"LIST", b"abc"), form(1, 2, 24, extensible=True), chunk(b"data", bytes(60)))
@@ -391,7 +391,7 @@ def test_refusals_of_wav_out(capsys):
 
 @pytest.mark.parametrize("shape", [(2, 1, 3), (2, 3)])
 def test_a_state_of_a_stream_begins_a_wav(shape):
-    """With the axis of one sequence, as `Stream.state` gives it, or without."""
+    """It may have the axis of one sequence, as `Stream.state` gives it, or not."""
     values = np.random.default_rng(0).integers(-128, 128, (20, 2)) / 128.0
     model = LSTM(2, 3, num_layers=2, engine="numpy", seed=1).eval()
     stream = model.stream()

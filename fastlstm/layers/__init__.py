@@ -1,4 +1,4 @@
-"""The layers: LSTM, and what stands around it in a model."""
+"""The layers: LSTM, LSTMCell, and the other layers that models are made of."""
 
 from .activations import ReLU, Sigmoid, Softmax, Tanh
 from .branches import Concat, Residual

@@ -1,4 +1,4 @@
-"""LSTM and LSTMCell, shaped as torch's: checks, states, order of layers; no arithmetic."""
+"""LSTM, shaped as torch's: checks, states, the order of layers; no arithmetic."""
 
 from __future__ import annotations
 
