@@ -255,8 +255,8 @@ def back(
     with _preparing:
         _prepare_back(weights.zero.dtype)
     own, rows = weights.back, len(x)
-    room = min(rows, max(len(h), _CHUNK))
-    work = _take(own.spare, own.bytes + len(h) * own.row_bytes + room * own.chunk_bytes)
+    chunk_rows = min(rows, max(len(h), _CHUNK))
+    work = _take(own.spare, own.bytes + len(h) * own.row_bytes + chunk_rows * own.chunk_bytes)
     gates, cells = saved
     # In the order of BackPlaces. To give the names as well would take a small layer 2 % more time.
     places = (
@@ -278,7 +278,9 @@ def back(
         address_of(dw.b),
         0 if dw.w_hr is None else address_of(dw.w_hr),
     )
-    back_layer(weights.zero, own.plan_address, places, work[1], room, batch_sizes, rows, reverse)
+    back_layer(
+        weights.zero, own.plan_address, places, work[1], chunk_rows, batch_sizes, rows, reverse
+    )
     _give_back(own.spare, work)
 
 
@@ -301,14 +303,14 @@ class Product:
 
     def run(self, x: Array, y: Array, threads: int) -> None:
         columns, bias = self._columns, self._bias
-        room = _room(ROWS_TOGETHER * bias.nbytes)
+        scratch = _memory(ROWS_TOGETHER * bias.nbytes)
         multiply_rows(
             bias.dtype.type(0),
             len(x),
             y.shape[1],
             address_of(y),
             y.strides[0],
-            room.ctypes.data,
+            scratch.ctypes.data,
             bias.ctypes.data,
             columns.ctypes.data,
             address_of(x),
@@ -334,7 +336,7 @@ def _take(spare: list[_Work], need: int) -> _Work:
             return work, address
     except IndexError:
         pass
-    work = _room(need)
+    work = _memory(need)
     return work, work.ctypes.data
 
 
@@ -363,15 +365,15 @@ def _off_beat(stride: int) -> int:
     return stride + BYTES if stride % 256 == 0 else stride
 
 
-def _room(size: int) -> Array:
+def _memory(size: int) -> Array:
     """Return so many bytes that begin at a cache line, with no values yet."""
-    room = np.empty(size + 64, np.uint8)
-    begin = -room.ctypes.data % 64
-    return room[begin : begin + size]
+    memory = np.empty(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size]
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return zeros that begin at a cache line."""
-    zeros = _room(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    zeros = _memory(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
     zeros[...] = 0
     return zeros

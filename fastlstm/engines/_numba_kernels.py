@@ -578,7 +578,7 @@ def _emit_cell_gradients(
     """Write dz of L units of one row, its gates as far apart as those of `gates`.
 
     The same goes to `dz_panel`, gates side by side. dc becomes that of the step before, dm becomes
-    m. These three have room for whole vectors.
+    m. These three hold whole vectors.
     """
     addresses = [_at(builder, gates.first, (q, gates.stride)) for q in range(GATES)]
     saved = _load_units(builder, [*addresses, cells, cells_0], units, kind, size)
@@ -812,7 +812,7 @@ def _product(
 ) -> None:
     """z = x w + b for any numbers of rows and columns, in tiles as equal as can be.
 
-    `w` are panels of 4 L columns, ``[panel][k][column]``. `z` has room for whole panels, which are
+    `w` are panels of 4 L columns, ``[panel][k][column]``. `z` holds whole panels, which are
     `z_panel` bytes apart. The values of a row of `x` are `x_step` bytes apart; `count` is how many
     there are.
     """
@@ -840,17 +840,17 @@ def multiply_rows(
     columns: int,
     y: int,
     y_stride: int,
-    room: int,
+    scratch: int,
     b: int,
     w: int,
     x: int,
     x_stride: int,
     count: int,
 ) -> None:
-    """y = x w + b, for some rows at once by way of `room`: it has whole panels, y may not."""
+    """y = x w + b, for some rows at once by way of `scratch`: it has whole panels, y may not."""
     size = _size(zero)
     x_rows, y_rows, panels = Rows(x, x_stride), Rows(y, y_stride), Rows(w, count * PANEL)
-    sums = Rows(room, -(-columns * size // PANEL) * PANEL)
+    sums = Rows(scratch, -(-columns * size // PANEL) * PANEL)
     for at in range(0, rows, ROWS_TOGETHER):
         now = min(ROWS_TOGETHER, rows - at)
         _product(zero, now, columns, sums, PANEL, b, panels, _from(x_rows, at, 0), size, count)
@@ -1057,7 +1057,7 @@ class BackPlaces(NamedTuple):
 
 
 class _BackSpace(NamedTuple):
-    """The places in the work space of `back_layer`; a chunk's have `room` rows."""
+    """The places in the work space of `back_layer`; a chunk's have `chunk_rows` rows."""
 
     dh: Rows  # for each sequence, as dc and dm
     dc: Rows
@@ -1074,7 +1074,7 @@ class _BackSpace(NamedTuple):
 
 
 @_part
-def _back_space(plan: BackPlan, rows: int, room: int, work: int, size: int) -> _BackSpace:
+def _back_space(plan: BackPlan, rows: int, chunk_rows: int, work: int, size: int) -> _BackSpace:
     panels = -(-plan.H * size // BYTES)
     wide_panels = -(-plan.H * size // PANEL) if plan.P != plan.H else 0
     dh = Rows(work, plan.dh_stride)
@@ -1084,11 +1084,11 @@ def _back_space(plan: BackPlan, rows: int, room: int, work: int, size: int) -> _
     sums_hr = sums + panels * (plan.I + plan.P + 1) * PANEL
     part = sums_hr + wide_panels * plan.P * PANEL
     xh = Rows(part + plan.part_size, plan.xh_stride)
-    dz = Rows(_row(xh, room), plan.dz_stride)
-    dz_panels = Rows(_row(dz, room), room * PANEL)
+    dz = Rows(_row(xh, chunk_rows), plan.dz_stride)
+    dz_panels = Rows(_row(dz, chunk_rows), chunk_rows * PANEL)
     dx = Rows(_row(dz_panels, panels), -(-plan.I * size // PANEL) * PANEL)
-    dh_all = Rows(_row(dx, room), plan.dh_stride)
-    m_panels = Rows(_row(dh_all, room), room * PANEL)
+    dh_all = Rows(_row(dx, chunk_rows), plan.dh_stride)
+    m_panels = Rows(_row(dh_all, chunk_rows), chunk_rows * PANEL)
     if plan.P == plan.H:
         dm = dh
     return _BackSpace(dh, dc, dm, sums, sums_hr, part, xh, dz, dz_panels, dx, dh_all, m_panels)
@@ -1168,15 +1168,16 @@ def back_layer(
     plan: int,
     places: tuple[int, ...],
     work: int,
-    room: int,
+    chunk_rows: int,
     sizes: np.ndarray,
     rows: int,
     reverse: bool,
 ) -> None:
     """Go back through a run of one layer in one direction: equations (6) to (10), as `back`.
 
-    Steps are taken in chunks of at most `room` rows, so that what a step leaves for the products
-    over all rows is still in the cache when a chunk's are made. `rows` is the sum of `sizes`.
+    Steps are taken in chunks of at most `chunk_rows` rows, so that what a step leaves for the
+    products over all rows is still in the cache when a chunk's are made. `rows` is the sum of
+    `sizes`.
     """
     p, arrays = _read(BackPlan, plan), BackPlaces(*places)
     I, H, P = p.I, p.H, p.P
@@ -1192,17 +1193,17 @@ def back_layer(
     dh_n, dc_n = Rows(arrays.dh, P * size), Rows(arrays.dc, H * size)
     w_ih, w_hh = Rows(p.w_ih, GATES * H * PANEL), Rows(p.w_hh, GATES * H * PANEL)
     w_hr = Rows(p.w_hr, P * PANEL)
-    space = _back_space(p, most, room, work, size)
+    space = _back_space(p, most, chunk_rows, work, size)
     dh, dc, dm, xh = space.dh, space.dc, space.dm, space.xh
     _copy_rows(most, P * size, dh, dh_n)
     _copy_rows(most, H * size, dc, dc_n)
-    _copy_rows(room, size, _from(xh, 0, (I + P) * size), Rows(p.one, 0))
+    _copy_rows(chunk_rows, size, _from(xh, 0, (I + P) * size), Rows(p.one, 0))
 
     first = 0 if reverse else rows  # the chunk's first row in x and y
     n = 0
     while n < steps:
         begin, count = n, 0  # the chunk's first step, and how many rows it has
-        while n < steps and count + sizes[n if reverse else steps - 1 - n] <= room:
+        while n < steps and count + sizes[n if reverse else steps - 1 - n] <= chunk_rows:
             count += sizes[n if reverse else steps - 1 - n]
             n += 1
         if not reverse:

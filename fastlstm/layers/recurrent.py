@@ -228,11 +228,11 @@ class Recurrent(Computed):
 
     def _gradients_of_cell(self, k: int, own: dict[str, Array]) -> Cell:
         """Where an engine adds the gradients of a cell; where nobody looks, if they are frozen."""
-        rooms = {
+        matrices = {
             field: own[name] if name in own else np.zeros_like(self._views[name])
             for field, name in self._matrices[k].items()
         }
-        return Cell(b=np.zeros(4 * self.hidden_size, self.dtype), **rooms)
+        return Cell(b=np.zeros(4 * self.hidden_size, self.dtype), **matrices)
 
     @quiet
     def _cell(self, k: int) -> Cell:
