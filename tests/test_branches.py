@@ -331,7 +331,7 @@ def test_models_without_a_stream(model, sentence):
 
 # ---- what does not fit --------------------------------------------------------------------------
 
-TORN = "one takes for steps what is sequences for the other"
+TORN = "what one reads as steps the other reads as sequences"
 
 
 @pytest.mark.parametrize(

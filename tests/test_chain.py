@@ -137,11 +137,11 @@ def test_sizes_are_compared(give, between, take):
          "a Last between the two"),
         (lambda: Sequential(LSTM(3, 4, batch_first=True), Dropout(), Linear(4, 4), LSTM(4, 5)),
          "Sequential: '0' (LSTM(3, 4, batch_first=True)) has batch_first=True, '3' (LSTM(4, 5)) "
-         "has batch_first=False: one takes for steps what is sequences for the other"),
+         "has batch_first=False: what one reads as steps the other reads as sequences"),
         (lambda: Sequential(LSTM(3, 4), Last(batch_first=True)),
          "Sequential: '0' (LSTM(3, 4)) has batch_first=False, '1' (Last(batch_first=True, "
-         "bidirectional=False)) has batch_first=True: one takes for steps what is sequences for "
-         "the other"),
+         "bidirectional=False)) has batch_first=True: what one reads as steps the other "
+         "reads as sequences"),
         (lambda: Sequential(LSTM(3, 4, bidirectional=True), Tanh(), Last(bidirectional=False)),
          "Sequential: '2' (Last(batch_first=False, bidirectional=False)) does not agree with '0' "
          "(LSTM(3, 4, bidirectional=True)): leave out bidirectional, to take it from there, or put "
@@ -155,11 +155,11 @@ def test_sizes_are_compared(give, between, take):
          "before that, or say Last(bidirectional=False) for the last step of each sequence"),
         (lambda: Sequential(LSTM(3, 4), Doubled(), Last(batch_first=False)),
          "Sequential: '2' (Last) cannot take batch_first and bidirectional from '0' (LSTM(3, 4)), "
-         "for what '1' (Doubled()) makes of its output is not known: give both"),
+         "because it is not known what '1' (Doubled()) makes of its output: give both"),
         (lambda: Sequential({"encoder": Encoder(), "last": Last()}),
          "Sequential: 'last' (Last) cannot take batch_first and bidirectional from 'encoder.lstm' "
-         "(LSTM(3, 4, batch_first=True)), for what 'encoder' (Encoder) makes of its output is not "
-         "known: give both"),
+         "(LSTM(3, 4, batch_first=True)), because it is not known what 'encoder' (Encoder) makes "
+         "of its output: give both"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, sentence):
@@ -334,7 +334,7 @@ def test_an_undecided_lstm_leaves_its_last_undecided():
 
 
 def test_layouts_that_part_later_are_refused_by_the_run():
-    sentence = "one takes for steps what is sequences for the other$"
+    sentence = "what one reads as steps the other reads as sequences$"
     model = Sequential(LSTM(3, 4), LSTM(4, 4))
     said = Sequential(LSTM(3, 4), Sequential(Last(batch_first=False)))
     for one in (model, said, copy.deepcopy(said)):

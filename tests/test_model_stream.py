@@ -219,10 +219,10 @@ BACKWARD = "a stream needs a unidirectional LSTM: the backward direction begins 
         (Sequential({"a": Sequential({"rnn": LSTM(4, 5, bidirectional=True)})}),
          f"'a.rnn': {BACKWARD}a live stream does not have"),
         (Sequential(LSTM(4, 5), Own()),
-         ONE_STEP + "'1' (Own()) is not known to need no more; run it on what a stream of the "
+         ONE_STEP + "'1' (Own()) may need more than that; run it on what a stream of the "
          "layers before it gives"),
         (Sequential(LSTM(4, 5), Last(), LSTMCell(5, 2)),
-         ONE_STEP + "'2' (LSTMCell(5, 2)) is not known to need no more; run it on what a stream of "
+         ONE_STEP + "'2' (LSTMCell(5, 2)) may need more than that; run it on what a stream of "
          "the layers before it gives"),
         (Sequential(LSTM(4, 5), Softmax(0)),
          ONE_STEP + "'1' (Softmax(dim=0)) may sum over several"),
@@ -287,7 +287,7 @@ def test_layouts_that_part_later_are_refused():
     model = Sequential(LSTM(4, 4), LSTM(4, 4))
     stream = model.stream(B)
     model[0].batch_first = True
-    with pytest.raises(ValueError, match="one takes for steps what is sequences for the other"):
+    with pytest.raises(ValueError, match="what one reads as steps the other reads as sequences"):
         stream.run(normal(B, B, 4))
 
 

@@ -119,7 +119,7 @@ def check_layouts(pairs: Iterable[tuple[Named, Named]], owner: str = "Sequential
         if one is not other and None not in (one, other):
             raise ValueError(
                 f"{owner}: {who(*before)} has batch_first={one}, {who(*behind)} has "
-                f"batch_first={other}: one takes for steps what is sequences for the other"
+                f"batch_first={other}: what one reads as steps the other reads as sequences"
             )
 
 

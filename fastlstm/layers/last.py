@@ -25,7 +25,7 @@ _Place: TypeAlias = tuple[Any, Any, slice]  # steps, sequences and features that
 
 
 class Last(Layer):
-    """From an LSTM's whole output, what a classifier wants: where each sequence's reading ended.
+    """The step of an LSTM's output at which the reading of each sequence ended.
 
     That is the forward direction at each sequence's own last step and, if `bidirectional`, the
     backward direction at step 0, where it has read everything: h_n of the last layer. For a
@@ -89,8 +89,8 @@ class Last(Layer):
             if None in (self._batch_first, self._bidirectional):
                 raise ValueError(
                     f"{given.owner}: {name!r} (Last) cannot take batch_first and bidirectional "
-                    f"from {who(*given.lstm)}, for what {given.stranger} makes of its output is "
-                    "not known: give both"
+                    f"from {who(*given.lstm)}, because it is not known what {given.stranger} makes "
+                    "of its output: give both"
                 )
             return self, given._replace(last=who(name, self))
         last, lstm = copy.copy(self), given.lstm[1]

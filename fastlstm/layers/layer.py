@@ -306,8 +306,8 @@ class Layer(Parameters):
         """What takes the layer's place in a stream of B sequences; ValueError if nothing can."""
         if not self.stepwise:
             raise ValueError(
-                f"a stream has one step at a time: {who(name, self)} is not known to need no "
-                "more; run it on what a stream of the layers before it gives"
+                f"a stream has one step at a time: {who(name, self)} may need more than "
+                "that; run it on what a stream of the layers before it gives"
             )
         return Stepwise(self)
 

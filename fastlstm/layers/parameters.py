@@ -140,13 +140,13 @@ class Parameters:
         return [prefix + name for prefix, layer in self.named_layers() for name in layer._views]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: a buffer of its own, and shapes, for views would part from it."""
+        """Return for pickle and copy a buffer of its own, with shapes in place of views."""
         shapes = {name: view.shape for name, view in self._views.items()}
         without = {"_gradients": None, "_grad_views": None}
         return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes, **without}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copied: what comes out of a pickle may be a mapped file, read-only or shared."""
+        """Copy what comes out of a pickle: it may be a mapped file, read-only or shared."""
         flat, children = np.array(state["_flat"]), dict(state["children"])
         views = _views_of(flat, state["_views"])
         self.__dict__.update(state, _flat=flat, _views=views, children=children)
@@ -161,7 +161,7 @@ class Parameters:
         return self._grad_views
 
     def _learnt_grads(self) -> dict[str, Floats]:
-        """Of `_own_grads` those that are wanted: what a pullback adds into."""
+        """Those of `_own_grads` that are not frozen; a pullback adds into them."""
         if self._all_frozen:
             return {}  # and no room for them
         return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
@@ -185,7 +185,7 @@ class Parameters:
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Inside, gradients are added to; if that is cut short, as by Ctrl-C, they are put back."""
+        """Put gradients back if the block, which adds to them, is cut short, as by Ctrl-C."""
         layers = [layer for layer in self._layers() if not layer._kept]
         before = [
             None if layer._blank or layer._gradients is None else layer._gradients.copy()

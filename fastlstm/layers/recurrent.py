@@ -227,7 +227,7 @@ class Recurrent(Computed):
         return dx
 
     def _gradients_of_cell(self, k: int, own: dict[str, Array]) -> Cell:
-        """Where an engine adds the gradients of a cell; where nobody looks, if they are frozen."""
+        """Arrays to which an engine adds the gradients of a cell; frozen ones are thrown away."""
         matrices = {
             field: own[name] if name in own else np.zeros_like(self._views[name])
             for field, name in self._matrices[k].items()

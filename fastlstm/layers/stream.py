@@ -192,7 +192,7 @@ class Stream:
         self._h[:, mask], self._c[:, mask] = h[:, mask], c[:, mask]
 
     def _inside(self) -> dict[str, Stream]:
-        """Itself, as an LSTM in a model has one stream."""
+        """Return the stream itself; the stream of a model has several inside."""
         return {"": self}
 
     def __repr__(self) -> str:

@@ -150,4 +150,4 @@ def _check_weights(weights: Mapping[str, Any], epoch: int, state: State) -> None
     own = {name: (value.shape, value.dtype) for name, value in state.model.state_dict().items()}
     theirs = {name: (np.shape(value), value.dtype) for name, value in weights.items()}
     if theirs != own or epoch > state.epochs:
-        raise ValueError("EarlyStopping: Expected the weights of this model in an epoch of it")
+        raise ValueError("EarlyStopping: Expected weights that this model had in one of its epochs")
