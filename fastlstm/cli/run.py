@@ -137,7 +137,10 @@ def _run(args: argparse.Namespace) -> None:
             here = slice(start, start + chunk)
             part = x[:, here] if layout.time and not isinstance(x, wav.Sound) else x[here]
             dtype = np.dtype(np.int64) if tokens else model.dtype
-            y, states = model._pass(_convert(part, dtype, args.input), states, lengths)
+            after: _States = {}
+            part = _convert(part, dtype, args.input)
+            y = model._pass("", part, lengths, states, after)
+            states = after
             yield y
 
     length = layout.steps if chunk < layout.steps else None  # None says that there is one piece

@@ -11,7 +11,7 @@ from ..arrays import as_any_float, as_gradient, quiet
 from ..checks import check_size
 from .chain import Given, who
 from .layer import Layer
-from .stream import Live, Stepwise
+from .stream import Live, Stepwise, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -58,9 +58,10 @@ class _Activation(Layer):
         y = np.asarray(self._value(input))
         y.flags.writeable = False
 
-        @quiet
         def pullback(d_output: ArrayLike) -> Floats:
-            return self._back(y, as_gradient(d_output, y.shape, y.dtype, type(self).__name__))
+            dy = as_gradient(d_output, y.shape, y.dtype, type(self).__name__)
+            with np.errstate(all="ignore"):
+                return self._back(y, dy)
 
         return y, pullback
 
@@ -160,7 +161,7 @@ class Softmax(_Activation):
         dx: Floats = y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))
         return dx
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
         """In a step the features are the last of two axes, whatever their number is in a batch."""
         if self.dim not in (-1, 1 if given.last else 2):
             raise ValueError(

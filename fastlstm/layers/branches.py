@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import as_array, as_float, as_gradient, quiet
-from .chain import Given, check_layouts, check_whole, dotted, outside, who, within
+from .chain import Given, check_layouts, check_whole, dotted, who
 from .container import Container
 from .layer import Back, Layer, States
 from .sequential import by_their_names
@@ -35,48 +35,46 @@ class _Branches(Container):
         """The gradient of what x gives by itself, past all layers."""
         return None
 
-    def _run(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        results: list[Any] = []
-        states: States = {}
-        for name, layer in self.children.items():
-            y, own = layer._pass(x, within(hx, name), lengths)
-            results.append(y)
-            states |= outside(own, name)
-        return self._together(x, results), states
+    def _run(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        results = [
+            layer._pass(dotted(name, own), x, lengths, hx, states)
+            for own, layer in self.children.items()
+        ]
+        return self._together(x, results)
 
     def _run_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
         results: list[Any] = []
-        states: States = {}
-        backs: dict[str, Back] = {}
-        for name, layer in self.children.items():
-            if input_gradient or stated or layer.learns:
-                y, own, backs[name] = layer._pass_vjp(
-                    x, within(hx, name), lengths, input_gradient, stated
-                )
-            else:
-                y, own = layer._pass(x, within(hx, name), lengths)
+        backs: list[Back | None] = []
+        for own, layer in self.children.items():
+            inside, back = dotted(name, own), None
+            if input_gradient or layer.learns or (states is not None and layer._state_names()):
+                y, back = layer._pass_vjp(inside, x, lengths, hx, states, input_gradient)
+            else:  # no gradient goes back through this layer
+                y = layer._pass(inside, x, lengths, hx, states)
             results.append(y)
-            states |= outside(own, name)
+            backs.append(back)
         y = self._together(x, results)
         like, shapes = (y.shape, y.dtype), [result.shape for result in results]
 
-        @quiet
-        def back(dy: Any, d_states: States) -> tuple[Any, States]:
+        def pullback(dy: Any, d_states: States, d_hx: States) -> Any:
             dy = as_gradient(dy, *like, type(self).__name__)
             dx = self._past(dy) if input_gradient else None
-            d_hx: States = {}
-            for name, d_result in zip(self.children, self._parted(dy, shapes), strict=True):
-                if name not in backs:
-                    continue
-                d_input, own = backs[name](d_result, within(d_states, name))
-                d_hx |= outside(own, name)
+            for back, d_result in zip(backs, self._parted(dy, shapes), strict=True):
+                d_input = back(d_result, d_states, d_hx) if back else None
                 if input_gradient and d_input is not None:  # indices have no gradient
-                    dx = d_input if dx is None else dx + d_input
-            return dx, d_hx
+                    with np.errstate(all="ignore"):
+                        dx = d_input if dx is None else dx + d_input
+            return dx
 
-        return y, states, back
+        return y, pullback
 
     def _outputs(
         self, x: Any, lengths: Any, name: str = "", steps: bool = True
@@ -89,11 +87,11 @@ class _Branches(Container):
         what = name or type(self).__name__
         yield what, self._together(x, results), steps and self._gives_steps
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Live:
-        parts = {
-            own: layer._live(dotted(name, own), given, batch_size)
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+        parts = [
+            layer._live(dotted(name, own), given, batch_size, streams)
             for own, layer in self.children.items()
-        }
+        ]
         return _Beside(self, parts)
 
     def _fit_each(
@@ -308,17 +306,13 @@ class Concat(_Branches):
 class _Beside:
     """What takes the place of layers beside each other in a stream."""
 
-    def __init__(self, layer: _Branches, parts: dict[str, Live]) -> None:
+    def __init__(self, layer: _Branches, parts: list[Live]) -> None:
         self.layer, self.parts = layer, parts
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
         x = self.layer._from_list(x)
-        return put(self.layer._together(x, [part.step(x) for part in self.parts.values()]), out)
+        return put(self.layer._together(x, [part.step(x) for part in self.parts]), out)
 
     def run(self, x: Any) -> Any:
         x = self.layer._from_list(x)
-        return self.layer._together(x, [part.run(x) for part in self.parts.values()])
-
-    def _inside(self) -> dict[str, Stream]:
-        inside = [outside(part._inside(), name) for name, part in self.parts.items()]
-        return {name: stream for part in inside for name, stream in part.items()}
+        return self.layer._together(x, [part.run(x) for part in self.parts])

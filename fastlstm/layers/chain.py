@@ -6,7 +6,7 @@ that place, and what it gives. What is not known before the run is left to the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -133,22 +133,3 @@ def who(name: str, layer: Layer) -> str:
 def dotted(name: str, inner: str) -> str:
     """The name, from outside, of what is called `inner` within the layer `name`."""
     return f"{name}.{inner}" if name and inner else name or inner
-
-
-def within(states: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Of states by dotted names those within the layer `name`, by their names there."""
-    if not states:
-        return {}
-    start = name + "."
-    return {
-        "" if key == name else key[len(start) :]: value
-        for key, value in states.items()
-        if key == name or key.startswith(start)
-    }
-
-
-def outside(states: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """States within the layer `name`, by their names from outside."""
-    if not states:
-        return {}
-    return {dotted(name, inner): value for inner, value in states.items()}

@@ -63,14 +63,20 @@ class Container(Layer):
         """The layers inside, each as it stands at its place, and what they give together."""
         raise NotImplementedError
 
-    def _run(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        """What `_pass` is, whatever the call of a subclass."""
+    def _run(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        """Run all layers, as `_pass` does, however a subclass is called."""
         raise NotImplementedError
 
     def _run_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
-        """What `_pass_vjp` is, whatever the `vjp` of a subclass."""
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
+        """Run all layers, as `_pass_vjp` does, whatever the `vjp` of a subclass."""
         raise NotImplementedError
 
     def __call__(
@@ -111,9 +117,9 @@ class Container(Layer):
         True
         """
         self._check_layouts()
-        given = self._by_name("hx", hx)
-        y, states = self._run(self._from_list(input), given, lengths)
-        return y if hx is None and not return_states else (y, states)
+        states: States | None = {} if return_states or hx is not None else None
+        y = self._run("", self._from_list(input), lengths, self._by_name("hx", hx), states)
+        return y if states is None else (y, states)
 
     def vjp(
         self,
@@ -156,12 +162,12 @@ class Container(Layer):
         array([2.], dtype=float32)
         """
         self._check_layouts()
-        stated = hx is not None or return_states
+        states: States | None = {} if return_states or hx is not None else None
         given = self._by_name("hx", hx)
-        y, states, back = self._run_vjp(
-            self._from_list(input), given, lengths, input_gradient, stated
-        )
-        shapes = {n: [state.shape for state in s] for n, s in states.items()} if stated else {}
+        x = self._from_list(input)
+        y, back = self._run_vjp("", x, lengths, given, states, input_gradient)
+        stated = states is not None
+        shapes = {n: [state.shape for state in s] for n, s in (states or {}).items()}
         y_like = (y.shape, y.dtype) if isinstance(y, np.ndarray) else None
         ends_in_cell = type(y) is tuple  # which a PackedSequence is not
 
@@ -172,10 +178,11 @@ class Container(Layer):
                     "return_states=True"
                 )
             d_states = self._d_states(d_states, shapes)
+            d_hx: States = {}
             if d_output is None and stated:
                 d_output = np.zeros(*y_like) if y_like else (None, None) if ends_in_cell else None
             with self._all_or_nothing():
-                dx, d_hx = back(d_output, d_states)
+                dx = back(d_output, d_states, d_hx)
             dx = dx if input_gradient else None
             return (dx, d_hx) if stated else dx
 
@@ -217,13 +224,19 @@ class Container(Layer):
     def _state_names(self, differentiable: bool = False) -> list[str]:
         return self._names_inside(differentiable)
 
-    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        return self._run(self._from_list(x), hx, lengths)
+    def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        return self._run(name, self._from_list(x), lengths, hx, states)
 
     def _pass_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
-        return self._run_vjp(self._from_list(x), hx, lengths, input_gradient, stated)
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
+        return self._run_vjp(name, self._from_list(x), lengths, hx, states, input_gradient)
 
     def _join(self, name: str, given: Given) -> tuple[Layer, Given]:
         """A copy, if a Last inside takes something from an LSTM before this layer."""

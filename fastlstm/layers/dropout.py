@@ -11,7 +11,7 @@ from ..arrays import as_any_float, as_gradient, quiet
 from ..checks import check_probability
 from .chain import Given
 from .layer import Layer
-from .stream import Chain, Live
+from .stream import Chain, Live, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -68,17 +68,19 @@ class Dropout(Layer):
         y, mask = self._run(input)
         shape, dtype = y.shape, y.dtype
 
-        @quiet
         def pullback(d_output: ArrayLike) -> Floats:
             dy = as_gradient(d_output, shape, dtype, "Dropout")
-            return dy if mask is None else dy * mask
+            if mask is None:
+                return dy
+            with np.errstate(all="ignore"):
+                return dy * mask
 
         return y, pullback
 
     def _join(self, name: str, given: Given) -> tuple[Dropout, Given]:
         return self, given
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
         """A stream evaluates: a step is passed on as it is."""
         return Chain([])
 

@@ -104,7 +104,6 @@ class Embedding(Layer):
         y = self._views["weight"][index]
         shape, index = y.shape, index.ravel()
 
-        @quiet
         def pullback(d_output: ArrayLike) -> None:
             dy = as_rows(as_gradient(d_output, shape, self.dtype, "Embedding"))
             self._add(index, dy)
@@ -120,6 +119,7 @@ class Embedding(Layer):
         features, giver = self.embedding_dim, who(name, self)
         return self, given.behind(features=features, giver=giver, added=added)
 
+    @quiet
     def _add(self, index: Integers, dy: Floats) -> None:
         """Add rows dy (N, embedding_dim) to those of the gradient that `index` (N,) names."""
         gradient = self._learnt_grads().get("weight")

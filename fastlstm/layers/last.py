@@ -14,7 +14,7 @@ from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
 from .chain import Given, who
 from .layer import Layer
-from .stream import Chain, Live
+from .stream import Chain, Live, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -111,7 +111,7 @@ class Last(Layer):
         given.check_layout(name, last)
         return last, given._replace(last=who(name, last))
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Live:
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
         """A step is passed on as it is: the sequence might end there."""
         return Chain([])
 

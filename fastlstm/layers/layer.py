@@ -6,7 +6,7 @@ that have layers inside, training and the command line ask every layer the same 
 of them asks what kind of layer it is:
 
 - ``_join``: what it takes and what it gives, before there is any input (see `chain`);
-- ``_pass``: what it passes on, and the final (h, c) of what has states, by dotted names;
+- ``_pass``: what it passes on; the (h, c) of what has states go in and come out by dotted names;
 - ``_pass_vjp``: the same, with a way back;
 - ``_outputs``: what each layer inside passes on, one after the other;
 - ``_live``: what takes its place in a stream;
@@ -28,10 +28,12 @@ from ..checks import check_size, quoted, short
 from ..terminal import printable
 from .chain import Given, who
 from .parameters import Parameters, Shapes
-from .stream import Live, ModelStream, Stepwise
+from .stream import Live, ModelStream, Stepwise, Stream
 
 States: TypeAlias = dict[str, Any]  # (h, c), or their gradients, by dotted names
-Back: TypeAlias = Callable[[Any, States], tuple[Any, States]]
+# Goes from the gradient of an output, and those of final states, back to that of the input. Those
+# of initial states are put into the last argument.
+Back: TypeAlias = Callable[[Any, States, States], Any]
 _Own = TypeVar("_Own", bound="Layer")
 
 
@@ -205,10 +207,11 @@ class Layer(Parameters):
         """
         batch_size = check_size("batch_size", batch_size)
         given = Given([], type(self).__name__)
-        part = self._live("", given, batch_size)
+        streams: dict[str, Stream] = {}
+        part = self._live("", given, batch_size, streams)
         after = self._join("", given)[1]
         known = after.added is not None  # there is no layer of one's own inside
-        return ModelStream(self, batch_size, part, after.features if known else None)
+        return ModelStream(self, batch_size, part, streams, after.features if known else None)
 
     def add_gradient(self, name: str, value: Any) -> None:
         """Add to the gradient of a parameter of this layer, as a pullback does.
@@ -248,11 +251,15 @@ class Layer(Parameters):
         """This layer at its place among others, and what it gives there; see `chain`."""
         return self, given.unknown(name, self)
 
-    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        """What the layer passes on, and its final states, by dotted names, from initial ones."""
+    def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        """Run the layer, which has this dotted name in the model, and return what it passes on.
+
+        An LSTM begins with the states that `hx` has under its name, zeros if there are none, and
+        puts the final ones into `states`, unless that is None because nobody asks for them.
+        """
         if lengths is None:
-            return self(x), {}
-        return self(x, **accepted(self._own_call, lengths=lengths)), {}
+            return self(x)
+        return self(x, **accepted(self._own_call, lengths=lengths))
 
     @property
     def _own_call(self) -> Callable[..., Any]:
@@ -261,11 +268,18 @@ class Layer(Parameters):
         return cls.forward if cls.__call__ is Layer.__call__ else cls.__call__
 
     def _pass_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
-        """As `_pass`, with the way back from the gradients of both to those of both inputs.
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
+        """Run the layer as `_pass` does, and return the way back too.
 
-        `input_gradient` and `stated` say whether anybody needs the gradients of x and of `hx`.
+        `input_gradient` says whether anybody needs the gradient of x. Those of `hx` are needed
+        where `states` are.
         """
         what = type(self).__name__
         options = accepted(type(self).vjp, input_gradient=input_gradient)
@@ -277,20 +291,21 @@ class Layer(Parameters):
                 f"{what}: vjp must return (output, pullback), got {type(result).__name__}"
             )
         y, pullback = result
-        floats = isinstance(x, np.ndarray) and x.dtype.kind == "f"
-        of_x = (x.shape, x.dtype) if floats and input_gradient else None
+        if not (input_gradient and isinstance(x, np.ndarray) and x.dtype.kind == "f"):
+            return y, lambda dy, d_states, d_hx: pullback(dy)
+        shape, dtype = x.shape, x.dtype
 
-        def back(dy: Any, d_states: States) -> tuple[Any, States]:
+        def back(dy: Any, d_states: States, d_hx: States) -> Any:
             dx = pullback(dy)
-            if of_x and (getattr(dx, "shape", None), getattr(dx, "dtype", None)) != of_x:
+            if getattr(dx, "shape", None) != shape or getattr(dx, "dtype", None) != dtype:
                 got = f"{getattr(dx, 'dtype', type(dx).__name__)} of shape {np.shape(dx)}"
                 raise ValueError(
-                    f"{what}: its pullback must return the gradient of the input, {of_x[1]} of "
-                    f"shape {of_x[0]}, got {got}"
+                    f"{what}: its pullback must return the gradient of the input, {dtype} of "
+                    f"shape {shape}, got {got}"
                 )
-            return dx, {}
+            return dx
 
-        return y, {}, back
+        return y, back
 
     def _outputs(
         self, x: Any, lengths: Any, name: str = "", steps: bool = True
@@ -299,11 +314,14 @@ class Layer(Parameters):
 
         `steps` says whether x has them. What comes last is what the layer itself passes on.
         """
-        y, _ = self._pass(x, {}, lengths)
+        y = self._pass(name, x, lengths, {}, None)
         yield name or type(self).__name__, y, steps and self._gives_steps
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Live:
-        """What takes the layer's place in a stream of B sequences; ValueError if nothing can."""
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+        """What takes the layer's place in a stream of B sequences; ValueError if nothing can.
+
+        An LSTM puts its own stream into `streams`, under its dotted name.
+        """
         if not self.stepwise:
             raise ValueError(
                 f"a stream has one step at a time: {who(name, self)} may need more than "

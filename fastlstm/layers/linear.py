@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import as_float, as_gradient, as_rows, quiet
+from ..arrays import as_float, as_gradient, as_rows
 from ..checks import check_bool, check_size
 from ..initialisers import uniform
 from .chain import Given, who
@@ -147,17 +147,15 @@ class Linear(Computed):
         y, weight = self._run(x), self._copy_of_weight()
         shape = y.shape
 
-        @quiet
         def pullback(d_output: ArrayLike) -> Floats | None:
             dy = as_rows(as_gradient(d_output, shape, self.dtype, "Linear"))
-            dx = (dy @ weight).reshape(x.shape) if input_gradient else None
             grads = self._learnt_grads()
-            with self._all_or_nothing():
+            with np.errstate(all="ignore"), self._all_or_nothing():
                 if "weight" in grads:
                     grads["weight"] += dy.T @ as_rows(x)
                 if "bias" in grads:
                     grads["bias"] += dy.sum(axis=0)
-            return dx
+                return (dy @ weight).reshape(x.shape) if input_gradient else None
 
         return y, pullback
 

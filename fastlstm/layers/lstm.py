@@ -347,12 +347,11 @@ class LSTM(Recurrent):
             x = y
         y.flags.writeable = False
 
-        @quiet
         def pullback(d_output: Any = None, d_states: Any = None) -> Any:
             dy = self._d_output(d_output, batch, y.shape[1])
             final = self._d_states(d_states, batch)
             dh, dc = batch.sort(final)
-            with self._all_or_nothing():
+            with np.errstate(all="ignore"), self._all_or_nothing():
                 for layer, cells, tape, mask in reversed(tapes):
                     wanted = input_gradient or cells.start > 0
                     dx = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
@@ -445,28 +444,40 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         return self, given.behind_lstm(name, self, features=wide, giver=who(name, self))
 
-    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        y, states = self(x, hx.get(""), lengths=lengths)
-        return y, {"": states}
+    def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        y, final = self(x, hx.get(name), lengths=lengths)
+        if states is not None:
+            states[name] = final
+        return y
 
     def _pass_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
         options = accepted(type(self).vjp, input_gradient=input_gradient)
-        options |= {} if lengths is None else {"lengths": lengths}
-        (y, states), pullback = self.vjp(x, hx=hx.get(""), **options)
+        if lengths is not None:
+            options["lengths"] = lengths
+        (y, final), pullback = self.vjp(x, hx=hx.get(name), **options)
+        if states is not None:
+            states[name] = final
 
-        def back(dy: Any, d_states: States) -> tuple[Any, States]:
-            dx, d_hx = pullback(dy, d_states.get(""))
-            return dx, {"": d_hx}
+        def back(dy: Any, d_states: States, d_hx: States) -> Any:
+            dx, d_hx[name] = pullback(dy, d_states.get(name))
+            return dx
 
-        return y, {"": states}, back
+        return y, back
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Stream:
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Stream:
         try:
-            return self.stream(batch_size)
+            streams[name] = self.stream(batch_size)
         except ValueError as fault:
             raise ValueError(f"{name!r}: {fault}") from fault
+        return streams[name]
 
     def _state_names(self, differentiable: bool = False) -> list[str]:
         return [""]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import as_float, as_rows, quiet
+from ..arrays import as_float, as_rows
 from ..checks import check_bool, check_size
 from ..sequences.packing import uniform_sizes
 from .chain import Given, who
@@ -126,11 +126,10 @@ class LSTMCell(Recurrent):
             sizes = uniform_sizes(1, rows)
             tape = layer.record(x, sizes, h[None], c[None], np.empty_like(h), self.num_threads)
 
-        @quiet
         def pullback(d_states: Any) -> Any:
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
             dy = np.zeros_like(dh)
-            with self._all_or_nothing():
+            with np.errstate(all="ignore"), self._all_or_nothing():
                 dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
             if not single:
                 return dx, (dh, dc)
@@ -147,21 +146,31 @@ class LSTMCell(Recurrent):
             )
         return self, given.behind(cell=True)
 
-    def _pass(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        states = self(x, hx.get(""))
-        return states, {"": states}
+    def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        final = self(x, hx.get(name))
+        if states is not None:
+            states[name] = final
+        return final
 
     def _pass_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
         options = accepted(type(self).vjp, input_gradient=input_gradient)
-        states, pullback = self.vjp(x, hx=hx.get(""), **options)
+        final, pullback = self.vjp(x, hx=hx.get(name), **options)
+        if states is not None:
+            states[name] = final
 
-        def back(dy: Any, d_states: States) -> tuple[Any, States]:
-            dx, d_hx = pullback(dy)
-            return dx, {"": d_hx}
+        def back(dy: Any, d_states: States, d_hx: States) -> Any:
+            dx, d_hx[name] = pullback(dy)
+            return dx
 
-        return states, {"": states}, back
+        return final, back
 
     def _state_names(self, differentiable: bool = False) -> list[str]:
         return [] if differentiable else [""]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .chain import Given, check_whole, dotted, outside, within
+from .chain import Given, check_whole, dotted
 from .container import Container
 from .layer import Back, Layer, States
-from .stream import Chain, Live
+from .stream import Chain, Live, Stream
 
 
 class Sequential(Container):
@@ -53,38 +53,40 @@ class Sequential(Container):
             joined[name], given = layer._join(prefix + name, given)
         return joined, given
 
-    def _run(self, x: Any, hx: States, lengths: Any) -> tuple[Any, States]:
-        states: States = {}
-        for name, layer in self.children.items():
-            x, own = layer._pass(x, within(hx, name), lengths)
-            states |= outside(own, name)
-        return x, states
+    def _run(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
+        for own, layer in self.children.items():
+            x = layer._pass(dotted(name, own), x, lengths, hx, states)
+        return x
 
     def _run_vjp(
-        self, x: Any, hx: States, lengths: Any, input_gradient: bool, stated: bool
-    ) -> tuple[Any, States, Back]:
-        states: States = {}
-        backs: list[tuple[str, Back]] = []
-        # Whether the gradient of a layer's input is needed. It is if a layer before it learns.
+        self,
+        name: str,
+        x: Any,
+        lengths: Any,
+        hx: States,
+        states: States | None,
+        input_gradient: bool,
+    ) -> tuple[Any, Back]:
+        backs: list[Back] = []
+        # Whether the gradient of a layer's input is needed. It is if something before it has a use
+        # for gradients: a layer that learns, or initial states.
         needed = input_gradient
-        for name, layer in self.children.items():
-            if not (needed or stated or layer.learns):  # no gradient goes back through this layer
-                x, _ = layer._pass(x, {}, lengths)
-                continue
-            x, own, back = layer._pass_vjp(x, within(hx, name), lengths, needed, stated)
-            states |= outside(own, name)
-            needed = needed or layer.learns or (stated and bool(own))
-            if needed:
-                backs.append((name, back))
+        for own, layer in self.children.items():
+            inside = dotted(name, own)
+            if needed or layer.learns or (states is not None and layer._state_names()):
+                x, back = layer._pass_vjp(inside, x, lengths, hx, states, needed)
+                backs.append(back)
+                needed = True
+            else:  # no gradient goes back through this layer
+                x = layer._pass(inside, x, lengths, hx, states)
+        backs.reverse()
 
-        def pullback(dx: Any, d_states: States) -> tuple[Any, States]:
-            d_hx: States = {}
-            for name, back in reversed(backs):
-                dx, own = back(dx, within(d_states, name))
-                d_hx |= outside(own, name)
-            return dx, d_hx
+        def pullback(dx: Any, d_states: States, d_hx: States) -> Any:
+            for back in backs:
+                dx = back(dx, d_states, d_hx)
+            return dx
 
-        return x, states, pullback
+        return x, pullback
 
     def _outputs(
         self, x: Any, lengths: Any, name: str = "", steps: bool = True
@@ -94,10 +96,10 @@ class Sequential(Container):
                 yield outcome
             x, steps = outcome[1:]
 
-    def _live(self, name: str, given: Given, batch_size: int) -> Live:
-        parts: list[tuple[str, Live]] = []
+    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+        parts: list[Live] = []
         for own, layer in self.children.items():
-            parts.append((own, layer._live(dotted(name, own), given, batch_size)))
+            parts.append(layer._live(dotted(name, own), given, batch_size, streams))
             given = layer._join(dotted(name, own), given)[1]
         return Chain(parts)
 

@@ -16,7 +16,6 @@ from ..checks import check_size
 from ..engines.contract import Array, Step
 from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
-from .chain import dotted, outside
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -191,10 +190,6 @@ class Stream:
     def _begin(self, mask: Array, h: Floats, c: Floats) -> None:
         self._h[:, mask], self._c[:, mask] = h[:, mask], c[:, mask]
 
-    def _inside(self) -> dict[str, Stream]:
-        """Return the stream itself; the stream of a model has several inside."""
-        return {"": self}
-
     def __repr__(self) -> str:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
 
@@ -207,9 +202,6 @@ class Live(Protocol):
 
     def run(self, x: Any) -> Any:
         """Go on by a chunk of steps, in the layout of the layers."""
-
-    def _inside(self) -> dict[str, Stream]:
-        """The streams of LSTMs inside, by their dotted names from here."""
 
 
 class Stepwise:
@@ -224,33 +216,26 @@ class Stepwise:
     def run(self, x: Any) -> Any:
         return self.layer(x)
 
-    def _inside(self) -> dict[str, Stream]:
-        return {}
-
 
 class Chain:
     """What goes on one after the other; without any parts, a step is passed on as it is."""
 
-    def __init__(self, parts: list[tuple[str, Live]]) -> None:
-        self.parts: list[tuple[str, Live]] = []
-        for name, part in parts:
-            inner = part.parts if isinstance(part, Chain) else [("", part)]
-            self.parts += [(dotted(name, inside), live) for inside, live in inner]
+    def __init__(self, parts: list[Live]) -> None:
+        self.parts: list[Live] = []
+        for part in parts:
+            self.parts += part.parts if isinstance(part, Chain) else [part]
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
         if not self.parts:
             return put(x, out)
-        for _, part in self.parts[:-1]:
+        for part in self.parts[:-1]:
             x = part.step(x)
-        return self.parts[-1][1].step(x, out)
+        return self.parts[-1].step(x, out)
 
     def run(self, x: Any) -> Any:
-        for _, part in self.parts:
+        for part in self.parts:
             x = part.run(x)
         return x
-
-    def _inside(self) -> dict[str, Stream]:
-        return {k: s for name, part in self.parts for k, s in outside(part._inside(), name).items()}
 
 
 class ModelStream:
@@ -266,7 +251,9 @@ class ModelStream:
     batch_size : int
         B.
     part : object
-        What a step goes through; `Sequential.stream` puts it together.
+        What a step goes through; `Layer.stream` puts it together.
+    streams : dict of str -> Stream
+        The streams of the LSTMs inside `part`, by their dotted names.
     features : int, optional
         F, how many values a step gives, where that is known before.
 
@@ -282,10 +269,15 @@ class ModelStream:
     """
 
     def __init__(
-        self, model: Layer, batch_size: int, part: Live, features: int | None = None
+        self,
+        model: Layer,
+        batch_size: int,
+        part: Live,
+        streams: dict[str, Stream],
+        features: int | None = None,
     ) -> None:
         self._model, self.batch_size, self._part = model, batch_size, part
-        self._streams, self._features = part._inside(), features
+        self._streams, self._features = streams, features
         if not self._streams:
             raise ValueError("a stream needs a model with an LSTM, this one has none")
 
