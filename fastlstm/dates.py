@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .times import breaks
+from .times import breaks, continued
 
 _ENOUGH = 12  # this many times at equal distances make one reading right and others wrong
 _HUGE = 2**62  # numbers from here on are floats: what follows them might not fit int64
@@ -281,7 +281,11 @@ def _is_regular(values: NDArray[Any]) -> bool:
     if len(values) < _ENOUGH or not (values[1:] > values[:-1]).all():
         return False
     rows, usual = breaks(values)
-    return not len(rows) and usual is not None
+    if len(rows) or usual is None:
+        return False
+    steps = np.sort(np.diff(values))
+    few = len(steps) // 10  # such as those over a change of clocks
+    return bool(steps[-1 - few] * 4 <= steps[few] * 5) or continued(values, 1) is not None
 
 
 def _as_format(match: re.Match[str], order: str) -> str:

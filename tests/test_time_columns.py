@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import read_table
 
@@ -193,6 +193,7 @@ def test_days_and_months_are_told_apart_by_the_whole_column_or_not_at_all():
     st.sampled_from(["%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%y-%m-%d", "%d-%m-%y %H:%M"]),
     st.booleans(),
 )
+@example(datetime.date(2001, 3, 30), 28, 12, "%d/%m/%y", True)  # as years 2 or 3 years apart
 @settings(max_examples=300, deadline=None)
 def test_a_date_is_read_as_it_was_meant_or_refused(day, step, count, form, newest_first):
     if isinstance(step, int):
