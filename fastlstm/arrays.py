@@ -101,7 +101,7 @@ def as_array(value: Any, name: str) -> Array:
         )
     if column_names(value) is not None:
         return _as_columns(value)
-    if hasattr(value, "to_frame"):  # one column, of pandas or polars
+    if is_column(value):
         _refuse_ragged(value, name)
         return _as_columns(value.to_frame()).squeeze(axis=1)
     try:
@@ -146,6 +146,11 @@ def column_names(value: Any) -> list[Any] | None:
     names = getattr(value, "column_names", None)  # pyarrow's `columns` are the columns themselves
     names = getattr(value, "columns", None) if names is None else names
     return None if names is None or callable(names) else list(names)
+
+
+def is_column(value: Any) -> bool:
+    """Tell whether `value` is a single column of pandas or polars, which may have a name."""
+    return hasattr(value, "to_frame") and column_names(value) is None
 
 
 def _as_columns(table: Any) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arrays import as_array, column_names
+from ..arrays import as_array, column_names, is_column
 from ..checks import check_size, listed
 from ..dates import looks_like_a_date, read_times
 from ..times import are_runs, breaks, span
@@ -50,8 +50,8 @@ def as_tables(series: SeriesOrList) -> tuple[list[NDArray[Any]], Names]:
 
 def as_table(series: Any) -> tuple[NDArray[Any], Names]:
     """Return one series as an array (T, F), not copied if possible, and its columns' names."""
-    if hasattr(series, "to_frame") and column_names(series) is None:
-        series = series.to_frame()  # one column, of pandas or polars
+    if is_column(series):
+        series = series.to_frame()
     names = column_names(series)
     table = as_array(series, "a series")
     if table.dtype.kind not in "biuf":

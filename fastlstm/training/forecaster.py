@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arrays import column_names
+from ..arrays import column_names, is_column
 from ..checks import check_size
 from ..files import written_aside
 from ..formats import load, npz
@@ -315,8 +315,8 @@ class Forecaster:
         If columns have names, only those `used` are looked for, and the others are nan.
         """
         check_order(series)
-        if hasattr(series, "to_frame") and column_names(series) is None:
-            series = series.to_frame()  # one column, which may have a name
+        if is_column(series):
+            series = series.to_frame()
         count, names = len(self.standardizer.mean), column_names(series)
         if self.columns is not None and names and names != list(range(len(names))):
             needed = sorted(used)
@@ -342,7 +342,7 @@ class Forecaster:
 
     def _known(self, series: Any) -> NDArray[Any]:
         """Return the last window of a series' inputs, standardised: (window, inputs)."""
-        if column_names(series) is None and not hasattr(series, "to_frame"):
+        if column_names(series) is None and not is_column(series):
             series, _ = as_table(series)
             if series.shape[1] == len(self.inputs) < len(self.standardizer.mean):
                 series = _spread(series, self.inputs, len(self.standardizer.mean))

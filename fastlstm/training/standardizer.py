@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arrays import as_array, column_names, quiet
+from ..arrays import as_array, column_names, is_column, quiet
 from ..checks import check_bool
 from .columns import Columns, Names, SeriesOrList, as_tables, check_names, positions
 
@@ -250,7 +250,7 @@ def check_standardizer(
 
 def _names_of(values: Any, count: int) -> Names:
     """Return the names of the columns of a table, or of a Series that is a column or a row."""
-    if not hasattr(values, "to_frame") or column_names(values) is not None:
+    if not is_column(values):
         return column_names(values)
     names = [values.name] if count == 1 else list(getattr(values, "index", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
