@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -379,6 +380,30 @@ def test_a_step_allocates_nothing_in_python(name):
         most.append(tracemalloc.get_traced_memory()[1] - before)
     tracemalloc.stop()
     assert most[2] == most[1]
+
+
+def test_a_step_without_memory_changes_nothing(monkeypatch, native):
+    """It keeps the stack that it has scratch memory for, and asks for the new one again."""
+    lstm = LSTM(4, 300, engine="native", num_threads=1, seed=0)
+    stream, expected = lstm.stream(8), LSTM(4, 300, engine="numpy", seed=0).stream(8)
+    asked, present, x = [], lstm._present, np.ones((8, 4), np.float32)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    lstm._present = lambda: asked.append(present()) or asked[-1]
+    stream._take_step()
+    lstm.num_threads = 2
+    lstm._present()  # packs the new stack, for which there still is memory
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "np", types.SimpleNamespace(empty=no_memory, uint8=np.uint8))
+        for _ in range(2):
+            asked.clear()
+            with pytest.raises(MemoryError):
+                stream.step(x)
+            assert len(asked) == 1
+    assert all(not state.any() for state in stream.state)
+    np.testing.assert_allclose(stream.step(x), expected.step(x), atol=1e-6)
 
 
 COUNTER = """

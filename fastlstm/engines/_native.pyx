@@ -351,10 +351,14 @@ cdef class Step:
 
     cdef int take_present(self) except -1:
         """Take over the stack that the layer runs on now, and how many threads there may be."""
-        stack, threads = self.present()
-        self.stack, self.call.threads = stack, threads
-        self.scratch = np.empty(fl_scratch_bytes(self.stack.stack, &self.call) + 64, np.uint8)
-        self.call.scratch = _aligned(cnp.PyArray_DATA(self.scratch))
+        cdef fl_call call = self.call
+        cdef Stack stack
+        cdef cnp.ndarray scratch
+        stack, call.threads = self.present()
+        scratch = np.empty(fl_scratch_bytes(stack.stack, &call) + 64, np.uint8)
+        call.scratch = _aligned(cnp.PyArray_DATA(scratch))
+        # Nothing fails from here on: a stack never meets scratch memory that is too small for it.
+        self.call, self.stack, self.scratch = call, stack, scratch
         return 0
 
     cdef inline bint fits(self, object array, Py_ssize_t size):
