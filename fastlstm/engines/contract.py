@@ -60,7 +60,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Cell:
     """What one layer computes with in one direction: its parameters, or the gradients of them.
 
-    A new kind of cell is a field here and an equation in each engine. As a value it never changes:
+    An option of the recurrence is a field here and equations in each engine; section 1 of
+    ``docs/architecture.md`` lists the places. As a value a cell never changes:
     neither its fields nor, while it holds parameters, the numbers in its arrays. Engines add into
     the arrays of gradients. All arrays are C-contiguous and of one dtype.
 
