@@ -1,4 +1,4 @@
-"""Whole stacks for the engines that compute one cell at a time: loops over layers, and threads."""
+"""Whole stacks for engines that compute one `Cell` at a time: loops over layers, and threads."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from .contract import Array, Cell, Stack, Step
 
-# Floating-point operations, about a millisecond's. Below that, starting threads costs more than
+# Below so many floating-point operations, about a millisecond's, starting threads costs more than
 # they save.
 _WORTH_THREADS = 1e8
-# The same, of a piece of time. Between two pieces, Python can run the handler of a signal such as
-# that of Ctrl-C.
+# So many floating-point operations make a piece of time. Between two pieces, Python can run the
+# handler of a signal, such as that of Ctrl-C.
 _PIECE = 2e8
 
 
 class Layers:
-    """The contract's `Stack` by functions for one cell; an engine's own `Stack` names these three.
+    """The contract's `Stack`, by three functions for one cell, which an engine's subclass names.
 
     ``pack(cell) -> weights``
         Brings a cell into the engine's own order, in memory of its own.
@@ -148,7 +148,7 @@ class Layers:
         segments = []
         for rows, sizes in self._pieces(k, batch_sizes, checkpoint_every):
             live = sizes[0]
-            saved = None if checkpoint_every else self._room_to_save(k, rows)
+            saved = None if checkpoint_every else self._empty_gates_and_cells(k, rows)
             before = h[:live].copy(), c[:live].copy()
             self._run_cell(k, x[rows], sizes, h[:live], c[:live], y[rows], saved)
             segments.append(_Segment(rows, x[rows], sizes, *before, y[rows], saved))
@@ -179,11 +179,11 @@ class Layers:
                     )  # fmt: skip
 
     def _save_again(self, k: int, s: _Segment) -> tuple[Array, Array]:
-        saved, y = self._room_to_save(k, s.rows), np.empty(s.y.shape, s.y.dtype)
+        saved, y = self._empty_gates_and_cells(k, s.rows), np.empty(s.y.shape, s.y.dtype)
         self._run_cell(k, s.x, s.batch_sizes, s.h.copy(), s.c.copy(), y, saved)
         return saved
 
-    def _room_to_save(self, k: int, rows: slice) -> tuple[Array, Array]:
+    def _empty_gates_and_cells(self, k: int, rows: slice) -> tuple[Array, Array]:
         cell, count = self._cells[k], rows.stop - rows.start
         return (
             np.empty((count, 4 * cell.hidden_size), cell.dtype),

@@ -1,4 +1,4 @@
-"""The engine of jitted loops: packed weights, work spaces, calls of the loops in `_numba_kernels`.
+"""The engine numba: packed weights, work spaces, and calls of the loops in `_numba_kernels`.
 
 The contract, the legend and the numbered equations are in `contract.py`; `_layers.py` runs whole
 stacks by the two functions for one cell, `run` and `back`.
@@ -39,13 +39,13 @@ from .contract import Array, Cell
 # A work space, and its address.
 _Work = tuple[Array, int]
 
-# One sequence alone leaves the tile short of rows. If its weights are larger than this, and do not
-# stay in the first-level cache anyhow, the input's products are made first: for many steps at once,
-# as whole tiles, in chunks that stay in the second-level cache.
+# One sequence alone fills one row of a tile. If its weights have more than _HOIST_ABOVE bytes, they
+# do not stay in the first-level cache. Then W_ih x + b is computed for many steps at once, in whole
+# tiles: for as many steps as make _HOIST_BYTES, which stay in the second-level cache.
 _HOIST_ABOVE = 1 << 14
 _HOIST_BYTES = 1 << 18
 # On the way back, the rows of some steps wait in the cache for the weights' gradients.
-_CHUNK = 128
+_CHUNK_ROWS = 128
 _KEEP_BYTES = 1 << 23  # A larger work space is given back: beside its call it costs nothing.
 
 
@@ -72,8 +72,8 @@ class _Weights:
         self.zero = dtype.type(0)  # tells the loops the type
         # Rows of [x | h], which are whole vectors (of a projected h, whole panels), and of c.
         whole = lanes if P == H else WIDTH * lanes
-        xh_stride = _off_beat((_up(I, lanes) + _up(P, whole)) * size)
-        c_stride = _off_beat(_up(H, lanes) * size)
+        xh_stride = _padded((_up(I, lanes) + _up(P, whole)) * size)
+        c_stride = _padded(_up(H, lanes) * size)
         plan = RunPlan(
             I=I,
             H=H,
@@ -92,7 +92,7 @@ class _Weights:
         # the input's share of z of one step, and for how many steps it is made ahead
         self.z_bytes = panels * WIDTH * BYTES
         self.hoist = max(1, _HOIST_BYTES // self.z_bytes) if w.nbytes > _HOIST_ABOVE else 0
-        self.spare: list[_Work] = []  # append and pop are atomic
+        self.idle: list[_Work] = []  # its append and pop are atomic
 
     @functools.cached_property
     def back(self) -> _BackWeights:
@@ -126,11 +126,11 @@ class _BackWeights:
             w_hr=w_hr.ctypes.data,
             zeros=zeros.ctypes.data,
             one=one.ctypes.data,
-            xh_stride=_off_beat(_up(I + P + 1, lanes) * size),
-            dz_stride=_off_beat(_up(GATES * H, lanes) * size),
-            dc_stride=_off_beat(_up(H, lanes) * size),
-            dh_stride=_off_beat(_up(P, wide) * size),
-            dm_stride=_off_beat(_up(H, wide) * size),
+            xh_stride=_padded(_up(I + P + 1, lanes) * size),
+            dz_stride=_padded(_up(GATES * H, lanes) * size),
+            dc_stride=_padded(_up(H, lanes) * size),
+            dh_stride=_padded(_up(P, wide) * size),
+            dm_stride=_padded(_up(H, wide) * size),
             part_size=part,
         )
         self.plan = np.array(plan, np.int64)
@@ -143,7 +143,7 @@ class _BackWeights:
         if P != H:
             self.bytes += _up(H, wide) * P * size
             self.chunk_bytes += plan.dh_stride + _up(H, wide) * size
-        self.spare: list[_Work] = []
+        self.idle: list[_Work] = []
 
 
 def prepare(dtype: np.dtype[Any]) -> None:
@@ -162,7 +162,7 @@ def _prepare(dtype: np.dtype[Any]) -> None:
 
 @functools.cache
 def _prepare_back(dtype: np.dtype[Any]) -> None:
-    """Do the same for `back`. A layer that never trains need not wait for it."""
+    """Do the same for `back`, when it is first called: a layer that never trains does not wait."""
     scalar, i = numba.from_dtype(dtype), types.int64
     places = types.UniTuple(i, len(BackPlaces._fields))
     _compile(address_of, scalar[::1])
@@ -215,7 +215,7 @@ def run(
     if len(h) == 1 and rows > 1 and weights.hoist:
         hoist = min(rows, weights.hoist)
         need += hoist * weights.z_bytes
-    work = _take(weights.spare, need)
+    work = _take(weights.idle, need)
     gates, cells = (0, 0) if saved is None else map(address_of, saved)
     run_layer(
         weights.zero,
@@ -234,7 +234,7 @@ def run(
         hoist,
         reverse,
     )
-    _give_back(weights.spare, work)
+    _give_back(weights.idle, work)
 
 
 def back(
@@ -255,8 +255,8 @@ def back(
     with _preparing:
         _prepare_back(weights.zero.dtype)
     own, rows = weights.back, len(x)
-    chunk_rows = min(rows, max(len(h), _CHUNK))
-    work = _take(own.spare, own.bytes + len(h) * own.row_bytes + chunk_rows * own.chunk_bytes)
+    chunk_rows = min(rows, max(len(h), _CHUNK_ROWS))
+    work = _take(own.idle, own.bytes + len(h) * own.row_bytes + chunk_rows * own.chunk_bytes)
     gates, cells = saved
     # In the order of BackPlaces. To give the names as well would take a small layer 2 % more time.
     places = (
@@ -281,7 +281,7 @@ def back(
     back_layer(
         weights.zero, own.plan_address, places, work[1], chunk_rows, batch_sizes, rows, reverse
     )
-    _give_back(own.spare, work)
+    _give_back(own.idle, work)
 
 
 class Stack(Layers):
@@ -328,10 +328,10 @@ def describe() -> dict[str, object]:
     }
 
 
-def _take(spare: list[_Work], need: int) -> _Work:
-    """Return a work space of at least so many bytes."""
+def _take(idle: list[_Work], need: int) -> _Work:
+    """Return a work space of at least so many bytes: one that is idle, or a new one."""
     try:
-        work, address = spare.pop()
+        work, address = idle.pop()
         if work.size >= need:
             return work, address
     except IndexError:
@@ -340,9 +340,9 @@ def _take(spare: list[_Work], need: int) -> _Work:
     return work, work.ctypes.data
 
 
-def _give_back(spare: list[_Work], work: _Work) -> None:
+def _give_back(idle: list[_Work], work: _Work) -> None:
     if work[0].size <= _KEEP_BYTES:
-        spare.append(work)
+        idle.append(work)
 
 
 def _columns(right: Array) -> Array:
@@ -360,8 +360,11 @@ def _up(count: int, whole: int) -> int:
     return -(-count // whole) * whole
 
 
-def _off_beat(stride: int) -> int:
-    """Return a distance of rows that share no places of the cache, as multiples of 256 bytes do."""
+def _padded(stride: int) -> int:
+    """Return a stride of at least so many bytes that is no multiple of 256.
+
+    Rows at such multiples would share few places of the cache.
+    """
     return stride + BYTES if stride % 256 == 0 else stride
 
 

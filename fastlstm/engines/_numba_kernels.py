@@ -1,6 +1,6 @@
 """Jitted loops over packed panels, with a register tile of LLVM vectors.
 
-The contract, the legend and the numbered equations are in `fastlstm.engines`. Why it is fast:
+The contract, the legend and the numbered equations are in `contract.py`. Why it is fast:
 
 - Weights are packed in panels of one vector's lanes L of units, ``[panel][k][gate][lane]``, k over
   the inputs x, then the outputs h. All four gates of L units and a few rows fit in registers, so
@@ -942,15 +942,16 @@ def run_layer(
     first = rows if reverse else 0  # the step's first row in x and y
     ahead = 0  # for so many steps, from this one on, the input's share of z is made
     ahead_first = 0  # their first row
-    live = tiles = even = odd = 0
+    live = tiles = even = extra = 0
     for n in range(steps):
         t = steps - 1 - n if reverse else n
         if sizes[t] != live:
-            # Tiles are as equal as can be: 8 rows are 4 + 4, not 5 + 3.
+            # Tiles are as equal as can be: 8 rows are 4 + 4, not 5 + 3. `extra` of them have one
+            # row more than the others.
             live = sizes[t]
             tiles = -(-live // ROWS)
             even = live // tiles
-            odd = live - even * tiles
+            extra = live - even * tiles
         if reverse:
             first -= live
         start = Rows(p.b, 0)
@@ -977,7 +978,7 @@ def run_layer(
             unit = panel * BYTES
             at = 0
             for k in range(tiles):
-                now = even + 1 if k < odd else even
+                now = even + 1 if k < extra else even
                 _cells(
                     zero,
                     now,
@@ -1000,8 +1001,9 @@ def run_layer(
             _copy_rows(live, P * size, _from(y_rows, first, 0), h_next)
         if not reverse:
             first += live
-            go_on = sizes[t + 1] if t + 1 < steps else 0  # the sequences after these end here
-            _copy_rows(live - go_on, P * size, _from(h_0, go_on, 0), _from(h_next, go_on, 0))
+            # The sequences that are not live in the next step end with this one.
+            stay = sizes[t + 1] if t + 1 < steps else 0
+            _copy_rows(live - stay, P * size, _from(h_0, stay, 0), _from(h_next, stay, 0))
         h, h_next = h_next, h
     if reverse:
         _copy_rows(most, P * size, h_0, h)

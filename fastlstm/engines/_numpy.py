@@ -1,4 +1,4 @@
-"""The equations, for reading: the truth of every test. Slow only in that it is NumPy.
+"""The equations, written for reading and not for speed: the truth of every test.
 
 The contract, the legend and the numbered equations are in `contract.py`; `_layers.py` runs whole
 stacks by the two functions for one cell, `run` and `back`.

@@ -3,7 +3,7 @@ depends on the answer. */
 
 #include "internal.h"
 
-/* Below this many floating-point operations, about a tenth of a millisecond, threads cost more than they save. */
+/* Below this many floating-point operations, some ten microseconds, threads cost more than they save. */
 #define WORTH_THREADS 5e5
 /* The same on the way back, where threads meet more often. */
 #define WORTH_THREADS_BACK 8e6

@@ -4,8 +4,9 @@ asked to, goes back and writes dx, dh, dc and, for each direction, dw_ih, dw_hh,
     bits ISA <case >results
 
 The case: twelve int64 (itemsize, layers, directions, I, H, P, T, B, threads, reverse, whether batch
-sizes follow, `every` of the tape or -1: not back); for each layer and direction w_ih, w_hh, b and, if
-P < H, w_hr; batch sizes, T int64; x; h; c; if it goes back, dy; dh; dc. Rows lie side by side. */
+sizes follow, and the checkpoint_interval of the tape, or -1 if it does not go back); for each layer
+and direction w_ih, w_hh, b and, if P < H, w_hr; batch sizes, T int64; x; h; c; if it goes back, dy; dh;
+dc. Rows lie side by side. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +44,7 @@ static void give(const void *values, int64_t count, size_t size)
 
 int main(int argc, char **argv)
 {
-    enum { ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, EVERY, HEAD };
+    enum { ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, INTERVAL, HEAD };
     int isa = fl_isa(argc > 1 ? argv[1] : NULL);
     if (isa < 0)
         return 2;
@@ -51,7 +52,7 @@ int main(int argc, char **argv)
     const int64_t wide = head[DIRECTIONS] * head[P], cells = head[LAYERS] * head[DIRECTIONS];
     const int64_t of_h = cells * head[B] * head[P], of_c = cells * head[B] * head[H];
     const size_t size = head[ITEMSIZE];
-    const int back = head[EVERY] >= 0;
+    const int back = head[INTERVAL] >= 0;
     const fl_shape shape = {
         .itemsize = (int32_t)size, .layers = (int32_t)head[LAYERS],
         .directions = (int32_t)head[DIRECTIONS],
@@ -83,7 +84,7 @@ int main(int argc, char **argv)
 
     fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
     if (back) {
-        call.checkpoint_interval = head[EVERY];
+        call.checkpoint_interval = head[INTERVAL];
         call.tape = allocate(fl_tape_bytes(stack, &call));
     }
     call.scratch = allocate(fl_scratch_bytes(stack, &call));

@@ -17,7 +17,7 @@ enum { CALLERS = 3, MOST = 1 << 19 };
 
 typedef struct {
     fl_shape shape; /* `back`: the gradients count too */
-    int64_t steps, batch, every;
+    int64_t steps, batch, interval;
     fl_stack *stack;
     float *expected;
 } work;
@@ -29,7 +29,7 @@ static work works[] = {
     {.shape = {4, 2, 1, 32, 300, 250}, .steps = 8, .batch = 2},   /* units, then outputs */
     {.shape = {4, 1, 2, 16, 40, 40, 1}, .steps = 16, .batch = 32},             /* back: rows */
     {.shape = {4, 1, 1, 32, 256, 256, 1}, .steps = 8, .batch = 2},             /* units */
-    {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 22, .batch = 3, .every = 9}, /* rows, run again */
+    {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
 };
 enum { WORKS = sizeof works / sizeof *works };
 
@@ -100,7 +100,7 @@ static float *run(const work *w, int threads, int (*stop)(void))
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
         .h = memset(allocate(states), 0, states), .c = memset(allocate(states), 0, states),
-        .threads = threads, .checkpoint_interval = w->every, .stop = s->back ? NULL : stop,
+        .threads = threads, .checkpoint_interval = w->interval, .stop = s->back ? NULL : stop,
     };
     if (s->back)
         call.tape = allocate(fl_tape_bytes(w->stack, &call));
