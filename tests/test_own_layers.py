@@ -402,6 +402,21 @@ class Late(Layer):
         self.size = 3
 
 
+class Outputs(LSTM):
+    """An LSTM that gives its output alone, of which two steps look like a pair."""
+
+    def forward(self, input, hx=None, *, lengths=None):
+        return super().forward(input, hx, lengths=lengths)[0]
+
+
+class Taken(Layer):
+    """A layer inside that has the name of something else."""
+
+    def __init__(self, name):
+        super().__init__({"scale": (1,)})
+        setattr(self, name, Linear(1, 1))
+
+
 def _with(vjp):
     return type("Own", (Blind,), {"vjp": vjp})()
 
@@ -431,6 +446,23 @@ def _with(vjp):
          "Layer: a name must be a string without dots, not empty, got 'a.b'"),
         (lambda: setattr(Encoder(), "rnn", None), AttributeError,
          "Encoder: 'rnn' is a layer inside it, and stays one"),
+        (lambda: Sequential(Outputs(3, 4), Linear(4, 1))(normal(2, 5, 3)), TypeError,
+         "Outputs: an LSTM must return (output, (h_n, c_n)), got ndarray of shape (2, 5, 4)"),
+        (lambda: Taken("scale"), AttributeError,
+         "Taken: a layer cannot be called 'scale', as that is a parameter, or an attribute of the "
+         "class"),
+        (lambda: Taken("forward"), AttributeError,
+         "Taken: a layer cannot be called 'forward', as that is a parameter, or an attribute of "
+         "the class"),
+        (lambda: Layer({"training": (1,)}), ValueError,
+         "Layer: a parameter cannot be called 'training', as the layer has another attribute of "
+         "this name"),
+        (lambda: Layer({"grads": (1,)}), ValueError,
+         "Layer: a parameter cannot be called 'grads', as the layer has another attribute of this "
+         "name"),
+        (lambda: Layer({"a": (1,)}, children={"a": Linear(1, 1)}), ValueError,
+         "Layer: a parameter cannot be called 'a', as the layer has another attribute of this "
+         "name"),
         (lambda: _trained(_with(lambda self, x: 2 * x)), TypeError,
          "Own: vjp must return (output, pullback), got ndarray"),
         (lambda: _trained(_with(lambda self, x: (2 * x, lambda d: None))), ValueError,
@@ -451,6 +483,44 @@ def _with(vjp):
 )  # fmt: skip
 def test_mistakes_are_named(call, kind, sentence):
     raises(call, kind, sentence)
+
+
+class Unread:
+    """Data that must not be looked at."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, rows):
+        raise AssertionError("a batch was read")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Sequential(Linear(3, 3), Blind()),
+        lambda: Sequential(Linear(3, 3), Sequential({"a": Residual(Blind())})),
+        lambda: Sequential(Concat(Linear(3, 3), Sequential(Linear(3, 3), Blind()))),
+        lambda: Sequential(Concat(Blind(), Linear(3, 3)), Blind()),
+        lambda: Sequential(type("Louder", (Linear,), {"forward": Linear.forward})(3, 3)),
+    ],
+)
+def test_a_training_that_cannot_go_back_does_not_begin(make):
+    model = make()
+    with pytest.raises(NotImplementedError, match="has no vjp: to train it"):
+        fit(model, Unread(), MSELoss(), Adam(model), 1, progress=False)
+
+
+def test_a_layer_may_take_the_place_of_none_and_have_any_name():
+    class Assigned(Blind):
+        def __init__(self):
+            super().__init__()
+            self.head = self._body = None
+            self.head, self._body = Linear(2, 1), Linear(3, 2)
+
+    layer = Assigned()
+    assert list(layer.state_dict()) == ["head.weight", "head.bias", "_body.weight", "_body.bias"]
+    assert layer.head is layer.children["head"] and layer._body is layer.children["_body"]
 
 
 def test_a_layer_without_a_way_back_may_stand_before_all_that_learns():

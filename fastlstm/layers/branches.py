@@ -76,6 +76,10 @@ class _Branches(Container):
 
         return y, pullback
 
+    def _check_way_back(self, needed: bool) -> bool:
+        learns = [layer._check_way_back(needed) for layer in self.children.values()]
+        return needed or any(learns)
+
     def _outputs(
         self, x: Any, lengths: Any, name: str = "", steps: bool = True
     ) -> Iterator[tuple[str, Any, bool]]:

@@ -33,9 +33,9 @@ class Container(Layer):
     _told_by = {
         "__call__": (
             *Layer._told_by["__call__"],
-            *("_pass", "_pass_vjp", "_outputs", "_state_names"),
+            *("_pass", "_pass_vjp", "_outputs", "_state_names", "_check_way_back"),
         ),
-        "vjp": ("_pass_vjp",),
+        "vjp": ("_pass_vjp", "_check_way_back"),
     }
 
     def __init__(self, children: Mapping[str, Layer]) -> None:

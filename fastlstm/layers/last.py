@@ -56,7 +56,7 @@ class Last(Layer):
 
     def __init__(self, batch_first: bool | None = None, bidirectional: bool | None = None) -> None:
         super().__init__({})
-        self._lstm: Layer | None = None  # the LSTM before it in a Sequential
+        self._lstm: Layer | None = None  # the LSTM before it in a Sequential, which is not inside
         self.batch_first = batch_first
         self._bidirectional = (
             None if bidirectional is None else check_bool("bidirectional", bidirectional)
@@ -107,7 +107,7 @@ class Last(Layer):
                 f"{given.owner}: {who(name, self)} does not agree with {who(*given.lstm)}: leave "
                 "out bidirectional, to take it from there" + (torchs if lstm.bidirectional else "")
             )
-        last._lstm = lstm
+        vars(last)["_lstm"] = lstm
         given.check_layout(name, last)
         return last, given._replace(last=who(name, last))
 

@@ -10,6 +10,7 @@ of them asks what kind of layer it is:
 - ``_pass_vjp``: the same, with a way back;
 - ``_outputs``: what each layer inside passes on, one after the other;
 - ``_live``: what takes its place in a stream;
+- ``_check_way_back``: whether it can be trained, and so can layers before it;
 - ``_state_names``, ``_gives_steps``, ``_goes_by_chunks``, ``_takes_indices``: facts about it.
 
 `Layer` has an answer to each of them that is right for a layer of which only its call is known.
@@ -81,7 +82,8 @@ class Layer(Parameters):
 
     A class may override ``__call__`` instead of `forward`. If it is derived from another kind of
     layer, as `Linear`, and overrides how that is called, then it has no `vjp` and no stream until
-    it defines them, because those of the other kind may not fit.
+    it defines them, because those of the other kind may not fit. A class that is derived from
+    `LSTM` takes `hx` and `lengths`, and returns ``(output, (h_n, c_n))``, as that does.
 
     Parameters are read as attributes, ``lstm.weight_ih_l0``, which are views that refuse writing.
     They are changed by assigning to them or by `load_state_dict`, so that a layer knows when its
@@ -306,6 +308,17 @@ class Layer(Parameters):
             return dx
 
         return y, back
+
+    def _check_way_back(self, needed: bool) -> bool:
+        """Raise NotImplementedError if a training would call a `vjp` that is not there.
+
+        `needed` says whether a layer before this one learns; returned is whether this one learns
+        or one before it.
+        """
+        needed = needed or self.learns
+        if needed and getattr(self.vjp, "__func__", None) is Layer.vjp:
+            self.vjp(None)  # which says what is missing
+        return needed
 
     def _outputs(
         self, x: Any, lengths: Any, name: str = "", steps: bool = True

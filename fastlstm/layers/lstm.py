@@ -445,7 +445,7 @@ class LSTM(Recurrent):
         return self, given.behind_lstm(name, self, features=wide, giver=who(name, self))
 
     def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
-        y, final = self(x, hx.get(name), lengths=lengths)
+        y, final = self._pair(self(x, hx.get(name), lengths=lengths))
         if states is not None:
             states[name] = final
         return y
@@ -462,7 +462,8 @@ class LSTM(Recurrent):
         options = accepted(type(self).vjp, input_gradient=input_gradient)
         if lengths is not None:
             options["lengths"] = lengths
-        (y, final), pullback = self.vjp(x, hx=hx.get(name), **options)
+        result, pullback = self.vjp(x, hx=hx.get(name), **options)
+        y, final = self._pair(result)
         if states is not None:
             states[name] = final
 
@@ -471,6 +472,18 @@ class LSTM(Recurrent):
             return dx
 
         return y, back
+
+    def _pair(self, result: Any) -> tuple[Any, tuple[Floats, Floats]]:
+        """Return the result of a run, unless a subclass gives something else than a pair.
+
+        An array whose first axis has two steps could be unpacked as one.
+        """
+        if type(result) is not tuple or len(result) != 2:
+            raise TypeError(
+                f"{type(self).__name__}: an LSTM must return (output, (h_n, c_n)), got "
+                f"{describe(result)}"
+            )
+        return result
 
     def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Stream:
         try:

@@ -57,6 +57,12 @@ class Parameters:
         check_children(what, children)
         self.dtype = check_dtype(dtype)
         self.children: dict[str, Layer] = dict(children)
+        for name in shapes:
+            if name in self.__dict__ or name in children or hasattr(type(self), name):
+                raise ValueError(
+                    f"{what}: a parameter cannot be called {short(name)}, as the layer has another "
+                    "attribute of this name"
+                )
         self._flat: Floats = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         self._views = _views_of(self._flat, shapes)
         self._gradients: Floats | None = None  # as `_flat`, once asked for
@@ -80,11 +86,12 @@ class Parameters:
         return sorted({*super().__dir__(), *inside})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name[:1] == "_" and name in self.__dict__:  # the layer's own notes, which runs change
-            object.__setattr__(self, name, value)
+        is_layer = isinstance(value, Parameters)
+        if name[:1] == "_" and name in self.__dict__ and not is_layer:
+            object.__setattr__(self, name, value)  # the layer's own notes, which runs change
             return
         is_inside = name not in self.__dict__ and name in self.__dict__.get("children", ())
-        if is_inside or (isinstance(value, Parameters) and not name.startswith("_")):
+        if is_inside or is_layer:
             self._set_child(name, value)
         elif name in self.__dict__.get("_views", {}):
             self._set({name: as_parameter(value, name)})
@@ -121,6 +128,12 @@ class Parameters:
             raise AttributeError(f"{what}: {short(name)} is a layer inside it, and stays one")
         if any(layer is self for _, layer in value.named_layers()):
             raise AttributeError(f"{what}: {short(name)} would be a layer inside itself")
+        if name in self._views or name in self._fixed or hasattr(type(self), name):
+            raise AttributeError(
+                f"{what}: a layer cannot be called {short(name)}, as that is a parameter, or an "
+                "attribute of the class"
+            )
+        self.__dict__.pop(name, None)  # such as None, which the name stood for until now
         self.children[name] = cast("Layer", value)
 
     def __delattr__(self, name: str) -> None:

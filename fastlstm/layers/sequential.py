@@ -88,6 +88,11 @@ class Sequential(Container):
 
         return x, pullback
 
+    def _check_way_back(self, needed: bool) -> bool:
+        for layer in self.children.values():
+            needed = layer._check_way_back(needed)
+        return needed
+
     def _outputs(
         self, x: Any, lengths: Any, name: str = "", steps: bool = True
     ) -> Iterator[tuple[str, Any, bool]]:

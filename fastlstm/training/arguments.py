@@ -45,6 +45,7 @@ def check_parts(model: Layer, loss: object, optimizer: object, schedule: Any) ->
         raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
     if not model.learns:
         raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
+    model._check_way_back(needed=False)
     if schedule is not None and not hasattr(schedule, "optimizer"):
         raise TypeError(f"schedule should be one of this package, got: {type(schedule).__name__}")
     if schedule is not None and schedule.optimizer is not optimizer:
