@@ -518,6 +518,16 @@ def test_a_sum_that_is_not_finite_is_named():
     assert caught.value.origin == "the output of layer for samples 0, 1, 2, 3"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_without_parameters_there_is_no_dtype(dtype):
+    x = normal(4, 2, 3).astype(dtype)
+    model = Residual(Sequential(Tanh(), Residual(Tanh())))
+    y, pullback = model.vjp(x)
+    assert y.dtype == pullback(y).dtype == max(np.dtype(dtype), np.dtype("float32"))
+    inner = np.tanh(x.astype(y.dtype))
+    assert_same_bits(y, x + (inner + np.tanh(inner)))
+
+
 def test_repr_names_and_parts():
     model = Concat({"a": Residual(LSTM(3, 4), Linear(3, 4, bias=False)), "b": Tanh()})
     assert repr(model) == (

@@ -205,6 +205,25 @@ def test_in_branches_and_in_two_places():
 # ---- what else a layer does ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("around", [lambda own: own, Sequential, Concat])
+def test_a_layer_may_take_several_inputs(around):
+    class Joined(Layer):
+        def forward(self, input):
+            return np.concatenate(input, axis=-1)
+
+        def vjp(self, input):
+            return self(input), lambda d_output: (d_output[:, :2], d_output[:, 2:])
+
+    one, other = normal(8, 2), normal(8, 1, seed=1)
+    joined = around(Joined())
+    assert_same_bits(joined((one, other)), np.concatenate([one, other], axis=-1))
+    model = Sequential(joined, Linear(3, 1, seed=0))
+    y, pullback = model.vjp((one, other))
+    assert_same_bits(y, model[1](np.concatenate([one, other], axis=-1)))
+    d_one, d_other = pullback(np.ones_like(y))
+    assert_same_bits(np.hstack([d_one, d_other]), np.ones((8, 1), np.float32) * model[1].weight)
+
+
 def test_copies_pickles_precision_and_files(tmp_path):
     model, _ = _pair()
     x = normal(T, B, 3)
@@ -509,6 +528,14 @@ def test_a_training_that_cannot_go_back_does_not_begin(make):
     model = make()
     with pytest.raises(NotImplementedError, match="has no vjp: to train it"):
         fit(model, Unread(), MSELoss(), Adam(model), 1, progress=False)
+
+
+def test_an_optimiser_from_before_a_layer_was_assigned_is_refused():
+    model = Encoder()
+    optimizer, x = Adam(model), normal(8, 5, 3)
+    model.tail = Linear(2, 1)
+    with pytest.raises(ValueError, match="layers now that it did not have when the optimiser was"):
+        fit(model, (x, x[..., :2]), MSELoss(), optimizer, 1, progress=False)
 
 
 def test_a_layer_may_take_the_place_of_none_and_have_any_name():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import as_array, as_float, as_gradient, quiet
+from ..arrays import as_any_float, as_array, as_float, as_gradient, quiet
 from .chain import Given, check_layouts, check_whole, dotted, who
 from .container import Container
 from .layer import Back, Layer, States
@@ -209,7 +209,11 @@ class Residual(_Branches):
         return False
 
     def _from_list(self, x: Any) -> Any:
-        return as_float(x, self.dtype, owner="Residual")
+        if type(x) is np.ndarray and x.dtype == self.dtype:
+            return x
+        if self.num_parameters or isinstance(x, (list, tuple)):
+            return as_float(x, self.dtype, owner="Residual")
+        return as_any_float(x, "Residual")  # like the layers inside, it has no dtype of its own
 
     @quiet
     def _together(self, x: Any, results: list[Any]) -> Floats:

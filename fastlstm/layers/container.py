@@ -258,6 +258,8 @@ class Container(Layer):
     def _from_list(self, x: Any) -> Any:
         if not isinstance(x, (list, tuple)) or hasattr(x, "batch_sizes") or self._takes_indices:
             return x
+        if isinstance(x, tuple) and any(hasattr(part, "shape") for part in x):
+            return x  # several inputs, which a layer of one's own may take
         return as_float(x, self.dtype, owner=type(self).__name__)
 
     def __setattr__(self, name: str, value: Any) -> None:

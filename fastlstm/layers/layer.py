@@ -88,7 +88,8 @@ class Layer(Parameters):
     Parameters are read as attributes, ``lstm.weight_ih_l0``, which are views that refuse writing.
     They are changed by assigning to them or by `load_state_dict`, so that a layer knows when its
     weights have changed. Assigning to another name that begins with "weight" or "bias" is refused,
-    because it would be a misspelt parameter. A layer may be run from many threads at once, but not
+    because it would be a misspelt parameter; an attribute that is called so is set before
+    ``super().__init__``. A layer may be run from many threads at once, but not
     while another thread changes its parameters. Pullbacks add into `grads`, so only one thread at
     a time may call those of a layer.
 

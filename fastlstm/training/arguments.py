@@ -43,6 +43,11 @@ def check_parts(model: Layer, loss: object, optimizer: object, schedule: Any) ->
         raise TypeError(f"optimizer should be one of this package, got: {type(optimizer).__name__}")
     if optimizer.model is not model:
         raise ValueError("optimizer: Expected the optimiser of this model, got another model's")
+    if optimizer._layers != [layer for layer, _, _ in model.buffers()]:
+        raise ValueError(
+            "optimizer: the model has layers now that it did not have when the optimiser was made; "
+            "make another one"
+        )
     if not model.learns:
         raise ValueError("model: Expected something to learn, but all of its parameters are frozen")
     model._check_way_back(needed=False)
