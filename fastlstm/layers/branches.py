@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class _Branches(Container):
-    """Layers beside each other over one input, whose results go `_together`."""
+    """Layers beside each other over one input; each kind says how their results are combined."""
 
     def _together(self, x: Any, results: list[Any]) -> Floats:
-        """What the results of all layers over x give together."""
+        """Return what the results of all layers over x give together."""
         raise NotImplementedError
 
     def _parted(self, dy: Floats, shapes: list[tuple[int, ...]]) -> list[Floats]:
-        """The gradient of each result, of these shapes, from that of all together."""
+        """Return the gradient of each result, of these shapes, from that of all together."""
         raise NotImplementedError
 
     def _past(self, dy: Floats) -> Floats | None:
-        """The gradient of what x gives by itself, past all layers."""
+        """Return the gradient of x by the way that leads past all layers; None if there is none."""
         return None
 
     def _run(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
@@ -208,7 +208,7 @@ class Residual(_Branches):
     def _takes_indices(self) -> bool:  # type: ignore[override]
         return False
 
-    def _from_list(self, x: Any) -> Any:
+    def _as_input(self, x: Any) -> Any:
         if type(x) is np.ndarray and x.dtype == self.dtype:
             return x
         if self.num_parameters or isinstance(x, (list, tuple)):
@@ -245,8 +245,8 @@ class Concat(_Branches):
         If something is not a layer, or gives the (h, c) of an LSTMCell.
     ValueError
         If there is no layer, a name is empty or holds a dot, or the layers do not take the same
-        input or do not give the same steps: in their dtypes, features, `batch_first`, or as one of
-        them leaves the last step alone. What is not known before is left to the run.
+        input or do not give the same steps: their dtypes, features or `batch_first` differ, or one
+        gives the last step only. What is not known yet is checked when the layer runs.
 
     Notes
     -----
@@ -312,15 +312,15 @@ class Concat(_Branches):
 
 
 class _Beside:
-    """What takes the place of layers beside each other in a stream."""
+    """What does the work of layers beside each other in a stream."""
 
     def __init__(self, layer: _Branches, parts: list[Live]) -> None:
         self.layer, self.parts = layer, parts
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
-        x = self.layer._from_list(x)
+        x = self.layer._as_input(x)
         return put(self.layer._together(x, [part.step(x) for part in self.parts]), out)
 
     def run(self, x: Any) -> Any:
-        x = self.layer._from_list(x)
+        x = self.layer._as_input(x)
         return self.layer._together(x, [part.run(x) for part in self.parts])

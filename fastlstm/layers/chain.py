@@ -1,7 +1,7 @@
 """How layers fit together: what each gives to the next, before there is any input.
 
 Each layer's ``_join(name, given)`` refuses what it cannot take. It returns itself, as it stands at
-that place, and what it gives. What is not known before the run is left to the run.
+that place, and what it gives. What is not known yet is checked when the layers run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Given(NamedTuple):
     lstm: Named | None = None  # the LSTM whose axes of steps and sequences these are
     directions: bool = False  # whether the features are still that LSTM's, [forward, backward]
     stranger: str = ""  # a layer behind that LSTM of which nothing is known
-    last: str = ""  # the layer that left one step of all
+    last: str = ""  # the layer that passed on the last step only
     cell: bool = False  # whether it is the (h, c) of an LSTMCell
     taken: int | None = None  # how many features the first input has, where a layer told
     taker: str = ""  # which layer told
@@ -65,28 +65,28 @@ class Given(NamedTuple):
 
     @property
     def is_input(self) -> bool:
-        """Whether it has the features of the first input, as no layer has changed them."""
+        """Whether it has the features of the first input, because no layer has changed them."""
         return self.features is None and self.added == 0 and not self.cell
 
     @property
     def known_features(self) -> int | None:
-        """How many features it has, be they the first input's."""
+        """How many features it has, also where they are still those of the first input."""
         return self.taken if self.is_input else self.features
 
     def behind(self, **known: Any) -> Given:
-        """What is given by a layer of which only this is known."""
+        """Return what is given by a layer of which only this is known."""
         kept = {name: getattr(self, name) for name in ("taken", "taker", "axes", "added")}
         return Given(self.layouts, self.owner, **kept | known)
 
     def behind_lstm(self, name: str, lstm: Layer, **known: Any) -> Given:
-        """What is given by an LSTM: the first one tells how many axes the input has."""
+        """Return what is given by an LSTM. The first one tells how many axes the input has."""
         axes = self.axes
         if axes is None and self.added is not None:
             axes = 3 - self.added
         return self.behind(lstm=(name, lstm), directions=True, axes=axes, **known)
 
     def unknown(self, name: str, layer: Layer) -> Given:
-        """What is given by a layer that may do anything with what was given to it.
+        """Return what is given by a layer that may do anything with what was given to it.
 
         One's own kind of LSTM says itself how its axes lie. Another layer may have one inside.
         """
@@ -113,7 +113,7 @@ def _is_lstm(layer: Layer) -> bool:
 
 
 def check_layouts(pairs: Iterable[tuple[Named, Named]], owner: str = "Sequential") -> None:
-    """Refuse layers that belong together of which one is `batch_first` and the other is not."""
+    """Refuse a pair of layers of which one is `batch_first` and the other is not."""
     for before, behind in pairs:
         one, other = before[1].batch_first, behind[1].batch_first
         if one is not other and None not in (one, other):
@@ -124,12 +124,12 @@ def check_layouts(pairs: Iterable[tuple[Named, Named]], owner: str = "Sequential
 
 
 def who(name: str, layer: Layer) -> str:
-    """A layer in a sentence; names may come from a file of unknown origin."""
+    """Return how a message names a layer. Long names, as a damaged file may hold, are cut."""
     what = type(layer).__name__ if layer.children else repr(layer)
     short = name if len(name) <= 100 else name[:100] + "..."
     return f"{short!r} ({what})" if name else what
 
 
 def dotted(name: str, inner: str) -> str:
-    """The name, from outside, of what is called `inner` within the layer `name`."""
+    """Return the dotted name of what is called `inner` inside the layer `name`."""
     return f"{name}.{inner}" if name and inner else name or inner

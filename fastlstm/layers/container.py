@@ -1,4 +1,4 @@
-"""What layers with layers inside have in common: checks, calls with states by name, gradients."""
+"""Container: what Sequential, Residual and Concat share, such as calls with states by name."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Container(Layer):
     children : dict of str -> Layer
     """
 
-    _told_by = {
+    _dependents = {
         "__call__": (
-            *Layer._told_by["__call__"],
+            *Layer._dependents["__call__"],
             *("_pass", "_pass_vjp", "_outputs", "_state_names", "_check_way_back"),
         ),
         "vjp": ("_pass_vjp", "_check_way_back"),
@@ -118,7 +118,7 @@ class Container(Layer):
         """
         self._check_layouts()
         states: States | None = {} if return_states or hx is not None else None
-        y = self._run("", self._from_list(input), lengths, self._by_name("hx", hx), states)
+        y = self._run("", self._as_input(input), lengths, self._by_name("hx", hx), states)
         return y if states is None else (y, states)
 
     def vjp(
@@ -164,7 +164,7 @@ class Container(Layer):
         self._check_layouts()
         states: States | None = {} if return_states or hx is not None else None
         given = self._by_name("hx", hx)
-        x = self._from_list(input)
+        x = self._as_input(input)
         y, back = self._run_vjp("", x, lengths, given, states, input_gradient)
         stated = states is not None
         shapes = {n: [state.shape for state in s] for n, s in (states or {}).items()}
@@ -210,7 +210,7 @@ class Container(Layer):
     def _by_name(self, what: str, states: Any, differentiable: bool = False) -> States:
         """States that a caller gives, by their names; {} if none are given."""
         if states is None:
-            return {}  # which most runs give: their names need not be gathered
+            return {}  # most runs have none, and then the names need not be gathered
         return by_name(what, states, self._names_inside(differentiable))
 
     def _names_inside(self, differentiable: bool = False) -> list[str]:
@@ -225,7 +225,7 @@ class Container(Layer):
         return self._names_inside(differentiable)
 
     def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
-        return self._run(name, self._from_list(x), lengths, hx, states)
+        return self._run(name, self._as_input(x), lengths, hx, states)
 
     def _pass_vjp(
         self,
@@ -236,7 +236,7 @@ class Container(Layer):
         states: States | None,
         input_gradient: bool,
     ) -> tuple[Any, Back]:
-        return self._run_vjp(name, self._from_list(x), lengths, hx, states, input_gradient)
+        return self._run_vjp(name, self._as_input(x), lengths, hx, states, input_gradient)
 
     def _join(self, name: str, given: Given) -> tuple[Layer, Given]:
         """A copy, if a Last inside takes something from an LSTM before this layer."""
@@ -255,7 +255,7 @@ class Container(Layer):
     def _goes_by_chunks(self) -> bool:
         return all(child._goes_by_chunks for child in self.children.values())
 
-    def _from_list(self, x: Any) -> Any:
+    def _as_input(self, x: Any) -> Any:
         if not isinstance(x, (list, tuple)) or hasattr(x, "batch_sizes") or self._takes_indices:
             return x
         if isinstance(x, tuple) and any(hasattr(part, "shape") for part in x):

@@ -47,7 +47,8 @@ class Embedding(Layer):
     weight: Any
     _takes_indices = True
     _fixed = Layer._fixed | {"num_embeddings", "embedding_dim", "padding_idx"}
-    _kept = True  # its gradient comes last, in one addition, and is large: no copy of it is needed
+    # The gradient is large, and is written last and at once: a pullback needs no copy of it.
+    _guarded = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Layer: what every layer answers to whoever runs it, and what a layer of one's own must write.
+"""Layer: the questions that every layer answers, and what a user's own layer defines.
 
 A layer is called, ``y = layer(x)``, or run so that one can go back, ``y, pullback = layer.vjp(x)``:
 vector-Jacobian products, as JAX names them. `Linear.vjp` says what holds for all of them. Layers
@@ -9,7 +9,7 @@ of them asks what kind of layer it is:
 - ``_pass``: what it passes on; the (h, c) of what has states go in and come out by dotted names;
 - ``_pass_vjp``: the same, with a way back;
 - ``_outputs``: what each layer inside passes on, one after the other;
-- ``_live``: what takes its place in a stream;
+- ``_live``: what does its work in a stream;
 - ``_check_way_back``: whether it can be trained, and so can layers before it;
 - ``_state_names``, ``_gives_steps``, ``_goes_by_chunks``, ``_takes_indices``: facts about it.
 
@@ -125,9 +125,9 @@ class Layer(Parameters):
     stepwise: bool = False
     gives_steps: bool = True
 
-    # What is known of a layer only as long as a method is not overridden. A subclass that overrides
-    # the method, and does not define these, has those of `Layer`, which know nothing about it.
-    _told_by: ClassVar[dict[str, tuple[str, ...]]] = {
+    # Attributes that are right only as long as a method is not overridden. A subclass that
+    # overrides the method and does not define them gets those of `Layer`, which assume nothing.
+    _dependents: ClassVar[dict[str, tuple[str, ...]]] = {
         "__call__": ("vjp", "stream", "_join", "_live", "_goes_by_chunks", "stepwise")
     }
     _axes: int | None = None  # how many axes a batch of its input has, where that is known
@@ -150,8 +150,8 @@ class Layer(Parameters):
             cls.__call__ = Layer.__call__  # type: ignore[method-assign]
         elif "__call__" in own and "forward" not in own:
             cls.forward = own["__call__"]  # type: ignore[method-assign]
-        for method, told in cls._told_by.items():
-            for name in told:
+        for method, dependents in cls._dependents.items():
+            for name in dependents:
                 if _definer(cls, method) < _definer(cls, name):
                     setattr(cls, name, vars(Layer)[name])
 
@@ -181,8 +181,8 @@ class Layer(Parameters):
         input, *args, **options
             As in a call.
         """
-        with_one = [c for c in type(self).__mro__ if getattr(c, "vjp", Layer.vjp) is not Layer.vjp]
-        parent = f"; or vjp = {with_one[0].__name__}.vjp, if that fits" if with_one else ""
+        able = [c for c in type(self).__mro__ if getattr(c, "vjp", Layer.vjp) is not Layer.vjp]
+        parent = f"; or vjp = {able[0].__name__}.vjp, if that fits" if able else ""
         raise NotImplementedError(
             f"{type(self).__name__} has no vjp: to train it, or layers before it, write vjp(self, "
             "input, *, lengths=None), which returns the output and a function from the gradient "
@@ -251,7 +251,7 @@ class Layer(Parameters):
     # ---- what every layer answers ----
 
     def _join(self, name: str, given: Given) -> tuple[Layer, Given]:
-        """This layer at its place among others, and what it gives there; see `chain`."""
+        """Return this layer as it stands at its place, and what it gives there; see `chain`."""
         return self, given.unknown(name, self)
 
     def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
@@ -266,7 +266,7 @@ class Layer(Parameters):
 
     @property
     def _own_call(self) -> Callable[..., Any]:
-        """The function of its class that a call ends in."""
+        """The function of its class that computes a call, the one with the layer's arguments."""
         cls = type(self)
         return cls.forward if cls.__call__ is Layer.__call__ else cls.__call__
 
@@ -332,7 +332,7 @@ class Layer(Parameters):
         yield name or type(self).__name__, y, steps and self._gives_steps
 
     def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
-        """What takes the layer's place in a stream of B sequences; ValueError if nothing can.
+        """Return what does the layer's work in a stream of B sequences; ValueError if nothing can.
 
         An LSTM puts its own stream into `streams`, under its dotted name.
         """
@@ -362,10 +362,10 @@ class Layer(Parameters):
         return self.stepwise
 
     def _check_layouts(self) -> None:
-        """Refuse layers inside that belong together and differ in `batch_first` by now."""
+        """Refuse layers inside that must agree in `batch_first`, if one was changed since."""
 
-    def _from_list(self, x: Any) -> Any:
-        """An input as layers inside can take it: a list may have to become an array first."""
+    def _as_input(self, x: Any) -> Any:
+        """Return an input as the layers inside can take it: lists may have to become arrays."""
         return x
 
     def has_gates(self, name: str) -> bool:
@@ -412,17 +412,17 @@ class Layer(Parameters):
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def _arguments(self) -> str:
-        """What stands in the brackets of `repr`, as torch's ``extra_repr``."""
+        """Return what stands in the brackets of `repr`, as torch's ``extra_repr``."""
         return ""
 
 
 def _definer(cls: type, name: str) -> int:
-    """How far from a class, in the order in which Python looks, its attribute is defined."""
+    """Return how many classes Python looks into before it finds an attribute of a class."""
     return next(n for n, one in enumerate(cls.__mro__) if name in vars(one))
 
 
 def accepted(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Those options that are given, not None, and that a function of a layer takes."""
+    """Return those of the options that are not None and that a function of a layer takes."""
     given = options.items()
     return {n: value for n, value in given if value is not None and _takes(function, n)}
 

@@ -46,9 +46,9 @@ class Parameters:
     # Attributes that the shapes of parameters, or what is packed from them, depend on: they keep
     # the values that the constructor gives them.
     _fixed: ClassVar[frozenset[str]] = frozenset({"dtype", "children"})
-    _kept = False  # whether there is somebody already who would put the gradients back
-    _shown = False  # whether somebody has views of the gradients, and may write into them
-    _blank = False  # whether nothing was added to the gradients since they were set to zero
+    _guarded = False  # whether an `_all_or_nothing` around this one puts the gradients back
+    _handed_out = False  # whether callers have views of the gradients, and may write into them
+    _zeroed = False  # whether nothing was added to the gradients since they were set to zero
     _frozen: frozenset[str] = frozenset()  # names of own parameters that are not to be learnt
 
     def __init__(self, shapes: Shapes, dtype: Any, children: Mapping[str, Layer]) -> None:
@@ -88,7 +88,7 @@ class Parameters:
     def __setattr__(self, name: str, value: Any) -> None:
         is_layer = isinstance(value, Parameters)
         if name[:1] == "_" and name in self.__dict__ and not is_layer:
-            object.__setattr__(self, name, value)  # the layer's own notes, which runs change
+            object.__setattr__(self, name, value)  # what runs change themselves needs no checks
             return
         is_inside = name not in self.__dict__ and name in self.__dict__.get("children", ())
         if is_inside or is_layer:
@@ -144,7 +144,7 @@ class Parameters:
         object.__delattr__(self, name)
 
     def _lacks_parameter(self, name: str) -> bool:
-        """Tell whether a name can only be meant for a parameter, and there is none of it."""
+        """Tell whether a name looks like that of a parameter, but is the name of nothing."""
         absent = name == "bias" and self.__dict__.get(name, "") is None  # a Linear's
         own = (name in self.__dict__ and not absent) or hasattr(type(self), name)
         return "_views" in self.__dict__ and not own and bool(_LIKE_A_PARAMETER.match(name))
@@ -176,7 +176,7 @@ class Parameters:
     def _learnt_grads(self) -> dict[str, Floats]:
         """Those of `_own_grads` that are not frozen; a pullback adds into them."""
         if self._all_frozen:
-            return {}  # and no room for them
+            return {}  # without making room for gradients
         return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
 
     @property
@@ -189,7 +189,7 @@ class Parameters:
             Zeros before the first pullback and after `zero_grad`, and of what is frozen.
         """
         for _, layer in self.named_layers():
-            vars(layer).update(_shown=True, _blank=False)
+            vars(layer).update(_handed_out=True, _zeroed=False)
         return {
             prefix + name: view
             for prefix, layer in self.named_layers()
@@ -199,14 +199,14 @@ class Parameters:
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """Put gradients back if the block, which adds to them, is cut short, as by Ctrl-C."""
-        layers = [layer for layer in self._layers() if not layer._kept]
+        layers = [layer for layer in self._layers() if not layer._guarded]
         before = [
-            None if layer._blank or layer._gradients is None else layer._gradients.copy()
+            None if layer._zeroed or layer._gradients is None else layer._gradients.copy()
             for layer in layers
-        ]  # of zeros none: a copy, or a look at all of them, takes a tenth of a small pullback
+        ]  # where they are known to be zeros, a copy would cost a tenth of a small pullback
         try:
             for layer in layers:
-                vars(layer).update(_kept=True, _blank=False)
+                vars(layer).update(_guarded=True, _zeroed=False)
             yield
         except BaseException:
             for layer, gradients in zip(layers, before, strict=True):
@@ -215,14 +215,14 @@ class Parameters:
             raise
         finally:
             for layer in layers:
-                vars(layer)["_kept"] = False
+                vars(layer)["_guarded"] = False
 
     def zero_grad(self) -> None:
         """Set all gradients to zero; without it, pullbacks go on adding."""
         for layer in self._layers():
             if layer._gradients is not None:
                 layer._gradients[...] = 0
-                vars(layer)["_blank"] = not layer._shown
+                vars(layer)["_zeroed"] = not layer._handed_out
 
     def freeze(self: _Own, *names: str) -> _Own:
         """Let training leave parameters as they are, until `unfreeze`.
@@ -271,7 +271,7 @@ class Parameters:
 
     @property
     def learns(self) -> bool:
-        """Whether any parameter of this layer and those inside it is learnt: there, not frozen."""
+        """Whether this layer, or one inside it, has a parameter that is not frozen."""
         return not all(layer._all_frozen for layer in self._layers())
 
     @property
@@ -301,7 +301,7 @@ class Parameters:
         return self
 
     def _owners(self) -> dict[str, tuple[Layer, str]]:
-        """(layer, its own name for it) of each parameter by its name from here."""
+        """Return (layer, the parameter's name in it) for each parameter, by its dotted name."""
         return {
             prefix + name: (layer, name)
             for prefix, layer in self.named_layers()
@@ -382,7 +382,7 @@ class Parameters:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the layer and its children learn."""
+        """How many numbers the parameters of this layer and of those inside it hold."""
         return sum(layer._flat.size for _, layer in self.named_layers())
 
     def state_dict(self) -> dict[str, Floats]:
@@ -533,7 +533,7 @@ def _holds_floats(array: Array) -> bool:
 
 
 def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Tell whether floats stay what they are, but for rounding, in another precision."""
+    """Tell whether no finite number would become infinite in another precision."""
     if array.dtype.itemsize <= dtype.itemsize:
         return True
     with np.errstate(all="ignore"):
@@ -550,7 +550,10 @@ def as_parameter(value: Any, name: str) -> Array:
 
 
 def check_children(what: str, children: Any) -> None:
-    """Refuse layers inside a layer of the kind `what` that are none, or have no proper names."""
+    """Refuse children of a layer of the kind `what` that are no layers, or whose names will not do.
+
+    `what` is for the message.
+    """
     if not isinstance(children, Mapping):
         raise TypeError(f"{what}: layers must be a dict by name, got {type(children).__name__}")
     for name, layer in children.items():
@@ -560,7 +563,7 @@ def check_children(what: str, children: Any) -> None:
 
 
 def _check_shapes(what: str, shapes: Any) -> Shapes:
-    """Refuse what does not name parameters and their shapes."""
+    """Refuse `shapes` unless it holds names of parameters and their shapes."""
     if not isinstance(shapes, Mapping):
         raise TypeError(f"{what}: shapes must be a dict by name, got {type(shapes).__name__}")
     for name, shape in shapes.items():

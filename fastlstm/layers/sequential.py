@@ -112,10 +112,10 @@ class Sequential(Container):
     def _takes_indices(self) -> bool:  # type: ignore[override]
         return bool(self.children) and bool(self[0]._takes_indices)
 
-    def _from_list(self, x: Any) -> Any:
+    def _as_input(self, x: Any) -> Any:
         if not isinstance(x, (list, tuple)) or not self.children or self[0].num_parameters:
             return x  # a layer with parameters converts it to its own dtype
-        return super()._from_list(x)
+        return super()._as_input(x)
 
     def __getitem__(self, name: str | int | slice) -> Any:
         """A layer by its name, or by its position if an int; a Sequential if a slice."""

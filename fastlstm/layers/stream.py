@@ -211,7 +211,8 @@ class Stepwise:
         self.layer = layer
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
-        return put(self.layer(x), out)
+        y = self.layer(x)
+        return y if out is None else put(y, out)
 
     def run(self, x: Any) -> Any:
         return self.layer(x)
@@ -224,13 +225,14 @@ class Chain:
         self.parts: list[Live] = []
         for part in parts:
             self.parts += part.parts if isinstance(part, Chain) else [part]
+        self._first, self._last = self.parts[:-1], self.parts[-1] if self.parts else None
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
-        if not self.parts:
+        if self._last is None:
             return put(x, out)
-        for part in self.parts[:-1]:
+        for part in self._first:
             x = part.step(x)
-        return self.parts[-1].step(x, out)
+        return self._last.step(x, out)
 
     def run(self, x: Any) -> Any:
         for part in self.parts:
@@ -306,7 +308,8 @@ class ModelStream:
             If a shape or dtype does not fit; the states have not moved.
         """
         y: Floats
-        x = self._model._from_list(x)
+        if type(x) is not np.ndarray:
+            x = self._model._as_input(x)
         if self._features is None:  # a layer of one's own is last, or may refuse what it gets
             with self._unmoved_by_errors():
                 y = self._part.step(x)
@@ -338,7 +341,7 @@ class ModelStream:
             If a shape or dtype does not fit; the states have not moved.
         """
         self._model._check_layouts()
-        x = self._model._from_list(x)
+        x = self._model._as_input(x)
         with self._unmoved_by_errors():
             y: Floats = self._part.run(x)
         return y
