@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support import assert_same_bits
 
-from fastlstm import LSTM, LSTMCell, Stream
+from fastlstm import LSTM, LSTMCell, Sequential, Stream
 
 OPTIONS = {
     "plain": {},
@@ -432,6 +432,14 @@ def test_errors_of_the_number_of_streams(size, kind, sentence):
 def test_repr():
     stream = LSTM(4, 5, 2).stream(3)
     assert repr(stream) == "Stream(LSTM(4, 5, num_layers=2), batch_size=3)"
+
+
+@pytest.mark.parametrize("model", [LSTM(3, 4), Sequential(LSTM(3, 4))])
+def test_the_number_of_sequences_stays(model):
+    stream = model.stream(2)
+    with pytest.raises(AttributeError, match="batch_size"):
+        stream.batch_size = 64
+    assert stream.batch_size == 2
 
 
 def test_what_a_stream_is_made_of():

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class _Activation(Layer):
-    """What has no parameters and can tell from its output alone how to go `_back` from dy to dx.
+    """A function without parameters whose derivative can be told from its output alone.
 
-    Each has a `_value`, of any input. A value's bits depend neither on the others' nor on where it
-    lies: NumPy takes another exp for values that lie backwards, so all work side by side.
+    Each kind has a `_value`, of any input, and `_back`, from the gradient dy of an output y to that
+    of the input. The bits of a value do not depend on other values, nor on how an array lies in
+    memory. NumPy has another exp for arrays that run backwards, so exp works on contiguous arrays.
     """
 
     stepwise = True
@@ -162,7 +163,7 @@ class Softmax(_Activation):
         return dx
 
     def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
-        """In a step the features are the last of two axes, whatever their number is in a batch."""
+        """Take the last axis in any case, for in a step the features are the last of two axes."""
         if self.dim not in (-1, 1 if given.last else 2):
             raise ValueError(
                 f"a stream has one step at a time: {who(name, self)} may sum over several"

@@ -81,7 +81,7 @@ class Dropout(Layer):
         return self, given
 
     def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
-        """A stream evaluates: a step is passed on as it is."""
+        """Pass a step on as it is, because a stream always evaluates."""
         return Chain([])
 
     def _run(self, input: Any) -> tuple[Floats, Floats | None]:
@@ -108,7 +108,7 @@ def masks_of(seed: Any) -> np.random.Generator:
 
 
 def dropout_mask(values: Floats, p: float, rng: np.random.Generator) -> Floats:
-    """Factors for `values`: 0 with probability p, 1 / (1 - p) otherwise."""
+    """Return factors for `values`: 0 with probability p, 1 / (1 - p) otherwise."""
     kept = rng.random(values.shape, values.dtype.type) >= p
     factors: Floats = kept * values.dtype.type(1 / (1 - p) if p < 1 else 0)
     return factors

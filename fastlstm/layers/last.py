@@ -112,7 +112,7 @@ class Last(Layer):
         return last, given._replace(last=who(name, last))
 
     def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
-        """A step is passed on as it is: the sequence might end there."""
+        """Pass a step on as it is, because the sequence might end there."""
         return Chain([])
 
     def __call__(self, input: ArrayLike, *, lengths: ArrayLike | None = None) -> Floats:
@@ -151,7 +151,7 @@ class Last(Layer):
         return y, pullback
 
     def _arrange(self, input: Any, lengths: Any) -> tuple[Floats, list[_Place]]:
-        """The input, and the places to read in its view `_by_steps`: steps, sequences, features."""
+        """Return the input, and the places in its view `_by_steps` that are read."""
         x = as_any_float(input, "Last")
         if x.ndim not in (2, 3):
             raise ValueError(f"Last: Expected input to be 2D or 3D, got {x.ndim}D instead")
@@ -185,7 +185,7 @@ class Last(Layer):
         return y if x.ndim == 3 else y.reshape(y.shape[1:])
 
     def _by_steps(self, x: Floats) -> Floats:
-        """x as (T, B, F)."""
+        """Return x as (T, B, F)."""
         if x.ndim == 2:
             return x[:, None]
         return x.swapaxes(0, 1) if self.batch_first else x

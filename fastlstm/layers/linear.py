@@ -186,7 +186,7 @@ class Linear(Computed):
         return self, given._replace(features=features, giver=giver, directions=False)
 
     def _copy_of_weight(self) -> Floats:
-        """The weight as it is now, for pullbacks that come after it has changed."""
+        """Return a copy of the weight, for pullbacks that are called after it has changed."""
         version, weight = self._copied
         if weight is None or version != self._version:
             version, weight = self._version, self._views["weight"].copy()

@@ -163,7 +163,7 @@ class LSTM(Recurrent):
         engine: EngineChoice = "auto",
         num_threads: int | None = None,
     ) -> LSTM:
-        """Make an LSTM of one layer of weights from elsewhere; the sizes are theirs.
+        """Make an LSTM of one layer from weights of elsewhere, whose shapes tell the sizes.
 
         Parameters
         ----------
@@ -363,7 +363,7 @@ class LSTM(Recurrent):
         return (batch.restore(y), batch.unsort((h, c), initial)), pullback
 
     def _d_states(self, d_states: Any, batch: Padded | Ragged | Packed) -> tuple[Floats, Floats]:
-        """The gradients of a run's final states; what is None becomes zeros."""
+        """Return the gradients of a run's final states; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
             zeros = [*self._states(None, batch.size, batch.batched)]
             if not batch.batched:
@@ -373,7 +373,7 @@ class LSTM(Recurrent):
         return self._states(d_states, batch.size, batch.batched, "d_states")
 
     def _d_output(self, d_output: Any, batch: Padded | Ragged | Packed, wide: int) -> Floats:
-        """The gradient of a run's output as packed rows; zeros if there is none."""
+        """Return the gradient of a run's output as packed rows; zeros if there is none."""
         if d_output is None:
             return np.zeros((len(batch.x), wide), self.dtype)
         if hasattr(d_output, "batch_sizes"):
@@ -408,7 +408,7 @@ class LSTM(Recurrent):
 
     @quiet
     def _dropped(self, x: Floats) -> tuple[Floats, Floats]:
-        """What dropout between layers leaves of x, and its mask."""
+        """Return x after the dropout between layers, and the mask of that."""
         mask = dropout_mask(x, self.dropout, self._dropout_rng)
         return x * mask, mask
 

@@ -33,7 +33,7 @@ class _Pack(NamedTuple):
 
 
 class Recurrent(Computed):
-    """What LSTM and LSTMCell share: gates' initialisation, engine, packed weights.
+    """What LSTM and LSTMCell share: initial weights, packed weights, and the way back.
 
     `cells` lists, in torch's order, the (suffix of the names, input size) of each layer and
     direction; `output_size` is what a cell passes on, H or proj_size.
@@ -200,7 +200,7 @@ class Recurrent(Computed):
         return whole
 
     def _present(self) -> tuple[Stack, int]:
-        """The stack that a stream runs on now, and the number of its threads."""
+        """Return the stack that a stream runs on now, and the number of its threads."""
         return self._stack(), self.num_threads
 
     def _back(
@@ -236,7 +236,7 @@ class Recurrent(Computed):
 
     @quiet
     def _cell(self, k: int) -> Cell:
-        """The parameters of one layer in one direction; torch's two biases are one in the cell."""
+        """Return one layer's parameters in one direction, with torch's two biases added up."""
         b, suffix = np.zeros(4 * self.hidden_size, self.dtype), self._suffixes[k]
         if self.bias:
             b = self._views["bias_ih" + suffix] + self._views["bias_hh" + suffix]

@@ -63,15 +63,15 @@ class Stream:
                 "a stream needs a unidirectional LSTM: the backward direction begins at the end, "
                 "which a live stream does not have"
             )
-        self._lstm, self.batch_size = lstm, check_size("batch_size", batch_size)
+        self._lstm, batch_size = lstm, check_size("batch_size", batch_size)
         self._h, self._c = (
-            np.zeros((lstm.num_layers, self.batch_size, size), lstm.dtype)
+            np.zeros((lstm.num_layers, batch_size, size), lstm.dtype)
             for size in (lstm._output_size, lstm.hidden_size)
         )
         self._take_step()
 
     def _take_step(self) -> None:
-        """Take the engine's step; the instance has it itself, so that nothing comes in between."""
+        """Make the engine's step an attribute of the instance, so that calls go straight to it."""
         present, h, c = self._lstm._present, self._h, self._c
         otherwise = _CheckedStep(self._lstm, h, c).step
         self._step = present()[0].step(h, c, present, otherwise)
@@ -83,12 +83,12 @@ class Stream:
         return {name: state[name] for name in state.keys() - {"step", "_step"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The states are copied, as a layer's parameters are."""
+        """Take over such a state. The arrays are copied, as those of a layer are."""
         self.__dict__.update(state, _h=np.array(state["_h"]), _c=np.array(state["_c"]))
         self._take_step()
 
     def __copy__(self) -> Stream:
-        """A stream at the same point, with a state of its own, over the same weights."""
+        """Return a stream at the same point, with states of its own, over the same weights."""
         copy = Stream(self._lstm, self.batch_size)
         copy.state = self.state
         return copy
@@ -139,6 +139,11 @@ class Stream:
         return y.swapaxes(0, 1) if batch_first else y
 
     @property
+    def batch_size(self) -> int:
+        """How many sequences advance together."""
+        return len(self._h[0])
+
+    @property
     def state(self) -> tuple[Floats, Floats]:
         """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume."""
         return self._h.copy(), self._c.copy()
@@ -177,7 +182,7 @@ class Stream:
         self._begin(mask, *self._starts(to))
 
     def _starts(self, to: Any) -> list[Floats]:
-        """Given states, checked, as (h, c) of all streams; zeros if there are none."""
+        """Return given states, checked, as (h, c) of all streams; zeros if there are none."""
         if to is None:
             to = self._lstm._states(None, 1, True)
         else:
@@ -195,17 +200,17 @@ class Stream:
 
 
 class Live(Protocol):
-    """What takes the place of a layer in a stream: it goes on by a step, or by a chunk of steps."""
+    """What does the work of a layer in a stream, step by step or chunk by chunk."""
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
-        """Go on by one step, x (B, ...); the result may go into `out`, checked."""
+        """Compute the next step from x (B, ...). `out`, which is checked, takes the result."""
 
     def run(self, x: Any) -> Any:
-        """Go on by a chunk of steps, in the layout of the layers."""
+        """Compute the next steps from a chunk of input, in the layout of the layers."""
 
 
 class Stepwise:
-    """A layer that needs one step at a time, and keeps nothing of it."""
+    """A layer whose steps do not depend on each other."""
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
@@ -219,7 +224,7 @@ class Stepwise:
 
 
 class Chain:
-    """What goes on one after the other; without any parts, a step is passed on as it is."""
+    """Parts that pass on to each other; without parts, a step is passed on as it is."""
 
     def __init__(self, parts: list[Live]) -> None:
         self.parts: list[Live] = []
@@ -241,10 +246,10 @@ class Chain:
 
 
 class ModelStream:
-    """B sequences that arrive step by step through a whole model; made by `Sequential.stream`.
+    """B sequences that arrive step by step at a whole model; made by `Layer.stream`.
 
-    As `Stream`, with a state for each LSTM. Every step gives what the model would give if the
-    sequence ended there: so a Last passes on each step's output. Dropout is off.
+    It is like `Stream`, with a state for each LSTM. Every step gives what the model would give if
+    the sequence ended there, so a Last passes on each step's output. Dropout is off.
 
     Parameters
     ----------
@@ -278,13 +283,18 @@ class ModelStream:
         streams: dict[str, Stream],
         features: int | None = None,
     ) -> None:
-        self._model, self.batch_size, self._part = model, batch_size, part
+        self._model, self._batch_size, self._part = model, batch_size, part
         self._streams, self._features = streams, features
         if not self._streams:
             raise ValueError("a stream needs a model with an LSTM, this one has none")
 
+    @property
+    def batch_size(self) -> int:
+        """How many sequences advance together."""
+        return self._batch_size
+
     def __copy__(self) -> ModelStream:
-        """A stream at the same point, with states of its own, over the same weights."""
+        """Return a stream at the same point, with states of its own, over the same weights."""
         copy: ModelStream = self._model.stream(self.batch_size)
         copy.state = self.state
         return copy
@@ -402,7 +412,7 @@ class ModelStream:
 
 
 def _check_mask(mask: Any, batch_size: int) -> Array:
-    """A mask of streams; None is all of them."""
+    """Return a mask of streams as an array, or refuse it; None is all of them."""
     mask = np.ones(batch_size, bool) if mask is None else np.asarray(mask)
     if mask.dtype != bool or mask.shape != (batch_size,):
         raise ValueError(
@@ -413,7 +423,7 @@ def _check_mask(mask: Any, batch_size: int) -> Array:
 
 
 def by_name(what: str, states: Any, names: list[str]) -> dict[str, Any]:
-    """States that are given by the names of LSTMs, in their order, or for the only one: a dict."""
+    """Return a dict of states, which may be given by names, in order, or for the only LSTM."""
     if states is None:
         return {}
     known = ", ".join(map(repr, names)) or "no LSTM"
@@ -436,7 +446,7 @@ def by_name(what: str, states: Any, names: list[str]) -> dict[str, Any]:
 
 
 def put(y: Any, out: Floats | None) -> Any:
-    """A result, in `out` if that is given."""
+    """Return a result, in `out` if that is given."""
     if out is None:
         return y
     out[...] = y
@@ -444,7 +454,7 @@ def put(y: Any, out: Floats | None) -> Any:
 
 
 class _CheckedStep:
-    """The step of one stream over states h and c: what is given is checked and converted first."""
+    """A step of one stream over states h and c, which checks and converts its input first."""
 
     def __init__(self, lstm: LSTM, h: Array, c: Array) -> None:
         self._lstm, self._h, self._c = lstm, h, c
