@@ -359,6 +359,35 @@ def test_what_is_masked_is_nothing(dtype, name, reduction, rubbish):
         assert not value[~MASK].any()
 
 
+@pytest.mark.parametrize("given", [{}, {"mask": MASK}, {"weights": WEIGHTS}], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_denominator_is_what_the_mean_divides_by(name, given):
+    case = CASES[name]
+    y, t = case.draw("float64")
+    mean, total = (case.make(reduction)(y, t, **given)[0] for reduction in ("mean", "sum"))
+    loss = case.make("mean")
+    loss = loss.func if isinstance(loss, functools.partial) else loss
+    assert mean * loss.denominator(y, t, **given) == pytest.approx(total, rel=1e-13)
+
+
+def test_weights_of_what_is_masked_may_be_nan(dtype):
+    y, mask = np.array([3.0, 1.0], dtype), np.array([True, False])
+    for weights in ([2.0, np.nan], [2.0, -1.0]):
+        value, gradient = MSELoss("sum")(y, np.zeros_like(y), weights=weights, mask=mask)
+        assert value == 18 and gradient.tolist() == [12, 0]
+
+
+def test_predictions_of_one_axis_take_weights(dtype):
+    y = np.array([3.0, 1.0], dtype)
+    value, gradient = MSELoss()(y, np.zeros_like(y), weights=[3.0, 1.0])
+    assert value == 7 and gradient.tolist() == [4.5, 0.5]
+
+
+def test_an_ignored_target_of_a_single_class():
+    value, gradient = CrossEntropyLoss(reduction="sum")(np.zeros((2, 1)), [0, -100])
+    assert value == 0 and not gradient.any()
+
+
 def test_ignored_class_may_stand_under_nan():
     logits = np.array([[0.0, 0.0], [np.nan, np.inf]])
     value, gradient = CrossEntropyLoss()(logits, np.array([1, -100]))
@@ -465,6 +494,11 @@ def test_nse_by_hand():
         raises(call, ValueError, f"nse: Expected arrays of one shape, not empty, got {got}")
     raises(lambda: nse([True], [1]), ValueError,
            "nse: Expected arrays of numbers, got bool and int64")  # fmt: skip
+
+
+def test_a_quantile_loss_is_that_of_the_median():
+    value, gradient = QuantileLoss()(np.array([1.0, 5.0]), np.array([3.0, 5.0]))
+    assert value == 0.5 and gradient.tolist() == [-0.25, 0]
 
 
 def test_nse_loss_is_one_minus_nse():
