@@ -383,6 +383,13 @@ def test_predictions_of_one_axis_take_weights(dtype):
     assert value == 7 and gradient.tolist() == [4.5, 0.5]
 
 
+def test_pos_weight_may_have_all_axes_of_the_prediction():
+    """Two questions that are open, each with the loss log 2 and the slope 1/2."""
+    value, gradient = BCEWithLogitsLoss([2.0, 1.0], "none")(np.zeros(2), np.array([1.0, 0.0]))
+    np.testing.assert_allclose(value, [2 * np.log(2), np.log(2)], rtol=1e-15)
+    assert gradient.tolist() == [-1, 0.5]
+
+
 def test_an_ignored_target_of_a_single_class():
     value, gradient = CrossEntropyLoss(reduction="sum")(np.zeros((2, 1)), [0, -100])
     assert value == 0 and not gradient.any()
@@ -597,6 +604,8 @@ def test_bad_classes():
     raises(lambda: loss(logits, np.zeros((4, 3))), ValueError,
            "CrossEntropyLoss: Expected target of float32, as the prediction's, "
            "got float64")  # fmt: skip
+    with pytest.raises(ValueError, match=r"from 0 to 4 in an array of shape \(2, 3\), or"):
+        loss(np.zeros((2, 3, 5)), np.zeros((2, 3)))
     wanted = (
         "CrossEntropyLoss: Expected target to hold class indices, integers from 0 to 2 in an array "
         "of shape (4,), or class probabilities, float32 of shape (4, 3), got {}. Labels become "
