@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,3 +47,10 @@ def through_a_file(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     file.seek(0)
     with np.load(file) as arrays:
         return dict(arrays)
+
+
+# Arguments of `fastlstm.LSTM`: every combination of layers, directions, projection and layout.
+LSTM_OPTIONS = [
+    dict(zip(("num_layers", "bidirectional", "proj_size", "batch_first"), values, strict=True))
+    for values in itertools.product((1, 3), (False, True), (0, 2), (False, True))
+]

@@ -229,7 +229,7 @@ def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _S
     if layout.batch == 1:
         h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]
     try:
-        h, c = lstm._states(h_c, layout.batch, True)
+        h, c = lstm.check_states(h_c, layout.batch, True)
     except ValueError as fault:
         raise ValueError(f"{args.state_in}: {fault}") from fault
     return {name: (h, c) if layout.batched else (h[:, 0], c[:, 0])}

@@ -268,7 +268,7 @@ class LSTM(Recurrent):
         latter the output too, and by several threads in the engines numba and numpy.
         """
         batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
-        initial = self._states(hx, batch.size, batch.batched)
+        initial = self.check_states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         y = self._run(batch.x, batch.batch_sizes, h, c)
         return batch.restore(y), batch.unsort((h, c), initial)
@@ -327,7 +327,7 @@ class LSTM(Recurrent):
         if checkpoint_every is not None:
             check_size("checkpoint_every", checkpoint_every)
         batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
-        initial = self._states(hx, batch.size, batch.batched)
+        initial = self.check_states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         d, x = self._directions, batch.x
         tapes: list[tuple[Any, slice, Any, Floats | None]] = []
@@ -365,12 +365,12 @@ class LSTM(Recurrent):
     def _d_states(self, d_states: Any, batch: Padded | Ragged | Packed) -> tuple[Floats, Floats]:
         """Return the gradients of a run's final states; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
-            zeros = [*self._states(None, batch.size, batch.batched)]
+            zeros = [*self.check_states(None, batch.size, batch.batched)]
             if not batch.batched:
                 zeros = [zero[:, 0] for zero in zeros]
             pairs = zip(d_states, zeros, strict=True)
             d_states = [zero if given is None else given for given, zero in pairs]
-        return self._states(d_states, batch.size, batch.batched, "d_states")
+        return self.check_states(d_states, batch.size, batch.batched, "d_states")
 
     def _d_output(self, d_output: Any, batch: Padded | Ragged | Packed, wide: int) -> Floats:
         """Return the gradient of a run's output as packed rows; zeros if there is none."""
@@ -412,8 +412,32 @@ class LSTM(Recurrent):
         mask = dropout_mask(x, self.dropout, self._dropout_rng)
         return x * mask, mask
 
-    def _states(self, hx: Any, rows: int, batched: bool, what: str = "hx") -> tuple[Floats, Floats]:
-        """Return fresh, writable h (L*D, B, P) and c (L*D, B, H) from what the caller gave."""
+    def check_states(
+        self, hx: Any, rows: int, batched: bool, what: str = "hx"
+    ) -> tuple[Floats, Floats]:
+        """Check states that a caller gives, and return copies that a run may change.
+
+        Parameters
+        ----------
+        hx : (h, c), or None for zeros
+            Arrays of shape (layers * D, B, P) and (layers * D, B, H), without B if not `batched`.
+        rows : int
+            B; 1 if not `batched`.
+        batched : bool
+            Whether the states have an axis for B.
+        what : str
+            What errors call them.
+
+        Returns
+        -------
+        h, c : ndarrays of shape (layers * D, B, P) and (layers * D, B, H)
+            C-contiguous, of the layer's dtype.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or dtype does not fit; torch's sentences.
+        """
         cells = len(self._suffixes)
         shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
         if hx is None:

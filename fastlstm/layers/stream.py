@@ -152,7 +152,7 @@ class Stream:
     def state(self, state: Any) -> None:
         if state is None:
             raise TypeError("state must be a tuple (h, c), got None; reset() makes it zero")
-        h, c = self._lstm._states(state, self.batch_size, True)
+        h, c = self._lstm.check_states(state, self.batch_size, True)
         self._h[...], self._c[...] = h, c
 
     def reset(self, mask: Any = None, to: Any = None) -> None:
@@ -184,11 +184,11 @@ class Stream:
     def _starts(self, to: Any) -> list[Floats]:
         """Return given states, checked, as (h, c) of all streams; zeros if there are none."""
         if to is None:
-            to = self._lstm._states(None, 1, True)
+            to = self._lstm.check_states(None, 1, True)
         else:
             pair = isinstance(to, (tuple, list)) and len(to) == 2
             one = pair and all(np.ndim(state) == 2 for state in to)  # for all streams
-            to = self._lstm._states(to, 1 if one else self.batch_size, not one, "to")
+            to = self._lstm.check_states(to, 1 if one else self.batch_size, not one, "to")
         shapes = self._h.shape, self._c.shape
         return [np.broadcast_to(s, shape) for s, shape in zip(to, shapes, strict=True)]
 
@@ -379,7 +379,7 @@ class ModelStream:
                 "states zero"
             )
         whole = {
-            name: stream._lstm._states(states[name], self.batch_size, True, f"state[{name!r}]")
+            name: stream._lstm.check_states(states[name], self.batch_size, True, f"state[{name!r}]")
             for name, stream in self._streams.items()
         }
         for name, stream in self._streams.items():
