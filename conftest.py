@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-collect_ignore = [] if importlib.util.find_spec("numba") else ["fastlstm/engines/_numba.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("numba") else ["fastlstm/engines/_numba*.py"]
 
 
 @pytest.fixture(autouse=True)

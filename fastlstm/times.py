@@ -74,14 +74,13 @@ def continued(values: NDArray[Any], count: int) -> NDArray[Any] | None:
 
 
 def _at_equal_distances(
-    values: NDArray[Any], after: NDArray[np.int64], week: NDArray[np.bool_] | None
+    values: NDArray[Any], after: NDArray[np.int64], week: list[bool] | None
 ) -> NDArray[Any] | None:
     """Return the times that come `after` the last one by so many distances, if these are equal."""
     more: NDArray[Any]
     if values.dtype.kind == "M":
-        for day in np.arange(2).astype(
-            "timedelta64[D]"
-        ):  # with 1, last days of months become first ones
+        # With one day added, the last days of months become the first ones of the next.
+        for day in np.arange(2).astype("timedelta64[D]"):
             months = (values + day).astype("datetime64[M]")
             steps, rest = np.diff(months), values + day - months
             if (steps == steps[0]).all() and steps[0].astype(int) and (rest == rest[0]).all():
@@ -121,7 +120,7 @@ def span(step: Any) -> str:
     return f"{number} {name}" + ("" if number == "1" else "s")
 
 
-def _working_week(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+def _working_week(values: NDArray[Any]) -> list[bool] | None:
     """Return which days of the week have rows, Monday first; None if the rows have no such week.
 
     The days are Monday to Friday, if the rows pass one weekend at least, or other 5 or 6 days in a
@@ -140,6 +139,7 @@ def _working_week(values: NDArray[Any]) -> NDArray[np.bool_] | None:
         least = _WEEKENDS
     else:
         return None
-    steps = np.busday_count(days[:-1], days[1:], week)
+    worked: list[bool] = week.tolist()  # NumPy 1.24 warns of np.bool_ here
+    steps = np.busday_count(days[:-1], days[1:], worked)
     weekends = (steps == 1) & (np.diff(days) > np.timedelta64(1, "D"))
-    return week if np.count_nonzero(weekends) >= least and np.median(steps) == 1 else None
+    return worked if np.count_nonzero(weekends) >= least and np.median(steps) == 1 else None
