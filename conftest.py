@@ -10,7 +10,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-collect_ignore_glob = [] if importlib.util.find_spec("numba") else ["fastlstm/engines/_numba*.py"]
+# Files that a missing library keeps from being imported, or whose examples use it.
+NEEDS = {
+    "numba": ["fastlstm/engines/_numba*.py"],
+    "matplotlib": ["fastlstm/plot.py"],
+    "pandas": ["fastlstm/training/splitting.py"],
+}
+collect_ignore_glob = [
+    file
+    for library, files in NEEDS.items()
+    if not importlib.util.find_spec(library)
+    for file in files
+]
 
 
 @pytest.fixture(autouse=True)
