@@ -30,7 +30,7 @@ class Sequential(Container):
     ValueError
         If a name is empty or holds a dot, or layers do not fit together: in their dtypes, in the
         features that one gives and the next takes, in `batch_first`; or what needs steps or indices
-        does not get them. Of a layer of one's own nothing is known, and so nothing asked.
+        does not get them. A layer of your own is asked only what it says of itself.
 
     Examples
     --------
