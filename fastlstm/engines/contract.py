@@ -29,6 +29,35 @@ o * tanh(c); += sums over all steps::
     dc_0 = dc * f;  dh_0 = W_hh^T dz                                               (9)
     dx = W_ih^T dz;  dW_ih += dz x^T;  dW_hh += dz h_0^T;  db += dz                (10)
 
+That is the plain cell. `Options`, and arrays that a `Cell` has beside its weights, change the step.
+One step with all of them, in order; c_0 and h_0 are the states before it::
+
+    m   = h_0 * noise.h                                    recurrent dropout, in training   (11)
+    s   = b + W_ih x + W_hh m                                                               (12)
+          b + ln_ih * norm(W_ih x) + ln_hh * norm(W_hh m)  layer_norm "haste": over 4H
+          W_ih x + W_hh m                                  layer_norm "tflite"
+    s_i += w_ci * c_0;  s_f += w_cf * c_0;  s_o += w_co * c'    peepholes; c' is that of (16) (13)
+    z   = s;  or z_q = b_q + ln_q * norm(s_q) for each gate q    layer_norm "tflite": over H  (14)
+    i = gate(z_i);  f = gate(z_f);  g = cell(z_g);  o = gate(z_o)    z within +-gate_clip  (15)
+          f = 1 - i or i = 1 - f                           coupled
+    c'  = f * c_0 + i * g                                  within +-cell_clip              (16)
+    h'  = o * output(c')                                                                   (17)
+          o * output(b_c + ln_c * norm(c'))                layer_norm "haste": over H
+    h'  = W_hr h'                                          within +-proj_clip              (18)
+    c   = c' + zone_c * (c_0 - c');  h = h' + zone_h * (h_0 - h')    zoneout               (19)
+
+norm(v) is (v - mean) / sqrt(variance + epsilon), both over the values of one row; the variance is the
+mean of the squares. In training zone_c and zone_h are masks of 0 and 1 for every value, otherwise
+the probabilities themselves. The derivative of a clip is 1 within the bounds and at them.
+(Peepholes: Gers & Schmidhuber 2000. Coupled gates: Greff et al. 2017. Layer normalisation: Ba, Kiros
+& Hinton 2016, as the operator UNIDIRECTIONAL_SEQUENCE_LSTM of TFLite has it, with epsilon 1e-8, and
+as Haste's LayerNormLSTM, with 1e-5. Zoneout: Krueger et al. 2017. Recurrent dropout with one mask
+for all steps: Gal & Ghahramani 2016.)
+
+Backward, the steps of (11) to (19) are undone in turn. With a peephole of o, dc receives w_co ds_o
+before (16); dc_0 receives w_ci ds_i + w_cf ds_f. What (12) had is what (10) takes: with "haste", dW_ih
+and dx come from the gradient of W_ih x, and dW_hh and dh_0 from that of W_hh m.
+
 Packed rows are the one layout that engines see. The rows of step 0 come first, then those of
 step 1, and so on; step t has a row for each of the first ``batch_sizes[t]`` sequences. Sequences
 are sorted by length, the longest first, so `batch_sizes` never increases. Its first number is B: a
@@ -44,8 +73,9 @@ states and gradients back. No bit of a result depends on the pieces.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +84,93 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 """An array of float32 or float64; all arrays of one stack and of its calls have one dtype."""
+
+
+class Activation(NamedTuple):
+    """A function of one number: one of those of ONNX's operator LSTM, with its parameters.
+
+    ================ ========================================== ===============
+    name             value at x                                 alpha, beta
+    ================ ========================================== ===============
+    sigmoid          1 / (1 + exp(-x))
+    tanh             tanh(x)
+    relu             max(x, 0)
+    affine           alpha x + beta                             both
+    leaky_relu       x, or alpha x where x < 0                  alpha
+    thresholded_relu x, or 0 where x <= alpha                   alpha
+    scaled_tanh      alpha tanh(beta x)                         both
+    hard_sigmoid     alpha x + beta, within 0 and 1             both
+    elu              x, or alpha (exp(x) - 1) where x < 0       alpha
+    softsign         x / (1 + |x|)
+    softplus         log(1 + exp(x))
+    ================ ========================================== ===============
+    """
+
+    name: str
+    alpha: float = 0.0
+    beta: float = 0.0
+
+
+ACTIVATIONS = (
+    "sigmoid", "tanh", "relu", "affine", "leaky_relu", "thresholded_relu", "scaled_tanh",
+    "hard_sigmoid", "elu", "softsign", "softplus",
+)  # fmt: skip
+"""The names of the functions; their places are the numbers that compiled engines use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What equations (11) to (19) take beside arrays; the defaults are the plain cell's.
+
+    Attributes
+    ----------
+    gate_clip, cell_clip, proj_clip : float
+        Bounds of z, c' and the projected h'; infinite without a clip.
+    coupled : {"", "f=1-i", "i=1-f"}
+        Which gate follows another. The rows of that gate are zeros in every array of a cell, and
+        its gradients are zeros.
+    gate, cell, output : Activation
+        The functions of (15) and (17).
+    layer_norm : {"", "tflite", "haste"}
+        Which normalisation there is. The mean and variance of "haste" leave out the rows of a gate
+        that `coupled` takes away.
+    zoneout_h, zoneout_c : float
+        The probabilities with which a value stays what it was.
+    """
+
+    gate_clip: float = math.inf
+    cell_clip: float = math.inf
+    proj_clip: float = math.inf
+    coupled: Literal["", "f=1-i", "i=1-f"] = ""
+    gate: Activation = Activation("sigmoid")
+    cell: Activation = Activation("tanh")
+    output: Activation = Activation("tanh")
+    layer_norm: Literal["", "tflite", "haste"] = ""
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+
+
+EPSILON = {"tflite": 1e-8, "haste": 1e-5}
+"""What norm adds to the variance."""
+
+
+class Noise(NamedTuple):
+    """What training draws at random for one run of one direction; None where there is none.
+
+    Attributes
+    ----------
+    h : ndarray of shape (B, P)
+        The factors of (11), for each sequence in the order of its row in step 0.
+    zone_h, zone_c : ndarrays of shape (N, P) and (N, H)
+        The masks of (19), of 0 and 1.
+    """
+
+    h: Array | None = None
+    zone_h: Array | None = None
+    zone_c: Array | None = None
+
+
+PLAIN = Options()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,12 +189,30 @@ class Cell:
     w_hh : ndarray of shape (4H, P)
     b : ndarray of shape (4H,)
     w_hr : ndarray of shape (P, H), or None without a projection
+    w_ci, w_cf, w_co : ndarrays of shape (H,), or None without peepholes
+    ln : ndarray of shape (4H,), or None
+        The gains of (14), with layer_norm "tflite".
+    ln_ih, ln_hh, ln_c, b_c : ndarrays of shape (4H,), (4H,), (H,), (H,), or None
+        The gains of (12) and (17) and the bias of (17), with layer_norm "haste".
+    reverse : bool
+        Whether the cell runs from each sequence's own last step to step 0.
+    options : Options
     """
 
     w_ih: Array
     w_hh: Array
     b: Array
     w_hr: Array | None = None
+    w_ci: Array | None = None
+    w_cf: Array | None = None
+    w_co: Array | None = None
+    ln: Array | None = None
+    ln_ih: Array | None = None
+    ln_hh: Array | None = None
+    ln_c: Array | None = None
+    b_c: Array | None = None
+    reverse: bool = False
+    options: Options = PLAIN
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -89,13 +224,20 @@ class Cell:
         """The type of all its numbers."""
         return self.w_ih.dtype
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether equations (1) to (10) say all: no option and no further array is there."""
+        further = self.w_ci, self.w_cf, self.w_co, self.ln, self.ln_ih, self.ln_c
+        return self.options == PLAIN and all(array is None for array in further)
+
     def arrays(self) -> dict[str, Array]:
         """Return the arrays that this cell has, by the names of the fields."""
-        return {name: array for name, array in vars(self).items() if array is not None}
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def map(self, function: Callable[[Array], Array]) -> Cell:
         """Return a cell of what `function` makes of each array that this cell has."""
-        return Cell(**{name: function(array) for name, array in self.arrays().items()})
+        arrays = {name: function(array) for name, array in self.arrays().items()}
+        return dataclasses.replace(self, **arrays)
 
 
 class Step(Protocol):
@@ -133,8 +275,8 @@ class Stack(Protocol):
         For each layer, and in it for each direction. The stack keeps a copy in its own order: later
         changes of the arrays change nothing.
     directions : {1, 2}
-        The second direction of a layer runs from each sequence's own last step to step 0. What a
-        layer hands on has the outputs of both side by side.
+        How many cells a layer has; the second one is reverse. What a layer hands on has the
+        outputs of both side by side. All cells have the same sizes, but for I, and options.
     back : bool
         Whether gradients will be asked for. Such a stack has one layer.
     spare : dict, optional
@@ -158,8 +300,17 @@ class Stack(Protocol):
         spare: dict[str, Any] | None = None,
     ) -> None: ...
 
-    def run(self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, threads: int) -> None:
-        """Run whole sequences: equations (1) to (5).
+    def run(
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        threads: int,
+        noise: Sequence[Noise] | None = None,
+    ) -> None:
+        """Run whole sequences: equations (1) to (5), or (11) to (19).
 
         Parameters
         ----------
@@ -175,6 +326,8 @@ class Stack(Protocol):
             Filled with the last layer's h, at the rows of `x`. Its rows may lie apart.
         threads : int
             How many threads may work at once.
+        noise : sequence of Noise, optional
+            For each direction, for stacks of one layer. None: nothing is random.
         """
         ...
 
@@ -187,8 +340,9 @@ class Stack(Protocol):
         y: Array,
         threads: int,
         checkpoint_every: int = 0,
+        noise: Sequence[Noise] | None = None,
     ) -> Any:
-        """Run a stack that was made with ``back=True``, and keep what `back` needs.
+        """Run a stack of one layer, and keep what `saved` and `back` need.
 
         Parameters
         ----------
@@ -197,11 +351,24 @@ class Stack(Protocol):
         checkpoint_every : int
             With 0, the gates and cells of every step are kept. Otherwise the states at every so
             many steps are kept, from which `back` computes the rest again.
+        noise
+            As for `run`. It is kept, not copied.
 
         Returns
         -------
         tape
-            For `back` of the same stack, any number of times.
+            For `saved` and `back` of the same stack, any number of times.
+        """
+        ...
+
+    def saved(self, tape: Any) -> list[tuple[Array, Array]]:
+        """Return the gates and cells of every step of a run recorded without checkpoints.
+
+        Returns
+        -------
+        list of (gates, cells)
+            For each direction two fresh arrays: i, f, g, o after (15), of shape (N, 4H), and c, of
+            shape (N, H).
         """
         ...
 
@@ -214,8 +381,9 @@ class Stack(Protocol):
         dx: Array | None,
         dw: Sequence[Cell],
         threads: int,
+        dcells: Sequence[Array | None] | None = None,
     ) -> None:
-        """Go back through a recorded run: equations (6) to (10).
+        """Go back through a recorded run of a stack made with ``back=True``: (6) to (10).
 
         Parameters
         ----------
@@ -232,6 +400,8 @@ class Stack(Protocol):
             For each direction the gradients of its parameters; they are added into.
         threads : int
             As for `run`; it may be another number.
+        dcells : sequence of ndarray of shape (N, H) or None, optional
+            For each direction the gradients of the cells that `saved` returns.
         """
         ...
 
