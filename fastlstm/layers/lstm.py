@@ -16,7 +16,7 @@ from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
 from .layouts import as_torch
-from .recurrent import Recurrent, describe
+from .recurrent import Recurrent, Sizes, describe
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class LSTM(Recurrent):
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.input_size = check_size("input_size", input_size)
-        hidden_size = check_size("hidden_size", hidden_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
         bias = check_bool("bias", bias)
         self.batch_first = batch_first
@@ -139,12 +139,17 @@ class LSTM(Recurrent):
         self._directions = 2 if self.bidirectional else 1
         wide = self._directions * self._output_size
         cells = [
-            (f"_l{layer}{suffix}", wide if layer else self.input_size)
+            Sizes(
+                f"_l{layer}{suffix}",
+                wide if layer else self.input_size,
+                self.hidden_size,
+                self._output_size,
+            )
             for layer in range(self.num_layers)
             for suffix in ("", "_reverse")[: self._directions]
         ]
         self._dropout_rng = masks_of(seed)
-        super().__init__(cells, hidden_size, self._output_size, bias, dtype, engine, seed)
+        super().__init__(cells, bias, dtype, engine, seed)
         self.num_threads = num_threads
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -394,7 +399,7 @@ class LSTM(Recurrent):
         if not (self.dropout and self.training):
             y = np.empty((len(x), wide), self.dtype)
             if len(x):
-                self._stack().run(x, batch_sizes, h, c, y, self.num_threads)
+                self._whole_stacks()[0].run(x, batch_sizes, h, c, y, self.num_threads)
             return y
         d = self._directions
         for k, layer in enumerate(self._stacks(apart=True)):

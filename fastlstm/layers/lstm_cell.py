@@ -12,7 +12,7 @@ from ..checks import check_bool, check_size
 from ..sequences.packing import uniform_sizes
 from .chain import Given, who
 from .layer import Back, States, accepted
-from .recurrent import Recurrent, describe
+from .recurrent import Recurrent, Sizes, describe
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -61,10 +61,11 @@ class LSTMCell(Recurrent):
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.input_size = check_size("input_size", input_size)
-        hidden_size = check_size("hidden_size", hidden_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
-        self._directions, cells = 1, [("", self.input_size)]
-        super().__init__(cells, hidden_size, hidden_size, bias, dtype, engine, seed)
+        self._directions = 1
+        cells = [Sizes("", self.input_size, self.hidden_size, self.hidden_size)]
+        super().__init__(cells, bias, dtype, engine, seed)
         self.num_threads = 1
 
     def __call__(self, input: ArrayLike, hx: Any = None) -> tuple[Floats, Floats]:
@@ -88,7 +89,7 @@ class LSTMCell(Recurrent):
         rows, h, c = self._arrange(input, hx)
         if len(rows):
             batch_sizes = uniform_sizes(1, len(rows))
-            self._stack().run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
+            self._whole_stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
         return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
 
     def vjp(

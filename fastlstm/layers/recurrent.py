@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 _MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
 
 
+class Sizes(NamedTuple):
+    """One layer in one direction: how the names of its parameters end, and its I, H and P."""
+
+    suffix: str
+    input_size: int
+    hidden_size: int
+    output_size: int  # H, or proj_size
+
+
 class _Pack(NamedTuple):
     """The stacks of one version of the parameters, and whether they know the way back."""
 
@@ -35,8 +44,7 @@ class _Pack(NamedTuple):
 class Recurrent(Computed):
     """What LSTM and LSTMCell share: initial weights, packed weights, and the way back.
 
-    `cells` lists, in torch's order, the (suffix of the names, input size) of each layer and
-    direction; `output_size` is what a cell passes on, H or proj_size.
+    `cells` lists the sizes of each layer and direction, in torch's order.
     """
 
     _fixed = Computed._fixed | {"input_size", "hidden_size", "bias"}
@@ -45,24 +53,24 @@ class Recurrent(Computed):
 
     def __init__(
         self,
-        cells: list[tuple[str, int]],
-        hidden_size: int,
-        output_size: int,
+        cells: list[Sizes],
         bias: bool,
         dtype: Precision,
         engine: EngineChoice,
         seed: int | np.random.Generator | None,
     ) -> None:
-        self.hidden_size, self.bias = hidden_size, bias
-        self._suffixes = [suffix for suffix, _ in cells]
+        self.bias, self._cells = bias, cells
+        self._suffixes = [cell.suffix for cell in cells]
         shapes: dict[str, tuple[int, ...]] = {}
-        for suffix, input_size in cells:
+        for suffix, input_size, hidden_size, output_size in cells:
             shapes["weight_ih" + suffix] = (4 * hidden_size, input_size)
             shapes["weight_hh" + suffix] = (4 * hidden_size, output_size)
             if bias:
                 shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (4 * hidden_size,)
             if output_size != hidden_size:
                 shapes["weight_hr" + suffix] = (output_size, hidden_size)
+        # Neighbouring layers of the same units share a stack: which cells are in each.
+        self._groups = _groups(cells, self._directions)
         # For each layer and direction: the fields of its `Cell`, biases left out, and their names.
         self._matrices = [
             {field: name + s for field, name in _MATRICES.items() if name + s in shapes}
@@ -71,7 +79,7 @@ class Recurrent(Computed):
         super().__init__(shapes, dtype, engine)
         self._engine.prepare(self.dtype)
         self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
-        self._whole: Stack | None = None  # the stack of all layers that the last call ran on
+        self._whole: list[Stack] | None = None  # the stacks that the last call ran on
         self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
         self.reset_parameters(seed)
 
@@ -129,24 +137,25 @@ class Recurrent(Computed):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         rng = np.random.default_rng(seed)
-        bound = 1 / np.sqrt(self.hidden_size)
-        draw: dict[str, Callable[[tuple[int, ...]], Array]] = {
-            "uniform": lambda shape: uniform(rng, shape, bound, self.dtype),
-            "glorot": lambda shape: glorot(rng, shape, self.dtype),
-            "orthogonal": lambda shape: orthogonal(rng, shape),
-            "zeros": np.zeros,
-            "unit_forget_gate": np.zeros,
-        }
         rules = {
-            "weight_ih": weight_ih, "weight_hh": weight_hh, "weight_hr": "uniform",
-            "bias_ih": bias, "bias_hh": bias,
+            "weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias, "bias_hh": bias,
+            "weight_hr": "uniform",
         }  # fmt: skip
-        for name, view in self._views.items():
-            kind = "_".join(name.split("_")[:2])
-            values = draw[rules[kind]](view.shape)
-            if kind == "bias_ih" and bias == "unit_forget_gate":
-                values[self.hidden_size : 2 * self.hidden_size] = 1
-            self._set({name: values})
+        draw: dict[str, Callable[[tuple[int, ...], int], Array]] = {
+            "uniform": lambda shape, hidden: uniform(rng, shape, 1 / np.sqrt(hidden), self.dtype),
+            "glorot": lambda shape, hidden: glorot(rng, shape, self.dtype),
+            "orthogonal": lambda shape, hidden: orthogonal(rng, shape),
+            "zeros": lambda shape, hidden: np.zeros(shape),
+            "unit_forget_gate": lambda shape, hidden: np.zeros(shape),
+        }
+        for suffix, _, hidden_size, _ in self._cells:
+            for kind, rule in rules.items():
+                if (name := kind + suffix) not in self._views:
+                    continue
+                values = draw[rule](self._views[name].shape, hidden_size)
+                if kind == "bias_ih" and bias == "unit_forget_gate":
+                    values[hidden_size : 2 * hidden_size] = 1
+                self._set({name: values})
 
     def has_gates(self, name: str) -> bool:
         """Tell whether the rows of a parameter are the gates'; those of a projection are not."""
@@ -166,42 +175,43 @@ class Recurrent(Computed):
                 pack.make_stale()
 
     def _stacks(self, apart: bool = False, back: bool = False) -> list[Stack]:
-        """Return the parameters as the engine packs them: in one stack, or `apart`, layer by layer.
+        """Return the parameters as the engine packs them: `apart`, layer by layer, or in groups.
 
-        Both ways are packed once for each version of the parameters. `back` asks for layers apart
-        whose stacks know the way back. Such stacks run forward as well, and a single layer is
-        whole in any case, so that there are never more than two packed copies.
+        A group is one stack for neighbouring layers of the same units. Both ways are packed once
+        for each version of the parameters. `back` asks for layers apart whose stacks know the way
+        back. Such stacks run forward as well, and where no layers are in a group, there is one way
+        only, so that there are never more than two packed copies.
         """
         d, count = self._directions, len(self._suffixes)
-        apart = (apart or back) and count > d
+        apart = (apart or back) and len(self._groups) * d < count
         pack = self._packed.get(apart)
         if pack and pack.version == self._version and (pack.back or not back):
             return pack.stacks
         del pack
         self._discard(apart)  # its memory is there to take again
         version, cells = self._version, [self._cell(k) for k in range(count)]
-        size = d if apart else count
+        groups = [slice(k, k + d) for k in range(0, count, d)] if apart else self._groups
         stacks = [
             self._engine.Stack(
-                cells[k : k + size], d, back, self._spare.setdefault(k, {}) if back else None
+                cells[group], d, back, self._spare.setdefault(group.start, {}) if back else None
             )
-            for k in range(0, count, size)
+            for group in groups
         ]
         pack = _Pack(version, back, stacks)
         if self._packed.setdefault(apart, pack) is not pack or version != self._version:
             pack.make_stale()  # another thread was faster, or has changed the parameters
         return stacks
 
-    def _stack(self) -> Stack:
-        """Return the stack of all layers, which small calls find without further questions."""
+    def _whole_stacks(self) -> list[Stack]:
+        """Return the stacks of all groups, which small calls find without further questions."""
         whole = self._whole
-        if whole is None or whole.stale:
-            whole = self._whole = self._stacks()[0]
+        if whole is None or whole[0].stale:
+            whole = self._whole = self._stacks()
         return whole
 
-    def _present(self) -> tuple[Stack, int]:
-        """Return the stack that a stream runs on now, and the number of its threads."""
-        return self._stack(), self.num_threads
+    def _present(self, group: int = 0) -> tuple[Stack, int]:
+        """Return the stack that a stream runs a group on now, and the number of its threads."""
+        return self._whole_stacks()[group], self.num_threads
 
     def _back(
         self,
@@ -228,20 +238,31 @@ class Recurrent(Computed):
 
     def _gradients_of_cell(self, k: int, own: dict[str, Array]) -> Cell:
         """Arrays to which an engine adds the gradients of a cell; frozen ones are thrown away."""
-        matrices = {
+        matrices: dict[str, Any] = {
             field: own[name] if name in own else np.zeros_like(self._views[name])
             for field, name in self._matrices[k].items()
         }
-        return Cell(b=np.zeros(4 * self.hidden_size, self.dtype), **matrices)
+        return Cell(b=np.zeros(4 * self._cells[k].hidden_size, self.dtype), **matrices)
 
     @quiet
     def _cell(self, k: int) -> Cell:
         """Return one layer's parameters in one direction, with torch's two biases added up."""
-        b, suffix = np.zeros(4 * self.hidden_size, self.dtype), self._suffixes[k]
+        b, suffix = np.zeros(4 * self._cells[k].hidden_size, self.dtype), self._suffixes[k]
         if self.bias:
             b = self._views["bias_ih" + suffix] + self._views["bias_hh" + suffix]
-        arrays = {field: self._views[name] for field, name in self._matrices[k].items()}
-        return Cell(b=b, **arrays)
+        arrays: dict[str, Any] = {
+            field: self._views[name] for field, name in self._matrices[k].items()
+        }
+        reverse = self._directions == 2 and k % 2 == 1
+        return Cell(b=b, reverse=reverse, **arrays)
+
+
+def _groups(cells: list[Sizes], directions: int) -> list[slice]:
+    """Return the places of neighbouring layers that have the same numbers of units."""
+    layers = range(0, len(cells), directions)
+    starts = [k for k in layers if not k or cells[k].hidden_size != cells[k - 1].hidden_size]
+    ends = [*starts[1:], len(cells)]
+    return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def describe(value: Any) -> str:
