@@ -191,7 +191,10 @@ def cells_of(work, values):
     """The cells of `values_of`, one for each direction."""
     names = [field.name for field in dataclasses.fields(Cell)]
     return [
-        Cell(**{name: values[f"{name}{k}"] for name in names if f"{name}{k}" in values})
+        Cell(
+            **{name: values[f"{name}{k}"] for name in names if f"{name}{k}" in values},
+            reverse=k == 1,
+        )
         for k in range(work.directions)
     ]
 

@@ -123,7 +123,8 @@ class Guarded:
 def stack_of(module, case, back=False):
     """The stack that `run` runs: with `reverse`, the cell is both its directions."""
     directions = 1 + case.reverse
-    return module.Stack([case.cell] * directions, directions, back)
+    cells = [dataclasses.replace(case.cell, reverse=k == 1) for k in range(directions)]
+    return module.Stack(cells, directions, back)
 
 
 def run(module, case, gap=0, stack=None, method="run"):
@@ -229,10 +230,11 @@ def draw(work):
     drawn = []
     for layer in range(work.layers):
         wide, scale = (work.directions * P, 1) if layer else (work.I, work.w)
-        for _ in range(work.directions):
+        for k in range(work.directions):
             w_hr = uniform(P, work.H) if work.P else None
             w_ih = uniform(4 * work.H, wide, scale=bound * scale)
-            drawn.append(Cell(w_ih, uniform(4 * work.H, P), uniform(4 * work.H), w_hr))
+            w_hh, b = uniform(4 * work.H, P), uniform(4 * work.H)
+            drawn.append(Cell(w_ih, w_hh, b, w_hr, reverse=k == 1))
     rows = len(work.lengths)
     h = uniform(len(drawn), rows, P, scale=1)
     c = uniform(len(drawn), rows, work.H, scale=2)

@@ -7,6 +7,7 @@ a minute, is left to the slow ones.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 import pathlib
@@ -80,16 +81,15 @@ CALLS = {
 
 
 def run_in_python(engine, call, dtype):
-    """y, h, c of an engine, in one thread; with `reverse` those of a stack's second direction."""
+    """y, h, c of an engine, in one thread."""
     cells, batch_sizes, x, h, c = call.arrays()
-    directions = 2 if call.reverse else call.work.directions
     cells = [cell.map(lambda a: a.astype(dtype)) for cell in cells]
     if call.reverse:
-        cells, h, c = cells * 2, h.repeat(2, axis=0), c.repeat(2, axis=0)
+        cells = [dataclasses.replace(cell, reverse=True) for cell in cells]
     x, h, c = (a.astype(dtype) for a in (x, h, c))
-    y = np.empty((len(x), directions * h.shape[2]), dtype)
-    engine.Stack(cells, directions).run(x, batch_sizes, h, c, y, 1)
-    return (y[:, h.shape[2] :], h[1:], c[1:]) if call.reverse else (y, h, c)
+    y = np.empty((len(x), call.work.directions * h.shape[2]), dtype)
+    engine.Stack(cells, call.work.directions).run(x, batch_sizes, h, c, y, 1)
+    return y, h, c
 
 
 def run_bits(command, dtype, arrays, shapes):

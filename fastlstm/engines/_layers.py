@@ -209,7 +209,7 @@ class Layers:
             self.run_cell(weights, x, batch_sizes, h, c, y, reverse, saved)
 
     def _is_reverse(self, k: int) -> bool:
-        return self._directions == 2 and k % 2 == 1
+        return self._cells[k].reverse
 
     def step(
         self, h: Array, c: Array, present: Callable[[], tuple[Stack, int]], otherwise: Step
@@ -223,7 +223,7 @@ class _Packed:
 
     def __init__(self, weights: Any, cell: Cell) -> None:
         self.weights, self.dtype, self.hidden_size = weights, cell.dtype, cell.sizes[1]
-        self.size = sum(array.size for array in cell.arrays().values())
+        self.reverse, self.size = cell.reverse, sum(array.size for array in cell.arrays().values())
 
 
 class _Segment(NamedTuple):

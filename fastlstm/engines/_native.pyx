@@ -178,6 +178,7 @@ cdef class Stack:
     cdef dict spare
     cdef fl_shape shape
     cdef Scratch idle[4]  # which calls take and give back
+    cdef bint reverse  # of a stack of one direction; of two, the second one is in any case
     cdef public bint stale
 
     def __init__(self, cells, int directions, bint back=False, dict spare=None):
@@ -187,6 +188,7 @@ cdef class Stack:
         self.shape.itemsize = cells[0].dtype.itemsize
         self.shape.directions, self.shape.back = directions, back
         self.shape.layers = len(cells) // directions
+        self.reverse = directions == 1 and cells[0].reverse
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
         self.spare = spare
         self.memory = _borrow(spare, "weights", self.bytes)
@@ -243,7 +245,7 @@ cdef class Stack:
     def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None, cnp.ndarray h not None,
             cnp.ndarray c not None, cnp.ndarray y not None, int threads):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
-        call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
+        call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
         call.scratch = _aligned(scratch.memory)
@@ -257,7 +259,7 @@ cdef class Stack:
                cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None, int threads,
                int64_t checkpoint_every=0):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
-        call.checkpoint_interval = checkpoint_every
+        call.reverse, call.checkpoint_interval = self.reverse, checkpoint_every
         cdef Tape tape = Tape()
         tape.spare, tape.arrays = self.spare, (x, batch_sizes, y)
         tape.memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
