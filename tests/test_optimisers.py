@@ -11,7 +11,7 @@ from saboteurs import edited
 from support import assert_same_bits
 from values import through_a_file
 
-from fastlstm import LSTM, Dropout, Linear, Sequential
+from fastlstm import LSTM, Dropout, Layer, Linear, Sequential
 from fastlstm.training import (
     SGD,
     Adam,
@@ -339,14 +339,39 @@ def test_bad_factors():
            "(2, 5) has no gates")  # fmt: skip
     for value in ([1, 2], [1]):
         raises(lambda value=value: AdamW(model, lr_factors={"lstm.weight_ih*": value}), ValueError,
-               "lr_factors['lstm.weight_ih*'] must be one number, or four for the gates "
-               f"i, f, g, o, got {len(value)}")  # fmt: skip
+               "lr_factors['lstm.weight_ih*'] must be one number, or 4 for the gates i, f, g, o "
+               f"of lstm.weight_ih_l0, got {len(value)}")  # fmt: skip
     raises(lambda: RMSprop(model, lr_factors={"*": -1}), ValueError,
            "lr_factors['*'] must be a finite number of at least 0, got -1")  # fmt: skip
     raises(lambda: RMSprop(model, lr_factors={"*": None}), TypeError,
            "lr_factors['*'] should be a number, got: NoneType")  # fmt: skip
     raises(lambda: Adam(model, lr_factors=2.0), TypeError,
            "lr_factors should be a dict, got: float")  # fmt: skip
+
+
+def test_a_layer_may_have_other_gates():
+    """As many factors as gates that have rows."""
+
+    class Three(Layer):
+        def __init__(self):
+            super().__init__({"kernel": (6, 2), "offset": (2,)})
+
+        def gates_of(self, name):
+            return "igo" if name == "kernel" else ""
+
+    model = Three()
+    model.kernel, model.offset = np.ones((6, 2)), np.ones(2)
+    factors = {"*": 4, "kernel": [1, 0, 3]}, {"kernel": [0.5, 1, 2], "offset": 0}
+    optimizer = SGD(model, 0.25, weight_decay=1, lr_factors=factors[0], decay_factors=factors[1])
+    for gradient in model.grads.values():
+        gradient[...] = 0.5
+    optimizer.step()
+    # 1 - 0.25 * 1 * (0.5 + 0.5 * 1); frozen; 1 - 0.25 * 3 * (0.5 + 2 * 1)
+    assert model.kernel[:, 0].tolist() == [0.75, 0.75, 1, 1, -0.875, -0.875]
+    assert model.offset.tolist() == [0.5, 0.5]
+    raises(lambda: SGD(model, decay_factors={"*": 1, "k*": [1, 2, 3, 4]}), ValueError,
+           "decay_factors['k*'] must be one number, or 3 for the gates i, g, o of kernel, got 4"
+           )  # fmt: skip
 
 
 # ---- on the flat buffers ------------------------------------------------------------------------

@@ -357,21 +357,123 @@ def test_kinds_of_initialisation():
     "options, sentence",
     [
         (
-            dict(weight_ih="he"),
-            "weight_ih must be one of uniform, glorot, orthogonal, zeros, got 'he'",
+            dict(weight_ih="unit_forget_gate"),
+            "weight_ih must be one of uniform, glorot, he, orthogonal, narrow_normal, zeros, ones, "
+            "or a function, got 'unit_forget_gate'",
         ),
         (
             dict(weight_hh=None),
-            "weight_hh must be one of uniform, glorot, orthogonal, zeros, got None",
+            "weight_hh must be one of uniform, glorot, he, orthogonal, narrow_normal, zeros, ones, "
+            "or a function, got None",
         ),
-        (dict(bias="glorot"), "bias must be one of uniform, unit_forget_gate, zeros, got 'glorot'"),
+        (
+            dict(bias="he"),
+            "bias must be one of uniform, unit_forget_gate, narrow_normal, zeros, ones, or a "
+            "function, got 'he'",
+        ),
+        (
+            dict(weight_ih=np.zeros(16)),
+            "weight_ih must be one of uniform, glorot, he, orthogonal, narrow_normal, zeros, ones, "
+            f"or a function, got {np.zeros(16)!r:.100}",
+        ),
+        (
+            dict(weight_hh=lambda shape: np.zeros(shape[::-1])),
+            "what the function returned for weight_hh_l0 must have shape (16, 4), got (4, 16)",
+        ),
+        (
+            dict(bias=lambda shape: np.zeros((*shape, 1))),
+            "what the function returned for bias_ih_l0 must have shape (16,), got (16, 1)",
+        ),
+        (
+            dict(weight_ih=lambda shape: np.full(shape, np.nan)),
+            "what the function returned for weight_ih_l0 must be finite numbers within float32",
+        ),
+        (
+            dict(bias=lambda shape: np.full(shape, 1e39)),
+            "what the function returned for bias_ih_l0 must be finite numbers within float32",
+        ),
+        (
+            dict(bias=lambda shape: np.zeros(shape, int)),
+            "what the function returned for bias_ih_l0 must hold floats, got int64",
+        ),
     ],
 )
 def test_unknown_initialisation(options, sentence):
     lstm = LSTM(3, 4, seed=0)
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         lstm.reset_parameters(1, **options)
-    assert_same_bits(lstm.weight_ih_l0, LSTM(3, 4, seed=0).weight_ih_l0)
+    for name, values in LSTM(3, 4, seed=0).state_dict().items():
+        assert_same_bits(lstm.state_dict()[name], values)
+
+
+def test_normal_initialisation():
+    """He's variance is 2 / columns, whatever the rows; a narrow normal has the deviation 0.01."""
+    lstm = LSTM(8, 6, proj_size=3, dtype="float64")
+    lstm.reset_parameters(5, weight_ih="he", weight_hh="he", bias="narrow_normal")
+    rng = np.random.default_rng(5)
+    draws = [rng.standard_normal(shape) for shape in ((24, 8), (24, 3), 24)]
+    assert_same_bits(lstm.weight_ih_l0, draws[0] * np.sqrt(2 / 8))
+    assert_same_bits(lstm.weight_hh_l0, draws[1] * np.sqrt(2 / 3))
+    assert_same_bits(lstm.bias_ih_l0, draws[2] * 0.01)
+    assert not lstm.bias_hh_l0.any()
+    lstm.reset_parameters(5, weight_ih="narrow_normal", weight_hh="ones", bias="ones")
+    assert_same_bits(lstm.weight_ih_l0, draws[0] * 0.01)
+    assert (lstm.weight_hh_l0 == 1).all() and (lstm.bias_ih_l0 == 1).all()
+    assert not lstm.bias_hh_l0.any()  # the two biases are added up
+
+
+def test_initialisation_by_a_function():
+    """It is called with the shape of each array; the other arrays do not notice."""
+    asked = []
+
+    def numbered(shape):
+        asked.append(shape)
+        return np.full(shape, 2.0 * len(asked))
+
+    lstm = LSTM(3, 4, 2, bidirectional=True, proj_size=2)
+    lstm.reset_parameters(7, weight_hh=numbered, bias=numbered)
+    assert asked == [(16, 2), (16,)] * 4
+    for k, end in enumerate(["_l0", "_l0_reverse", "_l1", "_l1_reverse"]):
+        state = lstm.state_dict()
+        assert (state["weight_hh" + end] == 4 * k + 2).all()
+        assert (state["bias_ih" + end] == 4 * k + 4).all()
+        assert not state["bias_hh" + end].any()
+    twin = LSTM(3, 4, 2, bidirectional=True, proj_size=2)
+    twin.reset_parameters(7, weight_hh="zeros", bias="zeros")
+    for name in ("weight_ih_l0", "weight_hr_l0_reverse", "weight_ih_l1_reverse"):
+        assert_same_bits(lstm.state_dict()[name], twin.state_dict()[name])
+    cell = LSTMCell(3, 4)
+    cell.reset_parameters(weight_ih=np.random.default_rng(2).standard_normal, bias=np.ones)
+    expected = np.random.default_rng(2).standard_normal((16, 3)).astype("float32")
+    assert_same_bits(cell.weight_ih, expected)
+    assert (cell.bias_ih == 1).all() and not cell.bias_hh.any()
+
+
+def test_a_function_that_fails_changes_nothing():
+    lstm = LSTM(3, 4, 2, seed=0)
+
+    def fails(shape):
+        if shape[1] == 4:  # in the second layer
+            raise KeyError("no such weights")
+        return np.ones(shape)
+
+    with pytest.raises(KeyError, match="no such weights"):
+        lstm.reset_parameters(1, weight_ih=fails)
+    for name, values in LSTM(3, 4, 2, seed=0).state_dict().items():
+        assert_same_bits(lstm.state_dict()[name], values)
+
+
+def test_a_function_may_return_one_array_twice():
+    """What it returned is copied, so that it may be filled anew for the next matrix."""
+    buffer = np.zeros((16, 4), "float32")
+
+    def filled(shape):
+        buffer[...] += 1
+        return buffer
+
+    lstm = LSTM(4, 4, 2)
+    lstm.reset_parameters(weight_ih=filled)
+    assert (lstm.weight_ih_l0 == 1).all() and (lstm.weight_ih_l1 == 2).all()
 
 
 # ---- copies ---------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from fastlstm.training import (
     NSELoss,
     OneCycleLR,
     ReduceLROnPlateau,
+    RMSprop,
     Sequences,
     SequentialLR,
     Standardizer,
@@ -338,6 +339,27 @@ def test_going_on_with_the_very_same_objects(name, momentum, tmp_path):
     whole = _parts(**change)
     assert_same_history(history, fit(**whole))
     assert_same_weights(parts["model"], whole["model"])
+
+
+@pytest.mark.parametrize("kind", [SGD, RMSprop, Adam, AdamW])
+def test_going_on_with_factors(kind, tmp_path):
+    """Factors of gates, with a schedule, clipping and a frozen gate: the bits are the same."""
+    path = tmp_path / "training.npz"
+    factors = {
+        "lr_factors": {"lstm.weight_hh*": [1, 0.5, 2, 0], "lstm.bias_hh*": 0},
+        "decay_factors": {"*bias*": 0, "lstm.weight_ih*": [1, 2, 3, 4]},
+    }
+    change = {
+        "optimizer": lambda model: kind(model, 0.02, weight_decay=0.1, **factors),
+        "clip_norm": 0.5,
+    }
+    _save(path, **change)
+    parts, whole = _parts(**change), _parts(**change)
+    assert_same_history(fit(**parts, resume=path), fit(**whole))
+    assert_same_weights(parts["model"], whole["model"])
+    fresh, trained = regressor(dropout=0.3).state_dict(), whole["model"].state_dict()
+    frozen = trained["lstm.weight_hh_l0"] == fresh["lstm.weight_hh_l0"]
+    assert frozen.all(axis=1).reshape(4, 4).all(axis=1).tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("monitor, mode", [("loss", "min"), ("highest", "max")])

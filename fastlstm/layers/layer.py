@@ -368,9 +368,12 @@ class Layer(Parameters):
         """Return an input as the layers inside can take it: lists may have to become arrays."""
         return x
 
-    def has_gates(self, name: str) -> bool:
-        """Tell whether the rows of an own parameter are those of the gates i, f, g, o, in turn."""
-        return False
+    def gates_of(self, name: str) -> str:
+        """Return the gates whose rows an own parameter has, in turn, as "ifgo"; "" for other rows.
+
+        Each gate has as many rows. Optimisers take a factor for each of them.
+        """
+        return ""
 
     def random_states(self) -> dict[str, np.random.Generator]:
         """Return the layer's own random generators by name; a checkpoint keeps their states.

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..arrays import quiet
 from ..engines.contract import Array, Cell, Stack
-from ..initialisers import glorot, orthogonal, uniform
+from ..initialisers import MATRIX_RULES, draw
 from .computed import Computed
+from .parameters import as_parameter
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from ..checks import Precision
     from ..engines import EngineChoice
 
 # The fields of a `Cell` that are parameters as they are, and the beginnings of torch's names.
 _MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
+
+# How the arrays are drawn that no argument of `reset_parameters` is for, by the beginnings of
+# their names, and which arrays do not have the rows of the gates.
+_RULES = {"weight_hr": "uniform"}
+_WITHOUT_GATES = ("weight_hr",)
+
+_BIAS_RULES = "uniform", "unit_forget_gate", "narrow_normal", "zeros", "ones"
+
+Rule: TypeAlias = "str | Callable[[tuple[int, ...]], ArrayLike]"
+"""How an array is drawn: the name of a rule, or a function that returns it for a shape."""
 
 
 class Sizes(NamedTuple):
@@ -50,6 +63,7 @@ class Recurrent(Computed):
     _fixed = Computed._fixed | {"input_size", "hidden_size", "bias"}
 
     _directions: int
+    _gates = "ifgo"  # those that have rows in weights and biases, in turn
 
     def __init__(
         self,
@@ -105,9 +119,9 @@ class Recurrent(Computed):
         self,
         seed: int | np.random.Generator | None = None,
         *,
-        weight_ih: str = "uniform",
-        weight_hh: str = "uniform",
-        bias: str = "uniform",
+        weight_ih: Rule = "uniform",
+        weight_hh: Rule = "uniform",
+        bias: Rule = "uniform",
     ) -> None:
         """Draw the parameters anew.
 
@@ -116,50 +130,102 @@ class Recurrent(Computed):
         seed : int or numpy.random.Generator, optional
             The same seed gives the same parameters; None takes fresh entropy. No global random
             state is read or changed.
-        weight_ih, weight_hh : {"uniform", "glorot", "orthogonal", "zeros"}
-            "uniform" is torch's U(-1/sqrt(H), 1/sqrt(H)). Keras and MATLAB take glorot for
-            `weight_ih` and orthogonal for `weight_hh`, each over the whole (4H, ...) matrix.
-        bias : {"uniform", "unit_forget_gate", "zeros"}
-            "unit_forget_gate": 1 in the forget gate's ``bias_ih``, 0 everywhere else, so that
-            memory is kept at first (Jozefowicz, Zaremba & Sutskever 2015).
+        weight_ih, weight_hh : str or callable
+            The rule for the weights, each time over a whole matrix, (4H, columns):
+
+            - "uniform": torch's U(-1/sqrt(H), 1/sqrt(H));
+            - "glorot": U(-a, a) with a = sqrt(6 / (4H + columns)); Keras and MATLAB take it for
+              `weight_ih`;
+            - "he": normal with the variance 2 / columns;
+            - "orthogonal": orthonormal columns, or rows if there are fewer of them; Keras and
+              MATLAB take it for `weight_hh`;
+            - "narrow_normal": normal with the standard deviation 0.01;
+            - "zeros", "ones";
+            - a function, which is called with the shape, as ``numpy.ones`` and the method
+              ``standard_normal`` of a Generator can be, and returns an array of that shape.
+        bias : str or callable
+            "uniform" is torch's rule for ``bias_ih`` and ``bias_hh``. The other rules are for the
+            sum of the two: they are followed by ``bias_ih``, and ``bias_hh`` is 0. They are
+            "unit_forget_gate", "narrow_normal", "zeros", "ones", and a function, which is called
+            with ``(4H,)``. "unit_forget_gate" is 1 for the forget gate and 0 for the others, so
+            that memory is kept at first. Where the forget gate is 1 - i, the input gate has -1
+            instead, which is the same.
+
+        Raises
+        ------
+        ValueError
+            If there is no such rule, or if a function returns another shape or numbers that are
+            not finite. All functions are called, and what they return is checked, before any
+            parameter changes.
 
         Notes
         -----
-        A projection's ``weight_hr`` is always torch's uniform.
-        """
-        matrices = "uniform", "glorot", "orthogonal", "zeros"
-        biases = "uniform", "unit_forget_gate", "zeros"
-        for name, value, known in (
-            ("weight_ih", weight_ih, matrices),
-            ("weight_hh", weight_hh, matrices),
-            ("bias", bias, biases),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        rng = np.random.default_rng(seed)
-        rules = {
-            "weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias, "bias_hh": bias,
-            "weight_hr": "uniform",
-        }  # fmt: skip
-        draw: dict[str, Callable[[tuple[int, ...], int], Array]] = {
-            "uniform": lambda shape, hidden: uniform(rng, shape, 1 / np.sqrt(hidden), self.dtype),
-            "glorot": lambda shape, hidden: glorot(rng, shape, self.dtype),
-            "orthogonal": lambda shape, hidden: orthogonal(rng, shape),
-            "zeros": lambda shape, hidden: np.zeros(shape),
-            "unit_forget_gate": lambda shape, hidden: np.zeros(shape),
-        }
-        for suffix, _, hidden_size, _ in self._cells:
-            for kind, rule in rules.items():
-                if (name := kind + suffix) not in self._views:
-                    continue
-                values = draw[rule](self._views[name].shape, hidden_size)
-                if kind == "bias_ih" and bias == "unit_forget_gate":
-                    values[hidden_size : 2 * hidden_size] = 1
-                self._set({name: values})
+        A projection's ``weight_hr`` is always torch's uniform. Cost: one pass over the parameters,
+        and a QR decomposition of each matrix for "orthogonal". Sources: torch.nn.LSTM; Glorot &
+        Bengio 2010; He et al. 2015; Saxe, McClelland & Ganguli 2014; Jozefowicz, Zaremba &
+        Sutskever 2015 (forget gate); MATLAB's lstmLayer for their names.
 
-    def has_gates(self, name: str) -> bool:
-        """Tell whether the rows of a parameter are the gates'; those of a projection are not."""
-        return not name.startswith("weight_hr")
+        Examples
+        --------
+        >>> lstm = fastlstm.LSTM(3, 2)
+        >>> lstm.reset_parameters(0, weight_ih="he", weight_hh=np.ones, bias="unit_forget_gate")
+        >>> lstm.weight_hh_l0[0], lstm.bias_ih_l0
+        (array([1., 1.], dtype=float32), array([0., 0., 1., 1., 0., 0., 0., 0.], dtype=float32))
+        """
+        for name, value, known in (
+            ("weight_ih", weight_ih, MATRIX_RULES),
+            ("weight_hh", weight_hh, MATRIX_RULES),
+            ("bias", bias, _BIAS_RULES),
+        ):
+            if not callable(value) and not (isinstance(value, str) and value in known):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, or a function, got {value!r:.100}"
+                )
+        rules: dict[str, Rule] = {"weight_ih": weight_ih, "weight_hh": weight_hh}
+        rules |= {"bias_ih": bias, "bias_hh": "uniform" if bias == "uniform" else "zeros"}
+        rules |= _RULES
+        names = [
+            (kind + suffix, rule, 1 / np.sqrt(hidden_size))
+            for suffix, _, hidden_size, _ in self._cells
+            for kind, rule in rules.items()
+            if kind + suffix in self._views
+        ]
+        returned = {name: self._returned(rule, name) for name, rule, _ in names if callable(rule)}
+        rng = np.random.default_rng(seed)
+        for name, rule, bound in names:
+            shape = self._views[name].shape
+            if callable(rule):
+                values = returned[name]
+            elif rule == "unit_forget_gate":
+                values = np.zeros(shape, self.dtype)
+                self._rows("f", values)[...] = 1
+                if "f" not in self._gates:
+                    self._rows("i", values)[...] = -1  # sigmoid(1) = 1 - sigmoid(-1)
+            else:
+                values = draw(rule, rng, shape, bound, self.dtype)
+            self._set({name: values})
+
+    def _returned(self, function: Callable[[tuple[int, ...]], ArrayLike], name: str) -> Array:
+        """Return what a user's function makes for a parameter; ValueError if it will not do."""
+        shape = self._views[name].shape
+        what = f"what the function returned for {name}"
+        values = as_parameter(function(shape), what)
+        if values.shape != shape:
+            raise ValueError(f"{what} must have shape {shape}, got {values.shape}")
+        with np.errstate(all="ignore"):
+            values = values.astype(self.dtype)  # a copy: the function may return one array again
+        if not np.isfinite(values).all():
+            raise ValueError(f"{what} must be finite numbers within {self.dtype}")
+        return values
+
+    def _rows(self, gate: str, array: Array) -> Array:
+        """Return a gate's rows of an array that has those of all gates; none if it is coupled."""
+        place, size = self._gates.find(gate), len(array) // len(self._gates)
+        return array[place * size : (place + 1) * size] if place >= 0 else array[:0]
+
+    def gates_of(self, name: str) -> str:
+        """Return the gates whose rows a parameter has; projections have none."""
+        return "" if name.startswith(_WITHOUT_GATES) else self._gates
 
     def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale."""

@@ -21,7 +21,7 @@ from ..layers import Layer
 BLOCK = 32768  # numbers: parameters, gradients, moments and scratch of so many stay in the cache
 
 Factors = Mapping[str, float | Collection[float]]  # as users give them
-_Four = tuple[float, ...]  # the factors of the gates i, f, g, o
+_PerGate = tuple[float, ...]  # one for each gate of a parameter, or one alone
 
 
 class Part(NamedTuple):
@@ -30,11 +30,16 @@ class Part(NamedTuple):
     name: str
     shape: tuple[int, ...]
     start: int
-    gated: bool  # whether its rows are those of the four gates, a quarter each
+    gates: str  # whose rows it has, as "ifgo", each as many; "" for other rows
 
     @property
     def stop(self) -> int:
         return self.start + math.prod(self.shape)
+
+    @property
+    def pieces(self) -> int:
+        """How many factors it may have: one for each gate, or one alone."""
+        return len(self.gates) or 1
 
 
 class Block(NamedTuple):
@@ -63,7 +68,7 @@ def layout_of(model: Layer) -> list[list[Part]]:
         parts: list[Part] = []
         start = 0
         for name, view in layer._views.items():
-            parts.append(Part(prefixes[id(layer)] + name, view.shape, start, layer.has_gates(name)))
+            parts.append(Part(prefixes[id(layer)] + name, view.shape, start, layer.gates_of(name)))
             start = parts[-1].stop
         layout.append(parts)
     return layout
@@ -79,55 +84,47 @@ def frozen_parts(model: Layer, layout: list[list[Part]]) -> set[str]:
     }
 
 
-def factors_of(parts: list[Part], patterns: Factors | None, argument: str) -> dict[str, _Four]:
-    """Return four factors for each name, those of the last pattern that matches it.
-
-    They are equal for a parameter without gates.
-    """
-    factors: dict[str, _Four] = {part.name: (1.0,) * 4 for part in parts}
+def factors_of(parts: list[Part], patterns: Factors | None, argument: str) -> dict[str, _PerGate]:
+    """Return the factors of each part by its name, those of the last pattern that matches it."""
+    factors: dict[str, _PerGate] = {part.name: (1.0,) * part.pieces for part in parts}
     if not hasattr(patterns or {}, "items"):
         raise TypeError(f"{argument} should be a dict, got: {type(patterns).__name__}")
     for pattern, value in (patterns or {}).items():
         several = isinstance(value, (list, tuple, np.ndarray))
         given: Any = value if several else [value]
         values = [check_number(f"{argument}[{pattern!r}]", v, least=0) for v in given]
-        if len(values) not in ((4,) if several else (1,)):
-            raise ValueError(
-                f"{argument}[{pattern!r}] must be one number, or four for the gates i, f, g, o, "
-                f"got {len(values)}"
-            )
         matching = [part for part in parts if fnmatch.fnmatchcase(part.name, pattern)]
         if not matching:
             names = ", ".join(factors)
             raise ValueError(f"{argument}: {pattern!r} matches no parameter; there are {names}")
         for part in matching:
-            if several and not part.gated:
+            if several and not part.gates:
                 raise ValueError(
                     f"{argument}: {pattern!r} has a factor for each gate, but {part.name} of "
                     f"shape {part.shape} has no gates"
                 )
-            factors[part.name] = tuple(values) if several else (values[0],) * 4
+            if several and len(values) != part.pieces:
+                raise ValueError(
+                    f"{argument}[{pattern!r}] must be one number, or {part.pieces} for the gates "
+                    f"{', '.join(part.gates)} of {part.name}, got {len(values)}"
+                )
+            factors[part.name] = tuple(values) if several else (values[0],) * part.pieces
     return factors
 
 
 def blocks_of(
     parts: list[Part],
-    lr_factors: Mapping[str, _Four],
-    decay_factors: Mapping[str, _Four],
+    lr_factors: Mapping[str, _PerGate],
+    decay_factors: Mapping[str, _PerGate],
     missed: Mapping[str, int],
 ) -> list[Block]:
     """Cut a layer's buffer into blocks, and leave out whatever has a factor of 0."""
     merged: list[tuple[int, int, tuple[float, float, int]]] = []
     for part in parts:
-        quarter = (part.stop - part.start) // 4
-        for gate in range(4):
-            start = part.start + gate * quarter
-            stop = part.stop if gate == 3 else start + quarter
-            factors = (
-                lr_factors[part.name][gate],
-                decay_factors[part.name][gate],
-                missed.get(part.name, 0),
-            )
+        size = (part.stop - part.start) // part.pieces
+        for k, pair in enumerate(zip(lr_factors[part.name], decay_factors[part.name], strict=True)):
+            start, stop = part.start + k * size, part.start + (k + 1) * size
+            factors = (*pair, missed.get(part.name, 0))
             if merged and merged[-1][2] == factors:
                 start = merged.pop()[0]
             merged.append((start, stop, factors))
@@ -153,7 +150,7 @@ def learnt_gradients(model: Layer) -> list[NDArray[Any]]:
     layout = layout_of(check_model(model))
     frozen, learnt = frozen_parts(model, layout), []
     for (_, _, gradients), parts in zip(model.buffers(), layout, strict=True):
-        factors = {part.name: (float(part.name not in frozen),) * 4 for part in parts}
+        factors = {p.name: (float(p.name not in frozen),) * p.pieces for p in parts}
         blocks = blocks_of(parts, factors, factors, {})
         learnt += [gradients[where] for where in stretches(blocks)]
     return learnt

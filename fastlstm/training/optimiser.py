@@ -89,8 +89,11 @@ class Optimiser:
         frozen = [layer._frozen for layer in self._layers]
         if frozen != self._frozen:
             self._left_out = frozen_parts(self.model, self._layout)
-            zeros = dict.fromkeys(self._left_out, (0.0,) * 4)
-            factors = self._lr_factors | zeros, self._decay_factors
+            rates = {
+                name: (0.0,) * len(factors) if name in self._left_out else factors
+                for name, factors in self._lr_factors.items()
+            }
+            factors = rates, self._decay_factors
             self._blocks = [blocks_of(parts, *factors, self._missed) for parts in self._layout]
             self._stretches = [stretches(own) for own in self._blocks]
             self._frozen = frozen

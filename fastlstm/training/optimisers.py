@@ -7,7 +7,7 @@ How a step goes through the parameters is in `fastlstm.training.optimiser`.
 Every optimiser takes `lr_factors` and `decay_factors`, as MATLAB's lstmLayer has them. They
 multiply `lr` and `weight_decay` for some of the parameters. Both are dicts. The keys are patterns,
 as `fnmatch` has them, over the names in ``model.state_dict()``. The values are a number or, for
-parameters that have the rows of an LSTM's gates, four numbers in the order i, f, g, o::
+parameters that have the rows of an LSTM's gates, one for each gate in the order i, f, g, o::
 
     lr_factors={"*bias*": 2, "lstm.weight_hh_l0": [1, 2, 1, 1]}, decay_factors={"*bias*": 0}
 
