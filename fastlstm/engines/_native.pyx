@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 
+from .contract import ACTIVATIONS
 from .contract import Step as Contract
 
 cimport numpy as cnp
@@ -25,15 +26,37 @@ cdef extern from "Python.h":
 
 
 cdef extern from "fastlstm.h":
+    ctypedef struct fl_activation:
+        int32_t function
+        double alpha, beta
+    ctypedef struct fl_options:
+        double gate_clip, cell_clip, proj_clip
+        int32_t coupled
+        fl_activation gate, cell, output
+        int32_t layer_norm
+        double zoneout_h, zoneout_c
     ctypedef struct fl_shape:
         int32_t itemsize, layers, directions
         int64_t input, hidden, output
         int32_t back
+        const fl_options *options
     ctypedef struct fl_arrays:
         void *w_ih
         void *w_hh
         void *b
         void *w_hr
+        void *w_ci
+        void *w_cf
+        void *w_co
+        void *ln
+        void *ln_ih
+        void *ln_hh
+        void *ln_c
+        void *b_c
+    ctypedef struct fl_noise:
+        const void *h
+        const void *zone_h
+        const void *zone_c
     ctypedef struct fl_stack:
         pass
     ctypedef struct fl_call:
@@ -44,6 +67,7 @@ cdef extern from "fastlstm.h":
         void *h
         void *c
         void *scratch
+        const fl_noise *noise
         int32_t threads, reverse, parity
         void *tape
         int64_t checkpoint_interval
@@ -55,6 +79,7 @@ cdef extern from "fastlstm.h":
         void *dh
         void *dc
         void *dx
+        const void *const *dcells
         const fl_arrays *dw
         void *scratch
     int fl_isa(const char *name)
@@ -66,6 +91,8 @@ cdef extern from "fastlstm.h":
     size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call) nogil
     bint fl_run(const fl_stack *stack, const fl_call *call) nogil
     size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call) nogil
+    void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates,
+                  void *cells) nogil
     size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back) nogil
     bint fl_back(const fl_stack *stack, const fl_back_call *back) nogil
     ctypedef struct fl_linear:
@@ -162,7 +189,29 @@ cdef inline void *_address(cnp.ndarray array) noexcept:
 
 cdef fl_arrays _addresses(cell):
     """Where the arrays of a cell are; the cell must outlive what is returned."""
-    return fl_arrays(_address(cell.w_ih), _address(cell.w_hh), _address(cell.b), _address(cell.w_hr))
+    return fl_arrays(
+        _address(cell.w_ih), _address(cell.w_hh), _address(cell.b), _address(cell.w_hr),
+        _address(cell.w_ci), _address(cell.w_cf), _address(cell.w_co), _address(cell.ln),
+        _address(cell.ln_ih), _address(cell.ln_hh), _address(cell.ln_c), _address(cell.b_c),
+    )
+
+
+cdef int _fill_activation(fl_activation *to, activation) except -1:
+    name, to.alpha, to.beta = activation
+    to.function = ACTIVATIONS.index(name)
+    return 0
+
+
+cdef int _fill_options(fl_options *to, options) except -1:
+    to.gate_clip, to.cell_clip = options.gate_clip, options.cell_clip
+    to.proj_clip = options.proj_clip
+    to.coupled = ("", "f=1-i", "i=1-f").index(options.coupled)
+    _fill_activation(&to.gate, options.gate)
+    _fill_activation(&to.cell, options.cell)
+    _fill_activation(&to.output, options.output)
+    to.layer_norm = ("", "tflite", "haste").index(options.layer_norm)
+    to.zoneout_h, to.zoneout_c = options.zoneout_h, options.zoneout_c
+    return 0
 
 
 cdef class Stack:
@@ -189,6 +238,10 @@ cdef class Stack:
         self.shape.directions, self.shape.back = directions, back
         self.shape.layers = len(cells) // directions
         self.reverse = directions == 1 and cells[0].reverse
+        cdef fl_options options
+        if not all(cell.is_plain for cell in cells):
+            _fill_options(&options, cells[0].options)
+            self.shape.options = &options
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
         self.spare = spare
         self.memory = _borrow(spare, "weights", self.bytes)
@@ -199,6 +252,7 @@ cdef class Stack:
         self.stack = fl_pack(
             _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA, arrays
         )
+        self.shape.options = NULL  # The stack has its own copy.
 
     def __del__(self):
         _give_back(self.spare, "weights", self.memory)
@@ -284,7 +338,7 @@ cdef class Stack:
         for direction, cell in enumerate(dw):
             gradients[direction] = _addresses(cell)
         run.threads = threads
-        call.call, call.dw = &run, gradients
+        call.call, call.dw, call.dcells = &run, gradients, NULL
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
         call.dh, call.dc, call.dx = _address(dh), _address(dc), _address(dx)
         cdef cnp.ndarray scratch = _borrow(self.spare, "back", fl_back_scratch_bytes(self.stack, &call))
@@ -322,7 +376,7 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
     call.batch = cnp.PyArray_DIM(h, cnp.PyArray_NDIM(h) - 2)
     call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
     call.steps = cnp.PyArray_DIM(batch_sizes, 0)
-    call.threads, call.reverse, call.parity = threads, 0, 0
+    call.threads, call.reverse, call.parity, call.noise = threads, 0, 0, NULL
     call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
     return call
 

@@ -30,12 +30,49 @@ the cell. */
 #include <stddef.h>
 #include <stdint.h>
 
+/* A function of one number. `function` is one of the numbers below; contract.py says what each computes and
+which of them use alpha and beta. */
+typedef struct {
+    int32_t function;
+    double alpha, beta;
+} fl_activation;
+
+enum {
+    FL_SIGMOID,
+    FL_TANH,
+    FL_RELU,
+    FL_AFFINE,
+    FL_LEAKY_RELU,
+    FL_THRESHOLDED_RELU,
+    FL_SCALED_TANH,
+    FL_HARD_SIGMOID,
+    FL_ELU,
+    FL_SOFTSIGN,
+    FL_SOFTPLUS,
+};
+
+/* What equations (11) to (19) take beside arrays. The plain cell's are clips of INFINITY, FL_SIGMOID for the
+gates, FL_TANH for the cell and the output, and zeros. */
+typedef struct {
+    double gate_clip, cell_clip, proj_clip; /* INFINITY: none */
+    int32_t coupled;                        /* 0, FL_F_FROM_I (f = 1 - i) or FL_I_FROM_F (i = 1 - f). In all arrays,
+                                               the rows of the gate that follows are zeros. */
+    fl_activation gate, cell, output;       /* of (15) and (17) */
+    int32_t layer_norm;                     /* 0, FL_NORM_GATES ("tflite") or FL_NORM_SUMS ("haste") */
+    double zoneout_h, zoneout_c;            /* the probabilities of (19), which a run without noise multiplies by */
+} fl_options;
+
+enum { FL_F_FROM_I = 1, FL_I_FROM_F };
+enum { FL_NORM_GATES = 1, FL_NORM_SUMS };
+
 /* The sizes of a stack of layers. Each layer has one or two directions; its output goes into the next. */
 typedef struct {
     int32_t itemsize;              /* bytes of a value: 4 for float, 8 for double */
     int32_t layers, directions;    /* at least 1; 1 or 2 */
     int64_t input, hidden, output; /* I of the first layer, H, P; there is a projection if P is not H */
     int32_t back;                  /* whether the stack is packed for `fl_back` too */
+    const fl_options *options;     /* of all cells; the stack keeps a copy. NULL: the plain cell, (1) to (5), which is
+                                      quicker; of a cell's arrays only w_ih, w_hh, b and w_hr are read then. */
 } fl_shape;
 
 /* The weights of a stack, packed for one instruction set. They are only read: any number of threads may run
@@ -49,7 +86,17 @@ typedef struct {
     void *w_hh; /* (4H, P) */
     void *b;    /* (4H,) */
     void *w_hr; /* (P, H); NULL without a projection */
+    void *w_ci, *w_cf, *w_co; /* (H,): the peepholes of (13); NULL without */
+    void *ln;                 /* (4H,): the gains of (14); NULL without FL_NORM_GATES */
+    void *ln_ih, *ln_hh;      /* (4H,): the gains of (12); NULL without FL_NORM_SUMS */
+    void *ln_c, *b_c;         /* (H,): the gain and the bias of (17); NULL without FL_NORM_SUMS */
 } fl_arrays;
+
+/* What training draws at random for one run of one direction. Each array may be NULL. */
+typedef struct {
+    const void *h;               /* (B, P): the factors of (11), of each sequence */
+    const void *zone_h, *zone_c; /* (N, P) and (N, H): the masks of (19), of 0 and 1 */
+} fl_noise;
 
 /* One run of a stack over packed rows: the rows of step 0, then those of step 1, and so on. Sequences are
 sorted by length, the longest first. */
@@ -65,13 +112,15 @@ typedef struct {
     void *scratch;              /* memory of fl_scratch_bytes at a multiple of 64, with any content */
     int32_t threads;            /* how many threads may work, the caller among them. No value depends on it. A
                                    real-time thread should ask for 1: with more it may wait for others. */
+    const fl_noise *noise;      /* for each direction of a stack of one layer with options; NULL: nothing is random */
     int32_t reverse;            /* if 1, run from the end of each sequence to its start; for one direction only */
     int32_t parity;             /* for a stream, 0 and 1 in turn from call to call: a call then begins with the
                                    weights that the call before used last. It changes the time and no value. */
     void *tape;                 /* NULL, or, for a stack of one layer, memory of fl_tape_bytes at a multiple of 64,
                                    which the run fills for `fl_back` */
-    int64_t checkpoint_interval; /* 0: the tape holds the gates and cells of all steps. n > 0: it holds the states
-                                   at every n-th step, and `fl_back` computes the others again. */
+    int64_t checkpoint_interval; /* 0: the tape holds the gates (or what they are computed from) and cells of all
+                                   steps. n > 0: it holds the states at every n-th step, and `fl_back` computes the
+                                   others again. */
     int (*stop)(void);          /* NULL, or asked by the calling thread now and then: the run ends early when it
                                    returns other than 0 */
 } fl_call;
@@ -84,6 +133,8 @@ typedef struct {
     void *dh, *dc;       /* (directions, B, P) and (directions, B, H): the gradients of the states after the run,
                             replaced by those of the states before it */
     void *dx;            /* (N, I), filled, with rows side by side; NULL: not wanted */
+    const void *const *dcells; /* for each direction (N, H), the gradients of the cells of `fl_saved`, or NULL; NULL:
+                                  there are none */
     const fl_arrays *dw; /* for each direction, the gradients of its parameters, which are added to */
     void *scratch;       /* memory of fl_back_scratch_bytes at a multiple of 64 */
 } fl_back_call;
@@ -99,22 +150,27 @@ const char *fl_isa_name(int isa);
 size_t fl_stack_bytes(const fl_shape *shape, int isa);
 
 /* Pack weights into `memory`, fl_stack_bytes at a multiple of 64, and return the stack, which begins there.
-`parameters` holds those of each layer and in it of each direction. They are not needed afterwards. */
+`parameters` holds those of each layer and in it of each direction. They and the options are not needed
+afterwards. */
 fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters);
 
 /* The name of the instruction set whose kernels run this stack, and how many units of a layer share a vector. */
 const char *fl_stack_isa(const fl_stack *stack);
 int fl_stack_lanes(const fl_stack *stack);
 
-/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes and threads are read. */
+/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise and threads are read. */
 size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 
-/* Run all layers, directions and steps: equations (1) to (5). Other than 0: the call's `stop` ended the run, and
-what it fills is worth nothing. */
+/* Run all layers, directions and steps: equations (1) to (5), or (11) to (19). Other than 0: the call's `stop`
+ended the run, and what it fills is worth nothing. */
 int fl_run(const fl_stack *stack, const fl_call *call);
 
 /* How many bytes the tape of a call takes. Its steps, batch, batch_sizes and checkpoint_interval are read. */
 size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
+
+/* Fill the gates i, f, g, o (N, 4H), after (15), and the cells (N, H), c of (19), of one direction of a recorded
+call, as it ran. Its checkpoint_interval must be 0. */
+void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells);
 
 /* How many bytes of scratch memory the way back needs. Of its call, steps, batch, batch_sizes,
 checkpoint_interval and threads are read. */

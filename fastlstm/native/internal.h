@@ -21,8 +21,9 @@ enum {
     MOST_THREADS = 64, /* of a call */
 };
 
-/* The kinds of cell. Kernels take the kind as a constant, so that each kind has code of its own. */
-typedef enum { FL_PLAIN } fl_kind;
+/* The kinds of cell: the plain one, and the one with options. Kernels take the kind as a constant, so that each
+kind has code of its own. */
+typedef enum { FL_PLAIN, FL_GENERAL } fl_kind;
 
 /* After this many floating-point operations, a tenth of a millisecond or more, the calling thread looks at the
 clock. If this many nanoseconds have passed since it last asked whether to go on, it asks again. */
@@ -44,13 +45,25 @@ typedef struct {
 in panels of WIDTH L outputs, [panel][k][lane], with k over the units. Units and outputs past the last are
 padding, with weights of zero.
 
+Peepholes, ln_c and b_c are [panel][lane], the other gains [panel][gate][lane], padded with zeros; those that
+the cell lacks are NULL.
+
 For the way back, or else NULL: W_ih, W_hh and W_hr transposed, in panels of WIDTH L inputs, outputs and units,
 [panel][k][lane], with k over [panel of units][gate][lane], or for W_hr over the outputs. */
 typedef struct {
     int64_t I, H, P;
     void *w, *b, *w_hr;
     void *back_ih, *back_hh, *back_hr;
+    void *w_ci, *w_cf, *w_co, *ln, *ln_ih, *ln_hh, *ln_c, *b_c;
+    const fl_options *options; /* NULL: the plain kind */
 } fl_cell;
+
+/* How many values the tape has for a unit of a row: the gates i, f, g, o of the plain kind, or, for them, the s of
+(13), which (14) and (15) make gates of; with FL_NORM_SUMS the four W_ih x and the four W_hh m of (12). */
+static inline int fl_saved_values(const fl_cell *cell)
+{
+    return cell->options && cell->options->layer_norm == FL_NORM_SUMS ? 2 * GATES : GATES;
+}
 
 /* The weights of a linear product, in panels of WIDTH L outputs, [panel][k][lane], and b, padded with zeros. */
 struct fl_linear {
@@ -60,8 +73,8 @@ struct fl_linear {
 };
 
 /* What a recorded run of one layer in one direction keeps for the way back: the first h, [sequence][output]; c
-at the first step of each segment, [segment][panel][sequence][lane]; and the gates and c of every row,
-[panel][row][gate][lane] and [panel][row][lane]. With checkpoints, segments are `interval` steps long, and
+at the first step of each segment, [segment][panel][sequence][lane]; and what `fl_saved_values` says and c of
+every row, [panel][row][value][lane] and [panel][row][lane]. With checkpoints, segments are `interval` steps long, and
 gates and cells are NULL. Without them, the interval is 0 and there is one segment. */
 typedef struct {
     void *h, *states, *gates, *cells;
@@ -92,6 +105,7 @@ typedef struct {
     other ints: at the end, a copy of this structure would wait for single stores, 30 ns of a step. */
     int is_caller;
     const fl_tape *tape; /* NULL: nothing is recorded */
+    const fl_noise *noise; /* of this direction, with the rows of all sequences; NULL: nothing is random */
     fl_stop *stop;       /* NULL: it cannot be stopped */
     void *scratch;
 } fl_task;
@@ -102,6 +116,7 @@ typedef struct {
     const void *dy;
     int64_t dy_stride;
     void *dh, *dc, *dx;
+    const void *dcells; /* (N, H), or NULL */
     fl_arrays dw;
     int add_dx;   /* whether to add to dx instead of filling it */
     int shares;   /* among how many threads the work is split */
@@ -113,7 +128,7 @@ typedef struct {
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, steps, batch, first_sequence and sequences are read. */
+    /* Of a task, only cell, steps, batch, first_sequence, sequences and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
     void (*run_alone)(const fl_task *task);

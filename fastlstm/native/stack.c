@@ -5,6 +5,7 @@
 
 struct fl_stack {
     fl_shape shape;
+    fl_options options; /* to which the shape and the cells point, if they have any */
     const fl_instruction_set *isa;
     const fl_kernels *kernels;
     fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
@@ -18,25 +19,40 @@ static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kerne
     int cells = shape->layers * shape->directions;
     size_t at = fl_up(sizeof(fl_stack) + cells * sizeof(fl_cell), 64);
     const int64_t H = shape->hidden, P = shape->output, wide = (int64_t)WIDTH * kernels->lanes;
-    const int64_t gates = fl_up(H, kernels->lanes) * GATES, value = shape->itemsize, weight = kernels->weight_bytes;
+    const int64_t units = fl_up(H, kernels->lanes), gates = units * GATES;
+    const int64_t value = shape->itemsize, weight = kernels->weight_bytes;
+    const int peepholes = shape->options != NULL; /* There is a place for them, whether a cell has them or not. */
+    const int norm_gates = peepholes && shape->options->layer_norm == FL_NORM_GATES;
+    const int norm_sums = peepholes && shape->options->layer_norm == FL_NORM_SUMS, back = shape->back != 0;
     for (int k = 0; k < cells; k++) {
         int64_t I = fl_inputs(shape, k / shape->directions);
-        int64_t bytes[] = {
-            (I + P) * gates * weight,                             /* w */
-            gates * value,                                        /* b */
-            P == H ? 0 : wide * value + fl_up(P, wide) * H * weight, /* zeros and w_hr */
-            fl_up(I, wide) * gates * weight,                      /* back_ih */
-            fl_up(P, wide) * gates * weight,                      /* back_hh */
-            P == H ? 0 : fl_up(H, wide) * P * weight,             /* back_hr */
+        fl_cell cell = {.I = I, .H = H, .P = P, .options = shape->options};
+        const struct {
+            void **place;
+            int64_t bytes;
+        } arrays[] = {
+            {&cell.w, (I + P) * gates * weight},
+            {&cell.b, gates * value},
+            {&cell.w_hr, P == H ? 0 : wide * value + fl_up(P, wide) * H * weight}, /* after zeros */
+            {&cell.w_ci, peepholes * units * value},
+            {&cell.w_cf, peepholes * units * value},
+            {&cell.w_co, peepholes * units * value},
+            {&cell.ln, norm_gates * gates * value},
+            {&cell.ln_ih, norm_sums * gates * value},
+            {&cell.ln_hh, norm_sums * gates * value},
+            {&cell.ln_c, norm_sums * units * value},
+            {&cell.b_c, norm_sums * units * value},
+            {&cell.back_ih, back * fl_up(I, wide) * gates * weight},
+            {&cell.back_hh, back * fl_up(P, wide) * gates * weight},
+            {&cell.back_hr, P == H ? 0 : back * fl_up(H, wide) * P * weight},
         };
-        void *places[6] = {0};
-        for (int n = 0; n < (shape->back ? 6 : 3); n++) {
-            if (stack)
-                places[n] = (char *)stack + at;
-            at = fl_up(at + bytes[n], 64);
-        }
+        for (size_t n = 0; n < sizeof arrays / sizeof *arrays; n++)
+            if (arrays[n].bytes) {
+                *arrays[n].place = stack ? (char *)stack + at : NULL;
+                at = fl_up(at + arrays[n].bytes, 64);
+            }
         if (stack)
-            stack->cells[k] = (fl_cell){I, H, P, places[0], places[1], places[2], places[3], places[4], places[5]};
+            stack->cells[k] = cell;
     }
     return at;
 }
@@ -50,9 +66,13 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
 {
     fl_stack *stack = memory;
     stack->shape = *shape;
+    if (shape->options) {
+        stack->options = *shape->options;
+        stack->shape.options = &stack->options;
+    }
     stack->isa = fl_instruction_set_of(isa);
     stack->kernels = fl_kernels_of(isa, shape->itemsize);
-    place_cells(stack, shape, stack->kernels);
+    place_cells(stack, &stack->shape, stack->kernels);
     for (int k = 0; k < shape->layers * shape->directions; k++) {
         stack->kernels->pack(&stack->cells[k], &parameters[k]);
         if (shape->back)
@@ -107,8 +127,9 @@ static size_t place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *ca
     /* An interval longer than the call means the same as one of its length, and does not overflow. */
     int64_t interval = call->checkpoint_interval < call->steps ? call->checkpoint_interval : call->steps;
     int64_t segments = interval ? (call->steps + interval - 1) / interval : 1;
-    int64_t panel_rows = interval ? 0 : fl_panel_rows(rows, GATES * lanes * s->itemsize);
-    int64_t counts[] = {call->batch * s->output, segments * units * call->batch, panel_rows * units * GATES,
+    int64_t values = fl_saved_values(&stack->cells[direction]);
+    int64_t panel_rows = interval ? 0 : fl_panel_rows(rows, values * lanes * s->itemsize);
+    int64_t counts[] = {call->batch * s->output, segments * units * call->batch, panel_rows * units * values,
                         panel_rows * units};
     size_t at[5] = {0};
     for (int n = 0; n < 4; n++)
@@ -173,6 +194,8 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int part,
     task.y = (char *)task.y + direction * s->output * s->itemsize;
     if (call->tape)
         task.tape = &run->tapes[direction];
+    if (call->noise)
+        task.noise = &call->noise[direction];
     return task;
 }
 
@@ -204,6 +227,7 @@ static size_t task_size(const stack_run *run)
                 .cell = &run->stack->cells[layer * run->stack->shape.directions],
                 .steps = run->call->steps, .batch = run->call->batch,
                 .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
+                .noise = run->call->noise,
             };
             size_t size = run->stack->kernels->scratch_bytes(&task);
             if (most < size)
@@ -333,12 +357,12 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
             .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .rows = rows,
             .sequences = call->batch, .reverse = direction || call->reverse,
-            .tape = tape, .stop = stop,
+            .tape = tape, .noise = call->noise ? &call->noise[direction] : NULL, .stop = stop,
         },
         .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
         .dh = (char *)back->dh + direction * state * s->output,
         .dc = (char *)back->dc + direction * state * s->hidden,
-        .dx = back->dx, .add_dx = direction, .shares = cut.shares, .by_units = cut.by_units, .scratch = back->scratch,
+        .dcells = back->dcells ? back->dcells[direction] : NULL, .dx = back->dx, .add_dx = direction, .shares = cut.shares, .by_units = cut.by_units, .scratch = back->scratch,
     };
     if (back->dw)
         task.dw = back->dw[direction];
