@@ -112,7 +112,7 @@ typedef struct {
     void *scratch;              /* memory of fl_scratch_bytes at a multiple of 64, with any content */
     int32_t threads;            /* how many threads may work, the caller among them. No value depends on it. A
                                    real-time thread should ask for 1: with more it may wait for others. */
-    const fl_noise *noise;      /* for each direction of a stack of one layer with options; NULL: nothing is random */
+    const fl_noise *noise;      /* for each direction, for stacks of one layer; NULL: nothing is random */
     int32_t reverse;            /* if 1, run from the end of each sequence to its start; for one direction only */
     int32_t parity;             /* for a stream, 0 and 1 in turn from call to call: a call then begins with the
                                    weights that the call before used last. It changes the time and no value. */

@@ -21,8 +21,8 @@ enum {
     MOST_THREADS = 64, /* of a call */
 };
 
-/* The kinds of cell: the plain one, and the one with options. Kernels take the kind as a constant, so that each
-kind has code of its own. */
+/* The kinds of cell: the plain one, (1) to (10), and the one with options or noise, (11) to (19). Kernels take the
+kind as a constant, so that each kind has code of its own. */
 typedef enum { FL_PLAIN, FL_GENERAL } fl_kind;
 
 /* After this many floating-point operations, a tenth of a millisecond or more, the calling thread looks at the
@@ -55,14 +55,15 @@ typedef struct {
     void *w, *b, *w_hr;
     void *back_ih, *back_hh, *back_hr;
     void *w_ci, *w_cf, *w_co, *ln, *ln_ih, *ln_hh, *ln_c, *b_c;
-    const fl_options *options; /* NULL: the plain kind */
+    const fl_options *options; /* those of a stack without any are the plain cell's */
 } fl_cell;
 
-/* How many values the tape has for a unit of a row: the gates i, f, g, o of the plain kind, or, for them, the s of
-(13), which (14) and (15) make gates of; with FL_NORM_SUMS the four W_ih x and the four W_hh m of (12). */
+/* How many values the tape has for a unit of a row: the gates i, f, g, o of the plain kind. Of the general kind it
+has the s of (13), from which (14) and (15) make the gates; with FL_NORM_SUMS the four W_ih x and the four W_hh m
+of (12). */
 static inline int fl_saved_values(const fl_cell *cell)
 {
-    return cell->options && cell->options->layer_norm == FL_NORM_SUMS ? 2 * GATES : GATES;
+    return cell->options->layer_norm == FL_NORM_SUMS ? 2 * GATES : GATES;
 }
 
 /* The weights of a linear product, in panels of WIDTH L outputs, [panel][k][lane], and b, padded with zeros. */
@@ -99,6 +100,7 @@ typedef struct {
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, rows; /* T, B, N */
     int64_t first_sequence, sequences;
+    fl_kind kind;
     int reverse, parity; /* as fl_call has them */
     int shares;          /* among how many threads the units of each step are split */
     /* Whether the calling thread runs the task. If threads share it, that is thread 0. The field stands among the
@@ -128,7 +130,7 @@ typedef struct {
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, steps, batch, first_sequence, sequences and noise are read. */
+    /* Of a task, only cell, kind, steps, batch, first_sequence, sequences and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
     void (*run_alone)(const fl_task *task);

@@ -1,11 +1,14 @@
 /* Packing a stack, and running it over layers, directions and threads. */
 
+#include <math.h>
+
 #include "internal.h"
 #include "modes.h"
 
 struct fl_stack {
     fl_shape shape;
-    fl_options options; /* to which the shape and the cells point, if they have any */
+    fl_options options; /* to which the cells point */
+    fl_kind kind;
     const fl_instruction_set *isa;
     const fl_kernels *kernels;
     fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
@@ -26,7 +29,7 @@ static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kerne
     const int norm_sums = peepholes && shape->options->layer_norm == FL_NORM_SUMS, back = shape->back != 0;
     for (int k = 0; k < cells; k++) {
         int64_t I = fl_inputs(shape, k / shape->directions);
-        fl_cell cell = {.I = I, .H = H, .P = P, .options = shape->options};
+        fl_cell cell = {.I = I, .H = H, .P = P};
         const struct {
             void **place;
             int64_t bytes;
@@ -51,8 +54,10 @@ static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kerne
                 *arrays[n].place = stack ? (char *)stack + at : NULL;
                 at = fl_up(at + arrays[n].bytes, 64);
             }
-        if (stack)
+        if (stack) {
+            cell.options = &stack->options;
             stack->cells[k] = cell;
+        }
     }
     return at;
 }
@@ -62,17 +67,21 @@ size_t fl_stack_bytes(const fl_shape *shape, int isa)
     return place_cells(NULL, shape, fl_kernels_of(isa, shape->itemsize));
 }
 
+static const fl_options plain = {
+    .gate_clip = INFINITY, .cell_clip = INFINITY, .proj_clip = INFINITY,
+    .gate = {FL_SIGMOID}, .cell = {FL_TANH}, .output = {FL_TANH},
+};
+
 fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
 {
     fl_stack *stack = memory;
     stack->shape = *shape;
-    if (shape->options) {
-        stack->options = *shape->options;
-        stack->shape.options = &stack->options;
-    }
+    stack->shape.options = NULL;
+    stack->options = shape->options ? *shape->options : plain;
+    stack->kind = shape->options ? FL_GENERAL : FL_PLAIN;
     stack->isa = fl_instruction_set_of(isa);
     stack->kernels = fl_kernels_of(isa, shape->itemsize);
-    place_cells(stack, &stack->shape, stack->kernels);
+    place_cells(stack, shape, stack->kernels);
     for (int k = 0; k < shape->layers * shape->directions; k++) {
         stack->kernels->pack(&stack->cells[k], &parameters[k]);
         if (shape->back)
@@ -165,6 +174,11 @@ static int64_t first_sequence(const stack_run *run, int part)
     return fl_first_sequence(run->call, run->rows, run->cut.parts, part);
 }
 
+static fl_kind kind_of(const fl_stack *stack, const fl_call *call)
+{
+    return call->noise ? FL_GENERAL : stack->kind;
+}
+
 static fl_task task_of(const stack_run *run, int layer, int direction, int part, int thread)
 {
     const fl_call *call = run->call;
@@ -173,7 +187,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int part,
     char *scratch = call->scratch;
     int64_t first = first_sequence(run, part);
     fl_task task = {
-        .cell = &run->stack->cells[cell],
+        .cell = &run->stack->cells[cell], .kind = kind_of(run->stack, call),
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
         .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
@@ -225,7 +239,7 @@ static size_t task_size(const stack_run *run)
             int64_t first = first_sequence(run, part);
             const fl_task task = {
                 .cell = &run->stack->cells[layer * run->stack->shape.directions],
-                .steps = run->call->steps, .batch = run->call->batch,
+                .kind = kind_of(run->stack, run->call), .steps = run->call->steps, .batch = run->call->batch,
                 .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
                 .noise = run->call->noise,
             };
@@ -353,7 +367,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
         .task = {
-            .cell = &stack->cells[direction], .x = call->x, .x_stride = call->x_stride,
+            .cell = &stack->cells[direction], .kind = kind_of(stack, call), .x = call->x, .x_stride = call->x_stride,
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
             .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .rows = rows,
             .sequences = call->batch, .reverse = direction || call->reverse,
