@@ -311,14 +311,14 @@ def test_recording_changes_no_bit(monkeypatch, module, dtype, shape, reverse):
     """y, h and c are as without recording, and nothing is written around the recorded arrays."""
     kept = []
 
-    def empty_gates_and_cells(self, k, rows):
+    def empty_saved(self, k, rows):
         count, cell = rows.stop - rows.start, self._cells[k]
         sizes = 4 * cell.hidden_size, cell.hidden_size
         rooms = [Guarded(np.full((count, size), np.nan, dtype)) for size in sizes]
         kept.extend(rooms)
         return tuple(room.array for room in rooms)
 
-    monkeypatch.setattr(_layers.Layers, "_empty_gates_and_cells", empty_gates_and_cells)
+    monkeypatch.setattr(_layers.Layers, "_empty_saved", empty_saved)
     T, B, inputs, H = SHAPES[shape]
     for P in (None, H // 2 or None):
         case = make_case(T, B, inputs, H, P, reverse=reverse, dtype=dtype)

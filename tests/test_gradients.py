@@ -391,9 +391,9 @@ def test_going_back_twice_gives_the_same_bits(engine, dtype):
 RICH = Work((5, 4, 2, 1), 3, 5, 2, directions=2)  # where each of them must show
 DZ = "dz[rows] = np.concatenate([dz_i, dz_f, dz_g, dz_o], axis=1)"
 SPLIT = "i, f, g, o = np.split(gates[rows], 4, axis=1)"
-BEFORE = "h_0[rows], c_0 = h[:live], c[:live].copy()"
-AT_BEFORE = "h_0[rows][:both], c_0[:both] = y[then][:both], cells[then][:both]"
-DH = "tanh_c, dh_t = np.tanh(cells[rows]), dh[:live] + dy[rows]"
+BEFORE = "(states_before(batch_sizes, *s, reverse) for s in ((h, y), (c, cells)))"
+AT_BEFORE = "states[then : then + both]"  # in `states_before`
+DH = "tanh_c, c_0, dh_t = np.tanh(cells[rows]), c_0s[rows], dh[:live] + dy[rows]"
 DW_HR = "dw.w_hr[...] += dh_t.T @ (o * tanh_c)"  # (6)
 DC = "dc_t = dc[:live] + dm * o * (1 - tanh_c**2)"  # (7)
 DZ_IF = "dz_i, dz_f = dc_t * g * i * (1 - i), dc_t * c_0 * f * (1 - f)"  # (8)
@@ -404,7 +404,7 @@ DW_IH = "dw.w_ih[...] += dz.T @ x"
 DW_HH = "dw.w_hh[...] += dz.T @ h_0"
 DB = "dw.b[...] += dz.sum(axis=0)"
 
-# name -> (a piece of `_numpy`'s `back`, what the saboteur has instead)
+# name -> (a piece of `_numpy`'s `back`, what the saboteur has instead, the function if another)
 EDITS = {
     "the last step missing": (DZ, DZ + " * (rows.stop < len(dz))"),
     "the first step missing": (DZ, DZ + " * (rows.start > 0)"),
@@ -413,12 +413,13 @@ EDITS = {
     "saved f and i swapped": (SPLIT, SPLIT.replace("i, f,", "f, i,")),
     "dy dropped": (DH, DH.replace(" + dy[rows]", "")),
     "h_t for h_0": (DW_HH, "dw.w_hh[...] += dz.T @ y"),
-    "h of two steps before": (AT_BEFORE, AT_BEFORE.replace("y[then]",
-                                                           "y[max(0, then.start - both) :]")),
-    "c_t for c_0": (AT_BEFORE, AT_BEFORE.replace("cells[then]", "cells[rows]")),
-    "initial h dropped": (BEFORE, BEFORE.replace("= h[:live]", "= 0")),
-    "initial c dropped": (BEFORE, BEFORE.replace("c[:live].copy()", "0 * c[:live]")),
-    "the step after for the one before": ("t + 1 if reverse else t - 1", "t - 1"),
+    "states of two steps before": (AT_BEFORE, "states[max(0, then - both) :][:both]",
+                                   "states_before"),
+    "c_t for c_0": (DH, DH.replace("c_0s[rows]", "cells[rows]")),
+    "initial h dropped": (BEFORE, BEFORE.replace("(h, y)", "(0 * h, y)")),
+    "initial c dropped": (BEFORE, BEFORE.replace("(c, cells)", "(0 * c, cells)")),
+    "the step after for the one before": ("t + 1 if reverse else t - 1", "t - 1",
+                                          "states_before"),
     "slope of tanh(c) forgotten": (DC, "dc_t = dc[:live] + dm * o"),
     "slope of i forgotten": (DZ_IF, DZ_IF.replace("i * (1 - i)", "1")),
     "slope of g forgotten": (DZ_GO, DZ_GO.replace("i * (1 - g**2)", "i")),
@@ -456,7 +457,9 @@ def _zero(array, at=slice(None)):
 SABOTEURS = {
     "dh_n dropped": _before(lambda dy, dh, dc, dx, dw: _zero(dh)),
     "dc_n dropped": _before(lambda dy, dh, dc, dx, dw: _zero(dc)),
-} | {name: edited(_numpy, "back", *edit) for name, edit in EDITS.items()}
+} | {
+    name: edited(_numpy, *place or ["back"], old, new) for name, (old, new, *place) in EDITS.items()
+}
 # what finite differences cannot see
 WRITES = {
     "dy written": _before(lambda dy, dh, dc, dx, dw: _zero(dy, (0, 0))),

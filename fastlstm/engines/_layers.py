@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .contract import Array, Cell, Stack, Step
+from .contract import Array, Cell, Noise, Stack, Step
 
 # Below so many floating-point operations, about a millisecond's, starting threads costs more than
 # they save.
@@ -19,22 +19,28 @@ _PIECE = 2e8
 
 
 class Layers:
-    """The contract's `Stack`, by three functions for one cell, which an engine's subclass names.
+    """The contract's `Stack`, by functions for one cell, which an engine's subclass names.
 
     ``pack(cell) -> weights``
         Brings a cell into the engine's own order, in memory of its own.
-    ``run_cell(weights, x, batch_sizes, h, c, y, reverse, saved=None)``
-        Runs one layer in one direction, equations (1) to (5): `h` (B, P), `c` (B, H), `y` (N, P);
-        with `reverse` from the end. `saved`, if it is not None, is (gates, cells) of shapes
-        (N, 4H) and (N, H), to be filled with i, f, g, o and with c of every row.
-    ``back_cell(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse)``
+    ``run_cell(weights, x, batch_sizes, h, c, y, reverse, saved, noise)``
+        Runs one layer in one direction, equations (1) to (5) or (11) to (19): `h` (B, P), `c`
+        (B, H), `y` (N, P); with `reverse` from the end. `saved`, if it is not None, is a pair to be
+        filled for every row. Of the plain cell without noise these are i, f, g, o and c, of shapes
+        (N, 4H) and (N, H); otherwise c and, in place of the gates, what the way back needs: 4H
+        values, or 8H with layer_norm "haste".
+    ``back_cell(weights, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse, dcells,
+    noise)``
         Goes back through such a run, equations (6) to (10). `h` and `c` are the initial states; x,
         y and `saved` are as `run_cell` left them; `dx`, if it is not None, is added into.
+    ``gates_of(weights, batch_sizes, c, saved, reverse, noise) -> gates``
+        Returns i, f, g, o (N, 4H) of such a run as a fresh array; `c` is the initial state.
     """
 
     pack: Callable[[Cell], Any]
     run_cell: Callable[..., None]
     back_cell: Callable[..., None]
+    gates_of: Callable[..., Array]
     stale = False
 
     def __init__(
@@ -46,14 +52,23 @@ class Layers:
     ) -> None:
         self._directions, self._cells = directions, [_Packed(self.pack(c), c) for c in cells]
 
-    def run(self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, threads: int) -> None:
+    def run(
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        threads: int,
+        noise: Sequence[Noise] | None = None,
+    ) -> None:
         """Run as the contract says; thread k runs the sequences k, k + n, ...
 
         As the sequences are sorted by length, the shares are even.
         """
         parts = min(threads, h.shape[1])
         if parts < 2 or 8 * len(x) * sum(cell.size for cell in self._cells) < _WORTH_THREADS:
-            self._run(x, batch_sizes, h, c, y)
+            self._run(x, batch_sizes, h, c, y, noise)
             return
         from concurrent.futures import ThreadPoolExecutor
 
@@ -65,7 +80,8 @@ class Layers:
             sizes = (batch_sizes - part + parts - 1) // parts
             own_h, own_c = (np.array(state[:, part::parts], order="C") for state in (h, c))
             own_y = np.empty((len(rows), y.shape[1]), y.dtype)
-            self._run(x[rows], sizes[sizes > 0], own_h, own_c, own_y, given_up)
+            own_noise = noise and [_part_of(n, slice(part, None, parts), rows) for n in noise]
+            self._run(x[rows], sizes[sizes > 0], own_h, own_c, own_y, own_noise, given_up)
             y[rows] = own_y
             h[:, part::parts], c[:, part::parts] = own_h, own_c
 
@@ -83,6 +99,7 @@ class Layers:
         h: Array,
         c: Array,
         y: Array,
+        noise: Sequence[Noise] | None,
         given_up: threading.Event | None = None,
     ) -> None:
         d, last = self._directions, len(self._cells) - 1
@@ -94,7 +111,8 @@ class Layers:
                 if given_up is not None and given_up.is_set():
                     return
                 live = sizes[0]
-                self._run_cell(k, x[rows], sizes, h[k][:live], c[k][:live], side[rows])
+                own = _part_of(noise[k], slice(live), rows) if noise else _SILENCE
+                self._run_cell(k, x[rows], sizes, h[k][:live], c[k][:live], side[rows], None, own)
             if (k + 1) % d == 0:
                 x = above
 
@@ -127,11 +145,13 @@ class Layers:
         y: Array,
         threads: int,
         checkpoint_every: int = 0,
+        noise: Sequence[Noise] | None = None,
     ) -> list[list[_Segment]]:
         """Record as the contract says, in one thread; the tape has segments for each direction."""
         sides = np.split(y, self._directions, axis=1)
+        noise = noise or [_SILENCE] * self._directions
         return [
-            self._record(k, x, batch_sizes, h[k], c[k], side, checkpoint_every)
+            self._record(k, x, batch_sizes, h[k], c[k], side, checkpoint_every, noise[k])
             for k, side in enumerate(sides)
         ]
 
@@ -144,15 +164,34 @@ class Layers:
         c: Array,
         y: Array,
         checkpoint_every: int,
+        noise: Noise,
     ) -> list[_Segment]:
         segments = []
         for rows, sizes in self._pieces(k, batch_sizes, checkpoint_every):
             live = sizes[0]
-            saved = None if checkpoint_every else self._empty_gates_and_cells(k, rows)
-            before = h[:live].copy(), c[:live].copy()
-            self._run_cell(k, x[rows], sizes, h[:live], c[:live], y[rows], saved)
-            segments.append(_Segment(rows, x[rows], sizes, *before, y[rows], saved))
+            saved = None if checkpoint_every else self._empty_saved(k, rows)
+            before, own = (h[:live].copy(), c[:live].copy()), _part_of(noise, slice(live), rows)
+            self._run_cell(k, x[rows], sizes, h[:live], c[:live], y[rows], saved, own)
+            segments.append(_Segment(rows, x[rows], sizes, *before, y[rows], saved, own))
         return segments
+
+    def saved(self, tape: list[list[_Segment]]) -> list[tuple[Array, Array]]:
+        """Return the gates and cells of a tape as the contract says."""
+        result = []
+        for k, segments in enumerate(tape):
+            parts = {}  # by the first of their rows: time may have run from the end
+            for s in segments:
+                assert s.saved is not None
+                with np.errstate(all="ignore"):  # as in `_run_cell`
+                    gates = self.gates_of(
+                        self._cells[k].weights, s.batch_sizes, s.c, s.saved, self._is_reverse(k),
+                        s.noise,
+                    )  # fmt: skip
+                parts[s.rows.start] = gates, s.saved[1]
+            in_order = [parts[start] for start in sorted(parts)]
+            gates, cells = (np.concatenate(part) for part in zip(*in_order, strict=True))
+            result.append((gates, cells))
+        return result
 
     def back(
         self,
@@ -163,12 +202,14 @@ class Layers:
         dx: Array | None,
         dw: Sequence[Cell],
         threads: int,
+        dcells: Sequence[Array | None] | None = None,
     ) -> None:
         """Go back as the contract says, in one thread."""
         if dx is not None:
             dx[...] = 0
         sides = np.split(dy, self._directions, axis=1)
         for k, (segments, side) in enumerate(zip(tape, sides, strict=True)):
+            d = dcells[k] if dcells else None
             for s in reversed(segments):
                 saved, live = s.saved or self._save_again(k, s), len(s.h)
                 with np.errstate(all="ignore"):  # as in `_run_cell`
@@ -176,17 +217,18 @@ class Layers:
                         self._cells[k].weights, s.x, s.batch_sizes, s.h, s.c, s.y, saved,
                         side[s.rows], dh[k][:live], dc[k][:live],
                         None if dx is None else dx[s.rows], dw[k], self._is_reverse(k),
+                        None if d is None else d[s.rows], s.noise,
                     )  # fmt: skip
 
     def _save_again(self, k: int, s: _Segment) -> tuple[Array, Array]:
-        saved, y = self._empty_gates_and_cells(k, s.rows), np.empty(s.y.shape, s.y.dtype)
-        self._run_cell(k, s.x, s.batch_sizes, s.h.copy(), s.c.copy(), y, saved)
+        saved, y = self._empty_saved(k, s.rows), np.empty(s.y.shape, s.y.dtype)
+        self._run_cell(k, s.x, s.batch_sizes, s.h.copy(), s.c.copy(), y, saved, s.noise)
         return saved
 
-    def _empty_gates_and_cells(self, k: int, rows: slice) -> tuple[Array, Array]:
+    def _empty_saved(self, k: int, rows: slice) -> tuple[Array, Array]:
         cell, count = self._cells[k], rows.stop - rows.start
         return (
-            np.empty((count, 4 * cell.hidden_size), cell.dtype),
+            np.empty((count, cell.saved_size), cell.dtype),
             np.empty((count, cell.hidden_size), cell.dtype),
         )
 
@@ -198,7 +240,8 @@ class Layers:
         h: Array,
         c: Array,
         y: Array,
-        saved: tuple[Array, Array] | None = None,
+        saved: tuple[Array, Array] | None,
+        noise: Noise,
     ) -> None:
         """Run a cell without NumPy's floating-point errors, whatever `np.errstate` there is.
 
@@ -206,7 +249,7 @@ class Layers:
         """
         weights, reverse = self._cells[k].weights, self._is_reverse(k)
         with np.errstate(all="ignore"):
-            self.run_cell(weights, x, batch_sizes, h, c, y, reverse, saved)
+            self.run_cell(weights, x, batch_sizes, h, c, y, reverse, saved, noise)
 
     def _is_reverse(self, k: int) -> bool:
         return self._cells[k].reverse
@@ -223,7 +266,9 @@ class _Packed:
 
     def __init__(self, weights: Any, cell: Cell) -> None:
         self.weights, self.dtype, self.hidden_size = weights, cell.dtype, cell.sizes[1]
-        self.reverse, self.size = cell.reverse, sum(array.size for array in cell.arrays().values())
+        self.reverse = cell.reverse
+        self.saved_size = (4 if cell.ln_ih is None else 8) * self.hidden_size
+        self.size = sum(array.size for array in cell.arrays().values())
 
 
 class _Segment(NamedTuple):
@@ -236,3 +281,17 @@ class _Segment(NamedTuple):
     c: Array
     y: Array
     saved: tuple[Array, Array] | None
+    noise: Noise
+
+
+_SILENCE = Noise()
+
+
+def _part_of(noise: Noise, sequences: slice, rows: Any) -> Noise:
+    """Return the noise of some sequences, and of the packed rows that are theirs."""
+    h, zone_h, zone_c = noise
+    return Noise(
+        None if h is None else h[sequences],
+        None if zone_h is None else zone_h[rows],
+        None if zone_c is None else zone_c[rows],
+    )

@@ -34,7 +34,7 @@ from ._numba_kernels import (
     multiply_rows,
     run_layer,
 )
-from .contract import Array, Cell
+from .contract import Array, Cell, Noise
 
 # A work space, and its address.
 _Work = tuple[Array, int]
@@ -208,7 +208,8 @@ def run(
     c: Array,
     y: Array,
     reverse: bool,
-    saved: tuple[Array, Array] | None = None,
+    saved: tuple[Array, Array] | None,
+    noise: Noise,
 ) -> None:
     rows, need = len(x), len(h) * weights.row_bytes
     hoist = 0
@@ -251,6 +252,8 @@ def back(
     dx: Array | None,
     dw: Cell,
     reverse: bool,
+    dcells: Array | None,
+    noise: Noise,
 ) -> None:
     with _preparing:
         _prepare_back(weights.zero.dtype)

@@ -46,17 +46,17 @@ One step with all of them, in order; c_0 and h_0 are the states before it::
     h'  = W_hr h'                                          within +-proj_clip              (18)
     c   = c' + zone_c * (c_0 - c');  h = h' + zone_h * (h_0 - h')    zoneout               (19)
 
-norm(v) is (v - mean) / sqrt(variance + epsilon), both over the values of one row; the variance is the
-mean of the squares. In training zone_c and zone_h are masks of 0 and 1 for every value, otherwise
-the probabilities themselves. The derivative of a clip is 1 within the bounds and at them.
-(Peepholes: Gers & Schmidhuber 2000. Coupled gates: Greff et al. 2017. Layer normalisation: Ba, Kiros
-& Hinton 2016, as the operator UNIDIRECTIONAL_SEQUENCE_LSTM of TFLite has it, with epsilon 1e-8, and
-as Haste's LayerNormLSTM, with 1e-5. Zoneout: Krueger et al. 2017. Recurrent dropout with one mask
-for all steps: Gal & Ghahramani 2016.)
+norm(v) is (v - mean) / sqrt(variance + epsilon), both over the values of one row; the variance is
+the mean of the squares of v - mean. In training zone_c and zone_h are masks of 0 and 1 for every
+value, otherwise the probabilities themselves. The derivative of a clip is 1 within the bounds and
+at them. (Peepholes: Gers & Schmidhuber 2000. Coupled gates: Greff et al. 2017. Layer normalisation:
+Ba, Kiros & Hinton 2016, as TFLite's operator UNIDIRECTIONAL_SEQUENCE_LSTM has it, with epsilon
+1e-8, and as Haste's LayerNormLSTM, with 1e-5. Zoneout: Krueger et al. 2017. Recurrent dropout with
+one mask for all steps: Gal & Ghahramani 2016.)
 
-Backward, the steps of (11) to (19) are undone in turn. With a peephole of o, dc receives w_co ds_o
-before (16); dc_0 receives w_ci ds_i + w_cf ds_f. What (12) had is what (10) takes: with "haste", dW_ih
-and dx come from the gradient of W_ih x, and dW_hh and dh_0 from that of W_hh m.
+Backward, the steps of (11) to (19) are undone in turn. With a peephole of o, dc receives
+w_co ds_o before (16); dc_0 receives w_ci ds_i + w_cf ds_f. What (12) had is what (10) takes: with
+"haste", dW_ih and dx come from the gradient of W_ih x, and dW_hh and dh_0 from that of W_hh m.
 
 Packed rows are the one layout that engines see. The rows of step 0 come first, then those of
 step 1, and so on; step t has a row for each of the first ``batch_sizes[t]`` sequences. Sequences
@@ -157,6 +157,8 @@ EPSILON = {"tflite": 1e-8, "haste": 1e-5}
 class Noise(NamedTuple):
     """What training draws at random for one run of one direction; None where there is none.
 
+    A plain cell with noise follows (11) to (19) as well.
+
     Attributes
     ----------
     h : ndarray of shape (B, P)
@@ -195,7 +197,8 @@ class Cell:
     ln_ih, ln_hh, ln_c, b_c : ndarrays of shape (4H,), (4H,), (H,), (H,), or None
         The gains of (12) and (17) and the bias of (17), with layer_norm "haste".
     reverse : bool
-        Whether the cell runs from each sequence's own last step to step 0.
+        Whether the cell runs from each sequence's own last step to step 0. Of two directions the
+        second one does, and the first does not.
     options : Options
     """
 
@@ -236,7 +239,7 @@ class Cell:
 
     def map(self, function: Callable[[Array], Array]) -> Cell:
         """Return a cell of what `function` makes of each array that this cell has."""
-        arrays = {name: function(array) for name, array in self.arrays().items()}
+        arrays: dict[str, Any] = {name: function(array) for name, array in self.arrays().items()}
         return dataclasses.replace(self, **arrays)
 
 
@@ -275,7 +278,7 @@ class Stack(Protocol):
         For each layer, and in it for each direction. The stack keeps a copy in its own order: later
         changes of the arrays change nothing.
     directions : {1, 2}
-        How many cells a layer has; the second one is reverse. What a layer hands on has the
+        How many cells a layer has; the second one is `reverse`. What a layer hands on has the
         outputs of both side by side. All cells have the same sizes, but for I, and options.
     back : bool
         Whether gradients will be asked for. Such a stack has one layer.
