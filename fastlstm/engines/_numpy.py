@@ -295,7 +295,8 @@ def norm_back(v: Array, d: Array, kind: str) -> Array:
     size = np.sqrt(np.mean(v * v, axis=1, keepdims=True) + v.dtype.type(EPSILON[kind]))
     n = v / size
     own: Array = d - d.mean(axis=1, keepdims=True) - n * np.mean(d * n, axis=1, keepdims=True)
-    return own / size
+    own /= size
+    return own
 
 
 def clip(v: Array, bound: float) -> Array:
@@ -305,7 +306,8 @@ def clip(v: Array, bound: float) -> Array:
 
 def inside(v: Array, bound: float) -> Array:
     """The derivative of a clip."""
-    return np.where(np.abs(v) > bound, v.dtype.type(0), v.dtype.type(1))
+    result: Array = np.where(np.abs(v) > bound, v.dtype.type(0), v.dtype.type(1))
+    return result
 
 
 def activate(function: Activation, x: Array) -> Array:
@@ -354,7 +356,8 @@ def gates_of(cell: Cell, batch_sizes: Array, c: Array, saved: tuple[Array, Array
     if is_plain(cell, noise):
         return saved[0].copy()
     c_0 = states_before(batch_sizes, c, saved[1], reverse)
-    return np.concatenate(values_of(cell, saved[0], c_0).gates, axis=1)
+    gates: Array = np.concatenate(values_of(cell, saved[0], c_0).gates, axis=1)
+    return gates
 
 
 def is_plain(cell: Cell, noise: Noise) -> bool:
