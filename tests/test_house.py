@@ -1,4 +1,4 @@
-"""The rules of the house: what imports what, what is documented, what stands in the README."""
+"""The rules of the house: what imports what, what is documented, what pages show."""
 
 import ast
 import inspect
@@ -319,7 +319,7 @@ def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+", fastlstm.__version__)
 
 
-# ---- README ---------------------------------------------------------------------------------
+# ---- pages that show Python -----------------------------------------------------------------
 
 
 def _blocks(text):
@@ -328,11 +328,12 @@ def _blocks(text):
     return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in found]
 
 
-def test_readme_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/matlab.md"])
+def test_a_page_runs(page, tmp_path, monkeypatch):
     """Every ```python block runs, one after the other, in an empty folder."""
-    path = ROOT / "README.md"
+    path = ROOT / page
     blocks = _blocks(path.read_text("utf-8"))
-    assert blocks, "a README shows how it is done"
+    assert blocks, "a page shows how it is done"
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     for block in blocks:
