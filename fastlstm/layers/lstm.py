@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..arrays import as_float, quiet
 from ..checks import check_bool, check_probability, check_size
-from ..sequences.batch import Packed, Padded, Ragged, arrange
+from ..sequences.batch import arrange
 from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..arrays import Floats, Integers
     from ..checks import Precision
     from ..engines import EngineChoice
+    from ..sequences.batch import Batch
 
 
 class LSTM(Recurrent):
@@ -137,6 +138,7 @@ class LSTM(Recurrent):
         self.proj_size = int(proj_size)
         self._output_size = self.proj_size or hidden_size
         self._directions = 2 if self.bidirectional else 1
+        self._backward = (False, True)[: self._directions]  # whether each runs from the end
         wide = self._directions * self._output_size
         cells = [
             Sizes(
@@ -236,7 +238,14 @@ class LSTM(Recurrent):
         return lstm.eval()
 
     def __call__(
-        self, input: Any, hx: Any = None, *, lengths: ArrayLike | None = None
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        masked_output: Literal["zero", "last"] = "zero",
     ) -> tuple[Any, tuple[Floats, Floats]]:
         """Run the stack over whole sequences.
 
@@ -251,6 +260,20 @@ class LSTM(Recurrent):
             The real steps of each sequence, each from 0 to T, in any order. Steps past the end
             are not computed; outputs there are 0; the backward direction begins at each
             sequence's own last step. A sequence without steps ends with the states it began with.
+        mask : bool array of shape (T, B), or (B, T) if `batch_first`, or (T,), optional
+            True where a step is used, in any pattern. A masked step is not computed: it keeps h and
+            c, in every layer and direction. The mask of a PackedSequence is (T, B), with the
+            sequences in the order in which they were packed. Past a sequence's end it has no
+            effect.
+        reset : bool array, shaped as `mask`, optional
+            True where a sequence begins anew: the states of all layers are 0 before that step. At
+            step 0 this replaces `hx`. It holds at masked steps too, but not past a sequence's end.
+            The backward direction begins anew on its way from a step with a reset to the step
+            before it, so it takes nothing from one piece of a sequence into another.
+        masked_output : {"zero", "last"}
+            What the output holds at masked steps: 0, or what the same direction last gave, since
+            the sequence began or began anew. The backward direction comes from later steps, so that
+            is its output of the next step that is used. It is 0 where there is no such step.
 
         Returns
         -------
@@ -263,20 +286,49 @@ class LSTM(Recurrent):
         Raises
         ------
         ValueError, TypeError
-            If a shape, dtype or length does not fit; before any work.
+            If a shape, dtype or length does not fit, or `masked_output` is neither of the two;
+            before any work.
 
         Notes
         -----
         Cost: 8 H (I + P) floating-point operations for every real step, layer and direction, and
         2 P H for a projection's; memory for the outputs of two layers (engine numpy: and 4 H values
         for every step). With `batch_first` or `lengths` the input is copied once more, with the
-        latter the output too, and by several threads in the engines numba and numpy.
+        latter the output too, and by several threads in the engines numba and numpy. `mask` and
+        `reset` cost what `lengths` cost: masked steps are not computed, and the pieces between
+        resets are sequences of their own, which are computed at the same time.
+
+        The rule of `mask` is that of Keras, and so are both values of `masked_output`:
+        ``zero_output_for_mask`` of its LSTM chooses between them.
+
+        Examples
+        --------
+        A masked step might as well not be there:
+
+        >>> lstm = fastlstm.LSTM(3, 4, seed=0)
+        >>> x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float32")
+        >>> mask = np.ones((5, 2), bool)
+        >>> mask[2] = False
+        >>> output, (h_n, c_n) = lstm(x, mask=mask)
+        >>> np.allclose(output[mask], lstm(x[[0, 1, 3, 4]])[0].reshape(8, 4), atol=1e-6)
+        True
+
+        Two episodes in one array:
+
+        >>> reset = np.zeros((5, 2), bool)
+        >>> reset[3] = True
+        >>> output, (h_n, c_n) = lstm(x, reset=reset)
+        >>> np.allclose(output[3:], lstm(x[3:])[0], atol=1e-6)
+        True
         """
-        batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
+        batch = arrange(
+            input, lengths, self.input_size, self.dtype, self.batch_first,
+            mask, reset, masked_output, self._backward,
+        )  # fmt: skip
         initial = self.check_states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         y = self._run(batch.x, batch.batch_sizes, h, c)
-        return batch.restore(y), batch.unsort((h, c), initial)
+        return batch.output(y), batch.unsort((h, c), initial)
 
     def vjp(
         self,
@@ -284,6 +336,9 @@ class LSTM(Recurrent):
         hx: Any = None,
         *,
         lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        masked_output: Literal["zero", "last"] = "zero",
         checkpoint_every: int | None = None,
         input_gradient: bool = True,
     ) -> tuple[tuple[Any, tuple[Floats, Floats]], Callable[..., Any]]:
@@ -291,7 +346,7 @@ class LSTM(Recurrent):
 
         Parameters
         ----------
-        input, hx, lengths
+        input, hx, lengths, mask, reset, masked_output
             As in a call. `input` is kept, not copied: do not write into it before the pullback.
         checkpoint_every : int, optional
             Keep the states of every so many steps instead of all gates and cells, and compute these
@@ -308,6 +363,9 @@ class LSTM(Recurrent):
             returned to those of `input` and `hx`, in their shapes, and adds those of the parameters
             to `grads`. Each argument may be None for zeros, the second left out. May be called
             again, with other gradients; several may be alive. Dropout takes the masks of the run.
+            The gradient of a masked step's output is left out, or with ``masked_output="last"``
+            belongs to the output that is repeated there. No gradient passes a reset: where one at
+            step 0 replaces `hx`, that of `hx` is 0.
 
         Raises
         ------
@@ -328,18 +386,31 @@ class LSTM(Recurrent):
         >>> dx, (dh_0, dc_0) = pullback(np.ones_like(output))
         >>> dx.shape, lstm.grads["weight_ih_l0"].shape
         ((5, 2, 3), (16, 3))
+
+        No gradient passes a reset:
+
+        >>> reset = np.arange(5) == 3
+        >>> (output, _), pullback = lstm.vjp(np.ones((5, 3), np.float32), reset=reset)
+        >>> d_output = np.zeros_like(output)
+        >>> d_output[4] = 1
+        >>> dx, _ = pullback(d_output)
+        >>> dx.any(axis=1)
+        array([False, False, False,  True,  True])
         """
         if checkpoint_every is not None:
             check_size("checkpoint_every", checkpoint_every)
-        batch = arrange(input, lengths, self.input_size, self.dtype, self.batch_first)
+        batch = arrange(
+            input, lengths, self.input_size, self.dtype, self.batch_first,
+            mask, reset, masked_output, self._backward,
+        )  # fmt: skip
         initial = self.check_states(hx, batch.size, batch.batched)
         h, c = batch.sort(initial)
         d, x = self._directions, batch.x
         tapes: list[tuple[Any, slice, Any, Floats | None]] = []
         for k, layer in enumerate(self._stacks(back=True)):
-            mask = None
+            dropped = None
             if k and self.dropout and self.training:
-                x, mask = self._dropped(x)
+                x, dropped = self._dropped(x)
             y = np.empty((len(x), d * self._output_size), self.dtype)
             cells = slice(k * d, (k + 1) * d)
             tape = None
@@ -348,26 +419,26 @@ class LSTM(Recurrent):
                 tape = layer.record(
                     x, batch.batch_sizes, h[cells], c[cells], y, self.num_threads, every
                 )
-            tapes.append((layer, cells, tape, mask))
+            tapes.append((layer, cells, tape, dropped))
             x = y
         y.flags.writeable = False
 
         def pullback(d_output: Any = None, d_states: Any = None) -> Any:
             dy = self._d_output(d_output, batch, y.shape[1])
             final = self._d_states(d_states, batch)
-            dh, dc = batch.sort(final)
+            dh, dc = batch.sort(final, back=True)
             with np.errstate(all="ignore"), self._all_or_nothing():
-                for layer, cells, tape, mask in reversed(tapes):
+                for layer, cells, tape, dropped in reversed(tapes):
                     wanted = input_gradient or cells.start > 0
                     dx = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
                     if dx is not None:
-                        dy = dx if mask is None else np.multiply(dx, mask, out=dx)
+                        dy = dx if dropped is None else np.multiply(dx, dropped, out=dx)
             dx = batch.restore(dy) if input_gradient else None
-            return dx, batch.unsort((dh, dc), final)
+            return dx, batch.unsort((dh, dc), final, back=True)
 
-        return (batch.restore(y), batch.unsort((h, c), initial)), pullback
+        return (batch.output(y), batch.unsort((h, c), initial)), pullback
 
-    def _d_states(self, d_states: Any, batch: Padded | Ragged | Packed) -> tuple[Floats, Floats]:
+    def _d_states(self, d_states: Any, batch: Batch) -> tuple[Floats, Floats]:
         """Return the gradients of a run's final states; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
             zeros = [*self.check_states(None, batch.size, batch.batched)]
@@ -377,13 +448,13 @@ class LSTM(Recurrent):
             d_states = [zero if given is None else given for given, zero in pairs]
         return self.check_states(d_states, batch.size, batch.batched, "d_states")
 
-    def _d_output(self, d_output: Any, batch: Padded | Ragged | Packed, wide: int) -> Floats:
+    def _d_output(self, d_output: Any, batch: Batch, wide: int) -> Floats:
         """Return the gradient of a run's output as packed rows; zeros if there is none."""
         if d_output is None:
             return np.zeros((len(batch.x), wide), self.dtype)
         if hasattr(d_output, "batch_sizes"):
             d_output, sizes, order, _ = check_packed(d_output)
-            if isinstance(batch, Packed) and not batch.is_packed_as(sizes, order):
+            if batch.pack is not None and not batch.pack.is_packed_as(sizes, order):
                 raise ValueError(
                     "Expected d_output packed as the output: the same lengths in the same order"
                 )

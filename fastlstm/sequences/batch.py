@@ -1,32 +1,42 @@
-"""A batch of sequences as its caller holds it: padded, padded with lengths, or packed.
+"""A batch of sequences as its caller holds it: padded, packed, or with steps that are left out.
 
 Engines see packed rows only: the rows of step 0, then those of step 1, and so on, the longest
-sequence first. `arrange` checks an input and returns a batch of one of three classes. All three
-have ``x`` (N, I), the packed rows; ``batch_sizes`` (T,), how many sequences are alive at each step;
-``size``, the number B of sequences; and ``batched``, whether the caller's arrays have an axis for
-the batch. Their methods lead into the engines' order and back:
+sequence first. `arrange` checks an input and returns a batch of one of four classes. The sequences
+of the engine are the caller's, except where resets cut them into `Pieces`. All four classes have
+``x`` (N, I), the packed rows; ``batch_sizes`` (T,), how many of the engine's sequences are alive at
+each step; ``sequences``, which of the caller's sequences each of the engine's belongs to; ``size``,
+the number B of the caller's sequences; and ``batched``, whether the caller's arrays have an axis
+for the batch. Their methods lead into the engines' order and back:
 
 - ``output_shape(wide)`` is the shape of the caller's output with `wide` features;
-- ``rows(array)`` turns an array of that shape into packed rows, and ``restore(rows)`` turns packed
-  rows into an array of that shape;
-- ``sort(states)`` brings the caller's states (..., B, features) into the engines' order. Sequences
-  without steps are left out, because engines never see them;
+- ``output(rows)`` turns packed rows into the caller's output, and ``rows(d_output)`` is the way
+  back: it turns the gradient of the output into that of the packed rows;
+- ``restore(rows)`` turns packed rows into an array of the input's layout, with 0 where an engine
+  computes no step;
+- ``sort(states)`` brings the caller's states (layers * D, B, features) into the engines' order.
+  Sequences without steps are left out, because engines never see them;
 - ``unsort(states, initial)`` brings final states back into the caller's order. A sequence without
-  steps keeps its `initial` state. The result may use the memory of `initial`.
+  steps keeps its `initial` state. The result may use the memory of `initial`;
+- `start` is a pair (layers * D, features) of what a piece begins with behind a reset, zeros if
+  there is none. It matters to `Pieces` alone, which also have the way back to it, `d_start`;
+- with ``back=True``, both methods do the same for gradients: `sort` takes those of final states,
+  and `unsort` returns those of initial states;
+- ``pack`` is the `Packed` batch whose layout the output has, or None if the output is an array.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import as_float, as_rows
+from ..arrays import as_array, as_float, as_rows
 from .packing import (
     PackedSequence,
     batch_sizes_of,
     check_lengths,
     check_packed,
+    lengths_of,
     rows_of,
     uniform_sizes,
 )
@@ -34,11 +44,13 @@ from .packing import (
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from ..arrays import Floats, Integers
 
+    Booleans: TypeAlias = NDArray[np.bool_]
     States: TypeAlias = tuple[Floats, Floats]  # h and c
+    Batch: TypeAlias = "Padded | Ragged | Packed"  # Pieces are Ragged
 
 
 class Padded:
@@ -47,11 +59,17 @@ class Padded:
     `swap` says that the caller's arrays have the batch first.
     """
 
+    pack = None
+
     def __init__(
         self, x: Floats, batch_sizes: Integers, size: int, batched: bool, swap: bool
     ) -> None:
         self.x, self.batch_sizes, self.size = x, batch_sizes, size
         self.batched, self.swap = batched, swap
+
+    @property
+    def sequences(self) -> Integers:
+        return np.arange(self.size)
 
     def output_shape(self, wide: int) -> tuple[int, ...]:
         steps = len(self.batch_sizes)
@@ -59,8 +77,8 @@ class Padded:
             return steps, wide
         return (self.size, steps, wide) if self.swap else (steps, self.size, wide)
 
-    def rows(self, array: Floats) -> Floats:
-        return as_rows(array.swapaxes(0, 1) if self.swap else array)
+    def rows(self, d_output: Floats) -> Floats:
+        return as_rows(d_output.swapaxes(0, 1) if self.swap else d_output)
 
     def restore(self, rows: Floats) -> Floats:
         if not self.batched:
@@ -68,50 +86,196 @@ class Padded:
         output = rows.reshape(len(self.batch_sizes), self.size, rows.shape[1])
         return output.swapaxes(0, 1) if self.swap else output
 
-    def sort(self, states: States) -> States:
+    output = restore
+
+    def sort(self, states: States, start: States | None = None, back: bool = False) -> States:
         return states
 
-    def unsort(self, states: States, initial: States) -> States:
+    def unsort(
+        self, states: States, initial: States, start: States | None = None, back: bool = False
+    ) -> States:
         return states if self.batched else (states[0][:, 0], states[1][:, 0])
 
 
 class Ragged:
     """Padded sequences with lengths. `index` says where among the padding each packed row stands.
 
-    `order` holds the numbers of the sequences that have steps, the longest first; `shape` is the
-    caller's (T, B) or (B, T).
+    `sequences` holds the numbers of the sequences that have steps, the longest first; `shape` is
+    the caller's (T, B) or (B, T).
     """
 
     batched = True
+    pack: Packed | None = None
 
     def __init__(
         self,
         x: Floats,
         batch_sizes: Integers,
         size: int,
-        order: Integers,
+        sequences: Integers,
         index: Integers,
         shape: tuple[int, ...],
     ) -> None:
         self.x, self.batch_sizes, self.size = x, batch_sizes, size
-        self.order, self.index, self.shape = order, index, shape
+        self.sequences, self.index, self.shape = sequences, index, shape
 
     def output_shape(self, wide: int) -> tuple[int, ...]:
         return *self.shape, wide
 
-    def rows(self, array: Floats) -> Floats:
-        return as_rows(array)[self.index]
+    def rows(self, d_output: Floats) -> Floats:
+        return as_rows(d_output)[self.index]
 
-    def restore(self, rows: Floats) -> Floats:
+    def restore(self, rows: Floats) -> Any:
         output = np.zeros((*self.shape, rows.shape[1]), rows.dtype)
         output.reshape(-1, rows.shape[1])[self.index] = rows
         return output
 
-    def sort(self, states: States) -> States:
-        return _sorted(states, self.order)
+    def output(self, rows: Floats) -> Any:
+        return self.restore(rows)
 
-    def unsort(self, states: States, initial: States) -> States:
-        return _unsorted(states, initial, self.order)
+    def sort(self, states: States, start: States | None = None, back: bool = False) -> States:
+        return _sorted(states, self.sequences)
+
+    def unsort(
+        self, states: States, initial: States, start: States | None = None, back: bool = False
+    ) -> States:
+        return _unsorted(states, initial, self.sequences)
+
+
+class Ends(NamedTuple):
+    """How the states of sequences and of their pieces belong together, in one direction.
+
+    Attributes
+    ----------
+    first : (pieces, sequences)
+        The pieces that begin with the state that was given for their sequence.
+    last : (pieces, sequences)
+        The pieces whose final state is that of their sequence.
+    kept : sequences
+        Those that end with the state that was given, because they have no step and no reset.
+    """
+
+    first: tuple[Integers, Integers]
+    last: tuple[Integers, Integers]
+    kept: Integers
+
+
+class Repeats(NamedTuple):
+    """Which outputs of one direction are repeated at masked steps.
+
+    Attributes
+    ----------
+    places : where masked steps stand among the caller's rows
+    sources : which packed row each of them repeats, in ascending order
+    """
+
+    places: Integers
+    sources: Integers
+
+    def add_back(self, d_places: Floats, d_rows: Floats) -> None:
+        """Add the gradients of all repetitions to those of the packed rows."""
+        if len(self.sources):
+            firsts = np.flatnonzero(np.diff(self.sources, prepend=-1))
+            sums = np.add.reduceat(d_places[self.places], firsts, axis=0)
+            d_rows[self.sources[firsts]] += sums
+
+
+class Pieces(Ragged):
+    """Sequences of which a mask leaves steps out, and which resets cut into pieces.
+
+    Each piece with at least one step is a sequence of its own for an engine. `sequences` says which
+    of the caller's sequences it belongs to. `shape` is the shape of the caller's rows: (T, B),
+    (B, T), (T,) if not `batched`, or (N,) of a `pack`.
+
+    `ends` and `repeats` hold one item for each direction of a layer. `repeats` is empty if outputs
+    at masked steps are 0.
+    """
+
+    def __init__(
+        self,
+        x: Floats,
+        batch_sizes: Integers,
+        size: int,
+        sequences: Integers,
+        index: Integers,
+        shape: tuple[int, ...],
+        batched: bool,
+        pack: Packed | None,
+        ends: list[Ends],
+        repeats: list[Repeats],
+    ) -> None:
+        super().__init__(x, batch_sizes, size, sequences, index, shape)
+        self.batched, self.pack = batched, pack
+        self.ends, self.repeats = ends, repeats
+
+    def rows(self, d_output: Floats) -> Floats:
+        array = as_rows(d_output)
+        rows = array[self.index]
+        for features, repeat in self._repeated(rows):
+            repeat.add_back(array[:, features], rows[:, features])
+        return rows
+
+    def restore(self, rows: Floats) -> Any:
+        return self._given(super().restore(rows))
+
+    def output(self, rows: Floats) -> Any:
+        output = super().restore(rows)
+        array = output.reshape(-1, rows.shape[1])
+        for features, repeat in self._repeated(rows):
+            array[repeat.places, features] = rows[repeat.sources, features]
+        return self._given(output)
+
+    def sort(self, states: States, start: States | None = None, back: bool = False) -> States:
+        h, c = (self._start(n, states[n], len(self.sequences), start) for n in range(2))
+        for into, given in zip((h, c), states, strict=True):
+            for k, end in enumerate(self.ends):
+                pieces, sequences = end.last if back else end.first
+                into[k :: len(self.ends), pieces] = given[k :: len(self.ends), sequences]
+        return h, c
+
+    def unsort(
+        self, states: States, initial: States, start: States | None = None, back: bool = False
+    ) -> States:
+        h, c = (self._start(n, initial[n], self.size, start) for n in range(2))
+        for into, given, before in zip((h, c), states, initial, strict=True):
+            for k, end in enumerate(self.ends):
+                pieces, sequences = end.first if back else end.last
+                into[k :: len(self.ends), sequences] = given[k :: len(self.ends), pieces]
+                into[k :: len(self.ends), end.kept] = before[k :: len(self.ends), end.kept]
+        return (h, c) if self.batched else (h[:, 0], c[:, 0])
+
+    def d_start(self, d_pieces: States, d_final: States) -> States:
+        """Return the gradient of `start`, from those of the pieces' and of the final states.
+
+        `d_pieces` are the gradients of what the pieces began with. `start` gets the sum over the
+        pieces that began with it, and over the sequences that ended with it because no step
+        follows their last reset.
+        """
+        h, c = (np.zeros((len(d), d.shape[2]), d.dtype) for d in d_pieces)
+        for total, pieces, final in zip((h, c), d_pieces, d_final, strict=True):
+            for k, end in enumerate(self.ends):
+                begun = np.ones(pieces.shape[1], bool)
+                begun[end.first[0]] = False
+                ended = np.ones(self.size, bool)
+                ended[end.last[1]] = ended[end.kept] = False
+                total[k :: len(self.ends)] = pieces[k :: len(self.ends), begun].sum(axis=1)
+                total[k :: len(self.ends)] += final[k :: len(self.ends), ended].sum(axis=1)
+        return h, c
+
+    def _start(self, n: int, like: Floats, rows: int, start: States | None) -> Floats:
+        """Return `rows` copies of the h (`n` is 0) or the c (1) of `start`, as (k, rows, ...)."""
+        states = np.zeros((len(like), rows, like.shape[2]), like.dtype)
+        if start is not None:
+            states += start[n][:, np.newaxis]
+        return states
+
+    def _repeated(self, rows: Floats) -> list[tuple[slice, Repeats]]:
+        """Return the features of each direction in `rows`, with what is repeated of them."""
+        wide = rows.shape[1] // len(self.ends)
+        return [(slice(k * wide, (k + 1) * wide), r) for k, r in enumerate(self.repeats)]
+
+    def _given(self, output: Floats) -> Any:
+        return output if self.pack is None else self.pack.restore(output)
 
 
 class Packed:
@@ -126,31 +290,39 @@ class Packed:
         self,
         x: Floats,
         batch_sizes: Integers,
-        order: Integers,
+        sequences: Integers,
         indices: tuple[Integers | None, Integers | None],
     ) -> None:
-        self.x, self.batch_sizes, self.size = x, batch_sizes, len(order)
-        self.order, self.indices = order, indices
+        self.x, self.batch_sizes, self.size = x, batch_sizes, len(sequences)
+        self.sequences, self.indices = sequences, indices
+
+    @property
+    def pack(self) -> Packed:
+        return self
 
     def output_shape(self, wide: int) -> tuple[int, ...]:
         return len(self.x), wide
 
-    def rows(self, array: Floats) -> Floats:
-        return as_rows(array)
+    def rows(self, d_output: Floats) -> Floats:
+        return as_rows(d_output)
 
     def restore(self, rows: Floats) -> PackedSequence:
         return PackedSequence(rows, self.batch_sizes, *self.indices)
 
-    def sort(self, states: States) -> States:
-        return _sorted(states, self.order)
+    output = restore
 
-    def unsort(self, states: States, initial: States) -> States:
-        return _unsorted(states, initial, self.order)
+    def sort(self, states: States, start: States | None = None, back: bool = False) -> States:
+        return _sorted(states, self.sequences)
+
+    def unsort(
+        self, states: States, initial: States, start: States | None = None, back: bool = False
+    ) -> States:
+        return _unsorted(states, initial, self.sequences)
 
     def is_packed_as(self, batch_sizes: Integers, order: Integers) -> bool:
         """Tell whether another pack has the same lengths in the same order."""
         same_sizes = np.array_equal(self.batch_sizes, batch_sizes)
-        return same_sizes and np.array_equal(self.order, order)
+        return same_sizes and np.array_equal(self.sequences, order)
 
 
 def arrange(
@@ -159,7 +331,11 @@ def arrange(
     features: int,
     dtype: np.dtype[Any],
     batch_first: bool | None,
-) -> Padded | Ragged | Packed:
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    masked_output: str = "zero",
+    backward: tuple[bool, ...] = (False,),
+) -> Batch:
     """Check the input of an LSTM, and bring it into the layout that engines see.
 
     Parameters
@@ -173,10 +349,18 @@ def arrange(
         Which the input must have; see `fastlstm.arrays` for what is converted.
     batch_first : bool or None
         None means that this is undecided: an input with a batch is then refused.
+    mask : bool array of shape (T, B), or (B, T) if `batch_first`, or (T,); or None
+        Which steps are computed. The mask of a pack is (T, B), in the caller's order of sequences.
+    reset : bool array of the same shape, or None
+        Before which steps a sequence begins anew.
+    masked_output : {"zero", "last"}
+        What the output holds at masked steps.
+    backward : tuple of bool
+        Whether each direction of a layer runs from the end.
 
     Returns
     -------
-    Padded, Ragged or Packed
+    Padded, Ragged, Pieces or Packed
 
     Raises
     ------
@@ -186,10 +370,24 @@ def arrange(
     Notes
     -----
     Cost: nothing is copied for a contiguous input with time first, or for a pack. With
-    `batch_first` or `lengths` the input is copied once.
+    `batch_first`, `lengths`, `mask` or `reset` the input is copied once.
     """
+    if masked_output not in ("zero", "last"):
+        raise ValueError(f'masked_output must be "zero" or "last", got {masked_output!r}')
     if type(input) is not np.ndarray and hasattr(input, "batch_sizes"):
-        return _arrange_packed(input, lengths, features, dtype)
+        pack = _arrange_packed(input, lengths, features, dtype)
+        if mask is None and reset is None:
+            return pack
+        steps, size, sizes = len(pack.batch_sizes), pack.size, pack.batch_sizes
+        mask = _check_steps("mask", mask, steps, size, True, False)
+        reset = _check_steps("reset", reset, steps, size, True, False)
+        place = np.empty(size, np.int64)  # of each sequence in the pack
+        place[pack.sequences] = np.arange(size)
+        at = np.cumsum(sizes) - sizes + place[:, np.newaxis]
+        return _pieces(
+            pack.x, at, lengths_of(sizes)[place], (len(pack.x),), True, pack,
+            mask, reset, masked_output == "last", backward,
+        )  # fmt: skip
     x = as_float(input, dtype)
     batched = x.ndim == 3
     if not batched and x.ndim != 2:
@@ -206,6 +404,16 @@ def arrange(
         lengths = check_lengths(lengths, size, steps, least=0)
     elif not steps:
         raise ValueError("Expected sequence length to be larger than 0 in RNN")
+    if mask is not None or reset is not None:
+        mask = _check_steps("mask", mask, steps, size, batched, swap)
+        reset = _check_steps("reset", reset, steps, size, batched, swap)
+        if size:
+            at = np.arange(steps * size).reshape((size, steps) if swap else (steps, size))
+            ends = np.full(size, steps) if lengths is None else lengths
+            return _pieces(
+                as_rows(x), at if swap else at.T, ends, x.shape[:-1], batched, None,
+                mask, reset, masked_output == "last", backward,
+            )  # fmt: skip
     if lengths is None or not size:
         rows = as_rows(x.swapaxes(0, 1) if swap else x)
         return Padded(rows, uniform_sizes(steps, size), size, batched, swap)
@@ -214,6 +422,106 @@ def arrange(
     step, sequence = rows_of(order, batch_sizes)
     index = sequence * steps + step if swap else step * size + sequence
     return Ragged(as_rows(x)[index], batch_sizes, size, order, index, x.shape[:2])
+
+
+def _pieces(
+    rows: Floats,
+    places: Integers,
+    lengths: Integers,
+    shape: tuple[int, ...],
+    batched: bool,
+    pack: Packed | None,
+    mask: Booleans | None,
+    reset: Booleans | None,
+    repeat: bool,
+    backward: tuple[bool, ...],
+) -> Pieces:
+    """Take the unmasked steps out of the caller's `rows`, and cut sequences where they begin anew.
+
+    `places` (B, T) says where each step stands among the rows, `mask` and `reset` are (B, T), and
+    `lengths` (B,) says where each sequence ends.
+    """
+    size, steps = places.shape
+    within = np.arange(steps) < lengths[:, np.newaxis]
+    real = within if mask is None else within & mask
+    begins = np.zeros_like(within) if reset is None else within & reset
+    number = begins.cumsum(axis=1)  # of the piece to which each step belongs, in its sequence
+
+    # The real steps of one sequence after the other, and the first one of each piece among them.
+    sequence, step = real.nonzero()
+    own = number[sequence, step]
+    is_first = np.ones(len(own), bool)
+    is_first[1:] = (sequence[1:] != sequence[:-1]) | (own[1:] != own[:-1])
+    firsts = np.flatnonzero(is_first)
+    counts = np.diff(firsts, append=len(own))
+    order = np.argsort(-counts, kind="stable")
+    batch_sizes = batch_sizes_of(counts)
+    within_piece, piece = rows_of(order, batch_sizes)
+    taken = firsts[piece] + within_piece
+    index = places[real][taken]
+
+    owner, own = sequence[firsts[order]], own[firsts[order]]
+    first, last = begins[:, :1].sum(axis=1), begins.sum(axis=1)  # numbers of pieces
+    without = ~real.any(axis=1)
+    ends = []
+    for is_backward in backward:
+        # A reset at step 0 lies between the given state and the first piece. Backward there is
+        # nothing before it: the piece that begins at step 0 is the last one in that direction.
+        given, final = (last, first) if is_backward else (np.zeros_like(last), last)
+        taking, giving = np.flatnonzero(own == given[owner]), np.flatnonzero(own == final[owner])
+        kept = np.flatnonzero(without & (given == final))
+        ends.append(Ends((taking, owner[taking]), (giving, owner[giving]), kept))
+
+    repeats = []
+    if repeat:
+        row = np.zeros((size, steps), np.int64)  # the packed row of each real step
+        row[sequence[taken], step[taken]] = np.arange(len(taken))
+        repeats = [_repeats(row, within, real, number, places, way) for way in backward]
+    return Pieces(
+        rows[index], batch_sizes, size, owner, index, shape, batched, pack, ends, repeats
+    )  # fmt: skip
+
+
+def _repeats(
+    row: Integers,
+    within: Booleans,
+    real: Booleans,
+    number: Integers,
+    places: Integers,
+    is_backward: bool,
+) -> Repeats:
+    """Find for each masked step the last real one before it, in one direction and in its piece."""
+    steps = np.arange(real.shape[1])
+    if is_backward:
+        nearest = np.where(real, steps, len(steps))[:, ::-1]
+        nearest = np.minimum.accumulate(nearest, axis=1)[:, ::-1]
+    else:
+        nearest = np.maximum.accumulate(np.where(real, steps, -1), axis=1)
+    sequence, step = (within & ~real & (0 <= nearest) & (nearest < len(steps))).nonzero()
+    source = nearest[sequence, step]
+    same = number[sequence, step] == number[sequence, source]
+    sequence, step, source = sequence[same], step[same], source[same]
+    sources = row[sequence, source]
+    order = np.argsort(sources, kind="stable")
+    return Repeats(places[sequence, step][order], sources[order])
+
+
+def _check_steps(
+    name: str, value: Any, steps: int, size: int, batched: bool, swap: bool
+) -> Booleans | None:
+    """Return booleans of every step as (B, T), or refuse them; None stays None."""
+    if value is None:
+        return None
+    array = as_array(value, name)
+    if array.dtype != bool and array.size:
+        raise ValueError(f"{name} must hold booleans, got dtype {array.dtype}")
+    layout, shape = ("(T, B)", (steps, size)) if batched else ("(T,)", (steps,))
+    if swap:
+        layout, shape = "(B, T)", (size, steps)
+    if array.shape != shape:
+        raise ValueError(f"Expected {name} of shape {layout} = {shape}, got {array.shape}")
+    grid: Booleans = array.astype(bool).reshape(shape if batched else (steps, 1))
+    return grid if swap else grid.T
 
 
 def undecided(owner: str, shape: tuple[int, ...]) -> ValueError:
