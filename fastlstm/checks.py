@@ -73,12 +73,12 @@ def check_bool(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_probability(value: Any) -> float:
+def check_probability(value: Any, name: str = "dropout") -> float:
     """Return the `value` of a dropout as a float; raise in torch's words unless it is in [0, 1]."""
     numbers = (int, float, np.integer, np.floating)
     if not isinstance(value, numbers) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(
-            "dropout should be a number in range [0, 1] representing the probability of an "
+            f"{name} should be a number in range [0, 1] representing the probability of an "
             f"element being zeroed, got {value!r}"
         )
     return float(value)

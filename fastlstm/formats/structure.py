@@ -69,7 +69,18 @@ _CONTAINERS: dict[str, Callable[..., Layer]] = {
 }
 # Arguments that say how a layer runs or begins, and not what it is.
 _NOT_DESCRIBED = {"engine", "num_threads", "seed"}
-_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
+# The types, as JSON has them, of values with these annotations.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float,),
+    "str": (str,),
+    "None": (type(None),),
+    "tuple[float, float]": (list,),
+    "Coupling": (str,),
+    "Norm": (str,),
+    "Function": (str, list),
+}
 
 
 class _Argument(NamedTuple):
@@ -99,7 +110,7 @@ def _arguments(kind: str) -> dict[str, _Argument]:
         name: _Argument(
             (str,)
             if name == "dtype"
-            else tuple(_TYPES[part] for part in parameter.annotation.split(" | ")),
+            else tuple(kind for part in parameter.annotation.split(" | ") for kind in _TYPES[part]),
             parameter.default,
         )
         for name, parameter in _parameters(kind).items()
@@ -232,7 +243,7 @@ def _argument(model: Layer, name: str) -> Any:
         return str(value)
     if name == "bias":  # that of a Linear is the array itself, or None
         return value if isinstance(value, bool) else value is not None
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check(description: Any, depth: int = 0) -> tuple[int, int, int]:
@@ -293,16 +304,27 @@ def _needs(kind: str, given: Description) -> tuple[int, int]:
         hidden, directions = given["hidden_size"], 1 + given["bidirectional"]
         out, layers = given["proj_size"] or hidden, given["num_layers"]
         inputs = given["input_size"] + (layers - 1) * directions * out  # of all layers
-        each = 2 + 2 * given["bias"] + bool(given["proj_size"])
-        return layers * directions * each, 4 * hidden * directions * (inputs + layers * out)
+        each, gates = _extras(given)
+        each += 2 + 2 * given["bias"] + bool(given["proj_size"])
+        return layers * directions * each, gates * hidden * directions * (inputs + layers * out)
     if kind == "LSTMCell":
-        size = given["input_size"] + given["hidden_size"]
-        return 2 + 2 * given["bias"], 4 * given["hidden_size"] * size
+        size, (each, gates) = given["input_size"] + given["hidden_size"], _extras(given)
+        return each + 2 + 2 * given["bias"], gates * given["hidden_size"] * size
     if kind == "Linear":
         return 1 + given["bias"], given["in_features"] * given["out_features"]
     if kind == "Embedding":
         return 1, given["num_embeddings"] * given["embedding_dim"]
     return 0, 0
+
+
+def _extras(given: Description) -> tuple[int, int]:
+    """Return how many arrays the options of a recurrence add to a cell, and how many gates it has.
+
+    It is the least where an option has none of its values.
+    """
+    gates = 4 - (given["coupled"] is not None)
+    norms = {"tflite": 1, "haste": 4}.get(given["layer_norm"], 0)
+    return (gates - 1 if given["peephole"] else 0) + norms, gates
 
 
 def _construct(description: Description, options: dict[str, Any]) -> Layer:

@@ -16,6 +16,7 @@ from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
 from .layouts import as_torch
+from .options import options_text
 from .recurrent import Recurrent, Sizes, describe
 from .stream import Stream
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..checks import Precision
     from ..engines import EngineChoice
     from ..sequences.batch import Batch
+    from .options import Coupling, Function, Norm
 
 
 class LSTM(Recurrent):
@@ -50,6 +52,36 @@ class LSTM(Recurrent):
         Each layer also runs from the end; outputs are [forward, backward].
     proj_size : int
         P > 0 projects h to so many values with ``weight_hr``; less than H.
+    peephole : bool
+        The gates also see the cell: i and f see c[t-1], o sees c[t], each unit its own, with the
+        weights ``weight_ci``, ``weight_cf``, ``weight_co``.
+    coupled : {"f=1-i", "i=1-f"}, optional
+        One gate follows from another, and has no parameters: all arrays with the rows of gates have
+        3H of them. "f=1-i" is ONNX's `input_forget`, "i=1-f" is TFLite's CIFG.
+    gate_clip, cell_clip, proj_clip : float, optional
+        Bounds, on both sides of 0, of what the gates' activations take (ONNX's `clip`), of c after
+        its update (TFLite's `cell_clip`), and of the projected h (TFLite's `proj_clip`).
+    gate_activation, cell_activation, output_activation : str or tuple
+        The functions of the gates i, f and o; of g; and of c on its way into h. "sigmoid", "tanh",
+        "relu", "identity", "softsign", "softplus"; or with parameters, which may be left out,
+        ("hard_sigmoid", slope, offset), ("affine", alpha, beta), ("scaled_tanh", alpha, beta),
+        ("leaky_relu", alpha), ("thresholded_relu", alpha), ("elu", alpha). The defaults of alpha
+        and beta are ONNX's; those of "hard_sigmoid", 0.2 and 0.5, are also MATLAB's, while Keras 3
+        has 1/6 and 0.5.
+    layer_norm : {"tflite", "haste"}, optional
+        "tflite" normalises what each gate's activation takes over its H values, with the gains
+        ``weight_ln`` (4H,) and the biases. "haste" normalises W x and W h, each over its 4H values,
+        and c over its H on the way into h, with the gains ``weight_ln_ih``, ``weight_ln_hh`` and
+        ``weight_ln_c`` and the bias ``bias_ln_c``.
+    recurrent_dropout : float in [0, 1]
+        In training mode: the share of the values of h[t-1] that the gates do not see, the others
+        scaled. One mask for all steps of a call (Keras; Gal & Ghahramani 2016).
+    zoneout : float in [0, 1], or a pair of such for h and c
+        In training mode: the share of the values of h and c that a step leaves as they were. In
+        evaluation each value moves by the other share (Krueger et al. 2017).
+    input_dropout : float in [0, 1]
+        In training mode: as `dropout`, but of every layer's input, the first one's included, and
+        with one mask for all steps of a call.
     dtype : {"float32", "float64"}
     engine : {"auto", "native", "numba", "numpy"}
         Who computes; "auto" is ``FASTLSTM_ENGINE`` or the fastest there is. See
@@ -68,7 +100,8 @@ class LSTM(Recurrent):
     weight_ih_l{k}{_reverse}, weight_hh_l{k}{_reverse}, bias_ih_l{k}{_reverse},
     bias_hh_l{k}{_reverse}, weight_hr_l{k}{_reverse} : ndarray
         (4H, I) or, above the first layer, (4H, D*P); (4H, P); (4H,); (4H,); (P, H). Rows in the
-        gates' order i, f, g, o. Read-only views; assign to change.
+        gates' order i, f, g, o. Read-only views; assign to change. Options add further ones, under
+        the names that are given there.
     engine : str
         The engine's name.
 
@@ -106,11 +139,24 @@ class LSTM(Recurrent):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        peephole: bool = False,
+        coupled: Coupling | None = None,
+        gate_clip: float | None = None,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        gate_activation: Function = "sigmoid",
+        cell_activation: Function = "tanh",
+        output_activation: Function = "tanh",
+        layer_norm: Norm | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        input_dropout: float = 0.0,
         dtype: Precision = "float32",
         engine: EngineChoice = "auto",
         num_threads: int | None = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
+        arguments = dict(locals())
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
@@ -136,6 +182,7 @@ class LSTM(Recurrent):
                 f"got proj_size={proj_size} and hidden_size={hidden_size}"
             )
         self.proj_size = int(proj_size)
+        self._take_options(arguments, projected=bool(proj_size))
         self._output_size = self.proj_size or hidden_size
         self._directions = 2 if self.bidirectional else 1
         self._backward = (False, True)[: self._directions]  # whether each runs from the end
@@ -634,4 +681,4 @@ class LSTM(Recurrent):
             text += f", dropout={self.dropout}"
         if self.bidirectional:
             text += f", bidirectional={self.bidirectional}"
-        return text
+        return text + options_text(self)

@@ -12,6 +12,7 @@ from ..checks import check_bool, check_size
 from ..sequences.packing import uniform_sizes
 from .chain import Given, who
 from .layer import Back, States, accepted
+from .options import options_text
 from .recurrent import Recurrent, Sizes, describe
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..arrays import Floats
     from ..checks import Precision
     from ..engines import EngineChoice
+    from .options import Coupling, Function, Norm
 
 
 class LSTMCell(Recurrent):
@@ -30,6 +32,9 @@ class LSTMCell(Recurrent):
     input_size, hidden_size : int
         I and H.
     bias : bool
+    peephole, coupled, gate_clip, cell_clip, gate_activation, cell_activation, output_activation,
+    layer_norm, zoneout
+        As `LSTM`'s. In training mode zoneout draws a mask for every step.
     dtype : {"float32", "float64"}
     engine : {"auto", "native", "numba", "numpy"}
         As `LSTM`'s.
@@ -56,13 +61,24 @@ class LSTMCell(Recurrent):
         hidden_size: int,
         bias: bool = True,
         *,
+        peephole: bool = False,
+        coupled: Coupling | None = None,
+        gate_clip: float | None = None,
+        cell_clip: float | None = None,
+        gate_activation: Function = "sigmoid",
+        cell_activation: Function = "tanh",
+        output_activation: Function = "tanh",
+        layer_norm: Norm | None = None,
+        zoneout: float | tuple[float, float] = 0.0,
         dtype: Precision = "float32",
         engine: EngineChoice = "auto",
         seed: int | np.random.Generator | None = None,
     ) -> None:
+        arguments = dict(locals())
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
+        self._take_options(arguments)
         self._directions = 1
         cells = [Sizes("", self.input_size, self.hidden_size, self.hidden_size)]
         super().__init__(cells, bias, dtype, engine, seed)
@@ -226,4 +242,5 @@ class LSTMCell(Recurrent):
         return states[0], states[1]
 
     def _arguments(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+        text = f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+        return text + options_text(self)

@@ -11,6 +11,7 @@ from ..arrays import quiet
 from ..engines.contract import Array, Cell, Stack
 from ..initialisers import MATRIX_RULES, draw
 from .computed import Computed
+from .options import DEFAULTS, check_option, check_options, gates_of, options_of
 from .parameters import as_parameter
 
 if TYPE_CHECKING:
@@ -18,14 +19,24 @@ if TYPE_CHECKING:
 
     from ..checks import Precision
     from ..engines import EngineChoice
+    from .options import Coupling, Function, Norm
 
 # The fields of a `Cell` that are parameters as they are, and the beginnings of torch's names.
-_MATRICES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr"}
+_ARRAYS = {
+    "w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr",
+    "w_ci": "weight_ci", "w_cf": "weight_cf", "w_co": "weight_co",
+    "ln": "weight_ln",
+    "ln_ih": "weight_ln_ih", "ln_hh": "weight_ln_hh", "ln_c": "weight_ln_c", "b_c": "bias_ln_c",
+}  # fmt: skip
 
 # How the arrays are drawn that no argument of `reset_parameters` is for, by the beginnings of
 # their names, and which arrays do not have the rows of the gates.
-_RULES = {"weight_hr": "uniform"}
-_WITHOUT_GATES = ("weight_hr",)
+_RULES = {
+    "weight_hr": "uniform", "weight_ci": "uniform", "weight_cf": "uniform", "weight_co": "uniform",
+    "weight_ln": "ones", "weight_ln_ih": "ones", "weight_ln_hh": "ones", "weight_ln_c": "ones",
+    "bias_ln_c": "zeros",
+}  # fmt: skip
+_WITHOUT_GATES = "weight_hr", "weight_c", "weight_ln_c", "bias_ln_c"
 
 _BIAS_RULES = "uniform", "unit_forget_gate", "narrow_normal", "zeros", "ones"
 
@@ -60,7 +71,21 @@ class Recurrent(Computed):
     `cells` lists the sizes of each layer and direction, in torch's order.
     """
 
-    _fixed = Computed._fixed | {"input_size", "hidden_size", "bias"}
+    _fixed = (
+        Computed._fixed
+        | {"input_size", "hidden_size", "bias"}
+        | (DEFAULTS.keys() - {"recurrent_dropout", "zoneout", "input_dropout"})
+    )
+
+    peephole: bool
+    coupled: Coupling | None
+    gate_clip: float | None
+    cell_clip: float | None
+    gate_activation: Function
+    cell_activation: Function
+    output_activation: Function
+    layer_norm: Norm | None
+    zoneout: float | tuple[float, float]
 
     _directions: int
     _gates = "ifgo"  # those that have rows in weights and biases, in turn
@@ -75,19 +100,17 @@ class Recurrent(Computed):
     ) -> None:
         self.bias, self._cells = bias, cells
         self._suffixes = [cell.suffix for cell in cells]
-        shapes: dict[str, tuple[int, ...]] = {}
-        for suffix, input_size, hidden_size, output_size in cells:
-            shapes["weight_ih" + suffix] = (4 * hidden_size, input_size)
-            shapes["weight_hh" + suffix] = (4 * hidden_size, output_size)
-            if bias:
-                shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (4 * hidden_size,)
-            if output_size != hidden_size:
-                shapes["weight_hr" + suffix] = (output_size, hidden_size)
+        shapes = {
+            kind + cell.suffix: shape
+            for cell in cells
+            for kind, shape in self._shapes(cell).items()
+        }
         # Neighbouring layers of the same units share a stack: which cells are in each.
         self._groups = _groups(cells, self._directions)
-        # For each layer and direction: the fields of its `Cell`, biases left out, and their names.
-        self._matrices = [
-            {field: name + s for field, name in _MATRICES.items() if name + s in shapes}
+        # For each layer and direction: the fields of its `Cell`, the bias left out, and the names
+        # of the parameters.
+        self._named = [
+            {field: name + s for field, name in _ARRAYS.items() if name + s in shapes}
             for s in self._suffixes
         ]
         super().__init__(shapes, dtype, engine)
@@ -96,6 +119,34 @@ class Recurrent(Computed):
         self._whole: list[Stack] | None = None  # the stacks that the last call ran on
         self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
         self.reset_parameters(seed)
+
+    def _take_options(self, given: dict[str, Any], projected: bool = False) -> None:
+        """Check those of the arguments that are options of the recurrence; make them attributes."""
+        own = {name: value for name, value in given.items() if name in DEFAULTS}
+        for name, value in check_options(own, projected).items():
+            setattr(self, name, value)
+        self._gates = gates_of(self.coupled)
+
+    def _shapes(self, cell: Sizes) -> dict[str, tuple[int, ...]]:
+        """Return the parameters of one layer in one direction, by the beginnings of their names."""
+        _, I, H, P = cell
+        rows = len(self._gates) * H
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, I), "weight_hh": (rows, P)}
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if P != H:
+            shapes["weight_hr"] = (P, H)
+        if self.peephole:
+            shapes |= {f"weight_c{gate}": (H,) for gate in self._gates if gate != "g"}
+        if self.layer_norm == "tflite":
+            shapes["weight_ln"] = (rows,)
+        if self.layer_norm == "haste":
+            shapes |= {"weight_ln_ih": (rows,), "weight_ln_hh": (rows,)}
+            shapes |= {"weight_ln_c": (H,), "bias_ln_c": (H,)}
+        return shapes
+
+    def _checked(self, name: str, value: Any) -> Any:
+        return check_option(name, value) if name in DEFAULTS else super()._checked(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_packed": {}, "_whole": None, "_spare": {}}
@@ -106,7 +157,7 @@ class Recurrent(Computed):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "num_threads":
+        if name in ("num_threads", "zoneout") and "_packed" in self.__dict__:
             self._discard(True, False)  # so that streams take it over
 
     def _release(self) -> None:
@@ -297,30 +348,69 @@ class Recurrent(Computed):
             dx = np.empty((len(dy), dw[0].w_ih.shape[1]), self.dtype)
         if len(dy):
             layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
-        for suffix, gradients in zip(self._suffixes[cells], dw, strict=True):
-            for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
-                own[name] += gradients.b
+        for k, gradients in zip(places, dw, strict=True):
+            self._take_gradients(k, gradients, own)
         return dx
 
     def _gradients_of_cell(self, k: int, own: dict[str, Array]) -> Cell:
-        """Arrays to which an engine adds the gradients of a cell; frozen ones are thrown away."""
-        matrices: dict[str, Any] = {
-            field: own[name] if name in own else np.zeros_like(self._views[name])
-            for field, name in self._matrices[k].items()
-        }
-        return Cell(b=np.zeros(4 * self._cells[k].hidden_size, self.dtype), **matrices)
+        """Arrays to which an engine adds the gradients of a cell; frozen ones are thrown away.
+
+        They are the parameters' own gradients, but where a gate is left out of these.
+        """
+        arrays: dict[str, Any] = {"b": np.zeros(4 * self._cells[k].hidden_size, self.dtype)}
+        for field, name in self._named[k].items():
+            direct = name in own and not self._has_gap(name)
+            arrays[field] = own[name] if direct else np.zeros_like(self._with_gap(name))
+        return Cell(**self._with_peepholes(k, arrays))
+
+    def _take_gradients(self, k: int, gradients: Cell, own: dict[str, Array]) -> None:
+        """Add up what an engine could not add into the parameters' own gradients."""
+        suffix = self._suffixes[k]
+        for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
+            own[name] += self._without_gap(gradients.b)
+        for field, name in self._named[k].items():
+            if name in own and self._has_gap(name):
+                own[name] += self._without_gap(gradients.arrays()[field])
 
     @quiet
     def _cell(self, k: int) -> Cell:
         """Return one layer's parameters in one direction, with torch's two biases added up."""
-        b, suffix = np.zeros(4 * self._cells[k].hidden_size, self.dtype), self._suffixes[k]
+        suffix, b = self._suffixes[k], np.zeros(4 * self._cells[k].hidden_size, self.dtype)
         if self.bias:
-            b = self._views["bias_ih" + suffix] + self._views["bias_hh" + suffix]
+            b = self._with_gap("bias_ih" + suffix) + self._with_gap("bias_hh" + suffix)
         arrays: dict[str, Any] = {
-            field: self._views[name] for field, name in self._matrices[k].items()
+            field: self._with_gap(name) for field, name in self._named[k].items()
         }
+        arrays = self._with_peepholes(k, arrays)
         reverse = self._directions == 2 and k % 2 == 1
-        return Cell(b=b, reverse=reverse, **arrays)
+        return Cell(b=b, reverse=reverse, options=options_of(self), **arrays)
+
+    def _has_gap(self, name: str) -> bool:
+        """Tell whether the rows of a gate are left out of a parameter, because it is coupled."""
+        return len(self._gates) < 4 and bool(self.gates_of(name))
+
+    def _with_gap(self, name: str) -> Array:
+        """Return a parameter with the rows of four gates, zeros for one that is left out."""
+        array: Array = self._views[name]
+        if not self._has_gap(name):
+            return array
+        nothing = np.zeros((len(array) // 3, *array.shape[1:]), array.dtype)
+        parts = [self._rows(gate, array) if gate in self._gates else nothing for gate in "ifgo"]
+        return np.concatenate(parts)
+
+    def _without_gap(self, array: Array) -> Array:
+        """Return the rows of the gates that the parameters have, of an array with four."""
+        if len(self._gates) == 4:
+            return array
+        parts = zip("ifgo", np.split(array, 4), strict=True)
+        return np.concatenate([part for gate, part in parts if gate in self._gates])
+
+    def _with_peepholes(self, k: int, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Put zeros for the peephole of a gate that is left out: engines see three, or none."""
+        if self.peephole:
+            for field in ("w_ci", "w_cf"):
+                arrays.setdefault(field, np.zeros(self._cells[k].hidden_size, self.dtype))
+        return arrays
 
 
 def _groups(cells: list[Sizes], directions: int) -> list[slice]:
