@@ -389,15 +389,15 @@ def arrange(
             mask, reset, masked_output == "last", backward,
         )  # fmt: skip
     x = as_float(input, dtype)
-    batched = x.ndim == 3
-    if not batched and x.ndim != 2:
-        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.ndim}D instead")
+    shape = x.shape
+    batched = len(shape) == 3
+    if not batched and len(shape) != 2:
+        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {len(shape)}D instead")
     if batched and batch_first is None:
-        raise undecided("LSTM", x.shape)
-    _check_features(x, features)
+        raise undecided("LSTM", shape)
+    _check_features(shape, features)
     swap = batched and bool(batch_first)
-    time, batch = (1, 0) if swap else (0, 1)
-    steps, size = x.shape[time], x.shape[batch] if batched else 1
+    steps, size = shape[1::-1] if swap else shape[:2] if batched else (shape[0], 1)
     if lengths is not None:
         if not batched:
             raise ValueError("lengths needs batched 3-D input, got unbatched 2-D input")
@@ -411,7 +411,7 @@ def arrange(
             at = np.arange(steps * size).reshape((size, steps) if swap else (steps, size))
             ends = np.full(size, steps) if lengths is None else lengths
             return _pieces(
-                as_rows(x), at if swap else at.T, ends, x.shape[:-1], batched, None,
+                as_rows(x), at if swap else at.T, ends, shape[:-1], batched, None,
                 mask, reset, masked_output == "last", backward,
             )  # fmt: skip
     if lengths is None or not size:
@@ -421,7 +421,7 @@ def arrange(
     batch_sizes = batch_sizes_of(lengths)
     step, sequence = rows_of(order, batch_sizes)
     index = sequence * steps + step if swap else step * size + sequence
-    return Ragged(as_rows(x)[index], batch_sizes, size, order, index, x.shape[:2])
+    return Ragged(as_rows(x)[index], batch_sizes, size, order, index, shape[:2])
 
 
 def _pieces(
@@ -543,15 +543,15 @@ def _arrange_packed(
     x = as_float(data, dtype)
     if x.ndim != 2:
         raise ValueError(f"LSTM: Expected data of a PackedSequence to be 2D, got {x.ndim}D")
-    _check_features(x, features)
+    _check_features(x.shape, features)
     in_order = packed.sorted_indices is None and packed.unsorted_indices is None
     return Packed(as_rows(x), batch_sizes, order, (None, None) if in_order else (order, restore))
 
 
-def _check_features(x: Floats, features: int) -> None:
-    if x.shape[-1] != features:
+def _check_features(shape: tuple[int, ...], features: int) -> None:
+    if shape[-1] != features:
         raise ValueError(
-            f"input.size(-1) must be equal to input_size. Expected {features}, got {x.shape[-1]}"
+            f"input.size(-1) must be equal to input_size. Expected {features}, got {shape[-1]}"
         )
 
 
