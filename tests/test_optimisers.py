@@ -349,6 +349,27 @@ def test_bad_factors():
            "lr_factors should be a dict, got: float")  # fmt: skip
 
 
+@pytest.mark.parametrize("coupled", [None, "f=1-i", "i=1-f"])
+@pytest.mark.parametrize("layer_norm", ["tflite", "haste"])
+def test_which_parameters_have_gates(layer_norm, coupled):
+    """Those with as many rows for each gate as there are units; a list of factors is for them."""
+    gates = {None: "ifgo", "f=1-i": "igo", "i=1-f": "fgo"}[coupled]
+    lstm = LSTM(
+        2, 5, proj_size=3, peephole=True, layer_norm=layer_norm, coupled=coupled, engine="numpy"
+    )
+    before = lstm.state_dict()
+    for gradient in lstm.grads.values():
+        gradient[...] = 1
+    factors = dict.fromkeys((n for n in before if lstm.gates_of(n)), range(1, len(gates) + 1))
+    optimizer = SGD(lstm, 1, lr_factors={n: [*values] for n, values in factors.items()})
+    optimizer.step()
+    for name, values in before.items():
+        assert lstm.gates_of(name) == (gates if len(values) == 5 * len(gates) else "")
+        steps = np.repeat(factors.get(name, [1]), 5 if name in factors else len(values))
+        change = (values.T - lstm.state_dict()[name].T).T
+        np.testing.assert_allclose(change.reshape(len(values), -1)[:, 0], steps, atol=1e-5)
+
+
 def test_a_layer_may_have_other_gates():
     """As many factors as gates that have rows."""
 

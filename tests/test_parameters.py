@@ -449,6 +449,47 @@ def test_initialisation_by_a_function():
     assert (cell.bias_ih == 1).all() and not cell.bias_hh.any()
 
 
+OTHERS = {
+    "peephole": ({"peephole": True}, ["weight_ci", "weight_cf", "weight_co"]),
+    "tflite": ({"layer_norm": "tflite"}, ["weight_ln"]),
+    "haste": (
+        {"layer_norm": "haste"}, ["weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OTHERS)
+@pytest.mark.parametrize("coupled", [None, "f=1-i", "i=1-f"])
+def test_initialisation_of_other_arrays(option, coupled):
+    """Peepholes are uniform as torch's weights are, gains are ones, and their biases zeros."""
+    options, kinds = OTHERS[option]
+    lstm = LSTM(3, 4, 2, coupled=coupled, **options, engine="numpy", seed=0)
+    gone = {"f=1-i": "weight_cf", "i=1-f": "weight_ci"}.get(coupled)
+    names = [kind + end for end in ("_l0", "_l1") for kind in kinds if kind != gone]
+    lstm.reset_parameters(1, weight_ih="zeros", weight_hh="zeros", bias="zeros")
+    state = lstm.state_dict()
+    assert [n for n in state if not n.startswith(("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            ] == names  # fmt: skip
+    for name in names:
+        if option == "peephole":
+            assert 0 < np.abs(state[name]).min() and np.abs(state[name]).max() <= 1 / 2
+        else:
+            assert (state[name] == (0 if name.startswith("bias") else 1)).all()
+
+
+@pytest.mark.parametrize(
+    "coupled, bias", [(None, [0, 1, 0, 0]), ("f=1-i", [-1, 0, 0]), ("i=1-f", [1, 0, 0])]
+)
+def test_a_unit_forget_gate_may_be_coupled(coupled, bias):
+    """What is kept of c is sigmoid(1) of it, whichever gate has the rows."""
+    lstm = LSTM(3, 4, coupled=coupled, dtype="float64", engine="numpy")
+    lstm.reset_parameters(weight_ih="zeros", weight_hh="zeros", bias="unit_forget_gate")
+    assert lstm.bias_ih_l0.reshape(-1, 4).tolist() == [[b] * 4 for b in bias]
+    assert not lstm.bias_hh_l0.any()
+    _, (_, c) = lstm(np.zeros((1, 1, 3)), (np.zeros((1, 1, 4)), np.full((1, 1, 4), 5.0)))
+    np.testing.assert_allclose(c, 5 / (1 + np.exp(-1)), rtol=1e-15)
+
+
 def test_a_function_that_fails_changes_nothing():
     lstm = LSTM(3, 4, 2, seed=0)
 

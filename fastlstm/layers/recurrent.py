@@ -211,7 +211,8 @@ class Recurrent(Computed):
 
         Notes
         -----
-        A projection's ``weight_hr`` is always torch's uniform. Cost: one pass over the parameters,
+        A projection's ``weight_hr`` and the weights of peepholes are always torch's uniform. The
+        gains of a layer normalisation are 1, and its biases 0. Cost: one pass over the parameters,
         and a QR decomposition of each matrix for "orthogonal". Sources: torch.nn.LSTM; Glorot &
         Bengio 2010; He et al. 2015; Saxe, McClelland & Ganguli 2014; Jozefowicz, Zaremba &
         Sutskever 2015 (forget gate); MATLAB's lstmLayer for their names.
