@@ -32,9 +32,12 @@ class LSTMCell(Recurrent):
     input_size, hidden_size : int
         I and H.
     bias : bool
-    peephole, coupled, gate_clip, cell_clip, gate_activation, cell_activation, output_activation,
-    layer_norm, zoneout
-        As `LSTM`'s. In training mode zoneout draws a mask for every step.
+    peephole, coupled, gate_clip, cell_clip, layer_norm
+        As `LSTM`'s.
+    gate_activation, cell_activation, output_activation
+        As `LSTM`'s.
+    zoneout
+        As `LSTM`'s. In training mode it draws a mask for every step.
     dtype : {"float32", "float64"}
     engine : {"auto", "native", "numba", "numpy"}
         As `LSTM`'s.
