@@ -239,3 +239,61 @@ def test_a_saved_bridge_is_an_lstm_as_any(tmp_path):
     lstm = LSTM.from_arrays(*LAYOUTS["keras"], layout="keras", batch_first=True)
     fastlstm.save(lstm, tmp_path / "x.npz")
     np.testing.assert_array_equal(fastlstm.load(tmp_path / "x.npz")(X)[0], lstm(X)[0])
+
+
+# ---- options --------------------------------------------------------------------------------
+
+PEEPHOLES = {gate: numbers(H, seed=50 + k) for k, gate in enumerate("ifo")}
+
+
+def in_torchs_layout(coupled=None, gates="ifgo", **options):
+    lstm = LSTM(I, H, dtype="float64", coupled=coupled, engine="numpy", **options)
+    state = {
+        "weight_ih_l0": rows(W, gates), "weight_hh_l0": rows(U, gates),
+        "bias_ih_l0": rows(V, gates), "bias_hh_l0": 0 * rows(V, gates),
+    }  # fmt: skip
+    if lstm.peephole:
+        state |= {f"weight_c{gate}_l0": PEEPHOLES[gate] for gate in gates if gate != "g"}
+    lstm.load_state_dict(state)
+    return lstm(X)[0]
+
+
+@pytest.mark.parametrize("coupled, gates", [(None, "ifgo"), ("f=1-i", "igo"), ("i=1-f", "fgo")])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_peepholes_and_coupled_gates_of_every_layout(layout, coupled, gates):
+    stacked = np.stack([PEEPHOLES[gate] for gate in "ifo"])
+    peephole = [*stacked] if layout != "onnx" else rows(PEEPHOLES, "iof")[None]
+    given = {"layout": layout, "coupled": coupled, "cell_clip": 0.5, "engine": "numpy"}
+    lstm = LSTM.from_arrays(*LAYOUTS[layout], peephole=peephole, **given)
+    expected = in_torchs_layout(coupled, gates, peephole=True, cell_clip=0.5)
+    np.testing.assert_allclose(lstm(X)[0], expected, rtol=1e-13)
+    if coupled and layout in ("tflite", "flax"):  # without arrays of the gate that follows
+        fewer = [[part["ifgo".index(gate)] for gate in gates] for part in LAYOUTS[layout]]
+        peephole = [PEEPHOLES[gate] for gate in gates if gate != "g"]
+        lstm = LSTM.from_arrays(*fewer, peephole=peephole, **given)
+        np.testing.assert_allclose(lstm(X)[0], expected, rtol=1e-13)
+
+
+def test_peepholes_of_two_directions():
+    both = np.stack([np.stack([sign * PEEPHOLES[gate] for gate in "ifo"]) for sign in (1, -1)])
+    matlab = [np.concatenate([part, -part]) for part in LAYOUTS["torch"]]
+    lstm = LSTM.from_arrays(*matlab, layout="matlab", peephole=both)
+    for end, sign in ("_l0", 1), ("_l0_reverse", -1):
+        for gate in "ifo":
+            np.testing.assert_array_equal(
+                lstm.state_dict()[f"weight_c{gate}{end}"], sign * PEEPHOLES[gate]
+            )
+
+
+@pytest.mark.parametrize("layout, sentence", [
+    ("keras", "peephole of layout 'keras' must be (3, H), here (3, 4), got (2, 4)"),
+    ("onnx", "peephole of layout 'onnx' must be (D, 3H), here (1, 12), got (2, 4)"),
+])  # fmt: skip
+def test_peepholes_of_a_wrong_shape(layout, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        LSTM.from_arrays(*LAYOUTS[layout], layout=layout, peephole=np.zeros((2, H)))
+
+
+def test_unknown_coupling():
+    with pytest.raises(ValueError, match="coupled must be"):
+        LSTM.from_arrays(*LAYOUTS["keras"], layout="keras", coupled="o=1-i")

@@ -12,6 +12,9 @@ flax   i, f, g, o four (I, H)  four (H, H)      four (H,)
 ====== ========== ============ ================ =======================
 
 D is 1, or 2 for both directions, the forward one first. Where there is one bias, ``bias_hh`` is 0.
+Peepholes are lists of (H,) for i, f and o, but with ONNX (D, 3H) for i, o and f. Where a gate is
+coupled, layouts with an array for each gate have none of it, and the others have rows that are not
+used.
 Sources: torch.nn.LSTM; keras.layers.LSTM; ONNX, operator LSTM; MATLAB, lstmLayer and bilstmLayer;
 TFLite, operator UNIDIRECTIONAL_SEQUENCE_LSTM; flax.linen.LSTMCell.
 """
@@ -25,6 +28,7 @@ import numpy as np
 
 from ..arrays import as_array
 from ..checks import short
+from .options import check_option, gates_of
 from .parameters import as_parameter
 
 if TYPE_CHECKING:
@@ -42,8 +46,17 @@ _LAYOUTS = {
 }
 
 
-def as_torch(kernel: Any, recurrent_kernel: Any, bias: Any, layout: str) -> dict[str, Array]:
+def as_torch(
+    kernel: Any,
+    recurrent_kernel: Any,
+    bias: Any,
+    layout: str,
+    peephole: Any = None,
+    coupled: str | None = None,
+) -> dict[str, Array]:
     """Return one LSTM layer's parameters under torch's names; ValueError if they do not fit.
+
+    `coupled` says which gate follows another; its rows are left out.
 
     Examples
     --------
@@ -54,8 +67,11 @@ def as_torch(kernel: Any, recurrent_kernel: Any, bias: Any, layout: str) -> dict
     if not isinstance(layout, str) or layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, got {short(layout)}")
     gates, *axes_in_order = _LAYOUTS[layout]
-    order = [gates.index(gate) for gate in "ifgo"]
+    own = gates_of(check_option("coupled", coupled))
+    order = [gates.index(gate) for gate in own]
     given = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
+    if len(own) == 3 and axes_in_order[0][0] == "4":
+        given = {name: _with_gap(value, own) for name, value in given.items()}
     arrays = {n: _array(n, a) for n, a in given.items() if a is not None or n != "bias"}
     axes: dict[str, tuple[str, ...]] = dict(zip(given, map(tuple, axes_in_order), strict=True))
     if "bias" in arrays and (layout, arrays["bias"].ndim) == ("torch", 2):
@@ -67,16 +83,50 @@ def as_torch(kernel: Any, recurrent_kernel: Any, bias: Any, layout: str) -> dict
     def matrices(name: str) -> Array:
         inputs = axes[name].index("I" if name == "kernel" else "P")
         rows = np.moveaxis(arrays[name], inputs, -1)
-        return rows.reshape(d, 4, h, -1)[:, order].reshape(d, 4 * h, -1)
+        return rows.reshape(d, 4, h, -1)[:, order].reshape(d, len(own) * h, -1)
 
     state: dict[str, Array] = {}
     w_ih, w_hh = matrices("kernel"), matrices("recurrent_kernel")
     for k, end in enumerate(("_l0", "_l0_reverse")[:d]):
         state |= {f"weight_ih{end}": w_ih[k], f"weight_hh{end}": w_hh[k]}
         if "bias" in arrays:
-            b_ih, *b_hh = arrays["bias"].reshape(d, -1, 4, h)[k][:, order].reshape(-1, 4 * h)
+            parts = arrays["bias"].reshape(d, -1, 4, h)[k][:, order]
+            b_ih, *b_hh = parts.reshape(-1, len(own) * h)
             state |= {f"bias_ih{end}": b_ih, f"bias_hh{end}": b_hh[0] if b_hh else 0 * b_ih}
+    if peephole is not None:
+        parts = _peepholes(peephole, layout, d, h, own)
+        state |= {
+            f"weight_c{gate}{end}": parts[k, "ifo".index(gate)]
+            for k, end in enumerate(("_l0", "_l0_reverse")[:d])
+            for gate in own
+            if gate != "g"
+        }
     return state
+
+
+def _with_gap(value: Any, own: str) -> Any:
+    """Return a list of arrays for four gates from one for the three that are there."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        return value
+    parts = dict(zip(own, value, strict=True))
+    return [parts[gate] if gate in parts else np.zeros_like(value[0]) for gate in "ifgo"]
+
+
+def _peepholes(peephole: Any, layout: str, d: int, h: int, own: str) -> Array:
+    """Return the peepholes (D, 3, H) of i, f and o; ValueError if they do not fit."""
+    onnx = layout == "onnx"
+    if not onnx and isinstance(peephole, (list, tuple)) and len(peephole) == len(own) - 1:
+        given = dict(zip(own.replace("g", ""), peephole, strict=True))
+        peephole = [given.get(gate, np.zeros(h)) for gate in "ifo"]
+    array = _array("peephole", peephole)
+    shapes = [(d, 3 * h)] if onnx else [(3, h), (d, 3, h)] if d == 1 else [(d, 3, h)]
+    if array.shape not in shapes:
+        raise ValueError(
+            f"peephole of layout {layout!r} must be {'(D, 3H)' if onnx else '(3, H)'}, here "
+            f"{shapes[0]}, got {array.shape}"
+        )
+    parts = array.reshape(d, 3, h)
+    return parts[:, [0, 2, 1]] if onnx else parts  # ONNX has i, o, f
 
 
 def _array(name: str, value: Any) -> Array:

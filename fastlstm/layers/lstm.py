@@ -216,6 +216,9 @@ class LSTM(Recurrent):
         dtype: Precision | None = None,
         engine: EngineChoice = "auto",
         num_threads: int | None = None,
+        peephole: ArrayLike | None = None,
+        coupled: Coupling | None = None,
+        **options: Any,
     ) -> LSTM:
         """Make an LSTM of one layer from weights of elsewhere, whose shapes tell the sizes.
 
@@ -243,6 +246,15 @@ class LSTM(Recurrent):
             As for the class.
         dtype : {"float32", "float64"}, optional
             The kernel's if it is one of these, else float32.
+        peephole : array, or list of three arrays, optional
+            The peepholes of i, f and o, (3, H), or (D, 3, H) of D directions; with "onnx" P
+            (D, 3H), in its order i, o, f.
+        coupled : {"f=1-i", "i=1-f"}, optional
+            As for the class. The rows of the gate that follows another are not used; lists of
+            arrays for each gate can leave it out.
+        **options
+            Further options of the class, by name: what the layer was trained with, such as
+            `gate_clip`, `gate_activation` or `cell_clip`.
 
         Returns
         -------
@@ -256,8 +268,9 @@ class LSTM(Recurrent):
 
         Notes
         -----
-        The activations are tanh and the logistic sigmoid; what was made with others (Keras 1's hard
-        sigmoid), with peepholes or with clipping gives other values.
+        The activations are tanh and the logistic sigmoid unless `options` say otherwise: Keras 1
+        and 2 had ``gate_activation="hard_sigmoid"`` at first, and MATLAB's StateActivationFunction
+        is both `cell_activation` and `output_activation`.
 
         Examples
         --------
@@ -265,21 +278,26 @@ class LSTM(Recurrent):
         >>> fastlstm.LSTM.from_arrays(kernel, recurrent_kernel, bias, layout="keras")
         LSTM(3, 2)
         """
-        state = as_torch(kernel, recurrent_kernel, bias, layout)
-        (rows, input_size), biased = state["weight_ih_l0"].shape, bias is not None
+        state = as_torch(kernel, recurrent_kernel, bias, layout, peephole, coupled)
+        input_size, hidden_size = (
+            state[name].shape[1] for name in ("weight_ih_l0", "weight_hh_l0")
+        )
         if dtype is None:
             first = kernel[0] if isinstance(kernel, (list, tuple)) else kernel
             wide = str(getattr(first, "dtype", "")).endswith("float64")  # numbers have none
             dtype = "float64" if wide else "float32"
         lstm = cls(
             input_size,
-            rows // 4,
-            bias=biased,
+            hidden_size,
+            bias=bias is not None,
             batch_first=batch_first,
             bidirectional="weight_ih_l0_reverse" in state,
             dtype=dtype,
             engine=engine,
             num_threads=num_threads,
+            peephole=peephole is not None,
+            coupled=coupled,
+            **options,
         )
         lstm.load_state_dict(state)
         return lstm.eval()
