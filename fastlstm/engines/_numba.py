@@ -23,18 +23,27 @@ from ._numba_kernels import (
     BYTES,
     FMA,
     GATES,
+    NORM_GATES,
+    NORM_SUMS,
     ROWS_TOGETHER,
+    STEP_VALUES,
     SUMS_BYTES,
     WIDTH,
     BackPlaces,
     BackPlan,
+    GeneralPlaces,
+    GeneralPlan,
+    Numbers,
     RunPlan,
     address_of,
+    back_general,
     back_layer,
+    gates_general,
     multiply_rows,
+    run_general,
     run_layer,
 )
-from .contract import Array, Cell, Noise
+from .contract import ACTIVATIONS, EPSILON, Array, Cell, Noise
 
 # A work space, and its address.
 _Work = tuple[Array, int]
@@ -50,7 +59,7 @@ _KEEP_BYTES = 1 << 23  # A larger work space is given back: beside its call it c
 
 
 class _Weights:
-    """One layer's panels in one direction, and work spaces, which calls take and give back."""
+    """A plain cell's panels, and work spaces, which calls take and give back."""
 
     def __init__(self, cell: Cell) -> None:
         dtype, size, (I, H, P) = cell.dtype, cell.dtype.itemsize, cell.sizes
@@ -98,6 +107,18 @@ class _Weights:
     def back(self) -> _BackWeights:
         return _BackWeights(self)
 
+    @functools.cached_property
+    def general(self) -> _General:
+        """The same cell for runs with noise."""
+        w, bias, w_hr, _ = self.arrays
+        I, H, P = self.plan[:3].tolist()
+        w, b = (
+            _in_rows(w, H),
+            np.ascontiguousarray(bias.transpose(1, 0, 2).reshape(GATES, -1)[:, :H]).ravel(),
+        )
+        own_w_hr = None if P == H else w_hr.transpose(0, 2, 1).reshape(-1, H)[:P]
+        return _General(Cell(w[:, :I], w[:, I:], b, own_w_hr))
+
 
 class _BackWeights:
     """The same weights as factors on the right, for `back`; made when it is first called."""
@@ -107,8 +128,7 @@ class _BackWeights:
         w, _, w_hr, zeros = weights.arrays
         dtype, size = w.dtype, w.itemsize
         lanes, wide = BYTES // size, WIDTH * BYTES // size
-        # [panel][k][gate][lane] -> [gate][unit][k]
-        w = w.transpose(2, 0, 3, 1).reshape(GATES, -1, I + P)[:, :H].reshape(GATES * H, I + P)
+        w = _in_rows(w, H)
         w_ih, w_hh, one = _columns(w[:, :I]), _columns(w[:, I:]), np.ones(1, dtype)
         if P != H:
             w_hr = _columns(w_hr.transpose(0, 2, 1).reshape(-1, H)[:P])
@@ -146,6 +166,86 @@ class _BackWeights:
         self.idle: list[_Work] = []
 
 
+class _General:
+    """A cell with options, or for noise: panels of 4 L columns, and work spaces."""
+
+    def __init__(self, cell: Cell) -> None:
+        with _preparing:
+            _prepare_general(cell.dtype)
+        dtype, size, (I, H, P), options = cell.dtype, cell.dtype.itemsize, cell.sizes, cell.options
+        self.sizes, self.zero = (I, H, P), dtype.type(0)
+        wide = WIDTH * BYTES // size
+        zeros = _zeros((_up(GATES * H, wide) + _up(max(I, P), wide),), dtype)
+        start = zeros
+        if not options.layer_norm:
+            start = _zeros((_up(GATES * H, wide),), dtype)
+            start[: GATES * H] = cell.b
+        w_ih, w_hh = _columns(cell.w_ih.T), _columns(cell.w_hh.T)
+        w_hr = zeros if cell.w_hr is None else _columns(cell.w_hr.T)
+        numbers = Numbers(
+            options.gate_clip, options.cell_clip, options.proj_clip, *options.gate[1:],
+            *options.cell[1:], *options.output[1:], options.zoneout_h, options.zoneout_c,
+            EPSILON.get(options.layer_norm, 0.0),
+        )  # fmt: skip
+        own = cell.map(np.array)  # a copy
+        self.arrays = zeros, start, w_ih, w_hh, w_hr, np.array(numbers, dtype), own  # kept alive
+        self.norm = {"": 0, "tflite": NORM_GATES, "haste": NORM_SUMS}[options.layer_norm]
+        plan = GeneralPlan(
+            I=I,
+            H=H,
+            P=P,
+            gate=ACTIVATIONS.index(options.gate.name),
+            cell=ACTIVATIONS.index(options.cell.name),
+            output=ACTIVATIONS.index(options.output.name),
+            gone={"": -1, "i=1-f": 0, "f=1-i": 1}[options.coupled],
+            norm=self.norm,
+            sums_stride=_padded(_up(GATES * H, wide) * size),
+            m_stride=_padded(_up(H, wide) * size),
+            h_stride=_padded(_up(P, wide) * size),
+            step_stride=_up(STEP_VALUES * H * size, BYTES),
+            numbers=self.arrays[5].ctypes.data,
+            start=start.ctypes.data,
+            zeros=zeros.ctypes.data,
+            w_ih=w_ih.ctypes.data,
+            w_hh=w_hh.ctypes.data,
+            w_hr=w_hr.ctypes.data,
+            b=own.b.ctypes.data,
+            w_ci=_address_or_0(own.w_ci),
+            w_cf=_address_or_0(own.w_cf),
+            w_co=_address_or_0(own.w_co),
+            ln=_address_or_0(own.ln),
+            ln_ih=_address_or_0(own.ln_ih),
+            ln_hh=_address_or_0(own.ln_hh),
+            ln_c=_address_or_0(own.ln_c),
+            b_c=_address_or_0(own.b_c),
+        )
+        self.plan = np.array(plan, np.int64)
+        self.plan_address: int = self.plan.ctypes.data
+        # The work spaces, as `run_general` and `back_general` cut them: bytes in any case, for each
+        # sequence, and for each row of a chunk.
+        sums, m, h = plan.sums_stride, plan.m_stride, plan.h_stride
+        self.run_bytes = 8 * H * size + plan.step_stride
+        self.run_row_bytes, self.run_chunk_bytes = sums + m + 2 * h, sums
+        self.run_chunk_rows = max(1, _HOIST_BYTES // sums)
+        panel, products = WIDTH * BYTES, 2 if self.norm == NORM_SUMS else 1
+        sums_panels, h_panels = sums // panel, h // panel
+        totals = (sums_panels * (I + P) + h_panels * H) * panel
+        part = max(max(I, P, H) * panel, SUMS_BYTES)
+        self.back_bytes = 3 * m + totals + part
+        self.back_row_bytes = plan.step_stride + m + 2 * h
+        self.back_chunk_bytes = products * (sums + sums_panels * panel) + h + _up(I, wide) * size
+        self.back_chunk_bytes += m + h_panels * panel
+        self.idle: list[_Work] = []
+        self.back_idle: list[_Work] = []
+
+    @functools.cached_property
+    def back(self) -> tuple[Array, Array, Array]:
+        """The weights as factors on the right, for the way back."""
+        own = self.arrays[-1]
+        w_hr = own.w_hh if own.w_hr is None else own.w_hr
+        return _columns(own.w_ih), _columns(own.w_hh), _columns(w_hr)
+
+
 def prepare(dtype: np.dtype[Any]) -> None:
     """Compile, or read from the cache, what `run` needs for one dtype: no call waits for it."""
     with _preparing:
@@ -167,6 +267,27 @@ def _prepare_back(dtype: np.dtype[Any]) -> None:
     places = types.UniTuple(i, len(BackPlaces._fields))
     _compile(address_of, scalar[::1])
     _compile(back_layer, scalar, i, places, i, i, i[::1], i, types.boolean)
+
+
+@functools.cache
+def _prepare_general(dtype: np.dtype[Any]) -> None:
+    """Do the same for a cell with options or noise, when there is the first one."""
+    scalar, i = numba.from_dtype(dtype), types.int64
+    state = scalar[:, ::1]
+    _compile(run_general, scalar, *[i] * 12, i[::1], i, state, state, types.boolean)
+
+
+@functools.cache
+def _prepare_general_gates(dtype: np.dtype[Any]) -> None:
+    i = types.int64
+    _compile(gates_general, numba.from_dtype(dtype), *[i] * 6, i[::1], types.boolean)
+
+
+@functools.cache
+def _prepare_general_back(dtype: np.dtype[Any]) -> None:
+    scalar, i = numba.from_dtype(dtype), types.int64
+    places = types.UniTuple(i, len(GeneralPlaces._fields))
+    _compile(back_general, scalar, i, places, i, i, i[::1], i, types.boolean)
 
 
 @functools.cache
@@ -200,8 +321,12 @@ _preparing = threading.Lock()
 _prepare_seconds = 0.0
 
 
+def pack(cell: Cell) -> _Weights | _General:
+    return _Weights(cell) if cell.is_plain else _General(cell)
+
+
 def run(
-    weights: _Weights,
+    weights: _Weights | _General,
     x: Array,
     batch_sizes: Array,
     h: Array,
@@ -211,6 +336,11 @@ def run(
     saved: tuple[Array, Array] | None,
     noise: Noise,
 ) -> None:
+    general = _general(weights, noise)
+    if general is not None:
+        _run_general(general, x, batch_sizes, h, c, y, reverse, saved, noise)
+        return
+    assert isinstance(weights, _Weights)
     rows, need = len(x), len(h) * weights.row_bytes
     hoist = 0
     if len(h) == 1 and rows > 1 and weights.hoist:
@@ -239,7 +369,7 @@ def run(
 
 
 def back(
-    weights: _Weights,
+    weights: _Weights | _General,
     x: Array,
     batch_sizes: Array,
     h: Array,
@@ -255,6 +385,14 @@ def back(
     dcells: Array | None,
     noise: Noise,
 ) -> None:
+    dcells = None if dcells is None else np.ascontiguousarray(dcells)
+    general = _general(weights, noise)
+    if general is not None:
+        _back_general(
+            general, x, batch_sizes, h, c, y, saved, dy, dh, dc, dx, dw, reverse, dcells, noise
+        )
+        return
+    assert isinstance(weights, _Weights)
     with _preparing:
         _prepare_back(weights.zero.dtype)
     own, rows = weights.back, len(x)
@@ -276,6 +414,7 @@ def back(
         address_of(dh),
         address_of(dc),
         0 if dx is None else address_of(dx),
+        0 if dcells is None else address_of(dcells),
         address_of(dw.w_ih),
         address_of(dw.w_hh),
         address_of(dw.b),
@@ -287,10 +426,147 @@ def back(
     _give_back(own.idle, work)
 
 
+def gates_of(
+    weights: _Weights | _General,
+    batch_sizes: Array,
+    c: Array,
+    saved: tuple[Array, Array],
+    reverse: bool,
+    noise: Noise,
+) -> Array:
+    general = _general(weights, noise)
+    if general is None:
+        gates: Array = saved[0].copy()
+        return gates
+    with _preparing:
+        _prepare_general_gates(general.zero.dtype)
+    gates = np.empty((len(saved[0]), GATES * general.sizes[1]), general.zero.dtype)
+    work = _take(general.idle, general.run_bytes)
+    addresses = [address_of(array) for array in (*saved, c, gates)]
+    gates_general(general.zero, general.plan_address, work[1], *addresses, batch_sizes, reverse)
+    _give_back(general.idle, work)
+    return gates
+
+
+def _general(weights: _Weights | _General, noise: Noise) -> _General | None:
+    """Return what the general loops run on, or None if a run follows the plain equations."""
+    if isinstance(weights, _General):
+        return weights
+    if noise.h is None and noise.zone_h is None and noise.zone_c is None:
+        return None
+    return weights.general
+
+
+def _run_general(
+    general: _General,
+    x: Array,
+    batch_sizes: Array,
+    h: Array,
+    c: Array,
+    y: Array,
+    reverse: bool,
+    saved: tuple[Array, Array] | None,
+    noise: Noise,
+) -> None:
+    rows = len(x)
+    chunk_rows = min(rows, max(len(h), general.run_chunk_rows))
+    need = general.run_bytes + len(h) * general.run_row_bytes
+    work = _take(general.idle, need + chunk_rows * general.run_chunk_bytes)
+    noise = Noise(*(None if part is None else np.ascontiguousarray(part) for part in noise))
+    run_general(
+        general.zero,
+        general.plan_address,
+        work[1],
+        chunk_rows,
+        address_of(x),
+        x.strides[0],
+        address_of(y),
+        y.strides[0],
+        *((0, 0) if saved is None else map(address_of, saved)),
+        *map(_address_or_0, noise),
+        batch_sizes,
+        rows,
+        h,
+        c,
+        reverse,
+    )
+    _give_back(general.idle, work)
+
+
+def _back_general(
+    general: _General,
+    x: Array,
+    batch_sizes: Array,
+    h: Array,
+    c: Array,
+    y: Array,
+    saved: tuple[Array, Array],
+    dy: Array,
+    dh: Array,
+    dc: Array,
+    dx: Array | None,
+    dw: Cell,
+    reverse: bool,
+    dcells: Array | None,
+    noise: Noise,
+) -> None:
+    with _preparing:
+        _prepare_general_back(general.zero.dtype)
+    rows = len(x)
+    chunk_rows = min(rows, max(len(h), _CHUNK_ROWS))
+    need = general.back_bytes + len(h) * general.back_row_bytes
+    work = _take(general.back_idle, need + chunk_rows * general.back_chunk_bytes)
+    noise = Noise(*(None if part is None else np.ascontiguousarray(part) for part in noise))
+    places = GeneralPlaces(
+        x=address_of(x),
+        x_stride=x.strides[0],
+        y=address_of(y),
+        y_stride=y.strides[0],
+        saved=address_of(saved[0]),
+        cells=address_of(saved[1]),
+        dy=address_of(dy),
+        dy_stride=dy.strides[0],
+        h=address_of(h),
+        c=address_of(c),
+        dh=address_of(dh),
+        dc=address_of(dc),
+        dx=_address_or_0(dx),
+        dcells=_address_or_0(dcells),
+        noise_h=_address_or_0(noise.h),
+        zone_h=_address_or_0(noise.zone_h),
+        zone_c=_address_or_0(noise.zone_c),
+        w_ih=general.back[0].ctypes.data,
+        w_hh=general.back[1].ctypes.data,
+        w_hr=general.back[2].ctypes.data,
+        dw_ih=_address_or_0(dw.w_ih),
+        dw_hh=_address_or_0(dw.w_hh),
+        db=_address_or_0(dw.b),
+        dw_hr=_address_or_0(dw.w_hr),
+        dw_ci=_address_or_0(dw.w_ci),
+        dw_cf=_address_or_0(dw.w_cf),
+        dw_co=_address_or_0(dw.w_co),
+        dln=_address_or_0(dw.ln),
+        dln_ih=_address_or_0(dw.ln_ih),
+        dln_hh=_address_or_0(dw.ln_hh),
+        dln_c=_address_or_0(dw.ln_c),
+        db_c=_address_or_0(dw.b_c),
+    )
+    back_general(
+        general.zero, general.plan_address, tuple(places), work[1], chunk_rows, batch_sizes, rows,
+        reverse,
+    )  # fmt: skip
+    _give_back(general.back_idle, work)
+
+
+def _address_or_0(array: Array | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
 class Stack(Layers):
     """The contract's `Stack`."""
 
-    pack, run_cell, back_cell = _Weights, staticmethod(run), staticmethod(back)
+    pack, gates_of = staticmethod(pack), staticmethod(gates_of)
+    run_cell, back_cell = staticmethod(run), staticmethod(back)
 
 
 class Product:
@@ -356,6 +632,13 @@ def _columns(right: Array) -> Array:
     for p, panel in enumerate(panels):
         panel[:, : n - p * wide] = right[:, p * wide : (p + 1) * wide]
     return panels
+
+
+def _in_rows(w: Array, H: int) -> Array:
+    """Return [panel][k][gate][lane] of the plain cell as (4H, k)."""
+    by_gate = w.transpose(2, 0, 3, 1).reshape(GATES, -1, w.shape[1])
+    rows: Array = by_gate[:, :H].reshape(GATES * H, -1)
+    return rows
 
 
 def _up(count: int, whole: int) -> int:

@@ -30,10 +30,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import carray, njit, types
 from numba.core import cgutils, config
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
+
+from .contract import ACTIVATIONS
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
@@ -493,15 +495,14 @@ def _emit_products_into(
     rows: int,
     vectors: int,
     z: Rows,
-    start: ir.Value,
+    start: Rows,
     w: Rows,
     x: Rows,
     x_step: ir.Value,
     count: ir.Value,
 ) -> None:
-    """Write z = the products; every row starts with the same."""
-    same = Rows(start, _INT(0))
-    sums = _emit_products(builder, kind, size, rows, vectors, same, w, x, x_step, count)
+    """Write z = the products; `start` may be where they go."""
+    sums = _emit_products(builder, kind, size, rows, vectors, start, w, x, x_step, count)
     for (r, v), value in sums.items():
         _store(builder, value.value, _at(builder, z.first, (r, z.stride), (v, BYTES)), size)
 
@@ -804,13 +805,15 @@ def _product(
     columns: int,
     z: Rows,
     z_panel: int,
-    b: int,
+    b: Rows,
     w: Rows,
     x: Rows,
     x_step: int,
     count: int,
 ) -> None:
     """z = x w + b for any numbers of rows and columns, in tiles as equal as can be.
+
+    Each row has its own b, unless their stride is 0; b may be z.
 
     `w` are panels of 4 L columns, ``[panel][k][column]``. `z` holds whole panels, which are
     `z_panel` bytes apart. The values of a row of `x` are `x_step` bytes apart; `count` is how many
@@ -824,7 +827,7 @@ def _product(
         for k in range(tiles):
             at = rows * k // tiles
             now = rows * (k + 1) // tiles - at
-            to, start, panels = _from(z, at, p * z_panel), b + p * PANEL, _from(w, p, 0)
+            to, start, panels = _from(z, at, p * z_panel), _from(b, at, p * PANEL), _from(w, p, 0)
             _products(zero, now, vectors, to, start, panels, _from(x, at, 0), x_step, count)
         left -= vectors
         p += -(-vectors // WIDTH)
@@ -853,7 +856,9 @@ def multiply_rows(
     sums = Rows(scratch, -(-columns * size // PANEL) * PANEL)
     for at in range(0, rows, ROWS_TOGETHER):
         now = min(ROWS_TOGETHER, rows - at)
-        _product(zero, now, columns, sums, PANEL, b, panels, _from(x_rows, at, 0), size, count)
+        _product(
+            zero, now, columns, sums, PANEL, Rows(b, 0), panels, _from(x_rows, at, 0), size, count
+        )
         _copy_rows(now, columns * size, _from(y_rows, at, 0), sums)
 
 
@@ -963,7 +968,9 @@ def run_layer(
                 ahead_first = first - ahead + 1 if reverse else first
                 w_x, x_ahead = Rows(p.w, w.stride), _from(x_rows, ahead_first, 0)
                 columns = panels * PANEL // size
-                _product(zero, ahead, columns, space.z_x, PANEL, p.b, w_x, x_ahead, size, I)
+                _product(
+                    zero, ahead, columns, space.z_x, PANEL, Rows(p.b, 0), w_x, x_ahead, size, I
+                )
             ahead -= 1
             start = _from(space.z_x, first - ahead_first, 0)
         # (1) to (4). With a projection, h waits in m.
@@ -997,7 +1004,7 @@ def run_layer(
                 at += now
         if P != H:  # (5)
             w_hr = Rows(p.w_hr, H * PANEL)
-            _product(zero, live, P, h_next, PANEL, p.zeros, w_hr, space.m, size, H)
+            _product(zero, live, P, h_next, PANEL, Rows(p.zeros, 0), w_hr, space.m, size, H)
             _copy_rows(live, P * size, _from(y_rows, first, 0), h_next)
         if not reverse:
             first += live
@@ -1036,7 +1043,7 @@ class BackPlaces(NamedTuple):
     """The arrays of one call of `back`: addresses, and strides where rows may lie apart.
 
     They reach the kernel as a plain tuple, whose type Numba knows at once.
-    `dx` and `dw_hr` are 0 where they are not wanted. `dh` and `dc` are read and written.
+    `dx`, `dcells` and `dw_hr` are 0 where there are none. `dh` and `dc` are read and written.
     """
 
     x: int
@@ -1052,6 +1059,7 @@ class BackPlaces(NamedTuple):
     dh: int
     dc: int
     dx: int
+    dcells: int
     dw_ih: int
     dw_hh: int
     db: int
@@ -1123,7 +1131,7 @@ def _add_product(
     while left > 0:
         now = min(left, together * PANEL)
         to, x_t = Rows(total if is_first else part, PANEL), Rows(x.first, size)
-        _product(zero, rows, now // size, to, panel, zeros, w, x_t, x.stride, count)
+        _product(zero, rows, now // size, to, panel, Rows(zeros, 0), w, x_t, x.stride, count)
         if not is_first:
             _add(zero, -(-now // PANEL) * panel // size, total, part)
         total += together * panel
@@ -1194,7 +1202,7 @@ def back_layer(
     h_0, c_0 = Rows(arrays.h, P * size), Rows(arrays.c, H * size)
     dh_n, dc_n = Rows(arrays.dh, P * size), Rows(arrays.dc, H * size)
     w_ih, w_hh = Rows(p.w_ih, GATES * H * PANEL), Rows(p.w_hh, GATES * H * PANEL)
-    w_hr = Rows(p.w_hr, P * PANEL)
+    w_hr, zeros = Rows(p.w_hr, P * PANEL), Rows(p.zeros, 0)
     space = _back_space(p, most, chunk_rows, work, size)
     dh, dc, dm, xh = space.dh, space.dc, space.dm, space.xh
     _copy_rows(most, P * size, dh, dh_n)
@@ -1225,9 +1233,11 @@ def back_layer(
                 both = min(live, sizes[before])
             # (6)
             _add_rows(zero, live, P, dh, _from(dy, row, 0))
+            if arrays.dcells:
+                _add_rows(zero, live, H, dc, Rows(arrays.dcells + row * H * size, H * size))
             if P != H:
                 _copy_rows(live, P * size, _from(space.dh_all, at, 0), dh)
-                _product(zero, live, H, dm, PANEL, p.zeros, w_hr, dh, size, P)
+                _product(zero, live, H, dm, PANEL, zeros, w_hr, dh, size, P)
             # (7) to (9); dm becomes m
             for r in range(live):
                 cells_0 = _row(cells, row_before + r) if r < both else _row(c_0, r)
@@ -1253,7 +1263,7 @@ def back_layer(
                 _copy_rows(live, PANEL, m, _from(dm, 0, panel * PANEL))
             # (9)
             dz = _from(space.dz, at, 0)
-            _product(zero, live, P, dh, PANEL, p.zeros, w_hh, dz, size, GATES * H)
+            _product(zero, live, P, dh, PANEL, zeros, w_hh, dz, size, GATES * H)
             if reverse:
                 at += live
         # (10), and dW_hr of (6), for the rows of the chunk
@@ -1265,13 +1275,962 @@ def back_layer(
             _add_product(zero, P, H, total, is_first, part, p.zeros, m_w, dh_x, count)
         if arrays.dx:
             dz, size_dz = space.dz, GATES * H
-            _product(zero, count, I, space.dx, PANEL, p.zeros, w_ih, dz, size, size_dz)
+            _product(zero, count, I, space.dx, PANEL, zeros, w_ih, dz, size, size_dz)
             _add_rows(zero, count, I, _from(dx, first, 0), space.dx)
         if reverse:
             first += count
     _copy_rows(most, P * size, dh_n, dh)
     _copy_rows(most, H * size, dc_n, dc)
     _add_sums(zero, p, space, arrays)
+
+
+# ---- the cell with options ------------------------------------------------------------------
+# The loops below work on one row after the other, over arrays of its units. An option is a branch
+# outside such a loop. LLVM makes vector code of a loop that calls nothing: sigmoid and tanh are
+# arithmetic here, while the rare functions that need exp or log call one for each value.
+
+Values = np.ndarray[Any, np.dtype[Any]]  # of one row, or a part of them
+
+_ONE = np.float32(1)  # a number times this one keeps its type
+SIGMOID, TANH, RELU, AFFINE, LEAKY_RELU, THRESHOLDED_RELU = range(6)
+SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS = range(6, len(ACTIVATIONS))
+NORM_GATES, NORM_SUMS = 1, 2  # the kinds "tflite" and "haste" of layer normalisation
+
+
+class GeneralPlan(NamedTuple):
+    """What the general loops need to know about one layer in one direction.
+
+    All but the first fields are addresses, of arrays as in `Cell` where no other is said, and 0
+    where there is none.
+    """
+
+    I: int  # sizes, as in the legend
+    H: int
+    P: int
+    gate: int  # the places of the activations in ACTIVATIONS
+    cell: int
+    output: int
+    gone: int  # which gate `coupled` takes away: 0 is i, 1 is f, -1 none
+    norm: int  # NORM_GATES, NORM_SUMS or 0
+    sums_stride: int  # bytes from row to row of 4H, H and P values in whole panels
+    m_stride: int
+    h_stride: int
+    step_stride: int  # bytes of a `_Step`
+    numbers: int  # `Numbers`, in the cell's dtype
+    start: int  # what sums begin with: b or zeros
+    zeros: int
+    w_ih: int  # panels of W_ih, W_hh and W_hr, transposed
+    w_hh: int
+    w_hr: int
+    b: int
+    w_ci: int
+    w_cf: int
+    w_co: int
+    ln: int
+    ln_ih: int
+    ln_hh: int
+    ln_c: int
+    b_c: int
+
+
+class Numbers(NamedTuple):
+    """The real numbers among a cell's options."""
+
+    gate_clip: Any
+    cell_clip: Any
+    proj_clip: Any
+    gate_alpha: Any
+    gate_beta: Any
+    cell_alpha: Any
+    cell_beta: Any
+    output_alpha: Any
+    output_beta: Any
+    zoneout_h: Any
+    zoneout_c: Any
+    epsilon: Any
+
+
+class _Step(NamedTuple):
+    """What one row of one step has on its way: arrays of its values, with the equations' names."""
+
+    s: Values  # of four gates, as z and gates: the sums with the peepholes' terms
+    z: Values  # not yet within +-gate_clip; without "tflite" this is s
+    gates: Values
+    raw_c: Values  # f * c_0 + i * g
+    c: Values  # c'
+    q: Values  # what the output's activation takes; without "haste" this is c
+    a: Values  # what it gives
+    m: Values  # o * a
+
+
+STEP_VALUES = 17  # the values for each unit in a `_Step`
+
+
+@intrinsic
+def _pointer(typing, zero, address):
+    """Return the address of values of this type as a pointer."""
+
+    def emit(context, builder, signature, args):
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(zero)(zero, types.int64), emit
+
+
+@intrinsic
+def _sigmoid(typing, zero, x):
+    """Return sigmoid(x) by the arithmetic of the plain cell."""
+
+    def emit(context, builder, signature, args):
+        return (1.0 / _below_sigmoid(_Vector(builder, args[1]))).value
+
+    return zero(zero, zero), emit
+
+
+@intrinsic
+def _tanh_of(typing, zero, x):
+    """Return tanh(x) by the arithmetic of the plain cell."""
+
+    def emit(context, builder, signature, args):
+        above, below = _tanh(_Vector(builder, args[1]))
+        return (above / below).value
+
+    return zero(zero, zero), emit
+
+
+def _loop(function: Callable[..., Any]) -> Any:
+    """Jit a loop that kernels call."""
+    return njit(function, nogil=True, error_model="numpy")
+
+
+def _sum_loop(function: Callable[..., Any]) -> Any:
+    """Do the same where LLVM may choose the order of a sum's terms, which is one for all rows."""
+    return njit(function, nogil=True, error_model="numpy", fastmath={"reassoc"})
+
+
+@_loop
+def _values(zero: Scalar, address: int, count: int) -> Values:
+    values: Values = carray(_pointer(zero, address), (count,))
+    return values
+
+
+@_loop
+def _read_numbers(zero: Scalar, address: int) -> Numbers:
+    n = _values(zero, address, 12)
+    return Numbers(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11])
+
+
+@_loop
+def _step_at(zero: Scalar, p: GeneralPlan, address: int) -> _Step:
+    H = p.H
+    v = _values(zero, address, STEP_VALUES * H)
+    s, z, gates, raw_c, c = (
+        v[: 4 * H],
+        v[4 * H : 8 * H],
+        v[8 * H : 12 * H],
+        v[12 * H : 13 * H],
+        v[13 * H : 14 * H],
+    )
+    q, a, m = v[14 * H : 15 * H], v[15 * H : 16 * H], v[16 * H :]
+    if p.norm != NORM_GATES:
+        z = s
+    if p.norm != NORM_SUMS:
+        q = c
+    return _Step(s, z, gates, raw_c, c, q, a, m)
+
+
+@_loop
+def _gate(v: Values, gate: int) -> Values:
+    """Return the values of one gate."""
+    H = v.size // GATES
+    return v[gate * H : (gate + 1) * H]
+
+
+@_loop
+def _within(x: Scalar, bound: Scalar) -> Scalar:
+    """Clip x; nan stays nan."""
+    return bound if x > bound else -bound if x < -bound else x
+
+
+@_loop
+def _activate(
+    zero: Scalar, name: int, alpha: Scalar, beta: Scalar, bound: Scalar, x: Values, y: Values
+) -> None:
+    """y = the function of x, with x within +-bound: (15) and (17)."""
+    if name == SIGMOID:
+        for k in range(y.size):
+            y[k] = _sigmoid(zero, _within(x[k], bound))
+    elif name == TANH:
+        for k in range(y.size):
+            y[k] = _tanh_of(zero, _within(x[k], bound))
+    elif name == RELU:
+        for k in range(y.size):
+            v = _within(x[k], bound)
+            y[k] = zero if v <= 0 else v
+    elif name == AFFINE:
+        for k in range(y.size):
+            y[k] = alpha * _within(x[k], bound) + beta
+    elif name == LEAKY_RELU:
+        for k in range(y.size):
+            v = _within(x[k], bound)
+            y[k] = alpha * v if v < 0 else v
+    elif name == THRESHOLDED_RELU:
+        for k in range(y.size):
+            v = _within(x[k], bound)
+            y[k] = zero if v <= alpha else v
+    elif name == SCALED_TANH:
+        for k in range(y.size):
+            y[k] = alpha * _tanh_of(zero, beta * _within(x[k], bound))
+    elif name == HARD_SIGMOID:
+        for k in range(y.size):
+            v = alpha * _within(x[k], bound) + beta
+            y[k] = zero if v < 0 else zero + _ONE if v > 1 else v
+    elif name == ELU:
+        for k in range(y.size):
+            v = _within(x[k], bound)
+            y[k] = alpha * math.expm1(v) if v < 0 else v
+    elif name == SOFTSIGN:
+        for k in range(y.size):
+            v = _within(x[k], bound)
+            y[k] = v / (_ONE + abs(v))
+    else:
+        for k in range(y.size):
+            v = _within(x[k], bound)
+            y[k] = (zero if v <= 0 else v) + math.log1p(math.exp(-abs(v)))
+
+
+@_loop
+def _go_back(
+    zero: Scalar,
+    name: int,
+    alpha: Scalar,
+    beta: Scalar,
+    bound: Scalar,
+    x: Values,
+    y: Values,
+    d: Values,
+) -> None:
+    """d = d times the derivative of `_activate`, which made y of x."""
+    one = zero + _ONE
+    if name == SIGMOID:
+        for k in range(d.size):
+            d[k] *= y[k] * (one - y[k])
+    elif name == TANH:
+        for k in range(d.size):
+            d[k] *= one - y[k] * y[k]
+    elif name == RELU:
+        for k in range(d.size):
+            d[k] *= zero if x[k] <= 0 else one
+    elif name == AFFINE:
+        for k in range(d.size):
+            d[k] *= alpha
+    elif name == LEAKY_RELU:
+        for k in range(d.size):
+            d[k] *= alpha if x[k] <= 0 else one
+    elif name == THRESHOLDED_RELU:
+        for k in range(d.size):
+            d[k] *= zero if _within(x[k], bound) <= alpha else one
+    elif name == SCALED_TANH:
+        for k in range(d.size):
+            t = _tanh_of(zero, beta * _within(x[k], bound))
+            d[k] *= alpha * beta * (one - t * t)
+    elif name == HARD_SIGMOID:
+        for k in range(d.size):
+            v = alpha * _within(x[k], bound) + beta
+            d[k] *= zero if v <= 0 else zero if v >= 1 else alpha
+    elif name == ELU:
+        for k in range(d.size):
+            v = _within(x[k], bound)
+            d[k] *= alpha * math.exp(v) if v <= 0 else one
+    elif name == SOFTSIGN:
+        for k in range(d.size):
+            v = one + abs(_within(x[k], bound))
+            d[k] *= one / (v * v)
+    else:
+        for k in range(d.size):
+            d[k] *= _sigmoid(zero, _within(x[k], bound))
+    for k in range(d.size):
+        d[k] *= zero if abs(x[k]) > bound else one
+
+
+@_sum_loop
+def _moments(zero: Scalar, v: Values, H: int, gone: int, epsilon: Scalar) -> tuple[Scalar, Scalar]:
+    """Return the mean of v and 1 / sqrt(variance + epsilon), without the H values of a gate."""
+    count = np.float32(v.size if gone < 0 else v.size - H)
+    total, squares = zero, zero
+    for gate in range(v.size // H):
+        if gate != gone:
+            for k in range(gate * H, (gate + 1) * H):
+                total += v[k]
+    mean = total / count
+    for gate in range(v.size // H):
+        if gate != gone:
+            for k in range(gate * H, (gate + 1) * H):
+                squares += (v[k] - mean) * (v[k] - mean)
+    return mean, (zero + _ONE) / np.sqrt(squares / count + epsilon)
+
+
+@_sum_loop
+def _norm_back(
+    zero: Scalar, v: Values, H: int, gone: int, mean: Scalar, scale: Scalar, d: Values, to: Values
+) -> None:
+    """to = the gradient of v, from the gradient d of norm(v); a gate that is gone gets zeros."""
+    count = np.float32(v.size if gone < 0 else v.size - H)
+    total, product = zero, zero
+    for gate in range(v.size // H):
+        if gate != gone:
+            for k in range(gate * H, (gate + 1) * H):
+                total += d[k]
+                product += d[k] * ((v[k] - mean) * scale)
+    total, product = total / count, product / count
+    for gate in range(v.size // H):
+        if gate == gone:
+            to[gate * H : (gate + 1) * H] = zero
+        else:
+            for k in range(gate * H, (gate + 1) * H):
+                to[k] = scale * (d[k] - total - (v[k] - mean) * scale * product)
+
+
+@_loop
+def _norm(v: Values, mean: Scalar, scale: Scalar, gain: Values, b: Values, to: Values) -> None:
+    """to = b + gain * norm(v)."""
+    for k in range(v.size):
+        to[k] = b[k] + gain[k] * ((v[k] - mean) * scale)
+
+
+@_loop
+def _norm_gradients(
+    v: Values, mean: Scalar, scale: Scalar, gain: Values, d_gain: Values, d: Values, to: Values
+) -> None:
+    """d_gain += what follows from d, the gradient of gain * norm(v); to = that of norm(v)."""
+    for k in range(v.size):
+        d_gain[k] += d[k] * ((v[k] - mean) * scale)
+    for k in range(v.size):
+        to[k] = d[k] * gain[k]
+
+
+@_loop
+def _add_products(target: Values, a: Values, b: Values) -> None:
+    for k in range(target.size):
+        target[k] += a[k] * b[k]
+
+
+@_loop
+def _norm_gate(zero: Scalar, p: GeneralPlan, n: Numbers, gate: int, step: _Step) -> None:
+    """(14) of one gate."""
+    H = p.H
+    if p.norm == NORM_GATES:
+        s, at = _gate(step.s, gate), gate * H * _size(zero)
+        mean, scale = _moments(zero, s, H, -1, n.epsilon)
+        gain, b = _values(zero, p.ln + at, H), _values(zero, p.b + at, H)
+        _norm(s, mean, scale, gain, b, _gate(step.z, gate))
+
+
+@_loop
+def _compute(
+    zero: Scalar, p: GeneralPlan, n: Numbers, sums: Values, c_0: Values, step: _Step
+) -> None:
+    """Compute (13) to (17) of one row, but for the projection.
+
+    `sums` are those of (12): 4H values, or with NORM_SUMS both products, 8H.
+    """
+    H, one, s = p.H, zero + _ONE, step.s
+    i, f, g, o = (
+        _gate(step.gates, 0),
+        _gate(step.gates, 1),
+        _gate(step.gates, 2),
+        _gate(step.gates, 3),
+    )
+    if p.norm == NORM_SUMS:
+        x, h = sums[: 4 * H], sums[4 * H :]
+        mean, scale = _moments(zero, x, H, p.gone, n.epsilon)
+        _norm(x, mean, scale, _values(zero, p.ln_ih, 4 * H), _values(zero, p.b, 4 * H), s)
+        mean, scale = _moments(zero, h, H, p.gone, n.epsilon)
+        _norm(h, mean, scale, _values(zero, p.ln_hh, 4 * H), s, s)
+    else:
+        _copy(s.ctypes.data, sums.ctypes.data, 4 * H * _size(zero))
+    if p.w_ci != 0:
+        _add_products(_gate(s, 0), _values(zero, p.w_ci, H), c_0)
+        _add_products(_gate(s, 1), _values(zero, p.w_cf, H), c_0)
+    for gate in range(3):
+        if gate != p.gone:
+            _norm_gate(zero, p, n, gate, step)
+            name, alpha, beta = p.gate, n.gate_alpha, n.gate_beta
+            if gate == 2:
+                name, alpha, beta = p.cell, n.cell_alpha, n.cell_beta
+            to = _gate(step.gates, gate)
+            _activate(zero, name, alpha, beta, n.gate_clip, _gate(step.z, gate), to)
+    if p.gone == 0:
+        for k in range(H):
+            i[k] = one - f[k]
+    elif p.gone == 1:
+        for k in range(H):
+            f[k] = one - i[k]
+    raw_c, c, q, a, m = step.raw_c, step.c, step.q, step.a, step.m
+    for k in range(H):
+        raw_c[k] = f[k] * c_0[k] + i[k] * g[k]
+    for k in range(H):
+        c[k] = _within(raw_c[k], n.cell_clip)
+    if p.w_co != 0:
+        _add_products(_gate(s, 3), _values(zero, p.w_co, H), c)
+    _norm_gate(zero, p, n, 3, step)
+    _activate(zero, p.gate, n.gate_alpha, n.gate_beta, n.gate_clip, _gate(step.z, 3), o)
+    if p.norm == NORM_SUMS:
+        mean, scale = _moments(zero, c, H, -1, n.epsilon)
+        _norm(c, mean, scale, _values(zero, p.ln_c, H), _values(zero, p.b_c, H), q)
+    infinite = zero + np.float32(np.inf)
+    _activate(zero, p.output, n.output_alpha, n.output_beta, infinite, q, a)
+    for k in range(H):
+        m[k] = o[k] * a[k]
+
+
+@_loop
+def _keep_some(zero: Scalar, zone: int, probability: Scalar, new: Values, state: Values) -> None:
+    """state = new, or what zoneout leaves of the two: (19); `zone` is a mask's address or 0."""
+    if zone != 0:
+        mask = _values(zero, zone, state.size)
+        for k in range(state.size):
+            state[k] = new[k] + mask[k] * (state[k] - new[k])
+    elif probability != 0:
+        for k in range(state.size):
+            state[k] = new[k] + probability * (state[k] - new[k])
+    else:
+        _copy(state.ctypes.data, new.ctypes.data, state.size * _size(zero))
+
+
+@_loop
+def _share(zero: Scalar, zone: int, probability: Scalar, d: Values, new: Values) -> None:
+    """Share d, the gradient of a state of (19): new = that of the new value, d = the old one's."""
+    if zone != 0:
+        mask = _values(zero, zone, d.size)
+        for k in range(d.size):
+            new[k] = d[k] * (_ONE - mask[k])
+        for k in range(d.size):
+            d[k] *= mask[k]
+    elif probability != 0:
+        for k in range(d.size):
+            new[k] = d[k] * (_ONE - probability)
+        for k in range(d.size):
+            d[k] *= probability
+    else:
+        _copy(new.ctypes.data, d.ctypes.data, d.size * _size(zero))
+        d[:] = zero
+
+
+@_loop
+def _zone(zone: int, row: int, size: int) -> int:
+    """Return the address of a row's mask, if there are masks."""
+    return zone + row * size if zone != 0 else 0
+
+
+@_loop
+def _steps_together(sizes: np.ndarray, begin: int, most: int, reverse: bool) -> tuple[int, int]:
+    """Return how many steps from `begin` on have at most so many rows, and how many rows."""
+    n, count = begin, 0
+    while n < sizes.size:
+        live = sizes[sizes.size - 1 - n if reverse else n]
+        if count + live > most and n > begin:
+            break
+        count += live
+        n += 1
+    return n - begin, count
+
+
+@_kernel
+def run_general(
+    zero: Scalar,
+    plan: int,
+    work: int,
+    chunk_rows: int,
+    x: int,
+    x_stride: int,
+    y: int,
+    y_stride: int,
+    saved: int,
+    cells: int,
+    noise_h: int,
+    zone_h: int,
+    zone_c: int,
+    sizes: np.ndarray,
+    rows: int,
+    h_n: np.ndarray,
+    c_n: np.ndarray,
+    reverse: bool,
+) -> None:
+    """Run one layer in one direction: equations (11) to (19), as `run` of the contract.
+
+    The input's share of the sums is made for some steps at once, of at most `chunk_rows` rows or
+    one step. `saved` and `cells` are 0 if nothing is to be saved, the last three addresses where
+    there is no noise.
+    """
+    p = _read(GeneralPlan, plan)
+    n = _read_numbers(zero, p.numbers)
+    I, H, P = p.I, p.H, p.P
+    size = _size(zero)
+    most, products = sizes[0], 2 if p.norm == NORM_SUMS else 1
+    x_rows, y_rows = Rows(x, x_stride), Rows(y, y_stride)
+    w_ih, w_hh, w_hr = Rows(p.w_ih, I * PANEL), Rows(p.w_hh, P * PANEL), Rows(p.w_hr, H * PANEL)
+    zeros = Rows(p.zeros, 0)
+    states_h = Rows(np.int64(h_n.ctypes.data), P * size)
+    states_c = Rows(np.int64(c_n.ctypes.data), H * size)
+    all_sums = Rows(work, p.sums_stride)
+    sums_h = Rows(_row(all_sums, chunk_rows), p.sums_stride)
+    m_rows = Rows(_row(sums_h, most), p.m_stride)
+    projected = Rows(_row(m_rows, most), p.h_stride)
+    noisy_h = Rows(_row(projected, most), p.h_stride)
+    both = _values(zero, _row(noisy_h, most), 8 * H)
+    step = _step_at(zero, p, _row(noisy_h, most) + 8 * H * size)
+
+    first = rows if reverse else 0  # the chunk's first row in x and y
+    begin = 0
+    while begin < sizes.size:
+        steps, count = _steps_together(sizes, begin, chunk_rows, reverse)
+        if reverse:
+            first -= count
+        _product(
+            zero,
+            count,
+            4 * H,
+            all_sums,
+            PANEL,
+            Rows(p.start, 0),
+            w_ih,
+            _from(x_rows, first, 0),
+            size,
+            I,
+        )
+        at = count if reverse else 0  # the step's first row in the chunk
+        for k in range(begin, begin + steps):
+            live = sizes[sizes.size - 1 - k if reverse else k]
+            if reverse:
+                at -= live
+            h = states_h
+            if noise_h != 0:  # (11)
+                for r in range(live):
+                    to = _values(zero, _row(noisy_h, r), P)
+                    to[:] = zero
+                    factors = _values(zero, noise_h + r * P * size, P)
+                    _add_products(to, _values(zero, _row(h, r), P), factors)
+                h = noisy_h
+            sums = _from(all_sums, at, 0)  # (12)
+            if p.norm == NORM_SUMS:
+                _product(zero, live, 4 * H, sums_h, PANEL, zeros, w_hh, h, size, P)
+            else:
+                _product(zero, live, 4 * H, sums, PANEL, sums, w_hh, h, size, P)
+            for r in range(live):
+                row = first + at + r
+                c = _values(zero, _row(states_c, r), H)
+                state_h = _values(zero, _row(states_h, r), P)
+                own = _values(zero, _row(sums, r), 4 * H)
+                if p.norm == NORM_SUMS:
+                    _copy(both.ctypes.data, _row(sums, r), 4 * H * size)
+                    _copy(both.ctypes.data + 4 * H * size, _row(sums_h, r), 4 * H * size)
+                    own = both
+                _compute(zero, p, n, own, c, step)
+                _keep_some(zero, _zone(zone_c, row, H * size), n.zoneout_c, step.c, c)
+                if saved != 0:
+                    bytes_ = 4 * H * products * size
+                    _copy(saved + row * bytes_, own.ctypes.data, bytes_)
+                    _copy(cells + row * H * size, c.ctypes.data, H * size)
+                if P == H:
+                    _keep_some(zero, _zone(zone_h, row, P * size), n.zoneout_h, step.m, state_h)
+                    _copy(_row(y_rows, row), state_h.ctypes.data, P * size)
+                else:
+                    _copy(_row(m_rows, r), step.m.ctypes.data, H * size)
+            if P != H:  # (18)
+                _product(zero, live, P, projected, PANEL, zeros, w_hr, m_rows, size, H)
+                for r in range(live):
+                    row = first + at + r
+                    new = _values(zero, _row(projected, r), P)
+                    state_h = _values(zero, _row(states_h, r), P)
+                    for u in range(P):
+                        new[u] = _within(new[u], n.proj_clip)
+                    _keep_some(zero, _zone(zone_h, row, P * size), n.zoneout_h, new, state_h)
+                    _copy(_row(y_rows, row), state_h.ctypes.data, P * size)
+            if not reverse:
+                at += live
+        if not reverse:
+            first += count
+        begin += steps
+
+
+# ---- the way back of the cell with options ---------------------------------------------------
+
+
+class GeneralPlaces(NamedTuple):
+    """The arrays of one call of `back`, as `BackPlaces`; what is not there is 0."""
+
+    x: int
+    x_stride: int
+    y: int
+    y_stride: int
+    saved: int
+    cells: int
+    dy: int
+    dy_stride: int
+    h: int
+    c: int
+    dh: int
+    dc: int
+    dx: int
+    dcells: int
+    noise_h: int
+    zone_h: int
+    zone_c: int
+    w_ih: int  # panels of the weights as factors on the right
+    w_hh: int
+    w_hr: int
+    dw_ih: int  # the gradients of a cell's arrays
+    dw_hh: int
+    db: int
+    dw_hr: int
+    dw_ci: int
+    dw_cf: int
+    dw_co: int
+    dln: int
+    dln_ih: int
+    dln_hh: int
+    dln_c: int
+    db_c: int
+
+
+@_loop
+def _back_to_sums(
+    zero: Scalar,
+    p: GeneralPlan,
+    n: Numbers,
+    arrays: GeneralPlaces,
+    gate: int,
+    step: _Step,
+    d: Values,
+    ds: Values,
+) -> None:
+    """Go back from d, the gradient of a gate, to that of its sums: (15) and (14)."""
+    H, at = p.H, gate * p.H * _size(zero)
+    name, alpha, beta = p.gate, n.gate_alpha, n.gate_beta
+    if gate == 2:
+        name, alpha, beta = p.cell, n.cell_alpha, n.cell_beta
+    z, s, to = _gate(step.z, gate), _gate(step.s, gate), _gate(ds, gate)
+    _go_back(zero, name, alpha, beta, n.gate_clip, z, _gate(step.gates, gate), d)
+    db = _values(zero, arrays.db + at, H)
+    for k in range(H):
+        db[k] += d[k]
+    if p.norm == NORM_GATES:
+        mean, scale = _moments(zero, s, H, -1, n.epsilon)
+        gain, d_gain = _values(zero, p.ln + at, H), _values(zero, arrays.dln + at, H)
+        _norm_gradients(s, mean, scale, gain, d_gain, d, d)
+        _norm_back(zero, s, H, -1, mean, scale, d, to)
+    else:
+        for k in range(H):
+            to[k] = d[k]
+
+
+@_loop
+def _back_to_product(
+    zero: Scalar,
+    p: GeneralPlan,
+    epsilon: Scalar,
+    product: Values,
+    gain: int,
+    d_gain: int,
+    ds: Values,
+    to: Values,
+) -> None:
+    """Go back from ds to one of the two products of (12) with NORM_SUMS."""
+    gains, d_gains = _values(zero, gain, 4 * p.H), _values(zero, d_gain, 4 * p.H)
+    mean, scale = _moments(zero, product, p.H, p.gone, epsilon)
+    _norm_gradients(product, mean, scale, gains, d_gains, ds, to)
+    _norm_back(zero, product, p.H, p.gone, mean, scale, to, to)
+
+
+@_loop
+def _back_through_step(
+    zero: Scalar,
+    p: GeneralPlan,
+    n: Numbers,
+    arrays: GeneralPlaces,
+    step: _Step,
+    c_0: Values,
+    dm: Values,
+    dc: Values,
+    dc_new: Values,
+    d: Values,
+    d_other: Values,
+    ds: Values,
+) -> None:
+    """Go back through (17) to (13) of one row, from dm and dc_new, the gradient of c'.
+
+    `ds` becomes the gradient of the sums with the peepholes' terms; that of c_0 is added to dc.
+    `d` and `d_other` are memory for what is on its way.
+    """
+    H, a, c = p.H, step.a, step.c
+    i, f, g, o = (
+        _gate(step.gates, 0),
+        _gate(step.gates, 1),
+        _gate(step.gates, 2),
+        _gate(step.gates, 3),
+    )
+    for k in range(H):  # (17)
+        d[k] = dm[k] * o[k]
+    infinite = zero + np.float32(np.inf)
+    _go_back(zero, p.output, n.output_alpha, n.output_beta, infinite, step.q, a, d)
+    if p.norm == NORM_SUMS:
+        mean, scale = _moments(zero, c, H, -1, n.epsilon)
+        db_c = _values(zero, arrays.db_c, H)
+        for k in range(H):
+            db_c[k] += d[k]
+        _norm_gradients(
+            c, mean, scale, _values(zero, p.ln_c, H), _values(zero, arrays.dln_c, H), d, d
+        )
+        _norm_back(zero, c, H, -1, mean, scale, d, d)
+    for k in range(H):
+        dc_new[k] += d[k]
+    for k in range(H):
+        d[k] = dm[k] * a[k]
+    _back_to_sums(zero, p, n, arrays, 3, step, d, ds)
+    ds_i, ds_f, ds_o = _gate(ds, 0), _gate(ds, 1), _gate(ds, 3)
+    if p.w_co != 0:  # (13)
+        _add_products(_values(zero, arrays.dw_co, H), ds_o, c)
+        _add_products(dc_new, ds_o, _values(zero, p.w_co, H))
+    for k in range(H):  # (16)
+        dc_new[k] *= zero if abs(step.raw_c[k]) > n.cell_clip else zero + _ONE
+    for k in range(H):
+        d[k] = dc_new[k] * g[k]
+    for k in range(H):
+        d_other[k] = dc_new[k] * c_0[k]
+    if p.gone == 0:
+        for k in range(H):
+            d_other[k] -= d[k]
+        ds_i[:] = zero
+    elif p.gone == 1:
+        for k in range(H):
+            d[k] -= d_other[k]
+        ds_f[:] = zero
+    if p.gone != 0:
+        _back_to_sums(zero, p, n, arrays, 0, step, d, ds)
+    if p.gone != 1:
+        _back_to_sums(zero, p, n, arrays, 1, step, d_other, ds)
+    for k in range(H):
+        d[k] = dc_new[k] * i[k]
+    _back_to_sums(zero, p, n, arrays, 2, step, d, ds)
+    _add_products(dc, dc_new, f)
+    if p.w_ci != 0:
+        _add_products(_values(zero, arrays.dw_ci, H), ds_i, c_0)
+        _add_products(_values(zero, arrays.dw_cf, H), ds_f, c_0)
+        _add_products(dc, ds_i, _values(zero, p.w_ci, H))
+        _add_products(dc, ds_f, _values(zero, p.w_cf, H))
+
+
+@_loop
+def _copy_to_panels(size: int, panels: Rows, at: int, source: int) -> None:
+    """Copy a row of so many bytes to panels; at is where it goes in each."""
+    for panel in range(-(-size // PANEL)):
+        _copy(_row(panels, panel) + at * PANEL, source + panel * PANEL, PANEL)
+
+
+@_loop
+def _add_sums_of_panels(zero: Scalar, columns: int, rows: int, target: int, sums: int) -> None:
+    """target (columns, rows) += sums, which are [panel][row][column]."""
+    wide = PANEL // _size(zero)
+    to = _values(zero, target, columns * rows)
+    for n in range(columns):
+        panel = _values(zero, sums + n // wide * rows * PANEL, rows * wide)
+        for k in range(rows):
+            to[n * rows + k] += panel[k * wide + n % wide]
+
+
+@_loop
+def _row_before(sizes: np.ndarray, t: int, row: int, reverse: bool) -> tuple[int, int]:
+    """Return the first row of the step before t, and how many sequences of t had it.
+
+    Step t begins at `row`; with `reverse`, the step before is t + 1.
+    """
+    before = t + 1 if reverse else t - 1
+    if before < 0 or before >= sizes.size:
+        return row, 0
+    return row + (sizes[t] if reverse else -sizes[before]), min(sizes[t], sizes[before])
+
+
+@_kernel
+def gates_general(
+    zero: Scalar,
+    plan: int,
+    work: int,
+    saved: int,
+    cells: int,
+    c: int,
+    gates: int,
+    sizes: np.ndarray,
+    reverse: bool,
+) -> None:
+    """Fill `gates` (N, 4H) with i, f, g, o of a saved run that began with `c`."""
+    p = _read(GeneralPlan, plan)
+    n = _read_numbers(zero, p.numbers)
+    H, size = p.H, _size(zero)
+    many = (8 if p.norm == NORM_SUMS else 4) * H
+    step = _step_at(zero, p, work)
+    row = 0
+    for t in range(sizes.size):
+        row_before, both = _row_before(sizes, t, row, reverse)
+        for r in range(sizes[t]):
+            c_0 = cells + (row_before + r) * H * size if r < both else c + r * H * size
+            sums = _values(zero, saved + (row + r) * many * size, many)
+            _compute(zero, p, n, sums, _values(zero, c_0, H), step)
+            _copy(gates + (row + r) * 4 * H * size, step.gates.ctypes.data, 4 * H * size)
+        row += sizes[t]
+
+
+@_kernel
+def back_general(
+    zero: Scalar,
+    plan: int,
+    places: tuple[int, ...],
+    work: int,
+    chunk_rows: int,
+    sizes: np.ndarray,
+    rows: int,
+    reverse: bool,
+) -> None:
+    """Go back through a run of `run_general`.
+
+    Steps are taken in chunks of at most `chunk_rows` rows or one step, as in `back_layer`.
+    """
+    p, arrays = _read(GeneralPlan, plan), GeneralPlaces(*places)
+    n = _read_numbers(zero, p.numbers)
+    I, H, P = p.I, p.H, p.P
+    size = _size(zero)
+    most, many = sizes[0], (8 if p.norm == NORM_SUMS else 4) * H
+    x, y = Rows(arrays.x, arrays.x_stride), Rows(arrays.y, arrays.y_stride)
+    dy, cells = Rows(arrays.dy, arrays.dy_stride), Rows(arrays.cells, H * size)
+    h_0, c_0 = Rows(arrays.h, P * size), Rows(arrays.c, H * size)
+    dh, dc = Rows(arrays.dh, P * size), Rows(arrays.dc, H * size)
+    w_ih, w_hh = Rows(arrays.w_ih, 4 * H * PANEL), Rows(arrays.w_hh, 4 * H * PANEL)
+    w_hr, w_hr_forth = Rows(arrays.w_hr, P * PANEL), Rows(p.w_hr, H * PANEL)
+    zeros = Rows(p.zeros, 0)
+
+    # the work space: for each sequence
+    steps_at = Rows(work, p.step_stride)
+    dm = Rows(_row(steps_at, most), p.m_stride)
+    dh_new = Rows(_row(dm, most), p.h_stride)  # of the new h in (19)
+    projected = Rows(_row(dh_new, most), p.h_stride)  # then the gradient of m in (11)
+    rest = _row(projected, most)
+    dc_new = _values(zero, rest, H)
+    d, d_other = _values(zero, rest + H * size, H), _values(zero, rest + 2 * H * size, H)
+    # for each row of a chunk
+    sums_panels, h_panels = p.sums_stride // PANEL, p.h_stride // PANEL
+    ds_x = Rows(rest + 3 * p.m_stride, p.sums_stride)
+    ds_x_panels = Rows(_row(ds_x, chunk_rows), chunk_rows * PANEL)
+    ds_h, ds_h_panels = ds_x, ds_x_panels
+    end = _row(ds_x_panels, sums_panels)
+    if p.norm == NORM_SUMS:
+        ds_h = Rows(end, p.sums_stride)
+        ds_h_panels = Rows(_row(ds_h, chunk_rows), chunk_rows * PANEL)
+        end = _row(ds_h_panels, sums_panels)
+    h_before = Rows(end, p.h_stride)  # m of (11)
+    dx = Rows(_row(h_before, chunk_rows), -(-I * size // PANEL) * PANEL)
+    m = Rows(_row(dx, chunk_rows), p.m_stride)
+    dh_panels = Rows(_row(m, chunk_rows), chunk_rows * PANEL)
+    # sums over all rows, in panels
+    sums_ih = _row(dh_panels, h_panels)
+    sums_hh = sums_ih + sums_panels * I * PANEL
+    sums_hr = sums_hh + sums_panels * P * PANEL
+    part = sums_hr + h_panels * H * PANEL
+
+    first = 0 if reverse else rows  # the chunk's first row in x and y
+    begin = 0
+    while begin < sizes.size:
+        steps, count = _steps_together(sizes, begin, chunk_rows, not reverse)
+        if not reverse:
+            first -= count
+        at = 0 if reverse else count  # the step's first row in the chunk
+        for k in range(begin, begin + steps):
+            t = k if reverse else sizes.size - 1 - k
+            live = sizes[t]
+            if not reverse:
+                at -= live
+            row = first + at
+            row_before, both = _row_before(sizes, t, row, reverse)
+            _add_rows(zero, live, P, dh, _from(dy, row, 0))
+            if arrays.dcells != 0:
+                _add_rows(zero, live, H, dc, Rows(arrays.dcells + row * H * size, H * size))
+            for r in range(live):
+                c_r = _row(cells, row_before + r) if r < both else _row(c_0, r)
+                sums = _values(zero, arrays.saved + (row + r) * many * size, many)
+                step = _step_at(zero, p, _row(steps_at, r))
+                _compute(zero, p, n, sums, _values(zero, c_r, H), step)
+                _copy(_row(m, at + r), step.m.ctypes.data, H * size)
+                # (19)
+                new, old = _values(zero, _row(dh_new, r), P), _values(zero, _row(dh, r), P)
+                _share(zero, _zone(arrays.zone_h, row + r, P * size), n.zoneout_h, old, new)
+            d_m = dh_new
+            if P != H:  # (18)
+                if n.proj_clip < np.inf:
+                    _product(
+                        zero, live, P, projected, PANEL, zeros, w_hr_forth, _from(m, at, 0), size, H
+                    )
+                    for r in range(live):
+                        new, old = (
+                            _values(zero, _row(dh_new, r), P),
+                            _values(zero, _row(projected, r), P),
+                        )
+                        for u in range(P):
+                            new[u] *= zero if abs(old[u]) > n.proj_clip else zero + _ONE
+                for r in range(live):
+                    _copy_to_panels(P * size, dh_panels, at + r, _row(dh_new, r))
+                _product(zero, live, H, dm, PANEL, zeros, w_hr, dh_new, size, P)
+                d_m = dm
+            for r in range(live):
+                c_r = _row(cells, row_before + r) if r < both else _row(c_0, r)
+                dc_r, dm_r = _values(zero, _row(dc, r), H), _values(zero, _row(d_m, r), H)
+                ds = _values(zero, _row(ds_x, at + r), 4 * H)
+                step = _step_at(zero, p, _row(steps_at, r))
+                _share(zero, _zone(arrays.zone_c, row + r, H * size), n.zoneout_c, dc_r, dc_new)
+                before = _values(zero, c_r, H)
+                _back_through_step(
+                    zero, p, n, arrays, step, before, dm_r, dc_r, dc_new, d, d_other, ds
+                )
+                if p.norm == NORM_SUMS:  # (12)
+                    products = _values(zero, arrays.saved + (row + r) * many * size, many)
+                    own_x, own_h = products[: 4 * H], products[4 * H :]
+                    to = _values(zero, _row(ds_h, at + r), 4 * H)
+                    _back_to_product(zero, p, n.epsilon, own_h, p.ln_hh, arrays.dln_hh, ds, to)
+                    _back_to_product(zero, p, n.epsilon, own_x, p.ln_ih, arrays.dln_ih, ds, ds)
+                    _copy_to_panels(4 * H * size, ds_h_panels, at + r, _row(ds_h, at + r))
+                _copy_to_panels(4 * H * size, ds_x_panels, at + r, _row(ds_x, at + r))
+            # (11)
+            _copy_rows(both, P * size, _from(h_before, at, 0), _from(y, row_before, 0))
+            _copy_rows(live - both, P * size, _from(h_before, at + both, 0), _from(h_0, both, 0))
+            _product(zero, live, P, projected, PANEL, zeros, w_hh, _from(ds_h, at, 0), size, 4 * H)
+            for r in range(live):
+                new, to = _values(zero, _row(projected, r), P), _values(zero, _row(dh, r), P)
+                if arrays.noise_h != 0:
+                    factors = _values(zero, arrays.noise_h + r * P * size, P)
+                    noisy = _values(zero, _row(h_before, at + r), P)
+                    for u in range(P):
+                        noisy[u] *= factors[u]
+                    _add_products(to, new, factors)
+                else:
+                    for u in range(P):
+                        to[u] += new[u]
+            if reverse:
+                at += live
+        # (10), for the rows of the chunk
+        is_first, w = begin == 0, ds_x_panels
+        x_chunk = _from(x, first, 0)
+        _add_product(zero, I, 4 * H, sums_ih, is_first, part, p.zeros, w, x_chunk, count)
+        w = ds_h_panels
+        _add_product(zero, P, 4 * H, sums_hh, is_first, part, p.zeros, w, h_before, count)
+        if P != H:
+            _add_product(zero, H, P, sums_hr, is_first, part, p.zeros, dh_panels, m, count)
+        if arrays.dx != 0:
+            _product(zero, count, I, dx, PANEL, zeros, w_ih, ds_x, size, 4 * H)
+            _add_rows(zero, count, I, Rows(arrays.dx + first * I * size, I * size), dx)
+        if reverse:
+            first += count
+        begin += steps
+    _add_sums_of_panels(zero, 4 * H, I, arrays.dw_ih, sums_ih)
+    _add_sums_of_panels(zero, 4 * H, P, arrays.dw_hh, sums_hh)
+    if P != H:
+        _add_sums_of_panels(zero, P, H, arrays.dw_hr, sums_hr)
 
 
 @_kernel
