@@ -76,6 +76,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (float,),
     "str": (str,),
     "None": (type(None),),
+    "Sequence[int]": (list,),
     "tuple[float, float]": (list,),
     "Coupling": (str,),
     "Norm": (str,),
@@ -283,8 +284,21 @@ def _check(description: Any, depth: int = 0) -> tuple[int, int, int]:
                 f"its structure gives {kind} {name} of type {type(value).__name__}, "
                 f"expected {types[0].__name__}"
             )
+        if name == "hidden_size" and type(value) is list:
+            _check_widths(value)
     arrays, numbers = _needs(kind, _with_defaults(description))
     return 1, max(0, arrays), max(0, numbers)
+
+
+def _check_widths(widths: list[Any]) -> None:
+    """Refuse the widths of an LSTM's layers, unless they are counts, and not too many."""
+    if not 0 < len(widths) <= _MOST_LAYERS:
+        raise ValueError(
+            f"its structure gives LSTM a hidden_size for {len(widths)} layers, expected 1 to "
+            f"{_MOST_LAYERS}"
+        )
+    if any(type(width) is not int or width < 1 for width in widths):
+        raise ValueError("its structure gives LSTM a hidden_size with other than counts")
 
 
 def _given(description: Description) -> dict[str, Any]:
@@ -302,11 +316,18 @@ def _needs(kind: str, given: Description) -> tuple[int, int]:
     """Return how many arrays a layer has, and how many numbers its matrices have together."""
     if kind == "LSTM":
         hidden, directions = given["hidden_size"], 1 + given["bidirectional"]
-        out, layers = given["proj_size"] or hidden, given["num_layers"]
-        inputs = given["input_size"] + (layers - 1) * directions * out  # of all layers
         each, gates = _extras(given)
         each += 2 + 2 * given["bias"] + bool(given["proj_size"])
-        return layers * directions * each, gates * hidden * directions * (inputs + layers * out)
+        # Layers of one width, however many a file may say there are, are counted at once.
+        widths = [(width, 1) for width in hidden] if type(hidden) is list else None
+        arrays, numbers, takes = 0, 0, given["input_size"]
+        for width, layers in widths or [(hidden, given["num_layers"])]:
+            gives = directions * (given["proj_size"] or width)
+            inputs = takes + (layers - 1) * gives  # of all these layers
+            arrays += layers * directions * each
+            numbers += gates * width * (directions * inputs + layers * gives)
+            takes = gives
+        return arrays, numbers
     if kind == "LSTMCell":
         size, (each, gates) = given["input_size"] + given["hidden_size"], _extras(given)
         return each + 2 + 2 * given["bias"], gates * given["hidden_size"] * size
@@ -323,8 +344,9 @@ def _extras(given: Description) -> tuple[int, int]:
     It is the least where an option has none of its values.
     """
     gates = 4 - (given["coupled"] is not None)
-    norms = {"tflite": 1, "haste": 4}.get(given["layer_norm"], 0)
-    return (gates - 1 if given["peephole"] else 0) + norms, gates
+    arrays = {"tflite": 1, "haste": 4}.get(given["layer_norm"], 0)
+    arrays += (gates - 1) * given["peephole"] + 2 * given["learn_initial_state"]
+    return arrays, gates
 
 
 def _construct(description: Description, options: dict[str, Any]) -> Layer:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..arrays import as_float, quiet
 from ..checks import check_bool, check_probability, check_size
-from ..sequences.batch import arrange
+from ..sequences.batch import Pieces, arrange
 from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
 from .layouts import as_torch
 from .options import options_text
-from .recurrent import Recurrent, Sizes, describe
+from .recurrent import Recurrent, Sizes, describe, each_cell
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        I, the features of a step; H, the units of a layer.
+    input_size : int
+        I, the features of a step.
+    hidden_size : int, or list of int
+        H, the units of a layer. A list gives each layer a number of its own, from the first to the
+        last. The attribute is then a tuple, or one int if all are equal.
     num_layers : int
-        Layers on top of each other, each fed with the outputs of the one below.
+        Layers on top of each other, each fed with the outputs of the one below. It follows from a
+        list of `hidden_size`, and can be left out then.
     bias : bool
         With biases ``bias_ih``, ``bias_hh`` or without.
     batch_first : bool or None
@@ -51,7 +55,8 @@ class LSTM(Recurrent):
     bidirectional : bool
         Each layer also runs from the end; outputs are [forward, backward].
     proj_size : int
-        P > 0 projects h to so many values with ``weight_hr``; less than H.
+        P > 0 projects h to so many values with ``weight_hr``; less than H, and than each H of a
+        list.
     peephole : bool
         The gates also see the cell: i and f see c[t-1], o sees c[t], each unit its own, with the
         weights ``weight_ci``, ``weight_cf``, ``weight_co``.
@@ -82,6 +87,14 @@ class LSTM(Recurrent):
     input_dropout : float in [0, 1]
         In training mode: as `dropout`, but of every layer's input, the first one's included, and
         with one mask for all steps of a call.
+    reverse : bool
+        Each layer runs from each sequence's own end to its start, as ONNX's ``direction="reverse"``
+        does. Outputs are in the order of time; Keras' ``go_backwards`` returns the same values in
+        the order in which they are computed, the last step first. It excludes `bidirectional`,
+        which has such a direction already.
+    learn_initial_state : bool
+        Sequences begin with the parameters ``h_0`` and ``c_0`` of each layer and direction,
+        wherever `hx` is None. These are 0 at first, and learnt like the others.
     dtype : {"float32", "float64"}
     engine : {"auto", "native", "numba", "numpy"}
         Who computes; "auto" is ``FASTLSTM_ENGINE`` or the fastest there is. See
@@ -102,6 +115,8 @@ class LSTM(Recurrent):
         (4H, I) or, above the first layer, (4H, D*P); (4H, P); (4H,); (4H,); (P, H). Rows in the
         gates' order i, f, g, o. Read-only views; assign to change. Options add further ones, under
         the names that are given there.
+    h_0_l{k}{_reverse}, c_0_l{k}{_reverse} : ndarray
+        (P,) and (H,), with `learn_initial_state`.
     engine : str
         The engine's name.
 
@@ -123,6 +138,13 @@ class LSTM(Recurrent):
     >>> output, (h_n, c_n) = lstm(np.ones((5, 2, 3), np.float32))
     >>> output.shape, h_n.shape, c_n.shape
     ((5, 2, 4), (2, 2, 4), (2, 2, 4))
+
+    Layers of different widths have a state each:
+
+    >>> lstm = fastlstm.LSTM(3, [6, 4], seed=0)
+    >>> output, (h_n, c_n) = lstm(np.ones((5, 2, 3), np.float32))
+    >>> output.shape, [h.shape for h in h_n]
+    ((5, 2, 4), [(2, 6), (2, 4)])
     """
 
     _axes = 3
@@ -131,7 +153,7 @@ class LSTM(Recurrent):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool | None = False,
@@ -151,6 +173,8 @@ class LSTM(Recurrent):
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         input_dropout: float = 0.0,
+        reverse: bool = False,
+        learn_initial_state: bool = False,
         dtype: Precision = "float32",
         engine: EngineChoice = "auto",
         num_threads: int | None = None,
@@ -158,8 +182,11 @@ class LSTM(Recurrent):
     ) -> None:
         arguments = dict(locals())
         self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.num_layers = check_size("num_layers", num_layers)
+        widths = _widths(hidden_size, check_size("num_layers", num_layers))
+        # An int, or a tuple of ints. The type has Any for the latter, so that a typed program with
+        # layers of one width need not ask.
+        self.hidden_size: int | Any = widths[0] if len(set(widths)) == 1 else tuple(widths)
+        self.num_layers = len(widths)
         bias = check_bool("bias", bias)
         self.batch_first = batch_first
         self.dropout = dropout
@@ -168,7 +195,7 @@ class LSTM(Recurrent):
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero "
                 f"dropout expects num_layers greater than 1, but got dropout={dropout} and "
-                f"num_layers={num_layers}",
+                f"num_layers={self.num_layers}",
                 stacklevel=2,
             )
         if check_size("proj_size", proj_size, least=None) < 0:
@@ -176,24 +203,26 @@ class LSTM(Recurrent):
                 "proj_size should be a positive integer or zero to disable projections, "
                 f"got {proj_size}"
             )
-        if proj_size >= hidden_size:
+        if proj_size >= min(widths):
             raise ValueError(
                 "proj_size has to be smaller than hidden_size, "
                 f"got proj_size={proj_size} and hidden_size={hidden_size}"
             )
         self.proj_size = int(proj_size)
         self._take_options(arguments, projected=bool(proj_size))
-        self._output_size = self.proj_size or hidden_size
-        self._directions = 2 if self.bidirectional else 1
-        self._backward = (False, True)[: self._directions]  # whether each runs from the end
-        wide = self._directions * self._output_size
-        cells = [
-            Sizes(
-                f"_l{layer}{suffix}",
-                wide if layer else self.input_size,
-                self.hidden_size,
-                self._output_size,
+        if self.reverse and self.bidirectional:
+            raise ValueError(
+                "reverse=True and bidirectional=True exclude each other: a bidirectional LSTM runs "
+                "from the end as well"
             )
+        self._output_size = self.proj_size or widths[-1]  # of the last layer
+        self._directions = 2 if self.bidirectional else 1
+        # Of each direction, whether it runs from the end.
+        self._backward = (self.reverse, True)[: self._directions]
+        outputs = [self.proj_size or width for width in widths]
+        inputs = [self.input_size, *(self._directions * output for output in outputs)]
+        cells = [
+            Sizes(f"_l{layer}{suffix}", inputs[layer], widths[layer], outputs[layer])
             for layer in range(self.num_layers)
             for suffix in ("", "_reverse")[: self._directions]
         ]
@@ -320,10 +349,12 @@ class LSTM(Recurrent):
             Of the layer's dtype; see `fastlstm.arrays` for what is converted. Not written.
         hx : (h_0, c_0), optional
             Initial states (layers * D, B, P) and (layers * D, B, H), without B if unbatched;
-            index layer * D + direction. Zeros if not given. Not written.
+            index layer * D + direction. If layers have different widths, `h_0` and `c_0` are tuples
+            of arrays (B, P) and (B, H) instead, with the same index. Zeros, or the learned initial
+            states, if not given. Not written.
         lengths : B ints, optional
             The real steps of each sequence, each from 0 to T, in any order. Steps past the end
-            are not computed; outputs there are 0; the backward direction begins at each
+            are not computed; outputs there are 0; a direction from the end begins at each
             sequence's own last step. A sequence without steps ends with the states it began with.
         mask : bool array of shape (T, B), or (B, T) if `batch_first`, or (T,), optional
             True where a step is used, in any pattern. A masked step is not computed: it keeps h and
@@ -331,10 +362,11 @@ class LSTM(Recurrent):
             sequences in the order in which they were packed. Past a sequence's end it has no
             effect.
         reset : bool array, shaped as `mask`, optional
-            True where a sequence begins anew: the states of all layers are 0 before that step. At
-            step 0 this replaces `hx`. It holds at masked steps too, but not past a sequence's end.
-            The backward direction begins anew on its way from a step with a reset to the step
-            before it, so it takes nothing from one piece of a sequence into another.
+            True where a sequence begins anew: before that step, the states of all layers are 0, or
+            the learned initial states. At step 0 this replaces `hx`. It holds at masked steps too,
+            but not past a sequence's end. The backward direction begins anew on its way from a step
+            with a reset to the step before it, so it takes nothing from one piece of a sequence
+            into another.
         masked_output : {"zero", "last"}
             What the output holds at masked steps: 0, or what the same direction last gave, since
             the sequence began or began anew. The backward direction comes from later steps, so that
@@ -345,8 +377,8 @@ class LSTM(Recurrent):
         output : ndarray of shape (T, B, D*P), (B, T, D*P) or (T, D*P); or PackedSequence
             As `input`. With `batch_first` and no `lengths` a transposed view, as torch's.
         (h_n, c_n) : ndarrays, as `hx`
-            The states after each sequence's own last step; of the backward direction, after
-            its step 0.
+            The states after each sequence's own last step; of a direction from the end, after its
+            step 0.
 
         Raises
         ------
@@ -390,10 +422,10 @@ class LSTM(Recurrent):
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
         )  # fmt: skip
-        initial = self.check_states(hx, batch.size, batch.batched)
-        h, c = batch.sort(initial)
-        y = self._run(batch.x, batch.batch_sizes, h, c)
-        return batch.output(y), batch.unsort((h, c), initial)
+        initial, start = self._begin(hx, batch.size, batch.batched), self._start()
+        states = batch.sort(initial, start)
+        y = self._run(batch.x, batch.batch_sizes, states)
+        return batch.output(y), self._given_out(batch.unsort(states, initial, start))
 
     def vjp(
         self,
@@ -428,6 +460,7 @@ class LSTM(Recurrent):
             returned to those of `input` and `hx`, in their shapes, and adds those of the parameters
             to `grads`. Each argument may be None for zeros, the second left out. May be called
             again, with other gradients; several may be alive. Dropout takes the masks of the run.
+            Learned initial states get the sums over B, of what began with them.
             The gradient of a masked step's output is left out, or with ``masked_output="last"``
             belongs to the output that is repeated there. No gradient passes a reset: where one at
             step 0 replaces `hx`, that of `hx` is 0.
@@ -468,48 +501,79 @@ class LSTM(Recurrent):
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
         )  # fmt: skip
-        initial = self.check_states(hx, batch.size, batch.batched)
-        h, c = batch.sort(initial)
+        is_learned = hx is None and self.learn_initial_state
+        initial, start = self._begin(hx, batch.size, batch.batched), self._start()
+        states = batch.sort(initial, start)
         d, x = self._directions, batch.x
         tapes: list[tuple[Any, slice, Any, Floats | None]] = []
-        for k, layer in enumerate(self._stacks(back=True)):
+        layers = zip(self._stacks(back=True), self._by_layer(states), strict=True)
+        for k, (layer, (h, c)) in enumerate(layers):
             dropped = None
             if k and self.dropout and self.training:
                 x, dropped = self._dropped(x)
-            y = np.empty((len(x), d * self._output_size), self.dtype)
-            cells = slice(k * d, (k + 1) * d)
-            tape = None
+            y, tape = np.empty((len(x), d * h.shape[2]), self.dtype), None
             if len(x):
                 every = min(checkpoint_every or 0, len(batch.batch_sizes))
-                tape = layer.record(
-                    x, batch.batch_sizes, h[cells], c[cells], y, self.num_threads, every
-                )
-            tapes.append((layer, cells, tape, dropped))
+                tape = layer.record(x, batch.batch_sizes, h, c, y, self.num_threads, every)
+            tapes.append((layer, slice(k * d, (k + 1) * d), tape, dropped))
             x = y
         y.flags.writeable = False
 
         def pullback(d_output: Any = None, d_states: Any = None) -> Any:
             dy = self._d_output(d_output, batch, y.shape[1])
             final = self._d_states(d_states, batch)
-            dh, dc = batch.sort(final, back=True)
+            d_sorted = batch.sort(final, back=True)
             with np.errstate(all="ignore"), self._all_or_nothing():
-                for layer, cells, tape, dropped in reversed(tapes):
+                layers = [*zip(tapes, self._by_layer(d_sorted), strict=True)]
+                for (layer, cells, tape, dropped), (dh, dc) in reversed(layers):
                     wanted = input_gradient or cells.start > 0
-                    dx = self._back(layer, cells, tape, dy, dh[cells], dc[cells], wanted)
+                    dx = self._back(layer, cells, tape, dy, dh, dc, wanted)
                     if dx is not None:
                         dy = dx if dropped is None else np.multiply(dx, dropped, out=dx)
+                d_initial = batch.unsort(d_sorted, final, back=True)
+                if is_learned:
+                    whole = [d.sum(axis=1) if batch.batched else d for d in d_initial]
+                    self._add_start_gradients(whole)
+                if self.learn_initial_state and isinstance(batch, Pieces):
+                    self._add_start_gradients(batch.d_start(d_sorted, final))
             dx = batch.restore(dy) if input_gradient else None
-            return dx, batch.unsort((dh, dc), final, back=True)
+            return dx, self._given_out(d_initial)
 
-        return (batch.output(y), batch.unsort((h, c), initial)), pullback
+        final_states = self._given_out(batch.unsort(states, initial, start))
+        return (batch.output(y), final_states), pullback
 
-    def _d_states(self, d_states: Any, batch: Batch) -> tuple[Floats, Floats]:
+    def _begin(self, hx: Any, rows: int, batched: bool) -> list[Floats]:
+        """Return the states with which a run begins: copies of those given, or `_initial` ones."""
+        if hx is None:
+            return self._initial(rows)
+        return self.check_states(hx, rows, batched)
+
+    def _start(self) -> list[Floats] | None:
+        """Return what a sequence begins with behind a reset; None stands for zeros."""
+        if not self.learn_initial_state:
+            return None
+        return [state[:, 0] for state in self._initial(1)]
+
+    def _given_out(self, states: list[Floats]) -> tuple[Any, Any]:
+        """Return states as callers have them: two arrays, or two tuples of arrays."""
+        if len(states) == 2:
+            return states[0], states[1]
+        cells = [*each_cell(states)]
+        return tuple(cells[: len(cells) // 2]), tuple(cells[len(cells) // 2 :])
+
+    def _by_layer(self, states: list[Floats]) -> list[tuple[Floats, Floats]]:
+        """Return the h and c of each layer in the states, views (directions, B, ...)."""
+        d = self._directions
+        each = [group[k : k + d] for group in states for k in range(0, len(group), d)]
+        return [*zip(each[: self.num_layers], each[self.num_layers :], strict=True)]
+
+    def _d_states(self, d_states: Any, batch: Batch) -> list[Floats]:
         """Return the gradients of a run's final states; what is None becomes zeros."""
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
-            zeros = [*self.check_states(None, batch.size, batch.batched)]
+            zeros = self._zeros(batch.size)
             if not batch.batched:
                 zeros = [zero[:, 0] for zero in zeros]
-            pairs = zip(d_states, zeros, strict=True)
+            pairs = zip(d_states, self._given_out(zeros), strict=True)
             d_states = [zero if given is None else given for given, zero in pairs]
         return self.check_states(d_states, batch.size, batch.batched, "d_states")
 
@@ -529,22 +593,20 @@ class LSTM(Recurrent):
             raise ValueError(f"Expected d_output of the output's shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
-    def _run(self, x: Floats, batch_sizes: Integers, h: Floats, c: Floats) -> Floats:
-        """Run the stack over packed rows x (N, I); h, c are overwritten; returns y (N, D*P)."""
-        wide = self._directions * self._output_size
+    def _run(self, x: Floats, batch_sizes: Integers, states: list[Floats]) -> Floats:
+        """Run all layers over packed rows x (N, I); states are overwritten; returns y (N, D*P)."""
         if not (self.dropout and self.training):
-            y = np.empty((len(x), wide), self.dtype)
+            y = np.empty((len(x), self._directions * self._output_size), self.dtype)
             if len(x):
-                self._whole_stacks()[0].run(x, batch_sizes, h, c, y, self.num_threads)
+                self._run_stacks(self._whole_stacks(), x, batch_sizes, states, y)
             return y
-        d = self._directions
-        for k, layer in enumerate(self._stacks(apart=True)):
+        layers = zip(self._stacks(apart=True), self._by_layer(states), strict=True)
+        for k, (layer, (h, c)) in enumerate(layers):
             if k:
                 x = self._dropped(y)[0]
-            y = np.empty((len(x), wide), self.dtype)
+            y = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
             if len(x):
-                cells = slice(k * d, (k + 1) * d)
-                layer.run(x, batch_sizes, h[cells], c[cells], y, self.num_threads)
+                layer.run(x, batch_sizes, h, c, y, self.num_threads)
         return y
 
     @quiet
@@ -553,15 +615,14 @@ class LSTM(Recurrent):
         mask = dropout_mask(x, self.dropout, self._dropout_rng)
         return x * mask, mask
 
-    def check_states(
-        self, hx: Any, rows: int, batched: bool, what: str = "hx"
-    ) -> tuple[Floats, Floats]:
+    def check_states(self, hx: Any, rows: int, batched: bool, what: str = "hx") -> list[Floats]:
         """Check states that a caller gives, and return copies that a run may change.
 
         Parameters
         ----------
         hx : (h, c), or None for zeros
-            Arrays of shape (layers * D, B, P) and (layers * D, B, H), without B if not `batched`.
+            Arrays of shape (layers * D, B, P) and (layers * D, B, H), without B if not `batched`;
+            if widths differ, tuples of arrays, as in a call.
         rows : int
             B; 1 if not `batched`.
         batched : bool
@@ -571,20 +632,22 @@ class LSTM(Recurrent):
 
         Returns
         -------
-        h, c : ndarrays of shape (layers * D, B, P) and (layers * D, B, H)
-            C-contiguous, of the layer's dtype.
+        list of ndarrays
+            C-contiguous, of the layer's dtype: h (layers * D, B, P), and c (layers * D, B, H). If
+            widths differ, first such an h for each group of layers of one width, then such a c.
 
         Raises
         ------
         ValueError, TypeError
             If a shape or dtype does not fit; torch's sentences.
         """
-        cells = len(self._suffixes)
-        shapes = (cells, rows, self._output_size), (cells, rows, self.hidden_size)
         if hx is None:
-            return np.zeros(shapes[0], self.dtype), np.zeros(shapes[1], self.dtype)
+            return self._zeros(rows)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
             raise TypeError(f"{what} must be a tuple (h_0, c_0), got {describe(hx)}")
+        if len(self._groups) > 1:
+            return self._check_each(hx, rows, batched, what)
+        shapes = [(cells, rows, size) for cells, size in self._state_sizes]
         given = [as_float(s, self.dtype, f"{what}[{n}]", "LSTM") for n, s in enumerate(hx)]
         want = 3 if batched else 2
         if any(state.ndim != want for state in given):
@@ -599,7 +662,27 @@ class LSTM(Recurrent):
             if state.shape != expected:
                 raise ValueError(f"Expected hidden[{n}] size {expected}, got {list(state.shape)}")
             states.append(np.array(state.reshape(shape), order="C"))
-        return states[0], states[1]
+        return states
+
+    def _check_each(self, hx: Any, rows: int, batched: bool, what: str) -> list[Floats]:
+        """Do what `check_states` does where widths differ: `hx` are two tuples of arrays."""
+        states, count = self._zeros(rows), len(self._cells)
+        for n, given in enumerate(hx):
+            if not isinstance(given, (tuple, list)) or len(given) != count:
+                raise ValueError(
+                    f"{what}[{n}] must be a tuple of {count} arrays, one for each layer and "
+                    f"direction, as their widths differ, got {describe(given)}"
+                )
+        each = [(n, k, state) for n, given in enumerate(hx) for k, state in enumerate(given)]
+        for (n, k, given), cell in zip(each, each_cell(states), strict=True):
+            state = as_float(given, self.dtype, f"{what}[{n}][{k}]", "LSTM")
+            expected = cell.shape if batched else cell.shape[1:]
+            if state.shape != expected:
+                raise ValueError(
+                    f"Expected hidden[{n}][{k}] size {expected}, got {list(state.shape)}"
+                )
+            cell[...] = state.reshape(cell.shape)
+        return states
 
     def _join(self, name: str, given: Given) -> tuple[LSTM, Given]:
         given = given.check(self.input_size, who(name, self))
@@ -662,7 +745,7 @@ class LSTM(Recurrent):
 
     @property
     def _goes_by_chunks(self) -> bool:
-        return not self.bidirectional
+        return not any(self._backward)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Begin a live stream: a state of its own over these weights.
@@ -679,15 +762,18 @@ class LSTM(Recurrent):
         Raises
         ------
         ValueError
-            If the layer is bidirectional: the end of a live stream is never known.
+            If the layer, or a direction of it, runs from the end, which is never known of a live
+            stream.
         """
         return Stream(self, batch_size)
 
     def _arguments(self) -> str:
-        text = f"{self.input_size}, {self.hidden_size}"
+        hidden_size = self.hidden_size
+        widths = [*hidden_size] if isinstance(hidden_size, tuple) else hidden_size
+        text = f"{self.input_size}, {widths}"
         if self.proj_size:
             text += f", proj_size={self.proj_size}"
-        if self.num_layers != 1:
+        if self.num_layers != 1 and widths == hidden_size:
             text += f", num_layers={self.num_layers}"
         if not self.bias:
             text += f", bias={self.bias}"
@@ -700,3 +786,18 @@ class LSTM(Recurrent):
         if self.bidirectional:
             text += f", bidirectional={self.bidirectional}"
         return text + options_text(self)
+
+
+def _widths(hidden_size: Any, num_layers: int) -> list[int]:
+    """Return the units of each layer, which `hidden_size` gives for all layers or one by one."""
+    if not isinstance(hidden_size, (list, tuple)):
+        return [check_size("hidden_size", hidden_size)] * num_layers
+    widths = [check_size(f"hidden_size[{n}]", width) for n, width in enumerate(hidden_size)]
+    if not widths:
+        raise ValueError("hidden_size must have a number of units for each layer, got none")
+    if num_layers not in (1, len(widths)):
+        raise ValueError(
+            f"num_layers={num_layers} does not agree with hidden_size, which is a list for "
+            f"{len(widths)} layers: leave out num_layers, which follows"
+        )
+    return widths

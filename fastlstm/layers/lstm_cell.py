@@ -38,6 +38,9 @@ class LSTMCell(Recurrent):
         As `LSTM`'s.
     zoneout
         As `LSTM`'s. In training mode it draws a mask for every step.
+    learn_initial_state : bool
+        As `LSTM`'s: ``h_0`` and ``c_0``, each of shape (H,), are what a step begins with where `hx`
+        is None.
     dtype : {"float32", "float64"}
     engine : {"auto", "native", "numba", "numpy"}
         As `LSTM`'s.
@@ -73,6 +76,7 @@ class LSTMCell(Recurrent):
         output_activation: Function = "tanh",
         layer_norm: Norm | None = None,
         zoneout: float | tuple[float, float] = 0.0,
+        learn_initial_state: bool = False,
         dtype: Precision = "float32",
         engine: EngineChoice = "auto",
         seed: int | np.random.Generator | None = None,
@@ -82,7 +86,7 @@ class LSTMCell(Recurrent):
         self.hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
         self._take_options(arguments)
-        self._directions = 1
+        self._directions, self._backward = 1, (False,)
         cells = [Sizes("", self.input_size, self.hidden_size, self.hidden_size)]
         super().__init__(cells, bias, dtype, engine, seed)
         self.num_threads = 1
@@ -94,7 +98,7 @@ class LSTMCell(Recurrent):
         ----------
         input : array of shape (B, I), or (I,) unbatched
         hx : (h, c), each of shape (B, H) or (H,), optional
-            Zeros if not given. Not written.
+            Zeros if not given, or the learned ``h_0``, ``c_0``. Not written.
 
         Returns
         -------
@@ -141,6 +145,7 @@ class LSTMCell(Recurrent):
         """
         x, h, c = self._arrange(input, hx)
         single = np.ndim(input) == 1
+        is_learned = hx is None and self.learn_initial_state
         layer, tape, rows = self._stacks(back=True)[0], None, len(x)
         if rows:
             sizes = uniform_sizes(1, rows)
@@ -151,6 +156,8 @@ class LSTMCell(Recurrent):
             dy = np.zeros_like(dh)
             with np.errstate(all="ignore"), self._all_or_nothing():
                 dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
+                if is_learned:
+                    self._add_start_gradients([d.sum(axis=0)[None] for d in (dh, dc)])
             if not single:
                 return dx, (dh, dc)
             return None if dx is None else dx[0], (dh[0], dc[0])
@@ -212,6 +219,9 @@ class LSTMCell(Recurrent):
                 f"input has inconsistent input_size: got {x.shape[-1]} expected {self.input_size}"
             )
         rows = as_rows(x[None] if x.ndim == 1 else x)
+        if hx is None:
+            h, c = self._initial(len(rows))
+            return rows, h[0], c[0]
         return rows, *self._states(hx, len(rows), x.ndim)
 
     def _states(self, hx: Any, rows: int, ndim: int, what: str = "hx") -> tuple[Floats, Floats]:

@@ -49,8 +49,10 @@ DEFAULTS: dict[str, Any] = {
     "recurrent_dropout": 0.0,
     "zoneout": 0.0,
     "input_dropout": 0.0,
+    "reverse": False,
+    "learn_initial_state": False,
 }
-"""The arguments of the recurrence's options; LSTMCell has no proj_clip and no dropouts."""
+"""The arguments of the recurrence's options; LSTMCell has some of them."""
 
 _CHOICES = {"coupled": ("f=1-i", "i=1-f"), "layer_norm": ("tflite", "haste")}
 _GATE_GONE = {"f=1-i": "f", "i=1-f": "i"}
@@ -126,7 +128,7 @@ def check_options(given: dict[str, Any], projected: bool = False) -> dict[str, A
 
 def check_option(name: str, value: Any) -> Any:
     """Do what `check_options` does for one option."""
-    if name == "peephole":
+    if name in ("peephole", "reverse", "learn_initial_state"):
         return check_bool(name, value)
     if name in ("recurrent_dropout", "input_dropout"):
         return check_probability(value, name)

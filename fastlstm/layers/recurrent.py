@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,9 +34,9 @@ _ARRAYS = {
 _RULES = {
     "weight_hr": "uniform", "weight_ci": "uniform", "weight_cf": "uniform", "weight_co": "uniform",
     "weight_ln": "ones", "weight_ln_ih": "ones", "weight_ln_hh": "ones", "weight_ln_c": "ones",
-    "bias_ln_c": "zeros",
+    "bias_ln_c": "zeros", "h_0": "zeros", "c_0": "zeros",
 }  # fmt: skip
-_WITHOUT_GATES = "weight_hr", "weight_c", "weight_ln_c", "bias_ln_c"
+_WITHOUT_GATES = "weight_hr", "weight_c", "weight_ln_c", "bias_ln_c", "h_0", "c_0"
 
 _BIAS_RULES = "uniform", "unit_forget_gate", "narrow_normal", "zeros", "ones"
 
@@ -69,6 +69,9 @@ class Recurrent(Computed):
     """What LSTM and LSTMCell share: initial weights, packed weights, and the way back.
 
     `cells` lists the sizes of each layer and direction, in torch's order.
+
+    Layers are in groups: neighbours with the same number of units, which share a stack. The states
+    of a run are a list of arrays: h of each group, (cells, B, P), then c of each, (cells, B, H).
     """
 
     _fixed = (
@@ -85,9 +88,11 @@ class Recurrent(Computed):
     cell_activation: Function
     output_activation: Function
     layer_norm: Norm | None
+    learn_initial_state: bool
     zoneout: float | tuple[float, float]
 
     _directions: int
+    _backward: tuple[bool, ...]  # of each direction, whether it runs from the end
     _gates = "ifgo"  # those that have rows in weights and biases, in turn
 
     def __init__(
@@ -105,8 +110,13 @@ class Recurrent(Computed):
             for cell in cells
             for kind, shape in self._shapes(cell).items()
         }
-        # Neighbouring layers of the same units share a stack: which cells are in each.
         self._groups = _groups(cells, self._directions)
+        self._state_sizes = [
+            (group.stop - group.start, size)
+            for sizes in ([cell.output_size for cell in cells], [c.hidden_size for c in cells])
+            for group, size in ((group, sizes[group.start]) for group in self._groups)
+        ]
+        self._initial_names = [name + s for name in ("h_0", "c_0") for s in self._suffixes]
         # For each layer and direction: the fields of its `Cell`, the bias left out, and the names
         # of the parameters.
         self._named = [
@@ -143,6 +153,8 @@ class Recurrent(Computed):
         if self.layer_norm == "haste":
             shapes |= {"weight_ln_ih": (rows,), "weight_ln_hh": (rows,)}
             shapes |= {"weight_ln_c": (H,), "bias_ln_c": (H,)}
+        if self.learn_initial_state:
+            shapes |= {"h_0": (P,), "c_0": (H,)}
         return shapes
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -331,6 +343,37 @@ class Recurrent(Computed):
         """Return the stack that a stream runs a group on now, and the number of its threads."""
         return self._whole_stacks()[group], self.num_threads
 
+    def _run_stacks(
+        self, stacks: list[Stack], x: Array, batch_sizes: Array, states: list[Array], y: Array
+    ) -> None:
+        """Run stacks one after the other over packed rows x (N, I); y and the states are filled."""
+        count = len(stacks)
+        for n, stack in enumerate(stacks):
+            h, c, above = states[n], states[n + count], y
+            if n < count - 1:
+                above = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
+            stack.run(x, batch_sizes, h, c, above, self.num_threads)
+            x = above
+
+    def _zeros(self, rows: int) -> list[Array]:
+        """Return states of zeros for so many sequences."""
+        return [np.zeros((cells, rows, size), self.dtype) for cells, size in self._state_sizes]
+
+    def _initial(self, rows: int) -> list[Array]:
+        """Return what sequences begin with if no states are given: zeros, or the learned states."""
+        states = self._zeros(rows)
+        if self.learn_initial_state:
+            for state, name in zip(each_cell(states), self._initial_names, strict=True):
+                state[...] = self._views[name]
+        return states
+
+    def _add_start_gradients(self, d_start: list[Array]) -> None:
+        """Add to the gradients of the learned states; `d_start` are like states, without B."""
+        own = self._learnt_grads()
+        for gradient, name in zip(each_cell(d_start), self._initial_names, strict=True):
+            if name in own:
+                own[name] += gradient
+
     def _back(
         self,
         layer: Stack,
@@ -383,7 +426,7 @@ class Recurrent(Computed):
             field: self._with_gap(name) for field, name in self._named[k].items()
         }
         arrays = self._with_peepholes(k, arrays)
-        reverse = self._directions == 2 and k % 2 == 1
+        reverse = self._backward[k % self._directions]
         return Cell(b=b, reverse=reverse, options=options_of(self), **arrays)
 
     def _has_gap(self, name: str) -> bool:
@@ -420,6 +463,12 @@ def _groups(cells: list[Sizes], directions: int) -> list[slice]:
     starts = [k for k in layers if not k or cells[k].hidden_size != cells[k - 1].hidden_size]
     ends = [*starts[1:], len(cells)]
     return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def each_cell(states: list[Array]) -> Iterator[Array]:
+    """Yield the states of each layer and direction in them, views: each h, and then each c."""
+    for group in states:
+        yield from group
 
 
 def describe(value: Any) -> str:

@@ -6,6 +6,7 @@ Of one LSTM, or, as a ModelStream, of all LSTMs in a Sequential.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..arrays import as_float, as_rows
 from ..checks import check_size
-from ..engines.contract import Array, Step
+from ..engines.contract import Array, Stack, Step
 from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
 
@@ -36,14 +37,14 @@ class Stream:
     Parameters
     ----------
     lstm : LSTM
-        Unidirectional.
+        Neither bidirectional nor with ``reverse=True``.
     batch_size : int
         B.
 
     Raises
     ------
     ValueError
-        If `lstm` is bidirectional.
+        If `lstm`, or a direction of it, runs from the end.
 
     Examples
     --------
@@ -63,18 +64,24 @@ class Stream:
                 "a stream needs a unidirectional LSTM: the backward direction begins at the end, "
                 "which a live stream does not have"
             )
+        if lstm.reverse:
+            raise ValueError(
+                "a stream needs an LSTM without reverse=True: that begins at the end, which a live "
+                "stream does not have"
+            )
         self._lstm, batch_size = lstm, check_size("batch_size", batch_size)
-        self._h, self._c = (
-            np.zeros((lstm.num_layers, batch_size, size), lstm.dtype)
-            for size in (lstm._output_size, lstm.hidden_size)
-        )
+        self._states = lstm._initial(batch_size)  # as the runs of the layer have them
         self._take_step()
 
     def _take_step(self) -> None:
         """Make the engine's step an attribute of the instance, so that calls go straight to it."""
-        present, h, c = self._lstm._present, self._h, self._c
-        otherwise = _CheckedStep(self._lstm, h, c).step
-        self._step = present()[0].step(h, c, present, otherwise)
+        steps, count = [], len(self._states) // 2
+        for group in range(count):
+            present = functools.partial(self._lstm._present, group)
+            h, c = self._states[group::count]
+            otherwise = _CheckedStep(self._lstm, group, [h, c]).step
+            steps.append(present()[0].step(h, c, present, otherwise))
+        self._step = steps[0] if count == 1 else _StepThrough(steps, self._states[:count]).step
         if type(self).step is Stream.step:
             self.__dict__["step"] = self._step
 
@@ -84,7 +91,7 @@ class Stream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over such a state. The arrays are copied, as those of a layer are."""
-        self.__dict__.update(state, _h=np.array(state["_h"]), _c=np.array(state["_c"]))
+        self.__dict__.update(state, _states=[np.array(array) for array in state["_states"]])
         self._take_step()
 
     def __copy__(self) -> Stream:
@@ -134,37 +141,43 @@ class Stream:
         batch_sizes = uniform_sizes(steps, self.batch_size)
         y = np.empty((len(rows), lstm._output_size), lstm.dtype)
         if steps:
-            _advance(lstm, self._h, self._c, rows, batch_sizes, y)
+            _advance(lstm, lstm._whole_stacks(), self._states, rows, batch_sizes, y)
         y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if batch_first else y
 
     @property
     def batch_size(self) -> int:
         """How many sequences advance together."""
-        return len(self._h[0])
+        return len(self._states[0][0])
 
     @property
     def state(self) -> tuple[Floats, Floats]:
-        """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume."""
-        return self._h.copy(), self._c.copy()
+        """(h, c), copies of shape (layers, B, P) and (layers, B, H); assign to resume.
+
+        If widths differ, two tuples of arrays (B, P) and (B, H), one for each layer.
+        """
+        return self._lstm._given_out([array.copy() for array in self._states])
 
     @state.setter
     def state(self, state: Any) -> None:
         if state is None:
             raise TypeError("state must be a tuple (h, c), got None; reset() makes it zero")
-        h, c = self._lstm.check_states(state, self.batch_size, True)
-        self._h[...], self._c[...] = h, c
+        self._put(self._lstm.check_states(state, self.batch_size, True))
+
+    def _put(self, states: list[Floats]) -> None:
+        for own, given in zip(self._states, states, strict=True):
+            own[...] = given
 
     def reset(self, mask: Any = None, to: Any = None) -> None:
-        """Set states to zero, or to given ones.
+        """Set states to zero or, if the layer has them, to the learned ones, or to given ones.
 
         Parameters
         ----------
         mask : bool array of shape (B,), optional
             Which streams begin anew; all if not given.
         to : (h, c), optional
-            What they begin with: arrays as `state`'s, of which the rows in `mask` are taken, or of
-            shape (layers, P) and (layers, H), with which each of them begins. Zeros if not given.
+            What they begin with: arrays as `state`'s, of which the rows in `mask` are taken, or
+            without their axis B, with which each of them begins.
 
         Raises
         ------
@@ -179,21 +192,24 @@ class Stream:
         [[[0.0, 0.0], [4.0, 5.0], [0.0, 0.0]]]
         """
         mask = _check_mask(mask, self.batch_size)
-        self._begin(mask, *self._starts(to))
+        self._begin(mask, self._starts(to))
 
     def _starts(self, to: Any) -> list[Floats]:
-        """Return given states, checked, as (h, c) of all streams; zeros if there are none."""
+        """Return states for all streams: those given, checked, or those of a new stream."""
         if to is None:
-            to = self._lstm.check_states(None, 1, True)
+            starts = self._lstm._initial(1)
         else:
             pair = isinstance(to, (tuple, list)) and len(to) == 2
-            one = pair and all(np.ndim(state) == 2 for state in to)  # for all streams
-            to = self._lstm.check_states(to, 1 if one else self.batch_size, not one, "to")
-        shapes = self._h.shape, self._c.shape
-        return [np.broadcast_to(s, shape) for s, shape in zip(to, shapes, strict=True)]
+            one = pair and all(_axes(state) == 2 for state in to)  # for all streams
+            starts = self._lstm.check_states(to, 1 if one else self.batch_size, not one, "to")
+        return [
+            np.broadcast_to(start, own.shape)
+            for start, own in zip(starts, self._states, strict=True)
+        ]
 
-    def _begin(self, mask: Array, h: Floats, c: Floats) -> None:
-        self._h[:, mask], self._c[:, mask] = h[:, mask], c[:, mask]
+    def _begin(self, mask: Array, starts: list[Floats]) -> None:
+        for own, start in zip(self._states, starts, strict=True):
+            own[:, mask] = start[:, mask]
 
     def __repr__(self) -> str:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
@@ -378,15 +394,15 @@ class ModelStream:
                 f"state: Expected (h, c) of every LSTM, got none for {missing}; reset() makes "
                 "states zero"
             )
-        whole = {
+        checked = {
             name: stream._lstm.check_states(states[name], self.batch_size, True, f"state[{name!r}]")
             for name, stream in self._streams.items()
         }
         for name, stream in self._streams.items():
-            stream.state = whole[name]
+            stream._put(checked[name])
 
     def reset(self, mask: Any = None, to: Any = None) -> None:
-        """Set states to zero, or to given ones.
+        """Set states to zero or, in LSTMs that have them, to the learned ones, or to given ones.
 
         Parameters
         ----------
@@ -394,7 +410,7 @@ class ModelStream:
             Which streams begin anew; all if not given.
         to : dict of str -> (h, c), list of those, or one (h, c), optional
             What they begin with, by the LSTMs' names, in their order, or for the only one; each as
-            in `Stream.reset`. Zeros where there is none.
+            in `Stream.reset`.
 
         Raises
         ------
@@ -405,7 +421,7 @@ class ModelStream:
         to = by_name("to", to, list(self._streams))
         starts = {name: stream._starts(to.get(name)) for name, stream in self._streams.items()}
         for name, stream in self._streams.items():
-            stream._begin(mask, *starts[name])
+            stream._begin(mask, starts[name])
 
     def __repr__(self) -> str:
         return f"ModelStream({self._model!r}, batch_size={self.batch_size})"
@@ -454,36 +470,77 @@ def put(y: Any, out: Floats | None) -> Any:
 
 
 class _CheckedStep:
-    """A step of one stream over states h and c, which checks and converts its input first."""
+    """A step through one group of layers, which checks and converts its input first.
 
-    def __init__(self, lstm: LSTM, h: Array, c: Array) -> None:
-        self._lstm, self._h, self._c = lstm, h, c
+    `states` are the h and c of the group.
+    """
+
+    def __init__(self, lstm: LSTM, group: int, states: list[Array]) -> None:
+        self._lstm, self._group, self._states = lstm, group, states
+        self._features = lstm._cells[lstm._groups[group].start].input_size
 
     def step(self, x: ArrayLike, out: Array | None = None) -> Array:
-        lstm, rows, shape = self._lstm, self._h.shape[1], self._h.shape[1:]
+        lstm, shape = self._lstm, self._states[0].shape[1:]
+        rows = shape[0]
         if type(x) is not np.ndarray or x.dtype != lstm.dtype:
             x = as_float(x, lstm.dtype, "x", "Stream")
-        if x.shape != (rows, lstm.input_size):
-            raise ValueError(f"x must have shape {(rows, lstm.input_size)}, got {x.shape}")
+        if x.shape != (rows, self._features):
+            raise ValueError(f"x must have shape {(rows, self._features)}, got {x.shape}")
         if out is None:
             out = np.empty(shape, lstm.dtype)
         else:
             check_out(out, shape, lstm.dtype)
-        _advance(lstm, self._h, self._c, as_rows(x), uniform_sizes(1, rows), out)
+        stacks = [lstm._present(self._group)[0]]
+        _advance(lstm, stacks, self._states, as_rows(x), uniform_sizes(1, rows), out)
         return out
 
     step.__doc__ = Step.__call__.__doc__
 
 
-def _advance(lstm: LSTM, h: Array, c: Array, rows: Array, batch_sizes: Array, y: Array) -> None:
+class _StepThrough:
+    """A step through groups of layers, one after the other, where the widths of layers differ.
+
+    Ctrl-C between two groups leaves the first a step ahead, as it does between layers of a model.
+    `outputs` are the states h of the groups.
+    """
+
+    def __init__(self, steps: list[Step], outputs: list[Array]) -> None:
+        self._last, self._out = steps[-1], (outputs[-1].shape[1:], outputs[-1].dtype)
+        between = [np.empty_like(h[-1]) for h in outputs[:-1]]  # what groups hand on
+        self._first = [*zip(steps[:-1], between, strict=True)]
+
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+        if out is not None:
+            check_out(out, *self._out)  # before a state moves
+        for step, between in self._first:
+            x = step(x, between)
+        return self._last(x, out)
+
+    step.__doc__ = Step.__call__.__doc__
+
+
+def _advance(
+    lstm: LSTM,
+    stacks: list[Stack],
+    states: list[Array],
+    rows: Array,
+    batch_sizes: Array,
+    y: Array,
+) -> None:
     """Run over packed rows; if that is cut short, as by Ctrl-C, the states are put back."""
-    before = h.copy(), c.copy()
-    stack, threads = lstm._present()
+    before = [array.copy() for array in states]
     try:
-        stack.run(rows, batch_sizes, h, c, y, threads)
+        lstm._run_stacks(stacks, rows, batch_sizes, states, y)
     except BaseException:
-        h[...], c[...] = before
+        for array, kept in zip(states, before, strict=True):
+            array[...] = kept
         raise
+
+
+def _axes(state: Any) -> int:
+    """Return how many axes a state has, which may be a list, or a tuple of different widths."""
+    listed = isinstance(state, (tuple, list)) and len(state) > 0
+    return 1 + np.ndim(state[0]) if listed else np.ndim(state)
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -13,12 +13,12 @@ for the batch. Their methods lead into the engines' order and back:
   back: it turns the gradient of the output into that of the packed rows;
 - ``restore(rows)`` turns packed rows into an array of the input's layout, with 0 where an engine
   computes no step;
-- ``sort(states)`` brings the caller's states (layers * D, B, features) into the engines' order.
-  Sequences without steps are left out, because engines never see them;
+- ``sort(states)`` brings the caller's states, a list of arrays (cells, B, features), into the
+  engines' order. Sequences without steps are left out, because engines never see them;
 - ``unsort(states, initial)`` brings final states back into the caller's order. A sequence without
   steps keeps its `initial` state. The result may use the memory of `initial`;
-- `start` is a pair (layers * D, features) of what a piece begins with behind a reset, zeros if
-  there is none. It matters to `Pieces` alone, which also have the way back to it, `d_start`;
+- `start` is what a piece begins with behind a reset: states without the axis B, zeros if there are
+  none. It matters to `Pieces` alone, which also have the way back to it, `d_start`;
 - with ``back=True``, both methods do the same for gradients: `sort` takes those of final states,
   and `unsort` returns those of initial states;
 - ``pack`` is the `Packed` batch whose layout the output has, or None if the output is an array.
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ..arrays import Floats, Integers
 
     Booleans: TypeAlias = NDArray[np.bool_]
-    States: TypeAlias = tuple[Floats, Floats]  # h and c
+    States: TypeAlias = list[Floats]  # h of all layers, or of groups of them, and then c
     Batch: TypeAlias = "Padded | Ragged | Packed"  # Pieces are Ragged
 
 
@@ -94,7 +94,7 @@ class Padded:
     def unsort(
         self, states: States, initial: States, start: States | None = None, back: bool = False
     ) -> States:
-        return states if self.batched else (states[0][:, 0], states[1][:, 0])
+        return states if self.batched else [state[:, 0] for state in states]
 
 
 class Ragged:
@@ -226,23 +226,23 @@ class Pieces(Ragged):
         return self._given(output)
 
     def sort(self, states: States, start: States | None = None, back: bool = False) -> States:
-        h, c = (self._start(n, states[n], len(self.sequences), start) for n in range(2))
-        for into, given in zip((h, c), states, strict=True):
+        in_order = self._starts(states, len(self.sequences), start)
+        for into, given in zip(in_order, states, strict=True):
             for k, end in enumerate(self.ends):
                 pieces, sequences = end.last if back else end.first
                 into[k :: len(self.ends), pieces] = given[k :: len(self.ends), sequences]
-        return h, c
+        return in_order
 
     def unsort(
         self, states: States, initial: States, start: States | None = None, back: bool = False
     ) -> States:
-        h, c = (self._start(n, initial[n], self.size, start) for n in range(2))
-        for into, given, before in zip((h, c), states, initial, strict=True):
+        unsorted = self._starts(initial, self.size, start)
+        for into, given, before in zip(unsorted, states, initial, strict=True):
             for k, end in enumerate(self.ends):
                 pieces, sequences = end.first if back else end.last
                 into[k :: len(self.ends), sequences] = given[k :: len(self.ends), pieces]
                 into[k :: len(self.ends), end.kept] = before[k :: len(self.ends), end.kept]
-        return (h, c) if self.batched else (h[:, 0], c[:, 0])
+        return unsorted if self.batched else [state[:, 0] for state in unsorted]
 
     def d_start(self, d_pieces: States, d_final: States) -> States:
         """Return the gradient of `start`, from those of the pieces' and of the final states.
@@ -251,8 +251,8 @@ class Pieces(Ragged):
         pieces that began with it, and over the sequences that ended with it because no step
         follows their last reset.
         """
-        h, c = (np.zeros((len(d), d.shape[2]), d.dtype) for d in d_pieces)
-        for total, pieces, final in zip((h, c), d_pieces, d_final, strict=True):
+        totals = [np.zeros((len(d), d.shape[2]), d.dtype) for d in d_pieces]
+        for total, pieces, final in zip(totals, d_pieces, d_final, strict=True):
             for k, end in enumerate(self.ends):
                 begun = np.ones(pieces.shape[1], bool)
                 begun[end.first[0]] = False
@@ -260,13 +260,13 @@ class Pieces(Ragged):
                 ended[end.last[1]] = ended[end.kept] = False
                 total[k :: len(self.ends)] = pieces[k :: len(self.ends), begun].sum(axis=1)
                 total[k :: len(self.ends)] += final[k :: len(self.ends), ended].sum(axis=1)
-        return h, c
+        return totals
 
-    def _start(self, n: int, like: Floats, rows: int, start: States | None) -> Floats:
-        """Return `rows` copies of the h (`n` is 0) or the c (1) of `start`, as (k, rows, ...)."""
-        states = np.zeros((len(like), rows, like.shape[2]), like.dtype)
-        if start is not None:
-            states += start[n][:, np.newaxis]
+    def _starts(self, like: States, rows: int, start: States | None) -> States:
+        """Return `rows` copies of `start`, each with an axis for them, of the shapes of `like`."""
+        states = [np.zeros((len(one), rows, one.shape[2]), one.dtype) for one in like]
+        for state, own in zip(states, start or (), strict=False):
+            state[...] = own[:, np.newaxis]
         return states
 
     def _repeated(self, rows: Floats) -> list[tuple[slice, Repeats]]:
@@ -557,7 +557,7 @@ def _check_features(shape: tuple[int, ...], features: int) -> None:
 
 def _sorted(states: States, order: Integers) -> States:
     """Take the states of the sequences in `order` alone."""
-    return states[0].take(order, axis=1), states[1].take(order, axis=1)
+    return [state.take(order, axis=1) for state in states]
 
 
 def _unsorted(states: States, initial: States, order: Integers) -> States:
