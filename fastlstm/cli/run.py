@@ -34,7 +34,7 @@ CHUNK_VALUES = 1 << 22  # of the widest layer in a chunk: 16 MB of float32
 
 _Array = NDArray[Any]
 _Input = NDArray[Any] | wav.Sound
-_States = dict[str, tuple[_Array, _Array]]  # (h, c) by the name of the LSTM in the model
+_States = dict[str, Any]  # (h, c) by the name of the LSTM in the model
 
 _READERS: dict[str, Callable[[Path], _Input]] = {
     ".npy": npy.map_array,
@@ -63,8 +63,9 @@ Output, by suffix:
   .wav  for a .wav input: floating point at the same rate, a channel for every feature
 
 The input goes through the model in chunks of time, .npy and .wav files without being read
-as a whole, so that files may be larger than memory. A bidirectional LSTM, a layer that takes
-the last step, and --lengths need whole sequences: they run in one go, in memory.
+as a whole, so that files may be larger than memory. An LSTM that is bidirectional or runs
+from the end, a layer that takes the last step, and --lengths need whole sequences: they run
+in one go, in memory.
 """
 
 
@@ -103,7 +104,8 @@ def add_to(commands: Commands) -> None:
         "--state-in",
         metavar="S.npz",
         type=Path,
-        help="begin with these states (arrays h and c, as of `Stream.state` or --state-out)",
+        help="begin with these states: arrays h and c, as of `Stream.state` or --state-out; h_l0, "
+        "c_l0, h_l1, ... of layers of different widths",
     )
     command.add_argument(
         "--state-out", metavar="S.npz", type=Path, help="write the last states, to resume from"
@@ -152,9 +154,11 @@ def _run(args: argparse.Namespace) -> None:
         else:
             npy.write_pieces(file, pieces(), layout.time, length)
     if args.state_out:  # only now, because states of an output that was not written leave a gap
-        ((h, c),) = states.values()
+        ((name, (h, c)),) = states.items()
+        keys = _state_arrays(_lstm(model, name))
+        arrays: dict[str, Any] = dict(zip(keys, [*_each(h), *_each(c)], strict=True))
         with written_aside(args.state_out) as file:
-            np.savez(file, h=h, c=c)
+            np.savez(file, **arrays)
 
 
 def _check_files(args: argparse.Namespace) -> tuple[str, Callable[[Path], _Input]]:
@@ -218,21 +222,46 @@ def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _S
         )
     if not args.state_in:
         return {}
-    state = load_state(args.state_in)
-    if set(state) != {"h", "c"}:
-        got = listed(name[:100] for name in state)
-        raise ValueError(f"{args.state_in} must hold the arrays h and c, got {got or 'none'}")
     (name,) = names
-    lstm = next(layer for n, layer in model.named_layers() if n.removesuffix(".") == name)
-    assert isinstance(lstm, LSTM)  # no other layer that a file holds has states
-    h_c = [_convert(state[key], lstm.dtype, args.state_in) for key in "hc"]
+    state, lstm = load_state(args.state_in), _lstm(model, name)
+    keys = _state_arrays(lstm)
+    if set(state) != set(keys):
+        got, expected = listed(key[:100] for key in state), listed(keys)
+        expected = " and ".join(keys) if len(keys) == 2 else expected
+        raise ValueError(f"{args.state_in} must hold the arrays {expected}, got {got or 'none'}")
+    arrays = [_convert(state[key], lstm.dtype, args.state_in) for key in keys]
+    is_each = len(keys) > 2  # an array for each layer and direction
     if layout.batch == 1:
-        h_c = [part[:, None] if part.ndim == 2 else part for part in h_c]
+        without = 1 if is_each else 2  # as many axes has one without an axis for the sequence
+        arrays = [np.expand_dims(a, -2) if a.ndim == without else a for a in arrays]
+    half = len(arrays) // 2
+    h_c = (tuple(arrays[:half]), tuple(arrays[half:])) if is_each else arrays
     try:
-        h, c = lstm.check_states(h_c, layout.batch, True)
+        states = lstm.check_states(h_c, layout.batch, True)
     except ValueError as fault:
         raise ValueError(f"{args.state_in}: {fault}") from fault
-    return {name: (h, c) if layout.batched else (h[:, 0], c[:, 0])}
+    return {name: lstm._given_out(states if layout.batched else [s[:, 0] for s in states])}
+
+
+def _lstm(model: Layer, name: str) -> LSTM:
+    """Return the LSTM of this name in a model."""
+    lstm = next(layer for n, layer in model.named_layers() if n.removesuffix(".") == name)
+    assert isinstance(lstm, LSTM)  # no other layer that a file holds has states
+    return lstm
+
+
+def _state_arrays(lstm: LSTM) -> list[str]:
+    """Return the names of the arrays that a file of states has for an LSTM, h first.
+
+    Layers of different widths have one each, whose names end as those of their parameters.
+    """
+    ends = [""] if isinstance(lstm.hidden_size, int) else lstm._suffixes
+    return [state + end for state in ("h", "c") for end in ends]
+
+
+def _each(state: Any) -> Sequence[_Array]:
+    """Return the arrays of which a state, h or c, is made."""
+    return state if isinstance(state, tuple) else [state]
 
 
 def _layout(

@@ -164,7 +164,8 @@ def _as_given(layer: Layer) -> Description:
     if layer.children:
         description["children"] = {n: _as_given(child) for n, child in layer.children.items()}
     if isinstance(layer, Last):
-        description |= {"batch_first": layer._batch_first, "bidirectional": layer._bidirectional}
+        for option in ("batch_first", "bidirectional", "reverse"):
+            description[option] = getattr(layer, f"_{option}")
     return description
 
 

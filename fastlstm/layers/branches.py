@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import as_any_float, as_array, as_float, as_gradient, quiet
-from .chain import Given, check_layouts, check_whole, dotted, who
+from .chain import Given, check_layouts, check_whole, dotted, runs_from_end, who
 from .container import Container
 from .layer import Back, Layer, States
 from .sequential import by_their_names
@@ -130,6 +130,9 @@ class _Branches(Container):
         if unclear := [one for one in behind if one.stranger]:
             known |= {"lstm": unclear[0].lstm, "stranger": unclear[0].stranger}
         giver = f"{name!r} ({type(self).__name__})"
+        if len({runs_from_end(lstm[1]) for lstm in named}) > 1:  # a Last must know of this too
+            known |= {"stranger": giver}
+            known["lstm"] = next(lstm for lstm in named if runs_from_end(lstm[1]))
         ended = next((one.last for one in behind if one.last), "")
         return last.behind(features=features, giver=giver, last=ended, **known)
 

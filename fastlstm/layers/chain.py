@@ -112,6 +112,11 @@ def _is_lstm(layer: Layer) -> bool:
     return hasattr(layer, "bidirectional") and hasattr(layer, "num_layers")
 
 
+def runs_from_end(lstm: Layer) -> bool:
+    """Tell whether all that an LSTM gives was computed from the end, as with ``reverse=True``."""
+    return bool(getattr(lstm, "reverse", False))
+
+
 def check_layouts(pairs: Iterable[tuple[Named, Named]], owner: str = "Sequential") -> None:
     """Refuse a pair of layers of which one is `batch_first` and the other is not."""
     for before, behind in pairs:

@@ -167,7 +167,7 @@ class Container(Layer):
         x = self._as_input(input)
         y, back = self._run_vjp("", x, lengths, given, states, input_gradient)
         stated = states is not None
-        shapes = {n: [state.shape for state in s] for n, s in (states or {}).items()}
+        shapes = {n: [_shape(state) for state in s] for n, s in (states or {}).items()}
         y_like = (y.shape, y.dtype) if isinstance(y, np.ndarray) else None
         ends_in_cell = type(y) is tuple  # which a PackedSequence is not
 
@@ -202,7 +202,7 @@ class Container(Layer):
                 raise TypeError(f"d_states of {name!r} must be a tuple (dh_n, dc_n)")
             what = type(self).__name__, "d_states"
             given[name] = tuple(
-                None if d is None else as_gradient(d, shape, self.dtype, *what)
+                None if d is None else _as_gradient(d, shape, self.dtype, *what)
                 for d, shape in zip(pair, shapes[name], strict=True)
             )
         return given
@@ -285,3 +285,21 @@ class Container(Layer):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.children.values())
+
+
+def _shape(state: Any) -> Any:
+    """Return the shape of a state, or a list of shapes where layers have different widths."""
+    return [array.shape for array in state] if isinstance(state, tuple) else state.shape
+
+
+def _as_gradient(d: Any, shape: Any, dtype: np.dtype[Any], owner: str, what: str) -> Any:
+    """Return the gradient of a state of such a `_shape`; raise ValueError unless it fits."""
+    if isinstance(shape, tuple):
+        return as_gradient(d, shape, dtype, owner, what)
+    if not isinstance(d, (tuple, list)) or len(d) != len(shape):
+        raise ValueError(
+            f"{owner}: Expected {what} as the states, a tuple of {len(shape)} arrays, got "
+            f"{type(d).__name__}"
+        )
+    pairs = zip(d, shape, strict=True)
+    return tuple(as_gradient(one, own, dtype, owner, what) for one, own in pairs)

@@ -12,7 +12,7 @@ from ..arrays import as_any_float, as_gradient
 from ..checks import check_bool
 from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
-from .chain import Given, who
+from .chain import Given, runs_from_end, who
 from .layer import Layer
 from .stream import Chain, Live, Stream
 
@@ -37,11 +37,13 @@ class Last(Layer):
         The input is (B, T, F) instead of (T, B, F); an unbatched one is (T, F).
     bidirectional : bool, optional
         The features are [forward, backward], half and half.
+    reverse : bool, optional
+        The LSTM runs from the end, so that all features are read at step 0.
 
     Notes
     -----
-    In a Sequential both are those of the LSTM before it: leave them out there. Elsewhere they are
-    False unless given. (The layer that the Sequential has is a copy that knows its LSTM.)
+    In a Sequential all three are those of the LSTM before it: leave them out there. Elsewhere they
+    are False unless given. (The layer that the Sequential has is a copy that knows its LSTM.)
 
     Examples
     --------
@@ -54,13 +56,24 @@ class Last(Layer):
 
     gives_steps = False
 
-    def __init__(self, batch_first: bool | None = None, bidirectional: bool | None = None) -> None:
+    def __init__(
+        self,
+        batch_first: bool | None = None,
+        bidirectional: bool | None = None,
+        reverse: bool | None = None,
+    ) -> None:
         super().__init__({})
         self._lstm: Layer | None = None  # the LSTM before it in a Sequential, which is not inside
         self.batch_first = batch_first
         self._bidirectional = (
             None if bidirectional is None else check_bool("bidirectional", bidirectional)
         )
+        self._reverse = None if reverse is None else check_bool("reverse", reverse)
+        if reverse and bidirectional:
+            raise ValueError(
+                "reverse=True and bidirectional=True exclude each other: of both directions, only "
+                "the features of the second one are read at step 0"
+            )
 
     @property
     def batch_first(self) -> bool | None:
@@ -81,16 +94,24 @@ class Last(Layer):
             return bool(self._bidirectional)
         return bool(self._lstm.bidirectional)
 
+    @property
+    def reverse(self) -> bool:
+        """Whether all features are read at step 0."""
+        if self._reverse is not None or self._lstm is None:
+            return bool(self._reverse)
+        return runs_from_end(self._lstm)
+
     def _join(self, name: str, given: Given) -> tuple[Last, Given]:
         given.check_steps(who(name, self))
         if given.lstm is None:
             return self, given._replace(last=who(name, self))
         if given.stranger:
-            if None in (self._batch_first, self._bidirectional):
+            needed = ["batch_first", "bidirectional", *["reverse"] * runs_from_end(given.lstm[1])]
+            if any(getattr(self, f"_{option}") is None for option in needed):
                 raise ValueError(
-                    f"{given.owner}: {name!r} (Last) cannot take batch_first and bidirectional "
+                    f"{given.owner}: {name!r} (Last) cannot take {' and '.join(needed)} "
                     f"from {who(*given.lstm)}, because it is not known what {given.stranger} makes "
-                    "of its output: give both"
+                    f"of its output: give {'both' if len(needed) == 2 else 'all three'}"
                 )
             return self, given._replace(last=who(name, self))
         last, lstm = copy.copy(self), given.lstm[1]
@@ -106,6 +127,11 @@ class Last(Layer):
             raise ValueError(
                 f"{given.owner}: {who(name, self)} does not agree with {who(*given.lstm)}: leave "
                 "out bidirectional, to take it from there" + (torchs if lstm.bidirectional else "")
+            )
+        if self._reverse not in (None, runs_from_end(lstm)):
+            raise ValueError(
+                f"{given.owner}: {who(name, self)} does not agree with {who(*given.lstm)}: leave "
+                "out reverse, to take it from there"
             )
         vars(last)["_lstm"] = lstm
         given.check_layout(name, last)
@@ -173,7 +199,7 @@ class Last(Layer):
         elif not steps:
             raise ValueError("Expected sequence length to be larger than 0 in Last")
         if not self.bidirectional:
-            return x, [(end, chosen, slice(None))]
+            return x, [(start if self.reverse else end, chosen, slice(None))]
         half = features // 2
         return x, [(end, chosen, slice(half)), (start, chosen, slice(half, None))]
 
@@ -192,4 +218,5 @@ class Last(Layer):
 
     def _arguments(self) -> str:
         layout = "undecided" if self.batch_first is None else self.batch_first
-        return f"batch_first={layout}, bidirectional={self.bidirectional}"
+        text = f"batch_first={layout}, bidirectional={self.bidirectional}"
+        return text + (", reverse=True" if self.reverse else "")
