@@ -288,31 +288,28 @@ def test_everything_at_once(engine, coupled, layer_norm):
 
 
 CHOICES = st.lists(st.sampled_from(sorted(CHANGES)), min_size=2, max_size=3, unique=True)
+# Not two units: their norms are 1 and -1 whatever they are, so that gradients cancel to nothing,
+# and what is left is rounding, of which `spread` would see no cause.
 SIZES = st.fixed_dictionaries(
     {
-        "H": st.sampled_from([2, 4, 9, 18]),
+        "H": st.sampled_from([4, 9, 18]),
         "lengths": st.sampled_from([(4, 4, 3, 1), (5,), (3, 3), (1, 1, 1), (6, 2)]),
         "seed": st.integers(0, 2**16),
     }
 )
 
 
-def _drawn(names: list[str], sizes: dict[str, Any]) -> Setting:
-    setting = together(names, **sizes)
-    return setting._replace(P=setting.P and min(setting.P, setting.H - 1))
-
-
 @settings(max_examples=8, deadline=None)
 @given(names=CHOICES, sizes=SIZES)
 def test_options_in_pairs_and_triples(engine, names, sizes):
-    assert_agrees(load(engine), engine, _drawn(names, sizes))
+    assert_agrees(load(engine), engine, together(names, **sizes))
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(names=CHOICES, sizes=SIZES)
 def test_many_pairs_and_triples(engine, names, sizes):
-    assert_agrees(load(engine), engine, _drawn(names, sizes))
+    assert_agrees(load(engine), engine, together(names, **sizes))
 
 
 # ---- faults that must be found --------------------------------------------------------------
