@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import contract
-from .contract import Array, Cell
+from .contract import Array, Cell, Noise
 
 class Stack:
     stale: bool
@@ -22,7 +22,14 @@ class Stack:
     @property
     def lanes(self) -> int: ...
     def run(
-        self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, threads: int
+        self,
+        x: Array,
+        batch_sizes: Array,
+        h: Array,
+        c: Array,
+        y: Array,
+        threads: int,
+        noise: Sequence[Noise] | None = None,
     ) -> None: ...
     def record(
         self,
@@ -33,7 +40,9 @@ class Stack:
         y: Array,
         threads: int,
         checkpoint_every: int = 0,
+        noise: Sequence[Noise] | None = None,
     ) -> Tape: ...
+    def saved(self, tape: Tape) -> list[tuple[Array, Array]]: ...
     def back(
         self,
         tape: Tape,

@@ -214,6 +214,16 @@ cdef int _fill_options(fl_options *to, options) except -1:
     return 0
 
 
+cdef const fl_noise *_fill_noise(fl_noise *to, noise) except? NULL:
+    """Where the arrays of each direction's noise are, which must outlive what is returned."""
+    if noise is None:
+        return NULL
+    for direction, drawn in enumerate(noise):
+        to[direction].h = _address(drawn.h)
+        to[direction].zone_h, to[direction].zone_c = _address(drawn.zone_h), _address(drawn.zone_c)
+    return to
+
+
 cdef class Stack:
     """Stack(cells, directions, back=False, spare=None)
 --
@@ -297,8 +307,10 @@ cdef class Stack:
         PyMem_RawFree(scratch.memory)
 
     def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None, cnp.ndarray h not None,
-            cnp.ndarray c not None, cnp.ndarray y not None, int threads):
+            cnp.ndarray c not None, cnp.ndarray y not None, int threads, noise=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
+        cdef fl_noise drawn[2]  # for each direction
+        call.noise = _fill_noise(drawn, noise)
         call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
@@ -311,11 +323,12 @@ cdef class Stack:
 
     def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
                cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None, int threads,
-               int64_t checkpoint_every=0):
+               int64_t checkpoint_every=0, noise=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
         call.reverse, call.checkpoint_interval = self.reverse, checkpoint_every
         cdef Tape tape = Tape()
-        tape.spare, tape.arrays = self.spare, (x, batch_sizes, y)
+        tape.spare, tape.arrays = self.spare, (x, batch_sizes, y, noise)
+        call.noise = _fill_noise(tape.noise, noise)
         tape.memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
         call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
         cdef cnp.ndarray scratch = _borrow(self.spare, "scratch", fl_scratch_bytes(self.stack, &call))
@@ -329,6 +342,20 @@ cdef class Stack:
         _give_back(self.spare, "scratch", scratch)
         tape.call = call
         return tape
+
+    def saved(self, Tape tape not None):
+        cdef fl_call call = tape.call
+        cdef cnp.ndarray scratch = np.empty(fl_scratch_bytes(self.stack, &call) + 64, np.uint8)
+        cdef cnp.ndarray gates, cells
+        call.scratch = _aligned(cnp.PyArray_DATA(scratch))
+        x, _, y, _ = tape.arrays
+        result = []
+        for direction in range(self.shape.directions):
+            gates = np.empty((len(x), 4 * self.shape.hidden), y.dtype)
+            cells = np.empty((len(x), self.shape.hidden), y.dtype)
+            fl_saved(self.stack, &call, direction, cnp.PyArray_DATA(gates), cnp.PyArray_DATA(cells))
+            result.append((gates, cells))
+        return result
 
     def back(self, Tape tape not None, cnp.ndarray dy not None, cnp.ndarray dh not None,
              cnp.ndarray dc not None, cnp.ndarray dx, dw, int threads):
@@ -359,6 +386,7 @@ cdef class Tape:
     """What a recorded run leaves for the way back; x and y themselves are kept, not copied."""
 
     cdef fl_call call
+    cdef fl_noise noise[2]
     cdef cnp.ndarray memory
     cdef tuple arrays
     cdef dict spare

@@ -169,7 +169,7 @@ int fl_run(const fl_stack *stack, const fl_call *call);
 size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 
 /* Fill the gates i, f, g, o (N, 4H), after (15), and the cells (N, H), c of (19), of one direction of a recorded
-call, as it ran. Its checkpoint_interval must be 0. */
+call, as it ran; its scratch memory is used. Its checkpoint_interval must be 0. */
 void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells);
 
 /* How many bytes of scratch memory the way back needs. Of its call, steps, batch, batch_sizes,

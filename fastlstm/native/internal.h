@@ -9,6 +9,7 @@ fastlstm.h; L is the number of lanes of a vector. */
 #error "with -ffast-math or a part of it results are not the same bits everywhere: compile without"
 #endif
 
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -137,6 +138,8 @@ typedef struct fl_kernels {
     void (*begin)(const fl_task *task);
     void (*run_share)(const fl_task *task, fl_meeting *meeting, int mine);
     void (*end)(const fl_task *task);
+    /* Of a recorded task with all sequences, the gates and cells that `fl_saved` fills. */
+    void (*saved)(const fl_task *task, void *gates, void *cells);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
     size_t (*back_scratch_bytes)(const fl_back_task *back);
     void (*back)(const fl_back_task *back, fl_meeting *meeting, int mine); /* in every thread */

@@ -16,6 +16,7 @@
 #define FMA INTRINSIC(fmadd)
 #define MIN INTRINSIC(min)
 #define MAX INTRINSIC(max)
+#define SQRT INTRINSIC(sqrt)
 
 static int there(void)
 {

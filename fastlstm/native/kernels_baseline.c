@@ -2,6 +2,19 @@
 
 #include "internal.h"
 
+/* A root in a vector spares a call of the C library. */
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#define SUFFIX_float ps
+#define SUFFIX_double pd
+#define SQRT GLUE(_mm_sqrt_, OF(SUFFIX))
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define SUFFIX_float f32
+#define SUFFIX_double f64
+#define SQRT GLUE(vsqrtq_, OF(SUFFIX))
+#endif
+
 #define ISA baseline
 #define VECTOR_BYTES 16
 #define ROWS 2

@@ -14,6 +14,7 @@
 #define FMA(a, b, c) GLUE(vfmaq_, OF(SUFFIX))(c, a, b)
 #define MIN GLUE(vminq_, OF(SUFFIX))
 #define MAX GLUE(vmaxq_, OF(SUFFIX))
+#define SQRT GLUE(vsqrtq_, OF(SUFFIX))
 
 static int there(void)
 {

@@ -1,7 +1,5 @@
 /* Packing a stack, and running it over layers, directions and threads. */
 
-#include <math.h>
-
 #include "internal.h"
 #include "modes.h"
 
@@ -69,7 +67,7 @@ size_t fl_stack_bytes(const fl_shape *shape, int isa)
 
 static const fl_options plain = {
     .gate_clip = INFINITY, .cell_clip = INFINITY, .proj_clip = INFINITY,
-    .gate = {FL_SIGMOID}, .cell = {FL_TANH}, .output = {FL_TANH},
+    .gate = {.function = FL_SIGMOID}, .cell = {.function = FL_TANH}, .output = {.function = FL_TANH},
 };
 
 fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
@@ -344,6 +342,18 @@ int fl_run(const fl_stack *stack, const fl_call *call)
     run_part(&run, 0, 0);
     fl_restore_mode(before);
     return stop.stopped;
+}
+
+void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells)
+{
+    stack_run run;
+    prepare(&run, stack, call);
+    run.stop = NULL;
+    run.cut = (fl_cut){.threads = 1, .parts = 1, .shares = 1, .directions = 1};
+    const fl_task task = task_of(&run, 0, direction, 0, 0);
+    fl_mode before = fl_set_mode();
+    stack->kernels->saved(&task, gates, cells);
+    fl_restore_mode(before);
 }
 
 /* ---- the way back ------------------------------------------------------------------------------- */
