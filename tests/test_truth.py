@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import onnx_lstm
 from support import Case, make_case, run
 
 import fastlstm
@@ -310,50 +311,6 @@ def test_live_torch_with_nan_and_inf(torch, engine, dtype, tolerance):
 
 
 # ---- onnxruntime ----------------------------------------------------------------------------
-
-
-def onnx_lstm(direction, weights, x, lengths, h, c):
-    """The ONNX operator LSTM in onnxruntime: Y (T, D, B, H), Y_h and Y_c (D, B, H).
-
-    `weights`: of each direction w_ih, w_hh, b with gates i, f, g, o; ONNX has them as i, o, f, g.
-    """
-    onnx = pytest.importorskip("onnx", reason="the second oracle needs onnx")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the second oracle needs onnxruntime")
-
-    def reorder(w):
-        i, f, g, o = np.split(w, 4)
-        return np.concatenate([i, o, f, g])
-
-    w, r, b = (np.stack([reorder(one[n]) for one in weights]) for n in range(3))
-    inputs = {
-        "X": x,
-        "W": w,
-        "R": r,
-        "B": np.concatenate([b, np.zeros_like(b)], 1),
-        "sequence_lens": np.asarray(lengths, np.int32),
-        "initial_h": h,
-        "initial_c": c,
-    }
-    helper = onnx.helper
-    node = helper.make_node(
-        "LSTM", list(inputs), ["Y", "Y_h", "Y_c"], hidden_size=h.shape[-1], direction=direction
-    )
-    graph = helper.make_graph(
-        [node],
-        "lstm",
-        [
-            helper.make_tensor_value_info(
-                name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
-            )
-            for name, value in inputs.items()
-        ],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in node.output],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, inputs)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
