@@ -20,6 +20,7 @@ from values import normal
 
 import fastlstm
 from fastlstm import LSTM
+from fastlstm.engines import load
 from fastlstm.layers import lstm as lstm_module
 from fastlstm.sequences import batch
 
@@ -63,10 +64,12 @@ def runs(draw):
         if layout == "packed":
             lengths[draw(st.integers(0, B - 1))] = T
     mask, reset = draw(st.none() | booleans), draw(st.none() | booleans)
-    options = draw(st.sampled_from([{}, {"checkpoint_every": 2}]))
+    steps = draw(st.booleans())
+    options = {} if steps else draw(st.sampled_from([{}, {"checkpoint_every": 2}]))
+    both, reverse = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
     return Run(
         draw(st.integers(1, 2)),
-        draw(st.booleans()),
+        both,
         draw(st.sampled_from([0, 2])),
         layout,
         mask,
@@ -75,12 +78,18 @@ def runs(draw):
         draw(st.booleans()),
         options,
         (T, B),
+        steps,
+        reverse,
+        draw(st.booleans()),
     )
 
 
 @settings(max_examples=100, deadline=None)
 @given(run=runs())
 def test_any_run(torch, engine, run):
+    """With learned initial states, directions, cells and gates too."""
+    if not hasattr(load(engine).Stack, "saved"):
+        run = run._replace(steps=False)
     assert_steps(run, engine)
 
 

@@ -25,6 +25,12 @@ RUNS = {
     "lengths": Run(1, True, reset=RESET, lengths=[5, 4, 0]),
     "deep": Run(2, True, 2, reset=RESET),
     "every step": Run(2, True, reset=np.ones((6, 3), bool)),
+    "from the end": Run(reverse=True, reset=RESET, lengths=[5, 4, 6]),
+    "learned": Run(2, True, 2, reset=RESET, learned=True),
+    "learned, unbatched": Run(
+        1, reverse=True, layout="unbatched", reset=RESET[:, 1:2], learned=True, shape=(6, 1)
+    ),
+    "learned, masked": Run(1, True, reset=RESET, mask=MASK, lengths=[5, 4, 0], learned=True),
     "masked": Run(1, True, reset=RESET, mask=MASK, last=True),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -26,8 +26,37 @@ if TYPE_CHECKING:
     from ..arrays import Floats, Integers
     from ..checks import Precision
     from ..engines import EngineChoice
+    from ..engines.contract import Stack
     from ..sequences.batch import Batch
     from .options import Coupling, Function, Norm
+
+
+class Gates(NamedTuple):
+    """The gates of every step of one layer, after their activations.
+
+    Attributes
+    ----------
+    i, f, g, o : ndarrays of shape (T, B, D*H), in the output's layout; or PackedSequences
+        Input gate, forget gate, candidate and output gate.
+    """
+
+    i: Any
+    f: Any
+    g: Any
+    o: Any
+
+
+class _Tape(NamedTuple):
+    """What a run over one layer leaves for the way back.
+
+    `kept` is what its stack recorded, None without steps; `wide` is H; `dropped` is the mask of the
+    dropout before the layer.
+    """
+
+    stack: Stack
+    kept: Any
+    wide: int
+    dropped: Floats | None
 
 
 class LSTM(Recurrent):
@@ -331,6 +360,7 @@ class LSTM(Recurrent):
         lstm.load_state_dict(state)
         return lstm.eval()
 
+    @overload
     def __call__(
         self,
         input: Any,
@@ -340,7 +370,36 @@ class LSTM(Recurrent):
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         masked_output: Literal["zero", "last"] = "zero",
-    ) -> tuple[Any, tuple[Floats, Floats]]:
+        return_cells: Literal[False] = False,
+        return_gates: Literal[False] = False,
+    ) -> tuple[Any, tuple[Any, Any]]: ...
+
+    @overload
+    def __call__(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        masked_output: Literal["zero", "last"] = "zero",
+        return_cells: bool = False,
+        return_gates: bool = False,
+    ) -> tuple[Any, ...]: ...
+
+    def __call__(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        masked_output: Literal["zero", "last"] = "zero",
+        return_cells: bool = False,
+        return_gates: bool = False,
+    ) -> tuple[Any, ...]:
         """Run the stack over whole sequences.
 
         Parameters
@@ -372,6 +431,11 @@ class LSTM(Recurrent):
             the sequence began or began anew. The backward direction comes from later steps, so that
             is its output of the next step that is used. It is 0 where there is no such step.
 
+        return_cells : bool
+            Whether to return the cell states of all steps too.
+        return_gates : bool
+            Whether to return the gates of all steps too.
+
         Returns
         -------
         output : ndarray of shape (T, B, D*P), (B, T, D*P) or (T, D*P); or PackedSequence
@@ -379,6 +443,11 @@ class LSTM(Recurrent):
         (h_n, c_n) : ndarrays, as `hx`
             The states after each sequence's own last step; of a direction from the end, after its
             step 0.
+        cells : tuple of ndarray of shape (T, B, D*H), in the output's layout
+            If `return_cells`: c after every step, for each layer. Masked steps have what
+            `masked_output` says of outputs.
+        gates : tuple of Gates
+            If `return_gates`: i, f, g and o of every step, for each layer; arrays as `cells`.
 
         Raises
         ------
@@ -393,7 +462,8 @@ class LSTM(Recurrent):
         for every step). With `batch_first` or `lengths` the input is copied once more, with the
         latter the output too, and by several threads in the engines numba and numpy. `mask` and
         `reset` cost what `lengths` cost: masked steps are not computed, and the pieces between
-        resets are sequences of their own, which are computed at the same time.
+        resets are sequences of their own, which are computed at the same time. With `return_cells`
+        or `return_gates` every layer keeps 5 H values for every step and direction, as `vjp` does.
 
         The rule of `mask` is that of Keras, and so are both values of `masked_output`:
         ``zero_output_for_mask`` of its LSTM chooses between them.
@@ -417,6 +487,13 @@ class LSTM(Recurrent):
         >>> output, (h_n, c_n) = lstm(x, reset=reset)
         >>> np.allclose(output[3:], lstm(x[3:])[0], atol=1e-6)
         True
+
+        All cell states, and how open the forget gates were:
+
+        >>> lstm = fastlstm.LSTM(3, 4, engine="numpy", seed=0)
+        >>> output, (h_n, c_n), cells, gates = lstm(x, return_cells=True, return_gates=True)
+        >>> np.array_equal(cells[0][-1], c_n[0]), gates[0].f.shape
+        (True, (5, 2, 4))
         """
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
@@ -424,8 +501,45 @@ class LSTM(Recurrent):
         )  # fmt: skip
         initial, start = self._begin(hx, batch.size, batch.batched), self._start()
         states = batch.sort(initial, start)
-        y = self._run(batch.x, batch.batch_sizes, states)
-        return batch.output(y), self._given_out(batch.unsort(states, initial, start))
+        seen: tuple[Any, ...] = ()
+        if return_cells or return_gates:
+            y, tapes = self._record(batch, states, back=False)
+            seen = self._seen(batch, tapes, return_cells, return_gates)
+        else:
+            y = self._run(batch.x, batch.batch_sizes, states)
+        return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
+
+    @overload
+    def vjp(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        masked_output: Literal["zero", "last"] = "zero",
+        checkpoint_every: int | None = None,
+        input_gradient: bool = True,
+        return_cells: Literal[False] = False,
+        return_gates: Literal[False] = False,
+    ) -> tuple[tuple[Any, tuple[Any, Any]], Callable[..., Any]]: ...
+
+    @overload
+    def vjp(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        masked_output: Literal["zero", "last"] = "zero",
+        checkpoint_every: int | None = None,
+        input_gradient: bool = True,
+        return_cells: bool = False,
+        return_gates: bool = False,
+    ) -> tuple[tuple[Any, ...], Callable[..., Any]]: ...
 
     def vjp(
         self,
@@ -438,7 +552,9 @@ class LSTM(Recurrent):
         masked_output: Literal["zero", "last"] = "zero",
         checkpoint_every: int | None = None,
         input_gradient: bool = True,
-    ) -> tuple[tuple[Any, tuple[Floats, Floats]], Callable[..., Any]]:
+        return_cells: bool = False,
+        return_gates: bool = False,
+    ) -> tuple[tuple[Any, ...], Callable[..., Any]]:
         """Run, and return how to go backwards: vector-Jacobian products, as JAX names them.
 
         Parameters
@@ -450,10 +566,12 @@ class LSTM(Recurrent):
             again on the way back. With engine native the gradients are the same bits.
         input_gradient : bool
             False: nobody needs `dx`, as of a model's first layer: it is None, and not computed.
+        return_cells, return_gates : bool
+            As in a call. They keep every step, so `checkpoint_every` cannot be given with them.
 
         Returns
         -------
-        (output, (h_n, c_n)) : as a call's
+        (output, (h_n, c_n)), or with cells and gates : as a call's
             `output` may be read-only, for the pullback reads it.
         pullback : callable
             ``dx, (dh_0, dc_0) = pullback(d_output, (dh_n, dc_n))``: from the gradients of what was
@@ -463,7 +581,10 @@ class LSTM(Recurrent):
             Learned initial states get the sums over B, of what began with them.
             The gradient of a masked step's output is left out, or with ``masked_output="last"``
             belongs to the output that is repeated there. No gradient passes a reset: where one at
-            step 0 replaces `hx`, that of `hx` is 0.
+            step 0 replaces `hx`, that of `hx` is 0. A run with
+            `return_cells` takes the gradients of the cells as a third argument, a tuple with an
+            array or None for each layer. Those of gates are not taken: no gradient goes through
+            the gates that `return_gates` gives.
 
         Raises
         ------
@@ -497,6 +618,11 @@ class LSTM(Recurrent):
         """
         if checkpoint_every is not None:
             check_size("checkpoint_every", checkpoint_every)
+            if return_cells or return_gates:
+                raise ValueError(
+                    "checkpoint_every cannot be given with return_cells or return_gates, for which "
+                    "every step is kept"
+                )
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
@@ -504,31 +630,25 @@ class LSTM(Recurrent):
         is_learned = hx is None and self.learn_initial_state
         initial, start = self._begin(hx, batch.size, batch.batched), self._start()
         states = batch.sort(initial, start)
-        d, x = self._directions, batch.x
-        tapes: list[tuple[Any, slice, Any, Floats | None]] = []
-        layers = zip(self._stacks(back=True), self._by_layer(states), strict=True)
-        for k, (layer, (h, c)) in enumerate(layers):
-            dropped = None
-            if k and self.dropout and self.training:
-                x, dropped = self._dropped(x)
-            y, tape = np.empty((len(x), d * h.shape[2]), self.dtype), None
-            if len(x):
-                every = min(checkpoint_every or 0, len(batch.batch_sizes))
-                tape = layer.record(x, batch.batch_sizes, h, c, y, self.num_threads, every)
-            tapes.append((layer, slice(k * d, (k + 1) * d), tape, dropped))
-            x = y
+        y, tapes = self._record(batch, states, checkpoint_every or 0)
+        seen = self._seen(batch, tapes, return_cells, return_gates)
         y.flags.writeable = False
 
-        def pullback(d_output: Any = None, d_states: Any = None) -> Any:
+        def pullback(d_output: Any = None, d_states: Any = None, d_cells: Any = None) -> Any:
+            if d_cells is not None and not return_cells:
+                raise ValueError("d_cells: Expected none of a run without return_cells=True")
             dy = self._d_output(d_output, batch, y.shape[1])
+            of_cells = self._d_cells(d_cells, batch, tapes)
             final = self._d_states(d_states, batch)
             d_sorted = batch.sort(final, back=True)
             with np.errstate(all="ignore"), self._all_or_nothing():
-                layers = [*zip(tapes, self._by_layer(d_sorted), strict=True)]
-                for (layer, cells, tape, dropped), (dh, dc) in reversed(layers):
-                    wanted = input_gradient or cells.start > 0
-                    dx = self._back(layer, cells, tape, dy, dh, dc, wanted)
+                layers = [*zip(tapes, self._by_layer(d_sorted), of_cells, strict=True)]
+                for n, (tape, (dh, dc), dcells) in reversed([*enumerate(layers)]):
+                    cells = slice(n * self._directions, (n + 1) * self._directions)
+                    wanted = input_gradient or n > 0
+                    dx = self._back(tape.stack, cells, tape.kept, dy, dh, dc, wanted, dcells)
                     if dx is not None:
+                        dropped = tape.dropped
                         dy = dx if dropped is None else np.multiply(dx, dropped, out=dx)
                 d_initial = batch.unsort(d_sorted, final, back=True)
                 if is_learned:
@@ -540,7 +660,51 @@ class LSTM(Recurrent):
             return dx, self._given_out(d_initial)
 
         final_states = self._given_out(batch.unsort(states, initial, start))
-        return (batch.output(y), final_states), pullback
+        return (batch.output(y), final_states, *seen), pullback
+
+    def _record(
+        self, batch: Batch, states: list[Floats], checkpoint_every: int = 0, back: bool = True
+    ) -> tuple[Floats, list[_Tape]]:
+        """Run layer by layer over a batch, and keep what the way `back` or `_seen` needs.
+
+        The states are overwritten. Returns y (N, D*P) and the tape of each layer.
+        """
+        x, tapes = batch.x, []
+        stacks = self._stacks(apart=True, back=back)
+        for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
+            dropped = None
+            if n and self.dropout and self.training:
+                x, dropped = self._dropped(x)
+            y, kept = np.empty((len(x), len(h) * h.shape[2]), self.dtype), None
+            if len(x):
+                every = min(checkpoint_every, len(batch.batch_sizes))
+                kept = stack.record(x, batch.batch_sizes, h, c, y, self.num_threads, every)
+            tapes.append(_Tape(stack, kept, c.shape[2], dropped))
+            x = y
+        return y, tapes
+
+    def _seen(
+        self, batch: Batch, tapes: list[_Tape], cells: bool, gates: bool
+    ) -> tuple[tuple[Any, ...], ...]:
+        """Return what recorded runs show of all steps: `cells` and `gates` of every layer."""
+        if not (cells or gates):
+            return ()
+        seen_cells, seen_gates = [], []
+        for tape in tapes:
+            if tape.kept is None:
+                sizes = 4 * tape.wide, tape.wide
+                nothing = [np.empty((0, size), self.dtype) for size in sizes]
+                directions = [(nothing[0], nothing[1])] * self._directions
+            else:
+                directions = tape.stack.saved(tape.kept)
+            if cells:
+                rows = np.concatenate([c for _, c in directions], axis=1)
+                seen_cells.append(batch.output(rows))
+            if gates:
+                split = [np.split(four, 4, axis=1) for four, _ in directions]
+                each = [np.concatenate(gate, axis=1) for gate in zip(*split, strict=True)]
+                seen_gates.append(Gates(*map(batch.output, each)))
+        return (tuple(seen_cells),) * bool(cells) + (tuple(seen_gates),) * bool(gates)
 
     def _begin(self, hx: Any, rows: int, batched: bool) -> list[Floats]:
         """Return the states with which a run begins: copies of those given, or `_initial` ones."""
@@ -577,7 +741,26 @@ class LSTM(Recurrent):
             d_states = [zero if given is None else given for given, zero in pairs]
         return self.check_states(d_states, batch.size, batch.batched, "d_states")
 
-    def _d_output(self, d_output: Any, batch: Batch, wide: int) -> Floats:
+    def _d_cells(self, d_cells: Any, batch: Batch, tapes: list[_Tape]) -> list[list[Floats] | None]:
+        """Return the gradients of the cells of each layer: packed rows for each direction."""
+        if d_cells is None:
+            return [None] * len(tapes)
+        if not isinstance(d_cells, (tuple, list)) or len(d_cells) != len(tapes):
+            raise ValueError(
+                f"d_cells must be a tuple of {len(tapes)}, an array or None for each layer, got "
+                f"{describe(d_cells)}"
+            )
+        of_cells: list[list[Floats] | None] = []
+        for n, (given, tape) in enumerate(zip(d_cells, tapes, strict=True)):
+            directions = None
+            if given is not None:
+                rows = self._d_output(given, batch, self._directions * tape.wide, f"d_cells[{n}]")
+                each = np.split(rows, self._directions, axis=1)
+                directions = [np.ascontiguousarray(one) for one in each]
+            of_cells.append(directions)
+        return of_cells
+
+    def _d_output(self, d_output: Any, batch: Batch, wide: int, what: str = "d_output") -> Floats:
         """Return the gradient of a run's output as packed rows; zeros if there is none."""
         if d_output is None:
             return np.zeros((len(batch.x), wide), self.dtype)
@@ -585,12 +768,12 @@ class LSTM(Recurrent):
             d_output, sizes, order, _ = check_packed(d_output)
             if batch.pack is not None and not batch.pack.is_packed_as(sizes, order):
                 raise ValueError(
-                    "Expected d_output packed as the output: the same lengths in the same order"
+                    f"Expected {what} packed as the output: the same lengths in the same order"
                 )
-        dy = as_float(d_output, self.dtype, "d_output", "LSTM")
+        dy = as_float(d_output, self.dtype, what, "LSTM")
         expected = batch.output_shape(wide)
         if dy.shape != expected:
-            raise ValueError(f"Expected d_output of the output's shape {expected}, got {dy.shape}")
+            raise ValueError(f"Expected {what} of the output's shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
     def _run(self, x: Floats, batch_sizes: Integers, states: list[Floats]) -> Floats:

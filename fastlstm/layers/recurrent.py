@@ -383,15 +383,19 @@ class Recurrent(Computed):
         dh: Array,
         dc: Array,
         input_gradient: bool = True,
+        dcells: list[Array] | None = None,
     ) -> Any:
-        """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None."""
+        """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None.
+
+        `dcells` are, for each direction, the gradients of the cells of all steps.
+        """
         own, places = self._learnt_grads(), range(len(self._suffixes))[cells]
         dw = [self._gradients_of_cell(k, own) for k in places]
         dx = None
         if input_gradient:
             dx = np.empty((len(dy), dw[0].w_ih.shape[1]), self.dtype)
         if len(dy):
-            layer.back(tape, dy, dh, dc, dx, dw, self.num_threads)
+            layer.back(tape, dy, dh, dc, dx, dw, self.num_threads, *([dcells] if dcells else []))
         for k, gradients in zip(places, dw, strict=True):
             self._take_gradients(k, gradients, own)
         return dx
