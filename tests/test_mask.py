@@ -20,7 +20,6 @@ from values import normal
 
 import fastlstm
 from fastlstm import LSTM
-from fastlstm.engines import load
 from fastlstm.layers import lstm as lstm_module
 from fastlstm.sequences import batch
 
@@ -88,7 +87,7 @@ def runs(draw):
 @given(run=runs())
 def test_any_run(torch, engine, run):
     """With learned initial states, directions, cells and gates too."""
-    if not hasattr(load(engine).Stack, "saved"):
+    if engine == "native":  # which takes no gradients of cells yet
         run = run._replace(steps=False)
     assert_steps(run, engine)
 

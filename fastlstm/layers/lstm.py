@@ -490,7 +490,6 @@ class LSTM(Recurrent):
 
         All cell states, and how open the forget gates were:
 
-        >>> lstm = fastlstm.LSTM(3, 4, engine="numpy", seed=0)
         >>> output, (h_n, c_n), cells, gates = lstm(x, return_cells=True, return_gates=True)
         >>> np.array_equal(cells[0][-1], c_n[0]), gates[0].f.shape
         (True, (5, 2, 4))
@@ -578,13 +577,12 @@ class LSTM(Recurrent):
             returned to those of `input` and `hx`, in their shapes, and adds those of the parameters
             to `grads`. Each argument may be None for zeros, the second left out. May be called
             again, with other gradients; several may be alive. Dropout takes the masks of the run.
-            Learned initial states get the sums over B, of what began with them.
+            Learned initial states get the sums over all sequences and pieces that began with them.
             The gradient of a masked step's output is left out, or with ``masked_output="last"``
             belongs to the output that is repeated there. No gradient passes a reset: where one at
-            step 0 replaces `hx`, that of `hx` is 0. A run with
-            `return_cells` takes the gradients of the cells as a third argument, a tuple with an
-            array or None for each layer. Those of gates are not taken: no gradient goes through
-            the gates that `return_gates` gives.
+            step 0 replaces `hx`, that of `hx` is 0. A run with `return_cells` takes the gradients
+            of the cells as a third argument, a tuple with an array or None for each layer. No
+            gradient goes through the gates that `return_gates` gives.
 
         Raises
         ------
