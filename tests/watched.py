@@ -49,7 +49,7 @@ class WatchedStack:
     def stale(self, value):
         self.own.stale = value
 
-    def check(self, x, batch_sizes, h, c, y, threads):
+    def check(self, x, batch_sizes, h, c, y, threads, noise=None):
         assert batch_sizes.dtype == np.int64 and batch_sizes.ndim == 1 and batch_sizes.size
         assert batch_sizes[-1] >= 1 and (np.diff(batch_sizes) <= 0).all()
         N, B = batch_sizes.sum(), batch_sizes[0]
@@ -71,11 +71,10 @@ class WatchedStack:
         self.own.run(*arguments)
         self.engine.outputs.append(arguments[4].copy())
 
-    def record(self, *arguments):
-        *arguments, every = arguments if len(arguments) == 7 else (*arguments, 0)
+    def record(self, x, batch_sizes, h, c, y, threads, every=0, noise=None):
         assert isinstance(every, int) and every >= 0 and self.cells == self.directions
-        self.check(*arguments)
-        return self.own.record(*arguments, every)
+        self.check(x, batch_sizes, h, c, y, threads, noise)
+        return self.own.record(x, batch_sizes, h, c, y, threads, every, noise)
 
     def back(self, tape, dy, dh, dc, dx, dw, threads):
         assert dy.shape[1] == self.directions * self.P and len(dw) == self.directions

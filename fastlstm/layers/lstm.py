@@ -16,17 +16,18 @@ from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
 from .layouts import as_torch
-from .options import options_text
+from .noise import draw_noise, input_factors
+from .options import options_text, zones_of
 from .recurrent import Recurrent, Sizes, describe, each_cell
 from .stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ..arrays import Floats, Integers
+    from ..arrays import Floats
     from ..checks import Precision
     from ..engines import EngineChoice
-    from ..engines.contract import Stack
+    from ..engines.contract import Noise, Stack
     from ..sequences.batch import Batch
     from .options import Coupling, Function, Norm
 
@@ -505,7 +506,7 @@ class LSTM(Recurrent):
             y, tapes = self._record(batch, states, back=False)
             seen = self._seen(batch, tapes, return_cells, return_gates)
         else:
-            y = self._run(batch.x, batch.batch_sizes, states)
+            y = self._run(batch, states)
         return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
 
     @overload
@@ -670,13 +671,11 @@ class LSTM(Recurrent):
         x, tapes = batch.x, []
         stacks = self._stacks(apart=True, back=back)
         for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
-            dropped = None
-            if n and self.dropout and self.training:
-                x, dropped = self._dropped(x)
+            x, dropped, noise = self._randomised(n, x, batch)
             y, kept = np.empty((len(x), len(h) * h.shape[2]), self.dtype), None
             if len(x):
                 every = min(checkpoint_every, len(batch.batch_sizes))
-                kept = stack.record(x, batch.batch_sizes, h, c, y, self.num_threads, every)
+                kept = stack.record(x, batch.batch_sizes, h, c, y, self.num_threads, every, noise)
             tapes.append(_Tape(stack, kept, c.shape[2], dropped))
             x = y
         return y, tapes
@@ -774,27 +773,53 @@ class LSTM(Recurrent):
             raise ValueError(f"Expected {what} of the output's shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
-    def _run(self, x: Floats, batch_sizes: Integers, states: list[Floats]) -> Floats:
+    def _run(self, batch: Batch, states: list[Floats]) -> Floats:
         """Run all layers over packed rows x (N, I); states are overwritten; returns y (N, D*P)."""
-        if not (self.dropout and self.training):
+        x, batch_sizes = batch.x, batch.batch_sizes
+        if not self._is_random():
             y = np.empty((len(x), self._directions * self._output_size), self.dtype)
             if len(x):
                 self._run_stacks(self._whole_stacks(), x, batch_sizes, states, y)
             return y
         layers = zip(self._stacks(apart=True), self._by_layer(states), strict=True)
         for k, (layer, (h, c)) in enumerate(layers):
-            if k:
-                x = self._dropped(y)[0]
+            x, _, noise = self._randomised(k, x, batch)
             y = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
             if len(x):
-                layer.run(x, batch_sizes, h, c, y, self.num_threads)
-        return y
+                layer.run(x, batch_sizes, h, c, y, self.num_threads, noise)
+            x = y
+        return x
+
+    def _is_random(self) -> bool:
+        """Tell whether a run draws anything at random."""
+        chances = self.dropout, self.recurrent_dropout, self.zoneout, self.input_dropout
+        return self.training and any(chances)
 
     @quiet
-    def _dropped(self, x: Floats) -> tuple[Floats, Floats]:
-        """Return x after the dropout between layers, and the mask of that."""
-        mask = dropout_mask(x, self.dropout, self._dropout_rng)
-        return x * mask, mask
+    def _randomised(
+        self, k: int, x: Floats, batch: Batch
+    ) -> tuple[Floats, Floats | None, list[Noise] | None]:
+        """Draw what a run of layer k needs: its input after dropout, the factors in it, and noise.
+
+        Factors and noise are None where there are none.
+        """
+        rng, factors, noise = self._dropout_rng, None, None
+        if not self._is_random():
+            return x, None, None
+        if k and self.dropout:
+            factors = dropout_mask(x, self.dropout, rng)
+            x = x * factors
+        if self.input_dropout:
+            own = input_factors(rng, x, self.input_dropout, batch)
+            x, factors = x * own, own if factors is None else factors * own
+        if self.recurrent_dropout or self.zoneout:
+            _, _, hidden, output = self._cells[k * self._directions]
+            chances = self.recurrent_dropout, zones_of(self.zoneout)
+            noise = [
+                draw_noise(rng, (output, hidden), self.dtype, *chances, batch)
+                for _ in range(self._directions)
+            ]
+        return x, factors, noise
 
     def check_states(self, hx: Any, rows: int, batched: bool, what: str = "hx") -> list[Floats]:
         """Check states that a caller gives, and return copies that a run may change.

@@ -9,10 +9,13 @@ import numpy as np
 
 from ..arrays import as_float, as_rows
 from ..checks import check_bool, check_size
+from ..engines.contract import Noise
 from ..sequences.packing import uniform_sizes
 from .chain import Given, who
+from .dropout import masks_of
 from .layer import Back, States, accepted
-from .options import options_text
+from .noise import zone
+from .options import options_text, zones_of
 from .recurrent import Recurrent, Sizes, describe
 
 if TYPE_CHECKING:
@@ -87,6 +90,7 @@ class LSTMCell(Recurrent):
         bias = check_bool("bias", bias)
         self._take_options(arguments)
         self._directions, self._backward = 1, (False,)
+        self._dropout_rng = masks_of(seed)
         cells = [Sizes("", self.input_size, self.hidden_size, self.hidden_size)]
         super().__init__(cells, bias, dtype, engine, seed)
         self.num_threads = 1
@@ -112,7 +116,8 @@ class LSTMCell(Recurrent):
         rows, h, c = self._arrange(input, hx)
         if len(rows):
             batch_sizes = uniform_sizes(1, len(rows))
-            self._whole_stacks()[0].run(rows, batch_sizes, h[None], c[None], np.empty_like(h), 1)
+            noise, y = self._noise(len(rows)), np.empty_like(h)
+            self._whole_stacks()[0].run(rows, batch_sizes, h[None], c[None], y, 1, noise)
         return (h[0], c[0]) if np.ndim(input) == 1 else (h, c)
 
     def vjp(
@@ -149,7 +154,10 @@ class LSTMCell(Recurrent):
         layer, tape, rows = self._stacks(back=True)[0], None, len(x)
         if rows:
             sizes = uniform_sizes(1, rows)
-            tape = layer.record(x, sizes, h[None], c[None], np.empty_like(h), self.num_threads)
+            tape = layer.record(
+                x, sizes, h[None], c[None], np.empty_like(h), self.num_threads, 0,
+                self._noise(rows),
+            )  # fmt: skip
 
         def pullback(d_states: Any) -> Any:
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
@@ -163,6 +171,18 @@ class LSTMCell(Recurrent):
             return None if dx is None else dx[0], (dh[0], dc[0])
 
         return ((h[0], c[0]) if single else (h, c)), pullback
+
+    def random_states(self) -> dict[str, np.random.Generator]:
+        """Return the generator of zoneout's masks, if there is zoneout; see `Layer`'s."""
+        return super().random_states() if self.zoneout else {}
+
+    def _noise(self, rows: int) -> list[Noise] | None:
+        """Draw the masks of zoneout for one step of `rows` sequences, in training."""
+        if not (self.training and self.zoneout):
+            return None
+        shape = rows, self.hidden_size
+        zones = [zone(self._dropout_rng, shape, self.dtype, p) for p in zones_of(self.zoneout)]
+        return [Noise(None, *zones)]
 
     def _join(self, name: str, given: Given) -> tuple[LSTMCell, Given]:
         given = given.check(self.input_size, who(name, self))

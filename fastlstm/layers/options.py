@@ -153,7 +153,7 @@ def options_of(layer: Any) -> Options:
         value: float | None = getattr(layer, name, None)
         return math.inf if value is None else value
 
-    zoneout = layer.zoneout if isinstance(layer.zoneout, tuple) else (layer.zoneout,) * 2
+    zoneout_h, zoneout_c = zones_of(layer.zoneout)
     functions = {field: _activation(getattr(layer, name)) for field, name in _FUNCTIONS.items()}
     options = Options(
         gate_clip=bound("gate_clip"),
@@ -161,11 +161,16 @@ def options_of(layer: Any) -> Options:
         proj_clip=bound("proj_clip"),
         coupled=layer.coupled or "",
         layer_norm=layer.layer_norm or "",
-        zoneout_h=zoneout[0],
-        zoneout_c=zoneout[1],
+        zoneout_h=zoneout_h,
+        zoneout_c=zoneout_c,
         **functions,
     )
     return PLAIN if options == PLAIN else options
+
+
+def zones_of(zoneout: float | tuple[float, float]) -> tuple[float, float]:
+    """Return the probabilities of h and c."""
+    return zoneout if isinstance(zoneout, tuple) else (zoneout, zoneout)
 
 
 def _activation(function: Function) -> Activation:
