@@ -21,12 +21,6 @@ import fastlstm
 I, H, T = 3, 9, 6
 
 
-@pytest.fixture(params=["numpy", "numba"], scope="session")  # those that have the options so far
-def engine(request):
-    pytest.importorskip("numba" if request.param == "numba" else "numpy")
-    return request.param
-
-
 # ---- onnxruntime ----------------------------------------------------------------------------
 
 NAMES = {
