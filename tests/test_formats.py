@@ -591,16 +591,24 @@ def test_arguments_are_those_of_the_constructors():
     expected = {
         "LSTM": {
             "input_size": whole,
-            "hidden_size": whole,
+            "hidden_size": (int, list),
             "num_layers": whole,
             "bias": switch,
             "batch_first": maybe,
             "dropout": number,
             "bidirectional": switch,
             "proj_size": whole,
+            "reverse": switch,
+            "learn_initial_state": switch,
             "dtype": text,
         },
-        "LSTMCell": {"input_size": whole, "hidden_size": whole, "bias": switch, "dtype": text},
+        "LSTMCell": {
+            "input_size": whole,
+            "hidden_size": whole,
+            "bias": switch,
+            "learn_initial_state": switch,
+            "dtype": text,
+        },
         "Linear": {"in_features": whole, "out_features": whole, "bias": switch, "dtype": text},
         "Embedding": {
             "num_embeddings": whole,
@@ -613,7 +621,7 @@ def test_arguments_are_those_of_the_constructors():
         "Tanh": {},
         "Sigmoid": {},
         "Softmax": {"dim": whole},
-        "Last": {"batch_first": maybe, "bidirectional": maybe},
+        "Last": {"batch_first": maybe, "bidirectional": maybe, "reverse": maybe},
     }
     for kind, arguments in expected.items():
         found = {name: a.types for name, a in structure._arguments(kind).items()}

@@ -19,7 +19,7 @@ from .structure import Description
 if TYPE_CHECKING:
     from ..arrays import Array
 
-_CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+_CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "h_0", "c_0"}
 _EMBEDDING = re.compile(r"(.*_)?emb(ed(ding)?s?)?\d*", re.IGNORECASE)
 _LINEAR = re.compile(r"(.*_)?(fc|lin(ear)?|dense|proj(ection)?|head)_?\d*", re.IGNORECASE)
 
@@ -222,7 +222,9 @@ def _readings(prefix: str, arrays: Mapping[str, Array]) -> list[Reading]:
     _refuse_others(prefix, arrays)
     if all("_l" in name for name in arrays):
         d = _lstm(prefix, arrays)
-        gives = (1 + d["bidirectional"]) * (d["proj_size"] or d["hidden_size"])
+        hidden = d["hidden_size"]
+        last = hidden[-1] if isinstance(hidden, list) else hidden
+        gives = (1 + d["bidirectional"]) * (d["proj_size"] or last)
         return [Reading(d["input_size"], gives, d)]
     if {"weight_ih", "weight_hh"} <= arrays.keys() <= _CELL:
         inputs = _matrix(prefix, arrays, "weight_ih")
@@ -230,6 +232,7 @@ def _readings(prefix: str, arrays: Mapping[str, Array]) -> list[Reading]:
         _require(prefix, arrays, "weight_hh", (4 * hidden, hidden))
         sizes = {"input_size": inputs.shape[1], "hidden_size": hidden}
         d = {"layer": "LSTMCell", **sizes, "bias": "bias_ih" in arrays, "dtype": str(inputs.dtype)}
+        d |= _learned(arrays)
         return [Reading(inputs.shape[1], None, d)]
     if not {"weight"} <= arrays.keys() <= {"weight", "bias"} or arrays["weight"].ndim != 2:
         return []
@@ -255,27 +258,38 @@ def _lstm(prefix: str, arrays: Mapping[str, Array]) -> Description:
         raise ValueError(
             f"an LSTM has layer {max(layers)}, but lacks {short(f'{prefix}weight_ih_l{gap}')}"
         )
-    hidden = _units(prefix, "weight_ih_l0", inputs)
     bidirectional = any(name.endswith("_reverse") for name in arrays)
     projected = len(_matrix(prefix, arrays, "weight_hr_l0")) if "weight_hr_l0" in arrays else 0
-    ends, gives = ("", "_reverse")[: 1 + bidirectional], projected or hidden
-    for end in (f"_l{n}{end}" for n in range(len(layers)) for end in ends):
-        takes = inputs.shape[1] if end in ("_l0", "_l0_reverse") else len(ends) * gives
-        _require(prefix, arrays, f"weight_ih{end}", (4 * hidden, takes))
-        _require(prefix, arrays, f"weight_hh{end}", (4 * hidden, gives))
-        if projected:
-            _require(prefix, arrays, f"weight_hr{end}", (projected, hidden))
+    ends, takes, widths = ("", "_reverse")[: 1 + bidirectional], inputs.shape[1], []
+    for layer in range(len(layers)):
+        first = f"weight_ih_l{layer}"
+        hidden = _units(prefix, first, _matrix(prefix, arrays, first))
+        gives = projected or hidden
+        for end in (f"_l{layer}{end}" for end in ends):
+            _require(prefix, arrays, f"weight_ih{end}", (4 * hidden, takes))
+            _require(prefix, arrays, f"weight_hh{end}", (4 * hidden, gives))
+            if projected:
+                _require(prefix, arrays, f"weight_hr{end}", (projected, hidden))
+        takes = len(ends) * gives
+        widths.append(hidden)
     return {
         "layer": "LSTM",
         "input_size": inputs.shape[1],
-        "hidden_size": hidden,
+        "hidden_size": widths[0] if len(set(widths)) == 1 else widths,
         "num_layers": len(layers),
         "bias": any(name.startswith("bias") for name in arrays),
         "batch_first": None,
         "bidirectional": bidirectional,
         "proj_size": projected,
         "dtype": str(inputs.dtype),
+        **_learned(arrays),
     }
+
+
+def _learned(arrays: Mapping[str, Array]) -> Description:
+    """Return the argument for learned initial states, if a layer has them."""
+    is_learned = any(name.startswith(("h_0", "c_0")) for name in arrays)
+    return {"learn_initial_state": True} if is_learned else {}
 
 
 def _refuse_others(prefix: str, arrays: Mapping[str, Array]) -> None:
