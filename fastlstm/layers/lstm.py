@@ -499,7 +499,7 @@ class LSTM(Recurrent):
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
         )  # fmt: skip
-        initial, start = self._begin(hx, batch.size, batch.batched), self._start()
+        initial, start = self._begin(hx, batch)
         states = batch.sort(initial, start)
         seen: tuple[Any, ...] = ()
         if return_cells or return_gates:
@@ -627,7 +627,7 @@ class LSTM(Recurrent):
             mask, reset, masked_output, self._backward,
         )  # fmt: skip
         is_learned = hx is None and self.learn_initial_state
-        initial, start = self._begin(hx, batch.size, batch.batched), self._start()
+        initial, start = self._begin(hx, batch)
         states = batch.sort(initial, start)
         y, tapes = self._record(batch, states, checkpoint_every or 0)
         seen = self._seen(batch, tapes, return_cells, return_gates)
@@ -703,17 +703,14 @@ class LSTM(Recurrent):
                 seen_gates.append(Gates(*map(batch.output, each)))
         return (tuple(seen_cells),) * bool(cells) + (tuple(seen_gates),) * bool(gates)
 
-    def _begin(self, hx: Any, rows: int, batched: bool) -> list[Floats]:
-        """Return the states with which a run begins: copies of those given, or `_initial` ones."""
-        if hx is None:
-            return self._initial(rows)
-        return self.check_states(hx, rows, batched)
-
-    def _start(self) -> list[Floats] | None:
-        """Return what a sequence begins with behind a reset; None stands for zeros."""
+    def _begin(self, hx: Any, batch: Batch) -> tuple[list[Floats], list[Floats] | None]:
+        """Return the states with which a run begins, and those behind a reset; None for zeros."""
         if not self.learn_initial_state:
-            return None
-        return [state[:, 0] for state in self._initial(1)]
+            return self.check_states(hx, batch.size, batch.batched), None
+        start = [state[:, 0] for state in self._initial(1)]
+        if hx is None:
+            return self._initial(batch.size), start
+        return self.check_states(hx, batch.size, batch.batched), start
 
     def _given_out(self, states: list[Floats]) -> tuple[Any, Any]:
         """Return states as callers have them: two arrays, or two tuples of arrays."""
@@ -724,6 +721,8 @@ class LSTM(Recurrent):
 
     def _by_layer(self, states: list[Floats]) -> list[tuple[Floats, Floats]]:
         """Return the h and c of each layer in the states, views (directions, B, ...)."""
+        if self.num_layers == 1:
+            return [(states[0], states[1])]
         d = self._directions
         each = [group[k : k + d] for group in states for k in range(0, len(group), d)]
         return [*zip(each[: self.num_layers], each[self.num_layers :], strict=True)]

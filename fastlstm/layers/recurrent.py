@@ -111,6 +111,7 @@ class Recurrent(Computed):
             for kind, shape in self._shapes(cell).items()
         }
         self._groups = _groups(cells, self._directions)
+        self._is_grouped = len(self._groups) * self._directions < len(cells)
         self._state_sizes = [
             (group.stop - group.start, size)
             for sizes in ([cell.output_size for cell in cells], [c.hidden_size for c in cells])
@@ -313,7 +314,7 @@ class Recurrent(Computed):
         only, so that there are never more than two packed copies.
         """
         d, count = self._directions, len(self._suffixes)
-        apart = (apart or back) and len(self._groups) * d < count
+        apart = (apart or back) and self._is_grouped
         pack = self._packed.get(apart)
         if pack and pack.version == self._version and (pack.back or not back):
             return pack.stacks
@@ -347,17 +348,18 @@ class Recurrent(Computed):
         self, stacks: list[Stack], x: Array, batch_sizes: Array, states: list[Array], y: Array
     ) -> None:
         """Run stacks one after the other over packed rows x (N, I); y and the states are filled."""
-        count = len(stacks)
-        for n, stack in enumerate(stacks):
-            h, c, above = states[n], states[n + count], y
-            if n < count - 1:
-                above = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
-            stack.run(x, batch_sizes, h, c, above, self.num_threads)
+        last, threads = len(stacks) - 1, self.num_threads
+        for n in range(last):
+            h, c = states[n], states[n + last + 1]
+            above = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
+            stacks[n].run(x, batch_sizes, h, c, above, threads)
             x = above
+        stacks[last].run(x, batch_sizes, states[last], states[-1], y, threads)
 
     def _zeros(self, rows: int) -> list[Array]:
         """Return states of zeros for so many sequences."""
-        return [np.zeros((cells, rows, size), self.dtype) for cells, size in self._state_sizes]
+        dtype = self.dtype
+        return [np.zeros((cells, rows, size), dtype) for cells, size in self._state_sizes]
 
     def _initial(self, rows: int) -> list[Array]:
         """Return what sequences begin with if no states are given: zeros, or the learned states."""
