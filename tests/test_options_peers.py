@@ -1,4 +1,4 @@
-"""Options of the recurrence against those who have them: onnxruntime, Keras, Haste, TFLite.
+"""Options of the recurrence against those who have them: onnxruntime, and Haste's equations.
 
 Whatever a peer computes in float32 and we compute in float32 errs on both sides; `spread` says how
 far rounding may take a result.
@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from peers import onnx_lstm
 
 import fastlstm
+from fastlstm.engines import load
+from fastlstm.engines.contract import Cell, Noise, Options
+from fastlstm.sequences.packing import uniform_sizes
 
 I, H, T = 3, 9, 6
 
@@ -226,3 +229,75 @@ def test_onnx_saboteurs():
         got = node._replace(**other).ours(values, "numpy")
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
             assert_within(got, expected, moves, 2 * roundings("native", I + H + 1), "float32")
+
+
+# ---- Haste ----------------------------------------------------------------------------------
+
+
+def _haste(torch: Any, values: dict[str, np.ndarray], zoneout: float, mask: Any = None) -> Any:
+    """Compute what Haste's LayerNormLSTM says in words, with its arrays and its order i, g, f, o.
+
+    kernel (I, 4H), recurrent (H, 4H), bias (4H,), gamma (2, 4H), gamma_h and beta_h (H,). `mask`
+    (T, B, H), in training, is 1 where h moves; otherwise h is the mean of both.
+    """
+    norm = torch.nn.functional.layer_norm
+    v = {name: torch.from_numpy(value) for name, value in values.items()}
+    h, c, outputs = v["h"], v["c"], []
+    size = c.shape[1]
+    for t, x in enumerate(v["x"]):
+        z = norm(x @ v["kernel"], (4 * size,), v["gamma"][0]) + v["bias"]
+        z = z + norm(h @ v["recurrent"], (4 * size,), v["gamma"][1])
+        i, g, f, o = z.split(size, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        new = torch.sigmoid(o) * torch.tanh(norm(c, (size,), v["gamma_h"], v["beta_h"]))
+        moves = 1 - zoneout if mask is None else torch.from_numpy(mask)[t]
+        h = h + moves * (new - h)
+        outputs.append(h)
+    return {"y": torch.stack(outputs).numpy(), "h": h.numpy(), "c": c.numpy()}
+
+
+def _as_haste(values: dict[str, np.ndarray], engine: str, zoneout: float, mask: Any = None) -> Any:
+    """Return the same from our layer, or with a mask from the engine."""
+
+    def rows(array: np.ndarray) -> np.ndarray:
+        """Rows of the gates i, f, g, o from columns of i, g, f, o."""
+        i, g, f, o = np.split(array, 4, axis=-1)
+        return np.concatenate([i, f, g, o], axis=-1).T.copy()
+
+    arrays = {
+        "w_ih": rows(values["kernel"]), "w_hh": rows(values["recurrent"]),
+        "b": rows(values["bias"]), "ln_ih": rows(values["gamma"][0]),
+        "ln_hh": rows(values["gamma"][1]), "ln_c": values["gamma_h"], "b_c": values["beta_h"],
+    }  # fmt: skip
+    x, h, c = values["x"], values["h"][None].copy(), values["c"][None].copy()
+    if mask is None:
+        names = ("weight_ih", "weight_hh", "bias_ih", "weight_ln_ih", "weight_ln_hh",
+                 "weight_ln_c", "bias_ln_c")  # fmt: skip
+        state = {f"{n}_l0": a for n, a in zip(names, arrays.values(), strict=True)}
+        lstm = fastlstm.LSTM(
+            I, H, layer_norm="haste", zoneout=(zoneout, 0), engine=engine, dtype=str(x.dtype)
+        )
+        lstm.load_state_dict(state | {"bias_hh_l0": 0 * arrays["b"]})
+        y, (h, c) = lstm.eval()(x, (h, c))
+        return {"y": y, "h": h[0], "c": c[0]}
+    steps, rows_of_step = x.shape[:2]
+    y = np.empty((steps * rows_of_step, H), x.dtype)
+    cell = Cell(**arrays, options=Options(layer_norm="haste", zoneout_h=zoneout))
+    noise = [Noise(zone_h=(1 - mask).reshape(y.shape).astype(x.dtype))]
+    stack, sizes = load(engine).Stack([cell], 1), uniform_sizes(steps, rows_of_step)
+    stack.run(x.reshape(len(y), I), sizes, h, c, y, 1, noise=noise)
+    return {"y": y.reshape(steps, rows_of_step, H), "h": h[0], "c": c[0]}
+
+
+@pytest.mark.parametrize("zoneout", [0, 0.3])
+@pytest.mark.parametrize("training", [False, True])
+def test_haste(torch, engine, zoneout, training):
+    rng, B = np.random.default_rng(4), 3
+    shapes = {"kernel": (I, 4 * H), "recurrent": (H, 4 * H), "bias": (4 * H,)}
+    shapes |= {"gamma": (2, 4 * H), "gamma_h": (H,), "beta_h": (H,)}
+    shapes |= {"x": (T, B, I), "h": (B, H), "c": (B, H)}
+    values = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    mask = (rng.random((T, B, H)) >= zoneout) * 1.0 if training else None
+    expected, moves = spread(lambda v: _haste(torch, v, zoneout, mask), values)
+    got = _as_haste(values, engine, zoneout, mask)
+    assert_within(got, expected, moves, roundings(engine, 4 * H), "float64")
