@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlstm.cli.table import Table, read_tables
 from fastlstm.engines import _numpy, load
-from fastlstm.engines.contract import Cell
+from fastlstm.engines.contract import Activation, Cell, Options
 from fastlstm.sequences.packing import batch_sizes_of
 
 # How far one sigmoid or tanh is from the truth, in units of u = eps / 2, beside the engine's name:
@@ -97,6 +97,46 @@ def make_case(
     x = rng.standard_normal((lengths.sum(), I)) * gain
     h, c = rng.uniform(-1, 1, (len(lengths), P or H)), rng.standard_normal((len(lengths), H))
     return Case(cell, x, batch_sizes_of(lengths), h, c, reverse).astype(dtype)
+
+
+# Functions with parameters that are not the defaults.
+FUNCTIONS = {
+    "sigmoid": Activation("sigmoid"),
+    "tanh": Activation("tanh"),
+    "relu": Activation("relu"),
+    "affine": Activation("affine", 0.7, 0.2),
+    "leaky_relu": Activation("leaky_relu", 0.3),
+    "thresholded_relu": Activation("thresholded_relu", 0.15),
+    "scaled_tanh": Activation("scaled_tanh", 1.3, 0.6),
+    "hard_sigmoid": Activation("hard_sigmoid", 0.35, 0.45),
+    "elu": Activation("elu", 0.8),
+    "softsign": Activation("softsign"),
+    "softplus": Activation("softplus"),
+}
+
+
+def with_options(cell, /, peephole=False, **options):
+    """The cell with some options, and with the arrays that these take beside its own."""
+    options = Options(**options)
+    rng, H = np.random.default_rng(cell.w_ih.shape), len(cell.b) // 4
+
+    def drawn(names, size, mean=0.0):
+        return {n: (mean + rng.uniform(-0.5, 0.5, size)).astype(cell.dtype) for n in names}
+
+    arrays = {name: array.copy() for name, array in cell.arrays().items()}
+    if peephole:
+        arrays |= drawn(("w_ci", "w_cf", "w_co"), H)
+    if options.layer_norm == "tflite":
+        arrays |= drawn(("ln",), 4 * H, 1)
+    if options.layer_norm == "haste":
+        arrays |= drawn(("ln_ih", "ln_hh"), 4 * H, 1) | drawn(("ln_c",), H, 1) | drawn(("b_c",), H)
+    gone = {"f=1-i": 1, "i=1-f": 0}.get(options.coupled)
+    for name, array in arrays.items():
+        if gone is not None and len(array) == 4 * H and name != "w_hr":
+            array[gone * H : (gone + 1) * H] = 0
+    if peephole and gone is not None:
+        arrays[("w_ci", "w_cf")[gone]][:] = 0
+    return dataclasses.replace(cell, options=options, **arrays)
 
 
 GUARD = 12345.0

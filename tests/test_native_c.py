@@ -20,9 +20,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gradients import assert_within, cells_of, go_back, roundings, spread, values_of
-from support import Work, draw, tolerance
+from support import FUNCTIONS, Work, draw, tolerance, with_options
 
 from fastlstm.engines import _numpy
+from fastlstm.engines.contract import ACTIVATIONS, Noise
 from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -104,24 +105,113 @@ def run_bits(command, dtype, arrays, shapes):
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def head_of(work, h, batch_sizes, threads, reverse, every):
-    """What the program bits reads first; whether batch sizes follow is the last but one.
+def first_of(work, cell, h, batch_sizes, threads, reverse, every, noise=()):
+    """What the program bits reads before any array: a head, and options if the cell has some.
 
-    Sequences of one length come without them.
+    Sequences of one length come without batch sizes; `RAGGED` is where the head says so.
     """
     sizes = [h.itemsize, work.layers, work.directions, work.I, work.H, h.shape[2]]
     call = [len(batch_sizes), h.shape[1], threads, reverse, np.ptp(work.lengths) > 0, every]
-    return np.array(sizes + call, np.int64)
+    drawn = sum(1 << k for k, array in enumerate(noise[0] if noise else ()) if array is not None)
+    more = [not cell.is_plain, cell.w_ci is not None, drawn]
+    o = cell.options
+    values = [o.gate_clip, o.cell_clip, o.proj_clip, ["", "f=1-i", "i=1-f"].index(o.coupled)]
+    for name, *numbers in (o.gate, o.cell, o.output):
+        values += [ACTIVATIONS.index(name), *numbers]
+    values += [["", "tflite", "haste"].index(o.layer_norm), o.zoneout_h, o.zoneout_c]
+    head = np.array(sizes + call + more, np.int64)
+    return [head] if cell.is_plain else [head, np.array(values, np.float64)]
+
+
+RAGGED = 10
 
 
 def run_in_c(command, call):
     """y, h, c of the program bits."""
     cells, batch_sizes, x, h, c = call.arrays()
-    head = head_of(call.work, h, batch_sizes, call.threads, call.reverse, -1)
-    arrays = [head, *(a for cell in cells for a in cell.arrays().values())]
-    arrays += [batch_sizes.astype(np.int64)] * bool(head[-2]) + [x, h, c]
+    first = first_of(call.work, cells[0], h, batch_sizes, call.threads, call.reverse, -1)
+    arrays = [*first, *(a for cell in cells for a in cell.arrays().values())]
+    arrays += [batch_sizes.astype(np.int64)] * bool(first[0][RAGGED]) + [x, h, c]
     shapes = (len(x), call.work.directions * h.shape[2]), h.shape, c.shape
     return run_bits(command, call.work.dtype, arrays, shapes)
+
+
+# one layer with options, recorded: a work, threads, the options, the fields of its noise
+OPTIONS = {
+    "peepholes": (
+        Work((4, 4, 2, 1), 7, 33, directions=2), 1, {"peephole": True, "gate_clip": 0.8}, (),
+    ),
+    "activations": (
+        Work((5, 3), 4, 17, dtype="float64"), 1,
+        {"gate": FUNCTIONS["softplus"], "cell": FUNCTIONS["elu"], "output": FUNCTIONS["softsign"],
+         "coupled": "f=1-i", "cell_clip": 0.7}, (),
+    ),
+    "tflite": (Work((6, 6, 5, 1), 9, 35), 1, {"layer_norm": "tflite", "peephole": True}, ()),
+    "haste": (
+        Work((9, 2, 2), 5, 40, directions=2), 1,
+        {"layer_norm": "haste", "peephole": True, "coupled": "i=1-f"}, (),
+    ),
+    "alone": (Work((150,), 20, 70), 1, {"peephole": True, "zoneout_h": 0.3, "zoneout_c": 0.1}, ()),
+    "alone_haste": (Work((70,), 20, 70), 1, {"layer_norm": "haste"}, ()),
+    "projection": (
+        Work((4, 4, 2, 1), 7, 70, 65), 1, {"proj_clip": 0.2, "zoneout_h": 0.3},
+        ("h", "zone_h", "zone_c"),
+    ),
+    "noise": (Work((7, 7, 3), 5, 19, directions=2), 1, {}, ("h", "zone_c")),
+    "threads_units": (
+        Work((9, 7, 2), 64, 256), 3, {"layer_norm": "tflite", "zoneout_c": 0.2}, ("h", "zone_h"),
+    ),
+    "threads_rows": (Work((60,) * 16, 32, 64), 2, {"layer_norm": "haste"}, ("h", "zone_c")),
+}  # fmt: skip
+
+
+def with_noise(name):
+    """(cells, batch sizes, x, h, c, noise) of a case of `OPTIONS`."""
+    work, _, options, fields = OPTIONS[name]
+    cells, x, h, c = draw(work)
+    cells = [with_options(cell, **options) for cell in cells]
+    rng, sizes = np.random.default_rng(1), batch_sizes_of(np.array(work.lengths))
+    shapes = {"h": h.shape[1:], "zone_h": (len(x), h.shape[2]), "zone_c": (len(x), c.shape[2])}
+    noise = [
+        Noise(**{n: (rng.random(shapes[n]) < 0.4).astype(work.dtype) for n in fields})
+        for _ in cells
+    ]
+    return cells, sizes, x, h, c, noise if fields else ()
+
+
+def record(engine, cells, sizes, x, h, c, noise, threads=1):
+    """y, h and c of a recorded run, and for each direction the gates and cells."""
+    stack, y = (
+        engine.Stack(cells, len(cells)),
+        np.full((len(x), h.size // h.shape[1]), np.nan, x.dtype),
+    )
+    h, c = h.copy(), c.copy()
+    tape = stack.record(x, sizes, h, c, y, threads, noise=noise or None)
+    return [y, h, c, *(array for pair in stack.saved(tape) for array in pair)]
+
+
+def in_float64(cells, sizes, x, h, c, noise):
+    """Those arguments in float64."""
+    cells = [cell.map(lambda a: a.astype(float)) for cell in cells]
+    noise = [Noise(*(None if a is None else a.astype(float) for a in one)) for one in noise]
+    return cells, sizes, x.astype(float), h.astype(float), c.astype(float), noise
+
+
+@functools.cache
+def truth_of_options(name):
+    """(`_numpy`'s results in float64, how far each moves) of a case; see `gradients.spread`."""
+    cells, sizes, x, h, c, noise = in_float64(*with_noise(name))
+    values = {f"{n}{k}": a for k, cell in enumerate(cells) for n, a in cell.arrays().items()}
+
+    def results(given):
+        moved = [
+            dataclasses.replace(cell, **{n: given[f"{n}{k}"] for n in cell.arrays()})
+            for k, cell in enumerate(cells)
+        ]
+        got = record(_numpy, moved, sizes, *(given[n] for n in "xhc"), noise)
+        return dict(enumerate(got))
+
+    return spread(results, values | {"x": x, "h": h, "c": c})
 
 
 # the way back: a work, how many threads, `every` of its tape
@@ -145,9 +235,9 @@ def back_in_c(command, work, values, threads, every):
     sizes = batch_sizes_of(np.array(work.lengths))
     cells = enumerate(cells_of(work, values))
     names = [f"{name}{k}" for k, cell in cells for name in cell.arrays()]
-    head = head_of(work, values["h"], sizes, threads, False, every)
-    arrays = [head, *(values[name] for name in names)]
-    arrays += [sizes.astype(np.int64)] * bool(head[-2])
+    first = first_of(work, cells_of(work, values)[0], values["h"], sizes, threads, False, every)
+    arrays = [*first, *(values[name] for name in names)]
+    arrays += [sizes.astype(np.int64)] * bool(first[0][RAGGED])
     arrays += [values[name] for name in ("x", "h", "c", "dy", "dh", "dc")]
     like = {"y": "dy", "h": "h", "c": "c", "dx": "x", "dh": "h", "dc": "c"}
     like |= {f"d{name}": name for name in names}
@@ -234,6 +324,27 @@ def test_bits(build, native, level, compiler, isa, name):
     if isa != "baseline" and native.describe()["instruction_set"] != "baseline":
         for part, expected in zip(got, run_in_python(native, call, work.dtype), strict=True):
             assert part.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("compiler, isa", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_bits_of_options(build, native, level, compiler, isa, name):
+    """With options, a recorded run, its gates and cells are right, and everywhere the same bits."""
+    work, threads, _, _ = OPTIONS[name]
+    cells, sizes, x, h, c, noise = with_noise(name)
+    first = first_of(work, cells[0], h, sizes, threads, False, -2, noise)
+    arrays = [*first, *(a for cell in cells for a in cell.arrays().values())]
+    arrays += [sizes.astype(np.int64)] * bool(first[0][RAGGED]) + [x, h, c]
+    arrays += [a for one in noise for a in one if a is not None]
+    expected, moves = truth_of_options(name)
+    shapes = [a.shape for a in expected.values()]
+    got = run_bits([*build(compiler, "bits", level), isa], work.dtype, arrays, shapes)
+    count = roundings("native", max(work.I + h.shape[2] + 1, work.H))
+    assert_within(dict(enumerate(got)), expected, moves, count, work.dtype)
+    if isa != "baseline" and native.describe()["instruction_set"] != "baseline":
+        for part, same in zip(got, record(native, cells, sizes, x, h, c, noise), strict=True):
+            assert part.tobytes() == same.tobytes()
 
 
 @pytest.mark.parametrize("name", BACK)

@@ -1,12 +1,15 @@
 /* One call of the C API, without Python: reads a case from its input, writes y, h and c; then, if
-asked to, goes back and writes dx, dh, dc and, for each direction, dw_ih, dw_hh, db and dw_hr.
+asked to, goes back and writes dx, dh, dc and, for each direction, the gradients of the arrays of the case,
+or writes the gates and cells of each direction.
 
     bits ISA <case >results
 
-The case: twelve int64 (itemsize, layers, directions, I, H, P, T, B, threads, reverse, whether batch
-sizes follow, and the checkpoint_interval of the tape, or -1 if it does not go back); for each layer
-and direction w_ih, w_hh, b and, if P < H, w_hr; batch sizes, T int64; x; h; c; if it goes back, dy; dh;
-dc. Rows lie side by side. */
+The case: fifteen int64 (itemsize, layers, directions, I, H, P, T, B, threads, reverse, whether batch
+sizes follow, the checkpoint_interval of the tape, or -1 if nothing is recorded, or -2 if gates and cells are
+written; whether options follow, whether there are peepholes, which noise there is: 1 for h, 2 for zone_h and 4
+for zone_c, added); the options, sixteen doubles in the order of fl_options; for each layer and direction the
+arrays that fl_arrays has, in its order; batch sizes, T int64; x; h; c; for each direction the noise; if it
+goes back, dy; dh; dc. Rows lie side by side. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,9 +45,56 @@ static void give(const void *values, int64_t count, size_t size)
         abort();
 }
 
+enum {
+    ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, INTERVAL, OPTIONS, PEEPHOLES, NOISE, HEAD
+};
+
+static fl_options take_options(void)
+{
+    const double *given = take(16, sizeof *given);
+    const fl_options options = {
+        .gate_clip = given[0], .cell_clip = given[1], .proj_clip = given[2], .coupled = (int32_t)given[3],
+        .gate = {(int32_t)given[4], given[5], given[6]}, .cell = {(int32_t)given[7], given[8], given[9]},
+        .output = {(int32_t)given[10], given[11], given[12]}, .layer_norm = (int32_t)given[13],
+        .zoneout_h = given[14], .zoneout_c = given[15],
+    };
+    return options;
+}
+
+/* The arrays of a cell with so many inputs, in the order in which they stand in the input, and how many numbers each
+has: 0 if it is not there. Return how many arrays there may be. */
+static int arrays_of(const int64_t *head, const fl_options *options, int64_t inputs, fl_arrays *arrays,
+                     void **places[], int64_t counts[])
+{
+    const int64_t h = head[H], p = head[P];
+    const int norm = options ? options->layer_norm : 0;
+    const struct {
+        void **place;
+        int64_t count;
+    } all[] = {
+        {&arrays->w_ih, 4 * h * inputs},
+        {&arrays->w_hh, 4 * h * p},
+        {&arrays->b, 4 * h},
+        {&arrays->w_hr, p < h ? p * h : 0},
+        {&arrays->w_ci, head[PEEPHOLES] ? h : 0},
+        {&arrays->w_cf, head[PEEPHOLES] ? h : 0},
+        {&arrays->w_co, head[PEEPHOLES] ? h : 0},
+        {&arrays->ln, norm == FL_NORM_GATES ? 4 * h : 0},
+        {&arrays->ln_ih, norm == FL_NORM_SUMS ? 4 * h : 0},
+        {&arrays->ln_hh, norm == FL_NORM_SUMS ? 4 * h : 0},
+        {&arrays->ln_c, norm == FL_NORM_SUMS ? h : 0},
+        {&arrays->b_c, norm == FL_NORM_SUMS ? h : 0},
+    };
+    const int count = sizeof all / sizeof *all;
+    for (int n = 0; n < count; n++) {
+        places[n] = all[n].place;
+        counts[n] = all[n].count;
+    }
+    return count;
+}
+
 int main(int argc, char **argv)
 {
-    enum { ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, INTERVAL, HEAD };
     int isa = fl_isa(argc > 1 ? argv[1] : NULL);
     if (isa < 0)
         return 2;
@@ -52,18 +102,26 @@ int main(int argc, char **argv)
     const int64_t wide = head[DIRECTIONS] * head[P], cells = head[LAYERS] * head[DIRECTIONS];
     const int64_t of_h = cells * head[B] * head[P], of_c = cells * head[B] * head[H];
     const size_t size = head[ITEMSIZE];
-    const int back = head[INTERVAL] >= 0;
+    const int back = head[INTERVAL] >= 0, saved = head[INTERVAL] == -2;
+    fl_options options;
+    if (head[OPTIONS])
+        options = take_options();
     const fl_shape shape = {
         .itemsize = (int32_t)size, .layers = (int32_t)head[LAYERS],
         .directions = (int32_t)head[DIRECTIONS],
         .input = head[I], .hidden = head[H], .output = head[P], .back = back,
+        .options = head[OPTIONS] ? &options : NULL,
     };
     fl_arrays *parameters = allocate(cells * sizeof *parameters);
+    memset(parameters, 0, cells * sizeof *parameters);
+    void **places[16];
+    int64_t counts[16];
     for (int64_t k = 0; k < cells; k++) { /* one after the other, as they stand in the input */
-        parameters[k].w_ih = take(4 * head[H] * (k < head[DIRECTIONS] ? head[I] : wide), size);
-        parameters[k].w_hh = take(4 * head[H] * head[P], size);
-        parameters[k].b = take(4 * head[H], size);
-        parameters[k].w_hr = head[P] < head[H] ? take(head[P] * head[H], size) : NULL;
+        const int64_t inputs = k < head[DIRECTIONS] ? head[I] : wide;
+        const int arrays = arrays_of(head, shape.options, inputs, &parameters[k], places, counts);
+        for (int n = 0; n < arrays; n++)
+            if (counts[n])
+                *places[n] = take(counts[n], size);
     }
     fl_call call = {
         .steps = head[T], .batch = head[B], .threads = (int32_t)head[THREADS],
@@ -81,10 +139,21 @@ int main(int argc, char **argv)
     call.h = take(of_h, size);
     call.c = take(of_c, size);
     call.y = allocate(rows * wide * size);
+    fl_noise noise[2] = {{0}};
+    for (int64_t k = 0; k < head[DIRECTIONS]; k++) {
+        if (head[NOISE] & 1)
+            noise[k].h = take(head[B] * head[P], size);
+        if (head[NOISE] & 2)
+            noise[k].zone_h = take(rows * head[P], size);
+        if (head[NOISE] & 4)
+            noise[k].zone_c = take(rows * head[H], size);
+    }
+    if (head[NOISE])
+        call.noise = noise;
 
     fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
-    if (back) {
-        call.checkpoint_interval = head[INTERVAL];
+    if (back || saved) {
+        call.checkpoint_interval = back ? head[INTERVAL] : 0;
         call.tape = allocate(fl_tape_bytes(stack, &call));
     }
     call.scratch = allocate(fl_scratch_bytes(stack, &call));
@@ -92,6 +161,12 @@ int main(int argc, char **argv)
     give(call.y, rows * wide, size);
     give(call.h, of_h, size);
     give(call.c, of_c, size);
+    for (int direction = 0; saved && direction < head[DIRECTIONS]; direction++) {
+        void *gates = allocate(rows * 4 * head[H] * size), *states = allocate(rows * head[H] * size);
+        fl_saved(stack, &call, direction, gates, states);
+        give(gates, rows * 4 * head[H], size);
+        give(states, rows * head[H], size);
+    }
     if (!back)
         return 0;
 
@@ -101,14 +176,13 @@ int main(int argc, char **argv)
     way.dc = take(of_c, size);
     way.dx = allocate(rows * head[I] * size);
     fl_arrays *dw = allocate(cells * sizeof *dw);
-    const int64_t of_w_hr = head[P] < head[H] ? head[P] * head[H] : 0;
-    for (int64_t k = 0; k < cells; k++)
-        dw[k] = (fl_arrays){
-            .w_ih = zeros(4 * head[H] * head[I], size),
-            .w_hh = zeros(4 * head[H] * head[P], size),
-            .b = zeros(4 * head[H], size),
-            .w_hr = of_w_hr ? zeros(of_w_hr, size) : NULL,
-        };
+    memset(dw, 0, cells * sizeof *dw);
+    for (int64_t k = 0; k < cells; k++) {
+        const int arrays = arrays_of(head, shape.options, head[I], &dw[k], places, counts);
+        for (int n = 0; n < arrays; n++)
+            if (counts[n])
+                *places[n] = zeros(counts[n], size);
+    }
     way.dw = dw;
     way.scratch = allocate(fl_back_scratch_bytes(stack, &way));
     fl_back(stack, &way);
@@ -116,10 +190,9 @@ int main(int argc, char **argv)
     give(way.dh, of_h, size);
     give(way.dc, of_c, size);
     for (int64_t k = 0; k < cells; k++) {
-        give(dw[k].w_ih, 4 * head[H] * head[I], size);
-        give(dw[k].w_hh, 4 * head[H] * head[P], size);
-        give(dw[k].b, 4 * head[H], size);
-        give(dw[k].w_hr, of_w_hr, size);
+        const int arrays = arrays_of(head, shape.options, head[I], &dw[k], places, counts);
+        for (int n = 0; n < arrays; n++)
+            give(*places[n], counts[n], size);
     }
     return 0;
 }
