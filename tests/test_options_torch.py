@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import reference
-from gradients import assert_within, roundings, spread
+from gradients import Problem, assert_within, make_problem, roundings, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Draws, torch
 from saboteurs import edited
 
+import fastlstm
 from fastlstm.engines import _numpy, load
 from fastlstm.engines.contract import Activation, Cell, Noise, Options
 from fastlstm.sequences.packing import batch_sizes_of
@@ -310,6 +311,188 @@ def test_options_in_pairs_and_triples(engine, names, sizes):
 @given(names=CHOICES, sizes=SIZES)
 def test_many_pairs_and_triples(engine, names, sizes):
     assert_agrees(load(engine), engine, together(names, **sizes))
+
+
+# ---- whole layers ---------------------------------------------------------------------------
+
+PARAMETERS = {"affine": 2, "scaled_tanh": 2, "hard_sigmoid": 2, "leaky_relu": 1, "elu": 1,
+              "thresholded_relu": 1}  # fmt: skip
+FIELDS = {
+    "weight_ih": "w_ih", "weight_hh": "w_hh", "weight_hr": "w_hr", "weight_ci": "w_ci",
+    "weight_cf": "w_cf", "weight_co": "w_co", "weight_ln": "ln", "weight_ln_ih": "ln_ih",
+    "weight_ln_hh": "ln_hh", "weight_ln_c": "ln_c", "bias_ln_c": "b_c",
+}  # fmt: skip
+
+
+class Layers(NamedTuple):
+    """An LSTM with the options of a setting, whose sizes and directions it has, and a call."""
+
+    setting: Setting
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    mode: str = "lengths"  # or "padded", "packed"
+    lengths: tuple[int, ...] = (2, 4, 3)
+
+    def make(self, engine: str, dtype: str) -> fastlstm.LSTM:
+        """Return the layer, in evaluation."""
+        setting, options = self.setting, self.setting.options
+
+        def bound(value: float) -> float | None:
+            return None if math.isinf(value) else value
+
+        def function(activation: Activation) -> Any:
+            name = activation.name
+            return activation[: 1 + PARAMETERS[name]] if name in PARAMETERS else name
+
+        return fastlstm.LSTM(
+            I,
+            setting.H,
+            self.num_layers,
+            self.bias,
+            self.batch_first,
+            bidirectional=setting.directions == 2,
+            reverse=setting.reverse,
+            proj_size=setting.P or 0,
+            peephole=setting.peephole,
+            coupled=options.coupled or None,
+            gate_clip=bound(options.gate_clip),
+            cell_clip=bound(options.cell_clip),
+            proj_clip=bound(options.proj_clip),
+            gate_activation=function(options.gate),
+            cell_activation=function(options.cell),
+            output_activation=function(options.output),
+            layer_norm=options.layer_norm or None,
+            zoneout=(options.zoneout_h, options.zoneout_c),
+            engine=engine,
+            dtype=dtype,
+        ).eval()
+
+    def problem(self) -> Problem:
+        """Draw all that goes into the layer, its parameters too."""
+        setting, (T, B) = self.setting, (max(self.lengths), len(self.lengths))
+        cells = self.num_layers * setting.directions
+        states = (cells, B, setting.P or setting.H), (cells, B, setting.H)
+        shape = (B, T, I) if self.batch_first else (T, B, I)
+        rng = np.random.default_rng(setting.seed)
+        options: dict[str, Any] = {} if self.mode == "padded" else {"lengths": [*self.lengths]}
+        if self.mode == "packed":
+            options["packed"] = True
+        problem = make_problem(self.make, rng.standard_normal(shape), states, **options)
+        moved = {
+            name: value + 0.4 * rng.standard_normal(value.shape)
+            for name, value in problem.arrays.items()
+            if name.startswith(("weight", "bias"))
+        }
+        return problem._replace(arrays=problem.arrays | moved)
+
+    def by_torch(self, problem: Problem, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return outputs, as "out0" and so on, and gradients by the names of what they are of."""
+        leaves = {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
+        x = leaves["x"].transpose(0, 1) if self.batch_first else leaves["x"]
+        lengths = [len(x)] * len(self.lengths) if self.mode == "padded" else [*self.lengths]
+        finals, d = [], self.setting.directions
+        for layer in range(self.num_layers):
+            sides = []
+            for k in range(d):
+                w = self.weights(leaves, f"_l{layer}" + ("_reverse" if k else ""))
+                states = leaves["h_0"][layer * d + k], leaves["c_0"][layer * d + k]
+                backward = backward_of(self.setting, k)
+                options = self.setting.options
+                result = reference.run(w, options, x, lengths, *states, backward)
+                sides.append(result.y)
+                finals.append((result.h, result.c))
+            x = torch.cat(sides, dim=2)
+        y = x.transpose(0, 1) if self.batch_first else x
+        if self.mode == "packed":
+            pack = torch.nn.utils.rnn.pack_padded_sequence
+            y = pack(x, lengths, enforce_sorted=False).data
+        outputs = [y, *map(torch.stack, zip(*finals, strict=True))]
+        sum((v * leaves[f"d{k}"].detach()).sum() for k, v in enumerate(outputs)).backward()
+        got = {f"out{k}": value.detach().numpy() for k, value in enumerate(outputs)}
+        return got | {
+            name: (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).numpy()
+            for name, leaf in leaves.items()
+            if name not in {"d0", "d1", "d2"}
+        }
+
+    def weights(self, leaves: dict[str, Any], end: str) -> dict[str, Any]:
+        """Return one direction's arrays as `reference` has them, with four gates."""
+        gone = {"f=1-i": 1, "i=1-f": 0}.get(self.setting.options.coupled)
+
+        def whole(name: str) -> Any:
+            array = leaves[name + end]
+            if gone is None or len(array) != 3 * self.setting.H:
+                return array
+            parts = [*array.split(self.setting.H)]
+            parts.insert(gone, torch.full_like(parts[0], math.nan))  # never to be looked at
+            return torch.cat(parts)
+
+        w = {field: whole(name) for name, field in FIELDS.items() if name + end in leaves}
+        w["b"] = (
+            whole("bias_ih") + whole("bias_hh")
+            if self.bias
+            else torch.zeros(4 * self.setting.H, dtype=torch.float64)
+        )
+        return w
+
+
+@functools.lru_cache(maxsize=200)  # the engines share what torch gives
+def layers_truth(layers: Layers) -> tuple[Any, ...]:
+    """Return the problem, what torch makes of it, and how far each result may move."""
+    problem = layers.problem()
+    return problem, *spread(functools.partial(layers.by_torch, problem), problem.arrays)
+
+
+def assert_layers_agree(layers: Layers, engine: str) -> None:
+    """Assert that outputs and gradients of the layer are torch's."""
+    problem, expected, moves = layers_truth(layers)
+    got = {f"out{k}": v for k, v in enumerate(problem.outputs(problem.arrays, engine))}
+    got |= problem.gradients(engine=engine)
+    setting, count = layers.setting, layers.num_layers
+    terms = max(2 * setting.H + I + 1, 4 * setting.H, sum(layers.lengths))
+    assert_within(got, expected, moves, count * roundings(engine, terms), "float64")
+
+
+QUIET = [name for name in CHANGES if not name.startswith("noise")]  # what evaluation has
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_each_option_of_a_layer(engine, name):
+    """Names and shapes of the parameters, two biases, lengths in any order, two layers."""
+    setting = together([name])
+    assert_layers_agree(Layers(setting, num_layers=2), engine)
+
+
+LAYERS = st.fixed_dictionaries(
+    {
+        "num_layers": st.integers(1, 2),
+        "bias": st.booleans(),
+        "batch_first": st.booleans(),
+        "mode": st.sampled_from(["padded", "lengths", "packed"]),
+        "lengths": st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
+    }
+)
+
+
+def _layers(names: list[str], sizes: dict[str, Any], how: dict[str, Any]) -> Layers:
+    setting = together([name for name in names if name in QUIET], **sizes)
+    if setting.directions == 2:
+        setting = setting._replace(reverse=False)
+    return Layers(setting, **how)
+
+
+@settings(max_examples=8, deadline=None)
+@given(names=CHOICES, sizes=SIZES, how=LAYERS)
+def test_layers_with_options_together(engine, names, sizes, how):
+    assert_layers_agree(_layers(names, sizes, how), engine)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(names=CHOICES, sizes=SIZES, how=LAYERS)
+def test_many_layers_with_options_together(engine, names, sizes, how):
+    assert_layers_agree(_layers(names, sizes, how), engine)
 
 
 # ---- faults that must be found --------------------------------------------------------------
