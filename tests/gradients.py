@@ -18,7 +18,7 @@ from fastlstm.sequences.packing import batch_sizes_of
 
 
 def parts(value):
-    """The arrays in what a layer or a pullback returns: of (output, (h_n, c_n)) three."""
+    """The arrays in what a layer or a pullback returns: of (output, (h_n, c_n)) three or more."""
     if hasattr(value, "batch_sizes"):
         return [value.data]
     return [part for v in value for part in parts(v)] if isinstance(value, tuple) else [value]
@@ -30,7 +30,8 @@ class Problem(NamedTuple):
     `make(engine, dtype)` gives the layer, the same one every time. `arrays` has the input as "x",
     states as "h_0" and "c_0", the gradients of the outputs as "d0", "d1", ..., and the parameters
     under their names. `options` are the run's; "packed": the input becomes a pack of its `lengths`;
-    "hx": False runs `vjp` without the states, which are zeros then.
+    "hx": False runs `vjp` without the states, which are zeros then. Without states in `arrays` none
+    are ever given.
     """
 
     make: object
@@ -52,13 +53,18 @@ class Problem(NamedTuple):
             arguments = arguments[:1]
         y, pullback = layer.vjp(*arguments, **options)
         d = [arrays[f"d{k}"].astype(dtype) for k in range(len(parts(y)))]
-        d = (d[0], d[1:]) if len(d) == 3 else (d,) if len(d) == 2 else d
+        if len(d) > 3:  # states of layers of different widths
+            half = 1 + len(d) // 2
+            d = d[0], (d[1:half], d[half:])
+        else:
+            d = (d[0], d[1:]) if len(d) == 3 else (d,) if len(d) == 2 else d
         got = pullback(*d)
         if "packed" in self.options:
             dx, states = got
             got = fastlstm.pad_packed_sequence(dx, layer.batch_first)[0], states
         named = zip(("x", "h_0", "c_0"), parts(got), strict=False)
-        return {name: g for name, g in named if g is not None} | layer.grads
+        known = {name: g for name, g in named if g is not None and name in arrays}
+        return known | layer.grads
 
     def ready(self, arrays, engine, dtype):
         """(the layer with these parameters, the arguments of a run, its keywords)."""
