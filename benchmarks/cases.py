@@ -6,9 +6,27 @@ Legend, as everywhere in fastlstm: T steps, B sequences, I input size, H hidden 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+# What the names of options stand for, as arguments of `fastlstm.LSTM`. The gates' activations take
+# values with a standard deviation of 0.6, so some are clipped at 2, and some lie beyond the bends
+# of the hard sigmoid at +-2.5. So few lie beside a bend that rounding moves none across it, where
+# its gradient would be another one.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "peephole": {"peephole": True},
+    "clip": {"gate_clip": 2.0},
+    "coupled": {"coupled": "f=1-i"},
+    "hard": {
+        "gate_activation": "hard_sigmoid",
+        "cell_activation": "softsign",
+        "output_activation": "softsign",
+    },
+    "tflite": {"layer_norm": "tflite"},
+    "haste": {"layer_norm": "haste"},
+    "zoneout": {"zoneout": 0.1},
+}
 
 
 class Case(NamedTuple):
@@ -16,8 +34,11 @@ class Case(NamedTuple):
 
     T = 1 is a single step of a live stream: each call begins with the state of the call before.
     With `shortest`, lengths are uniform in [shortest, T], drawn by `seed`, and one of them is T.
+    `options` are names of `ARGUMENTS`. With `cells` all cell states are asked for, and each
+    sequence begins anew at `resets` of its steps, drawn by `seed`.
     `bar` is the ratio of the best peer's time to ours that the first engine of the table must
-    reach, and `peak_bar` the least share of the multiply-add peak.
+    reach, and `peak_bar` the least share of the multiply-add peak. `plain_bar` is the most times
+    that a cell with options may take as long as the plain one.
     """
 
     T: int
@@ -30,8 +51,12 @@ class Case(NamedTuple):
     proj_size: int = 0
     shortest: int | None = None
     seed: int = 0
+    options: tuple[str, ...] = ()
+    cells: bool = False
+    resets: int = 0
     bar: float | None = None
     peak_bar: float | None = None
+    plain_bar: float | None = None
 
     @property
     def name(self) -> str:
@@ -44,6 +69,12 @@ class Case(NamedTuple):
             parts.append(self.dtype)
         if self.proj_size:
             parts.append(f"proj{self.proj_size}")
+        if self.options:
+            parts.append("+".join(self.options))
+        if self.cells:
+            parts.append("cells")
+        if self.resets:
+            parts.append(f"resets{self.resets}")
         return ",".join(map(str, parts))
 
     @property
@@ -63,6 +94,26 @@ class Case(NamedTuple):
         lengths = np.random.default_rng(self.seed).integers(self.shortest, self.T + 1, self.B)
         lengths[0] = self.T
         return lengths
+
+    @property
+    def reset(self) -> np.ndarray | None:
+        """Where sequences begin anew, of shape (T, B); never at step 0. None if nowhere."""
+        if not self.resets:
+            return None
+        rng, reset = np.random.default_rng(self.seed), np.zeros((self.T, self.B), bool)
+        for b in range(self.B):
+            reset[1 + rng.choice(self.T - 1, self.resets, replace=False), b] = True
+        return reset
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `fastlstm.LSTM` that the options stand for."""
+        return {k: value for name in self.options for k, value in ARGUMENTS[name].items()}
+
+    @property
+    def gates(self) -> str:
+        """The gates that have rows in the weights, in turn."""
+        return "igo" if "coupled" in self.options else "ifgo"
 
     @property
     def output_size(self) -> int:
@@ -91,18 +142,32 @@ class Case(NamedTuple):
         return 2 * int(self.lengths.sum()) * sum(map(sum, self.layer_work))
 
     def draw(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return weights from U(+-1/sqrt(H)) by torch's names, and x (T, B, I) from N(0, 1)."""
+        """Return weights from U(+-1/sqrt(H)) by torch's names, and x (T, B, I) from N(0, 1).
+
+        To the gains of a normalisation 1 is added, but 0.1 to those of W h: with 1 the recurrence
+        would be chaotic, and rounding errors would grow a thousandfold over the steps.
+        """
         rng = np.random.default_rng(0)
         H, P, bound = self.H, self.output_size, 1 / np.sqrt(self.H)
-        shapes = {}
+        rows, shapes = len(self.gates) * H, {}
         for k in range(self.layers):
             for suffix in (f"_l{k}", f"_l{k}_reverse")[: self.directions]:
-                shapes["weight_ih" + suffix] = (4 * H, self.input_size(k))
-                shapes["weight_hh" + suffix] = (4 * H, P)
-                shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (4 * H,)
+                shapes["weight_ih" + suffix] = (rows, self.input_size(k))
+                shapes["weight_hh" + suffix] = (rows, P)
+                shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (rows,)
                 if self.proj_size:
                     shapes["weight_hr" + suffix] = (P, H)
+                if "peephole" in self.options:
+                    shapes |= {f"weight_c{g}{suffix}": (H,) for g in self.gates if g != "g"}
+                if "tflite" in self.options:
+                    shapes["weight_ln" + suffix] = (rows,)
+                if "haste" in self.options:
+                    shapes["weight_ln_ih" + suffix] = shapes["weight_ln_hh" + suffix] = (rows,)
+                    shapes["weight_ln_c" + suffix] = shapes["bias_ln_c" + suffix] = (H,)
         weights = {n: rng.uniform(-bound, bound, s).astype(self.dtype) for n, s in shapes.items()}
+        for name in weights:
+            if name.startswith("weight_ln"):
+                weights[name] += 0.1 if name.startswith("weight_ln_hh") else 1
         return weights, rng.standard_normal((self.T, self.B, self.I)).astype(self.dtype)
 
 
@@ -174,4 +239,24 @@ TRAINING = {
         "100-2000,16,40,128": 40,
         "100,32,256,256,float64": 2,
     }.items()
+}
+
+# The bars are onnxruntime's time over ours, and the most times that the options may take as long
+# as the plain cell. onnxruntime has neither layer normalisation nor zoneout.
+_NODE = "peephole", "clip", "coupled"
+_SIZES = Case(100, 32, 256, 256), Case(100, 1, 128, 128)
+_NODES = [("peephole",), ("clip",), ("coupled",), ("hard",), _NODE, (*_NODE, "hard")]
+_OURS = [("tflite",), ("haste",), ("zoneout",)]
+OPTIONS = {
+    case.name: case
+    for case in (
+        *(
+            size._replace(options=options, bar=bar, plain_bar=plain_bar)
+            for size, bar, plain_bar in zip(_SIZES, (1.2, 1.4), (1.15, 1.3), strict=True)
+            for options in _NODES
+        ),
+        *(size._replace(options=options) for size in _SIZES for options in _OURS),
+        Case(100, 32, 128, 128, cells=True, bar=5),
+        Case(128, 16, 128, 128, resets=4, bar=3),
+    )
 }

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastlstm
 
@@ -81,23 +81,52 @@ def in_turn(
     return times
 
 
-def made(
-    makers: dict[str, Callable[..., Contestant | None]],
-    names: Sequence[str],
-    drawn: Sequence[Any],
-    absent: dict[str, str],
-) -> dict[str, Contestant]:
-    """Make the contestants that take part in a case, with what was `drawn` for it.
+def timed(contestants: dict[str, Contestant], rounds: tuple[int, float]) -> dict[str, Any]:
+    """Time contestants in turn; return each one's blocks and their median, in seconds.
+
+    `rounds` says how many blocks there are, and how many seconds each takes.
+    """
+    times = in_turn(contestants, *rounds)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    return {"blocks": times, "seconds": medians}
+
+
+class Task(NamedTuple):
+    """What contestants do: how they are made, with what numbers, and what the right result is.
+
+    ``draw(case)`` returns all but the first argument of ``makers[name](case, ...)`` and
+    ``truth(case, ...)``; ``check(name, case, contestant, truth)`` returns the greatest error.
+    """
+
+    makers: dict[str, Callable[..., Contestant | None]]
+    draw: Callable[[Case], Sequence[Any]]
+    truth: Callable[..., Any]
+    check: Callable[[str, Case, Contestant, Any], float]
+
+
+RUN = Task({**CONTESTANTS, **ONE_THREAD}, Case.draw, truth, check)
+
+
+def checked(
+    task: Task, case: Case, names: Sequence[str], absent: dict[str, str]
+) -> tuple[dict[str, Contestant], dict[str, float]]:
+    """Make the contestants that take part in a case, and check them; return them and their errors.
 
     The names of missing libraries are added to `absent`, with the reason.
     """
+    drawn = case, *task.draw(case)
     contestants = {}
     for name in names:
         try:
-            contestants[name] = makers[name](*drawn)
+            made = task.makers[name](*drawn)
         except ImportError as error:
             absent[name] = str(error)
-    return {name: contestant for name, contestant in contestants.items() if contestant}
+        else:
+            if made:
+                contestants[name] = made
+    right = task.truth(*drawn)
+    errors = {name: task.check(name, case, one, right) for name, one in contestants.items()}
+    return contestants, errors
 
 
 def measure(
@@ -109,14 +138,9 @@ def measure(
 ) -> dict[str, Any]:
     """Check all contestants, then time them; return the case's entry in the results.
 
-    `rounds` says how many blocks there are, and how many seconds each takes; `made` says what
-    `absent` is.
+    `timed` says what `rounds` are, and `checked` what `absent` is.
     """
-    weights, x = case.draw()
-    contestants = made({**CONTESTANTS, **ONE_THREAD}, names, (case, weights, x), absent)
-    expected = truth(case, weights, x)
-    errors = {name: check(name, case, one, expected) for name, one in contestants.items()}
-    times = in_turn(contestants, *rounds)
+    contestants, errors = checked(RUN, case, names, absent)
     return {
         "name": case.name,
         "group": case.group,
@@ -127,8 +151,7 @@ def measure(
         "operations": case.operations,
         **limit.of(case, limits),
         "errors": errors,
-        "blocks": times,
-        "seconds": {name: statistics.median(taken) for name, taken in times.items()},
+        **timed(contestants, rounds),
     }
 
 
@@ -175,7 +198,7 @@ def versions() -> dict[str, str]:
 def command_line(
     prog: str, description: str, cases: Iterable[str], engines: Iterable[str]
 ) -> argparse.ArgumentParser:
-    """Return a parser of the options of `compare` and `train`; `engines` are the default."""
+    """Return a parser of what `compare`, `train` and `options` have; `engines` are the default."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description, parents=[COMMAND], allow_abbrev=False
     )

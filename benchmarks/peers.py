@@ -42,10 +42,10 @@ def fastlstm_layer(engine: str, case: Case, weights: Weights, num_threads: int) 
     """Return fastlstm's layer of the case with these weights."""
     lstm = fastlstm.LSTM(
         case.I, case.H, case.layers, bidirectional=case.directions == 2, proj_size=case.proj_size,
-        dtype=case.dtype, engine=engine, num_threads=num_threads,
+        dtype=case.dtype, engine=engine, num_threads=num_threads, **case.arguments,
     )  # fmt: skip
     lstm.load_state_dict(weights)
-    return lstm
+    return lstm.eval()
 
 
 def _fastlstm(
@@ -164,6 +164,26 @@ def _torch_cell(case: Case, weights: Weights, x: np.ndarray) -> Contestant | Non
 # ---- ONNX -----------------------------------------------------------------------------------
 
 
+_ONNX_FUNCTIONS = {
+    "sigmoid": "Sigmoid", "tanh": "Tanh", "hard_sigmoid": "HardSigmoid", "softsign": "Softsign",
+}  # fmt: skip
+
+
+def _onnx_attributes(case: Case) -> dict[str, Any]:
+    """Return the attributes of ONNX's operator that the case's options stand for."""
+    given, attributes = case.arguments, {}
+    if "gate_clip" in given:
+        attributes["clip"] = given["gate_clip"]
+    if "coupled" in given:
+        attributes["input_forget"] = 1
+    if "gate_activation" in given:
+        functions = [
+            _ONNX_FUNCTIONS[given[f"{of}_activation"]] for of in ("gate", "cell", "output")
+        ]
+        attributes["activations"] = functions * case.directions
+    return attributes
+
+
 def _onnx_model(case: Case, weights: Weights) -> bytes:
     """Return the same stack as an ONNX file, with y of the last layer and h, c of each as outputs.
 
@@ -176,6 +196,7 @@ def _onnx_model(case: Case, weights: Weights) -> bytes:
 
     inputs, outputs = [value("x", [case.T, case.B, case.I])], []
     optional = ["", "", ""]  # sequence_lens, initial_h, initial_c
+    attributes = _onnx_attributes(case)
     if case.shortest is not None:
         inputs.append(value("lengths", [case.B], TensorProto.INT32))
         optional[0] = "lengths"
@@ -184,28 +205,38 @@ def _onnx_model(case: Case, weights: Weights) -> bytes:
         optional[1:] = "h", "c"
     nodes, stored, below = [], [], "x"
 
-    def of_layer(k: int, name: str) -> np.ndarray:
-        suffixes = (f"_l{k}", f"_l{k}_reverse")[: case.directions]
-        # torch's gates i, f, g, o in ONNX's order i, o, f, g
-        gates = [weights[name + s].reshape(4, case.H, -1)[[0, 3, 1, 2]] for s in suffixes]
-        return np.stack(gates).reshape(case.directions, *weights[name + suffixes[0]].shape)
+    def of_direction(name: str, suffix: str) -> np.ndarray:
+        """Return torch's gates i, f, g, o in ONNX's order, which has rows for coupled ones too."""
+        gates = dict(
+            zip(case.gates, np.split(weights[name + suffix], len(case.gates)), strict=True)
+        )
+        return np.concatenate([gates.get(gate, np.zeros_like(gates["i"])) for gate in "iofg"])
+
+    def peepholes(suffix: str) -> np.ndarray:
+        nothing = np.zeros_like(weights["weight_ci" + suffix])
+        return np.concatenate([weights.get(f"weight_c{gate}{suffix}", nothing) for gate in "iof"])
 
     for k in range(case.layers):
-        bias = np.concatenate([of_layer(k, "bias_ih"), of_layer(k, "bias_hh")], axis=1)
-        for name, array in (
-            (f"W{k}", of_layer(k, "weight_ih")),
-            (f"R{k}", of_layer(k, "weight_hh")),
-            (f"B{k}", bias),
-        ):
-            stored.append(numpy_helper.from_array(array, name))
+        suffixes = (f"_l{k}", f"_l{k}_reverse")[: case.directions]
+        W, R, b_ih, b_hh = (
+            np.stack([of_direction(name, suffix) for suffix in suffixes])
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        parameters = {f"W{k}": W, f"R{k}": R, f"B{k}": np.concatenate([b_ih, b_hh], axis=1)}
+        further = []  # inputs after the initial states
+        if "peephole" in case.options:
+            parameters[f"P{k}"] = np.stack([peepholes(suffix) for suffix in suffixes])
+            further = [f"P{k}"]
+        stored += [numpy_helper.from_array(array, name) for name, array in parameters.items()]
         results = [f"y{k}", f"h{k}", f"c{k}"]
         nodes.append(
             helper.make_node(
                 "LSTM",
-                [below, f"W{k}", f"R{k}", f"B{k}", *optional],
+                [below, f"W{k}", f"R{k}", f"B{k}", *optional, *further],
                 results,
                 hidden_size=case.H,
                 direction=("forward", "bidirectional")[case.directions - 1],
+                **attributes,
             )  # fmt: skip
         )
         outputs += results[1:]
@@ -246,7 +277,8 @@ def _in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
 
 
 def _onnxruntime(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
-    if case.dtype != "float32" or case.proj_size:
+    unknown = {"tflite", "haste", "zoneout"} & {*case.options}
+    if case.dtype != "float32" or case.proj_size or unknown:
         return None
     import onnxruntime
 
@@ -333,16 +365,22 @@ CONTESTANTS = {**ENGINES, **PEERS}
 
 
 def truth(case: Case, weights: Weights, x: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return y, h_n and c_n by torch in float64, or by the NumPy engine if torch is missing."""
+    """Return y, h_n and c_n by torch in float64.
+
+    The NumPy engine takes its place if torch is missing, and in cases with options, which torch
+    does not have.
+    """
     doubled = {name: value.astype(np.float64) for name, value in weights.items()}
     repeat = STEPS_CHECKED if case.T == 1 else 1
     case, x = case._replace(T=case.T * repeat, dtype="float64"), np.repeat(x, repeat, axis=0)
     x = x.astype(np.float64)
     make = _torch_packed if case.shortest is not None else _torch_without_onednn
+    if case.options:
+        make = ENGINES["numpy"]
     try:
         contestant = make(case, doubled, x)
     except ImportError:
-        contestant = _fastlstm("numpy", case, doubled, x)
+        contestant = ENGINES["numpy"](case, doubled, x)
     with contestant.context():
         return contestant.read(contestant.run())
 

@@ -1,11 +1,11 @@
-"""The results of `compare` and of `train` as Markdown."""
+"""The results of `compare`, `train` and `options` as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-Results = dict[str, Any]  # what `compare` or `train` has measured, as their JSON files hold it
+Results = dict[str, Any]  # what `compare`, `train` or `options` has measured, as in its JSON file
 Entry = dict[str, Any]  # of one case, or of the program
 Row = dict[str, str]  # the cells of a table by the heads of their columns
 Drawn = dict[str, list[tuple[str, list[float | None], float | None]]]  # see `plots.ratios`
@@ -375,4 +375,97 @@ def training_ratios(results: Results) -> Drawn:
         drawn["Whole program, torch's time / ours"] = [
             ("1000x10x1", [program_ratio(results["program"]), *nothing], results["program"]["bar"])
         ]
+    return drawn
+
+
+# ---- options of the recurrence ------------------------------------------------------------------
+
+
+def of_plain(case: Entry, engine: str) -> float | None:
+    """Return an engine's time over that of its plain cell, or None if that is not measured."""
+    plain = case["seconds"].get(f"{engine}, plain")
+    return None if plain is None else case["seconds"][engine] / plain
+
+
+def _options_row(case: Entry, results: Results) -> Row:
+    engines, seconds, peers = results["engines"], case["seconds"], results["peers"]
+    row = {**_times(case, results), **_ratios(case, results, [case["against"]])}
+    if not any(peer in seconds for peer in peers):  # only the plain cell is there to compare with
+        row = _times(case, results)
+    elif case["bar"]:
+        value = ratio(case, engines[0], [case["against"]])
+        row["bar"] = "-" if value is None else f"{case['bar']:g} {_verdict(value, case['bar'])}"
+    if sum(peer in seconds for peer in peers) > 1:
+        row["ratio to best"] = _ratios(case, results, peers)[f"ratio {engines[0]}"]
+    for engine in engines:
+        times = of_plain(case, engine)
+        if times is not None:
+            row[f"{engine}, plain"] = _time(seconds[f"{engine}, plain"])
+            row[f"{engine} / plain"] = f"{times:.2f}"
+    if case["plain_bar"]:
+        verdict = _verdict(case["plain_bar"], of_plain(case, engines[0]))
+        row["at most"] = f"{case['plain_bar']:g} {verdict}"
+    return row
+
+
+def _options_verdicts(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, case and figures, verdict) of every bar of a run of `options`."""
+    first = results["engines"][0]
+    for case in results["cases"]:
+        value, bar = ratio(case, first, [case["against"]]), case["bar"]
+        if value is not None and bar is not None:
+            text = f"{case['name']} ({value:.2f} of {bar:g})"
+            yield f"ratio to {case['against']}", text, _verdict(value, bar)
+    for case in results["cases"]:
+        if bar := case["plain_bar"]:
+            times = of_plain(case, first)
+            text = f"{case['name']} ({times:.2f}, at most {bar:g})"
+            yield "time over the plain cell's", text, _verdict(bar, times)
+
+
+def options(results: Results) -> str:
+    """Return the results of `options`: a table for each part, and missed bars in words."""
+    first = results["engines"][0]
+    forward = [case for case in results["cases"] if not case["group"].endswith("back")]
+    back = [case for case in results["cases"] if case["group"].endswith("back")]
+    text = (
+        f"# Options of the recurrence, {title(results)}\n\n{_setting(results)}"
+        f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, in "
+        "turn. Ratio: the time of the first peer of a table / ours; above 1, ours is faster. Ratio "
+        f'to best: the same of {first} to the fastest peer (bold). "/ plain": an engine\'s time / '
+        "its time for the plain cell of the same sizes. Bars are "
+        f"{first}'s. All were checked first:"
+    )
+    if forward:
+        text += f" outputs, at most {_errors(forward)} from the truth in float64;"
+    if back:
+        text += f" gradients, at most {_errors(back)} of each one's greatest value."
+    text = text.rstrip(";.") + ".\n"
+    for group, members in groups(results):
+        text += f"\n## {group}\n\n" + _table([_options_row(case, results) for case in members])
+    return text + _missed(list(_options_verdicts(results))) + _absent(results)
+
+
+def options_ratios(results: Results) -> Drawn:
+    """Return what `plots.ratios` draws of a run of `options`."""
+    engines, drawn = results["engines"], {}
+    for group, cases in groups(results):
+        of_peer = [
+            (c["name"], [ratio(c, e, [c["against"]]) for e in engines], c["bar"])
+            for c in cases
+            if c["against"] in c["seconds"]
+        ]
+        if of_peer:
+            drawn[f"{group}: time of {cases[0]['against']} / ours"] = of_peer
+        of_plain_cell = [
+            (
+                c["name"],
+                [1 / of_plain(c, e) for e in engines],
+                c["plain_bar"] and 1 / c["plain_bar"],
+            )
+            for c in cases
+            if of_plain(c, engines[0]) is not None
+        ]
+        if of_plain_cell:
+            drawn[f"{group}: time of the plain cell / with options"] = of_plain_cell
     return drawn

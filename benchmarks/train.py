@@ -29,7 +29,7 @@ import numpy as np
 
 from . import machine, plots, report
 from .cases import TRAINING, Case
-from .compare import HERE, command_line, engines_there, in_turn, made, setting
+from .compare import HERE, Task, checked, command_line, engines_there, setting, timed
 from .peers import ENGINES, Contestant, Weights, fastlstm_layer, torch_layer, without_onednn
 
 DEFAULT_ENGINES = ("native", "numba")
@@ -74,17 +74,18 @@ def _fastlstm(
     """Make fastlstm's step. Weights count as changed, so that the time includes packing them."""
     lstm = fastlstm_layer(engine, case, weights, num_threads)
     lengths = case.lengths if case.shortest is not None else None
+    reset = case.reset
 
     def step() -> np.ndarray:
         lstm.changed()
         lstm.zero_grad()
-        _, pullback = lstm.vjp(x, lengths=lengths)
+        _, pullback = lstm.vjp(x, lengths=lengths, reset=reset)
         return pullback(dy)[0]
 
     return Contestant(step, lambda dx: {"x": dx, **lstm.grads})
 
 
-def _torch(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Contestant:
+def torch_step(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Contestant:
     """Make torch's step. It computes all padding of a ragged batch; the gradient is zero there."""
     torch, lstm = torch_layer(case, weights)
     x, dy = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
@@ -96,7 +97,7 @@ def _torch(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Conte
         y.backward(dy)
         return x.grad
 
-    return Contestant(step, functools.partial(_gradients, lstm))
+    return Contestant(step, functools.partial(gradients, lstm))
 
 
 def _torch_without_onednn(
@@ -104,17 +105,25 @@ def _torch_without_onednn(
 ) -> Contestant | None:
     if case.dtype != "float32":
         return None  # torch never uses oneDNN there
-    return _torch(case, weights, x, dy)._replace(context=without_onednn)
+    return torch_step(case, weights, x, dy)._replace(context=without_onednn)
 
 
 def _torch_packed(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Contestant | None:
-    """Make torch's step on sequences that are packed before the clock starts, and stay packed."""
     if case.shortest is None:
         return None
+    return torch_packed_step(case, weights, x, dy, case.lengths)
+
+
+def torch_packed_step(
+    case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray, lengths: np.ndarray
+) -> Contestant:
+    """Make torch's step on sequences that are packed before the clock starts, and stay packed."""
     torch, lstm = torch_layer(case, weights)
-    rnn, lengths = torch.nn.utils.rnn, torch.from_numpy(case.lengths)
+    rnn = torch.nn.utils.rnn
     packed, d_packed = (
-        rnn.pack_padded_sequence(torch.from_numpy(array), lengths, enforce_sorted=False)
+        rnn.pack_padded_sequence(
+            torch.from_numpy(array), torch.from_numpy(lengths), enforce_sorted=False
+        )
         for array in (x, dy)
     )
     packed.data.requires_grad_()
@@ -128,18 +137,18 @@ def _torch_packed(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -
 
     def read(d_data: Any) -> Weights:
         dx, _ = rnn.pad_packed_sequence(rnn.PackedSequence(d_data, *packed[1:]))
-        return _gradients(lstm, dx)
+        return gradients(lstm, dx)
 
     return Contestant(step, read)
 
 
-def _gradients(lstm: Any, dx: Any) -> Weights:
+def gradients(lstm: Any, dx: Any) -> Weights:
     """Return all gradients by name."""
     return {"x": dx.numpy(), **{name: p.grad.numpy() for name, p in lstm.named_parameters()}}
 
 
 PEERS = {
-    "torch": _torch,
+    "torch": torch_step,
     "torch without oneDNN": _torch_without_onednn,
     "torch packed": _torch_packed,
 }
@@ -151,11 +160,17 @@ CONTESTANTS = {
 
 
 def truth(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Weights:
-    """Return all gradients by torch in float64."""
-    weights = {name: value.astype(np.float64) for name, value in weights.items()}
-    drawn = case._replace(dtype="float64"), weights, x.astype(np.float64), dy.astype(np.float64)
-    contestant = _torch(*drawn)
+    """Return all gradients in float64, by torch, or by engine numpy with options of the cell."""
+    make = CONTESTANTS["numpy" if case.options else "torch"]
+    contestant = make(*doubled(case, weights, x, dy))
     return contestant.read(contestant.run())
+
+
+def doubled(case: Case, weights: Weights, *arrays: np.ndarray) -> tuple[Any, ...]:
+    """Return the same in float64."""
+    weights = {name: value.astype(np.float64) for name, value in weights.items()}
+    arrays = tuple(array.astype(np.float64) for array in arrays)
+    return case._replace(dtype="float64"), weights, *arrays
 
 
 def check(name: str, case: Case, contestant: Contestant, expected: Weights) -> float:
@@ -175,15 +190,14 @@ def check(name: str, case: Case, contestant: Contestant, expected: Weights) -> f
     return worst
 
 
+STEP = Task(CONTESTANTS, draw, truth, check)
+
+
 def measure(
     case: Case, names: Sequence[str], rounds: tuple[int, float], absent: dict[str, str]
 ) -> dict[str, Any]:
     """Check all contestants, then time them; return the case's entry in the results."""
-    drawn = case, *draw(case)
-    contestants = made(CONTESTANTS, names, drawn, absent)
-    expected = truth(*drawn)
-    errors = {name: check(name, case, one, expected) for name, one in contestants.items()}
-    times = in_turn(contestants, *rounds)
+    contestants, errors = checked(STEP, case, names, absent)
     return {
         "name": case.name,
         "group": case.group,
@@ -193,8 +207,7 @@ def measure(
         "threads_bar": THREADS_BAR if case.B >= 32 else None,
         "operations": 3 * case.operations,
         "errors": errors,
-        "blocks": times,
-        "seconds": {name: statistics.median(taken) for name, taken in times.items()},
+        **timed(contestants, rounds),
     }
 
 
