@@ -1,16 +1,16 @@
 """Every case for pytest-benchmark, a group for each case, to follow changes over time.
 
 ``python -m pytest -p benchmarks benchmarks --benchmark-only -k "numba and 256"`` runs some. The
-option -p pins the threads before any other module is imported. For ratios, use `benchmarks.compare`
-and `benchmarks.train`, which measure in turn.
+option -p pins the threads before any other module is imported. For ratios, use
+`benchmarks.compare`, `benchmarks.train` and `benchmarks.options`, which measure in turn.
 """
 
 import functools
 
 import pytest
 
-from . import train
-from .cases import CASES, TRAINING
+from . import options, train
+from .cases import CASES, OPTIONS, TRAINING
 from .peers import CONTESTANTS, check, truth
 
 
@@ -63,4 +63,37 @@ def test_training_step(benchmark, case, name):
     train.check(name, case, contestant, expected)
     benchmark.group = f"Training: {case.name}"
     benchmark.extra_info["operations"] = 3 * case.operations
+    benchmark(contestant.run)
+
+
+_PARTS = {
+    f"{case.name}-{part.group}": (case, part)
+    for case in OPTIONS.values()
+    for part in options.parts(case)
+}
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn_for_part(which):
+    case, part = _PARTS[which]
+    drawn = case, *part.task.draw(case)
+    return drawn, part.task.truth(*drawn)
+
+
+@pytest.mark.parametrize("name", train.DEFAULT_ENGINES)
+@pytest.mark.parametrize("which", _PARTS)
+@pytest.mark.benchmark(
+    min_rounds=5, max_time=0.3, disable_gc=True, warmup=True, warmup_iterations=1
+)
+def test_options(benchmark, which, name):
+    """Measure fastlstm alone, as in training."""
+    pytest.importorskip("torch")  # its cell states and gradients are the right ones
+    case, part = _PARTS[which]
+    drawn, expected = _drawn_for_part(which)
+    try:
+        contestant = part.task.makers[name](*drawn)
+    except ImportError as error:
+        pytest.skip(str(error))
+    part.task.check(name, case, contestant, expected)
+    benchmark.group = f"{part.group}: {case.name}"
     benchmark(contestant.run)
