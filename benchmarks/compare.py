@@ -24,7 +24,17 @@ import fastlstm
 
 from . import alone, limit, machine, plots, report
 from .cases import CASES, TWO_THREADS, Case
-from .peers import CONTESTANTS, ENGINES, ONE_THREAD, PEERS, TOLERANCE, Contestant, check, truth
+from .peers import (
+    CONTESTANTS,
+    ENGINES,
+    ONE_THREAD,
+    PEERS,
+    TOLERANCE,
+    Contestant,
+    Maker,
+    check,
+    truth,
+)
 
 HERE = pathlib.Path(__file__).parent
 LIBRARIES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
@@ -98,7 +108,7 @@ class Task(NamedTuple):
     ``truth(case, ...)``; ``check(name, case, contestant, truth)`` returns the greatest error.
     """
 
-    makers: dict[str, Callable[..., Contestant | None]]
+    makers: dict[str, Maker]
     draw: Callable[[Case], Sequence[Any]]
     truth: Callable[..., Any]
     check: Callable[[str, Case, Contestant, Any], float]

@@ -27,6 +27,7 @@ from .peers import (
     ENGINES,
     TOLERANCE,
     Contestant,
+    Maker,
     Weights,
     check,
     fastlstm_layer,
@@ -50,11 +51,11 @@ def _torch_cells(case: Case, weights: Weights, x: np.ndarray) -> Contestant:
     torch.set_num_threads(THREADS)
     cell = torch.nn.LSTMCell(case.I, case.H, dtype=getattr(torch, case.dtype))
     cell.load_state_dict({n.removesuffix("_l0"): torch.from_numpy(w) for n, w in weights.items()})
-    x = torch.from_numpy(x)
+    steps = torch.from_numpy(x)
 
     def run() -> tuple[Any, Any]:
         state, outputs, cells = None, [], []
-        for step in x:
+        for step in steps:
             state = cell(step, state)
             outputs.append(state[0])
             cells.append(state[1])
@@ -79,6 +80,7 @@ def _true_cells(case: Case, weights: Weights, x: np.ndarray) -> tuple[np.ndarray
 
 def pieces(case: Case) -> list[tuple[slice, int]]:
     """Return the steps and the sequence of each piece between two resets."""
+    assert case.reset is not None, f"{case.name} has no resets"
     found = []
     for b, reset in enumerate(case.reset.T):
         ends = itertools.pairwise([0, *np.flatnonzero(reset), case.T])
@@ -153,8 +155,8 @@ def _true_gradients(*drawn: Any) -> Weights:
 
 # ---- what is measured in each case --------------------------------------------------------------
 
-CELLS_PEERS = {"torch LSTMCell": _torch_cells}
-RESETS_PEERS = {
+CELLS_PEERS: dict[str, Maker] = {"torch LSTMCell": _torch_cells}
+RESETS_PEERS: dict[str, Maker] = {
     "torch, piece by piece": _torch_pieces,
     "torch, piece by piece, without oneDNN": _torch_pieces_without_onednn,
     "torch, pieces padded": functools.partial(_torch_batch, False),
@@ -186,7 +188,7 @@ def parts(case: Case) -> Iterator[Part]:
     if case.cells:
         yield Part("All cell states, forward", CELLS, [*CELLS_PEERS])
     if case.resets:
-        yield Part("Sequences that begin anew, forward and back", RESETS, [*RESETS_PEERS])
+        yield Part("Resets, forward and back", RESETS, [*RESETS_PEERS])
 
 
 def measure(

@@ -38,6 +38,9 @@ class Contestant(NamedTuple):
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
+Maker = Callable[..., "Contestant | None"]
+
+
 def fastlstm_layer(engine: str, case: Case, weights: Weights, num_threads: int) -> fastlstm.LSTM:
     """Return fastlstm's layer of the case with these weights."""
     lstm = fastlstm.LSTM(
@@ -349,8 +352,8 @@ def _openvino(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
 
 # ---- the contestants, and the check that they are right -----------------------------------------
 
-ENGINES = {name: functools.partial(_fastlstm, name) for name in MODULES}
-PEERS = {
+ENGINES: dict[str, Maker] = {name: functools.partial(_fastlstm, name) for name in MODULES}
+PEERS: dict[str, Maker] = {
     "torch": _torch,
     "torch without oneDNN": _torch_without_onednn,
     "torch packed": _torch_packed,
@@ -358,7 +361,7 @@ PEERS = {
     "onnxruntime": _onnxruntime,
     "OpenVINO": _openvino,
 }
-ONE_THREAD = {
+ONE_THREAD: dict[str, Maker] = {
     f"{name}, 1 thread": functools.partial(_fastlstm, name, num_threads=1) for name in ENGINES
 }
 CONTESTANTS = {**ENGINES, **PEERS}

@@ -388,14 +388,13 @@ def of_plain(case: Entry, engine: str) -> float | None:
 
 
 def _options_row(case: Entry, results: Results) -> Row:
-    engines, seconds, peers = results["engines"], case["seconds"], results["peers"]
-    row = {**_times(case, results), **_ratios(case, results, [case["against"]])}
-    if not any(peer in seconds for peer in peers):  # only the plain cell is there to compare with
-        row = _times(case, results)
-    elif case["bar"]:
+    engines, seconds, row = results["engines"], case["seconds"], _times(case, results)
+    peers = [peer for peer in results["peers"] if peer in seconds]
+    if case["against"] in peers:
+        row |= _ratios(case, results, [case["against"]])
         value = ratio(case, engines[0], [case["against"]])
-        row["bar"] = "-" if value is None else f"{case['bar']:g} {_verdict(value, case['bar'])}"
-    if sum(peer in seconds for peer in peers) > 1:
+        row["bar"] = f"{case['bar']:g} {_verdict(value, case['bar'])}"
+    if len(peers) > 1:
         row["ratio to best"] = _ratios(case, results, peers)[f"ratio {engines[0]}"]
     for engine in engines:
         times = of_plain(case, engine)
@@ -456,7 +455,7 @@ def options_ratios(results: Results) -> Drawn:
             if c["against"] in c["seconds"]
         ]
         if of_peer:
-            drawn[f"{group}: time of {cases[0]['against']} / ours"] = of_peer
+            drawn[f"{group}: {cases[0]['against']} / ours"] = of_peer
         of_plain_cell = [
             (
                 c["name"],
@@ -467,5 +466,5 @@ def options_ratios(results: Results) -> Drawn:
             if of_plain(c, engines[0]) is not None
         ]
         if of_plain_cell:
-            drawn[f"{group}: time of the plain cell / with options"] = of_plain_cell
+            drawn[f"{group}: plain cell / this one"] = of_plain_cell
     return drawn

@@ -30,7 +30,7 @@ import numpy as np
 from . import machine, plots, report
 from .cases import TRAINING, Case
 from .compare import HERE, Task, checked, command_line, engines_there, setting, timed
-from .peers import ENGINES, Contestant, Weights, fastlstm_layer, torch_layer, without_onednn
+from .peers import ENGINES, Contestant, Maker, Weights, fastlstm_layer, torch_layer, without_onednn
 
 DEFAULT_ENGINES = ("native", "numba")
 # The greatest error of a gradient against torch in float64, as a share of its greatest value. The
@@ -147,12 +147,12 @@ def gradients(lstm: Any, dx: Any) -> Weights:
     return {"x": dx.numpy(), **{name: p.grad.numpy() for name, p in lstm.named_parameters()}}
 
 
-PEERS = {
+PEERS: dict[str, Maker] = {
     "torch": torch_step,
     "torch without oneDNN": _torch_without_onednn,
     "torch packed": _torch_packed,
 }
-CONTESTANTS = {
+CONTESTANTS: dict[str, Maker] = {
     **{name: functools.partial(_fastlstm, name) for name in ENGINES},
     **{f"{name}, 1 thread": functools.partial(_fastlstm, name, num_threads=1) for name in ENGINES},
     **PEERS,
