@@ -260,7 +260,8 @@ def write(results: dict[str, Any], folder: pathlib.Path) -> None:
     path.with_suffix(".md").write_text(text)
     plots.ratios(
         report.options_ratios(results), results, path.with_suffix(".png"),
-        "onnxruntime, torch and the plain cell", "ratio of times (right of 1: ours, or the cell with options, is faster)",
+        "onnxruntime, torch and the plain cell",
+        "ratio of times (right of 1: ours, or the cell with options, is faster)",
     )  # fmt: skip
     print(text)
 
