@@ -144,8 +144,8 @@ def assert_agrees(torch, setting, engine, dtype="float64", kind=fastlstm.LSTM):
     called, _ = lstm(*arguments, **{n: v for n, v in options.items() if n == "lengths"})
 
     # Allowed are so many roundings of a number near 1. A step of a layer makes at most a hundred,
-    # with its sums of up to 30 products, and there are five steps and five layers at most; gradients
-    # are sums over the steps of numbers up to about 2.
+    # with its sums of up to 30 products, and there are five steps and five layers at most. The
+    # gradients are sums over the steps of numbers up to about 2.
     atol = 4096 * np.finfo(dtype).eps
 
     def compare(got, expected, what):

@@ -63,6 +63,9 @@ def _function(tree: ast.AST, place: str) -> ast.AST:
     """Find a function by its qualified name, such as "Adam._update"."""
     for name in place.split("."):
         within = [n for n in ast.iter_child_nodes(tree) if getattr(n, "name", None) == name]
+        # Declarations for type checkers, which stand before the function itself, are no functions.
+        decorated = {n: map(ast.unparse, getattr(n, "decorator_list", [])) for n in within}
+        within = [n for n, decorators in decorated.items() if "overload" not in decorators]
         assert len(within) == 1, f"there must be one {place}"
         tree = within[0]
     return tree
