@@ -501,13 +501,12 @@ class LSTM(Recurrent):
         )  # fmt: skip
         initial, start = self._begin(hx, batch)
         states = batch.sort(initial, start)
-        seen: tuple[Any, ...] = ()
         if return_cells or return_gates:
             y, tapes = self._record(batch, states, back=False)
             seen = self._seen(batch, tapes, return_cells, return_gates)
-        else:
-            y = self._run(batch, states)
-        return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
+            return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
+        y = self._run(batch, states)
+        return batch.output(y), self._given_out(batch.unsort(states, initial, start))
 
     @overload
     def vjp(
@@ -791,8 +790,10 @@ class LSTM(Recurrent):
 
     def _is_random(self) -> bool:
         """Tell whether a run draws anything at random."""
-        chances = self.dropout, self.recurrent_dropout, self.zoneout, self.input_dropout
-        return self.training and any(chances)
+        # Small calls are spared the tuple of all four and the call of `any`.
+        return self.training and bool(
+            self.dropout or self.recurrent_dropout or self.zoneout or self.input_dropout
+        )
 
     @quiet
     def _randomised(

@@ -358,8 +358,10 @@ class Recurrent(Computed):
 
     def _zeros(self, rows: int) -> list[Array]:
         """Return states of zeros for so many sequences."""
-        dtype = self.dtype
-        return [np.zeros((cells, rows, size), dtype) for cells, size in self._state_sizes]
+        dtype, states = self.dtype, []
+        for cells, size in self._state_sizes:  # small calls are spared the frame of a comprehension
+            states.append(np.zeros((cells, rows, size), dtype))
+        return states
 
     def _initial(self, rows: int) -> list[Array]:
         """Return what sequences begin with if no states are given: zeros, or the learned states."""
