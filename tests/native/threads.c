@@ -22,7 +22,13 @@ typedef struct {
     float *expected;
 } work;
 
+static const fl_options normed = {
+    .gate_clip = 2, .cell_clip = 2, .proj_clip = 2, .gate = {.function = FL_SIGMOID}, .cell = {.function = FL_TANH},
+    .output = {.function = FL_SOFTPLUS}, .layer_norm = FL_NORM_SUMS, .zoneout_h = 0.1, .zoneout_c = 0.1,
+};
+
 static work works[] = {
+    {.shape = {4, 2, 1, 32, 300, 250, 0, &normed}, .steps = 8, .batch = 3}, /* units, then rows, then outputs */
     {.shape = {4, 2, 1, 16, 40, 40}, .steps = 12, .batch = 32},   /* sequences */
     {.shape = {4, 2, 2, 16, 64, 64}, .steps = 60, .batch = 2},    /* directions */
     {.shape = {4, 2, 1, 32, 256, 256}, .steps = 12, .batch = 1},  /* units */
@@ -146,7 +152,11 @@ int main(int argc, char **argv)
     }
     fl_arrays parameters[4]; /* of at most two layers in two directions */
     for (int k = 0; k < 4; k++)
-        parameters[k] = (fl_arrays){numbers + 4 * k, numbers + 4 * k + 1, numbers + 4 * k + 2, numbers + 4 * k + 3};
+        parameters[k] = (fl_arrays){
+            .w_ih = numbers + 4 * k, .w_hh = numbers + 4 * k + 1, .b = numbers + 4 * k + 2, .w_hr = numbers + 4 * k + 3,
+            .w_ci = numbers + k, .w_cf = numbers + k, .w_co = numbers + k,
+            .ln_ih = numbers + k, .ln_hh = numbers + k, .ln_c = numbers + k, .b_c = numbers + k,
+        };
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
         w->stack = fl_pack(allocate(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
