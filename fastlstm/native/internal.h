@@ -131,7 +131,8 @@ typedef struct {
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, kind, steps, batch, first_sequence, sequences and noise are read. */
+    /* Of a task, only cell, kind, steps, batch, first_sequence, sequences, shares and noise are
+    read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
     void (*run_alone)(const fl_task *task);

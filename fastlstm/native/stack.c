@@ -239,7 +239,7 @@ static size_t task_size(const stack_run *run)
                 .cell = &run->stack->cells[layer * run->stack->shape.directions],
                 .kind = kind_of(run->stack, run->call), .steps = run->call->steps, .batch = run->call->batch,
                 .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
-                .noise = run->call->noise,
+                .shares = run->cut.shares, .noise = run->call->noise,
             };
             size_t size = run->stack->kernels->scratch_bytes(&task);
             if (most < size)
@@ -386,7 +386,8 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
         .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
         .dh = (char *)back->dh + direction * state * s->output,
         .dc = (char *)back->dc + direction * state * s->hidden,
-        .dcells = back->dcells ? back->dcells[direction] : NULL, .dx = back->dx, .add_dx = direction, .shares = cut.shares, .by_units = cut.by_units, .scratch = back->scratch,
+        .dcells = back->dcells ? back->dcells[direction] : NULL, .dx = back->dx, .add_dx = direction,
+        .shares = cut.shares, .by_units = cut.by_units, .scratch = back->scratch,
     };
     if (back->dw)
         task.dw = back->dw[direction];

@@ -6,6 +6,7 @@ for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
 The stacks make each way of cutting the work happen, forward and back: sequences, directions, units of
 a step. Some calls are stopped: then they say so, and all threads have left. Built with a small CLOCK_WORK. */
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,13 @@ static const fl_options normed = {
     .output = {.function = FL_SOFTPLUS}, .layer_norm = FL_NORM_SUMS, .zoneout_h = 0.1, .zoneout_c = 0.1,
 };
 
+static const fl_options bounded = {
+    .gate_clip = 2, .cell_clip = 2, .proj_clip = INFINITY, .coupled = FL_F_FROM_I, .gate = {.function = FL_HARD_SIGMOID},
+    .cell = {.function = FL_TANH}, .output = {.function = FL_SOFTSIGN},
+};
+
 static work works[] = {
+    {.shape = {4, 1, 1, 32, 256, 256, 0, &bounded}, .steps = 12, .batch = 3}, /* units */
     {.shape = {4, 2, 1, 32, 300, 250, 0, &normed}, .steps = 8, .batch = 3}, /* units, then rows, then outputs */
     {.shape = {4, 2, 1, 16, 40, 40}, .steps = 12, .batch = 32},   /* sequences */
     {.shape = {4, 2, 2, 16, 64, 64}, .steps = 60, .batch = 2},    /* directions */
