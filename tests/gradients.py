@@ -7,11 +7,11 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from support import ACTIVATION, Guarded, draw
+from support import ACTIVATION, Guarded, draw, noise_of
 
 import fastlstm
 from fastlstm.engines import _numpy
-from fastlstm.engines.contract import Cell
+from fastlstm.engines.contract import PLAIN, Cell, Noise
 from fastlstm.sequences.packing import batch_sizes_of
 
 # ---- layers ---------------------------------------------------------------------------------
@@ -137,14 +137,15 @@ def assert_derivative(problem, engine):
 # ---- rounding -------------------------------------------------------------------------------
 
 
-def roundings(engine, terms):
+def roundings(engine, terms, options=False):
     """How many roundings, of u = eps / 2 each, the parts of a sum of so many terms are off by.
 
     As in `support.tolerance`: a sum is off by u / 2 sqrt(terms) times the norm of its terms in the
     mean, which is what errors of so much in each of its terms would do; on the way to one output
-    are four activations and five products and sums.
+    are four activations and five products and sums. The options add 25 of these at most: two for
+    each peephole and for each alpha and beta, five for each norm, three for each zoneout.
     """
-    return np.sqrt(terms) / 2 + 4 * ACTIVATION[engine] + 5
+    return np.sqrt(terms) / 2 + 4 * ACTIVATION[engine] + 5 + 25 * options
 
 
 def spread(function, values, draws=3):
@@ -189,6 +190,8 @@ def values_of(work):
     values = {f"{n}{k}": w for k, cell in enumerate(cells) for n, w in cell.arrays().items()}
     rng = np.random.default_rng(3)
     shapes = {"dy": (len(x), work.directions * h.shape[2]), "dh": h.shape, "dc": c.shape}
+    if work.dcells:
+        shapes |= {f"dcells{k}": (len(x), work.H) for k in range(work.directions)}
     drawn = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     return values | {"x": x, "h": h, "c": c} | {n: v.astype(x.dtype) for n, v in drawn.items()}
 
@@ -200,6 +203,7 @@ def cells_of(work, values):
         Cell(
             **{name: values[f"{name}{k}"] for name in names if f"{name}{k}" in values},
             reverse=k == 1,
+            options=work.options,
         )
         for k in range(work.directions)
     ]
@@ -208,7 +212,8 @@ def cells_of(work, values):
 def go_back(module, work, values, gap=0, every=0, threads=1):
     """Record a work on an engine and go back; return all that it must fill, by name.
 
-    Rows of x, y and dy lie `gap` values apart. Nothing else may be written.
+    Rows of x, y and dy lie `gap` values apart. Nothing else may be written. A work with `dcells`
+    gives the gates and cells of every step too, unless there are checkpoints.
     """
     cells, x = cells_of(work, values), values["x"]
     stack = module.Stack(cells, work.directions, back=True)
@@ -230,15 +235,23 @@ def go_back(module, work, values, gap=0, every=0, threads=1):
         return filled[name].array.reshape(values[name].shape)
 
     arguments = kept["x"].array, sizes, array("h"), array("c"), filled["y"].array
-    tape = stack.record(*arguments, threads, every)
-    dx = filled["dx"].array
-    stack.back(tape, kept["dy"].array, array("dh"), array("dc"), dx, dw, threads)
+    masks, cells_and_gates = {}, {}
+    if work.noise:
+        masks["noise"] = [Noise(*(m.astype(x.dtype) for m in own)) for own in noise_of(work)]
+    tape = stack.record(*arguments, threads, every, **masks)
+    if work.dcells and not every:
+        for k, (gates, cells) in enumerate(stack.saved(tape)):
+            cells_and_gates |= {f"gates{k}": gates, f"cells{k}": cells}
+    gradients = filled["dx"].array, dw, threads
+    if work.dcells:
+        gradients += ([values[f"dcells{k}"] for k in range(work.directions)],)
+    stack.back(tape, kept["dy"].array, array("dh"), array("dc"), *gradients)
 
     for name, buffer in kept.items():
         assert buffer.array.tobytes() == values[name].tobytes(), f"{name} was written"
     for name, buffer in {**kept, **filled}.items():
         buffer.check(name)
-    return {name: buffer.array for name, buffer in filled.items()}
+    return {name: buffer.array for name, buffer in filled.items()} | cells_and_gates
 
 
 def assert_goes_back(module, work, engine, **options):
@@ -247,9 +260,10 @@ def assert_goes_back(module, work, engine, **options):
     doubled = {n: v.astype(np.float64) for n, v in values.items()}
 
     def truth(given):
-        return go_back(_numpy, work, given)
+        return go_back(_numpy, work, given, every=options.get("every", 0))
 
     P = work.P or work.H
     terms = max(work.I + P + 1, 4 * work.H, len(values["x"]))
     got = go_back(module, work, values, **options)
-    assert_within(got, *spread(truth, doubled), roundings(engine, terms), work.dtype)
+    count = roundings(engine, terms, work.options != PLAIN or work.peephole or work.noise)
+    assert_within(got, *spread(truth, doubled), count, work.dtype)

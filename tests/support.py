@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlstm.cli.table import Table, read_tables
 from fastlstm.engines import _numpy, load
-from fastlstm.engines.contract import Activation, Cell, Options
+from fastlstm.engines.contract import PLAIN, Activation, Cell, Noise, Options
 from fastlstm.sequences.packing import batch_sizes_of
 
 # How far one sigmoid or tanh is from the truth, in units of u = eps / 2, beside the engine's name:
@@ -211,7 +211,11 @@ def assert_same_bits(got, expected):
 
 
 class Work(NamedTuple):
-    """A stack and its sequences, longest first; `x` and `w` scale inputs and their weights."""
+    """A stack and its sequences, longest first; `x` and `w` scale inputs and their weights.
+
+    With `noise` a run gets masks of every kind, with `dcells` the way back gets gradients of the
+    cells.
+    """
 
     lengths: tuple
     I: int
@@ -222,6 +226,10 @@ class Work(NamedTuple):
     dtype: str = "float32"
     x: float = 1
     w: float = 1
+    options: Options = PLAIN
+    peephole: bool = False
+    noise: bool = False
+    dcells: bool = False
 
 
 # Each above 1e8 floating-point operations, so that threads are worth it.
@@ -274,13 +282,30 @@ def draw(work):
             w_hr = uniform(P, work.H) if work.P else None
             w_ih = uniform(4 * work.H, wide, scale=bound * scale)
             w_hh, b = uniform(4 * work.H, P), uniform(4 * work.H)
-            drawn.append(Cell(w_ih, w_hh, b, w_hr, reverse=k == 1))
+            cell = Cell(w_ih, w_hh, b, w_hr, reverse=k == 1)
+            drawn.append(with_options(cell, work.peephole, **vars(work.options)))
     rows = len(work.lengths)
     h = uniform(len(drawn), rows, P, scale=1)
     c = uniform(len(drawn), rows, work.H, scale=2)
     c[..., ::5] *= np.finfo(work.dtype).smallest_normal
     x = rng.standard_normal((sum(work.lengths), work.I)) * work.x
     return drawn, x.astype(work.dtype), h, c
+
+
+def noise_of(work):
+    """The noise of each direction, or None."""
+    if not work.noise:
+        return None
+    rng, P = np.random.default_rng(5), work.P or work.H
+    rows = sum(work.lengths)
+
+    def masks(*shape):
+        return rng.integers(0, 2, shape).astype(work.dtype)
+
+    return [
+        Noise(1.5 * masks(len(work.lengths), P), masks(rows, P), masks(rows, work.H))
+        for _ in range(work.directions)
+    ]
 
 
 def ready(work):

@@ -15,8 +15,12 @@ The contract, the legend and the numbered equations are in `contract.py`. Why it
   and the cell are intrinsics: the few lines of LLVM vector code below build them for any number of
   rows, any lanes and either dtype.
 
+The cell with options, equations (11) to (19), has kernels of its own. Its products are the same
+tile's, and what comes between them are plain jitted loops over the units of a row.
+
 All kernels are in this file, because Numba's cache on disk notices changes of a kernel's own file
-only.
+only, which it knows by the file's contents. If the tile were in another file, an upgrade that
+changes the tile alone would leave the old one in what the cache has of the kernels that call it.
 """
 
 # The arguments of an intrinsic are Numba's types of them, and stay without types of Python's.
@@ -1285,9 +1289,12 @@ def back_layer(
 
 
 # ---- the cell with options ------------------------------------------------------------------
-# The loops below work on one row after the other, over arrays of its units. An option is a branch
-# outside such a loop. LLVM makes vector code of a loop that calls nothing: sigmoid and tanh are
-# arithmetic here, while the rare functions that need exp or log call one for each value.
+# The loops below work on one row after the other. An option is a branch outside such a loop, and
+# LLVM makes vector code of every loop that calls nothing: sigmoid and tanh are arithmetic here, and
+# only the rare functions that need exp or log call one for each value.
+#
+# What a run saves are its sums of products, before the peepholes' terms, and c. The way back
+# computes everything else again by the same function, `_compute`.
 
 Values = np.ndarray[Any, np.dtype[Any]]  # of one row, or a part of them
 

@@ -177,10 +177,15 @@ def run_general(
             h_t = clip(h_t @ cell.w_hr, options.proj_clip)  # (18)
         zone_h = options.zoneout_h if noise.zone_h is None else noise.zone_h[rows]
         zone_c = options.zoneout_c if noise.zone_c is None else noise.zone_c[rows]
-        c[:live] = values.c + zone_c * (c_0 - values.c)  # (19)
-        h[:live] = y[rows] = h_t + zone_h * (h_0 - h_t)
+        c[:live] = keep_some(zone_c, values.c, c_0)  # (19)
+        h[:live] = y[rows] = keep_some(zone_h, h_t, h_0)
         if saved is not None:
             saved[0][rows], saved[1][rows] = sums, c[:live]
+
+
+def keep_some(zone: float | Array, new: Array, old: Array) -> Array:
+    """(19); without zoneout it is `new`, infinite values included."""
+    return new if isinstance(zone, float) and zone == 0 else new + zone * (old - new)
 
 
 def back_general(
