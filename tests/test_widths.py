@@ -83,6 +83,41 @@ def test_dropout_between_layers_of_different_widths(engine):
     assert_derivative(make_problem(make, normal(4, 3, 3)), engine)
 
 
+OPTIONS = {
+    "peephole, zoneout": {"peephole": True, "zoneout": (0.2, 0.3)},
+    "coupled, dropouts": {"coupled": "f=1-i", "recurrent_dropout": 0.3, "input_dropout": 0.2},
+    "haste": {"layer_norm": "haste", "reverse": True, "learn_initial_state": True},
+    "tflite": {"layer_norm": "tflite", "proj_size": 2, "bidirectional": True, "dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])  # those that go back with them so far
+@pytest.mark.parametrize("name", OPTIONS)
+def test_derivatives_with_options_of_the_cell(name, engine):
+    """Each layer draws its noise, and has its gains and peepholes, in its own width."""
+    pytest.importorskip(engine)
+
+    def make(engine, dtype):
+        layer = LSTM(3, [5, 3, 3], **OPTIONS[name], engine=engine, dtype=dtype, seed=3)
+        for n, (parameter, value) in enumerate(layer.state_dict().items()):
+            if parameter.startswith(("h_0", "c_0")):  # which are zeros at first
+                setattr(layer, parameter, normal(*value.shape, seed=n))
+        return layer
+
+    assert_derivative(make_problem(make, normal(4, 3, 3), lengths=[4, 2, 3]), engine)
+
+
+def test_cells_and_gates_of_each_layer(engine):
+    lstm = LSTM(3, [5, 2], bidirectional=True, engine=engine, dtype="float64", seed=0)
+    x = normal(4, 2, 3, dtype="float64")
+    _, (_, c_n), cells, gates = lstm(x, return_cells=True, return_gates=True)
+    assert [c.shape for c in cells] == [(4, 2, 10), (4, 2, 4)]
+    assert [g.o.shape for g in gates] == [(4, 2, 10), (4, 2, 4)]
+    for layer, width in enumerate((5, 2)):
+        assert_same_bits(np.array(cells[layer][-1, :, :width]), c_n[2 * layer])
+        assert_same_bits(np.array(cells[layer][0, :, width:]), c_n[2 * layer + 1])
+
+
 @pytest.mark.parametrize("widths", [[6, 4], [5, 5, 3]])
 def test_a_stream_gives_what_a_sequence_gives(widths, engine, dtype):
     """Step by step, in chunks, from given states and from the point that a copy has reached."""
