@@ -673,11 +673,10 @@ SABOTEURS: dict[str, tuple[str, str, str, list[str]]] = {
         "cell_back", "inside(z, options.gate_clip)", "1", ["gate_clip"],
     ),
     "zoneout keeps the share that should move": (
-        "run_general", "values.c + zone_c * (c_0 - values.c)", "c_0 + zone_c * (values.c - c_0)",
-        ["noise_zone_c"],
+        "keep_some", "new + zone * (old - new)", "old + zone * (new - old)", ["noise_zone_c"],
     ),
     "zoneout keeps the expected share that should move": (
-        "run_general", "h_t + zone_h * (h_0 - h_t)", "h_0 + zone_h * (h_t - h_0)", ["zoneout"],
+        "keep_some", "new + zone * (old - new)", "old + zone * (new - old)", ["zoneout"],
     ),
     "h is made from the cell after its zoneout": (
         "run_general",
