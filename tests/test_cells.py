@@ -8,6 +8,7 @@ from support import assert_same_bits
 from values import normal
 
 from fastlstm import LSTM
+from fastlstm.layers import lstm as lstm_module
 
 MASK = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], bool)
 RESET = np.roll(MASK, 1, axis=1)
@@ -58,6 +59,24 @@ def test_a_call_gives_what_vjp_gives(engine):
     assert_same_bits(lstm(x, mask=MASK, return_cells=True)[2][1], cells[1])
     assert_same_bits(lstm(x, mask=MASK, return_gates=True)[2][1].f, gates[1].f)
     assert lstm(x, mask=MASK, return_cells=True)[1][0].shape == states[0].shape
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_call_goes_piece_by_piece(exact_engine, reverse, monkeypatch):
+    """The very bits of `vjp`, which records all steps at once, wherever time is cut."""
+    lstm = LSTM(3, 5, 2, reverse=reverse, engine=exact_engine, seed=0)
+    x, hx = normal(9, 4, 3), [normal(2, 4, 5), normal(2, 4, 5)]
+    options = {"lengths": [9, 2, 0, 5], "return_cells": True, "return_gates": True}
+    (output, states, cells, gates), _ = lstm.vjp(x, hx, **options)
+    for size in (1, 4 * 5 * 5 * 8, 2**20):
+        monkeypatch.setattr(lstm_module, "_PIECE", size)
+        again, finals, cells_again, gates_again = lstm(x, hx, **options)
+        pairs = [(output, again), *zip(states, finals, strict=True)]
+        pairs += zip(cells, cells_again, strict=True)
+        for layer, other in zip(gates, gates_again, strict=True):
+            pairs += zip(layer, other, strict=True)
+        for expected, got in pairs:
+            assert_same_bits(got, expected)
 
 
 def test_layers_of_different_widths(telling):

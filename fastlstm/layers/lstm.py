@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays import as_float, quiet
 from ..checks import check_bool, check_probability, check_size
 from ..sequences.batch import Pieces, arrange
-from ..sequences.packing import check_packed
+from ..sequences.packing import check_packed, pieces_of
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..engines.contract import Noise, Stack
     from ..sequences.batch import Batch
     from .options import Coupling, Function, Norm
+
+# How many bytes of gates and cells are recorded at a time where they are copied out of the tape.
+_PIECE = 2**20
 
 
 class Gates(NamedTuple):
@@ -464,7 +467,9 @@ class LSTM(Recurrent):
         latter the output too, and by several threads in the engines numba and numpy. `mask` and
         `reset` cost what `lengths` cost: masked steps are not computed, and the pieces between
         resets are sequences of their own, which are computed at the same time. With `return_cells`
-        or `return_gates` every layer keeps 5 H values for every step and direction, as `vjp` does.
+        or `return_gates` layers run one after the other and are recorded as by `vjp`: 5 H values
+        for every step and direction. A single direction takes a third more time than without, and
+        memory for what it returns.
 
         The rule of `mask` is that of Keras, and so are both values of `masked_output`:
         ``zero_output_for_mask`` of its LSTM chooses between them.
@@ -502,8 +507,8 @@ class LSTM(Recurrent):
         initial, start = self._begin(hx, batch)
         states = batch.sort(initial, start)
         if return_cells or return_gates:
-            y, tapes = self._record(batch, states, back=False)
-            seen = self._seen(batch, tapes, return_cells, return_gates)
+            y, layers = self._run_and_see(batch, states, return_gates)
+            seen = self._seen(batch, layers, return_cells, return_gates)
             return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
         y = self._run(batch, states)
         return batch.output(y), self._given_out(batch.unsort(states, initial, start))
@@ -629,7 +634,10 @@ class LSTM(Recurrent):
         initial, start = self._begin(hx, batch)
         states = batch.sort(initial, start)
         y, tapes = self._record(batch, states, checkpoint_every or 0)
-        seen = self._seen(batch, tapes, return_cells, return_gates)
+        seen: tuple[Any, ...] = ()
+        if return_cells or return_gates:
+            layers = [self._saved(tape) for tape in tapes]
+            seen = self._seen(batch, layers, return_cells, return_gates)
         y.flags.writeable = False
 
         def pullback(d_output: Any = None, d_states: Any = None, d_cells: Any = None) -> Any:
@@ -661,14 +669,14 @@ class LSTM(Recurrent):
         return (batch.output(y), final_states, *seen), pullback
 
     def _record(
-        self, batch: Batch, states: list[Floats], checkpoint_every: int = 0, back: bool = True
+        self, batch: Batch, states: list[Floats], checkpoint_every: int
     ) -> tuple[Floats, list[_Tape]]:
-        """Run layer by layer over a batch, and keep what the way `back` or `_seen` needs.
+        """Run layer by layer over a batch, and keep what the way back and `_saved` need.
 
         The states are overwritten. Returns y (N, D*P) and the tape of each layer.
         """
         x, tapes = batch.x, []
-        stacks = self._stacks(apart=True, back=back)
+        stacks = self._stacks(back=True)
         for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
             x, dropped, noise = self._randomised(n, x, batch)
             y, kept = np.empty((len(x), len(h) * h.shape[2]), self.dtype), None
@@ -679,22 +687,60 @@ class LSTM(Recurrent):
             x = y
         return y, tapes
 
-    def _seen(
-        self, batch: Batch, tapes: list[_Tape], cells: bool, gates: bool
-    ) -> tuple[tuple[Any, ...], ...]:
-        """Return what recorded runs show of all steps: `cells` and `gates` of every layer."""
-        if not (cells or gates):
-            return ()
-        seen_cells, seen_gates = [], []
-        for tape in tapes:
-            if tape.kept is None:
-                sizes = 4 * tape.wide, tape.wide
-                nothing = [np.empty((0, size), self.dtype) for size in sizes]
-                directions = [(nothing[0], nothing[1])] * self._directions
+    def _saved(self, tape: _Tape) -> list[tuple[Floats, Floats]]:
+        """Return the gates (N, 4H) and cells (N, H) of each direction of a layer."""
+        if tape.kept is not None:
+            return tape.stack.saved(tape.kept)
+        nothing = np.empty((0, 4 * tape.wide), self.dtype), np.empty((0, tape.wide), self.dtype)
+        return [nothing] * self._directions
+
+    def _run_and_see(
+        self, batch: Batch, states: list[Floats], gates: bool
+    ) -> tuple[Floats, list[list[tuple[Floats, Floats]]]]:
+        """Run layer by layer; return y, and what `_saved` gives for each layer.
+
+        A single direction without noise runs piece by piece of time. So what is recorded of a piece
+        stays in the cache, and the memory for it is used again. Gates are copied only if asked for.
+        """
+        x, layers = batch.x, []
+        stacks = self._stacks(apart=True)
+        for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
+            x, _, noise = self._randomised(n, x, batch)
+            y, wide = np.empty((len(x), len(h) * h.shape[2]), self.dtype), c.shape[2]
+            if len(h) > 1 or noise or not len(x):
+                kept = None
+                if len(x):
+                    kept = stack.record(
+                        x, batch.batch_sizes, h, c, y, self.num_threads, noise=noise
+                    )
+                layers.append(self._saved(_Tape(stack, kept, wide, None)))
             else:
-                directions = tape.stack.saved(tape.kept)
+                all_gates = np.empty((len(x) if gates else 0, 4 * wide), self.dtype)
+                cells = np.empty((len(x), wide), self.dtype)
+                pieces = pieces_of(batch.batch_sizes, _PIECE // (5 * wide * self.dtype.itemsize))
+                for rows, sizes in reversed(pieces) if self._backward[0] else pieces:
+                    live = sizes[0]
+                    part = h[:, :live], c[:, :live], y[rows], self.num_threads
+                    ((piece_gates, cells[rows]),) = stack.saved(stack.record(x[rows], sizes, *part))
+                    if gates:
+                        all_gates[rows] = piece_gates
+                layers.append([(all_gates, cells)])
+            x = y
+        return y, layers
+
+    def _seen(
+        self,
+        batch: Batch,
+        layers: list[list[tuple[Floats, Floats]]],
+        cells: bool,
+        gates: bool,
+    ) -> tuple[tuple[Any, ...], ...]:
+        """Return the cells and gates of all layers as they are given out, from those `_saved`."""
+        seen_cells, seen_gates = [], []
+        for directions in layers:
             if cells:
-                rows = np.concatenate([c for _, c in directions], axis=1)
+                each = [c for _, c in directions]
+                rows = each[0] if len(each) == 1 else np.concatenate(each, axis=1)
                 seen_cells.append(batch.output(rows))
             if gates:
                 split = [np.split(four, 4, axis=1) for four, _ in directions]
