@@ -113,6 +113,14 @@ FUNCTIONS = {
     "softsign": Activation("softsign"),
     "softplus": Activation("softplus"),
 }
+PARAMETERS = {"affine": 2, "scaled_tanh": 2, "hard_sigmoid": 2, "leaky_relu": 1, "elu": 1,
+              "thresholded_relu": 1}  # fmt: skip
+
+
+def argument_of(function):
+    """The argument of a layer that means this function: its name, or a tuple with parameters."""
+    count = PARAMETERS.get(function.name, 0)
+    return function[: 1 + count] if count else function.name
 
 
 def with_options(cell, /, peephole=False, **options):

@@ -74,7 +74,7 @@ def _assert_agree(ours: Any, expected: dict[str, np.ndarray], engine: str) -> No
     values = _values()
     doubled = {name: value.astype("float64") for name, value in values.items()}
     _, moves = spread(functools.partial(ours, engine="numpy"), doubled)
-    count = 2 * roundings("native", I + H + 1)
+    count = 2 * roundings("native", I + H + 1, options=True)
     assert_within(ours(values, engine), expected, moves, count, "float32")
 
 

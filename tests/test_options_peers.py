@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import support
 from gradients import assert_within, roundings, spread
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from peers import onnx_lstm
+from support import argument_of
 
 import fastlstm
 from fastlstm.engines import load
@@ -39,11 +41,7 @@ NAMES = {
     "softsign": "Softsign",
     "softplus": "Softplus",
 }
-FUNCTIONS = [
-    "sigmoid", "tanh", "relu", ("affine", 0.7, 0.2), ("leaky_relu", 0.3),
-    ("thresholded_relu", 0.15), ("scaled_tanh", 1.3, 0.6), ("hard_sigmoid", 0.35, 0.45),
-    ("elu", 0.8), "softsign", "softplus", "leaky_relu", "hard_sigmoid", "elu",
-]  # fmt: skip
+FUNCTIONS = [*map(argument_of, support.FUNCTIONS.values()), "leaky_relu", "hard_sigmoid", "elu"]
 """All eleven with parameters of their own, then some with their defaults.
 
 The default of thresholded_relu is 1, as the operator ThresholdedRelu has it, which ONNX says holds
@@ -155,7 +153,7 @@ def assert_agrees(node: Node, engine: str) -> None:
     """Assert that our layer gives what onnxruntime gives; both sides err, hence twice."""
     values, expected, moves = _compared(node)
     got = node.ours(values, engine)
-    assert_within(got, expected, moves, 2 * roundings("native", I + H + 1), "float32")
+    assert_within(got, expected, moves, 2 * roundings("native", I + H + 1, options=True), "float32")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=str)
@@ -228,7 +226,9 @@ def test_onnx_saboteurs():
         values, expected, moves = _compared(node)
         got = node._replace(**other).ours(values, "numpy")
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
-            assert_within(got, expected, moves, 2 * roundings("native", I + H + 1), "float32")
+            assert_within(
+                got, expected, moves, 2 * roundings("native", I + H + 1, options=True), "float32"
+            )
 
 
 # ---- Haste ----------------------------------------------------------------------------------
@@ -300,4 +300,4 @@ def test_haste(torch, engine, zoneout, training):
     mask = (rng.random((T, B, H)) >= zoneout) * 1.0 if training else None
     expected, moves = spread(lambda v: _haste(torch, v, zoneout, mask), values)
     got = _as_haste(values, engine, zoneout, mask)
-    assert_within(got, expected, moves, roundings(engine, 4 * H), "float64")
+    assert_within(got, expected, moves, roundings(engine, 4 * H, options=True), "float64")

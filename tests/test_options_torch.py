@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import reference
-from gradients import Problem, assert_within, make_problem, roundings, spread
+from gradients import Problem, assert_derivative, assert_within, make_problem, roundings, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Draws, torch
 from saboteurs import edited
+from support import FUNCTIONS, argument_of
 
 import fastlstm
 from fastlstm.engines import _numpy, load
-from fastlstm.engines.contract import Activation, Cell, Noise, Options
+from fastlstm.engines.contract import Cell, Noise, Options
 from fastlstm.sequences.packing import batch_sizes_of
 
 I = 3
@@ -207,25 +208,10 @@ def assert_agrees(
         expected = {n: v for n, v in expected.items() if not n.startswith(("gates", "cells"))}
     got = by_engine(module, setting, {n: v.astype(dtype) for n, v in values.items()}, every)
     terms = max(I + (setting.P or setting.H) + 1, 4 * setting.H, len(values["x"]))
-    assert_within(got, expected, moves, roundings(engine, terms), dtype)
+    assert_within(got, expected, moves, roundings(engine, terms, options=True), dtype)
 
 
 # ---- each option ----------------------------------------------------------------------------
-
-FUNCTIONS = {
-    "sigmoid": Activation("sigmoid"),
-    "tanh": Activation("tanh"),
-    "relu": Activation("relu"),
-    "affine": Activation("affine", 0.7, 0.2),
-    "leaky_relu": Activation("leaky_relu", 0.3),
-    "thresholded_relu": Activation("thresholded_relu", 0.15),
-    "scaled_tanh": Activation("scaled_tanh", 1.3, 0.6),
-    "hard_sigmoid": Activation("hard_sigmoid", 0.35, 0.45),
-    "elu": Activation("elu", 0.8),
-    "softsign": Activation("softsign"),
-    "softplus": Activation("softplus"),
-}
-"""All functions, each with parameters that are not the defaults."""
 
 
 def _setting(**changes: Any) -> Setting:
@@ -315,8 +301,6 @@ def test_many_pairs_and_triples(engine, names, sizes):
 
 # ---- whole layers ---------------------------------------------------------------------------
 
-PARAMETERS = {"affine": 2, "scaled_tanh": 2, "hard_sigmoid": 2, "leaky_relu": 1, "elu": 1,
-              "thresholded_relu": 1}  # fmt: skip
 FIELDS = {
     "weight_ih": "w_ih", "weight_hh": "w_hh", "weight_hr": "w_hr", "weight_ci": "w_ci",
     "weight_cf": "w_cf", "weight_co": "w_co", "weight_ln": "ln", "weight_ln_ih": "ln_ih",
@@ -341,10 +325,6 @@ class Layers(NamedTuple):
         def bound(value: float) -> float | None:
             return None if math.isinf(value) else value
 
-        def function(activation: Activation) -> Any:
-            name = activation.name
-            return activation[: 1 + PARAMETERS[name]] if name in PARAMETERS else name
-
         return fastlstm.LSTM(
             I,
             setting.H,
@@ -359,9 +339,9 @@ class Layers(NamedTuple):
             gate_clip=bound(options.gate_clip),
             cell_clip=bound(options.cell_clip),
             proj_clip=bound(options.proj_clip),
-            gate_activation=function(options.gate),
-            cell_activation=function(options.cell),
-            output_activation=function(options.output),
+            gate_activation=argument_of(options.gate),
+            cell_activation=argument_of(options.cell),
+            output_activation=argument_of(options.output),
             layer_norm=options.layer_norm or None,
             zoneout=(options.zoneout_h, options.zoneout_c),
             engine=engine,
@@ -451,7 +431,7 @@ def assert_layers_agree(layers: Layers, engine: str) -> None:
     got |= problem.gradients(engine=engine)
     setting, count = layers.setting, layers.num_layers
     terms = max(2 * setting.H + I + 1, 4 * setting.H, sum(layers.lengths))
-    assert_within(got, expected, moves, count * roundings(engine, terms), "float64")
+    assert_within(got, expected, moves, count * roundings(engine, terms, options=True), "float64")
 
 
 QUIET = [name for name in CHANGES if not name.startswith("noise")]  # what evaluation has
@@ -493,6 +473,23 @@ def test_layers_with_options_together(engine, names, sizes, how):
 @given(names=CHOICES, sizes=SIZES, how=LAYERS)
 def test_many_layers_with_options_together(engine, names, sizes, how):
     assert_layers_agree(_layers(names, sizes, how), engine)
+
+
+# ---- finite differences ---------------------------------------------------------------------
+
+# They know nothing of torch. Where a kink lies between two of their points they are no derivative,
+# so that the examples are always the same ones.
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_the_derivative_of_each_option(engine, name):
+    assert_derivative(Layers(together([name]), num_layers=2).problem(), engine)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(names=CHOICES, sizes=SIZES, how=LAYERS)
+def test_the_derivative_of_options_together(names, sizes, how):
+    assert_derivative(_layers(names, sizes, how).problem(), "numpy")
 
 
 # ---- faults that must be found --------------------------------------------------------------
