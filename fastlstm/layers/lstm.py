@@ -511,7 +511,8 @@ class LSTM(Recurrent):
             seen = self._seen(batch, layers, return_cells, return_gates)
             return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
         y = self._run(batch, states)
-        return batch.output(y), self._given_out(batch.unsort(states, initial, start))
+        final = batch.unsort(states, initial, start)
+        return batch.output(y), tuple(final) if len(final) == 2 else self._given_out(final)
 
     @overload
     def vjp(
