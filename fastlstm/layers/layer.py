@@ -204,9 +204,9 @@ class Layer(Parameters):
         Raises
         ------
         ValueError
-            If an LSTM is bidirectional, there is none, or a layer may need more than the step at
-            hand: a Softmax over another axis than the features', an LSTMCell, a layer of one's own
-            that is not `stepwise`.
+            If an LSTM is bidirectional or has ``reverse=True``, there is none, or a layer may need
+            more than the step at hand: a Softmax over another axis than the features', an LSTMCell,
+            a layer of one's own that is not `stepwise`.
         """
         batch_size = check_size("batch_size", batch_size)
         given = Given([], type(self).__name__)
