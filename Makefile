@@ -63,7 +63,7 @@ lint: $(VENV)/.dev
 sanitize: $(VENV)/.dev
 	CC=gcc CFLAGS="$(ASAN)" $(RUN) setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)
 	$(IN_ASAN) PYTHONPATH=$(SANITIZED) $(VENV)/bin/pytest --require-native --confcutdir tests \
-	    $(addprefix tests/test_,engines.py native.py gradients.py native_gradients.py lstm.py stream.py one_answer.py) \
+	    $(addprefix tests/test_,engines.py native.py gradients.py native_gradients.py lstm.py stream.py one_answer.py options_native.py) \
 	    -m "not slow" -k "native and not (process_of_its_own or allocates or rooms)"
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and test_bits"
 	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k test_threads

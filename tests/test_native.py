@@ -127,7 +127,8 @@ def test_every_other_instruction_set(isa):
     names = "instruction_set_that or every_size or shapes or ragged or infinite or nan_and_inf"
     names += " or activation or checkpoints or any_work or rows_lie_apart or saturated_gates"
     names += " or one_result or linear_of_any or linear_begins"
-    files = "native", "engines", "gradients", "native_gradients", "one_answer"
+    names += " or options_together or test_functions"
+    files = "native", "engines", "gradients", "native_gradients", "one_answer", "options_native"
     tests = [TESTS / f"test_{name}.py" for name in files]
     options = ["-qx", "--confcutdir", TESTS, "-p", "no:cacheprovider"]
     names = f"({names}) and not numba and not numpy"

@@ -29,8 +29,8 @@ static const fl_options normed = {
 };
 
 static const fl_options bounded = {
-    .gate_clip = 2, .cell_clip = 2, .proj_clip = INFINITY, .coupled = FL_F_FROM_I, .gate = {.function = FL_HARD_SIGMOID},
-    .cell = {.function = FL_TANH}, .output = {.function = FL_SOFTSIGN},
+    .gate_clip = 2, .cell_clip = 2, .proj_clip = INFINITY, .coupled = FL_F_FROM_I,
+    .gate = {.function = FL_HARD_SIGMOID}, .cell = {.function = FL_TANH}, .output = {.function = FL_SOFTSIGN},
 };
 
 static work works[] = {
