@@ -330,6 +330,21 @@ def test_what_training_draws_can_be_changed(engine):
     assert (layer.recurrent_dropout, layer.input_dropout, layer.zoneout) == (0.5, 0.25, 0)
 
 
+def test_numbers_beyond_those_of_the_dtype(engine):
+    """In float32 a bound of 1e300 is none, one of 1e-50 is 0; nothing is warned of, or raised."""
+    x = normal(5, 2, I)
+    with np.errstate(all="raise"):
+
+        def run(**options: Any) -> Any:
+            return LSTM(I, H, engine=engine, seed=0, **options)(x)
+
+        assert_same_bits(run(gate_clip=1e300, cell_clip=1e300)[0], run(gate_clip=1e30)[0])
+        _, (_, c_n) = run(cell_clip=1e-50)
+        assert not c_n.any()
+        signs = run(cell_activation=("scaled_tanh", 1, 1e300))[0]
+        assert_same_bits(signs, run(cell_activation=("scaled_tanh", 1, 1e30))[0])
+
+
 # ---- files and copies -----------------------------------------------------------------------
 
 

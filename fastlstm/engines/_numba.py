@@ -187,8 +187,10 @@ class _General:
             *options.cell[1:], *options.output[1:], options.zoneout_h, options.zoneout_c,
             EPSILON.get(options.layer_norm, 0.0),
         )  # fmt: skip
+        with np.errstate(all="ignore"):  # in float32 a large bound is infinite, a small one 0
+            rounded = np.array(numbers, dtype)
         own = cell.map(np.array)  # a copy
-        self.arrays = zeros, start, w_ih, w_hh, w_hr, np.array(numbers, dtype), own  # kept alive
+        self.arrays = zeros, start, w_ih, w_hh, w_hr, rounded, own  # kept alive
         self.norm = {"": 0, "tflite": NORM_GATES, "haste": NORM_SUMS}[options.layer_norm]
         plan = GeneralPlan(
             I=I,
