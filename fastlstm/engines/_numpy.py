@@ -358,10 +358,12 @@ def slope(function: Activation, x: Array) -> Array:
 def gates_of(cell: Cell, batch_sizes: Array, c: Array, saved: tuple[Array, Array], reverse: bool,
              noise: Noise) -> Array:  # fmt: skip
     """Return i, f, g, o (N, 4H) of a recorded run of one cell that began with `c`."""
+    gates: Array
     if is_plain(cell, noise):
-        return saved[0].copy()
-    c_0 = states_before(batch_sizes, c, saved[1], reverse)
-    gates: Array = np.concatenate(values_of(cell, saved[0], c_0).gates, axis=1)
+        gates = saved[0].copy()
+    else:
+        c_0 = states_before(batch_sizes, c, saved[1], reverse)
+        gates = np.concatenate(values_of(cell, saved[0], c_0).gates, axis=1)
     return gates
 
 
