@@ -41,7 +41,12 @@ def models(engine, dtype="float32", num_threads=None, batch_first=False):
         "gate": Sequential(
             Linear(I, 17, **how), LSTM(17, 8, **order, **how), Linear(8, 1, **how), Sigmoid()
         ),
+        "widths": Sequential(
+            LSTM(I, [33, 12, 12], learn_initial_state=True, **order, **how), Linear(12, 3, **how)
+        ),
+        "reverse": Sequential(LSTM(I, [24, 90], reverse=True, **order, **how), Tanh()),
     }
+    models["widths"][0].c_0_l0 = np.linspace(-1, 1, 33)
     return {name: model.eval() for name, model in models.items()}
 
 
@@ -94,7 +99,7 @@ def test_lengths(exact_engine, dtype, name):
         assert_same_bits(whole[n] if name == "classes" else whole[n, : lengths[n]], alone)
 
 
-@pytest.mark.parametrize("head", ["head", "large"])
+@pytest.mark.parametrize("head", ["head", "large", "widths"])
 def test_steps_and_chunks(exact_engine, dtype, head, num_threads):
     """The layers behind an LSTM's stream run on each step or chunk."""
     model, x = models(exact_engine, dtype, num_threads)[head], inputs(dtype)

@@ -130,12 +130,10 @@ def test_a_last_that_cannot_know_is_refused():
     forth, back = LSTM(3, 4), LSTM(3, 4, reverse=True)
     Sequential(LSTM(3, 3), back, Last())  # which is that of the LSTM before it
     for whole in (Concat(forth, back), Concat(back, forth)):
-        with pytest.raises(
-            ValueError, match="cannot take batch_first and bidirectional and reverse"
-        ):
+        with pytest.raises(ValueError, match="cannot take batch_first, bidirectional and reverse"):
             Sequential(whole, Last())
         Sequential(whole, Last(False, False, False))
-    with pytest.raises(ValueError, match="cannot take batch_first and bidirectional and reverse"):
+    with pytest.raises(ValueError, match="cannot take batch_first, bidirectional and reverse"):
         Sequential(LSTM(3, 4), Residual(LSTM(4, 4, reverse=True)), Last())
     Sequential(Concat(back, LSTM(3, 2, reverse=True)), Last())
     with pytest.raises(ValueError, match="leave out reverse, to take it from there"):

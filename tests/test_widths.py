@@ -150,6 +150,26 @@ def test_a_stream_gives_what_a_sequence_gives(widths, engine, dtype):
         assert_same_bits(got, expected)
 
 
+def test_a_chunk_that_is_cut_short_moves_no_state(monkeypatch):
+    """As by Ctrl-C in the second layer, when the first has run."""
+    lstm = LSTM(3, [3, 2], seed=0)
+    stream, x = lstm.stream(2), normal(4, 2, 3)
+    stream.run(x)
+    before = stream.state
+
+    class Interrupted:
+        stale = False
+
+        def run(self, *arguments):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lstm, "_whole", [lstm._stacks()[0], Interrupted()])
+    with pytest.raises(KeyboardInterrupt):
+        stream.run(x)
+    for got, expected in zip(arrays_in(stream.state), arrays_in(before), strict=True):
+        assert_same_bits(got, expected)
+
+
 def test_a_streams_reset_takes_states_of_all_or_of_each():
     lstm = LSTM(3, [3, 2], seed=0)
     stream, x = lstm.stream(2), normal(2, 3)

@@ -95,7 +95,8 @@ class Container(Layer):
             A list before a layer without parameters becomes an array of the model's dtype.
         hx : dict of str -> (h_0, c_0), list of those, or one (h_0, c_0), optional
             Initial states by the names of the LSTMs and LSTMCells, dotted as in `state_dict`; in
-            their order; or of the only one. Zeros where nothing, or None, is given.
+            their order; or of the only one. Where nothing, or None, is given, an LSTM begins with
+            zeros, or with its learned states.
         lengths : B ints, optional
             Each sequence's real steps, for every LSTM and Last inside.
         return_states : bool

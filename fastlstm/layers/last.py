@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..arrays import as_any_float, as_gradient
-from ..checks import check_bool
+from ..checks import check_bool, listed
 from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
 from .chain import Given, runs_from_end, who
@@ -108,8 +108,9 @@ class Last(Layer):
         if given.stranger:
             needed = ["batch_first", "bidirectional", *["reverse"] * runs_from_end(given.lstm[1])]
             if any(getattr(self, f"_{option}") is None for option in needed):
+                options = f"{listed(needed[:-1])} and {needed[-1]}"
                 raise ValueError(
-                    f"{given.owner}: {name!r} (Last) cannot take {' and '.join(needed)} "
+                    f"{given.owner}: {name!r} (Last) cannot take {options} "
                     f"from {who(*given.lstm)}, because it is not known what {given.stranger} makes "
                     f"of its output: give {'both' if len(needed) == 2 else 'all three'}"
                 )
