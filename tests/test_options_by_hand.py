@@ -176,6 +176,44 @@ def test_clip_of_the_gates(engine):
     np.testing.assert_allclose(h_n[0], [3 / 5 * math.tanh(1)], **CLOSE)
 
 
+# At -ln 3, ln 2 and 3; the first of each two has the defaults.
+FUNCTIONS: list[tuple[Any, list[float]]] = [
+    ("sigmoid", [1 / 4, 2 / 3, 1 / (1 + math.exp(-3))]),
+    ("tanh", [-4 / 5, 3 / 5, math.tanh(3)]),
+    ("relu", [0, LN2, 3]),
+    ("identity", [-LN3, LN2, 3]),
+    ("affine", [-LN3, LN2, 3]),
+    (("affine", 2, 1), [1 - 2 * LN3, 1 + 2 * LN2, 7]),
+    (("affine", 2), [-2 * LN3, 2 * LN2, 6]),
+    ("leaky_relu", [-LN3 / 100, LN2, 3]),
+    (("leaky_relu", 0.5), [-LN3 / 2, LN2, 3]),
+    ("thresholded_relu", [0, 0, 3]),
+    (("thresholded_relu", 0.5), [0, LN2, 3]),
+    ("scaled_tanh", [-4 / 5, 3 / 5, math.tanh(3)]),
+    (("scaled_tanh", 2, 0.5), [-1, 2 / 3, 2 * math.tanh(1.5)]),
+    ("hard_sigmoid", [0.5 - LN3 / 5, 0.5 + LN2 / 5, 1]),
+    (("hard_sigmoid", 1 / 6), [0.5 - LN3 / 6, 0.5 + LN2 / 6, 1]),
+    ("elu", [-2 / 3, LN2, 3]),
+    (("elu", 1.5), [-1, LN2, 3]),
+    ("softsign", [-LN3 / (1 + LN3), LN2 / (1 + LN2), 3 / 4]),
+    ("softplus", [math.log(4 / 3), LN3, math.log(1 + math.exp(3))]),
+]
+
+
+@pytest.mark.parametrize("function, expected", FUNCTIONS, ids=str)
+def test_functions(engine, function, expected):
+    """Of three units: i = 1/2 and c_0 = 0, so that c is half of g."""
+    state = {
+        "weight_ih": np.zeros((12, 1)),
+        "weight_hh": np.zeros((12, 3)),
+        "bias_ih": [0.0] * 6 + [-LN3, LN2, 3] + [0.0] * 3,
+        "bias_hh": [0.0] * 12,
+    }
+    lstm = _layer(state, engine, 1, 3, cell_activation=function)
+    _, (_, c_n) = lstm(np.ones((1, 1)))
+    np.testing.assert_allclose(2 * c_n[0], expected, **CLOSE)
+
+
 def test_zoneout(engine):
     """i, f, g, o = 1/2, 1/2, 3/5, 3/4 at each step; h_0 = 0.4, c_0 = 1, W_hh = 0.
 
