@@ -8,7 +8,6 @@ from support import assert_same_bits
 from values import normal
 
 from fastlstm import LSTM
-from fastlstm.layers import lstm as lstm_module
 
 MASK = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], bool)
 RESET = np.roll(MASK, 1, axis=1)
@@ -61,22 +60,26 @@ def test_a_call_gives_what_vjp_gives(engine):
     assert lstm(x, mask=MASK, return_cells=True)[1][0].shape == states[0].shape
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_call_goes_piece_by_piece(exact_engine, reverse, monkeypatch):
-    """The very bits of `vjp`, which records all steps at once, wherever time is cut."""
-    lstm = LSTM(3, 5, 2, reverse=reverse, engine=exact_engine, seed=0)
-    x, hx = normal(9, 4, 3), [normal(2, 4, 5), normal(2, 4, 5)]
-    options = {"lengths": [9, 2, 0, 5], "return_cells": True, "return_gates": True}
-    (output, states, cells, gates), _ = lstm.vjp(x, hx, **options)
-    for size in (1, 4 * 5 * 5 * 8, 2**20):
-        monkeypatch.setattr(lstm_module, "_PIECE", size)
-        again, finals, cells_again, gates_again = lstm(x, hx, **options)
-        pairs = [(output, again), *zip(states, finals, strict=True)]
-        pairs += zip(cells, cells_again, strict=True)
-        for layer, other in zip(gates, gates_again, strict=True):
-            pairs += zip(layer, other, strict=True)
-        for expected, got in pairs:
-            assert_same_bits(got, expected)
+CELLS = {
+    "plain": {},
+    "projected": {"proj_size": 5, "bidirectional": True},
+    "tflite": {"layer_norm": "tflite"},
+    "haste": {"layer_norm": "haste", "zoneout": 0.2, "proj_size": 5, "num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("hidden", [16, 21])
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_without_gates_are_the_same(engine, name, hidden, threads):
+    """A run gives them by another way than a record does."""
+    lstm = LSTM(7, hidden, engine=engine, num_threads=threads, seed=0, **CELLS[name]).eval()
+    x = normal(200, 40, 7)
+    lengths = np.arange(40) * 5
+    _, _, cells = lstm(x, lengths=lengths, return_cells=True)
+    _, _, expected, _ = lstm(x, lengths=lengths, return_cells=True, return_gates=True)
+    for got, want in zip(cells, expected, strict=True):
+        assert_same_bits(got, want)
 
 
 def test_layers_of_different_widths(telling):

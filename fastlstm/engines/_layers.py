@@ -61,6 +61,7 @@ class Layers:
         y: Array,
         threads: int,
         noise: Sequence[Noise] | None = None,
+        cells: Array | None = None,
     ) -> None:
         """Run as the contract says; thread k runs the sequences k, k + n, ...
 
@@ -68,7 +69,7 @@ class Layers:
         """
         parts = min(threads, h.shape[1])
         if parts < 2 or 8 * len(x) * sum(cell.size for cell in self._cells) < _WORTH_THREADS:
-            self._run(x, batch_sizes, h, c, y, noise)
+            self._run(x, batch_sizes, h, c, y, noise, cells)
             return
         from concurrent.futures import ThreadPoolExecutor
 
@@ -81,8 +82,12 @@ class Layers:
             own_h, own_c = (np.array(state[:, part::parts], order="C") for state in (h, c))
             own_y = np.empty((len(rows), y.shape[1]), y.dtype)
             own_noise = noise and [_part_of(n, slice(part, None, parts), rows) for n in noise]
-            self._run(x[rows], sizes[sizes > 0], own_h, own_c, own_y, own_noise, given_up)
+            own_cells = None if cells is None else np.empty((len(rows), cells.shape[1]), y.dtype)
+            own = own_h, own_c, own_y, own_noise, own_cells
+            self._run(x[rows], sizes[sizes > 0], *own, given_up)
             y[rows] = own_y
+            if cells is not None:
+                cells[rows] = own_cells
             h[:, part::parts], c[:, part::parts] = own_h, own_c
 
         with ThreadPoolExecutor(parts) as pool:
@@ -100,6 +105,7 @@ class Layers:
         c: Array,
         y: Array,
         noise: Sequence[Noise] | None,
+        cells: Array | None,
         given_up: threading.Event | None = None,
     ) -> None:
         d, last = self._directions, len(self._cells) - 1
@@ -112,7 +118,10 @@ class Layers:
                     return
                 live = sizes[0]
                 own = _part_of(noise[k], slice(live), rows) if noise else _SILENCE
-                self._run_cell(k, x[rows], sizes, h[k][:live], c[k][:live], side[rows], None, own)
+                saved = None if cells is None else self._empty_saved(k, rows)
+                self._run_cell(k, x[rows], sizes, h[k][:live], c[k][:live], side[rows], saved, own)
+                if cells is not None and saved is not None:
+                    np.split(cells, d, axis=1)[k % d][rows] = saved[1]
             if (k + 1) % d == 0:
                 x = above
 

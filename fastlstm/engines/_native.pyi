@@ -30,6 +30,7 @@ class Stack:
         y: Array,
         threads: int,
         noise: Sequence[Noise] | None = None,
+        cells: Array | None = None,
     ) -> None: ...
     def record(
         self,

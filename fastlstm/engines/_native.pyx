@@ -67,6 +67,8 @@ cdef extern from "fastlstm.h":
         void *h
         void *c
         void *scratch
+        void *cells
+        int64_t cells_stride
         const fl_noise *noise
         int32_t threads, reverse, parity
         void *tape
@@ -307,8 +309,11 @@ cdef class Stack:
         PyMem_RawFree(scratch.memory)
 
     def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None, cnp.ndarray h not None,
-            cnp.ndarray c not None, cnp.ndarray y not None, int threads, noise=None):
+            cnp.ndarray c not None, cnp.ndarray y not None, int threads, noise=None,
+            cnp.ndarray cells=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
+        if cells is not None:
+            call.cells, call.cells_stride = cnp.PyArray_DATA(cells), cnp.PyArray_STRIDE(cells, 0)
         cdef fl_noise drawn[2]  # for each direction
         call.noise = _fill_noise(drawn, noise)
         call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
@@ -406,6 +411,7 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
     call.steps = cnp.PyArray_DIM(batch_sizes, 0)
     call.threads, call.reverse, call.parity, call.noise = threads, 0, 0, NULL
     call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
+    call.cells, call.cells_stride = NULL, 0
     return call
 
 

@@ -312,6 +312,7 @@ class Stack(Protocol):
         y: Array,
         threads: int,
         noise: Sequence[Noise] | None = None,
+        cells: Array | None = None,
     ) -> None:
         """Run whole sequences: equations (1) to (5), or (11) to (19).
 
@@ -331,6 +332,8 @@ class Stack(Protocol):
             How many threads may work at once.
         noise : sequence of Noise, optional
             For each direction, for stacks of one layer. None: nothing is random.
+        cells : ndarray of shape (N, directions * H), optional
+            Filled with c after every step, for stacks of one layer. Its rows may lie apart.
         """
         ...
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays import as_float, quiet
 from ..checks import check_bool, check_probability, check_size
 from ..sequences.batch import Pieces, arrange
-from ..sequences.packing import check_packed, pieces_of
+from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from ..engines.contract import Noise, Stack
     from ..sequences.batch import Batch
     from .options import Coupling, Function, Norm
-
-# How many bytes of gates and cells are recorded at a time where they are copied out of the tape.
-_PIECE = 2**20
 
 
 class Gates(NamedTuple):
@@ -506,9 +503,15 @@ class LSTM(Recurrent):
         )  # fmt: skip
         initial, start = self._begin(hx, batch)
         states = batch.sort(initial, start)
-        if return_cells or return_gates:
-            y, layers = self._run_and_see(batch, states, return_gates)
+        if return_gates:
+            y, tapes = self._record(batch, states, back=False)
+            layers = [self._saved(tape) for tape in tapes]
             seen = self._seen(batch, layers, return_cells, return_gates)
+            return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
+        if return_cells:
+            cells: list[Floats] = []
+            y = self._run(batch, states, cells)
+            seen = (tuple(map(batch.output, cells)),)
             return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
         y = self._run(batch, states)
         final = batch.unsort(states, initial, start)
@@ -670,14 +673,14 @@ class LSTM(Recurrent):
         return (batch.output(y), final_states, *seen), pullback
 
     def _record(
-        self, batch: Batch, states: list[Floats], checkpoint_every: int
+        self, batch: Batch, states: list[Floats], checkpoint_every: int = 0, back: bool = True
     ) -> tuple[Floats, list[_Tape]]:
-        """Run layer by layer over a batch, and keep what the way back and `_saved` need.
+        """Run layer by layer over a batch, and keep what `_saved` and the way `back` need.
 
         The states are overwritten. Returns y (N, D*P) and the tape of each layer.
         """
         x, tapes = batch.x, []
-        stacks = self._stacks(back=True)
+        stacks = self._stacks(apart=True, back=back)
         for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
             x, dropped, noise = self._randomised(n, x, batch)
             y, kept = np.empty((len(x), len(h) * h.shape[2]), self.dtype), None
@@ -694,40 +697,6 @@ class LSTM(Recurrent):
             return tape.stack.saved(tape.kept)
         nothing = np.empty((0, 4 * tape.wide), self.dtype), np.empty((0, tape.wide), self.dtype)
         return [nothing] * self._directions
-
-    def _run_and_see(
-        self, batch: Batch, states: list[Floats], gates: bool
-    ) -> tuple[Floats, list[list[tuple[Floats, Floats]]]]:
-        """Run layer by layer; return y, and what `_saved` gives for each layer.
-
-        A single direction without noise runs piece by piece of time. So what is recorded of a piece
-        stays in the cache, and the memory for it is used again. Gates are copied only if asked for.
-        """
-        x, layers = batch.x, []
-        stacks = self._stacks(apart=True)
-        for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
-            x, _, noise = self._randomised(n, x, batch)
-            y, wide = np.empty((len(x), len(h) * h.shape[2]), self.dtype), c.shape[2]
-            if len(h) > 1 or noise or not len(x):
-                kept = None
-                if len(x):
-                    kept = stack.record(
-                        x, batch.batch_sizes, h, c, y, self.num_threads, noise=noise
-                    )
-                layers.append(self._saved(_Tape(stack, kept, wide, None)))
-            else:
-                all_gates = np.empty((len(x) if gates else 0, 4 * wide), self.dtype)
-                cells = np.empty((len(x), wide), self.dtype)
-                pieces = pieces_of(batch.batch_sizes, _PIECE // (5 * wide * self.dtype.itemsize))
-                for rows, sizes in reversed(pieces) if self._backward[0] else pieces:
-                    live = sizes[0]
-                    part = h[:, :live], c[:, :live], y[rows], self.num_threads
-                    ((piece_gates, cells[rows]),) = stack.saved(stack.record(x[rows], sizes, *part))
-                    if gates:
-                        all_gates[rows] = piece_gates
-                layers.append([(all_gates, cells)])
-            x = y
-        return y, layers
 
     def _seen(
         self,
@@ -818,10 +787,13 @@ class LSTM(Recurrent):
             raise ValueError(f"Expected {what} of the output's shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
-    def _run(self, batch: Batch, states: list[Floats]) -> Floats:
-        """Run all layers over packed rows x (N, I); states are overwritten; returns y (N, D*P)."""
+    def _run(self, batch: Batch, states: list[Floats], cells: list[Floats] | None = None) -> Floats:
+        """Run all layers over packed rows x (N, I); states are overwritten; returns y (N, D*P).
+
+        `cells`, if it is not None, gets an array (N, D*H) of each layer's cells.
+        """
         x, batch_sizes = batch.x, batch.batch_sizes
-        if not self._is_random():
+        if cells is None and not self._is_random():
             y = np.empty((len(x), self._directions * self._output_size), self.dtype)
             if len(x):
                 self._run_stacks(self._whole_stacks(), x, batch_sizes, states, y)
@@ -830,8 +802,12 @@ class LSTM(Recurrent):
         for k, (layer, (h, c)) in enumerate(layers):
             x, _, noise = self._randomised(k, x, batch)
             y = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
+            own = None
+            if cells is not None:
+                own = np.empty((len(x), self._directions * c.shape[2]), self.dtype)
+                cells.append(own)
             if len(x):
-                layer.run(x, batch_sizes, h, c, y, self.num_threads, noise)
+                layer.run(x, batch_sizes, h, c, y, self.num_threads, noise, own)
             x = y
         return x
 

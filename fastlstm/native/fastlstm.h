@@ -109,6 +109,9 @@ typedef struct {
                                    NULL: B in every step */
     void *h, *c;                /* (layers * directions, B, P) and (layers * directions, B, H): the states before
                                    the run, replaced by those after it */
+    void *cells;                /* NULL, or, for a stack of one layer, (N, directions * H): filled with c after each
+                                   step, where cells_stride is the bytes from row to row */
+    int64_t cells_stride;
     void *scratch;              /* memory of fl_scratch_bytes at a multiple of 64, with any content */
     int32_t threads;            /* how many threads may work, the caller among them. No value depends on it. A
                                    real-time thread should ask for 1: with more it may wait for others. */

@@ -97,7 +97,8 @@ typedef struct {
     const fl_cell *cell;
     const void *x;
     void *y, *h, *c;
-    int64_t x_stride, y_stride;
+    void *cells; /* NULL: not wanted */
+    int64_t x_stride, y_stride, cells_stride;
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, rows; /* T, B, N */
     int64_t first_sequence, sequences;

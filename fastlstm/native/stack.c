@@ -208,6 +208,10 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int part,
         task.tape = &run->tapes[direction];
     if (call->noise)
         task.noise = &call->noise[direction];
+    if (call->cells) {
+        task.cells = (char *)call->cells + direction * s->hidden * s->itemsize;
+        task.cells_stride = call->cells_stride;
+    }
     return task;
 }
 

@@ -317,20 +317,6 @@ def lengths_of(batch_sizes: Integers) -> Integers:
     return np.searchsorted(-batch_sizes, -np.arange(1, batch_sizes[0] + 1), side="right")
 
 
-def pieces_of(batch_sizes: Integers, most: int) -> list[tuple[slice, Integers]]:
-    """Cut time into pieces of at most `most` packed rows, or of one step if that has more.
-
-    Returns where the rows of each piece are, and its batch sizes.
-    """
-    steps = max(1, most // int(batch_sizes.max(initial=1)))
-    ends = [0, *np.cumsum(batch_sizes).tolist()]
-    starts = range(0, len(batch_sizes), steps)
-    return [
-        (slice(ends[t], ends[min(t + steps, len(batch_sizes))]), batch_sizes[t : t + steps])
-        for t in starts
-    ]
-
-
 def check_packed(sequence: Any) -> tuple[Array, Integers, Integers, Integers]:
     """Return data, batch sizes, sorted and unsorted indices of a pack, ours or torch's.
 
