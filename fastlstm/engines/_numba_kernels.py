@@ -1409,11 +1409,6 @@ def _loop(function: Callable[..., Any]) -> Any:
     return njit(function, nogil=True, error_model="numpy")
 
 
-def _sum_loop(function: Callable[..., Any]) -> Any:
-    """Do the same where LLVM may choose the order of a sum's terms, which is one for all rows."""
-    return njit(function, nogil=True, error_model="numpy", fastmath={"reassoc"})
-
-
 @_loop
 def _values(zero: Scalar, address: int, count: int) -> Values:
     values: Values = carray(_pointer(zero, address), (count,))
@@ -1559,42 +1554,138 @@ def _go_back(
         d[k] *= zero if abs(x[k]) > bound else one
 
 
-@_sum_loop
+# A sum over a row is made in 16 parts, of which value k goes to part k modulo 16, and the parts are
+# added in pairs. So it does not depend on how many lanes the machine's vectors have.
+_PARTS = 16
+
+
+def _emit_parts(
+    builder: ir.IRBuilder, parts: ir.Value, count: ir.Value, factors: Sequence[Sequence[ir.Value]]
+) -> None:
+    """parts += the products of so many values of each factor.
+
+    A factor is an address and the number that is taken from each value there.
+    """
+    addresses, less = zip(*factors, strict=True)
+    kind = ir.VectorType(less[0].type, _PARTS)
+    size = {"float": 4, "double": 8}[str(kind.element)]
+
+    def add(sums: ir.Value, loaded: Sequence[ir.Value]) -> ir.Value:
+        first, *rest = (
+            _Vector(builder, value) - _Vector(builder, _broadcast(builder, number, kind))
+            for value, number in zip(loaded, less, strict=True)
+        )
+        sums = _Vector(builder, sums)
+        return (first.fma(rest[0], sums) if rest else sums + first).value
+
+    def step(values: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        *at, sums = values
+        sums = add(sums, [_load(builder, address, kind, size) for address in at])
+        return *(builder.add(address, _INT(_PARTS * size)) for address in at), sums
+
+    whole = builder.and_(count, _INT(-_PARTS))
+    start = [*addresses, _load(builder, parts, kind, size)]
+    *at, sums = _count_down(builder, whole, _PARTS, start, step)
+    mask, bytes_ = _first_lanes(builder, kind, builder.sub(count, whole)), ir.IntType(32)(size)
+    pointers = [builder.inttoptr(address, kind.as_pointer()) for address in at]
+    zero = _constant(kind, 0.0)
+    rest = [_masked(builder, "load", kind, p, bytes_, mask, zero) for p in pointers]
+    _store(builder, builder.select(mask, add(sums, rest), sums), parts, size)
+
+
+@intrinsic
+def _add_to_parts(typing, zero, parts, count, a):
+    """parts += values at a."""
+
+    def emit(context, builder, signature, args):
+        number, parts, count, a = args
+        _emit_parts(builder, parts, count, [(a, number)])
+        return context.get_dummy_value()
+
+    return types.void(zero, *[types.int64] * 3), emit
+
+
+@intrinsic
+def _add_products_to_parts(typing, zero, parts, count, a, less_a, b, less_b):
+    """parts += (values at a - less_a) (values at b - less_b)."""
+
+    def emit(context, builder, signature, args):
+        _, parts, count, *factors = args
+        _emit_parts(builder, parts, count, [factors[:2], factors[2:]])
+        return context.get_dummy_value()
+
+    return types.void(zero, *[types.int64] * 3, zero, types.int64, zero), emit
+
+
+@intrinsic
+def _own_parts(typing, zero):
+    """Return the address of `_PARTS` values, which live as long as the function that asks."""
+
+    def emit(context, builder, signature, args):
+        own = cgutils.alloca_once(builder, context.get_value_type(zero), _PARTS)
+        return builder.ptrtoint(own, _INT)
+
+    return types.int64(zero), emit
+
+
+@_loop
+def _add_parts(parts: Values) -> Scalar:
+    count = parts.size // 2
+    while count > 0:
+        for k in range(count):
+            parts[k] += parts[k + count]
+        count //= 2
+    return parts[0]
+
+
+@_loop
+def _sum_of(zero: Scalar, v: Values, H: int, gone: int) -> Scalar:
+    """Return the sum of v, without the H values of the gate that is gone."""
+    at, size = _own_parts(zero), _size(zero)
+    parts = _values(zero, at, _PARTS)
+    parts[:] = zero
+    for gate in range(v.size // H):
+        if gate != gone:
+            _add_to_parts(zero, at, H, v.ctypes.data + gate * H * size)
+    return _add_parts(parts)
+
+
+@_loop
+def _sum_of_products(
+    zero: Scalar, a: Values, less_a: Scalar, b: Values, less_b: Scalar, H: int, gone: int
+) -> Scalar:
+    """Return the sum of (a - less_a) (b - less_b), likewise."""
+    at, size = _own_parts(zero), _size(zero)
+    parts = _values(zero, at, _PARTS)
+    parts[:] = zero
+    for gate in range(a.size // H):
+        if gate != gone:
+            own_a, own_b = a.ctypes.data + gate * H * size, b.ctypes.data + gate * H * size
+            _add_products_to_parts(zero, at, H, own_a, less_a, own_b, less_b)
+    return _add_parts(parts)
+
+
+@_loop
 def _moments(zero: Scalar, v: Values, H: int, gone: int, epsilon: Scalar) -> tuple[Scalar, Scalar]:
-    """Return the mean of v and 1 / sqrt(variance + epsilon), without the H values of a gate."""
+    """Return the mean of v and 1 / sqrt(variance + epsilon), without the gate that is gone."""
     count = np.float32(v.size if gone < 0 else v.size - H)
-    total, squares = zero, zero
-    for gate in range(v.size // H):
-        if gate != gone:
-            for k in range(gate * H, (gate + 1) * H):
-                total += v[k]
-    mean = total / count
-    for gate in range(v.size // H):
-        if gate != gone:
-            for k in range(gate * H, (gate + 1) * H):
-                squares += (v[k] - mean) * (v[k] - mean)
-    return mean, (zero + _ONE) / np.sqrt(squares / count + epsilon)
+    mean = _sum_of(zero, v, H, gone) / count
+    variance = _sum_of_products(zero, v, mean, v, mean, H, gone) / count
+    return mean, (zero + _ONE) / np.sqrt(variance + epsilon)
 
 
-@_sum_loop
+@_loop
 def _norm_back(
     zero: Scalar, v: Values, H: int, gone: int, mean: Scalar, scale: Scalar, d: Values, to: Values
 ) -> None:
     """to = the gradient of v, from the gradient d of norm(v); a gate that is gone gets zeros."""
     count = np.float32(v.size if gone < 0 else v.size - H)
-    total, product = zero, zero
-    for gate in range(v.size // H):
-        if gate != gone:
-            for k in range(gate * H, (gate + 1) * H):
-                total += d[k]
-                product += d[k] * ((v[k] - mean) * scale)
-    total, product = total / count, product / count
-    for gate in range(v.size // H):
-        if gate == gone:
-            to[gate * H : (gate + 1) * H] = zero
-        else:
-            for k in range(gate * H, (gate + 1) * H):
-                to[k] = scale * (d[k] - total - (v[k] - mean) * scale * product)
+    total = _sum_of(zero, d, H, gone) / count
+    product = _sum_of_products(zero, d, zero, v, mean, H, gone) / count * scale
+    for k in range(v.size):
+        to[k] = scale * (d[k] - total - (v[k] - mean) * scale * product)
+    if gone >= 0:
+        to[gone * H : (gone + 1) * H] = zero
 
 
 @_loop
