@@ -110,7 +110,8 @@ class LSTM(Recurrent):
         ``weight_ln_c`` and the bias ``bias_ln_c``.
     recurrent_dropout : float in [0, 1]
         In training mode: the share of the values of h[t-1] that the gates do not see, the others
-        scaled. One mask for all steps of a call (Keras; Gal & Ghahramani 2016).
+        scaled. One mask for all steps of a call (Gal & Ghahramani 2016); Keras draws one for each
+        gate.
     zoneout : float in [0, 1], or a pair of such for h and c
         In training mode: the share of the values of h and c that a step leaves as they were. In
         evaluation each value moves by the other share (Krueger et al. 2017).
