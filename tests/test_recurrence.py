@@ -14,10 +14,8 @@ from fastlstm.engines import _layers, _numpy, load
 from fastlstm.engines.contract import ACTIVATIONS, PLAIN, Activation, Noise, Options
 from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
-# The engines that have the options.
-ENGINES = pytest.mark.parametrize("engine", ["numpy", "numba"], indirect=True, scope="session")
-EXACT = pytest.mark.parametrize("exact_engine", ["numba"], indirect=True, scope="session")
-
+# The engine among the exact ones whose threads and pieces of time are those of `_layers`.
+LAYERED = pytest.mark.parametrize("exact_engine", ["numba"], indirect=True, scope="session")
 
 ALL = Options(
     gate_clip=1.5,
@@ -58,7 +56,6 @@ OPTIONS = {
 }
 
 
-@ENGINES
 @pytest.mark.parametrize("name", OPTIONS)
 def test_option(engine, dtype, name):
     work = OPTIONS[name]._replace(dtype=dtype, directions=1 + (dtype == "float32"))
@@ -75,7 +72,6 @@ BOUNDS = st.sampled_from([np.inf, 0.25, 0.75, 2.0])
 PROBABILITIES = st.sampled_from([0.0, 0.0, 0.25])
 
 
-@ENGINES
 @given(
     options=st.builds(
         Options,
@@ -132,7 +128,6 @@ def _run(engine, work, rows=slice(None), threads=1, method="run"):
     return y.reshape(T, -1, h.shape[2]), h, c
 
 
-@EXACT
 @pytest.mark.parametrize("name", OPTIONS)
 def test_bits_do_not_depend_on_what_is_beside(exact_engine, dtype, name):
     """Neither on the other sequences, nor on whether a run is recorded."""
@@ -145,7 +140,7 @@ def test_bits_do_not_depend_on_what_is_beside(exact_engine, dtype, name):
             assert_same_bits(got, expected[:, rows])
 
 
-@EXACT
+@LAYERED
 def test_bits_do_not_depend_on_threads(exact_engine, dtype):
     """The masks are cut as the sequences are."""
     work = OPTIONS["all"]._replace(lengths=(60,) * 33, I=33, H=96, P=90, dtype=dtype)
@@ -156,7 +151,7 @@ def test_bits_do_not_depend_on_threads(exact_engine, dtype):
         assert_same_bits(got, expected)
 
 
-@EXACT
+@LAYERED
 @pytest.mark.parametrize("name", OPTIONS)
 def test_bits_do_not_depend_on_pieces_of_time(monkeypatch, exact_engine, dtype, name):
     """Nor do gradients but those of parameters, which are sums over all steps."""
@@ -172,7 +167,6 @@ def test_bits_do_not_depend_on_pieces_of_time(monkeypatch, exact_engine, dtype, 
 # ---- values that are no numbers ---------------------------------------------------------------
 
 
-@EXACT
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_nan_and_inf_stay_in_their_sequence(exact_engine, dtype, name, value):

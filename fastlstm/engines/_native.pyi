@@ -53,6 +53,7 @@ class Stack:
         dx: Array | None,
         dw: Sequence[Cell],
         threads: int,
+        dcells: Sequence[Array | None] | None = None,
     ) -> None: ...
     def step(
         self,

@@ -363,14 +363,19 @@ cdef class Stack:
         return result
 
     def back(self, Tape tape not None, cnp.ndarray dy not None, cnp.ndarray dh not None,
-             cnp.ndarray dc not None, cnp.ndarray dx, dw, int threads):
+             cnp.ndarray dc not None, cnp.ndarray dx, dw, int threads, dcells=None):
         cdef fl_call run = tape.call
         cdef fl_back_call call
-        cdef fl_arrays gradients[2]  # of each direction
+        cdef fl_arrays gradients[2]  # of each direction, as the next
+        cdef const void *more[2]
         for direction, cell in enumerate(dw):
             gradients[direction] = _addresses(cell)
         run.threads = threads
         call.call, call.dw, call.dcells = &run, gradients, NULL
+        if dcells is not None:
+            for direction, cells in enumerate(dcells):
+                more[direction] = _address(cells)
+            call.dcells = more
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
         call.dh, call.dc, call.dx = _address(dh), _address(dc), _address(dx)
         cdef cnp.ndarray scratch = _borrow(self.spare, "back", fl_back_scratch_bytes(self.stack, &call))

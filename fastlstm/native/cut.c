@@ -58,13 +58,14 @@ int64_t fl_first_sequence(const fl_call *call, int64_t rows, int parts, int part
     return sequence;
 }
 
-fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows)
+fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows)
 {
     int n = threads_of(call->threads);
     if (16.0 * rows * shape->hidden * (shape->input + shape->output) < WORTH_THREADS_BACK)
         n = 1;
-    int by_units = n > 1 && call->batch < SEQUENCES_EACH * n && shape->output == shape->hidden
-        && worth_meeting(shape);
+    /* A projection, and norms, take all units of a row together. */
+    int apart = shape->output == shape->hidden && !options->layer_norm;
+    int by_units = n > 1 && call->batch < SEQUENCES_EACH * n && apart && worth_meeting(shape);
     return (fl_back_cut){.shares = n, .by_units = by_units};
 }
 

@@ -179,7 +179,7 @@ typedef struct {
     int shares, by_units;
 } fl_back_cut;
 
-fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows);
+fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows);
 
 /* How a linear product is cut: into blocks of LINEAR_ROWS rows, and those into parts of the panels. */
 typedef struct {
