@@ -269,6 +269,21 @@ def test_bits_do_not_depend_on_chunks(native, dtype, name):
                 assert_same_bits(state[key], whole[key][0])
 
 
+@pytest.mark.parametrize("B", [1, 3])
+@pytest.mark.parametrize("name", ["peephole", "output=softplus", *list(CASES)[-3:]])
+def test_bits_of_steps(native, dtype, name, B):
+    """The step of a stream, which is a way of its own into C, gives what a run gives."""
+    T, P = 7, 9 if "proj_clip" in CASES[name] else None
+    case = option_case(T, B, 5, 20, options=CASES[name], P=P, dtype=dtype)
+    whole, stack = results(native, case, saved=False), native.Stack([case.cell], 1)
+    h, c = case.h[np.newaxis].copy(), case.c[np.newaxis].copy()
+    step = stack.step(h, c, lambda: (stack, 1), pytest.fail)
+    outputs = [step(x) for x in case.x.reshape(T, B, 5)]
+    assert_same_bits(np.concatenate(outputs), whole["y"])
+    assert_same_bits(h, whole["h"])
+    assert_same_bits(c, whole["c"])
+
+
 @pytest.mark.parametrize("name", ["peephole", "tflite", "haste", *list(CASES)[-3:]])
 @pytest.mark.parametrize(
     "T, B, H, P, directions",
