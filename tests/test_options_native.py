@@ -79,7 +79,7 @@ def results(
     saved: bool = True,
     directions: int = 1,
 ) -> dict[str, np.ndarray]:
-    """y, h and c of a case, and gates and cells if they are `saved`.
+    """y, h, c and cells of a case, and its gates if they are `saved`.
 
     With two directions the case's cell is both of them; with one it is reverse as the case is.
     """
@@ -90,8 +90,10 @@ def results(
     drawn = None if noise is None else [noise] * directions
     arguments = case.x, case.batch_sizes, h, c, y, threads
     if not saved:
-        stack.run(*arguments, noise=drawn)
-        return {"y": y, "h": h, "c": c}
+        cells = np.full((len(case.x), directions * c.shape[2]), np.nan, c.dtype)
+        stack.run(*arguments, noise=drawn, cells=cells)
+        parts = enumerate(np.split(cells, directions, axis=1))
+        return {"y": y, "h": h, "c": c} | {f"c{k}": part for k, part in parts}
     kept = stack.saved(stack.record(*arguments, noise=drawn))
     found = {f"{n}{k}": a for k, pair in enumerate(kept) for n, a in zip("gc", pair, strict=True)}
     return {"y": y, "h": h, "c": c} | found
