@@ -26,22 +26,14 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="session")
-def telling(engine):
-    """The name of each engine that takes gradients of cells."""
-    if engine == "native":
-        pytest.skip("engine native takes no gradients of cells yet")
-    return engine
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_the_loop_over_steps_gives_the_same(torch, name, telling):
-    assert_steps(RUNS[name], telling)
+def test_the_loop_over_steps_gives_the_same(torch, name, engine):
+    assert_steps(RUNS[name], engine)
 
 
 @pytest.mark.parametrize("name", ["one layer", "masked, last"])
-def test_in_float32_too(torch, name, telling):
-    assert_steps(RUNS[name], telling, "float32")
+def test_in_float32_too(torch, name, engine):
+    assert_steps(RUNS[name], engine, "float32")
 
 
 def test_a_call_gives_what_vjp_gives(engine):
@@ -82,12 +74,12 @@ def test_cells_without_gates_are_the_same(engine, name, hidden, threads):
         assert_same_bits(got, want)
 
 
-def test_layers_of_different_widths(telling):
+def test_layers_of_different_widths(engine):
     """Those of a chain of layers."""
-    both = LSTM(3, [5, 2], engine=telling, dtype="float64", seed=0)
+    both = LSTM(3, [5, 2], engine=engine, dtype="float64", seed=0)
     alone = [
-        LSTM(3, 5, engine=telling, dtype="float64"),
-        LSTM(5, 2, engine=telling, dtype="float64"),
+        LSTM(3, 5, engine=engine, dtype="float64"),
+        LSTM(5, 2, engine=engine, dtype="float64"),
     ]
     for k, layer in enumerate(alone):
         names = [name.replace("_l0", f"_l{k}") for name in layer.state_dict()]
@@ -109,9 +101,9 @@ def test_layers_of_different_widths(telling):
     np.testing.assert_allclose(dx, expected, atol=1e-13)
 
 
-def test_one_layer_of_gradients_may_be_missing(telling):
+def test_one_layer_of_gradients_may_be_missing(engine):
     """None is zeros, and gradients of cells add up with those of the output."""
-    lstm = LSTM(3, 5, 2, engine=telling, dtype="float64", seed=0)
+    lstm = LSTM(3, 5, 2, engine=engine, dtype="float64", seed=0)
     x, d = normal(6, 3, 3, dtype="float64"), normal(6, 3, 5, dtype="float64")
     (output, _, cells), pullback = lstm.vjp(x, return_cells=True)
     nothing, _ = pullback(None, None, (None, None))

@@ -87,8 +87,6 @@ def runs(draw):
 @given(run=runs())
 def test_any_run(torch, engine, run):
     """With learned initial states, directions, cells and gates too."""
-    if engine == "native":  # which takes no gradients of cells yet
-        run = run._replace(steps=False)
     assert_steps(run, engine)
 
 
