@@ -158,6 +158,8 @@ def by_torch(setting: Setting, values: dict[str, np.ndarray]) -> dict[str, np.nd
     for k, result in enumerate(results):
         got |= {f"gates{k}": packed(result.gates), f"cells{k}": packed(result.cells)}
         total = total + (got[f"cells{k}"] * leaves[f"dcells{k}"].detach()).sum()
+    got["run_cells"] = torch.cat([got[f"cells{k}"] for k in range(len(results))], dim=1)
+    got |= {f"run_{name}": got[name] for name in ("y", "h", "c")}
     total.backward()
     got = {name: value.detach().numpy() for name, value in got.items()}
     for name, leaf in leaves.items():
@@ -170,7 +172,10 @@ def by_torch(setting: Setting, values: dict[str, np.ndarray]) -> dict[str, np.nd
 def by_engine(
     module: Any, setting: Setting, values: dict[str, np.ndarray], every: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return the same as an engine has it, in the dtype of the values."""
+    """Return the same as an engine has it, in the dtype of the values.
+
+    What begins with "run_" comes from a stack that only runs, the rest from one that goes back.
+    """
     dtype, x, d = values["x"].dtype, values["x"], setting.directions
     cells = [
         Cell(**cell_of(values, k), reverse=backward_of(setting, k), options=setting.options)
@@ -185,6 +190,11 @@ def by_engine(
     h, c, y = values["h"].copy(), values["c"].copy(), np.full_like(values["dy"], np.nan)
     tape = stack.record(x, sizes, h, c, y, 1, every, noise=noise if setting.noise else None)
     got = {"y": y, "h": h, "c": c}
+    h, c, y = values["h"].copy(), values["c"].copy(), np.full_like(values["dy"], np.nan)
+    of_steps = np.full((len(x), d * setting.H), np.nan, dtype)
+    forward = module.Stack(cells, d)
+    forward.run(x, sizes, h, c, y, 1, noise=noise if setting.noise else None, cells=of_steps)
+    got |= {"run_y": y, "run_h": h, "run_c": c, "run_cells": of_steps}
     if not every:
         for k, (gates, states) in enumerate(stack.saved(tape)):
             got |= {f"gates{k}": gates, f"cells{k}": states}
