@@ -528,6 +528,27 @@ def test_a_frozen_peephole(engine):
         assert_same_bits(layer.grads[name], other.grads[name])
 
 
+@each_option
+def test_pullbacks_add_up(options):
+    """Twice the same gives the double, whatever is kept and asked for on the way."""
+    quiet = options | {"recurrent_dropout": 0, "input_dropout": 0, "zoneout": 0}
+    layer = _stirred(LSTM(I, H, 2, seed=0, engine="numpy", dtype="float64", **quiet))
+    x = normal(5, 2, I, dtype="float64")
+    (y, _), pullback = layer.vjp(x)
+    dx, _ = pullback(np.ones_like(y))
+    once = {name: gradient.copy() for name, gradient in layer.grads.items()}
+    assert_same_bits(pullback(np.ones_like(y))[0], dx)
+    near = {"rtol": 1e-12, "atol": 1e-14}  # the order of sums is another one
+    for name, gradient in layer.grads.items():
+        np.testing.assert_allclose(gradient, 2 * once[name], **near, err_msg=name)
+    layer.zero_grad()
+    (again, _), pullback = layer.vjp(x, checkpoint_every=2, input_gradient=False)
+    assert_same_bits(again, y)
+    assert pullback(np.ones_like(y))[0] is None
+    for name, gradient in layer.grads.items():
+        np.testing.assert_allclose(gradient, once[name], **near, err_msg=name)
+
+
 # ---- streams --------------------------------------------------------------------------------
 
 STREAMED = [options for options in ALL if not options.get("reverse")]
