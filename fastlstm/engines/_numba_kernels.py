@@ -1635,7 +1635,8 @@ def _add_parts(parts: Values) -> Scalar:
         for k in range(count):
             parts[k] += parts[k + count]
         count //= 2
-    return parts[0]
+    total: Scalar = parts[0]
+    return total
 
 
 @_loop
@@ -1647,7 +1648,8 @@ def _sum_of(zero: Scalar, v: Values, H: int, gone: int) -> Scalar:
     for gate in range(v.size // H):
         if gate != gone:
             _add_to_parts(zero, at, H, v.ctypes.data + gate * H * size)
-    return _add_parts(parts)
+    total: Scalar = _add_parts(parts)
+    return total
 
 
 @_loop
@@ -1662,7 +1664,8 @@ def _sum_of_products(
         if gate != gone:
             own_a, own_b = a.ctypes.data + gate * H * size, b.ctypes.data + gate * H * size
             _add_products_to_parts(zero, at, H, own_a, less_a, own_b, less_b)
-    return _add_parts(parts)
+    total: Scalar = _add_parts(parts)
+    return total
 
 
 @_loop
