@@ -504,10 +504,8 @@ def test_a_training(options):
         assert np.abs(model.state_dict()[name] - value).max() > 1e-4, name
 
 
-@pytest.mark.parametrize("engine", ["numpy", "numba"])  # those that go back so far
 def test_a_frozen_peephole(engine):
     """It gets no gradient and stays; the other peepholes learn."""
-    pytest.importorskip(engine)
     model = _regressor({"peephole": True}, engine)
     model.freeze("lstm.weight_cf_l0")
     x = normal(16, 6, 2)

@@ -30,12 +30,6 @@ from fastlstm.sequences.packing import batch_sizes_of
 I = 3
 
 
-@pytest.fixture(params=["numpy", "numba"], scope="session")  # those that go back so far
-def engine(request):
-    pytest.importorskip("numba" if request.param == "numba" else "numpy")
-    return request.param
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _alone():
     """Let torch compute in one thread: work so small takes it many times as long in two."""
