@@ -59,11 +59,17 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} should be a number, got: {type(value).__name__}")
-    if not (least <= value <= most and above < value < below):
+    try:
+        number = float(value)
+    except OverflowError:  # an int may have more digits than a float can hold
+        number = math.inf
+    if not (least <= number <= most and above < number < below):
         bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
         said = " and ".join(f"{w} {b:g}" for w, b in bounds.items() if math.isfinite(b))
-        raise ValueError(f"{name} must be a finite number {said}".rstrip() + f", got {value!r}")
-    return float(value)
+        raise ValueError(
+            f"{name} must be a finite number {said}".rstrip() + f", got {value!r:.100}"
+        )
+    return number
 
 
 def check_bool(name: str, value: Any) -> bool:
