@@ -639,7 +639,7 @@ UNCLEAR = {
     "GRU": (
         state_of({"gru.weight_ih_l0": (9, 2), "gru.weight_hh_l0": (9, 3)}) | FC,
         "'gru' cannot be run",
-        "'gru' ('gru' is a GRU, not an LSTM), 'fc' (Linear 3 -> 4)",
+        "'gru' ('gru' is a GRU, or an LSTM with coupled gates, whose arrays do not",
     ),
     "numbers with a gap": (
         lstm("net.0", 2, 3) | linear("net.2", 3, 4),
@@ -1088,13 +1088,13 @@ def test_load_lstm_chooses_by_prefix(tmp_path):
 def test_load_lstm_tells_a_gru_from_an_lstm(tmp_path):
     gru = state_of({"gru.weight_ih_l0": (9, 2), "gru.weight_hh_l0": (9, 3), "gru.bias_ih_l0": (9,)})
     path = write(tmp_path / "x.npz", gru)
-    with pytest.raises(ValueError, match="it holds no LSTM: 'gru' is a GRU, not an LSTM. It holds"):
+    with pytest.raises(ValueError, match="it holds no LSTM: 'gru' is a GRU, or an LSTM"):
         fastlstm.load_lstm(path)
-    with pytest.raises(ValueError, match="x.npz: 'gru' is a GRU, not an LSTM"):
+    with pytest.raises(ValueError, match="x.npz: 'gru' is a GRU, or an LSTM with coupled gates"):
         fastlstm.load(path)
     write(path, gru | lstm("lstm", 3, 5))
     assert fastlstm.load_lstm(path).hidden_size == 5
-    with pytest.raises(ValueError, match="'gru' is a GRU, not an LSTM"):
+    with pytest.raises(ValueError, match="'gru' is a GRU, or an LSTM with coupled gates"):
         fastlstm.load_lstm(path, prefix="gru")
     plain = state_of({"weight_ih": (3, 2), "weight_hh": (3, 3)})
     with pytest.raises(ValueError, match="^it is a plain RNN, not an LSTM"):
@@ -1402,8 +1402,9 @@ def test_many_names_make_no_long_message(tmp_path):
 MODULES = ["", "lstm.", "a.", "a.b.", "0.", "1.", "embedding.", "module.", "a..", ".", "é."]
 LOCAL = (
     "weight bias weight_ih_l0 weight_hh_l0 bias_ih_l0 bias_hh_l0 weight_ih_l1 weight_hr_l0 "
-    "weight_ih_l0_reverse weight_ih weight_hh h0 weight_g weight_v weight_hh_l0_raw "
-    "weight_hh_l0_orig weight_hh_l0_mask weight_u running_mean step "
+    "weight_ih_l0_reverse weight_ih weight_hh weight_ci_l0 weight_cf_l0 weight_co weight_ci "
+    "weight_ln_l0 weight_ln weight_ln_c_l0 bias_ln_c h_0_l0 c_0 h0 weight_g weight_v "
+    "weight_hh_l0_raw weight_hh_l0_orig weight_hh_l0_mask weight_u running_mean step "
     "parametrizations.weight.original0 parametrizations.weight.original1 "
     "parametrizations.weight.0._u"
 ).split()

@@ -16,11 +16,11 @@ from ..checks import check_batch_first, check_dtype, quoted, short
 from ..engines import choose
 from ..engines.machine import threads
 from ..files import written_aside
-from ..layers import LSTM, Last, Layer, Sequential
-from . import foreign, inference, npz, safetensors, structure, torch_pt
+from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
+from . import foreign, inference, npz, safetensors, structure, torch_pt, untold
 from .folding import fold
 from .format import Choice, Content, Format, WrittenFormat
-from .parts import as_lstm, called_with, find_lstm, find_parts, within
+from .parts import as_lstm, called_with, find_lstm, find_parts, tell, within
 from .source import Source, State, file_name, opened
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _READ: tuple[Format, ...] = (safetensors, torch_pt, npz)
 _WRITTEN: tuple[WrittenFormat, ...] = (safetensors, torch_pt, npz)
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
-_LOCAL = "(weight|bias)_[ih][hr]"  # how the names of an LSTM's parameters begin
+_LOCAL = "(weight|bias)_([ih][hr]|c[ifo]|ln)|[hc]_0"  # how the names of its parameters begin
 _Model = TypeVar("_Model", bound=Layer)
 
 
@@ -127,7 +127,8 @@ def load(
     ValueError
         If the file is damaged, hostile or of no known format, or does not tell the layers and
         their order. The sentence names the file, the fault, what was found and what to do. Also if
-        the structure contradicts `batch_first`, or the model of `into`.
+        the structure contradicts `batch_first`, or the model of `into`. Options of training and
+        zoneout may differ.
     TypeError
         If an argument is of another type.
     OSError
@@ -138,7 +139,8 @@ def load(
     Warns
     -----
     UserWarning
-        If `order` leaves out parts that fastlstm has no layer for.
+        If `order` leaves out parts that fastlstm has no layer for. Also if the file is a checkpoint
+        of a model with options that its arrays do not tell, such as ``gate_clip``.
 
     Notes
     -----
@@ -153,6 +155,11 @@ def load(
     model has in evaluation. Parameters with other pieces are refused by name. Numbers without a
     dimension that belong to no layer, such as counters, are left out. float16 and bfloat16 are
     widened to float32, which is exact.
+
+    Arrays tell the peepholes, the layer normalisation and the learned initial states of an LSTM,
+    and its coupled gate if there are peepholes. Without these, an LSTM with a coupled gate is
+    refused, because a GRU has the same arrays. Nothing tells clips, activations, `reverse` and
+    zoneout: load such a model `into` one that has them.
 
     Cost: one pass over the file, and memory for twice its size and once for its largest array.
 
@@ -176,10 +183,13 @@ def load(
         asked = None if engine == "auto" else engine
         _check_into(into, batch_first=batch_first, order=order, dtype=dtype, engine=asked)
     with _naming(path) as origin:
-        (state, description, _), form = _read(path, Choice(key), origin)
+        content, form = _read(path, Choice(key), origin)
+        state, description = content.state, content.structure
         state.require(_dotted(prefix) if description is None else "")
         if into is not None:
-            told = state.batch_first if description is None else structure.layouts(description)
+            told = {of: {"batch_first": value} for of, value in state.batch_first.items()}
+            if description is not None:
+                told = structure.recurrent(description)
             return _load_into(into, state, told, key, prefix)
         if description is not None:
             if order is not None:
@@ -191,16 +201,18 @@ def load(
             parts = within(parts, prefix)
         left: list[str] = []
         if order is None:
-            description, arrays, untold = inference.infer(parts, form.ORDERED)
+            description, arrays, unsaid = inference.infer(parts, form.ORDERED)
         else:
             description, arrays, left = inference.arrange(parts, order, form.ORDERED)
             unused = [*left, *parts.numbers]
-            untold = f"left out of the file: {quoted(unused)}" if unused else ""
+            unsaid = f"left out of the file: {quoted(unused)}" if unused else ""
         model = _fill(description, arrays, batch_first, options)
-    if untold:
-        model._untold = untold
+    if unsaid:
+        model._untold = unsaid
     if left:
-        warnings.warn(f"{file_name(path)}: {untold}", stacklevel=2)
+        warnings.warn(f"{file_name(path)}: {unsaid}", stacklevel=2)
+    if lost := untold.in_text(content.model):
+        warnings.warn(_lost(path, lost), stacklevel=2)
     return model
 
 
@@ -240,7 +252,7 @@ def load_lstm(
     -----
     UserWarning
         If arrays that stand beside the LSTM's own parameters, such as a learnt first state, are
-        left out.
+        left out. Also as `load` warns of a checkpoint.
 
     Examples
     --------
@@ -252,10 +264,13 @@ def load_lstm(
     """
     options = _check_arguments(prefix, batch_first, dtype, engine)
     with _naming(path) as origin:
-        (state, description, _), _ = _read(path, Choice(key, _OF_AN_LSTM), origin)
+        content, _ = _read(path, Choice(key, _OF_AN_LSTM), origin)
+        state, description = content.state, content.structure
         if prefix is not None:
             state.require(_dotted(prefix), _LOCAL)
         parts = find_parts(state)
+        if description is not None:
+            tell(parts, structure.recurrent(description))
         try:
             name, part = find_lstm(parts, prefix)
         except ValueError:
@@ -270,6 +285,8 @@ def load_lstm(
     if left := [other for other in parts[name].arrays if other not in part.arrays]:
         what = f"what {quoted(left)} beside the LSTM's own parameters does is not known"
         warnings.warn(f"{file_name(path)}: {what}; left out", stacklevel=2)
+    if description is None and (lost := untold.in_text(content.model)):
+        warnings.warn(_lost(path, lost), stacklevel=2)
     return lstm
 
 
@@ -329,6 +346,12 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     ImportError
         If the format needs a library that is missing.
 
+    Warns
+    -----
+    UserWarning
+        If the file holds no structure, and the model has options of the recurrence that the arrays
+        do not tell, such as ``gate_clip``.
+
     Notes
     -----
     The file is written under another name and then renamed, so that a failure leaves an old file
@@ -349,8 +372,15 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
         )
+    form = known[path.suffix.lower()]
     with written_aside(path) as file:
-        known[path.suffix.lower()].write(file, model)
+        form.write(file, model)
+    if not form.STRUCTURED and (lost := untold.in_model(model)):
+        warnings.warn(
+            f"{path}: such a file holds arrays alone, which do not tell {lost}: load it with "
+            "fastlstm.load(path, into=model), or save the model as .npz",
+            stacklevel=2,
+        )
 
 
 @contextmanager
@@ -399,6 +429,14 @@ def _check_arguments(
     return {"engine": engine} | ({} if dtype is None else {"dtype": check_dtype(dtype)})
 
 
+def _lost(path: ModelFile, options: str) -> str:
+    """Return the warning that a model is loaded without these options, which its file names."""
+    return (
+        f"{file_name(path)}: its model had {options}, and what is loaded here has not: "
+        "fastlstm.load(path, into=model) takes these options from a model"
+    )
+
+
 def _check_into(model: Layer, **others: Any) -> None:
     if not isinstance(model, Layer):
         raise TypeError(f"into must be a layer, got {type(model).__name__}")
@@ -409,13 +447,16 @@ def _check_into(model: Layer, **others: Any) -> None:
 def _load_into(
     model: _Model,
     state: State,
-    told: dict[str, bool | None],
+    told: dict[str, dict[str, Any]],
     key: str | None,
     prefix: str | None,
 ) -> _Model:
-    """Fill a model of the caller's; `told` has the batch_first of the file's LSTMs, by prefix."""
+    """Fill a model of the caller's.
+
+    `told` has what the file tells of the arguments of LSTMs and LSTMCells, by their prefixes.
+    """
     arrays = _state_for(model, state, prefix)
-    _refuse_other_layout(model, told, _dotted(prefix))
+    _refuse_others(model, told, _dotted(prefix))
     try:
         model.load_state_dict(arrays)
     except ValueError as fault:
@@ -447,17 +488,22 @@ def _state_for(model: Layer, state: State, prefix: str | None) -> dict[str, Arra
     return {name[len(prefix) :]: a for name, a in inside.items() if a.ndim or name in wanted}
 
 
-def _refuse_other_layout(model: Layer, told: dict[str, bool | None], prefix: str) -> None:
-    """Refuse a model of the caller's if the file says another `batch_first` of one of its LSTMs."""
+def _refuse_others(model: Layer, told: dict[str, dict[str, Any]], prefix: str) -> None:
+    """Refuse a model of the caller's if the file says another layout or cell of one of its LSTMs.
+
+    What matters in training alone, and zoneout, which can be set at any time, may differ.
+    """
     for name, layer in model.named_layers(prefix):
-        if not isinstance(layer, LSTM):
+        if not isinstance(layer, (LSTM, LSTMCell)):
             continue
-        said = told.get(name)
-        if said is not None and layer.batch_first is not None and said != layer.batch_first:
-            raise ValueError(
-                f"{name.removesuffix('.') or 'the LSTM'} has batch_first={said} in the file, "
-                f"{layer.batch_first} in the model given"
-            )
+        for argument, said in told.get(name, {}).items():
+            own = structure.argument(layer, argument) if hasattr(layer, argument) else said
+            is_open = argument == "batch_first" and None in (said, own)
+            if argument in {"batch_first", *untold.CELL} and said != own and not is_open:
+                raise ValueError(
+                    f"{name.removesuffix('.') or f'the {type(layer).__name__}'} has "
+                    f"{argument}={said!r:.100} in the file, {own!r} in the model given"
+                )
 
 
 def _dotted(prefix: str | None) -> str:

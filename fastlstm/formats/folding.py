@@ -27,7 +27,9 @@ from ..checks import quoted, short
 if TYPE_CHECKING:
     from ..arrays import Array
 
-PARAMETER = r"(?:weight|bias)(?:_(?:ih|hh|hr)(?:_l(?:0|[1-9]\d{0,5})(?:_reverse)?)?)?"
+_KINDS = "ih|hh|hr|c[ifo]|ln(?:_ih|_hh|_c)?"  # of matrices, peepholes and layer norms of an LSTM
+LAYER = r"_l(?:0|[1-9]\d{0,5})(?:_reverse)?"
+PARAMETER = rf"(?:weight|bias)(?:_(?:{_KINDS})(?:{LAYER})?)?"
 _PIECE = re.compile(
     rf"((?:.*\.)?)(?:parametrizations\.({PARAMETER})\.(.+)|({PARAMETER})_([^.]+))", re.DOTALL
 )

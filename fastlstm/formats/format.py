@@ -20,7 +20,7 @@ class Choice(NamedTuple):
     """
 
     key: str | None = None
-    likely: str = r"(^|\.)(weight|bias)($|_[ih][hr])"  # names of what a layer learns
+    likely: str = r"(^|\.)(weight|bias)($|_[ih][hr]|_c[ifo]|_ln)"  # names of what a layer learns
 
     def refuse_key(self) -> None:
         """Raise ValueError if there is a key, for a format whose files hold one state dict."""
@@ -35,11 +35,13 @@ class Content(NamedTuple):
 
     ``structure`` is a description as `structure.build` takes it, and has not been checked yet.
     ``note`` stands before the fault in later errors; it tells what kind of file this is.
+    ``model`` is the model in words, as its repr is, of a file that holds these and no structure.
     """
 
     state: State
     structure: Any | None
     note: str = ""
+    model: str = ""
 
 
 ANY = Choice()
@@ -81,6 +83,10 @@ class WrittenFormat(Format, Protocol):
     @property
     def SUFFIXES(self) -> tuple[str, ...]:
         """The suffixes of file names, in small letters, by which `save` chooses the format."""
+
+    @property
+    def STRUCTURED(self) -> bool:
+        """Whether `write` puts the structure of the model into a file."""
 
     def write(self, file: IO[bytes], model: Layer) -> None:
         """Write a model into an open file.

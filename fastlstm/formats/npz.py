@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "npz"
 SUFFIXES = (".npz",)
+STRUCTURED = True
 ORDERED = True  # np.savez keeps the order in which it is given the arrays
 
 TRAINING = "__training__"  # the entry of a checkpoint that says what stands in the others
@@ -62,13 +63,13 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     """
     choice.refuse_key()
     text = _text(source, _STRUCTURE)
-    state, note = read_arrays(source), ""
+    state, note, model = read_arrays(source), "", ""
     if TRAINING in state:
         try:
-            state, note = _of_training(source, state), _OF_A_TRAINING
+            (state, model), note = _of_training(source, state), _OF_A_TRAINING
         except ValueError as fault:
             raise ValueError(f"{_OF_A_TRAINING}: {fault}") from fault
-    return Content(state, None if text is None else structure.loads(text), note)
+    return Content(state, None if text is None else structure.loads(text), note, model)
 
 
 def read_arrays(source: Source) -> State:
@@ -130,14 +131,15 @@ def write(file: IO[bytes], model: Layer, notes: dict[str, Any] | None = None) ->
     np.savez(file, **entries)
 
 
-def _of_training(source: Source, state: State) -> State:
-    """Return the parameters of the model in a checkpoint of a training."""
+def _of_training(source: Source, state: State) -> tuple[State, str]:
+    """Return the parameters of the model in a checkpoint of a training, and the model in words."""
     source.budget.check("bytes of a training's JSON", state[TRAINING].nbytes)
     try:
-        model = json.loads(state[TRAINING].item())["kept"]["model"]
+        tree = json.loads(state[TRAINING].item())
+        model = tree["kept"]["model"]
         found = State()
         found.update({name: state[str(place["__array__"])] for name, place in model.items()})
-        return found
+        return found, str(tree["made_for"]["model"])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
         raise ValueError(f"they are damaged: {type(fault).__name__}: {str(fault)[:200]}") from fault
 

@@ -13,13 +13,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checks import quoted, short
-from .folding import NAME, fold
+from .folding import LAYER, NAME, fold
 from .structure import Description
 
 if TYPE_CHECKING:
     from ..arrays import Array
 
-_CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "h_0", "c_0"}
+_PEEPHOLES = {"weight_ci", "weight_cf", "weight_co"}
+_TFLITE_NORM = {"weight_ln"}
+_HASTE_NORM = {"weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c"}
+_STATES = {"h_0", "c_0"}
+_OPTIONAL = _PEEPHOLES | _TFLITE_NORM | _HASTE_NORM | _STATES  # arrays that come with options
+_CELL = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"} | _OPTIONAL
 _EMBEDDING = re.compile(r"(.*_)?emb(ed(ding)?s?)?\d*", re.IGNORECASE)
 _LINEAR = re.compile(r"(.*_)?(fc|lin(ear)?|dense|proj(ection)?|head)_?\d*", re.IGNORECASE)
 
@@ -129,6 +134,13 @@ def find_parts(state: Mapping[str, Array], key: str | None = None) -> Parts:
     return parts
 
 
+def tell(parts: Parts, described: Mapping[str, Description]) -> None:
+    """Read parts as the layers that a structure says they are, by the prefixes of their names."""
+    for prefix, description in described.items():
+        arrays = parts.get(prefix[:-1], _NOTHING).arrays
+        parts[prefix[:-1]] = Part(arrays, [Reading(None, None, description)], "")
+
+
 def _refuse_made(parts: Parts) -> None:
     """Refuse an LSTM or LSTMCell with unknown parts inside, of which its weights may be made.
 
@@ -197,7 +209,9 @@ def _without_others(name: str, part: Part) -> Part:
     The part stays as it is if such an array has the name of a piece of a weight, such as
     weight_hh_l0_scale.
     """
-    arrays = {local: array for local, array in part.arrays.items() if NAME.fullmatch(local)}
+    end = "" if "weight_ih" in part.arrays else LAYER  # how the names of an LSTMCell end
+    own = re.compile(rf"{NAME.pattern}|[hc]_0{end}", re.DOTALL)
+    arrays = {local: array for local, array in part.arrays.items() if own.fullmatch(local)}
     others = part.arrays.keys() - arrays.keys()
     made = any(other.startswith(("weight_", "bias_")) for other in others)
     if part.readings or part.fault or made or not arrays:
@@ -213,26 +227,26 @@ def as_lstm(part: Part) -> tuple[Description, Mapping[str, Array]]:
     arrays, description = part.arrays, part.readings[0].description
     if part.readings[0].kind == "LSTMCell":
         arrays = {f"{name}_l0": array for name, array in arrays.items()}
-        description = _lstm("", arrays)
+        description = {**description, "layer": "LSTM", "batch_first": None}
     return description, arrays
 
 
 def _readings(prefix: str, arrays: Mapping[str, Array]) -> list[Reading]:
     """Return the layers that arrays may be: none, one, or both a Linear and an Embedding."""
-    _refuse_others(prefix, arrays)
-    if all("_l" in name for name in arrays):
+    if all(re.search(r"_l\d", name) for name in arrays):
         d = _lstm(prefix, arrays)
         hidden = d["hidden_size"]
         last = hidden[-1] if isinstance(hidden, list) else hidden
         gives = (1 + d["bidirectional"]) * (d["proj_size"] or last)
         return [Reading(d["input_size"], gives, d)]
     if {"weight_ih", "weight_hh"} <= arrays.keys() <= _CELL:
-        inputs = _matrix(prefix, arrays, "weight_ih")
-        hidden = _units(prefix, "weight_ih", inputs)
-        _require(prefix, arrays, "weight_hh", (4 * hidden, hidden))
+        coupled = _coupled(prefix, arrays, "")
+        inputs, gates = _matrix(prefix, arrays, "weight_ih"), 3 if coupled else 4
+        hidden = _units(prefix, "weight_ih", inputs, gates)
+        _require(prefix, arrays, "weight_hh", (gates * hidden, hidden))
         sizes = {"input_size": inputs.shape[1], "hidden_size": hidden}
         d = {"layer": "LSTMCell", **sizes, "bias": "bias_ih" in arrays, "dtype": str(inputs.dtype)}
-        d |= _learned(arrays)
+        d |= coupled | _options(arrays)
         return [Reading(inputs.shape[1], None, d)]
     if not {"weight"} <= arrays.keys() <= {"weight", "bias"} or arrays["weight"].ndim != 2:
         return []
@@ -252,7 +266,8 @@ def _readings(prefix: str, arrays: Mapping[str, Array]) -> list[Reading]:
 
 def _lstm(prefix: str, arrays: Mapping[str, Array]) -> Description:
     """Return the structure of an LSTM of these arrays; raise ValueError if one is missing."""
-    inputs = _matrix(prefix, arrays, "weight_ih_l0")
+    coupled = _coupled(prefix, arrays, "_l0")
+    inputs, gates = _matrix(prefix, arrays, "weight_ih_l0"), 3 if coupled else 4
     layers = {int(match[1]) for name in arrays if (match := re.search(r"_l(\d+)", name))}
     if gap := next((n for n in range(len(layers)) if n not in layers), None):
         raise ValueError(
@@ -263,11 +278,11 @@ def _lstm(prefix: str, arrays: Mapping[str, Array]) -> Description:
     ends, takes, widths = ("", "_reverse")[: 1 + bidirectional], inputs.shape[1], []
     for layer in range(len(layers)):
         first = f"weight_ih_l{layer}"
-        hidden = _units(prefix, first, _matrix(prefix, arrays, first))
+        hidden = _units(prefix, first, _matrix(prefix, arrays, first), gates)
         gives = projected or hidden
         for end in (f"_l{layer}{end}" for end in ends):
-            _require(prefix, arrays, f"weight_ih{end}", (4 * hidden, takes))
-            _require(prefix, arrays, f"weight_hh{end}", (4 * hidden, gives))
+            _require(prefix, arrays, f"weight_ih{end}", (gates * hidden, takes))
+            _require(prefix, arrays, f"weight_hh{end}", (gates * hidden, gives))
             if projected:
                 _require(prefix, arrays, f"weight_hr{end}", (projected, hidden))
         takes = len(ends) * gives
@@ -277,30 +292,53 @@ def _lstm(prefix: str, arrays: Mapping[str, Array]) -> Description:
         "input_size": inputs.shape[1],
         "hidden_size": widths[0] if len(set(widths)) == 1 else widths,
         "num_layers": len(layers),
-        "bias": any(name.startswith("bias") for name in arrays),
+        "bias": any(re.match("bias_[ih]h", name) for name in arrays),
         "batch_first": None,
         "bidirectional": bidirectional,
         "proj_size": projected,
         "dtype": str(inputs.dtype),
-        **_learned(arrays),
+        **coupled,
+        **_options(arrays),
     }
 
 
-def _learned(arrays: Mapping[str, Array]) -> Description:
-    """Return the argument for learned initial states, if a layer has them."""
-    is_learned = any(name.startswith(("h_0", "c_0")) for name in arrays)
-    return {"learn_initial_state": True} if is_learned else {}
+def _options(arrays: Mapping[str, Array]) -> Description:
+    """Return the arguments of those options of an LSTM that its arrays tell, but for `coupled`."""
+    kinds = {re.sub(f"{LAYER}$", "", name) for name in arrays}
+    options: Description = {}
+    if kinds & _PEEPHOLES:
+        options["peephole"] = True
+    if kinds & (_TFLITE_NORM | _HASTE_NORM):
+        options["layer_norm"] = "haste" if kinds & _HASTE_NORM else "tflite"
+    if kinds & _STATES:
+        options["learn_initial_state"] = True
+    return options
 
 
-def _refuse_others(prefix: str, arrays: Mapping[str, Array]) -> None:
-    """Refuse a GRU and a plain RNN, which have an LSTM's names but fewer rows of weight_hh."""
-    matrix = arrays.get("weight_hh_l0", arrays.get("weight_hh"))
-    if matrix is None or matrix.ndim != 2 or not matrix.size or "weight_hr_l0" in arrays:
-        return
-    gates = matrix.shape[0] / matrix.shape[1]
-    if gates in (1, 3):
-        kind = "a GRU" if gates == 3 else "a plain RNN"
-        raise ValueError(f"{short(prefix[:-1]) if prefix else 'it'} is {kind}, not an LSTM")
+def _coupled(prefix: str, arrays: Mapping[str, Array], end: str) -> Description:
+    """Return the argument for coupled gates, if the cell whose names end so has them.
+
+    Refuse a plain RNN and a GRU, which have an LSTM's names but fewer rows of weight_hh. A GRU has
+    as many as an LSTM with coupled gates, of which only peepholes tell which gate has no rows.
+    """
+    rows, projection = arrays.get(f"weight_hh{end}"), arrays.get(f"weight_hr{end}")
+    units = rows if projection is None else projection
+    if rows is None or units is None or rows.ndim != 2 or units.ndim != 2 or not units.size:
+        return {}
+    gates = len(rows) / units.shape[1]
+    name = short(prefix[:-1]) if prefix else "it"
+    if gates == 1 and projection is None:
+        raise ValueError(f"{name} is a plain RNN, not an LSTM")
+    if gates != 3:
+        return {}
+    has_i, has_f = (f"weight_c{gate}{end}" in arrays for gate in "if")
+    if has_i != has_f:
+        return {"coupled": "f=1-i" if has_i else "i=1-f"}
+    is_lstm = projection is not None or any(f"{kind}{end}" in arrays for kind in _OPTIONAL)
+    raise ValueError(
+        f"{name} is {'' if is_lstm else 'a GRU, or '}an LSTM with coupled gates, whose arrays do "
+        "not tell which of i and f is left out: it is loaded by fastlstm.load(path, into=model)"
+    )
 
 
 def _matrix(prefix: str, arrays: Mapping[str, Array], name: str) -> Array:
@@ -313,13 +351,13 @@ def _matrix(prefix: str, arrays: Mapping[str, Array], name: str) -> Array:
     return arrays[name]
 
 
-def _units(prefix: str, name: str, inputs: Array) -> int:
-    """Return the units of an LSTM, whose input weights have four rows for each."""
-    if not len(inputs) or len(inputs) % 4:
+def _units(prefix: str, name: str, inputs: Array, gates: int) -> int:
+    """Return the units of an LSTM, whose input weights have a row for each unit and gate."""
+    if not len(inputs) or len(inputs) % gates:
         raise ValueError(
-            f"{short(prefix + name)} must have 4 rows for each unit, got {inputs.shape}"
+            f"{short(prefix + name)} must have {gates} rows for each unit, got {inputs.shape}"
         )
-    return len(inputs) // 4
+    return len(inputs) // gates
 
 
 def _require(prefix: str, arrays: Mapping[str, Array], name: str, shape: tuple[int, int]) -> None:

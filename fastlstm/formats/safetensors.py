@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "safetensors"
 SUFFIXES = (".safetensors",)
+STRUCTURED = True
 ORDERED = False  # the library sorts tensors by type and name
 
 _ENTRY = "fastlstm"  # the name of the structure among the metadata

@@ -149,7 +149,7 @@ def describe(model: Layer) -> Description:
             f"the structure of {kind} cannot be stored; known are {_known()}. "
             "A .pt file holds the parameters alone"
         )
-    return {"layer": kind} | {name: _argument(model, name) for name in _arguments(kind)}
+    return {"layer": kind} | {name: argument(model, name) for name in _arguments(kind)}
 
 
 def build(description: Any, *, state: Mapping[str, Array] | None = None, **options: Any) -> Layer:
@@ -220,15 +220,18 @@ def loads(text: str | bytes) -> Any:
     return entry["structure"]
 
 
-def layouts(description: Any) -> dict[str, bool | None]:
-    """Return the batch_first of each LSTM in a description, by the prefix of its parameters."""
+def recurrent(description: Any) -> dict[str, Description]:
+    """Return the LSTMs and LSTMCells in a description, by the prefixes of their parameters.
+
+    They have all arguments. An argument that the description leaves out has its default.
+    """
     _check(description)
 
-    def walk(description: Description, prefix: str) -> Iterator[tuple[str, bool | None]]:
+    def walk(description: Description, prefix: str) -> Iterator[tuple[str, Description]]:
         for name, child in description.get("children", {}).items():
             yield from walk(child, f"{prefix}{name}.")
-        if description["layer"] == "LSTM":
-            yield prefix, _with_defaults(description)["batch_first"]
+        if description["layer"] in ("LSTM", "LSTMCell"):
+            yield prefix, {"layer": description["layer"], **_with_defaults(description)}
 
     return dict(walk(description, ""))
 
@@ -237,7 +240,7 @@ def _known() -> str:
     return ", ".join([*_LAYERS, *_CONTAINERS])
 
 
-def _argument(model: Layer, name: str) -> Any:
+def argument(model: Layer, name: str) -> Any:
     """Return the value of a constructor's argument, which is the attribute of the same name."""
     value = getattr(model, name)
     if name == "dtype":

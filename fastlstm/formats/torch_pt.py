@@ -49,6 +49,7 @@ Fetch: TypeAlias = Callable[[Storage], "bytes | bytearray"]
 
 NAME = "torch"
 SUFFIXES = (".pt", ".pth")
+STRUCTURED = False
 ORDERED = True  # a state dict lists its layers in the order in which the model defined them
 
 _MAGIC = 0x1950A86A20F9469CFC6C

@@ -6,6 +6,7 @@ What they mean is said by equations (11) to (19) in `fastlstm.engines.contract`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..checks import check_bool, check_number, check_probability, short
@@ -185,10 +186,11 @@ def gates_of(coupled: str | None) -> str:
     return "ifgo".replace(_GATE_GONE.get(coupled or "", "-"), "")
 
 
-def options_text(layer: Any) -> str:
-    """Return the options of a layer that are not the defaults, as its repr shows them."""
+def options_text(layer: Any, names: Iterable[str] = DEFAULTS) -> str:
+    """Return those of the named options that are not the defaults, as a layer's repr shows them."""
     text = ""
-    for name, default in DEFAULTS.items():
+    for name in names:
+        default = DEFAULTS[name]
         value = getattr(layer, name, default)
         if value != default:
             text += f', {name}="{value}"' if isinstance(value, str) else f", {name}={value}"
