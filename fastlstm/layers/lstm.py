@@ -680,10 +680,12 @@ class LSTM(Recurrent):
 
         The states are overwritten. Returns y (N, D*P) and the tape of each layer.
         """
-        x, tapes = batch.x, []
+        x, tapes, random = batch.x, [], self._is_random()
         stacks = self._stacks(apart=True, back=back)
         for n, (stack, (h, c)) in enumerate(zip(stacks, self._by_layer(states), strict=True)):
-            x, dropped, noise = self._randomised(n, x, batch)
+            dropped = noise = None
+            if random:
+                x, dropped, noise = self._randomised(n, x, batch)
             y, kept = np.empty((len(x), len(h) * h.shape[2]), self.dtype), None
             if len(x):
                 every = min(checkpoint_every, len(batch.batch_sizes))
@@ -722,6 +724,8 @@ class LSTM(Recurrent):
     def _begin(self, hx: Any, batch: Batch) -> tuple[list[Floats], list[Floats] | None]:
         """Return the states with which a run begins, and those behind a reset; None for zeros."""
         if not self.learn_initial_state:
+            if hx is None:  # a small call is spared one more frame
+                return self._zeros(batch.size), None
             return self.check_states(hx, batch.size, batch.batched), None
         start = [state[:, 0] for state in self._initial(1)]
         if hx is None:
@@ -794,14 +798,21 @@ class LSTM(Recurrent):
         `cells`, if it is not None, gets an array (N, D*H) of each layer's cells.
         """
         x, batch_sizes = batch.x, batch.batch_sizes
-        if cells is None and not self._is_random():
+        random = self._is_random()
+        if cells is None and not random:
             y = np.empty((len(x), self._directions * self._output_size), self.dtype)
-            if len(x):
-                self._run_stacks(self._whole_stacks(), x, batch_sizes, states, y)
+            stacks = self._whole_stacks()
+            if len(x) and len(stacks) == 1:
+                h, c = states
+                stacks[0].run(x, batch_sizes, h, c, y, self.num_threads)
+            elif len(x):
+                self._run_stacks(stacks, x, batch_sizes, states, y)
             return y
         layers = zip(self._stacks(apart=True), self._by_layer(states), strict=True)
         for k, (layer, (h, c)) in enumerate(layers):
-            x, _, noise = self._randomised(k, x, batch)
+            noise = None
+            if random:
+                x, _, noise = self._randomised(k, x, batch)
             y = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
             own = None
             if cells is not None:
@@ -828,8 +839,6 @@ class LSTM(Recurrent):
         Factors and noise are None where there are none.
         """
         rng, factors, noise = self._dropout_rng, None, None
-        if not self._is_random():
-            return x, None, None
         if k and self.dropout:
             factors = dropout_mask(x, self.dropout, rng)
             x = x * factors

@@ -124,6 +124,10 @@ class Recurrent(Computed):
             {field: name + s for field, name in _ARRAYS.items() if name + s in shapes}
             for s in self._suffixes
         ]
+        self._bias_names = [("bias_ih" + s, "bias_hh" + s) if bias else () for s in self._suffixes]
+        # The parameters that lack the rows of one gate, because it follows from another one.
+        coupled = len(self._gates) < 4
+        self._with_gaps = {name for name in shapes if coupled and self.gates_of(name)}
         super().__init__(shapes, dtype, engine)
         self._engine.prepare(self.dtype)
         self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
@@ -411,25 +415,28 @@ class Recurrent(Computed):
         """
         arrays: dict[str, Any] = {"b": np.zeros(4 * self._cells[k].hidden_size, self.dtype)}
         for field, name in self._named[k].items():
-            direct = name in own and not self._has_gap(name)
-            arrays[field] = own[name] if direct else np.zeros_like(self._with_gap(name))
+            gradient = own.get(name)
+            if gradient is None or name in self._with_gaps:
+                gradient = np.zeros_like(self._with_gap(name))
+            arrays[field] = gradient
         return Cell(**self._with_peepholes(k, arrays))
 
     def _take_gradients(self, k: int, gradients: Cell, own: dict[str, Array]) -> None:
         """Add up what an engine could not add into the parameters' own gradients."""
-        suffix = self._suffixes[k]
-        for name in {"bias_ih" + suffix, "bias_hh" + suffix} & own.keys():
-            own[name] += self._without_gap(gradients.b)
-        for field, name in self._named[k].items():
-            if name in own and self._has_gap(name):
-                own[name] += self._without_gap(gradients.arrays()[field])
+        for name in self._bias_names[k]:
+            if name in own:
+                own[name] += self._without_gap(gradients.b)
+        if self._with_gaps:
+            for field, name in self._named[k].items():
+                if name in own and name in self._with_gaps:
+                    own[name] += self._without_gap(gradients.arrays()[field])
 
     @quiet
     def _cell(self, k: int) -> Cell:
         """Return one layer's parameters in one direction, with torch's two biases added up."""
-        suffix, b = self._suffixes[k], np.zeros(4 * self._cells[k].hidden_size, self.dtype)
+        b = np.zeros(4 * self._cells[k].hidden_size, self.dtype)
         if self.bias:
-            b = self._with_gap("bias_ih" + suffix) + self._with_gap("bias_hh" + suffix)
+            b = np.add(*map(self._with_gap, self._bias_names[k]))
         arrays: dict[str, Any] = {
             field: self._with_gap(name) for field, name in self._named[k].items()
         }
@@ -437,14 +444,10 @@ class Recurrent(Computed):
         reverse = self._backward[k % self._directions]
         return Cell(b=b, reverse=reverse, options=options_of(self), **arrays)
 
-    def _has_gap(self, name: str) -> bool:
-        """Tell whether the rows of a gate are left out of a parameter, because it is coupled."""
-        return len(self._gates) < 4 and bool(self.gates_of(name))
-
     def _with_gap(self, name: str) -> Array:
         """Return a parameter with the rows of four gates, zeros for one that is left out."""
         array: Array = self._views[name]
-        if not self._has_gap(name):
+        if name not in self._with_gaps:
             return array
         nothing = np.zeros((len(array) // 3, *array.shape[1:]), array.dtype)
         parts = [self._rows(gate, array) if gate in self._gates else nothing for gate in "ifgo"]
