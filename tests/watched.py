@@ -49,7 +49,7 @@ class WatchedStack:
     def stale(self, value):
         self.own.stale = value
 
-    def check(self, x, batch_sizes, h, c, y, threads, noise=None):
+    def check(self, x, batch_sizes, h, c, y, threads, noise=None, cells=None):
         assert batch_sizes.dtype == np.int64 and batch_sizes.ndim == 1 and batch_sizes.size
         assert batch_sizes[-1] >= 1 and (np.diff(batch_sizes) <= 0).all()
         N, B = batch_sizes.sum(), batch_sizes[0]
