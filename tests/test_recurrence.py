@@ -164,6 +164,31 @@ def test_bits_do_not_depend_on_pieces_of_time(monkeypatch, exact_engine, dtype, 
             assert_same_bits(got, whole[part])
 
 
+# ---- work spaces ------------------------------------------------------------------------------
+
+
+@LAYERED
+@pytest.mark.parametrize("name", OPTIONS)
+def test_nothing_is_written_past_a_work_space(monkeypatch, exact_engine, dtype, name):
+    """The kernels cut a work space as the engine has counted its bytes."""
+    module, spaces = load(exact_engine), []
+    take = module._take
+
+    def guarded(idle, need):
+        work, address = take([], need + 4096)
+        work[need:] = 77
+        spaces.append(work[need:])
+        return work, address
+
+    monkeypatch.setattr(module, "_take", guarded)
+    for lengths, P in (((5,), None), ((5, 4, 2, 1), 18), ((3,) * 150, None)):
+        work = OPTIONS[name]._replace(lengths=lengths, I=35, P=P, dtype=dtype)
+        go_back(module, work, values_of(work))
+    assert len(spaces) >= 6
+    for space in spaces:
+        assert (space == 77).all()
+
+
 # ---- values that are no numbers ---------------------------------------------------------------
 
 

@@ -1299,6 +1299,7 @@ def back_layer(
 Values = np.ndarray[Any, np.dtype[Any]]  # of one row, or a part of them
 
 _ONE = np.float32(1)  # a number times this one keeps its type
+# The places of the functions in ACTIVATIONS.
 SIGMOID, TANH, RELU, AFFINE, LEAKY_RELU, THRESHOLDED_RELU = range(6)
 SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS = range(6, len(ACTIVATIONS))
 NORM_GATES, NORM_SUMS = 1, 2  # the kinds "tflite" and "haste" of layer normalisation
@@ -1307,8 +1308,8 @@ NORM_GATES, NORM_SUMS = 1, 2  # the kinds "tflite" and "haste" of layer normalis
 class GeneralPlan(NamedTuple):
     """What the general loops need to know about one layer in one direction.
 
-    All but the first fields are addresses, of arrays as in `Cell` where no other is said, and 0
-    where there is none.
+    From `numbers` on, the fields are addresses, and 0 where a cell has no such array. Where nothing
+    else is said, an array is as in `Cell`.
     """
 
     I: int  # sizes, as in the legend
@@ -1825,7 +1826,10 @@ def _zone(zone: int, row: int, size: int) -> int:
 
 @_loop
 def _steps_together(sizes: np.ndarray, begin: int, most: int, reverse: bool) -> tuple[int, int]:
-    """Return how many steps from `begin` on have at most so many rows, and how many rows."""
+    """Return how many steps from `begin` on have at most so many rows, and how many rows.
+
+    With `reverse`, steps are counted from the last one.
+    """
     n, count = begin, 0
     while n < sizes.size:
         live = sizes[sizes.size - 1 - n if reverse else n]
@@ -1860,8 +1864,8 @@ def run_general(
     """Run one layer in one direction: equations (11) to (19), as `run` of the contract.
 
     The input's share of the sums is made for some steps at once, of at most `chunk_rows` rows or
-    one step. `saved` and `cells` are 0 if nothing is to be saved, the last three addresses where
-    there is no noise.
+    one step. `saved` and `cells` are 0 if nothing is to be saved; `noise_h`, `zone_h` and `zone_c`
+    are 0 where there is no noise.
     """
     p = _read(GeneralPlan, plan)
     n = _read_numbers(zero, p.numbers)
