@@ -206,7 +206,23 @@ def by_engine(
 def truth(setting: Setting) -> tuple[dict[str, np.ndarray], ...]:
     """Return the values of a setting, what torch makes of them, and how far each may move."""
     values = values_of(setting)
-    return values, *spread(functools.partial(by_torch, setting), values)
+    expected, moves = spread(functools.partial(by_torch, setting), values)
+    gradients = [name for name in expected if name.startswith("d_")]
+    return values, expected, _with_norms(setting, expected, moves, gradients)
+
+
+def _with_norms(
+    setting: Setting, expected: dict[str, np.ndarray], moves: dict[str, Any], gradients: list[str]
+) -> dict[str, Any]:
+    """Return how far each result may move, with what norms do to gradients.
+
+    On the way back a norm may take away all of a gradient, such as that of the size of its input.
+    What is left then are the roundings of what there was, which has the size of other gradients.
+    """
+    if not setting.options.layer_norm:
+        return moves
+    least = max(np.abs(expected[name]).max(initial=0) for name in gradients)
+    return moves | {name: max(moves[name], least) for name in gradients}
 
 
 def assert_agrees(
@@ -384,7 +400,7 @@ class Layers(NamedTuple):
         }
         return problem._replace(arrays=problem.arrays | moved)
 
-    def by_torch(self, problem: Problem, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def by_torch(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return outputs, as "out0" and so on, and gradients by the names of what they are of."""
         leaves = {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
         x = leaves["x"].transpose(0, 1) if self.batch_first else leaves["x"]
@@ -439,7 +455,9 @@ class Layers(NamedTuple):
 def layers_truth(layers: Layers) -> tuple[Any, ...]:
     """Return the problem, what torch makes of it, and how far each result may move."""
     problem = layers.problem()
-    return problem, *spread(functools.partial(layers.by_torch, problem), problem.arrays)
+    expected, moves = spread(layers.by_torch, problem.arrays)
+    gradients = [name for name in expected if not name.startswith("out")]
+    return problem, expected, _with_norms(layers.setting, expected, moves, gradients)
 
 
 def assert_layers_agree(layers: Layers, engine: str) -> None:
