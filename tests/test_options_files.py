@@ -366,6 +366,39 @@ def test_a_checkpoint_of_a_model_with_options(tmp_path):
         load_state(path)
 
 
+@pytest.mark.parametrize(
+    "made_for, warned",
+    [
+        (None, []),  # as in the first version of checkpoints
+        ({}, []),
+        ({"model": "LSTM(3, 4, peephole=True, coupled='f=1-i') of float32"}, []),
+        ({"model": "(0): LSTM(zoneout=0.5, reverse=True) (1): LSTM(zoneout=0.5) (2): Last(reverse="
+          "True)"}, ["zoneout=0.5, reverse=True"]),
+        ({"model": "gate_clip=" + "\x1b" * 10**5}, ["gate_clip=" + "\\x1b" * 90 + "..."]),
+        ({"model": "gate_clip=(" * 10**5}, []),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_checkpoint_says_of_its_model(tmp_path, made_for, warned):
+    """Each option once, with nothing that a terminal would obey, and not endlessly."""
+    layer = LSTM(I, H)
+    tree: dict[str, Any] = {"kept": {"model": {}}}
+    arrays = {str(n): array for n, array in enumerate(layer.state_dict().values())}
+    for number, name in enumerate(layer.state_dict()):
+        tree["kept"]["model"][name] = {"__array__": number}
+    if made_for is not None:
+        tree["made_for"] = made_for
+    text = np.array(json.dumps(tree).encode())
+    np.savez(path := tmp_path / "x.npz", **arrays | {"__training__": text})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert_same_bits(load(path).weight_ih_l0, layer.weight_ih_l0)
+    said = [str(w.message).removeprefix(f"{path}: its model had ") for w in caught]
+    assert len(said) == len(warned)
+    for one, words in zip(said, warned, strict=True):
+        assert one.startswith(words) and len(one) < 500 and "\x1b" not in one
+
+
 # ---- hostile structures ---------------------------------------------------------------------
 
 

@@ -139,7 +139,8 @@ def _of_training(source: Source, state: State) -> tuple[State, str]:
         model = tree["kept"]["model"]
         found = State()
         found.update({name: state[str(place["__array__"])] for name, place in model.items()})
-        return found, str(tree["made_for"]["model"])
+        made_for = tree.get("made_for", {})  # the first version of checkpoints lacked it
+        return found, str(made_for.get("model", ""))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
         raise ValueError(f"they are damaged: {type(fault).__name__}: {str(fault)[:200]}") from fault
 

@@ -45,7 +45,7 @@ def in_model(model: Layer) -> str:
 
 
 def in_text(text: str) -> str:
-    """Return what a model's repr says of such options, in words for people.
+    """Return what a model's repr says of such options, each once, in words for people.
 
     A coupled gate is not among them: without peepholes, its arrays are refused.
 
@@ -54,4 +54,4 @@ def in_text(text: str) -> str:
     >>> in_text("LSTM(3, 4, peephole=True, gate_activation=('elu', 2.0), zoneout=0.1)")
     "gate_activation=('elu', 2.0), zoneout=0.1"
     """
-    return listed(short(found, "") for found in _IN_TEXT.findall(text))
+    return listed(short(found, "") for found in dict.fromkeys(_IN_TEXT.findall(text)))
