@@ -43,6 +43,8 @@ static work works[] = {
     {.shape = {4, 1, 2, 16, 40, 40, 1}, .steps = 16, .batch = 32},             /* back: rows */
     {.shape = {4, 1, 1, 32, 256, 256, 1}, .steps = 8, .batch = 2},             /* units */
     {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
+    {.shape = {4, 1, 1, 32, 256, 256, 1, &bounded}, .steps = 8, .batch = 2},   /* units */
+    {.shape = {4, 1, 1, 32, 128, 90, 1, &normed}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
 };
 enum { WORKS = sizeof works / sizeof *works };
 
@@ -64,7 +66,8 @@ static int64_t results_of(const work *w)
     int64_t I = s->input, H = s->hidden, P = s->output, y = w->steps * w->batch * s->directions * P;
     if (!s->back)
         return y;
-    return y + w->steps * w->batch * I + s->directions * (w->batch * (P + H) + 4 * H * (I + P + 1) + P * H);
+    int64_t more = !s->options ? 0 : s->options->layer_norm ? 13 * H : 3 * H; /* peepholes, and what norms take */
+    return y + w->steps * w->batch * I + s->directions * (w->batch * (P + H) + 4 * H * (I + P + 1) + P * H + more);
 }
 
 static int go_back(const work *w, const fl_call *call, float *results)
@@ -82,6 +85,17 @@ static int go_back(const work *w, const fl_call *call, float *results)
         PLACE(dw[k].w_hh, 4 * H * P);
         PLACE(dw[k].b, 4 * H);
         PLACE(dw[k].w_hr, P * H);
+        if (s->options) {
+            PLACE(dw[k].w_ci, H);
+            PLACE(dw[k].w_cf, H);
+            PLACE(dw[k].w_co, H);
+        }
+        if (s->options && s->options->layer_norm) {
+            PLACE(dw[k].ln_ih, 4 * H);
+            PLACE(dw[k].ln_hh, 4 * H);
+            PLACE(dw[k].ln_c, H);
+            PLACE(dw[k].b_c, H);
+        }
     }
 #undef PLACE
     way.dw = dw;
