@@ -31,42 +31,42 @@ OPTIONS: list[tuple[dict[str, Any], str, dict[str, tuple[int, ...]]]] = [
         "peephole=True",
         {"weight_ci": (4,), "weight_cf": (4,), "weight_co": (4,)},
     ),
-    ({"coupled": "f=1-i"}, 'coupled="f=1-i"', {}),
-    ({"coupled": "i=1-f"}, 'coupled="i=1-f"', {}),
+    ({"coupled": "f=1-i"}, "coupled='f=1-i'", {}),
+    ({"coupled": "i=1-f"}, "coupled='i=1-f'", {}),
     (
         {"coupled": "f=1-i", "peephole": True},
-        'peephole=True, coupled="f=1-i"',
+        "peephole=True, coupled='f=1-i'",
         {"weight_ci": (4,), "weight_co": (4,)},
     ),
     (
         {"coupled": "i=1-f", "peephole": True},
-        'peephole=True, coupled="i=1-f"',
+        "peephole=True, coupled='i=1-f'",
         {"weight_cf": (4,), "weight_co": (4,)},
     ),
     ({"gate_clip": 1}, "gate_clip=1.0", {}),
     ({"cell_clip": np.float32(0.5)}, "cell_clip=0.5", {}),
     ({"proj_size": 2, "proj_clip": 0.25}, "proj_size=2, proj_clip=0.25", {"weight_hr": (2, 4)}),
-    ({"gate_activation": "hard_sigmoid"}, 'gate_activation="hard_sigmoid"', {}),
-    ({"gate_activation": ("hard_sigmoid", 0.2)}, 'gate_activation="hard_sigmoid"', {}),
+    ({"gate_activation": "hard_sigmoid"}, "gate_activation='hard_sigmoid'", {}),
+    ({"gate_activation": ("hard_sigmoid", 0.2)}, "gate_activation='hard_sigmoid'", {}),
     (
         {"gate_activation": ["hard_sigmoid", 1 / 6]},
         "gate_activation=('hard_sigmoid', 0.16666666666666666, 0.5)",
         {},
     ),
-    ({"cell_activation": "softsign"}, 'cell_activation="softsign"', {}),
+    ({"cell_activation": "softsign"}, "cell_activation='softsign'", {}),
     ({"cell_activation": ("leaky_relu", 0.5)}, "cell_activation=('leaky_relu', 0.5)", {}),
     ({"cell_activation": ("affine", 2)}, "cell_activation=('affine', 2.0, 0.0)", {}),
-    ({"output_activation": "identity"}, 'output_activation="identity"', {}),
+    ({"output_activation": "identity"}, "output_activation='identity'", {}),
     ({"output_activation": ("elu", np.float64(0.5))}, "output_activation=('elu', 0.5)", {}),
-    ({"layer_norm": "tflite"}, 'layer_norm="tflite"', {"weight_ln": (16,)}),
+    ({"layer_norm": "tflite"}, "layer_norm='tflite'", {"weight_ln": (16,)}),
     (
         {"layer_norm": "haste"},
-        'layer_norm="haste"',
+        "layer_norm='haste'",
         {"weight_ln_ih": (16,), "weight_ln_hh": (16,), "weight_ln_c": (4,), "bias_ln_c": (4,)},
     ),
     (
         {"layer_norm": "haste", "coupled": "f=1-i"},
-        'coupled="f=1-i", layer_norm="haste"',
+        "coupled='f=1-i', layer_norm='haste'",
         {"weight_ln_ih": (12,), "weight_ln_hh": (12,), "weight_ln_c": (4,), "bias_ln_c": (4,)},
     ),
     ({"recurrent_dropout": 0.5}, "recurrent_dropout=0.5", {}),
@@ -246,9 +246,9 @@ def test_parameters_of_layers_and_directions():
 def test_everything_in_a_repr():
     assert repr(LSTM(I, H, 2, batch_first=True, bidirectional=True, **EVERYTHING)) == (
         "LSTM(3, 4, proj_size=2, num_layers=2, batch_first=True, bidirectional=True, "
-        'peephole=True, coupled="i=1-f", gate_clip=2.5, cell_clip=1.5, proj_clip=0.5, '
-        "gate_activation=('hard_sigmoid', 0.3, 0.5), cell_activation=\"softsign\", "
-        "output_activation=('scaled_tanh', 1.5, 0.5), layer_norm=\"haste\", "
+        "peephole=True, coupled='i=1-f', gate_clip=2.5, cell_clip=1.5, proj_clip=0.5, "
+        "gate_activation=('hard_sigmoid', 0.3, 0.5), cell_activation='softsign', "
+        "output_activation=('scaled_tanh', 1.5, 0.5), layer_norm='haste', "
         "recurrent_dropout=0.25, zoneout=(0.25, 0.125), input_dropout=0.125, "
         "learn_initial_state=True)"
     )

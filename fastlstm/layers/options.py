@@ -193,5 +193,5 @@ def options_text(layer: Any, names: Iterable[str] = DEFAULTS) -> str:
         default = DEFAULTS[name]
         value = getattr(layer, name, default)
         if value != default:
-            text += f', {name}="{value}"' if isinstance(value, str) else f", {name}={value}"
+            text += f", {name}={value!r}"
     return text
