@@ -57,6 +57,7 @@ typedef struct {
     void *back_ih, *back_hh, *back_hr;
     void *w_ci, *w_cf, *w_co, *ln, *ln_ih, *ln_hh, *ln_c, *b_c;
     const fl_options *options; /* those of a stack without any are the plain cell's */
+    fl_kind kind;
 } fl_cell;
 
 /* How many values the tape has for a unit of a row: the gates i, f, g, o of the plain kind. Of the general kind it
@@ -102,7 +103,6 @@ typedef struct {
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, rows; /* T, B, N */
     int64_t first_sequence, sequences;
-    fl_kind kind;
     int reverse, parity; /* as fl_call has them */
     int shares;          /* among how many threads the units of each step are split */
     /* Whether the calling thread runs the task. If threads share it, that is thread 0. The field stands among the
@@ -113,6 +113,13 @@ typedef struct {
     fl_stop *stop;       /* NULL: it cannot be stopped */
     void *scratch;
 } fl_task;
+
+/* Noise makes a task of a plain cell one of the general kind. It is asked here, as one more int beside the others of a
+task would make a step of a small layer wait for a store, 10 ns. */
+static inline fl_kind fl_kind_of(const fl_task *task)
+{
+    return task->noise ? FL_GENERAL : task->cell->kind;
+}
 
 /* The way back through a recorded task with all sequences, by all threads. */
 typedef struct {
@@ -132,7 +139,7 @@ typedef struct {
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, kind, steps, batch, first_sequence, sequences, shares and noise are
+    /* Of a task, only cell, steps, batch, first_sequence, sequences, shares and noise are
     read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */

@@ -6,7 +6,6 @@
 struct fl_stack {
     fl_shape shape;
     fl_options options; /* to which the cells point */
-    fl_kind kind;
     const fl_instruction_set *isa;
     const fl_kernels *kernels;
     fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
@@ -54,6 +53,7 @@ static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kerne
             }
         if (stack) {
             cell.options = &stack->options;
+            cell.kind = shape->options ? FL_GENERAL : FL_PLAIN;
             stack->cells[k] = cell;
         }
     }
@@ -76,7 +76,6 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
     stack->shape = *shape;
     stack->shape.options = NULL;
     stack->options = shape->options ? *shape->options : plain;
-    stack->kind = shape->options ? FL_GENERAL : FL_PLAIN;
     stack->isa = fl_instruction_set_of(isa);
     stack->kernels = fl_kernels_of(isa, shape->itemsize);
     place_cells(stack, shape, stack->kernels);
@@ -172,11 +171,6 @@ static int64_t first_sequence(const stack_run *run, int part)
     return fl_first_sequence(run->call, run->rows, run->cut.parts, part);
 }
 
-static fl_kind kind_of(const fl_stack *stack, const fl_call *call)
-{
-    return call->noise ? FL_GENERAL : stack->kind;
-}
-
 static fl_task task_of(const stack_run *run, int layer, int direction, int part, int thread)
 {
     const fl_call *call = run->call;
@@ -185,14 +179,14 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int part,
     char *scratch = call->scratch;
     int64_t first = first_sequence(run, part);
     fl_task task = {
-        .cell = &run->stack->cells[cell], .kind = kind_of(run->stack, call),
+        .cell = &run->stack->cells[cell],
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
         .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .rows = run->rows, .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
         .reverse = direction || call->reverse, .parity = call->parity, .shares = run->cut.shares,
-        .stop = run->stop, .is_caller = thread == 0,
+        .noise = call->noise ? &call->noise[direction] : NULL, .stop = run->stop, .is_caller = thread == 0,
         .scratch = scratch + run->tasks + run->task_size * (part + direction % run->cut.directions),
     };
     if (layer) {
@@ -206,8 +200,6 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int part,
     task.y = (char *)task.y + direction * s->output * s->itemsize;
     if (call->tape)
         task.tape = &run->tapes[direction];
-    if (call->noise)
-        task.noise = &call->noise[direction];
     if (call->cells) {
         task.cells = (char *)call->cells + direction * s->hidden * s->itemsize;
         task.cells_stride = call->cells_stride;
@@ -241,7 +233,7 @@ static size_t task_size(const stack_run *run)
             int64_t first = first_sequence(run, part);
             const fl_task task = {
                 .cell = &run->stack->cells[layer * run->stack->shape.directions],
-                .kind = kind_of(run->stack, run->call), .steps = run->call->steps, .batch = run->call->batch,
+                .steps = run->call->steps, .batch = run->call->batch,
                 .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
                 .shares = run->cut.shares, .noise = run->call->noise,
             };
@@ -381,7 +373,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
         .task = {
-            .cell = &stack->cells[direction], .kind = kind_of(stack, call), .x = call->x, .x_stride = call->x_stride,
+            .cell = &stack->cells[direction], .x = call->x, .x_stride = call->x_stride,
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
             .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .rows = rows,
             .sequences = call->batch, .reverse = direction || call->reverse,
