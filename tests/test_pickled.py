@@ -118,3 +118,42 @@ def test_an_optimiser_that_arrives_read_only_steps(kind):
     ours, theirs = (optimizer.model.state_dict() for optimizer in optimizers)
     for name, value in ours.items():
         assert_same_bits(theirs[name], value)
+
+
+# What an LSTM and an LSTMCell had in a pickle before there were options of the recurrence.
+PLAIN = {
+    "_asked_engine", "_asked_threads", "_directions", "_engine", "_flat", "_grad_views",
+    "_gradients", "_packed", "_spare", "_suffixes", "_version", "_views", "_whole", "bias",
+    "children", "dtype", "engine", "hidden_size", "input_size", "num_threads", "training",
+}  # fmt: skip
+STACKED = PLAIN | {
+    "_dropout_rng", "_output_size", "batch_first", "bidirectional", "dropout", "num_layers",
+    "proj_size",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "layer, kept",
+    [
+        (fastlstm.LSTM(2, 4, 2, dropout=0.5, bidirectional=True, proj_size=3, seed=0), STACKED),
+        (fastlstm.LSTM(2, 4, bias=False, batch_first=True, dtype="float64", seed=0), STACKED),
+        (fastlstm.LSTMCell(2, 4, seed=0), PLAIN),
+    ],
+    ids=["LSTM", "float64", "LSTMCell"],
+)
+def test_a_layer_that_was_pickled_before_there_were_options(layer, kept):
+    """It gives the same bits, learns, is copied, and keeps its new options as they are."""
+    state = {name: value for name, value in layer.__getstate__().items() if name in kept}
+    old = type(layer).__new__(type(layer))
+    old.__setstate__(pickle.loads(pickle.dumps(state)))
+    assert repr(old) == repr(layer) and old.zoneout == 0
+    x = np.arange(12, dtype=layer.dtype).reshape(6, 2) / 12
+    for copied in (old, copy.deepcopy(old), old.astype(layer.dtype)):
+        (y, _), pullback = copied.vjp(x)
+        assert_same_bits(copied.eval()(x)[0], copy.copy(layer).eval()(x)[0])
+        dy = np.ones_like(y)
+        assert pullback((dy, dy) if kept is PLAIN else dy)[0].any()
+    with pytest.raises(AttributeError, match="peephole of LSTM.* cannot be changed"):
+        old.peephole = True
+    old.zoneout = 1.0  # every step leaves the state as it was
+    assert not old.train()(x)[0].any()

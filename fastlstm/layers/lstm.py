@@ -246,20 +246,23 @@ class LSTM(Recurrent):
                 "reverse=True and bidirectional=True exclude each other: a bidirectional LSTM runs "
                 "from the end as well"
             )
-        self._output_size = self.proj_size or widths[-1]  # of the last layer
+        self._dropout_rng = masks_of(seed)
+        super().__init__(bias, dtype, engine, seed)
+        self.num_threads = num_threads
+
+    def _sizes(self) -> list[Sizes]:
+        widths = _widths(self.hidden_size, self.num_layers)
+        outputs = [self.proj_size or width for width in widths]
+        self._output_size = outputs[-1]  # of the last layer
         self._directions = 2 if self.bidirectional else 1
         # Of each direction, whether it runs from the end.
         self._backward = (self.reverse, True)[: self._directions]
-        outputs = [self.proj_size or width for width in widths]
         inputs = [self.input_size, *(self._directions * output for output in outputs)]
-        cells = [
+        return [
             Sizes(f"_l{layer}{suffix}", inputs[layer], widths[layer], outputs[layer])
             for layer in range(self.num_layers)
             for suffix in ("", "_reverse")[: self._directions]
         ]
-        self._dropout_rng = masks_of(seed)
-        super().__init__(cells, bias, dtype, engine, seed)
-        self.num_threads = num_threads
 
     def _checked(self, name: str, value: Any) -> Any:
         return check_probability(value) if name == "dropout" else super()._checked(name, value)

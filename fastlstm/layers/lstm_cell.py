@@ -64,6 +64,12 @@ class LSTMCell(Recurrent):
     ((2, 4), (2, 4))
     """
 
+    _directions, _backward = 1, (False,)
+    _own_options = (
+        "peephole", "coupled", "gate_clip", "cell_clip", "gate_activation", "cell_activation",
+        "output_activation", "layer_norm", "zoneout", "learn_initial_state",
+    )  # fmt: skip
+
     def __init__(
         self,
         input_size: int,
@@ -89,11 +95,15 @@ class LSTMCell(Recurrent):
         self.hidden_size = check_size("hidden_size", hidden_size)
         bias = check_bool("bias", bias)
         self._take_options(arguments)
-        self._directions, self._backward = 1, (False,)
         self._dropout_rng = masks_of(seed)
-        cells = [Sizes("", self.input_size, self.hidden_size, self.hidden_size)]
-        super().__init__(cells, bias, dtype, engine, seed)
+        super().__init__(bias, dtype, engine, seed)
         self.num_threads = 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"_dropout_rng": masks_of(None), **state})  # which came with zoneout
+
+    def _sizes(self) -> list[Sizes]:
+        return [Sizes("", self.input_size, self.hidden_size, self.hidden_size)]
 
     def __call__(self, input: ArrayLike, hx: Any = None) -> tuple[Floats, Floats]:
         """Run one step.

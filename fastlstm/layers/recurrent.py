@@ -68,8 +68,6 @@ class _Pack(NamedTuple):
 class Recurrent(Computed):
     """What LSTM and LSTMCell share: initial weights, packed weights, and the way back.
 
-    `cells` lists the sizes of each layer and direction, in torch's order.
-
     Layers are in groups: neighbours with the same number of units, which share a stack. The states
     of a run are a list of arrays: h of each group, (cells, B, P), then c of each, (cells, B, H).
     """
@@ -93,17 +91,35 @@ class Recurrent(Computed):
 
     _directions: int
     _backward: tuple[bool, ...]  # of each direction, whether it runs from the end
-    _gates = "ifgo"  # those that have rows in weights and biases, in turn
+    _gates: str  # those that have rows in weights and biases, in turn
+
+    # The options that the layer has, of those in `DEFAULTS`.
+    _own_options: tuple[str, ...] = tuple(DEFAULTS)
 
     def __init__(
         self,
-        cells: list[Sizes],
         bias: bool,
         dtype: Precision,
         engine: EngineChoice,
         seed: int | np.random.Generator | None,
     ) -> None:
-        self.bias, self._cells = bias, cells
+        self.bias = bias
+        shapes = self._plan()
+        super().__init__(shapes, dtype, engine)
+        self._engine.prepare(self.dtype)
+        self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
+        self._whole: list[Stack] | None = None  # the stacks that the last call ran on
+        self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
+        self.reset_parameters(seed)
+
+    def _sizes(self) -> list[Sizes]:
+        """Return the sizes of each layer and direction, in torch's order."""
+        raise NotImplementedError
+
+    def _plan(self) -> dict[str, tuple[int, ...]]:
+        """Work out what follows from sizes and options; return the shapes of all parameters."""
+        self._cells = cells = self._sizes()
+        self._gates = gates_of(self.coupled)
         self._suffixes = [cell.suffix for cell in cells]
         shapes = {
             kind + cell.suffix: shape
@@ -124,23 +140,19 @@ class Recurrent(Computed):
             {field: name + s for field, name in _ARRAYS.items() if name + s in shapes}
             for s in self._suffixes
         ]
-        self._bias_names = [("bias_ih" + s, "bias_hh" + s) if bias else () for s in self._suffixes]
+        self._bias_names = [
+            ("bias_ih" + s, "bias_hh" + s) if self.bias else () for s in self._suffixes
+        ]
         # The parameters that lack the rows of one gate, because it follows from another one.
         coupled = len(self._gates) < 4
         self._with_gaps = {name for name in shapes if coupled and self.gates_of(name)}
-        super().__init__(shapes, dtype, engine)
-        self._engine.prepare(self.dtype)
-        self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
-        self._whole: list[Stack] | None = None  # the stacks that the last call ran on
-        self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
-        self.reset_parameters(seed)
+        return shapes
 
     def _take_options(self, given: dict[str, Any], projected: bool = False) -> None:
         """Check those of the arguments that are options of the recurrence; make them attributes."""
-        own = {name: value for name, value in given.items() if name in DEFAULTS}
+        own = {name: given[name] for name in self._own_options}
         for name, value in check_options(own, projected).items():
             setattr(self, name, value)
-        self._gates = gates_of(self.coupled)
 
     def _shapes(self, cell: Sizes) -> dict[str, tuple[int, ...]]:
         """Return the parameters of one layer in one direction, by the beginnings of their names."""
@@ -169,7 +181,10 @@ class Recurrent(Computed):
         return {**super().__getstate__(), "_packed": {}, "_whole": None, "_spare": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        # What an earlier version pickled lacks the options that came later.
+        defaults = {name: DEFAULTS[name] for name in self._own_options}
+        super().__setstate__({**defaults, **state})
+        self._plan()
         self._engine.prepare(self.dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
