@@ -129,7 +129,7 @@ def test_what_is_refused():
         (cells[:1], "d_cells must be a tuple of 2, an array or None for each layer, got a tuple of "
          "1"),
         ((cells[0], cells[1][:3]),
-         "Expected d_cells[1] of the output's shape (6, 3, 5), got (3, 3, 5)"),
+         "Expected d_cells[1] of the cells' shape (6, 3, 5), got (3, 3, 5)"),
     ):  # fmt: skip
         raises(lambda w=wrong: pullback(output, None, w), ValueError, sentence)
     assert not any(gradient.any() for gradient in lstm.grads.values())

@@ -297,3 +297,16 @@ def test_peepholes_of_a_wrong_shape(layout, sentence):
 def test_unknown_coupling():
     with pytest.raises(ValueError, match="coupled must be"):
         LSTM.from_arrays(*LAYOUTS["keras"], layout="keras", coupled="o=1-i")
+
+
+@pytest.mark.parametrize(
+    "option, names",
+    [
+        ({"layer_norm": "tflite"}, "weight_ln_l0"),
+        ({"learn_initial_state": True}, "c_0_l0, h_0_l0"),
+        ({"proj_size": 1}, "weight_hr_l0"),
+    ],
+)
+def test_an_option_with_arrays_of_its_own_is_refused(option, names):
+    with pytest.raises(ValueError, match=f"no arrays for {names}: build an LSTM with these"):
+        LSTM.from_arrays(*LAYOUTS["keras"], layout="keras", **option)

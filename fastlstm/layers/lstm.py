@@ -317,7 +317,8 @@ class LSTM(Recurrent):
             arrays for each gate can leave it out.
         **options
             Further options of the class, by name: what the layer was trained with, such as
-            `gate_clip`, `gate_activation` or `cell_clip`.
+            `gate_clip`, `gate_activation` or `cell_clip`. Not those with arrays of their own, which
+            are `layer_norm`, `learn_initial_state` and `proj_size`.
 
         Returns
         -------
@@ -362,6 +363,11 @@ class LSTM(Recurrent):
             coupled=coupled,
             **options,
         )
+        if missing := lstm.state_dict().keys() - state.keys():
+            raise ValueError(
+                f"from_arrays takes no arrays for {', '.join(sorted(missing))}: build an LSTM with "
+                "these options, and give it all its arrays by load_state_dict"
+            )
         lstm.load_state_dict(state)
         return lstm.eval()
 
@@ -468,9 +474,9 @@ class LSTM(Recurrent):
         latter the output too, and by several threads in the engines numba and numpy. `mask` and
         `reset` cost what `lengths` cost: masked steps are not computed, and the pieces between
         resets are sequences of their own, which are computed at the same time. With `return_cells`
-        or `return_gates` layers run one after the other and are recorded as by `vjp`: 5 H values
-        for every step and direction. A single direction takes a third more time than without, and
-        memory for what it returns.
+        or `return_gates` layers run one after the other. The former costs memory for what it
+        returns; with the latter, layers are recorded as by `vjp`, which keeps 5 H values for every
+        step and direction.
 
         The rule of `mask` is that of Keras, and so are both values of `masked_output`:
         ``zero_output_for_mask`` of its LSTM chooses between them.
@@ -792,7 +798,8 @@ class LSTM(Recurrent):
         dy = as_float(d_output, self.dtype, what, "LSTM")
         expected = batch.output_shape(wide)
         if dy.shape != expected:
-            raise ValueError(f"Expected {what} of the output's shape {expected}, got {dy.shape}")
+            whose = "output's" if what == "d_output" else "cells'"
+            raise ValueError(f"Expected {what} of the {whose} shape {expected}, got {dy.shape}")
         return batch.rows(dy)
 
     def _run(self, batch: Batch, states: list[Floats], cells: list[Floats] | None = None) -> Floats:
