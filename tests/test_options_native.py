@@ -182,6 +182,35 @@ def test_noise_of_a_plain_cell(native, dtype, field):
     assert_right(native, case, draw_noise(case, (field,)))
 
 
+@pytest.mark.parametrize("B, T, threads", [(1, 40, 1), (3, 5, 1), (6, 60, 2)])
+def test_noise_of_one_direction_alone(native, B, T, threads):
+    """The work space has room for the states that only the second direction's noise takes apart."""
+    case = option_case(T, B, 5, 64, options={})
+    cells = [dataclasses.replace(case.cell, reverse=r) for r in (False, True)]
+    drawn = [Noise(zone_c=draw_noise(case).zone_c), draw_noise(case)]
+    y = np.empty((len(case.x), 128))
+    spare: dict[str, np.ndarray] = {}
+
+    def record_and_back() -> list[np.ndarray]:
+        h, c = (np.stack([state] * 2) for state in (case.h, case.c))
+        stack = native.Stack(cells, 2, True, spare)
+        tape = stack.record(case.x, case.batch_sizes, h, c, y, threads, 3, noise=drawn)
+        dw = [cell.map(np.zeros_like) for cell in cells]
+        stack.back(tape, np.ones_like(y), h.copy(), c.copy(), None, dw, threads)
+        return [y.copy(), h, c, *(a for cell in dw for a in cell.arrays().values())]
+
+    first = record_and_back()
+    sizes = {name: spare[name].size - 64 for name in ("scratch", "back")}
+    for name, size in sizes.items():
+        spare[name] = np.full(size + size // 2, 255, np.uint8)
+    guarded = {name: spare[name] for name in sizes}
+    for got, expected in zip(record_and_back(), first, strict=True):
+        assert_same_bits(got, expected)
+    for name, memory in guarded.items():
+        end = -memory.ctypes.data % 64 + sizes[name]
+        assert (memory[end:] == 255).all(), name
+
+
 def test_saved_of_a_plain_cell(native, dtype):
     case = make_case(I=4, H=21, lengths=(5, 4, 1), dtype=dtype)
     for directions in (1, 2):
