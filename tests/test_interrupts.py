@@ -57,7 +57,10 @@ SHAPES = {
     "directions": ({"bidirectional": True}, 1),
     "stack": ({"num_layers": 2}, 2),
     "projection": ({"proj_size": 30}, 1),
+    "options": ({"peephole": True, "layer_norm": "haste"}, 9),
+    "one row of options": ({"coupled": "f=1-i", "layer_norm": "tflite"}, 1),
 }
+CELLS = {"plain": {}, "options": {"peephole": True, "layer_norm": "haste"}}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -86,18 +89,20 @@ def test_a_stream_stays_where_it_was(engine, num_threads, soon):
     assert_same_bits(stream.run(x), other.run(x))
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("checkpoint_every", [None, LONG])
-def test_a_recorded_run(engine, num_threads, soon, checkpoint_every):
-    lstm = make(engine, num_threads)
+def test_a_recorded_run(engine, num_threads, soon, checkpoint_every, cell):
+    lstm = make(engine, num_threads, **CELLS[cell])
     soon()
     with pytest.raises(Interrupted):
         lstm.vjp(lazy(LONG, 1, 2), checkpoint_every=checkpoint_every)
     assert not any(grad.any() for grad in lstm.grads.values())
 
 
-def test_a_pullback_adds_all_or_nothing(engine, soon):
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_pullback_adds_all_or_nothing(engine, soon, cell):
     """The gradients of the model's head and of layers above had been added before the signal."""
-    lstm = LSTM(2, 128, 3, engine=engine, num_threads=1, seed=0)
+    lstm = LSTM(2, 128, 3, engine=engine, num_threads=1, seed=0, **CELLS[cell])
     model = Sequential(lstm, Linear(128, 3, engine=engine, seed=0))
     y, pullback = model.vjp(np.ones((500, 8, 2), np.float32))
     calls = 0
