@@ -157,3 +157,17 @@ def test_a_layer_that_was_pickled_before_there_were_options(layer, kept):
         old.peephole = True
     old.zoneout = 1.0  # every step leaves the state as it was
     assert not old.train()(x)[0].any()
+
+
+def test_a_stream_that_was_pickled_before_there_were_widths():
+    stream = fastlstm.LSTM(2, 4, 2, proj_size=3, seed=0).stream(2)
+    x = np.ones((2, 2), np.float32)
+    stream.step(x)
+    state = stream.__getstate__()
+    state["_h"], state["_c"] = state.pop("_states")
+    old = fastlstm.Stream.__new__(fastlstm.Stream)
+    old.__setstate__(pickle.loads(pickle.dumps(state)))
+    for _ in range(2):
+        assert_same_bits(old.step(x), stream.step(x))
+    old.reset()
+    assert not old.state[0].any()

@@ -91,7 +91,9 @@ class Stream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over such a state. The arrays are copied, as those of a layer are."""
-        self.__dict__.update(state, _states=[np.array(array) for array in state["_states"]])
+        # Before layers could differ in width, a stream had one h and one c.
+        states = state["_states"] if "_states" in state else [state["_h"], state["_c"]]
+        self.__dict__.update(state, _states=[np.array(array) for array in states])
         self._take_step()
 
     def __copy__(self) -> Stream:
