@@ -62,6 +62,16 @@ def test_zoneout_draws_for_every_value(engine):
     np.testing.assert_allclose(lstm.eval()(X)[0], by_cell(lstm, X, 1.0, 0.3, 0.6)[0], atol=1e-13)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_what_zoneout_keeps_is_exactly_what_it_was(engine, training):
+    """However far the new value is away: a small one does not drown in the difference."""
+    lstm = make(engine, zoneout=1.0, cell_activation="identity", output_activation="identity")
+    states = np.random.default_rng(6).standard_normal((2, 1, B, H))
+    y, (h_n, c_n) = lstm.train(training)(1e20 * X, tuple(states))
+    for got, expected in ((h_n, states[0]), (c_n, states[1]), (y[-1], states[0, 0])):
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_one_number_is_the_zoneout_of_both():
     pair, one = make(zoneout=(0.2, 0.2)), make(zoneout=0.2)
     assert pair.zoneout == one.zoneout == 0.2

@@ -703,10 +703,12 @@ SABOTEURS: dict[str, tuple[str, str, str, list[str]]] = {
         "cell_back", "inside(z, options.gate_clip)", "1", ["gate_clip"],
     ),
     "zoneout keeps the share that should move": (
-        "keep_some", "new + zone * (old - new)", "old + zone * (new - old)", ["noise_zone_c"],
+        "keep_some", "(1 - zone) * new + zone * old", "zone * new + (1 - zone) * old",
+        ["noise_zone_c"],
     ),
     "zoneout keeps the expected share that should move": (
-        "keep_some", "new + zone * (old - new)", "old + zone * (new - old)", ["zoneout"],
+        "keep_some", "(1 - zone) * new + zone * old", "zone * new + (1 - zone) * old",
+        ["zoneout"],
     ),
     "h is made from the cell after its zoneout": (
         "run_general",

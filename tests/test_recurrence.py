@@ -265,7 +265,7 @@ SABOTEURS = {
     "dropout does not reach the gradient of h_0": (
         "noise", "back_general", "dm_0 *= noise.h[:live]", "dm_0 *= 1",
     ),
-    "zoneout of h keeps the new": ("zoneout", "keep_some", "old - new", "new - old"),
+    "zoneout of h keeps the new": ("zoneout", "keep_some", "zone * old", "zone * new"),
     "the masks are not for the gradient": (
         "noise", "back_general", "dm = (1 - zone_h) * dh_t", "dm = 1 * dh_t",
     ),

@@ -1791,10 +1791,10 @@ def _keep_some(zero: Scalar, zone: int, probability: Scalar, new: Values, state:
     if zone != 0:
         mask = _values(zero, zone, state.size)
         for k in range(state.size):
-            state[k] = new[k] + mask[k] * (state[k] - new[k])
+            state[k] = (_ONE - mask[k]) * new[k] + mask[k] * state[k]
     elif probability != 0:
         for k in range(state.size):
-            state[k] = new[k] + probability * (state[k] - new[k])
+            state[k] = (_ONE - probability) * new[k] + probability * state[k]
     else:
         _copy(state.ctypes.data, new.ctypes.data, state.size * _size(zero))
 

@@ -185,7 +185,7 @@ def run_general(
 
 def keep_some(zone: float | Array, new: Array, old: Array) -> Array:
     """(19); without zoneout it is `new`, infinite values included."""
-    return new if isinstance(zone, float) and zone == 0 else new + zone * (old - new)
+    return new if isinstance(zone, float) and zone == 0 else (1 - zone) * new + zone * old
 
 
 def back_general(

@@ -44,7 +44,7 @@ One step with all of them, in order; c_0 and h_0 are the states before it::
     h'  = o * output(c')                                                                   (17)
           o * output(b_c + ln_c * norm(c'))                layer_norm "haste": over H
     h'  = W_hr h'                                          within +-proj_clip              (18)
-    c   = c' + zone_c * (c_0 - c');  h = h' + zone_h * (h_0 - h')    zoneout               (19)
+    c   = (1 - zone_c) * c' + zone_c * c_0;  h likewise, of h' and h_0    zoneout          (19)
 
 norm(v) is (v - mean) / sqrt(variance + epsilon), both over the values of one row; the variance is
 the mean of the squares of v - mean. In training zone_c and zone_h are masks of 0 and 1 for every
