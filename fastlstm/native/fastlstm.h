@@ -179,8 +179,9 @@ void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *g
 checkpoint_interval and threads are read. */
 size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back);
 
-/* Go back through all directions and steps: equations (6) to (10). The tape stays as it is and can be used
-again. Other than 0: the call's `stop` ended it, and what it fills or adds to is worth nothing. */
+/* Go back through all directions and steps: equations (6) to (10), or those of (19) to (11) backward. The tape
+stays as it is and can be used again. Other than 0: the call's `stop` ended it, and what it fills or adds to is
+worth nothing. */
 int fl_back(const fl_stack *stack, const fl_back_call *back);
 
 /* The weights of a linear product y = W x + b, packed. Each sum begins with b and adds x in order, as those of

@@ -108,9 +108,9 @@ typedef struct {
     /* Whether the calling thread runs the task. If threads share it, that is thread 0. The field stands among the
     other ints: at the end, a copy of this structure would wait for single stores, 30 ns of a step. */
     int is_caller;
-    const fl_tape *tape; /* NULL: nothing is recorded */
+    const fl_tape *tape;   /* NULL: nothing is recorded */
     const fl_noise *noise; /* of this direction, with the rows of all sequences; NULL: nothing is random */
-    fl_stop *stop;       /* NULL: it cannot be stopped */
+    fl_stop *stop;         /* NULL: it cannot be stopped */
     void *scratch;
 } fl_task;
 
@@ -139,8 +139,7 @@ typedef struct {
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, steps, batch, first_sequence, sequences, shares and noise are
-    read. */
+    /* Of a task, only cell, steps, batch, first_sequence, sequences, shares and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
     void (*run_alone)(const fl_task *task);
