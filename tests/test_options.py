@@ -587,3 +587,20 @@ def test_a_cell_is_a_step_of_the_layer(engine, options):
             np.testing.assert_allclose(one, two, rtol=0, atol=200 * np.finfo("float32").eps)
         else:
             assert_same_bits(one, two)
+
+
+@pytest.mark.parametrize("options", [
+    {"gate_clip": 1e-10},
+    {"gate_activation": "relu", "cell_activation": "relu"},
+    {"gate_activation": ("thresholded_relu", 0.5), "cell_activation": "relu"},
+], ids=str)  # fmt: skip
+def test_nothing_comes_back_through_what_is_flat(engine, options):
+    """Not even nan, as in torch, where a clip and relu choose and do not multiply."""
+    lstm = LSTM(I, H, engine=engine, seed=0, **options)
+    lstm.bias_ih_l0 = np.full(4 * H, -100.0)
+    x = np.ones((3, 1, I), np.float32)
+    x[1] = np.nan
+    (y, _), pullback = lstm.vjp(x)
+    dx, _ = pullback(np.ones_like(y))
+    assert np.isnan(dx[1]).any() or np.isnan(y[1]).any()
+    np.testing.assert_array_equal(dx[0], 0)

@@ -693,11 +693,12 @@ SABOTEURS: dict[str, tuple[str, str, str, list[str]]] = {
         "clip(h_t, options.proj_clip) @ cell.w_hr", ["proj_clip"],
     ),
     "the way back does not see the clip of the projection": (
-        "back_general", "dm * inside(values.m @ cell.w_hr, options.proj_clip)", "dm",
+        "back_general", "np.where(inside(values.m @ cell.w_hr, options.proj_clip), dm, 0)", "dm",
         ["proj_clip"],
     ),
     "the way back does not see the clip of the cell": (
-        "cell_back", "dc * inside(values.raw_c, options.cell_clip)", "dc", ["cell_clip"],
+        "cell_back", "np.where(inside(values.raw_c, options.cell_clip), dc, 0)", "dc",
+        ["cell_clip"],
     ),
     "the way back does not see the clip of the gates": (
         "cell_back", "inside(z, options.gate_clip)", "1", ["gate_clip"],
@@ -737,8 +738,8 @@ SABOTEURS: dict[str, tuple[str, str, str, list[str]]] = {
         'if "w_co" in w:\n'
         '    dws["w_co"] += (ds[3] * values.c).sum(axis=0)\n'
         '    dc = dc + ds[3] * w["w_co"]\n'
-        "dc = dc * inside(values.raw_c, options.cell_clip)",
-        "dc = dc * inside(values.raw_c, options.cell_clip)\n"
+        "dc = np.where(inside(values.raw_c, options.cell_clip), dc, 0)",
+        "dc = np.where(inside(values.raw_c, options.cell_clip), dc, 0)\n"
         'if "w_co" in w:\n'
         '    dws["w_co"] += (ds[3] * values.c).sum(axis=0)\n'
         '    dc = dc + ds[3] * w["w_co"]',

@@ -1522,7 +1522,7 @@ def _go_back(
             d[k] *= one - y[k] * y[k]
     elif name == RELU:
         for k in range(d.size):
-            d[k] *= zero if x[k] <= 0 else one
+            d[k] = zero if x[k] <= 0 else d[k]
     elif name == AFFINE:
         for k in range(d.size):
             d[k] *= alpha
@@ -1531,7 +1531,7 @@ def _go_back(
             d[k] *= alpha if x[k] <= 0 else one
     elif name == THRESHOLDED_RELU:
         for k in range(d.size):
-            d[k] *= zero if _within(x[k], bound) <= alpha else one
+            d[k] = zero if _within(x[k], bound) <= alpha else d[k]
     elif name == SCALED_TANH:
         for k in range(d.size):
             t = _tanh_of(zero, beta * _within(x[k], bound))
@@ -1552,7 +1552,7 @@ def _go_back(
         for k in range(d.size):
             d[k] *= _sigmoid(zero, _within(x[k], bound))
     for k in range(d.size):
-        d[k] *= zero if abs(x[k]) > bound else one
+        d[k] = zero if abs(x[k]) > bound else d[k]
 
 
 # A sum over a row is made in 16 parts, of which value k goes to part k modulo 16, and the parts are
@@ -2097,7 +2097,7 @@ def _back_through_step(
         _add_products(_values(zero, arrays.dw_co, H), ds_o, c)
         _add_products(dc_new, ds_o, _values(zero, p.w_co, H))
     for k in range(H):  # (16)
-        dc_new[k] *= zero if abs(step.raw_c[k]) > n.cell_clip else zero + _ONE
+        dc_new[k] = zero if abs(step.raw_c[k]) > n.cell_clip else dc_new[k]
     for k in range(H):
         d[k] = dc_new[k] * g[k]
     for k in range(H):
@@ -2278,7 +2278,7 @@ def back_general(
                             _values(zero, _row(projected, r), P),
                         )
                         for u in range(P):
-                            new[u] *= zero if abs(old[u]) > n.proj_clip else zero + _ONE
+                            new[u] = zero if abs(old[u]) > n.proj_clip else new[u]
                 for r in range(live):
                     _copy_to_panels(P * size, dh_panels, at + r, _row(dh_new, r))
                 _product(zero, live, H, dm, PANEL, zeros, w_hr, dh_new, size, P)

@@ -208,7 +208,7 @@ def back_general(
         values = values_of(cell, all_sums[rows], c_0)
         dm = (1 - zone_h) * dh_t  # (19)
         if cell.w_hr is not None and dw.w_hr is not None:
-            dm = dm * inside(values.m @ cell.w_hr, options.proj_clip)  # (18)
+            dm = np.where(inside(values.m @ cell.w_hr, options.proj_clip), dm, 0)  # (18)
             dw.w_hr[...] += dm.T @ values.m
             dm = dm @ cell.w_hr.T
         ds_x[rows], ds_h[rows], dc_0 = cell_back(
@@ -240,14 +240,15 @@ def cell_back(
         """From the gradient of a gate to that of its sums: (15), (14)."""
         function = options.cell if gate == 2 else options.gate
         z, own = values.z[gate], slice(gate * dc.shape[1], (gate + 1) * dc.shape[1])
-        dz = d * slope(function, clip(z, options.gate_clip)) * inside(z, options.gate_clip)
+        dz = times_slope(d, function, clip(z, options.gate_clip))
+        dz = np.where(inside(z, options.gate_clip), dz, 0)
         dw.b[own] += dz.sum(axis=0)
         if options.layer_norm == "tflite":
             dws["ln"][own] += (dz * norm(values.s[gate], "tflite")).sum(axis=0)
             dz = norm_back(values.s[gate], dz * w["ln"][own], "tflite")
         ds[gate] = dz
 
-    dq = dm * o * slope(options.output, values.q)  # (17)
+    dq = times_slope(dm * o, options.output, values.q)  # (17)
     if options.layer_norm == "haste":
         dws["ln_c"] += (dq * norm(values.c, "haste")).sum(axis=0)
         dws["b_c"] += dq.sum(axis=0)
@@ -257,7 +258,7 @@ def cell_back(
     if "w_co" in w:
         dws["w_co"] += (ds[3] * values.c).sum(axis=0)  # (13)
         dc = dc + ds[3] * w["w_co"]
-    dc = dc * inside(values.raw_c, options.cell_clip)  # (16)
+    dc = np.where(inside(values.raw_c, options.cell_clip), dc, 0)  # (16)
     di, df, dg = dc * g, dc * c_0, dc * i
     if options.coupled != "i=1-f":
         back_to_sums(0, di - df if options.coupled else di)
@@ -310,9 +311,8 @@ def clip(v: Array, bound: float) -> Array:
 
 
 def inside(v: Array, bound: float) -> Array:
-    """The derivative of a clip."""
-    result: Array = np.where(np.abs(v) > bound, v.dtype.type(0), v.dtype.type(1))
-    return result
+    """Where the derivative of a clip is 1. Elsewhere nothing comes through, not even nan."""
+    return ~(np.abs(v) > bound)
 
 
 def activate(function: Activation, x: Array) -> Array:
@@ -332,6 +332,13 @@ def activate(function: Activation, x: Array) -> Array:
         "softplus": lambda: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
     }
     return values[name]()
+
+
+def times_slope(d: Array, function: Activation, x: Array) -> Array:
+    """Return d times the derivative; where a relu is flat nothing comes through, not nan."""
+    flat = {"relu": 0.0, "thresholded_relu": function.alpha}.get(function.name, np.nan)
+    product: Array = np.where(x <= flat, 0, d * slope(function, x))
+    return product
 
 
 def slope(function: Activation, x: Array) -> Array:
