@@ -119,7 +119,7 @@ class Recurrent(Computed):
     def _plan(self) -> dict[str, tuple[int, ...]]:
         """Work out what follows from sizes and options; return the shapes of all parameters."""
         self._cells = cells = self._sizes()
-        self._gates = gates_of(self.coupled)
+        self._gates, self._options = gates_of(self.coupled), options_of(self)
         self._suffixes = [cell.suffix for cell in cells]
         shapes = {
             kind + cell.suffix: shape
@@ -140,7 +140,7 @@ class Recurrent(Computed):
             {field: name + s for field, name in _ARRAYS.items() if name + s in shapes}
             for s in self._suffixes
         ]
-        self._bias_names = [
+        self._bias_names: list[tuple[str, ...]] = [
             ("bias_ih" + s, "bias_hh" + s) if self.bias else () for s in self._suffixes
         ]
         # The parameters that lack the rows of one gate, because it follows from another one.
@@ -190,6 +190,7 @@ class Recurrent(Computed):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in ("num_threads", "zoneout") and "_packed" in self.__dict__:
+            self._options = options_of(self)
             self._discard(True, False)  # so that streams take it over
 
     def _release(self) -> None:
@@ -435,10 +436,7 @@ class Recurrent(Computed):
             if gradient is None or name in self._with_gaps:
                 gradient = np.zeros_like(self._with_gap(name))
             arrays[field] = gradient
-        # As Cell(**arrays), without a call for each of its fields: a hundredth of a small pullback.
-        cell = object.__new__(Cell)
-        vars(cell).update(self._with_peepholes(k, arrays) if self.peephole else arrays)
-        return cell
+        return Cell.of(self._with_peepholes(k, arrays) if self.peephole else arrays)
 
     def _take_gradients(self, k: int, gradients: Cell, own: dict[str, Array]) -> None:
         """Add up what an engine could not add into the parameters' own gradients."""
@@ -454,15 +452,16 @@ class Recurrent(Computed):
     @quiet
     def _cell(self, k: int) -> Cell:
         """Return one layer's parameters in one direction, with torch's two biases added up."""
-        b = np.zeros(4 * self._cells[k].hidden_size, self.dtype)
+        of = self._with_gap if self._with_gaps else self._views.__getitem__
+        fields: dict[str, Any] = {field: of(name) for field, name in self._named[k].items()}
         if self.bias:
-            b = np.add(*map(self._with_gap, self._bias_names[k]))
-        arrays: dict[str, Any] = {
-            field: self._with_gap(name) for field, name in self._named[k].items()
-        }
-        arrays = self._with_peepholes(k, arrays)
-        reverse = self._backward[k % self._directions]
-        return Cell(b=b, reverse=reverse, options=options_of(self), **arrays)
+            ih, hh = self._bias_names[k]
+            fields["b"] = of(ih) + of(hh)
+        else:
+            fields["b"] = np.zeros(4 * self._cells[k].hidden_size, self.dtype)
+        fields["reverse"] = self._backward[k % self._directions]
+        fields["options"] = self._options
+        return Cell.of(self._with_peepholes(k, fields) if self.peephole else fields)
 
     def _with_gap(self, name: str) -> Array:
         """Return a parameter with the rows of four gates, zeros for one that is left out."""
