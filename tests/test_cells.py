@@ -52,6 +52,17 @@ def test_a_call_gives_what_vjp_gives(engine):
     assert lstm(x, mask=MASK, return_cells=True)[1][0].shape == states[0].shape
 
 
+@pytest.mark.parametrize("name", ["return_cells", "return_gates"])
+@pytest.mark.parametrize("method", ["__call__", "vjp"])
+def test_what_is_no_bool(name, method):
+    lstm = LSTM(3, 5, engine="numpy")
+    raises(
+        lambda: getattr(lstm, method)(normal(2, 1, 3), **{name: "yes"}),
+        TypeError,
+        f"{name} should be of type bool, got: str",
+    )
+
+
 CELLS = {
     "plain": {},
     "projected": {"proj_size": 5, "bidirectional": True},

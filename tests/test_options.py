@@ -604,3 +604,11 @@ def test_nothing_comes_back_through_what_is_flat(engine, options):
     dx, _ = pullback(np.ones_like(y))
     assert np.isnan(dx[1]).any() or np.isnan(y[1]).any()
     np.testing.assert_array_equal(dx[0], 0)
+
+
+def test_without_zoneout_nothing_passes_a_step_by(engine):
+    """An infinite gradient of c stays one: it is not added to 0 times infinity."""
+    lstm = LSTM(I, H, gate_clip=3.0, engine=engine, seed=0)
+    (_, (_, c_n)), pullback = lstm.vjp(np.ones((1, 1, I), np.float32))
+    _, (_, dc_0) = pullback(None, (None, np.full_like(c_n, np.inf)))
+    np.testing.assert_array_equal(dc_0, np.inf)

@@ -259,8 +259,8 @@ SABOTEURS = {
     ),
     "what zoneout keeps of c has no gradient": (
         "zoneout", "back_general",
-        "dh[:live], dc[:live] = dm_0 + zone_h * dh_t, dc_0 + zone_c * dc_t",
-        "dh[:live], dc[:live] = dm_0 + zone_h * dh_t, dc_0",
+        "dh[:live], dc[:live] = dm_0 + kept(zone_h, dh_t), dc_0 + kept(zone_c, dc_t)",
+        "dh[:live], dc[:live] = dm_0 + kept(zone_h, dh_t), dc_0",
     ),
     "dropout does not reach the gradient of h_0": (
         "noise", "back_general", "dm_0 *= noise.h[:live]", "dm_0 *= 1",

@@ -188,6 +188,11 @@ def keep_some(zone: float | Array, new: Array, old: Array) -> Array:
     return new if isinstance(zone, float) and zone == 0 else (1 - zone) * new + zone * old
 
 
+def kept(zone: float | Array, d: Array) -> Array:
+    """The part of a gradient that (19) leads past a step; without zoneout 0, not inf * 0."""
+    return np.zeros_like(d) if isinstance(zone, float) and zone == 0 else zone * d
+
+
 def back_general(
     cell: Cell, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array,
     saved: tuple[Array, Array], dy: Array, dh: Array, dc: Array, dx: Array | None, dw: Cell,
@@ -218,7 +223,7 @@ def back_general(
         if noise.h is not None:
             ms[rows] *= noise.h[:live]
             dm_0 *= noise.h[:live]  # (11)
-        dh[:live], dc[:live] = dm_0 + zone_h * dh_t, dc_0 + zone_c * dc_t
+        dh[:live], dc[:live] = dm_0 + kept(zone_h, dh_t), dc_0 + kept(zone_c, dc_t)
     if dx is not None:
         dx += ds_x @ cell.w_ih.T
     dw.w_ih[...] += ds_x.T @ x

@@ -507,6 +507,9 @@ class LSTM(Recurrent):
         >>> np.array_equal(cells[0][-1], c_n[0]), gates[0].f.shape
         (True, (5, 2, 4))
         """
+        if return_cells or return_gates:
+            check_bool("return_cells", return_cells)
+            check_bool("return_gates", return_gates)
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
@@ -640,6 +643,8 @@ class LSTM(Recurrent):
                     "checkpoint_every cannot be given with return_cells or return_gates, for which "
                     "every step is kept"
                 )
+        check_bool("return_cells", return_cells)
+        check_bool("return_gates", return_gates)
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
