@@ -32,7 +32,7 @@ from support import (
 import fastlstm
 from fastlstm.engines import MODULES, _layers, _numpy, _warn_of_numpy, choose, contract, load
 from fastlstm.engines.contract import Cell
-from fastlstm.engines.machine import cpus, threads
+from fastlstm.engines.machine import asked_caches, cpus, threads
 from fastlstm.formats import structure
 from fastlstm.sequences.packing import rows_of
 
@@ -919,6 +919,49 @@ def test_engines_tell_of_themselves(engine):
     package = fastlstm if engine == "native" else importlib.import_module(engine)
     assert about[engine]["version"] == package.__version__
     assert isinstance(about[engine]["instruction_set"], str)
+
+
+def test_caches_that_the_environment_names(monkeypatch):
+    monkeypatch.delenv("FASTLSTM_CACHES", raising=False)
+    assert asked_caches() is None
+    monkeypatch.setenv("FASTLSTM_CACHES", "")
+    assert asked_caches() is None
+    for text, sizes, shown in (
+        ("48K,2M,300M,16", (49152, 2 << 20, 300 << 20, 16), "L1 48 KB, L2 2 MB, L3 300 MB for 16"),
+        ("128K,4M,0,1", (1 << 17, 4 << 20, 0, 1), "L1 128 KB, L2 4 MB"),
+        ("4K,4K,4K,2", (4096, 4096, 4096, 2), "L1 4 KB, L2 4 KB, L3 4 KB for 2"),
+    ):
+        monkeypatch.setenv("FASTLSTM_CACHES", text)
+        assert asked_caches() == sizes and str(asked_caches()) == shown
+    for text in (
+        "48K", "48K,2M,32M", "48K,2M,32M,0", "48,2M,32M,8", "2M,48K,32M,8", "48K,32M,2M,8",
+        "48K,2M,32M,8,", " 48K,2M,32M,8", "3K,2M,32M,8", "-48K,2M,32M,8", "48k,2m,32m,8",
+        "4\u0661K,2M,0,1",
+    ):  # fmt: skip
+        monkeypatch.setenv("FASTLSTM_CACHES", text)
+        with pytest.raises(ValueError, match=f"^FASTLSTM_CACHES must .*; got {text!r}$"):
+            asked_caches()
+
+
+def _caches_told(named):
+    """What the native engine tells of its caches in a process of its own."""
+    line = "import fastlstm; print(*fastlstm.engine_info()['native'].get('caches', ()))"
+    environment = os.environ | {"FASTLSTM_CACHES": named}
+    told = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True)
+    return tuple(map(int, told.stdout.split()))
+
+
+@pytest.mark.skipif(not fastlstm.engine_info()["native"]["available"], reason="needs native")
+def test_caches_of_this_machine():
+    assert _caches_told("32K,512K,32M,8") == (32 << 10, 512 << 10, 32 << 20, 8)
+    caches = _caches_told("")
+    assert 4096 <= caches[0] <= caches[1] and caches[3] >= 1
+    for cache in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        kind, level, size = (
+            (cache / name).read_text().strip() for name in ("type", "level", "size")
+        )
+        if kind != "Instruction" and int(level) < 4:  # what Linux says is what the processor says
+            assert caches[int(level) - 1] == int(size.removesuffix("K")) * 1024
 
 
 def test_number_of_threads(monkeypatch):

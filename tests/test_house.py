@@ -39,7 +39,7 @@ CYTHON = {
 # What files of engines may import of their folder, besides the files of the same engine.
 SHARED = {
     "_layers": {"contract"},
-    **dict.fromkeys(("_native", "_numba", "_numpy"), {"contract", "_layers"}),
+    **dict.fromkeys(("_native", "_numba", "_numpy"), {"contract", "machine", "_layers"}),
 }
 
 

@@ -26,7 +26,7 @@ def _list_engines(args: argparse.Namespace) -> None:
         table = engine_info()
     except ValueError as error:  # a variable has a wrong value: list what there is without it
         fault = error
-        for name in ("FASTLSTM_ENGINE", "FASTLSTM_ISA"):
+        for name in ("FASTLSTM_ENGINE", "FASTLSTM_ISA", "FASTLSTM_CACHES"):
             os.environ.pop(name, None)
         table = engine_info()
     for name, facts in table.items():

@@ -13,6 +13,7 @@ import numpy as np
 
 from .contract import ACTIVATIONS
 from .contract import Step as Contract
+from .machine import Caches, asked_caches
 
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -35,11 +36,15 @@ cdef extern from "fastlstm.h":
         fl_activation gate, cell, output
         int32_t layer_norm
         double zoneout_h, zoneout_c
+    ctypedef struct fl_caches:
+        int64_t l1, l2, l3
+        int32_t l3_sharers
     ctypedef struct fl_shape:
         int32_t itemsize, layers, directions
         int64_t input, hidden, output
         int32_t back
         const fl_options *options
+        const fl_caches *caches
     ctypedef struct fl_arrays:
         void *w_ih
         void *w_hh
@@ -86,6 +91,7 @@ cdef extern from "fastlstm.h":
         void *scratch
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
+    fl_caches fl_caches_here()
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
     fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
     const char *fl_stack_isa(const fl_stack *stack)
@@ -132,6 +138,9 @@ def _isa_name(int isa):
     return name.decode() if name != NULL else None
 
 
+cdef fl_caches _CACHES = fl_caches_here()  # or those of FASTLSTM_CACHES, to which work is cut
+if (asked := asked_caches()) is not None:
+    _CACHES.l1, _CACHES.l2, _CACHES.l3, _CACHES.l3_sharers = asked
 cdef int _ISA = _choose_isa()
 
 # Larger scratch memory is given back: beside its call it costs nothing.
@@ -254,6 +263,7 @@ cdef class Stack:
         if not all(cell.is_plain for cell in cells):
             _fill_options(&options, cells[0].options)
             self.shape.options = &options
+        self.shape.caches = &_CACHES
         self.bytes = fl_stack_bytes(&self.shape, _ISA)
         self.spare = spare
         self.memory = _borrow(spare, "weights", self.bytes)
@@ -536,4 +546,7 @@ def prepare(dtype):
 def describe():
     from .. import __version__
 
-    return {"version": __version__, "instruction_set": _isa_name(_ISA)}
+    return {
+        "version": __version__, "instruction_set": _isa_name(_ISA),
+        "caches": Caches(_CACHES.l1, _CACHES.l2, _CACHES.l3, _CACHES.l3_sharers),
+    }

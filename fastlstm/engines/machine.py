@@ -1,10 +1,15 @@
-"""The machine: how many processors this process may use, and so how many threads a call may."""
+"""The machine: how many processors this process may use, and so how many threads a call may.
+
+The native engine asks the machine for its caches itself; here is only what the environment says.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +35,44 @@ def threads(num_threads: object, engine: str) -> int:
     if not 1 <= num_threads <= _MOST_THREADS:
         raise ValueError(f"num_threads must be from 1 to {_MOST_THREADS}, got {num_threads}")
     return int(num_threads)
+
+
+class Caches(NamedTuple):
+    """The data caches that one core uses, in bytes; `l3` is 0 if there is no third level."""
+
+    l1: int
+    l2: int
+    l3: int
+    l3_sharers: int  # how many processors share the third level
+
+    def __str__(self) -> str:
+        l1, l2, l3 = (f"{n >> 20} MB" if n >= 1 << 20 else f"{n >> 10} KB" for n in self[:3])
+        return f"L1 {l1}, L2 {l2}" + (f", L3 {l3} for {self.l3_sharers}" if self.l3 else "")
+
+
+def asked_caches() -> Caches | None:
+    """Return the caches that FASTLSTM_CACHES names, or None: the engine is to ask the machine.
+
+    The variable is for tests and experiments. It changes the time of a call and no value.
+    """
+    text = os.environ.get("FASTLSTM_CACHES")
+    if not text:
+        return None
+    found = re.fullmatch(
+        r"([0-9]{1,6}[KM]),([0-9]{1,6}[KM]),(0|[0-9]{1,6}[KM]),([1-9][0-9]{0,3})", text
+    )
+    if found:
+        l1, l2, l3 = (
+            int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
+            for size in found.groups()[:3]
+        )
+        if 4096 <= l1 <= l2 and (l3 == 0 or l2 <= l3):
+            return Caches(l1, l2, l3, int(found[4]))
+    raise ValueError(
+        "FASTLSTM_CACHES must be the sizes of the first, second and third level (or 0 for none), "
+        "none smaller than the one before, and how many processors share the third, as in "
+        f"48K,2M,32M,8; got {text!r}"
+    )
 
 
 def cpus(root: str | os.PathLike[str] = "/") -> int:

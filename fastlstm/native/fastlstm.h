@@ -65,6 +65,13 @@ typedef struct {
 enum { FL_F_FROM_I = 1, FL_I_FROM_F };
 enum { FL_NORM_GATES = 1, FL_NORM_SUMS };
 
+/* The data caches that one core uses, in bytes; l3 is 0 if there are two levels. `l3_sharers` is how many processors
+share the third level. */
+typedef struct {
+    int64_t l1, l2, l3;
+    int32_t l3_sharers;
+} fl_caches;
+
 /* The sizes of a stack of layers. Each layer has one or two directions; its output goes into the next. */
 typedef struct {
     int32_t itemsize;              /* bytes of a value: 4 for float, 8 for double */
@@ -73,6 +80,8 @@ typedef struct {
     int32_t back;                  /* whether the stack is packed for `fl_back` too */
     const fl_options *options;     /* of all cells; the stack keeps a copy. NULL: the plain cell, (1) to (5), which is
                                       quicker; of a cell's arrays only w_ih, w_hh, b and w_hr are read then. */
+    const fl_caches *caches;       /* to which the work of a step is cut; the stack keeps a copy. NULL: those of this
+                                      machine. They change the time and no value. */
 } fl_shape;
 
 /* The weights of a stack, packed for one instruction set. They are only read: any number of threads may run
@@ -148,6 +157,9 @@ int fl_isa(const char *name);
 
 /* The name of instruction set 0 (the best), 1, ... of those compiled in; NULL after the last. */
 const char *fl_isa_name(int isa);
+
+/* The caches of this machine, or usual ones where nothing tells. The machine is asked once. */
+fl_caches fl_caches_here(void);
 
 /* How many bytes the packed weights of a stack take. */
 size_t fl_stack_bytes(const fl_shape *shape, int isa);

@@ -57,6 +57,7 @@ typedef struct {
     void *back_ih, *back_hh, *back_hr;
     void *w_ci, *w_cf, *w_co, *ln, *ln_ih, *ln_hh, *ln_c, *b_c;
     const fl_options *options; /* those of a stack without any are the plain cell's */
+    const fl_caches *caches;
     fl_kind kind;
 } fl_cell;
 

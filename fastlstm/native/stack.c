@@ -5,7 +5,8 @@
 
 struct fl_stack {
     fl_shape shape;
-    fl_options options; /* to which the cells point */
+    fl_options options; /* to which the cells point, */
+    fl_caches caches;   /* and to these */
     const fl_instruction_set *isa;
     const fl_kernels *kernels;
     fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
@@ -53,6 +54,7 @@ static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kerne
             }
         if (stack) {
             cell.options = &stack->options;
+            cell.caches = &stack->caches;
             cell.kind = shape->options ? FL_GENERAL : FL_PLAIN;
             stack->cells[k] = cell;
         }
@@ -75,7 +77,9 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
     fl_stack *stack = memory;
     stack->shape = *shape;
     stack->shape.options = NULL;
+    stack->shape.caches = NULL;
     stack->options = shape->options ? *shape->options : plain;
+    stack->caches = shape->caches ? *shape->caches : fl_caches_here();
     stack->isa = fl_instruction_set_of(isa);
     stack->kernels = fl_kernels_of(isa, shape->itemsize);
     place_cells(stack, shape, stack->kernels);

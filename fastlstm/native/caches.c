@@ -1,0 +1,146 @@
+/* The data caches of this machine: what the processor says of itself (x86), or the system of it. */
+
+#include "internal.h"
+
+#include <pthread.h>
+
+/* Where nothing tells, or what it tells cannot be: those of a small machine of today. */
+static const fl_caches usual = {.l1 = 32 << 10, .l2 = 512 << 10, .l3 = 8 << 20, .l3_sharers = 4};
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+
+/* Leaf 4 of Intel and leaf 0x8000001d of AMD have the same form: one cache for each number until the type is 0. */
+static void ask(fl_caches *caches)
+{
+    const unsigned leaves[] = {4, 0x8000001d};
+    for (int n = 0; n < 2; n++) {
+        unsigned a, b, c, d;
+        for (unsigned cache = 0; __get_cpuid_count(leaves[n], cache, &a, &b, &c, &d) && (a & 31); cache++) {
+            if ((a & 31) == 2) /* It holds instructions. */
+                continue;
+            int level = a >> 5 & 7;
+            int64_t ways = (b >> 22) + 1, partitions = (b >> 12 & 1023) + 1, line = (b & 4095) + 1;
+            int64_t bytes = ways * partitions * line * ((int64_t)c + 1);
+            if (level == 1)
+                caches->l1 = bytes;
+            else if (level == 2)
+                caches->l2 = bytes;
+            else if (level == 3) {
+                caches->l3 = bytes;
+                caches->l3_sharers = (int32_t)(a >> 14 & 4095) + 1;
+            }
+        }
+        if (caches->l1)
+            return;
+    }
+}
+
+#elif defined(__APPLE__)
+
+#include <sys/sysctl.h>
+
+static int64_t number(const char *name)
+{
+    int64_t value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) ? 0 : value;
+}
+
+/* Of the fast cores. Several of them share the second level, and there is no third. */
+static void ask(fl_caches *caches)
+{
+    int64_t sharers = number("hw.perflevel0.cpusperl2");
+    caches->l1 = number("hw.perflevel0.l1dcachesize");
+    caches->l2 = number("hw.perflevel0.l2cachesize") / (sharers > 0 ? sharers : 1);
+}
+
+#elif defined(__linux__)
+
+#include <stdio.h>
+
+/* What a file of a cache of the first processor says: its first word in `text`, or "". */
+static void read_word(int cache, const char *name, char text[64])
+{
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", cache, name);
+    FILE *file = fopen(path, "r");
+    if (!file || fscanf(file, "%63s", text) != 1)
+        text[0] = 0;
+    if (file)
+        fclose(file);
+}
+
+/* How many processors a list such as 0-3,8-11 names. */
+static int32_t listed(const char *text)
+{
+    int32_t count = 0;
+    int from, to, read;
+    for (; sscanf(text, "%d%n", &from, &read) == 1; text += *text == ',') {
+        text += read;
+        to = from;
+        if (*text == '-' && sscanf(text, "-%d%n", &to, &read) == 1)
+            text += read;
+        count += to - from + 1;
+    }
+    return count;
+}
+
+static void ask(fl_caches *caches)
+{
+    char text[64];
+    for (int cache = 0; read_word(cache, "type", text), text[0]; cache++) {
+        int level = 0;
+        long long size = 0;
+        char unit = 0;
+        if (!strcmp(text, "Instruction"))
+            continue;
+        read_word(cache, "level", text);
+        sscanf(text, "%d", &level);
+        read_word(cache, "size", text);
+        sscanf(text, "%lld%c", &size, &unit);
+        size <<= unit == 'M' ? 20 : 10;
+        if (level == 1)
+            caches->l1 = size;
+        else if (level == 2)
+            caches->l2 = size;
+        else if (level == 3) {
+            caches->l3 = size;
+            read_word(cache, "shared_cpu_list", text);
+            caches->l3_sharers = listed(text);
+        }
+    }
+}
+
+#else
+
+static void ask(fl_caches *caches)
+{
+    *caches = usual;
+}
+
+#endif
+
+static fl_caches here;
+
+static void look(void)
+{
+    ask(&here);
+    /* Virtual machines can have any numbers, and some have none. */
+    if (here.l1 < 4 << 10 || here.l1 > 1 << 20)
+        here.l1 = usual.l1;
+    if (here.l2 < 2 * here.l1 || here.l2 > 64 << 20)
+        here.l2 = usual.l2;
+    if (here.l3 < 0 || (here.l3 && here.l3 < here.l2))
+        here.l3 = 0;
+    if (here.l3_sharers < 1)
+        here.l3_sharers = 1;
+}
+
+fl_caches fl_caches_here(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, look);
+    return here;
+}
