@@ -21,6 +21,7 @@ _VARIABLES = (
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
+    "NPROC",  # XLA's, of JAX
 )
 # Only our engine `numpy` uses NumPy's BLAS, and its threads are slices of the batch.
 _BLAS = ("OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

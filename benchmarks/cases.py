@@ -171,37 +171,40 @@ class Case(NamedTuple):
         return weights, rng.standard_normal((self.T, self.B, self.I)).astype(self.dtype)
 
 
-# The seeds of the ragged cases give batches that are 52 %, 62 % and 50 % full.
+# No case may be behind on any machine: the least bar is 1.03, as two measurements differ by 2 %.
+# Higher bars: steps, against all peers there are; the rest as a Zen 3 (sequences of one) or a Zen 5
+# has shown. The seeds of the ragged cases give batches that are 52 %, 62 % and 50 % full.
+LEAST = 1.03
 CASES = {
     case.name: case
     for case in (
-        Case(1, 1, 32, 32, bar=10),
-        Case(1, 1, 64, 64, bar=7),
-        Case(1, 1, 128, 128, bar=3.5),
+        Case(1, 1, 32, 32, bar=5),
+        Case(1, 1, 64, 64, bar=3.5),
+        Case(1, 1, 128, 128, bar=2.5),
         Case(1, 1, 256, 256, bar=1.8),
-        Case(1, 1, 512, 512, bar=1.25),
-        Case(1, 1, 1024, 1024, bar=1.3),
+        Case(1, 1, 512, 512, bar=1.6),
+        Case(1, 1, 1024, 1024, bar=LEAST),
         Case(10, 50, 1, 10, bar=5),
-        Case(100, 1, 32, 32, bar=3),
-        Case(100, 1, 64, 64, bar=2.1),
-        Case(100, 1, 128, 128, bar=2),
+        Case(100, 1, 32, 32, bar=2.3),
+        Case(100, 1, 64, 64, bar=1.8),
+        Case(100, 1, 128, 128, bar=1.6),
         Case(100, 1, 256, 256, bar=1.35),
-        Case(100, 1, 512, 512, bar=1.08),
-        Case(100, 1, 1024, 1024, bar=1.08),
-        Case(100, 8, 128, 128, bar=1.15),
-        Case(100, 32, 128, 128, bar=1.25),
-        Case(100, 32, 256, 256, bar=1.1, peak_bar=0.88),
-        Case(100, 32, 512, 512, bar=1.1, peak_bar=0.88),
-        Case(100, 128, 512, 512, bar=1.1, peak_bar=0.88),
-        Case(100, 256, 256, 256, bar=1.1, peak_bar=0.88),
-        Case(50, 64, 512, 1024, bar=1.1, peak_bar=0.88),
+        Case(100, 1, 512, 512, bar=1.1),
+        Case(100, 1, 1024, 1024, bar=LEAST),
+        Case(100, 8, 128, 128, bar=LEAST),
+        Case(100, 32, 128, 128, bar=LEAST),
+        Case(100, 32, 256, 256, bar=LEAST, peak_bar=0.88),
+        Case(100, 32, 512, 512, bar=LEAST, peak_bar=0.88),
+        Case(100, 128, 512, 512, bar=LEAST, peak_bar=0.88),
+        Case(100, 256, 256, 256, bar=LEAST, peak_bar=0.88),
+        Case(50, 64, 512, 1024, bar=LEAST, peak_bar=0.88),
         Case(365, 256, 5, 64, bar=1.65),
         Case(100, 1, 256, 256, layers=2, directions=2, bar=1.3),
-        Case(100, 32, 256, 256, layers=2, directions=2, bar=1.1),
+        Case(100, 32, 256, 256, layers=2, directions=2, bar=LEAST),
         Case(400, 64, 64, 128, shortest=10, bar=1.9),
         Case(50, 32, 100, 256, shortest=5, seed=57, bar=1.5),
         Case(2000, 16, 40, 128, shortest=100, seed=11, bar=1.7),
-        Case(100, 32, 256, 256, dtype="float64", bar=2),
+        Case(100, 32, 256, 256, dtype="float64", bar=1.6),
         Case(100, 32, 256, 256, proj_size=64, bar=2),
     )
 }
@@ -222,24 +225,27 @@ TWO_THREADS = {
     )
 }
 
-# The bar is torch's time of a training step over ours, with packed sequences in ragged batches.
+# The bar is torch's time of a training step over ours, with packed sequences in ragged batches; JAX
+# has bars of its own where it is the fastest peer.
 TRAINING = {
     name: CASES[name]._replace(bar=bar, peak_bar=None)
     for name, bar in {
         "10,50,1,10": 4,
+        "100,1,32,32": 4,
         "100,1,128,128": 1.8,
-        "100,32,128,128": 1.25,
-        "100,32,256,256": 1.35,
-        "100,32,512,512": 1.05,
-        "100,128,512,512": 1.25,
+        "100,32,128,128": 1.1,
+        "100,32,256,256": 1.1,
+        "100,32,512,512": 1.1,
+        "100,128,512,512": 1.1,
         "365,256,5,64": 3,
-        "100,32,256,256,2,2": 1.3,
+        "100,32,256,256,2,2": 1.1,
         "10-400,64,64,128": 18,
         "5-50,32,100,256": 2,
         "100-2000,16,40,128": 40,
         "100,32,256,256,float64": 2,
     }.items()
 }
+JAX_BARS = {"100,1,32,32": 4, "100,1,128,128": 1.6}
 
 # The bars are onnxruntime's time over ours, and the most times that the options may take as long
 # as the plain cell. onnxruntime has neither layer normalisation nor zoneout.

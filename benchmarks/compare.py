@@ -24,6 +24,7 @@ import fastlstm
 
 from . import alone, limit, machine, plots, report
 from .cases import CASES, TWO_THREADS, Case
+from .field import FIELD
 from .peers import (
     CONTESTANTS,
     ENGINES,
@@ -37,7 +38,10 @@ from .peers import (
 )
 
 HERE = pathlib.Path(__file__).parent
-LIBRARIES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino")
+LIBRARIES = (
+    "numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino",
+    "ai-edge-litert", "mnn", "ncnn", "tract", "jax",
+)  # fmt: skip
 # After so many seconds, threads that spin while they wait for work have gone to sleep.
 PAUSE = 0.02 if THREADS > 1 else 0
 # This measures a first call, in a process and with a cache of compiled code of its own.
@@ -114,7 +118,7 @@ class Task(NamedTuple):
     check: Callable[[str, Case, Contestant, Any], float]
 
 
-RUN = Task({**CONTESTANTS, **ONE_THREAD}, Case.draw, truth, check)
+RUN = Task({**CONTESTANTS, **FIELD, **ONE_THREAD}, Case.draw, truth, check)
 
 
 def checked(
@@ -257,7 +261,7 @@ def main() -> None:
     one_thread = described["one_thread"]
 
     limits, cases = machine.limits(), []
-    names = [*engines, *[one_thread] * (THREADS > 1), *PEERS]
+    names = [*engines, *[one_thread] * (THREADS > 1), *PEERS, *FIELD]
     for number, name in enumerate(args.cases, 1):
         print(f"{number}/{len(args.cases)} {name}", file=sys.stderr, flush=True)
         cases.append(measure(known[name], names, (blocks, seconds), limits, absent))
@@ -272,7 +276,7 @@ def main() -> None:
         "blocks": blocks,
         "seconds_per_block": seconds,
         "tolerance": TOLERANCE,
-        "peers": [name for name in PEERS if name not in absent],
+        "peers": [name for name in (*PEERS, *FIELD) if name not in absent],
         "absent": absent,
         "first_call": {name: first_calls(name) for name in engines},
         "limits": limits,

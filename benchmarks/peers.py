@@ -187,10 +187,11 @@ def _onnx_attributes(case: Case) -> dict[str, Any]:
     return attributes
 
 
-def _onnx_model(case: Case, weights: Weights) -> bytes:
+def onnx_model(case: Case, weights: Weights, states: bool) -> bytes:
     """Return the same stack as an ONNX file, with y of the last layer and h, c of each as outputs.
 
-    The inputs are x, the lengths of a ragged batch, and h and c of a single step.
+    The inputs are x, the lengths of a ragged batch and, with `states`, h and c, with which all
+    layers begin.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -203,8 +204,8 @@ def _onnx_model(case: Case, weights: Weights) -> bytes:
     if case.shortest is not None:
         inputs.append(value("lengths", [case.B], TensorProto.INT32))
         optional[0] = "lengths"
-    if case.T == 1:
-        inputs += [value(name, [1, case.B, case.H]) for name in ("h", "c")]
+    if states:
+        inputs += [value(name, [case.directions, case.B, case.H]) for name in ("h", "c")]
         optional[1:] = "h", "c"
     nodes, stored, below = [], [], "x"
 
@@ -254,7 +255,7 @@ def _onnx_model(case: Case, weights: Weights) -> bytes:
     return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
 
 
-def _read_onnx(got: Sequence[Any]) -> tuple[np.ndarray, ...]:
+def read_onnx(got: Sequence[Any]) -> tuple[np.ndarray, ...]:
     """Return ONNX's y (T, D, B, H) and each layer's h and c as torch has them."""
     y, *states = map(np.asarray, got)
     y = y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
@@ -288,10 +289,10 @@ def _onnxruntime(case: Case, weights: Weights, x: np.ndarray) -> Contestant | No
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(
-        _onnx_model(case, weights), options, providers=["CPUExecutionProvider"]
+        onnx_model(case, weights, states=case.T == 1), options, providers=["CPUExecutionProvider"]
     )
     if case.T > 1:
-        return Contestant(functools.partial(session.run, None, _feeds(case, x)), _read_onnx)
+        return Contestant(functools.partial(session.run, None, _feeds(case, x)), read_onnx)
 
     def tensor(array: np.ndarray) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -310,7 +311,7 @@ def _onnxruntime(case: Case, weights: Weights, x: np.ndarray) -> Contestant | No
         return functools.partial(session.run_with_iobinding, binding)
 
     step = _in_turn([bound(here, there), bound(there, here)])
-    return Contestant(step, lambda _: _read_onnx([y.numpy()]))
+    return Contestant(step, lambda _: read_onnx([y.numpy()]))
 
 
 def _openvino(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
@@ -320,7 +321,7 @@ def _openvino(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
 
     core = openvino.Core()
     model = core.compile_model(
-        core.read_model(_onnx_model(case, weights)),
+        core.read_model(onnx_model(case, weights, states=case.T == 1)),
         "CPU",
         {
             "INFERENCE_NUM_THREADS": THREADS,
@@ -331,7 +332,7 @@ def _openvino(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
     if case.T > 1:
         infer = model.create_infer_request().infer
         run = functools.partial(infer, _feeds(case, x), share_inputs=True, share_outputs=True)
-        return Contestant(run, lambda got: _read_onnx(got.to_tuple()))
+        return Contestant(run, lambda got: read_onnx(got.to_tuple()))
     here, there = (
         [openvino.Tensor(np.zeros((1, case.B, case.H), np.float32)) for _ in "hc"] for _ in range(2)
     )
@@ -347,7 +348,7 @@ def _openvino(case: Case, weights: Weights, x: np.ndarray) -> Contestant | None:
         return request.infer
 
     step = _in_turn([bound(here, there), bound(there, here)])
-    return Contestant(step, lambda _: _read_onnx([y.data]))
+    return Contestant(step, lambda _: read_onnx([y.data]))
 
 
 # ---- the contestants, and the check that they are right -----------------------------------------

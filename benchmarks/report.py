@@ -181,7 +181,8 @@ def _head(results: Results) -> str:
         "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
         f"Bar and GFLOP/s (useful operations) are {first}'s. Of peak: its share of the "
         f"multiply-add peak of {title(results)}. Of limit: the least time by peak and bandwidth "
-        "(of the cache named) / its time, and the same of the best peer. All outputs were checked "
+        "(of the cache named) / its time, and the same of the best peer. -: the library has no "
+        "such layer, or is not raced there. All outputs were checked "
         f"first: at most {_errors(results['cases'])} from {truth} in float64.\n"
     )
 
@@ -242,7 +243,10 @@ def _absent(results: Results) -> str:
 def _training_bars(case: Entry, results: Results) -> dict[str, tuple[float, float]]:
     """Return the value and the bar of all that the first engine must reach in a training step."""
     first, seconds = results["engines"][0], case["seconds"]
-    bars = {"ratio": (ratio(case, first, [case["against"]]), case["bar"])}
+    bars = {
+        "ratio": (ratio(case, first, [case["against"]]), case["bar"]),
+        "ratio to JAX": (ratio(case, first, ["JAX"]), case.get("jax_bar")),
+    }
     if results["one_thread"]:
         against_one = seconds[results["one_thread"]] / seconds[first]
         bars["against 1 thread"] = against_one, case["threads_bar"]
@@ -254,6 +258,8 @@ def _training_row(case: Entry, results: Results) -> Row:
     row = {**_times(case, results), **_ratios(case, results, [case["against"]])}
     value, bar = bars.get("ratio", (0, None))
     row["bar"] = "" if bar is None else f"{bar:g} {_verdict(value, bar)}"
+    if "ratio to JAX" in bars:
+        row["bar, JAX"] = "{1:g} {2}".format(*bars["ratio to JAX"], _verdict(*bars["ratio to JAX"]))
     row["ratio to best"] = _ratios(case, results, results["peers"])[f"ratio {first}"]
     row["GFLOP/s"] = f"{rate(case, first):.0f}"
     row["of peak"] = f"{of_peak(case, first, results):.0%}"
@@ -330,7 +336,7 @@ def training(results: Results) -> str:
             "A step: forward and backward, to the gradients of x and of all weights. Medians of "
             f"{results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, in turn. "
             "Ratio: torch's time / ours, packed sequences in ragged batches; above 1, ours is "
-            f"faster. Ratio to best: the same of {first} to torch's fastest form (bold). Bar and "
+            f"faster. Ratio to best: the same of {first} to the fastest peer (bold). Bars and "
             f"GFLOP/s (3 times the forward pass's useful operations) are {first}'s. Of peak: "
             f"its share of the multiply-add peak of {title(results)}, measured in the same run at "
             f"{peaks['float32']:.0f} GFLOP/s a core in float32, {peaks['float64']:.0f} in float64. "
@@ -346,7 +352,7 @@ def training(results: Results) -> str:
     ratios_to_best = {case["name"]: ratio(case, first, results["peers"]) for case in cases}
     slower = [f"{n} ({r:.2f})" for n, r in ratios_to_best.items() if r is not None and r < 1]
     if cases:
-        text += f"\nSlower than torch's fastest form ({first}): {_listed(slower)}.\n"
+        text += f"\nSlower than the fastest peer ({first}): {_listed(slower)}.\n"
     return text + _missed(list(_training_verdicts(results))) + _absent(results)
 
 

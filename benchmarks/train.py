@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 
 from . import machine, plots, report
-from .cases import TRAINING, Case
+from .cases import JAX_BARS, TRAINING, Case
 from .compare import HERE, Task, checked, command_line, engines_there, setting, timed
+from .field import jax_layer, one_layer
 from .peers import ENGINES, Contestant, Maker, Weights, fastlstm_layer, torch_layer, without_onednn
 
 DEFAULT_ENGINES = ("native", "numba")
@@ -142,6 +143,24 @@ def torch_packed_step(
     return Contestant(step, read)
 
 
+def _jax(case: Case, weights: Weights, x: np.ndarray, dy: np.ndarray) -> Contestant | None:
+    """Make JAX's step, which is compiled as a whole."""
+    if not one_layer(case):
+        return None
+    jax, forward = jax_layer(case)
+
+    def step(x: Any, weights: dict[str, Any], dy: Any) -> tuple[Any, dict[str, Any]]:
+        _, pullback = jax.vjp(lambda *given: forward(*given)[0], x, weights)
+        return pullback(dy)
+
+    run, arguments = jax.jit(step), jax.device_put((x, weights, dy))
+
+    def read(got: tuple[Any, dict[str, Any]]) -> Weights:
+        return {name: np.asarray(value) for name, value in ({"x": got[0]} | got[1]).items()}
+
+    return Contestant(lambda: jax.block_until_ready(run(*arguments)), read)
+
+
 def gradients(lstm: Any, dx: Any) -> Weights:
     """Return all gradients by name."""
     return {"x": dx.numpy(), **{name: p.grad.numpy() for name, p in lstm.named_parameters()}}
@@ -151,6 +170,7 @@ PEERS: dict[str, Maker] = {
     "torch": torch_step,
     "torch without oneDNN": _torch_without_onednn,
     "torch packed": _torch_packed,
+    "JAX": _jax,
 }
 CONTESTANTS: dict[str, Maker] = {
     **{name: functools.partial(_fastlstm, name) for name in ENGINES},
@@ -204,6 +224,7 @@ def measure(
         "dtype": case.dtype,
         "against": against(case),
         "bar": case.bar if THREADS == 1 else None,
+        "jax_bar": JAX_BARS.get(case.name) if THREADS == 1 else None,
         "threads_bar": THREADS_BAR if case.B >= 32 else None,
         "operations": 3 * case.operations,
         "errors": errors,
@@ -319,7 +340,7 @@ def main() -> None:
     """Measure what the command line names, and write the results."""
     args = arguments()
     if importlib.util.find_spec("torch") is None:
-        sys.exit("Expected torch, the only peer in training: pip install -e '.[bench]'")
+        sys.exit("Expected torch, whose gradients are the right ones: pip install -e '.[bench]'")
     blocks, seconds = (3, 0.01) if args.quick else (7, 0.05)
     engines, absent = engines_there(args.engines)
     results = {
@@ -327,7 +348,7 @@ def main() -> None:
         "blocks": blocks,
         "seconds_per_block": seconds,
         "tolerance": TOLERANCE,
-        "peers": list(PEERS),
+        "peers": [],  # known when all have been asked
         "absent": absent,
         "limits": {"peak": {dtype: machine.peak(dtype) for dtype in TOLERANCE}},
         "cases": [],
@@ -340,6 +361,7 @@ def main() -> None:
         for case in cases:
             print(f"step {case.name}", file=sys.stderr, flush=True)
             results["cases"].append(measure(case, names, (blocks, seconds), absent))
+    results["peers"] = [name for name in PEERS if name not in absent]
     if "memory" in args.only:
         for case in cases:
             print(f"memory {case.name}", file=sys.stderr, flush=True)
