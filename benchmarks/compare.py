@@ -222,8 +222,9 @@ def command_line(
     option("--engines", nargs="+", choices=ENGINES, default=list(engines),
            help="of fastlstm; bars are for the first that is there")  # fmt: skip
     option("--quick", action="store_true", help="3 short blocks: a look, no figures")
-    option("--out", type=pathlib.Path, default=HERE / "results", metavar="FOLDER",
-           help="for tables, plots and JSON; default: benchmarks/results")  # fmt: skip
+    folder = HERE / "results" / machine.slug(machine.describe())
+    option("--out", type=pathlib.Path, default=folder, metavar="FOLDER",
+           help=f"for tables, plots and JSON; default: results/{folder.name}")  # fmt: skip
     return parser
 
 

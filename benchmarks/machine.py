@@ -1,12 +1,17 @@
-"""The machine: its name, and the limits of one core, measured by two loops of LLVM vectors."""
+"""The machine: its name, and the limits of one core, measured by two loops of LLVM vectors.
+
+``python -m benchmarks.machine`` prints both.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import platform
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numba
@@ -15,6 +20,8 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from . import report
 
 _FEATURES = {name for name, there in binding.get_host_cpu_features().items() if there}
 _ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
@@ -151,24 +158,40 @@ def bandwidth(size: int, seconds: float = 0.1) -> float:
     return _best(call, count * per_count, seconds) / 1e9
 
 
+def _data_caches() -> Iterator[tuple[str, pathlib.Path]]:
+    """Yield the name and the folder of each of a core's data caches; none without Linux."""
+    for index in sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (index / "type").read_text().strip() != "Instruction":
+            yield f"L{(index / 'level').read_text().strip()}", index
+
+
 def caches() -> dict[str, int]:
     """Return the sizes of a core's data caches in bytes, {"L1": ..., ...}; none without Linux."""
-    sizes = {}
-    for index in sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        kind, level, size = (
-            (index / name).read_text().strip() for name in ("type", "level", "size")
-        )
-        if kind != "Instruction":
-            sizes[f"L{level}"] = int(size.removesuffix("K")) * 1024
-    return sizes
+    sizes = {name: (index / "size").read_text().strip() for name, index in _data_caches()}
+    return {name: int(size.removesuffix("K")) * 1024 for name, size in sizes.items()}
+
+
+def sharers() -> dict[str, int]:
+    """Return how many of the system's cores share each of these caches, {"L1": 1, ...}."""
+    lists = {n: (index / "shared_cpu_list").read_text().strip() for n, index in _data_caches()}
+    return {name: count_cpus(text) for name, text in lists.items()}
+
+
+def count_cpus(text: str) -> int:
+    """Return how many CPUs are in a list of Linux, as 0-3,8."""
+    ends = (part.split("-") for part in text.split(","))
+    return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)
 
 
 def limits() -> dict[str, dict[str, float]]:
     """Measure {"peak": GFLOP/s by dtype, "read": GB/s by KB read, "read_by_level": GB/s}.
 
     The figure of a level is the best one of the sizes that fit into it and not into the one before.
+    Sizes go up to 128 MB, and up to twice the last cache where that is at most 1 GB.
     """
-    curve = {size: bandwidth(size) for size in (1 << n for n in range(14, 28))}
+    largest = min(max(caches().values(), default=0), 1 << 29)
+    sizes = [1 << n for n in range(14, max(28, (2 * largest - 1).bit_length() + 1))]
+    curve = {size: bandwidth(size) for size in sizes}
     levels, below = {}, 0
     for level, size in (*caches().items(), ("memory", np.inf)):
         within = [rate for n, rate in curve.items() if below < n <= size]
@@ -195,6 +218,33 @@ def describe() -> dict[str, Any]:
         "vector_bits": VECTOR_BYTES * 8,
         "features": " ".join(sorted(_FEATURES)),
         "caches": caches(),
+        "sharers": sharers(),
+        "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def slug(described: dict[str, Any]) -> str:
+    """Return a name for the folder of a machine's results, as intel-xeon-avx512-2cores.
+
+    LLVM's name for the architecture is a part of it for AMD's processors, of which systems often
+    know no more than EPYC. LLVM errs about Intel's where a virtual machine gives another's number.
+    """
+    name = re.sub(r"\(\w+\)|@.*|\bCPU\b|\bProcessor\b|\d+-Core", " ", described["cpu"])
+    zen = re.fullmatch(r"znver(\d)", described["architecture"])
+    arm = described["system"].endswith(("aarch64", "arm64"))
+    vectors = {512: "avx512", 256: "avx2"}.get(described["vector_bits"], "neon" if arm else "sse")
+    words = [name, f"zen{zen[1]}" if zen else "", vectors, f"{described['cores']}cores"]
+    return "-".join(re.findall(r"[a-z0-9]+", " ".join(words).lower()))
+
+
+def main() -> None:
+    """Print the machine's name, its limits, and the folder of its results."""
+    described = describe()
+    print(f"{described['cpu']}, {described['cores']} cores; results/{slug(described)}\n")
+    print(report.limits_table(described, limits()))
+
+
+if __name__ == "__main__":
+    main()

@@ -84,7 +84,8 @@ def _time(seconds: float) -> str:
     return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
 
 
-def _markdown_table(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
+    """Return a table of these rows, whose first are the heads; all columns but one are numbers."""
     head, *rows = rows
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
@@ -131,7 +132,7 @@ def _row(case: Entry, results: Results) -> Row:
 def _table(rows: list[Row]) -> str:
     """Return a table of all columns, in the order of the row that has most of them."""
     heads = list(max(rows, key=len))
-    return _markdown_table([heads, *([row.get(head, "-") for head in heads] for row in rows)])
+    return markdown_table([heads, *([row.get(head, "-") for head in heads] for row in rows)])
 
 
 def _c_program(results: Results) -> str:
@@ -141,7 +142,7 @@ def _c_program(results: Results) -> str:
         lines.append(
             [entry["sizes"], f"{entry['nanoseconds']:.0f} ns", f"{entry['bar']} ns {verdict}"]
         )
-    return "\n## In C, without Python\n\n" + _markdown_table(lines)
+    return "\n## In C, without Python\n\n" + markdown_table(lines)
 
 
 def _errors(cases: list[Entry]) -> str:
@@ -167,16 +168,31 @@ def _setting(results: Results) -> str:
     )
 
 
+def _size(size: int) -> str:
+    return f"{size / 1024:g} KB" if size < 1 << 20 else f"{size / (1 << 20):g} MB"
+
+
+def limits_table(machine: Entry, limits: Entry) -> str:
+    """Return the limits of one core: peaks, and how fast it reads from each cache and memory."""
+    rows = [["limits of one core, measured", ""]]
+    rows += [[f"multiply-adds, {dtype}", f"{r:.0f} GFLOP/s"] for dtype, r in limits["peak"].items()]
+    for level, rate in limits["read_by_level"].items():
+        text = f"reads, {level}"
+        if level in machine["caches"]:
+            text += f", {_size(machine['caches'][level])}"
+        if machine.get("sharers", {}).get(level, 1) > 1:
+            text += f", shared by {machine['sharers'][level]} cores"
+        rows.append([text, f"{rate:.0f} GB/s"])
+    return markdown_table(rows)
+
+
 def _head(results: Results) -> str:
     """Tell what was measured, where, and what the columns mean."""
-    limits, first = results["limits"], results["engines"][0]
+    first = results["engines"][0]
     truth = "the NumPy engine" if "torch" in results["absent"] else "torch"
-    reads = ", ".join(f"{rate:.0f} {name}" for name, rate in limits["read_by_level"].items())
     return (
         f"# fastlstm and its peers, {title(results)}\n\n"
-        f"{_setting(results)}Limits of one core, measured in the same run: "
-        f"{limits['peak']['float32']:.0f} GFLOP/s float32, "
-        f"{limits['peak']['float64']:.0f} float64; reads in GB/s: {reads}.\n\n"
+        f"{_setting(results)}{limits_table(results['machine'], results['limits'])}\n"
         f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
         "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
         f"Bar and GFLOP/s (useful operations) are {first}'s. Of peak: its share of the "
@@ -280,7 +296,7 @@ def _memory(results: Results) -> str:
     return (
         "\n## Peak memory of a step\n\n"
         "Above x, the gradient of the output and the weights; torch packed in ragged batches.\n\n"
-        + _markdown_table(rows)
+        + markdown_table(rows)
     )
 
 
@@ -304,7 +320,7 @@ def _program(results: Results) -> str:
         "\n## The many-to-one program\n\n"
         f"Whole processes, imports included, {runs} of each in turn, medians. Last losses: train, "
         f"test; those of all epochs are at most {max(program['apart'].values()):.0e} of their "
-        "value apart.\n\n" + _markdown_table(rows)
+        "value apart.\n\n" + markdown_table(rows)
     )
 
 
