@@ -202,8 +202,8 @@ def test_engines_export_what_the_contract_says(module):
         assert _parameters(own) == want, name
         names.add(name)
     assert names == {
-        "prepare", "describe", "Stack", "Stack.run", "Stack.record", "Stack.saved", "Stack.back",
-        "Stack.step", "Product", "Product.run",
+        "prepare", "describe", "Stack", "Stack.run", "Stack.call", "Stack.record", "Stack.saved",
+        "Stack.back", "Stack.step", "Product", "Product.run",
     }  # fmt: skip
     assert module.Stack([make_case().cell], 1).stale is False
 

@@ -263,6 +263,10 @@ class Layers:
     def _is_reverse(self, k: int) -> bool:
         return self._cells[k].reverse
 
+    def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None:
+        """Refuse: this engine gains nothing by checks of its own."""
+        return None
+
     def step(
         self, h: Array, c: Array, present: Callable[[], tuple[Stack, int]], otherwise: Step
     ) -> Step:

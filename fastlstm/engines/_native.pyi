@@ -32,6 +32,7 @@ class Stack:
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
     ) -> None: ...
+    def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None: ...
     def record(
         self,
         x: Array,

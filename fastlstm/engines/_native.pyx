@@ -18,6 +18,7 @@ from .machine import Caches, asked_caches
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.string cimport memcpy, memset
 
 cnp.import_array()
 
@@ -326,15 +327,76 @@ cdef class Stack:
             call.cells, call.cells_stride = cnp.PyArray_DATA(cells), cnp.PyArray_STRIDE(cells, 0)
         cdef fl_noise drawn[2]  # for each direction
         call.noise = _fill_noise(drawn, noise)
-        call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
-        cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, &call))
+        self.go(&call, cnp.PyArray_DIM(x, 0))
+
+    cdef int go(self, fl_call *call, int64_t rows) except -1:
+        """Run in memory that no other call has; short work keeps the GIL."""
+        call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * rows)
+        cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, call))
         cdef bint stopped
         call.scratch = _aligned(scratch.memory)
-        with nogil:
-            stopped = fl_run(self.stack, &call)
+        if self.bytes * rows < _WORTH_GIL:
+            stopped = fl_run(self.stack, call)
+        else:
+            with nogil:
+                stopped = fl_run(self.stack, call)
         self.give(scratch)
         if stopped:
             _raise()
+        return 0
+
+    def call(self, x, hx, int time_axis, int threads):
+        cdef int type_number = cnp.NPY_FLOAT32 if self.shape.itemsize == 4 else cnp.NPY_FLOAT64
+        cdef int ndim = cnp.PyArray_NDIM(x) if cnp.PyArray_CheckExact(x) else 0, last = ndim - 1
+        cdef bint timed = time_axis >= 0, batched = last > timed
+        if (
+            not timed <= last <= timed + 1
+            or cnp.PyArray_TYPE(x) != type_number
+            or not cnp.PyArray_ISNOTSWAPPED(x)
+            or cnp.PyArray_DIM(x, last) != self.shape.input
+        ):
+            return None
+        if hx is not None and (type(hx) is not tuple or len(hx) != 2):
+            return None
+        cdef bint batch_first = batched and time_axis != 0
+        cdef cnp.npy_intp steps = cnp.PyArray_DIM(x, batch_first) if timed else 1
+        cdef cnp.npy_intp batch = cnp.PyArray_DIM(x, not batch_first) if batched else 1
+        if steps == 0 or batch == 0:
+            return None
+
+        # Of all that is returned: (cells or steps, batch, features), without the axes that x lacks.
+        cdef cnp.npy_intp shape[3]
+        shape[last - batched] = batch
+        shape[0] = self.shape.layers * self.shape.directions if timed else shape[0]
+        shape[last] = self.shape.output
+        cdef cnp.ndarray h = _state(hx, 0, ndim, shape, type_number)
+        shape[last] = self.shape.hidden
+        cdef cnp.ndarray c = _state(hx, 1, ndim, shape, type_number)
+        if h is None or c is None:
+            return None
+        shape[0] = steps if timed else shape[0]
+        shape[last] = self.shape.directions * self.shape.output
+        cdef cnp.ndarray y = cnp.PyArray_EMPTY(ndim, shape, type_number, 0), rows = x
+        if batch_first and timed:
+            rows = cnp.PyArray_SwapAxes(rows, 0, 1)
+        if not cnp.PyArray_ISCARRAY_RO(rows):
+            rows = cnp.PyArray_FROM_OF(rows, cnp.NPY_ARRAY_CARRAY_RO)
+        cdef cnp.ndarray batch_sizes = cnp.PyArray_EMPTY(1, &steps, cnp.NPY_INT64, 0)
+
+        cdef cnp.npy_intp t
+        cdef fl_call call
+        memset(&call, 0, sizeof(call))
+        call.x, call.x_stride = cnp.PyArray_DATA(rows), self.shape.input * self.shape.itemsize
+        call.y, call.y_stride = cnp.PyArray_DATA(y), shape[last] * self.shape.itemsize
+        call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
+        call.steps, call.batch, call.threads = steps, batch, threads
+        call.batch_sizes = <int64_t *>cnp.PyArray_DATA(batch_sizes)
+        for t in range(steps):
+            (<int64_t *>call.batch_sizes)[t] = batch
+        self.go(&call, steps * batch)
+        if not timed:
+            return h, c
+        return cnp.PyArray_SwapAxes(y, 0, 1) if batch_first else y, (h, c)
 
     def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
                cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None, int threads,
@@ -400,6 +462,25 @@ cdef class Stack:
 
     def step(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise):
         return Step(h, c, present, otherwise).step
+
+
+cdef cnp.ndarray _state(hx, int n, int ndim, cnp.npy_intp *shape, int type_number):
+    """A copy of state n of hx, zeros if there are none; None if that does not fit as it is."""
+    cdef cnp.ndarray state
+    if hx is None:
+        return cnp.PyArray_ZEROS(ndim, shape, type_number, 0)
+    given = hx[n]
+    if not (
+        cnp.PyArray_CheckExact(given)
+        and cnp.PyArray_TYPE(given) == type_number
+        and cnp.PyArray_NDIM(given) == ndim
+        and cnp.PyArray_CompareLists(cnp.PyArray_DIMS(given), shape, ndim)
+        and cnp.PyArray_ISCARRAY_RO(given)
+    ):
+        return None
+    state = cnp.PyArray_EMPTY(ndim, shape, type_number, 0)
+    memcpy(cnp.PyArray_DATA(state), cnp.PyArray_DATA(given), cnp.PyArray_NBYTES(state))
+    return state
 
 
 cdef class Tape:

@@ -346,6 +346,39 @@ class Stack(Protocol):
         """
         ...
 
+    def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None:
+        """Run what the caller of a layer gives, from the checks to the results; None if it refuses.
+
+        A small run takes less time than functions in Python that check and allocate for it. So this
+        is one of two places where an engine looks at what a caller gives; `step` is the other. It
+        may take arguments that need no conversion: of the very type ndarray, of the stack's dtype
+        in native byte order, and of the right shape with at least one step and one sequence. It
+        refuses all else, and everything if it gains nothing: the layer then checks, converts and
+        calls `run`, which gives the same values.
+
+        Parameters
+        ----------
+        x : object
+            With `time_axis` 0 or 1 whole sequences, with (T, B, I), (B, T, I) or, without a batch,
+            (T, I) as the shapes that may fit. With -1 one step, (B, I) or (I,), for stacks of one
+            layer and direction.
+        hx : object
+            None for zeros, or a pair of states (layers * directions, B, P) and (layers *
+            directions, B, H). They lack B where `x` does; with one step they lack the first axis.
+        time_axis : {0, 1, -1}
+            Where `x` has the steps of a batch.
+        threads : int
+            As for `run`.
+
+        Returns
+        -------
+        y, (h, c) : ndarrays
+            y as `x`, with directions * P features, a transposed view if `time_axis` is 1; the
+            final states as `hx`. With one step ``h, c`` alone. None of them shares memory with what
+            was given.
+        """
+        ...
+
     def record(
         self,
         x: Array,
@@ -430,10 +463,9 @@ class Stack(Protocol):
         """Return the function that advances a stream by one step over a stack of one direction.
 
         A step is so short that a function in Python around it would take longer than the step.
-        So this is the one place where an engine looks at what a caller gives. It may take `x` and
-        `out` that fit as they are: aligned C-contiguous arrays of the stack's dtype, in native byte
-        order and of the right shape. It hands all else to `otherwise`, and everything if it gains
-        nothing.
+        So the engine looks at what a caller gives, as in `call`. It may take `x` and `out` that fit
+        as they are: aligned C-contiguous arrays of the stack's dtype, in native byte order and of
+        the right shape. It hands all else to `otherwise`, and everything if it gains nothing.
 
         Parameters
         ----------

@@ -510,6 +510,12 @@ class LSTM(Recurrent):
         if return_cells or return_gates:
             check_bool("return_cells", return_cells)
             check_bool("return_gates", return_gates)
+        elif lengths is None and mask is None and reset is None and masked_output == "zero":
+            batch_first = self.batch_first
+            if batch_first is not None and not self._is_random():
+                done: tuple[Any, Any] | None = self._at_once(input, hx, batch_first)
+                if done is not None:
+                    return done
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
@@ -527,8 +533,7 @@ class LSTM(Recurrent):
             seen = (tuple(map(batch.output, cells)),)
             return batch.output(y), self._given_out(batch.unsort(states, initial, start)), *seen
         y = self._run(batch, states)
-        final = batch.unsort(states, initial, start)
-        return batch.output(y), tuple(final) if len(final) == 2 else self._given_out(final)
+        return batch.output(y), self._given_out(batch.unsort(states, initial, start))
 
     @overload
     def vjp(
@@ -816,12 +821,8 @@ class LSTM(Recurrent):
         random = self._is_random()
         if cells is None and not random:
             y = np.empty((len(x), self._directions * self._output_size), self.dtype)
-            stacks = self._whole_stacks()
-            if len(x) and len(stacks) == 1:
-                h, c = states
-                stacks[0].run(x, batch_sizes, h, c, y, self.num_threads)
-            elif len(x):
-                self._run_stacks(stacks, x, batch_sizes, states, y)
+            if len(x):
+                self._run_stacks(self._whole_stacks(), x, batch_sizes, states, y)
             return y
         layers = zip(self._stacks(apart=True), self._by_layer(states), strict=True)
         for k, (layer, (h, c)) in enumerate(layers):

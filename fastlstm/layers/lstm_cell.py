@@ -123,6 +123,10 @@ class LSTMCell(Recurrent):
         ValueError, TypeError
             If a shape or dtype does not fit; torch's sentences.
         """
+        if not (self.training and self.zoneout):
+            final: tuple[Floats, Floats] | None = self._at_once(input, hx, -1)
+            if final is not None:
+                return final
         rows, h, c = self._arrange(input, hx)
         if len(rows):
             batch_sizes = uniform_sizes(1, len(rows))

@@ -360,6 +360,16 @@ class Recurrent(Computed):
             whole = self._whole = self._stacks()
         return whole
 
+    def _at_once(self, input: Any, hx: Any, time_axis: int) -> Any:
+        """Return what `Stack.call` gives, None if it refuses or if more than that is to be done."""
+        whole = self._whole
+        # What is not packed yet is packed after the checks, so that errors come before any work.
+        if whole is None or whole[0].stale or len(whole) > 1:
+            return None
+        if hx is None and self.learn_initial_state:
+            return None
+        return whole[0].call(input, hx, time_axis, self.num_threads)
+
     def _present(self, group: int = 0) -> tuple[Stack, int]:
         """Return the stack that a stream runs a group on now, and the number of its threads."""
         return self._whole_stacks()[group], self.num_threads
