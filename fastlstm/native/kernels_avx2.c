@@ -9,6 +9,7 @@
 #define ISA avx2
 #define VECTOR_BYTES 32
 #define ROWS 3
+#define CELLS_AFTER 4
 #define FEATURES "avx2,fma"
 #define SUFFIX_float ps
 #define SUFFIX_double pd

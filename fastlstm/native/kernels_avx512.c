@@ -9,6 +9,7 @@
 #define ISA avx512
 #define VECTOR_BYTES 64
 #define ROWS 5
+#define CELLS_AFTER 0
 #define FEATURES "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"
 #define SUFFIX_float ps
 #define SUFFIX_double pd

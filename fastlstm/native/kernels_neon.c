@@ -9,6 +9,7 @@
 #define ISA neon
 #define VECTOR_BYTES 16
 #define ROWS 5
+#define CELLS_AFTER 0
 #define SUFFIX_float f32
 #define SUFFIX_double f64
 #define FMA(a, b, c) GLUE(vfmaq_, OF(SUFFIX))(c, a, b)
