@@ -396,6 +396,35 @@ def test_bits_of_gradients(build, native, level, compiler, isa, name):
         assert got[n].tobytes() == expected[n].tobytes(), n
 
 
+SMALLEST = "4096 8192 16384 1"  # caches: l1, l2, l3 and how many share it
+ZEN_3, XEON = "32768 524288 33554432 8", "49152 2097152 503316480 2"
+
+
+@pytest.mark.parametrize(
+    "caches, sizes, expected",  # I H P LANES BYTES; blocks sum_rows fetch_ih fetch_hh
+    [
+        (XEON, "512 512 512 16 4", "1 96 1 1"),
+        (XEON, "256 256 256 16 4", "1 96 0 0"),  # 1 MiB of weights is half of the second level
+        (XEON, "257 256 256 16 4", "1 96 1 0"),
+        (XEON, "256 512 64 8 8", "3 96 1 0"),  # a projection
+        (XEON, "512 512 512 4 4", "24 384 1 1"),
+        (ZEN_3, "512 512 512 8 4", "4 128 1 1"),
+        (ZEN_3, "128 120 120 8 4", "4 128 0 0"),
+        (ZEN_3, "5 64 64 8 4", "4 128 0 0"),
+        (ZEN_3, "129 125 125 8 4", "4 128 1 0"),  # 125 units take the room of 128
+        (ZEN_3, "5 64 64 16 4", "1 64 0 0"),
+        (SMALLEST, "1 1 1 16 4", "1 8 0 0"),
+        (SMALLEST, "20 20 20 4 4", "2 32 1 1"),
+        (SMALLEST, "20 20 20 2 8", "4 32 1 1"),
+        ("1 1 0 1", "20 20 20 16 4", "1 1 1 1"),  # nothing is ever cut to no part
+    ],
+)
+def test_blocking_on_the_way_back(build, caches, sizes, expected):
+    """What fits which cache, counted by hand."""
+    command = [*build("gcc", "blocking", "-O0"), "back", *caches.split(), *sizes.split()]
+    assert subprocess.check_output(command, text=True).strip() == expected
+
+
 @pytest.mark.parametrize("compiler", ["gcc"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_threads(build, level, compiler):

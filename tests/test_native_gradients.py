@@ -108,6 +108,39 @@ def test_gradients_of_one_panel_do_not_depend_on_vectors():
     assert json.loads(wide) == json.loads(narrow)
 
 
+# Weights of many parts, rows enough to use each part again, panels that are not whole.
+CUT = {
+    "ragged": Work((9, 9, 9, 8, 8, 7, 7, 5, 5, 5, 2, 1, 1), 70, 150, directions=2),
+    "double": Work((6,) * 30, 33, 137, dtype="float64"),
+    "projected": Work((5, 5, 5, 5, 5, 5, 4, 4, 3, 3, 3, 2), 130, 140, 70),
+    "flushed": BACK["rows_flushed"],
+    "units": BACK["units_ragged"],
+    "haste": _with(BACK["rows_ragged"], layer_norm="haste", **NOISY),
+}
+PRINT_CUT = "import test_native_gradients; test_native_gradients.print_cut()"
+
+
+def print_cut():
+    """Print a digest of each result of the works that are cut in one way or another."""
+    bits = {}
+    for name, work in CUT.items():
+        for threads, every in ((1, 0), (2, 3)):
+            for n, values in results(work, threads=threads, every=every).items():
+                bits[f"{name} {threads} {n}"] = hashlib.sha256(values.tobytes()).hexdigest()
+    print(json.dumps(bits))
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_gradients_do_not_depend_on_caches(isa):
+    """Tiny ones cut products into their smallest parts, and huge ones leave them whole."""
+    huge, usual, tiny = (
+        json.loads(python("-c", PRINT_CUT, FASTLSTM_ISA=isa, FASTLSTM_CACHES=caches))
+        for caches in ("1M,64M,0,1", "32K,512K,32M,8", "4K,8K,16K,1")
+    )
+    assert len(huge) > 100
+    assert huge == usual == tiny
+
+
 @pytest.mark.parametrize(
     "work",
     [

@@ -188,6 +188,19 @@ typedef struct {
 
 fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows);
 
+/* How the products of the way back through a cell are cut. */
+typedef struct {
+    int64_t inputs, hidden, outputs, lanes, bytes; /* I, H, P; L; bytes of a value */
+} fl_back_sizes;
+
+typedef struct {
+    int64_t blocks;         /* of dx and dh: of a panel of weights, what so many panels of dz meet is multiplied at once */
+    int64_t sum_rows;       /* of dW: the most rows that go into one product */
+    int fetch_ih, fetch_hh; /* whether W_ih or W_hh is to be fetched ahead: it does not stay in the second level */
+} fl_back_blocking;
+
+fl_back_blocking fl_back_blocking_of(const fl_caches *caches, const fl_back_sizes *sizes);
+
 /* How a linear product is cut: into blocks of LINEAR_ROWS rows, and those into parts of the panels. */
 typedef struct {
     int threads;
