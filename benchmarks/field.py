@@ -22,7 +22,7 @@ from . import THREADS
 from .cases import Case
 from .peers import Contestant, Maker, Weights, onnx_model, read_onnx
 
-MOST_OPERATIONS = 1.5e10  # of a call
+MOST_OPERATIONS = 1e10  # of a call
 # MNN's converter, whose own command would send a log of its use to the makers.
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 MNN_SETTING = {"backend": "CPU", "precision": "high", "numThread": THREADS}
