@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support import assert_same_bits
 from values import arrays_in, normal
 
-from fastlstm import LSTM, LSTMCell, pack_sequence
+from fastlstm import LSTM, Linear, LSTMCell, pack_sequence
 
 # ---- the long way ---------------------------------------------------------------------------
 
@@ -31,6 +31,11 @@ class LongCell(LSTMCell):
 
 
 LONG = {LSTM: LongLSTM, LSTMCell: LongCell}
+
+
+class LongLinear(Linear):
+    def __call__(self, input):
+        return self._run(self._arrange(input))
 
 
 class Own(np.ndarray):
@@ -165,7 +170,7 @@ def assert_same_outcome(got, expected, given=()):
     if isinstance(expected, str):
         assert isinstance(got, str) and got == expected
         return
-    assert len(arrays) == len(wanted) == len(got) + (len(got) == 2 and type(got[1]) is tuple)
+    assert len(arrays) == len(wanted)
     assert type(got) is tuple and [type(one) for one in got] == [type(one) for one in expected]
     for n, (one, want) in enumerate(zip(arrays, wanted, strict=True)):
         assert type(one) is np.ndarray and one.dtype == want.dtype and one.dtype.isnative
@@ -242,9 +247,62 @@ def test_the_native_engine_takes_what_fits(native, dtype, batch_first):
             layer, (x, hx) = setting.layer("native", dtype), setting.arguments(dtype)
             for given_hx in (None, hx):
                 assert layer._at_once(x, given_hx, int(batch_first)) is not None
+    weights = Linear(4, 3, engine="native", dtype=dtype)
+    weights(np.ones((1, 4), dtype))
+    for shape in ((2, 3, 4), (2, 4), (4,)):
+        assert weights._packed[1].call(normal(*shape, dtype=dtype), 1) is not None
     for batched in (True, False):
         setting = Setting(LSTMCell, batched=batched, hx="tuple")
         assert setting.layer("native", dtype)._at_once(*setting.arguments(dtype), -1) is not None
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "shape", [(3, 2, 4), (2, 4), (4,), (2, 1, 2, 4), (3, 0, 4), (3, 5), (9, 4)]
+)
+def test_every_form_of_a_linear_input(native, dtype, form, shape):
+    layers = [
+        kind(4, 3, engine=engine, dtype=dtype, seed=0)
+        for kind, engine in ((Linear, "native"), (LongLinear, "native"), (Linear, "numpy"))
+    ]
+    for layer in layers:
+        layer(np.ones((1, 4), dtype))  # packs the weights
+    x, untouched = (FORMS[form](normal(*shape, dtype=dtype)) for _ in range(2))
+    got, expected, plain = (outcome(lambda layer=layer: (layer(x),)) for layer in layers)
+    assert_same_outcome(got, expected, x)
+    assert not isinstance(expected, str) or got == plain
+    assert np.array_equal(np.asarray(x), np.asarray(untouched))
+
+
+def test_a_linear_call_sees_what_has_changed(engine):
+    pair = [kind(4, 3, engine=engine, seed=0) for kind in (Linear, LongLinear)]
+    x = normal(2, 4)
+    results = []
+    for value in (None, 1.0, 2.0):
+        for layer in pair:
+            if value:
+                layer.weight = np.full((3, 4), value)
+        for _ in range(2):
+            got, expected = (layer(x) for layer in pair)
+            assert_same_bits(got, expected)
+        results.append(got)
+    assert not np.array_equal(results[0], results[1]) and not np.array_equal(*results[1:])
+
+
+@pytest.mark.parametrize("options", OPTIONS[:2] + OPTIONS[3:4])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_chunk(native, dtype, form, options):
+    """A stream goes on from its states, and keeps them where nothing can be computed."""
+    streams = [
+        Setting(options=options).layer("native", dtype, long).stream(3) for long in (False, True)
+    ]
+    for stream in streams:
+        stream.step(np.ones((3, 4), dtype))
+    for shape in ((2, 3, 4), (3, 3, 4), (3, 2, 4), (5, 4), (3, 3, 5), (3, 0, 4), (0, 3, 4)):
+        x = FORMS[form](normal(*shape, dtype=dtype))
+        got, expected = (outcome(lambda s=s, x=x: (s.run(x),)) for s in streams)
+        assert_same_outcome(got, expected, [x, streams[0]._states])
+        assert_same_outcome(streams[0].state, streams[1].state)
 
 
 # ---- what is seen ---------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_engines_export_what_the_contract_says(module):
         names.add(name)
     assert names == {
         "prepare", "describe", "Stack", "Stack.run", "Stack.call", "Stack.record", "Stack.saved",
-        "Stack.back", "Stack.step", "Product", "Product.run",
+        "Stack.back", "Stack.step", "Product", "Product.run", "Product.call",
     }  # fmt: skip
     assert module.Stack([make_case().cell], 1).stale is False
 

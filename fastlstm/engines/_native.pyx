@@ -595,10 +595,13 @@ cdef class Product:
     cdef fl_linear *linear
     cdef cnp.ndarray memory
     cdef size_t bytes
+    cdef cnp.npy_intp inputs, outputs
+    cdef int type_number
 
     def __init__(self, cnp.ndarray w not None, cnp.ndarray b):
         cdef int32_t itemsize = w.dtype.itemsize
         cdef int64_t outputs = w.shape[0], inputs = w.shape[1]
+        self.inputs, self.outputs, self.type_number = inputs, outputs, cnp.PyArray_TYPE(w)
         w = np.ascontiguousarray(w)
         b = None if b is None else np.ascontiguousarray(b)
         self.bytes = fl_linear_bytes(itemsize, inputs, outputs, _ISA)
@@ -613,11 +616,37 @@ cdef class Product:
         call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
         call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
         call.rows, call.threads = cnp.PyArray_DIM(x, 0), threads
+        self.go(&call)
+
+    cdef void go(self, const fl_linear_call *call) noexcept:
         if self.bytes * call.rows < _WORTH_GIL:
-            fl_run_linear(self.linear, &call)
+            fl_run_linear(self.linear, call)
         else:
             with nogil:
-                fl_run_linear(self.linear, &call)
+                fl_run_linear(self.linear, call)
+
+    def call(self, x, int threads):
+        cdef int ndim = cnp.PyArray_NDIM(x) if cnp.PyArray_CheckExact(x) else 0
+        if (
+            not 1 <= ndim <= 3
+            or cnp.PyArray_TYPE(x) != self.type_number
+            or cnp.PyArray_DIM(x, ndim - 1) != self.inputs
+            or not cnp.PyArray_ISCARRAY_RO(x)
+        ):
+            return None
+        cdef cnp.npy_intp shape[3]
+        memcpy(shape, cnp.PyArray_DIMS(x), ndim * sizeof(cnp.npy_intp))
+        shape[ndim - 1] = self.outputs
+        cdef size_t itemsize = cnp.PyArray_ITEMSIZE(x)
+        cdef fl_linear_call call
+        call.rows, call.threads = cnp.PyArray_SIZE(x) // self.inputs, threads
+        if call.rows == 0 or <double>self.bytes * call.rows > _WORTH_ASKING:
+            return None
+        cdef cnp.ndarray y = cnp.PyArray_EMPTY(ndim, shape, self.type_number, 0)
+        call.x, call.x_stride = cnp.PyArray_DATA(x), self.inputs * itemsize
+        call.y, call.y_stride = cnp.PyArray_DATA(y), self.outputs * itemsize
+        self.go(&call)
+        return y
 
 
 def prepare(dtype):

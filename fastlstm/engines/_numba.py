@@ -595,6 +595,10 @@ class Product:
             x.shape[1],
         )
 
+    def call(self, x: Any, threads: int) -> Array | None:
+        """Refuse: this engine gains nothing by checks of its own."""
+        return None
+
 
 def describe() -> dict[str, object]:
     cpu = config.CPU_NAME or binding.get_host_cpu_name()

@@ -427,6 +427,10 @@ class Product:
             if self._b is not None:
                 y += self._b
 
+    def call(self, x: Any, threads: int) -> Array | None:
+        """Refuse: this engine gains nothing by checks of its own."""
+        return None
+
 
 def prepare(dtype: np.dtype[Any]) -> None:
     pass

@@ -349,12 +349,12 @@ class Stack(Protocol):
     def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None:
         """Run what the caller of a layer gives, from the checks to the results; None if it refuses.
 
-        A small run takes less time than functions in Python that check and allocate for it. So this
-        is one of two places where an engine looks at what a caller gives; `step` is the other. It
-        may take arguments that need no conversion: of the very type ndarray, of the stack's dtype
-        in native byte order, and of the right shape with at least one step and one sequence. It
-        refuses all else, and everything if it gains nothing: the layer then checks, converts and
-        calls `run`, which gives the same values.
+        A small run takes less time than functions in Python that check and allocate for it. So
+        here, in `step` and in `Product.call` an engine looks at what a caller gives. It may take
+        arguments that need no conversion: of the very type ndarray, of the stack's dtype in native
+        byte order, and of the right shape with at least one step and one sequence. It refuses all
+        else, and everything if it gains nothing: the layer then checks, converts and calls `run`,
+        which gives the same values.
 
         Parameters
         ----------
@@ -498,6 +498,14 @@ class Product(Protocol):
         """Fill `y` (N, O) with the products of the rows of `x` (N, I).
 
         N is at least 1. Rows of both may lie apart, their values lie side by side.
+        """
+        ...
+
+    def call(self, x: Any, threads: int) -> Array | None:
+        """Return the product of what a caller gives, (..., I), or None; see `Stack.call`.
+
+        Large products are refused too: the layer computes them in pieces, between which Python runs
+        the handlers of signals.
         """
         ...
 

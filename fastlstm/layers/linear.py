@@ -98,6 +98,11 @@ class Linear(Computed):
 
     def __call__(self, input: ArrayLike) -> Floats:
         """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
+        version, weights = self._packed
+        if version == self._version:  # else the weights are packed after the checks
+            y: Floats | None = weights.call(input, self.num_threads)
+            if y is not None:
+                return y
         return self._run(self._arrange(input))
 
     def vjp(

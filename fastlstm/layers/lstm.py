@@ -513,8 +513,7 @@ class LSTM(Recurrent):
         elif lengths is None and mask is None and reset is None and masked_output == "zero":
             batch_first = self.batch_first
             if batch_first is not None and not self._is_random():
-                done: tuple[Any, Any] | None = self._at_once(input, hx, batch_first)
-                if done is not None:
+                if done := self._at_once(input, hx, batch_first):
                     return done
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
@@ -672,13 +671,11 @@ class LSTM(Recurrent):
             final = self._d_states(d_states, batch)
             d_sorted = batch.sort(final, back=True)
             with np.errstate(all="ignore"), self._all_or_nothing():
-                layers = [*zip(tapes, self._by_layer(d_sorted), of_cells, strict=True)]
-                for n, (tape, (dh, dc), dcells) in reversed([*enumerate(layers)]):
-                    cells = slice(n * self._directions, (n + 1) * self._directions)
-                    wanted = input_gradient or n > 0
-                    dx = self._back(tape.stack, cells, tape.kept, dy, dh, dc, wanted, dcells)
+                by_layer = self._by_layer(d_sorted)
+                for n in reversed(range(len(tapes))):
+                    (stack, kept, _, dropped), wanted = tapes[n], input_gradient or n > 0
+                    dx = self._back(stack, n, kept, dy, *by_layer[n], wanted, of_cells[n])
                     if dx is not None:
-                        dropped = tape.dropped
                         dy = dx if dropped is None else np.multiply(dx, dropped, out=dx)
                 d_initial = batch.unsort(d_sorted, final, back=True)
                 if is_learned:
@@ -768,6 +765,8 @@ class LSTM(Recurrent):
 
     def _d_states(self, d_states: Any, batch: Batch) -> list[Floats]:
         """Return the gradients of a run's final states; what is None becomes zeros."""
+        if d_states is None:
+            return self._zeros(batch.size)
         if isinstance(d_states, (tuple, list)) and len(d_states) == 2:
             zeros = self._zeros(batch.size)
             if not batch.batched:

@@ -124,9 +124,9 @@ class LSTMCell(Recurrent):
             If a shape or dtype does not fit; torch's sentences.
         """
         if not (self.training and self.zoneout):
-            final: tuple[Floats, Floats] | None = self._at_once(input, hx, -1)
-            if final is not None:
-                return final
+            if final := self._at_once(input, hx, -1):
+                h, c = final
+                return h, c
         rows, h, c = self._arrange(input, hx)
         if len(rows):
             batch_sizes = uniform_sizes(1, len(rows))
@@ -177,7 +177,7 @@ class LSTMCell(Recurrent):
             dh, dc = self._d_states(d_states, rows, 1 if single else 2)
             dy = np.zeros_like(dh)
             with np.errstate(all="ignore"), self._all_or_nothing():
-                dx = self._back(layer, slice(0, 1), tape, dy, dh[None], dc[None], input_gradient)
+                dx = self._back(layer, 0, tape, dy, dh[None], dc[None], input_gradient)
                 if is_learned:
                     self._add_start_gradients([d.sum(axis=0)[None] for d in (dh, dc)])
             if not single:

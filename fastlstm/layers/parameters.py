@@ -6,7 +6,6 @@ So an optimiser is one loop, a checkpoint is one write, and nothing is kept twic
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import fnmatch
 import math
@@ -175,6 +174,8 @@ class Parameters:
 
     def _learnt_grads(self) -> dict[str, Floats]:
         """Those of `_own_grads` that are not frozen; a pullback adds into them."""
+        if not self._frozen:
+            return self._own_grads()
         if self._all_frozen:
             return {}  # without making room for gradients
         return {n: view for n, view in self._own_grads().items() if n not in self._frozen}
@@ -196,26 +197,9 @@ class Parameters:
             for name, view in layer._own_grads().items()
         }
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Put gradients back if the block, which adds to them, is cut short, as by Ctrl-C."""
-        layers = [layer for layer in self._layers() if not layer._guarded]
-        before = [
-            None if layer._zeroed or layer._gradients is None else layer._gradients.copy()
-            for layer in layers
-        ]  # where they are known to be zeros, a copy would cost a tenth of a small pullback
-        try:
-            for layer in layers:
-                vars(layer).update(_guarded=True, _zeroed=False)
-            yield
-        except BaseException:
-            for layer, gradients in zip(layers, before, strict=True):
-                if layer._gradients is not None:
-                    layer._gradients[...] = 0 if gradients is None else gradients
-            raise
-        finally:
-            for layer in layers:
-                vars(layer)["_guarded"] = False
+    def _all_or_nothing(self) -> _AllOrNothing:
+        """Return a context that puts gradients back if its block, which adds to them, fails."""
+        return _AllOrNothing(self._layers())
 
     def zero_grad(self) -> None:
         """Set all gradients to zero; without it, pullbacks go on adding."""
@@ -490,6 +474,28 @@ class Parameters:
                 flat = layer._flat.astype(wanted)
             layer.__setstate__({**layer.__getstate__(), "dtype": wanted, "_flat": flat})
         return model
+
+
+class _AllOrNothing:
+    """`Parameters._all_or_nothing`: a block can be cut short by Ctrl-C too."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        # Where gradients are known to be zeros, a copy would cost a tenth of a small pullback.
+        self._before = [
+            (layer, None if layer._zeroed or layer._gradients is None else layer._gradients.copy())
+            for layer in layers
+            if not layer._guarded
+        ]
+
+    def __enter__(self) -> None:
+        for layer, _ in self._before:
+            vars(layer).update(_guarded=True, _zeroed=False)
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        for layer, gradients in self._before:
+            vars(layer)["_guarded"] = False
+            if kind is not None and layer._gradients is not None:
+                layer._gradients[...] = 0 if gradients is None else gradients
 
 
 class _Switches(MutableMapping[str, bool]):

@@ -320,7 +320,7 @@ class Recurrent(Computed):
     def _discard(self, *ways: bool) -> None:
         """Forget the stacks that are packed in these ways; streams that hold one take another."""
         if False in ways:
-            self._whole = None
+            self.__dict__["_whole"] = None  # as is quicker than by `__setattr__`
         for apart in ways:
             if pack := self._packed.pop(apart, None):
                 pack.make_stale()
@@ -360,7 +360,7 @@ class Recurrent(Computed):
             whole = self._whole = self._stacks()
         return whole
 
-    def _at_once(self, input: Any, hx: Any, time_axis: int) -> Any:
+    def _at_once(self, input: Any, hx: Any, time_axis: int) -> tuple[Any, ...] | None:
         """Return what `Stack.call` gives, None if it refuses or if more than that is to be done."""
         whole = self._whole
         # What is not packed yet is packed after the checks, so that errors come before any work.
@@ -410,8 +410,8 @@ class Recurrent(Computed):
 
     def _back(
         self,
-        layer: Stack,
-        cells: slice,
+        stack: Stack,
+        layer: int,
         tape: Any,
         dy: Array,
         dh: Array,
@@ -419,18 +419,19 @@ class Recurrent(Computed):
         input_gradient: bool = True,
         dcells: list[Array] | None = None,
     ) -> Any:
-        """Go back through one layer of the stack, the `cells` in it; returns dx (N, I) or None.
+        """Go back through one layer, which is the `stack`; returns dx (N, I) or None.
 
         `dcells` are, for each direction, the gradients of the cells of all steps.
         """
-        own, places = self._learnt_grads(), range(len(self._suffixes))[cells]
+        d, own = self._directions, self._learnt_grads()
+        places = range(layer * d, (layer + 1) * d)
         dw = [self._gradients_of_cell(k, own) for k in places]
         dx = None
         if input_gradient:
             dx = np.empty((len(dy), dw[0].w_ih.shape[1]), self.dtype)
         if len(dy):
             further = (dcells,) if dcells else ()
-            layer.back(tape, dy, dh, dc, dx, dw, self.num_threads, *further)
+            stack.back(tape, dy, dh, dc, dx, dw, self.num_threads, *further)
         for k, gradients in zip(places, dw, strict=True):
             self._take_gradients(k, gradients, own)
         return dx

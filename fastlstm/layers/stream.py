@@ -126,8 +126,18 @@ class Stream:
             If a shape or dtype does not fit; the state has not moved.
         """
         lstm = self._lstm
-        x = as_float(x, lstm.dtype, "x", "Stream")
         batch_first = lstm.batch_first
+        if len(self._states) == 2 and batch_first is not None:
+            y: Floats
+            if done := lstm._at_once(x, tuple(self._states), batch_first):
+                y, states = done
+                try:
+                    self._put(states)
+                except BaseException:  # such as Ctrl-C between h and c
+                    self._put(states)
+                    raise
+                return y
+        x = as_float(x, lstm.dtype, "x", "Stream")
         if batch_first is None:
             if x.ndim == 3 and self.batch_size > 1:
                 raise undecided("Stream", x.shape)
