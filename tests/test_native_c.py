@@ -306,7 +306,7 @@ def build(tmp_path_factory):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(lambda s, o: compiled("-c", s, *extra, "-o", o), sources, objects):
                 pass
-        compiled(*objects, *extra, "-o", made)
+        compiled(*objects, *extra, "-lm", "-o", made)
         return [*emulator, made]
 
     return command
@@ -423,6 +423,17 @@ def test_blocking_on_the_way_back(build, caches, sizes, expected):
     """What fits which cache, counted by hand."""
     command = [*build("gcc", "blocking", "-O0"), "back", *caches.split(), *sizes.split()]
     assert subprocess.check_output(command, text=True).strip() == expected
+
+
+@pytest.mark.parametrize("compiler, isa", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_steps(build, level, compiler, isa):
+    """A stream gives the bits of a run, however its steps are cut into calls, for all sizes."""
+    command = [*build(compiler, "steps", level), isa]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode == 2:
+        pytest.skip(f"this machine lacks {isa}")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize("compiler", ["gcc"])

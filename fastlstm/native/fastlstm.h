@@ -180,6 +180,39 @@ size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 ended the run, and what it fills is worth nothing. */
 int fl_run(const fl_stack *stack, const fl_call *call);
 
+/* A stream: B sequences whose steps arrive one by one, as samples of sound do. It holds their states. A program that
+runs steps for ever makes a stack and then
+
+    fl_stream *stream = fl_make_stream(aligned_alloc(64, fl_stream_bytes(stack, 1)), stack, 1);
+    fl_step(stream, x, y);
+
+Every stack can be streamed whose `directions` are 1. A stack without options or a projection, of up to 64 units,
+is quickest, with B = 1. */
+typedef struct fl_stream fl_stream;
+
+/* How many bytes a stream of B sequences takes. */
+size_t fl_stream_bytes(const fl_stack *stack, int64_t batch);
+
+/* Make a stream in `memory`, fl_stream_bytes at a multiple of 64, and return it. Its states are zeros. It needs the
+stack for as long as it is used, and nothing frees it but the memory. */
+fl_stream *fl_make_stream(void *memory, const fl_stack *stack, int64_t batch);
+
+/* Advance all sequences by one step: x is (B, I) and y (B, P), with rows side by side, and they may not overlap.
+
+This and the functions below are for real-time threads: they allocate nothing, take no lock, wait for nobody and
+call nothing of the system; a step takes the same time whatever the values. One thread at a time may use a stream,
+and any number of threads may use streams of the same stack. */
+void fl_step(fl_stream *stream, const void *x, void *y);
+
+/* Advance all sequences by so many steps, which is quicker than one by one and gives the same bits. x is (steps, B, I)
+and y (steps, B, P); strides are the bytes from row to row, of which each step has B. */
+void fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
+
+/* Write the states into h (layers, B, P) and c (layers, B, H), or replace them by those. With NULL, `fl_get_states`
+leaves one out, and `fl_set_states` makes it zeros. */
+void fl_get_states(const fl_stream *stream, void *h, void *c);
+void fl_set_states(fl_stream *stream, const void *h, const void *c);
+
 /* How many bytes the tape of a call takes. Its steps, batch, batch_sizes and checkpoint_interval are read. */
 size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 

@@ -20,6 +20,7 @@ enum {
     WIDTH = 4,         /* of a register tile, in vectors: a panel holds WIDTH L outputs */
     LINEAR_ROWS = 64,  /* of a linear product, which are multiplied together */
     MOST_THREADS = 64, /* of a call */
+    FEW_UNITS = 64,    /* of a layer whose steps `few_steps` makes for a sequence alone, at most */
 };
 
 /* The kinds of cell: the plain one, (1) to (10), and the one with options or noise, (11) to (19). Kernels take the
@@ -136,12 +137,31 @@ typedef struct {
     void *scratch;
 } fl_back_task;
 
+/* A plain layer without a projection that runs for a sequence alone, and of which all sums of a step have room in
+registers and a small buffer. */
+typedef struct {
+    const fl_cell *cell;
+    void *h, *c;   /* the states, padded to whole vectors */
+    void *z;       /* memory for W_ih x + b of `hoist` steps */
+    int64_t hoist; /* for how many steps at once these are computed; 0: they are not hoisted */
+    int backwards; /* whether the next step takes the panels backwards, if they are many */
+} fl_few;
+
+/* Whether so many bytes of W_ih are to be hoisted out of the steps of a small layer: more would push W_hh out of the
+first-level cache. */
+static inline int fl_hoists_inputs(int64_t bytes)
+{
+    return bytes > 1 << 14;
+}
+
 /* What is compiled once for each instruction set and type of number. */
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
     /* Of a task, only cell, steps, batch, first_sequence, sequences, shares and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
+    /* Make `steps` steps, x and y of which are so many bytes apart. y has exactly H values. */
+    void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
     /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
     void (*run_alone)(const fl_task *task);
     void (*begin)(const fl_task *task);
@@ -165,6 +185,18 @@ typedef struct {
 } fl_instruction_set;
 
 extern const fl_instruction_set fl_avx512, fl_avx2, fl_neon, fl_baseline;
+
+struct fl_stack {
+    fl_shape shape;
+    fl_options options; /* to which the cells point, */
+    fl_caches caches;   /* and to these */
+    const fl_instruction_set *isa;
+    const fl_kernels *kernels;
+    fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
+};
+
+/* Whether the steps of so many sequences are those of small plain layers, which `few_steps` makes. */
+int fl_are_few(const fl_stack *stack, int64_t batch);
 
 /* The instruction set of a number that fl_isa returned, and its kernels for values of so many bytes. */
 const fl_instruction_set *fl_instruction_set_of(int isa);

@@ -3,15 +3,6 @@
 #include "internal.h"
 #include "modes.h"
 
-struct fl_stack {
-    fl_shape shape;
-    fl_options options; /* to which the cells point, */
-    fl_caches caches;   /* and to these */
-    const fl_instruction_set *isa;
-    const fl_kernels *kernels;
-    fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
-};
-
 /* ---- packing --------------------------------------------------------------------------------- */
 
 /* Place the arrays of all cells behind the stack and return the bytes of the whole. `stack` may be NULL. */
@@ -89,6 +80,13 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
             stack->kernels->pack_back(&stack->cells[k], &parameters[k]);
     }
     return stack;
+}
+
+int fl_are_few(const fl_stack *stack, int64_t batch)
+{
+    const fl_shape *s = &stack->shape;
+    return batch == 1 && s->directions == 1 && s->output == s->hidden && stack->cells->kind == FL_PLAIN
+        && s->hidden <= FEW_UNITS;
 }
 
 const char *fl_stack_isa(const fl_stack *stack)
