@@ -336,6 +336,34 @@ def test_bits_of_steps_chunks_and_the_whole(dtype, options, B, num_threads):
         assert_same_bits(c, c_n)
 
 
+def rows_beside_others(dtype):
+    """Check the bits of B sequences beside others; kernels take rows together in twos to sixteens.
+
+    The sizes leave no unit, a few, half of them or more of them for the last panel. The last
+    sequence holds a nan, of which no other may see anything.
+    """
+    others = 37
+    for hidden in (1, 9, 10, 20, 24, 40):
+        lstm = LSTM(3, hidden, dtype=dtype, engine="native", num_threads=1, seed=0)
+        x = np.random.default_rng(0).standard_normal((4, others, 3)).astype(dtype)
+        alone = np.concatenate([lstm(x[:, n : n + 1])[0] for n in range(others)], axis=1)
+        for B in (*range(2, 20), 31, 36):
+            spoilt = x[:, : B + 1].copy()
+            spoilt[1, B] = np.nan
+            y = lstm(spoilt)[0]
+            assert_same_bits(y[:, :B], alone[:, :B])
+            assert np.isnan(y[1:, B]).all()
+            y, pullback = lstm.vjp(spoilt, checkpoint_every=B % 5 or None)
+            assert_same_bits(y[0][:, :B], alone[:, :B])
+            dx = pullback(np.ones_like(y[0]))[0]
+            assert np.isfinite(dx[:, :B]).all()
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_bits_do_not_depend_on_the_rows_beside(isa, dtype):
+    child(rows_beside_others, dtype, FASTLSTM_ISA=isa)
+
+
 @pytest.mark.skipif(HERE[0] != "avx512", reason="compares AVX2 with AVX-512")
 def test_bits_do_not_depend_on_vectors():
     names = [*WORKS, *SMALL]

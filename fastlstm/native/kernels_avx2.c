@@ -18,6 +18,9 @@
 #define MIN INTRINSIC(min)
 #define MAX INTRINSIC(max)
 #define SQRT INTRINSIC(sqrt)
+#define LOWS(a, b) INTRINSIC(permute2f128)(a, b, 0x20)
+#define HIGHS(a, b) INTRINSIC(permute2f128)(a, b, 0x31)
+#define HALF_ROWS 4
 
 static int there(void)
 {

@@ -18,6 +18,11 @@
 #define MIN INTRINSIC(min)
 #define MAX INTRINSIC(max)
 #define SQRT INTRINSIC(sqrt)
+#define QUARTERS_float f32x4
+#define QUARTERS_double f64x2
+#define LOWS(a, b) GLUE(_mm512_shuffle_, OF(QUARTERS))(a, b, 0x44)
+#define HIGHS(a, b) GLUE(_mm512_shuffle_, OF(QUARTERS))(a, b, 0xee)
+#define HALF_ROWS 8
 
 static int there(void)
 {
