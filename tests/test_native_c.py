@@ -401,22 +401,22 @@ ZEN_3, XEON = "32768 524288 33554432 8", "49152 2097152 503316480 2"
 
 
 @pytest.mark.parametrize(
-    "caches, sizes, expected",  # I H P LANES BYTES; blocks sum_rows fetch_ih fetch_hh
-    [
-        (XEON, "512 512 512 16 4", "1 96 1 1"),
-        (XEON, "256 256 256 16 4", "1 96 0 0"),  # 1 MiB of weights is half of the second level
-        (XEON, "257 256 256 16 4", "1 96 1 0"),
-        (XEON, "256 512 64 8 8", "3 96 1 0"),  # a projection
-        (XEON, "512 512 512 4 4", "24 384 1 1"),
-        (ZEN_3, "512 512 512 8 4", "4 128 1 1"),
-        (ZEN_3, "128 120 120 8 4", "4 128 0 0"),
-        (ZEN_3, "5 64 64 8 4", "4 128 0 0"),
-        (ZEN_3, "129 125 125 8 4", "4 128 1 0"),  # 125 units take the room of 128
-        (ZEN_3, "5 64 64 16 4", "1 64 0 0"),
-        (SMALLEST, "1 1 1 16 4", "1 8 0 0"),
-        (SMALLEST, "20 20 20 4 4", "2 32 1 1"),
-        (SMALLEST, "20 20 20 2 8", "4 32 1 1"),
-        ("1 1 0 1", "20 20 20 16 4", "1 1 1 1"),  # nothing is ever cut to no part
+    "caches, sizes, expected",
+    [  # I H P LANES BYTES ROWS; blocks dz_panels sum_rows sum_columns fetch_ih fetch_hh
+        (XEON, "512 512 512 16 4 128", "1 32 96 2048 1 1"),
+        (XEON, "256 256 256 16 4 128", "1 32 96 2048 0 0"),  # 1 MiB is half of the second level
+        (XEON, "257 256 256 16 4 139", "1 29 96 1856 1 0"),
+        (XEON, "256 512 64 8 8 512", "3 8 96 256 1 0"),  # a projection
+        (XEON, "512 512 512 4 4 128", "24 128 384 2048 1 1"),
+        (ZEN_3, "512 512 512 8 4 128", "4 16 128 512 1 1"),
+        (ZEN_3, "128 120 120 8 4 128", "4 16 128 512 0 0"),
+        (ZEN_3, "5 64 64 8 4 256", "4 8 128 256 0 0"),
+        (ZEN_3, "129 125 125 8 4 128", "4 16 128 512 1 0"),  # 125 units take the room of 128
+        (ZEN_3, "5 64 64 16 4 128", "1 8 64 512 0 0"),
+        (SMALLEST, "1 1 1 16 4 1", "1 16 8 1024 0 0"),
+        (SMALLEST, "20 20 20 4 4 128", "2 1 32 16 1 1"),
+        (SMALLEST, "20 20 20 2 8 8", "4 8 32 64 1 1"),
+        ("1 1 0 1", "20 20 20 16 4 128", "1 1 1 64 1 1"),  # nothing is ever cut to no part
     ],
 )
 def test_blocking_on_the_way_back(build, caches, sizes, expected):

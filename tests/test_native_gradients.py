@@ -114,6 +114,7 @@ CUT = {
     "double": Work((6,) * 30, 33, 137, dtype="float64"),
     "projected": Work((5, 5, 5, 5, 5, 5, 4, 4, 3, 3, 3, 2), 130, 140, 70),
     "flushed": BACK["rows_flushed"],
+    "one_row": Work((1,), 100, 140),
     "units": BACK["units_ragged"],
     "haste": _with(BACK["rows_ragged"], layer_norm="haste", **NOISY),
 }

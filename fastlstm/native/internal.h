@@ -223,11 +223,14 @@ fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, con
 /* How the products of the way back through a cell are cut. */
 typedef struct {
     int64_t inputs, hidden, outputs, lanes, bytes; /* I, H, P; L; bytes of a value */
+    int64_t rows;                                  /* how many a chunk has */
 } fl_back_sizes;
 
 typedef struct {
-    int64_t blocks;         /* of dx and dh: of a panel of weights, what so many panels of dz meet is multiplied at once */
+    int64_t blocks;         /* of dx and dh: so many panels of dz meet one panel of weights at once */
+    int64_t dz_panels;      /* of dx: so many panels of dz meet all panels of weights before the next ones do */
     int64_t sum_rows;       /* of dW: the most rows that go into one product */
+    int64_t sum_columns;    /* of dW: so many columns of [x | h_0] meet all panels of dz before the next ones do */
     int fetch_ih, fetch_hh; /* whether W_ih or W_hh is to be fetched ahead: it does not stay in the second level */
 } fl_back_blocking;
 
