@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import tempfile
@@ -19,7 +20,11 @@ HERE = pathlib.Path(__file__).parent
 NATIVE = HERE.parent / "fastlstm" / "native"
 COMPILER = os.environ.get("CC", "cc")
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-pthread")  # as setup.py has them
-BARS = {(1, 32): 130, (1, 40): 170, (64, 64): 620}  # nanoseconds of a step, by (I, H)
+SIZES = [(1, H) for H in (8, 12, 16, 20, 24, 32, 40, 64)] + [(64, 64)]  # (I, H)
+BARS = {(1, 8): 55, (1, 16): 75, (1, 24): 125, (1, 32): 190, (1, 40): 270}  # ns, in blocks, Zen 3
+# What fixed.c is built for; the best counts. Wide vectors are not always the quicker ones there.
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+MACHINES = ("-march=native", "-march=haswell") if X86 else ("-mcpu=native",)
 RUNS = 5  # the median counts, because processes differ in where their memory lies
 
 
@@ -61,22 +66,45 @@ def check(program: pathlib.Path, I: int, H: int, P: int, B: int, dtype: str, *is
     return error
 
 
+def times(program: pathlib.Path, *arguments: int) -> tuple[float, float]:
+    """Return the nanoseconds that a program prints: of a step by itself, and in blocks."""
+    command = [program, *map(str, arguments)]
+    printed = [subprocess.check_output(command).split()[:2] for _ in range(RUNS)]
+    one, block = ([float(time) for time in column] for column in zip(*printed, strict=True))
+    return statistics.median(one), statistics.median(block)
+
+
+def fixed(folder: str | os.PathLike[str], I: int, H: int) -> tuple[float, float]:
+    """Build fixed.c for a size and return the least times, as `times`."""
+    measured = []
+    for number, target in enumerate(MACHINES):
+        program = pathlib.Path(folder) / f"fixed{number}"
+        flags = ["-std=c11", "-O3", "-ffast-math", target, f"-DI={I}", f"-DH={H}"]
+        subprocess.run([COMPILER, *flags, HERE / "fixed.c", "-lm", "-o", program], check=True)
+        try:
+            measured.append(times(program))
+        except subprocess.CalledProcessError:  # this machine has no AVX2
+            continue
+    one, block = zip(*measured, strict=True)
+    return min(one), min(block)
+
+
 def measure() -> list[dict[str, Any]]:
-    """Build, check and time; return {"sizes", "nanoseconds", "runs", "bar", "error"} of each."""
+    """Build, check and time; return what each size takes, ours and that of fixed.c."""
     with tempfile.TemporaryDirectory() as folder:
         program, measured = build(folder), []
-        for (I, H), bar in BARS.items():
+        for I, H in SIZES:
             error = check(program, I, H, H, 1, "float32")
-            runs = [
-                float(subprocess.check_output([program, str(I), str(H)]).split()[0])
-                for _ in range(RUNS)
-            ]
+            one, block = times(program, I, H)
+            fixed_one, fixed_block = fixed(folder, I, H)
             measured.append(
                 {
                     "sizes": f"I {I}, H {H}",
-                    "nanoseconds": statistics.median(runs),
-                    "runs": runs,
-                    "bar": bar,
+                    "nanoseconds": one,
+                    "in_blocks": block,
+                    "fixed": fixed_one,
+                    "fixed_in_blocks": fixed_block,
+                    "bar": BARS.get((I, H)),
                     "error": error,
                 }
             )

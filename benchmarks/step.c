@@ -2,12 +2,13 @@
 
     cc -std=c11 -O3 -ffp-contract=off -pthread -I fastlstm/native \
         benchmarks/step.c fastlstm/native/[a-z]*.c -lm -o step
-    ./step 1 32                 I and H: nanoseconds of a step in float32, the median of many blocks
+    ./step 1 32 [avx2]          I and H: nanoseconds of a step in float32, one in each call and BLOCK
+                                in each call, the medians of many runs
     ./step 1 32 32 1 4 5 avx2   I, H, P, B, bytes of a value, steps, instruction set (or the best):
                                 no clock; writes raw w_ih, w_hh, b, w_hr (if P < H), x, y, h, c
 
 Weights are uniform in +-1/sqrt(H) and x in +-1, by a fixed seed. h and c begin with zero and go on
-from step to step. */
+from step to step. Times are those of a stream, fl_step and fl_steps. */
 
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@ from step to step. */
 
 #include "fastlstm.h"
 
-enum { BLOCKS = 501, NANOSECONDS = 1000000 }; /* of a block, at least */
+enum { BLOCK = 64, RUNS = 101, NANOSECONDS = 1000000 }; /* of a run, at least */
 
 static void *allocate(size_t bytes)
 {
@@ -45,14 +46,24 @@ static void *draw(int64_t count, int itemsize, double bound)
     return drawn;
 }
 
-static double run(const fl_stack *stack, fl_call *call, long steps)
+static void run(const fl_stack *stack, fl_call *call, long steps)
 {
-    struct timespec begin, end;
-    timespec_get(&begin, TIME_UTC);
     for (long n = 0; n < steps; n++) {
         call->parity ^= 1;
         fl_run(stack, call);
     }
+}
+
+/* Nanoseconds of so many calls of `block` steps. */
+static double timed(fl_stream *stream, const fl_call *call, int block, long calls)
+{
+    struct timespec begin, end;
+    timespec_get(&begin, TIME_UTC);
+    for (long n = 0; n < calls; n++)
+        if (block == 1)
+            fl_step(stream, call->x, call->y);
+        else
+            fl_steps(stream, block, call->x, call->x_stride, call->y, call->y_stride);
     timespec_get(&end, TIME_UTC);
     return (end.tv_sec - begin.tv_sec) * 1e9 + (end.tv_nsec - begin.tv_nsec);
 }
@@ -63,33 +74,45 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void print_time(const fl_stack *stack, fl_call *call, int64_t outputs)
+static double median(fl_stream *stream, const fl_call *call, int block)
 {
-    static double blocks[BLOCKS];
-    long steps = 1;
-    while (run(stack, call, steps) < NANOSECONDS)
-        steps *= 2;
-    for (int n = 0; n < BLOCKS; n++)
-        blocks[n] = run(stack, call, steps) / steps;
-    qsort(blocks, BLOCKS, sizeof *blocks, ascending);
-    double sum = 0;
-    for (int64_t n = 0; n < outputs; n++)
-        sum += ((float *)call->y)[n];
-    printf("%.1f ns a step, %s, sum of outputs %.9g\n", blocks[BLOCKS / 2], fl_stack_isa(stack), sum);
+    static double runs[RUNS];
+    long calls = 1;
+    while (timed(stream, call, block, calls) < NANOSECONDS)
+        calls *= 2;
+    for (int n = 0; n < RUNS; n++)
+        runs[n] = timed(stream, call, block, calls) / (calls * block);
+    qsort(runs, RUNS, sizeof *runs, ascending);
+    return runs[RUNS / 2];
+}
+
+static void print_times(const fl_stack *stack, int64_t I, int64_t H)
+{
+    fl_stream *stream = fl_make_stream(allocate(fl_stream_bytes(stack, 1)), stack, 1);
+    const fl_call call = {.x = draw(BLOCK * I, sizeof(float), 1), .y = allocate(BLOCK * H * sizeof(float)),
+                          .x_stride = I * sizeof(float), .y_stride = H * sizeof(float)};
+    double one = median(stream, &call, 1), block = median(stream, &call, BLOCK), sum = 0;
+    fl_set_states(stream, NULL, NULL);
+    timed(stream, &call, BLOCK, 1);
+    for (int64_t n = 0; n < BLOCK * H; n++)
+        sum += ((float *)call.y)[n];
+    printf("%.1f %.1f ns a step, by itself and in blocks of %d, %s, sum of outputs %.9g\n", one, block, BLOCK,
+           fl_stack_isa(stack), sum);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 3 && argc != 7 && argc != 8) {
-        fprintf(stderr, "expected I H, or I H P B ITEMSIZE STEPS [ISA], as step.c says\n");
+    if (argc != 3 && argc != 4 && argc != 7 && argc != 8) {
+        fprintf(stderr, "expected I H [ISA], or I H P B ITEMSIZE STEPS [ISA], as step.c says\n");
         return 1;
     }
-    int written = argc > 3;
+    int written = argc > 4;
     int64_t I = atoll(argv[1]), H = atoll(argv[2]), P = written ? atoll(argv[3]) : H;
     int64_t B = written ? atoll(argv[4]) : 1;
-    int itemsize = written ? atoi(argv[5]) : 4, isa = fl_isa(argc == 8 ? argv[7] : NULL);
+    const char *isa_name = argc == 8 ? argv[7] : argc == 4 ? argv[3] : NULL;
+    int itemsize = written ? atoi(argv[5]) : 4, isa = fl_isa(isa_name);
     if (isa < 0) {
-        fprintf(stderr, "instruction set %s is not compiled in or not in this machine\n", argv[7]);
+        fprintf(stderr, "instruction set %s is not compiled in or not in this machine\n", isa_name);
         return 1;
     }
     enum { W_IH, W_HH, BIAS, W_HR, X, Y, STATE, CELL, ARRAYS };
@@ -108,7 +131,7 @@ int main(int argc, char **argv)
                     .steps = 1, .batch = B, .h = arrays[STATE], .c = arrays[CELL], .threads = 1};
     call.scratch = allocate(fl_scratch_bytes(stack, &call));
     if (!written) {
-        print_time(stack, &call, P);
+        print_times(stack, I, H);
         return 0;
     }
     run(stack, &call, atol(argv[6]));
