@@ -7,6 +7,7 @@ runs again on every instruction set that the machine has.
 import ast
 import concurrent.futures
 import ctypes
+import dataclasses
 import hashlib
 import importlib
 import inspect
@@ -44,7 +45,7 @@ from support import (
 import fastlstm
 from fastlstm import LSTM
 from fastlstm.engines import load
-from fastlstm.engines.contract import Cell
+from fastlstm.engines.contract import Cell, Options
 from fastlstm.engines.machine import cpus
 from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
@@ -362,6 +363,66 @@ def rows_beside_others(dtype):
 @pytest.mark.parametrize("isa", HERE)
 def test_bits_do_not_depend_on_the_rows_beside(isa, dtype):
     child(rows_beside_others, dtype, FASTLSTM_ISA=isa)
+
+
+# Weights of many blocks, more inputs than rows in a step (so that they are hoisted), sequences that
+# begin or end within the steps for which they are, panels and tiles that are not whole.
+CUT = {
+    "alone": Work((23,), 20, 70),
+    "few": Work((23, 22, 3), 20, 70),
+    "ragged": Work((19, 19, 18, 17, 17, 11, 9, 9, 9, 8, 7, 7, 6, 6, 4, 4, 4, 1), 70, 90),
+    "projected": Work((12,) * 16, 50, 90, 30),
+    "double": Work((9,) * 9 + (5, 5, 1), 40, 41, dtype="float64"),
+    "narrow": Work((9,) * 40, 3, 150),
+    "units": Work((20, 20, 11, 9, 1), 64, 200),
+    "stack": Work((12,) * 10 + (3,), 20, 33, layers=2, directions=2),
+    "coupled": Work((12,) * 10 + (3, 1), 40, 50, options=Options(coupled="f=1-i"), peephole=True),
+    "tflite": Work((12,) * 10 + (3, 1), 40, 50, options=Options(layer_norm="tflite")),
+    "haste": Work((12,) * 10 + (3, 1), 40, 50, options=Options(layer_norm="haste")),
+}
+
+
+def call_by_call(work, reverse):
+    """y, h and c of one layer in one direction, in one call and in a call for each step."""
+    cells, x, h, c = draw(work)
+    stack = load("native").Stack([dataclasses.replace(cells[0], reverse=reverse)], 1)
+    sizes = batch_sizes_of(np.array(work.lengths))
+    ends, steps = np.cumsum(sizes), range(len(sizes))
+    both = []
+    for calls in ([slice(None)], [slice(t, t + 1) for t in (steps[::-1] if reverse else steps)]):
+        y, h_n, c_n = np.empty((len(x), h.shape[2]), x.dtype), h.copy(), c.copy()
+        for part in calls:
+            size, rows = sizes[part], slice((ends - sizes)[part][0], ends[part][-1])
+            live_h, live_c = h_n[:, : size[0]].copy(), c_n[:, : size[0]].copy()
+            stack.run(x[rows].copy(), size, live_h, live_c, y[rows], 1)
+            h_n[:, : size[0]], c_n[:, : size[0]] = live_h, live_c
+        both.append({"y": y, "h": h_n, "c": c_n})
+    return both
+
+
+def print_cut():
+    """Print a digest of each work's answer by 1, 2 and 3 threads; check it against its steps."""
+    bits = {}
+    for name, work in CUT.items():
+        for threads in (1, 2, 3):
+            y, h, c = answer(work, threads).values()
+            bits[f"{name} {threads}"] = hashlib.sha256(bytes(y) + bytes(h) + bytes(c)).hexdigest()
+        assert len({bits[f"{name} {threads}"] for threads in (1, 2, 3)}) == 1, name
+        if work.layers == 1:
+            for reverse in (False, True):
+                assert_same_answers(*call_by_call(work, reverse))
+    print(json.dumps(bits))
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_bits_do_not_depend_on_caches(isa):
+    """Tiny ones cut products into their smallest parts, and huge ones leave them whole."""
+    huge, zen_3, tiny, tiniest = (
+        json.loads(child(print_cut, FASTLSTM_ISA=isa, FASTLSTM_CACHES=caches))
+        for caches in ("1M,64M,0,1", "32K,512K,32M,8", "4K,16K,0,1", "4K,8K,16K,1")
+    )
+    assert len(huge) == 3 * len(CUT)
+    assert huge == zen_3 == tiny == tiniest
 
 
 @pytest.mark.skipif(HERE[0] != "avx512", reason="compares AVX2 with AVX-512")

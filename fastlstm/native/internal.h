@@ -220,6 +220,22 @@ typedef struct {
 
 fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows);
 
+/* The products of a task, W_ih x and W_hh h of (1) or (12), as `fl_blocking_of` wants to know them. */
+typedef struct {
+    int64_t inputs, outputs, panels, lanes, bytes; /* I, P, and of the weights; `bytes` has one of them */
+    int64_t rows, steps;                           /* of a step; of the task */
+    int64_t tile;                                  /* how many rows a tile has at most */
+} fl_blocking_sizes;
+
+/* How they are cut: a panel of weights into blocks that stay in the first-level cache while all rows are multiplied. */
+typedef struct {
+    int64_t hoist; /* for how many steps at once W_ih x is computed; 0: in each step, together with W_hh h */
+    int64_t x, k;  /* how many k a block has: of W_ih x where it is hoisted; of what each step multiplies */
+    int ahead;     /* whether the next block is fetched while this one is multiplied */
+} fl_blocking;
+
+fl_blocking fl_blocking_of(const fl_caches *caches, const fl_blocking_sizes *sizes);
+
 /* How the products of the way back through a cell are cut. */
 typedef struct {
     int64_t inputs, hidden, outputs, lanes, bytes; /* I, H, P; L; bytes of a value */
