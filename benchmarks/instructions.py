@@ -88,7 +88,7 @@ def main() -> None:
     """Count, then compare or store."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help=f"fail on over {TOLERANCE - 1:.0%} more than stored"
+        "--check", action="store_true", help=f"fail on over {TOLERANCE - 1:.0%}% more than stored"
     )
     check, counted = parser.parse_args().check, count()
     if check:
