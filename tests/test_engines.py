@@ -32,7 +32,8 @@ from support import (
 import fastlstm
 from fastlstm.engines import MODULES, _layers, _numpy, _warn_of_numpy, choose, contract, load
 from fastlstm.engines.contract import Cell
-from fastlstm.engines.machine import asked_caches, cpus, threads
+from fastlstm.engines.machine import _USUAL as USUAL
+from fastlstm.engines.machine import asked_caches, caches, cpus, threads
 from fastlstm.formats import structure
 from fastlstm.sequences.packing import rows_of
 
@@ -623,6 +624,54 @@ def test_bits_do_not_depend_on_vectors(tmp_path, machine, dtype):
             np.testing.assert_allclose(there[name], here[name], **bound)
 
 
+# Weights of many blocks; more inputs than rows in a step, so that they are hoisted; sequences that
+# begin or end within the steps for which they are; panels and tiles that are not whole.
+CUT = {
+    "alone": (20, 70, 0, "float32", (23,)),
+    "few": (20, 70, 0, "float32", (23, 22, 3)),
+    "ragged": (70, 90, 0, "float32", (19, 19, 18, 17, 17, 11, 9, 9, 9, 8, 7, 7, 6, 6, 4, 4, 4, 1)),
+    "projected": (50, 90, 30, "float32", (12,) * 16),
+    "double": (40, 41, 0, "float64", (9,) * 9 + (5, 5, 1)),
+    "narrow": (3, 150, 0, "float32", (9,) * 40),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_bits_do_not_depend_on_caches(monkeypatch, name):
+    """However products are cut to the caches: in blocks, hoisted or not, fetched ahead or not."""
+    pytest.importorskip("numba", reason="compares how numba cuts its products")
+    numba, (I, H, P, dtype, lengths) = load("numba"), CUT[name]
+    x = np.random.default_rng(0).standard_normal((lengths[0], len(lengths), I)).astype(dtype)
+    blocking_of, cuts, results = numba.blocking_of, set(), []
+
+    def observed(*args, **kwargs):
+        cuts.add(blocking_of(*args, **kwargs))
+        return blocking_of(*args, **kwargs)
+
+    monkeypatch.setattr(numba, "blocking_of", observed)
+    for named in ("1M,64M,0,1", "32K,512K,32M,8", "4K,8K,16K,1"):
+        monkeypatch.setenv("FASTLSTM_CACHES", named)
+        monkeypatch.setattr(numba, "_CACHES", asked_caches())
+        lstm = fastlstm.LSTM(
+            I,
+            H,
+            bidirectional=True,
+            proj_size=P,
+            dtype=dtype,
+            engine="numba",
+            num_threads=1,
+            seed=0,
+        )
+        (output, (h, c)), pullback = lstm.vjp(x, lengths=lengths)
+        dx, _ = pullback(output)
+        results.append({"output": output, "h": h, "c": c, "dx": dx, **lstm.grads})
+    whole, *others = results
+    for other in others:
+        for key, values in whole.items():
+            assert_same_bits(other[key], values)
+    assert len(cuts) > 1  # how they were cut
+
+
 CACHED = (
     OTHER_MACHINE
     + """
@@ -943,25 +992,53 @@ def test_caches_that_the_environment_names(monkeypatch):
             asked_caches()
 
 
-def _caches_told(named):
-    """What the native engine tells of its caches in a process of its own."""
-    line = "import fastlstm; print(*fastlstm.engine_info()['native'].get('caches', ()))"
+def _caches_told(engine, named):
+    """What the engine tells of its caches in a process of its own."""
+    line = f"import fastlstm; print(*fastlstm.engine_info()[{engine!r}].get('caches', ()))"
     environment = os.environ | {"FASTLSTM_CACHES": named}
     told = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True)
     return tuple(map(int, told.stdout.split()))
 
 
-@pytest.mark.skipif(not fastlstm.engine_info()["native"]["available"], reason="needs native")
-def test_caches_of_this_machine():
-    assert _caches_told("32K,512K,32M,8") == (32 << 10, 512 << 10, 32 << 20, 8)
-    caches = _caches_told("")
-    assert 4096 <= caches[0] <= caches[1] and caches[3] >= 1
+@pytest.mark.parametrize("name", ["native", "numba"])
+def test_caches_of_this_machine(name):
+    if not fastlstm.engine_info()[name]["available"]:
+        pytest.skip(f"needs {name}")
+    assert _caches_told(name, "32K,512K,32M,8") == (32 << 10, 512 << 10, 32 << 20, 8)
+    told = _caches_told(name, "")
+    assert 4096 <= told[0] <= told[1] and told[3] >= 1
     for cache in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         kind, level, size = (
             (cache / name).read_text().strip() for name in ("type", "level", "size")
         )
         if kind != "Instruction" and int(level) < 4:  # what Linux says is what the processor says
-            assert caches[int(level) - 1] == int(size.removesuffix("K")) * 1024
+            assert told[int(level) - 1] == int(size.removesuffix("K")) * 1024
+
+
+@pytest.mark.parametrize(
+    "files, expected",  # of each cache: level, type, size, and who shares it
+    [
+        (["1 Data 32K 0,8", "1 Instruction 64K 0,8", "2 Unified 512K 0,8", "3 Unified 32768K 0-7"],
+         (32 << 10, 512 << 10, 32 << 20, 8)),
+        (["1 Data 48K 0", "2 Unified 2M 0", "3 Unified 105M 0-3,8-11,16"],
+         (48 << 10, 2 << 20, 105 << 20, 9)),
+        (["1 Data 64K 0", "2 Unified 1024K 0"], (64 << 10, 1 << 20, 0, 1)),
+        (["1 Data 64K 0", "2 Unified 1024K 0", "3 Unified 512K 0"], (64 << 10, 1 << 20, 0, 1)),
+        (["1 Data 32K 0"], USUAL),
+        (["1 Data 2048K 0", "2 Unified 4096K 0"], USUAL),
+        (["1 Data 32K 0", "2 Unified ?K 0"], USUAL),
+        ([], USUAL),
+    ],
+)  # fmt: skip
+def test_caches_that_linux_tells(tmp_path, monkeypatch, files, expected):
+    monkeypatch.delenv("FASTLSTM_CACHES", raising=False)
+    for k, line in enumerate(files):
+        folder = tmp_path / "sys" / "devices" / "system" / "cpu" / "cpu0" / "cache" / f"index{k}"
+        folder.mkdir(parents=True)
+        names = "level", "type", "size", "shared_cpu_list"
+        for name, word in zip(names, line.split(), strict=True):
+            (folder / name).write_text(word + "\n")
+    assert caches(tmp_path) == expected
 
 
 def test_number_of_threads(monkeypatch):

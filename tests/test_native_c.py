@@ -22,8 +22,9 @@ import pytest
 from gradients import assert_within, cells_of, go_back, roundings, spread, values_of
 from support import FUNCTIONS, Work, draw, noise_of, tolerance, with_options
 
-from fastlstm.engines import _numpy
+from fastlstm.engines import _numpy, load
 from fastlstm.engines.contract import ACTIVATIONS, PLAIN, Activation, Noise, Options
+from fastlstm.engines.machine import Caches
 from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -404,46 +405,59 @@ ZEN_3, XEON = "32768 524288 33554432 8", "49152 2097152 503316480 2"
 ZEN_5, APPLE = "49152 1048576 33554432 8", "131072 4194304 0 1"
 
 
-@pytest.mark.parametrize(
-    "caches, sizes, expected",  # I P PANELS LANES BYTES ROWS STEPS TILE; hoist x k ahead
-    [
-        (XEON, "1 32 2 16 4 1 100 5", "0 1 33 0"),  # one sequence: 16.5 KiB of weights stay in L1
-        (XEON, "32 32 2 16 4 1 100 5", "100 32 32 0"),
-        (XEON, "128 128 8 16 4 1 1 5", "0 128 256 0"),  # a step alone
-        (XEON, "1024 1024 64 16 4 1 100 5", "64 114 1024 0"),  # no block is used twice in a step
-        (XEON, "512 512 32 16 4 2 100 5", "32 103 512 1"),
-        (XEON, "128 128 8 16 4 8 100 5", "32 128 128 0"),  # hoisted, a panel stays in L1 whole
-        (XEON, "128 128 8 16 4 32 100 5", "8 128 128 0"),
-        (XEON, "128 128 8 16 4 32 3 5", "0 128 86 0"),  # too few steps
-        (XEON, "128 128 8 16 4 65 100 5", "0 128 86 0"),  # z would be more than what it saves
-        (XEON, "5 64 4 16 4 256 365 5", "0 5 69 0"),
-        (XEON, "256 256 16 16 4 32 100 5", "4 86 86 0"),  # 2 MiB just fit
-        (XEON, "256 256 16 16 4 256 100 5", "0 256 103 0"),
-        (XEON, "512 512 32 16 4 32 100 5", "4 103 103 1"),
-        (XEON, "512 512 32 16 4 32 1 5", "0 512 114 1"),
-        (XEON, "512 512 64 8 8 5 100 5", "13 103 512 1"),
-        (ZEN_5, "128 128 8 16 4 32 100 5", "4 128 128 0"),
-        (ZEN_5, "256 256 16 16 4 32 100 5", "4 86 86 1"),
-        (ZEN_3, "128 128 16 8 4 8 100 3", "8 128 128 0"),
-        (ZEN_3, "128 128 16 8 4 32 100 3", "0 128 128 0"),
-        (ZEN_3, "256 256 32 8 4 32 100 3", "4 128 128 1"),
-        (ZEN_3, "512 512 64 8 4 32 100 3", "4 128 128 1"),
-        (ZEN_3, "64 32 4 8 8 9 100 3", "0 64 96 0"),  # 24 KiB, three quarters of L1
-        (ZEN_3, "65 32 4 8 8 9 100 3", "14 65 32 0"),
-        (APPLE, "256 256 64 4 4 32 100 5", "0 256 512 0"),
-        (APPLE, "1024 1024 256 4 4 32 100 5", "4 1024 1024 1"),
-        (SMALLEST, "20 20 2 16 4 1 9 5", "9 20 20 0"),
-        (SMALLEST, "20 20 2 16 4 16 9 5", "0 20 10 1"),
-        (SMALLEST, "40 90 6 16 4 16 9 5", "4 10 10 1"),
-        (SMALLEST, "1 1 1 16 4 16 9 5", "0 1 2 0"),
-        (SMALLEST, "40 90 6 16 4 0 9 5", "0 40 130 0"),  # a part without a sequence
-        ("1 1 0 1", "20 20 2 16 4 16 9 5", "0 20 1 1"),  # nothing is ever cut to no part
-    ],
-)
+FORWARD = [  # I P PANELS LANES BYTES ROWS STEPS TILE; hoist x k ahead
+    (XEON, "1 32 2 16 4 1 100 5", "0 1 33 0"),  # one sequence: 16.5 KiB of weights stay in L1
+    (XEON, "32 32 2 16 4 1 100 5", "100 32 32 0"),
+    (XEON, "128 128 8 16 4 1 1 5", "0 128 256 0"),  # a step alone
+    (XEON, "1024 1024 64 16 4 1 100 5", "64 114 1024 0"),  # no block is used twice in a step
+    (XEON, "512 512 32 16 4 2 100 5", "32 103 512 1"),
+    (XEON, "128 128 8 16 4 8 100 5", "32 128 128 0"),  # hoisted, a panel stays in L1 whole
+    (XEON, "128 128 8 16 4 32 100 5", "8 128 128 0"),
+    (XEON, "128 128 8 16 4 32 3 5", "0 128 86 0"),  # too few steps
+    (XEON, "128 128 8 16 4 65 100 5", "0 128 86 0"),  # z would be more than what it saves
+    (XEON, "5 64 4 16 4 256 365 5", "0 5 69 0"),
+    (XEON, "256 256 16 16 4 32 100 5", "4 86 86 0"),  # 2 MiB just fit
+    (XEON, "256 256 16 16 4 256 100 5", "0 256 103 0"),
+    (XEON, "512 512 32 16 4 32 100 5", "4 103 103 1"),
+    (XEON, "512 512 32 16 4 32 1 5", "0 512 114 1"),
+    (XEON, "512 512 64 8 8 5 100 5", "13 103 512 1"),
+    (ZEN_5, "128 128 8 16 4 32 100 5", "4 128 128 0"),
+    (ZEN_5, "256 256 16 16 4 32 100 5", "4 86 86 1"),
+    (ZEN_3, "128 128 16 8 4 8 100 3", "8 128 128 0"),
+    (ZEN_3, "128 128 16 8 4 32 100 3", "0 128 128 0"),
+    (ZEN_3, "256 256 32 8 4 32 100 3", "4 128 128 1"),
+    (ZEN_3, "512 512 64 8 4 32 100 3", "4 128 128 1"),
+    (ZEN_3, "64 32 4 8 8 9 100 3", "0 64 96 0"),  # 24 KiB, three quarters of L1
+    (ZEN_3, "65 32 4 8 8 9 100 3", "14 65 32 0"),
+    (APPLE, "256 256 64 4 4 32 100 5", "0 256 512 0"),
+    (APPLE, "1024 1024 256 4 4 32 100 5", "4 1024 1024 1"),
+    (SMALLEST, "20 20 2 16 4 1 9 5", "9 20 20 0"),
+    (SMALLEST, "20 20 2 16 4 16 9 5", "0 20 10 1"),
+    (SMALLEST, "40 90 6 16 4 16 9 5", "4 10 10 1"),
+    (SMALLEST, "1 1 1 16 4 16 9 5", "0 1 2 0"),
+    (SMALLEST, "40 90 6 16 4 0 9 5", "0 40 130 0"),  # a part without a sequence
+    ("1 1 0 1", "20 20 2 16 4 16 9 5", "0 20 1 1"),  # nothing is ever cut to no part
+]
+
+
+@pytest.mark.parametrize("caches, sizes, expected", FORWARD)
 def test_blocking_of_the_forward_pass(build, caches, sizes, expected):
     """What fits which cache, counted by hand."""
     command = [*build("gcc", "blocking", "-O0"), "forward", *caches.split(), *sizes.split()]
     assert subprocess.check_output(command, text=True).strip() == expected
+
+
+# numba has no parts without a sequence
+@pytest.mark.parametrize(
+    "caches, sizes, expected", [case for case in FORWARD if case[1].split()[5] != "0"]
+)
+def test_blocking_of_numba(caches, sizes, expected):
+    """The engine numba cuts its forward pass in the same way."""
+    pytest.importorskip("numba", reason="tests how numba cuts its products")
+    I, P, panels, lanes, bytes_, rows, steps, tile = map(int, sizes.split())  # noqa: E741
+    own = Caches(*map(int, caches.split()))
+    cut = load("numba").blocking_of(own, I, P, panels, 4 * lanes * bytes_, rows, steps, tile)
+    assert " ".join(str(int(part)) for part in cut) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import functools
 import math
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -25,6 +25,7 @@ from ._numba_kernels import (
     GATES,
     NORM_GATES,
     NORM_SUMS,
+    ROWS,
     ROWS_TOGETHER,
     STEP_VALUES,
     SUMS_BYTES,
@@ -44,18 +45,81 @@ from ._numba_kernels import (
     run_layer,
 )
 from .contract import ACTIVATIONS, EPSILON, Array, Cell, Noise
+from .machine import Caches, caches
 
 # A work space, and its address.
 _Work = tuple[Array, int]
 
-# One sequence alone fills one row of a tile. If its weights have more than _HOIST_ABOVE bytes, they
-# do not stay in the first-level cache. Then W_ih x + b is computed for many steps at once, in whole
-# tiles: for as many steps as make _HOIST_BYTES, which stay in the second-level cache.
-_HOIST_ABOVE = 1 << 14
+# In the cell with options, W_ih x is computed for as many rows as make so many bytes, which stay in
+# the second-level cache.
 _HOIST_BYTES = 1 << 18
 # On the way back, the rows of some steps wait in the cache for the weights' gradients.
 _CHUNK_ROWS = 128
 _KEEP_BYTES = 1 << 23  # A larger work space is given back: beside its call it costs nothing.
+
+
+_CACHES = caches()
+# W_ih x is worth computing for so many steps at once, or, if weights are beyond the second-level
+# cache, rows.
+_HOISTED_STEPS, _HOISTED_ROWS = 4, 64
+
+
+class Blocking(NamedTuple):
+    """How the products of a run are cut, by the rules of native/blocking.c."""
+
+    hoist: int  # for how many steps at once W_ih x is computed; 0: in each step, with W_hh h
+    x: int  # how many k a block has: of W_ih x where it is hoisted
+    k: int  # of what each step multiplies
+    fetch: bool  # whether the next block is fetched while this one is multiplied
+
+
+def blocking_of(
+    caches: Caches, I: int, P: int, panels: int, k_bytes: int, rows: int, steps: int, tile: int
+) -> Blocking:
+    """Cut a run of so many steps, each of so many rows in tiles of at most `tile`.
+
+    `k_bytes` are those of one k of a panel. No value that is computed depends on the answer.
+    """
+    hoist = _hoist_of(caches, I, P, panels, k_bytes, rows, steps, tile)
+    return Blocking(
+        hoist,
+        _block_of(I, k_bytes, -(-hoist * rows // tile), caches.l1),
+        _block_of(P if hoist else I + P, k_bytes, -(-rows // tile), caches.l1),
+        rows > 1 and panels * (I + P) * k_bytes > caches.l2,
+    )
+
+
+def _hoist_of(
+    caches: Caches, I: int, P: int, panels: int, k_bytes: int, rows: int, steps: int, tile: int
+) -> int:
+    """Return for how many steps at once W_ih x is computed.
+
+    Each step then reads W_hh alone, and W_ih is read once for all of them. Against that stands z,
+    which is written and read again.
+    """
+    panel = (I + P) * k_bytes
+    alone = rows <= tile  # in a step, nothing uses weights twice, and the tile may not be whole
+    if alone and 2 * panels * panel <= caches.l1:
+        return 0
+    if not alone and (4 * panel <= 3 * caches.l1 or 2 * rows > I):
+        return 0
+    at_once = caches.l2 // 4 // (rows * panels * k_bytes)  # z stays in the second-level cache
+    if panels * panel > caches.l2:
+        at_once = max(at_once, -(-_HOISTED_ROWS // rows), _HOISTED_STEPS)
+    at_once = min(at_once, steps)
+    return at_once if at_once >= (2 if alone else _HOISTED_STEPS) else 0
+
+
+def _block_of(k: int, k_bytes: int, tiles: int, l1: int) -> int:
+    """Return how many k each block of a panel has; blocks are as equal as they can be.
+
+    There is one if the whole panel stays in the first-level cache beside the rows, or if few tiles
+    use it again.
+    """
+    if tiles < 3 or 4 * k * k_bytes <= 3 * l1:
+        return k
+    blocks = -(-k // max(1, l1 * 5 // 8 // k_bytes))
+    return -(-k // blocks)
 
 
 class _Weights:
@@ -96,11 +160,13 @@ class _Weights:
         )
         self.plan = np.array(plan, np.int64)
         self.plan_address: int = self.plan.ctypes.data
-        # [x | h] twice, c, and o tanh(c) on its way into a projection
-        self.row_bytes = 2 * xh_stride + (1 if P == H else 2) * c_stride
-        # the input's share of z of one step, and for how many steps it is made ahead
+        # [x | h] twice, c, o tanh(c) on its way into a projection, and sums of a panel
+        self.row_bytes = 2 * xh_stride + (1 if P == H else 2) * c_stride + WIDTH * BYTES
+        # the input's share of z of one row
         self.z_bytes = panels * WIDTH * BYTES
-        self.hoist = max(1, _HOIST_BYTES // self.z_bytes) if w.nbytes > _HOIST_ABOVE else 0
+        sizes = _CACHES, I, P, panels, WIDTH * BYTES
+        # by rows and steps
+        self.blocking = functools.lru_cache(functools.partial(blocking_of, *sizes, tile=ROWS))
         self.idle: list[_Work] = []  # its append and pop are atomic
 
     @functools.cached_property
@@ -263,7 +329,9 @@ def _prepare(dtype: np.dtype[Any]) -> None:
     scalar, i = numba.from_dtype(dtype), types.int64
     state = scalar[:, ::1]
     _prepare_addresses(dtype)
-    _compile(run_layer, scalar, *[i] * 8, i[::1], i, state, state, i, types.boolean)
+    _compile(
+        run_layer, scalar, *[i] * 8, i[::1], i, state, state, i, i, i, types.boolean, types.boolean
+    )
 
 
 @functools.cache
@@ -347,10 +415,8 @@ def run(
         _run_general(weights.general, x, batch_sizes, h, c, y, reverse, saved, noise)
         return
     rows, need = len(x), len(h) * weights.row_bytes
-    hoist = 0
-    if len(h) == 1 and rows > 1 and weights.hoist:
-        hoist = min(rows, weights.hoist)
-        need += hoist * weights.z_bytes
+    blocking = weights.blocking(len(h), len(batch_sizes))
+    need += blocking.hoist * len(h) * weights.z_bytes
     work = _take(weights.idle, need)
     gates, cells = (0, 0) if saved is None else map(address_of, saved)
     run_layer(
@@ -367,7 +433,7 @@ def run(
         rows,
         h,
         c,
-        hoist,
+        *blocking,
         reverse,
     )
     _give_back(weights.idle, work)
@@ -605,6 +671,7 @@ def describe() -> dict[str, object]:
     return {
         "version": numba.__version__,
         "instruction_set": f"{cpu}, {BYTES * 8}-bit vectors{' with FMA' if FMA else ''}",
+        "caches": _CACHES,
         "prepare_seconds": round(_prepare_seconds, 3),
     }
 

@@ -9,6 +9,9 @@ The contract, the legend and the numbered equations are in `contract.py`. Why it
 - Every accumulator begins with b, then adds x in order, then h in order; the cell is the same
   arithmetic on every lane. So a row's result does not depend, bit for bit, on which rows are
   computed beside it, nor on how time was cut.
+- Products are cut to the caches of the machine, by run-time arguments: weights are multiplied in
+  blocks that stay in the first level, the inputs of some steps at once, and what does not stay in
+  the second level is fetched ahead.
 - On the way back every product is the same tile's: dz by the weights, packed anew, for h and x;
   [x | h_0 | 1]^T by dz, some steps' rows at once, for the gradients of weights and biases.
 - Plain jitted loops keep no accumulator in a register, and take 3 to 5 times as long. So the tile
@@ -285,6 +288,8 @@ WIDTH = GATES  # vectors side by side in a panel: one for each gate, or as many 
 # The bytes of a panel's row. A Python int would be a constant to Numba, which compiles a function
 # anew for each constant among its arguments.
 PANEL: Any = np.int64(WIDTH * BYTES)
+LINE = 64  # the bytes of a line of the caches
+NOWHERE: Any = np.int64(0)  # the address of what is not there
 # The (rows, vectors) that a tile can have. One row alone takes two panels, so that enough sums are
 # under way at once.
 _TILES = [(rows, WIDTH) for rows in range(1, ROWS + 1)] + [(1, 2 * WIDTH)]
@@ -315,6 +320,14 @@ def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, align: int) -
 
 def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
+
+
+def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Begin to fetch what is at an address into the second-level cache; any address will do."""
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    signature = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
+    builder.call(function, [builder.inttoptr(address, pointer), number(0), number(2), number(1)])
 
 
 def _first_lanes(builder: ir.IRBuilder, kind: ir.VectorType, units: ir.Value) -> ir.Value:
@@ -452,43 +465,51 @@ def _emit_products(
     x: Rows,
     x_step: ir.Value,
     count: ir.Value,
+    ahead: ir.Value,
 ) -> dict[tuple[int, int], _Vector]:
     """Return start[row, vector, lane] + sum over k < count of x[row, k] w[panel, k, gate, lane].
 
-    Vectors are counted through the panels. The values of a row of x are `x_step` bytes apart.
+    Vectors are counted through the panels. The values of a row of x are `x_step` bytes apart. With
+    several rows, a line is fetched into the second-level cache beside each k, from `ahead` on.
     """
     keys = [(r, v) for r in range(rows) for v in range(vectors)]
+    panels = -(-vectors // WIDTH)
 
     def step(values: Sequence[ir.Value], times: int = 1) -> Sequence[ir.Value]:
-        at_w, at_x, *sums = values
+        *at_w, at_x, at_ahead = values[: panels + 2]
+        sums = list(values[panels + 2 :])
         for _ in range(times):
+            if rows > 1 and vectors == WIDTH:
+                _prefetch(builder, at_ahead)
+                at_ahead = builder.add(at_ahead, _INT(LINE))
             inputs = []
             for r in range(rows):
                 scalar = _load(builder, _at(builder, at_x, (r, x.stride)), kind.element, size)
                 inputs.append(_Vector(builder, _broadcast(builder, scalar, kind)))
             for v in range(vectors):
                 panel, gate = divmod(v, WIDTH)
-                at = _at(builder, at_w, (panel, w.stride), (gate, BYTES))
+                at = _at(builder, at_w[panel], (gate, BYTES))
                 weight = _Vector(builder, _load(builder, at, kind, size))
                 for r in range(rows):
                     n = r * vectors + v
                     sums[n] = inputs[r].fma(weight, _Vector(builder, sums[n])).value
-            at_w = builder.add(at_w, _INT(WIDTH * BYTES))
+            at_w = [builder.add(at, _INT(WIDTH * BYTES)) for at in at_w]
             at_x = builder.add(at_x, x_step)
-        return at_w, at_x, *sums
+        return *at_w, at_x, at_ahead, *sums
 
     sums = [
         _load(builder, _at(builder, start.first, (r, start.stride), (v, BYTES)), kind, size)
         for r, v in keys
     ]
-    values = [w.first, x.first, *sums]
+    values = [_at(builder, w.first, (panel, w.stride)) for panel in range(panels)]
+    values += [x.first, ahead, *sums]
     # Without unrolling, the loop would cost as much as the products of a single row.
     unroll = 1 << min(3, (32 // (rows * vectors)).bit_length() - 1)
     if unroll > 1:
         whole = builder.and_(count, _INT(-unroll))
         values = _count_down(builder, whole, unroll, values, functools.partial(step, times=unroll))
         count = builder.sub(count, whole)
-    _, _, *sums = _count_down(builder, count, 1, values, step)
+    sums = _count_down(builder, count, 1, values, step)[panels + 2 :]
     return {key: _Vector(builder, value) for key, value in zip(keys, sums, strict=True)}
 
 
@@ -504,9 +525,10 @@ def _emit_products_into(
     x: Rows,
     x_step: ir.Value,
     count: ir.Value,
+    ahead: ir.Value,
 ) -> None:
     """Write z = the products; `start` may be where they go."""
-    sums = _emit_products(builder, kind, size, rows, vectors, start, w, x, x_step, count)
+    sums = _emit_products(builder, kind, size, rows, vectors, start, w, x, x_step, count, ahead)
     for (r, v), value in sums.items():
         _store(builder, value.value, _at(builder, z.first, (r, z.stride), (v, BYTES)), size)
 
@@ -527,6 +549,7 @@ def _emit_cells(
     w: Rows,
     x: Rows,
     count: ir.Value,
+    ahead: ir.Value,
 ) -> None:
     """Write c, h = the cell of the products; the first `units` units of h go to y too.
 
@@ -534,7 +557,7 @@ def _emit_cells(
     Gates are as far apart as the rows of `cells`.
     """
     x_step = _INT(size)
-    sums = _emit_products(builder, kind, size, rows, vectors, start, w, x, x_step, count)
+    sums = _emit_products(builder, kind, size, rows, vectors, start, w, x, x_step, count, ahead)
     panels = vectors // GATES
     saving = builder.icmp_signed("!=", gates, _INT(0))
     stored: list[list[tuple[_Vector, ir.Value]]] = [[] for _ in range(panels)]
@@ -670,14 +693,14 @@ def _element_wise(
 
 
 @intrinsic
-def _products(typing, zero, rows, vectors, z, start, w, x, x_step, count):
-    operands = rows, vectors, z, start, w, x, x_step, count
+def _products(typing, zero, rows, vectors, z, start, w, x, x_step, count, ahead):
+    operands = rows, vectors, z, start, w, x, x_step, count, ahead
     return _tile(_emit_products_into, _TILES + _NARROW_TILES, zero, *operands)
 
 
 @intrinsic
-def _cells(typing, zero, rows, vectors, c, h, y, units, gates, cells, start, w, x, count):
-    operands = rows, vectors, c, h, y, units, gates, cells, start, w, x, count
+def _cells(typing, zero, rows, vectors, c, h, y, units, gates, cells, start, w, x, count, ahead):
+    operands = rows, vectors, c, h, y, units, gates, cells, start, w, x, count, ahead
     return _tile(_emit_cells, _TILES, zero, *operands)
 
 
@@ -802,7 +825,75 @@ def _add_rows(zero: Scalar, rows: int, columns: int, target: Rows, source: Rows)
         _add(zero, columns, _row(target, r), _row(source, r))
 
 
+@_part
+def _ahead(following: int, tile: int, count: int, w: Rows) -> int:
+    """Return where a tile begins to fetch `count` lines.
+
+    The first tiles fetch all lines of as many k at `following`, line after line, for the processor
+    adds a few more to lines in a row. If `following` is 0, or after that, it is weights of the tile
+    itself that are fetched, which are there already.
+    """
+    fetches = following != 0 and tile * LINE < PANEL
+    return following + tile * count * LINE if fetches else w.first
+
+
 @_kernel
+def _product_in_blocks(
+    zero: Scalar,
+    rows: int,
+    columns: int,
+    z: Rows,
+    z_panel: int,
+    b: Rows,
+    w: Rows,
+    x: Rows,
+    x_step: int,
+    count: int,
+    block: int,
+    ahead: int,
+) -> None:
+    """z = x w + b for any numbers of rows and columns, in tiles as equal as can be.
+
+    Each row has its own b, unless their stride is 0; b may be z.
+
+    `w` are panels of 4 L columns, ``[panel][k][column]``. `z` holds whole panels, which are
+    `z_panel` bytes apart. The values of a row of `x` are `x_step` bytes apart; `count` is how many
+    there are. Of each panel, `block` k are multiplied at once, so that these weights stay in the
+    first-level cache for all tiles; what is not finished lies in z, exactly. Unless `ahead` is 0,
+    each block is fetched while the one before is multiplied, and at last a block from there.
+    """
+    tiles = -(-rows // ROWS)
+    left = -(-columns * _size(zero) // BYTES)
+    p = 0
+    while left > 0:
+        in_pairs = rows == 1 and left > WIDTH and z_panel == PANEL
+        vectors = 1 if left == 1 else 2 * WIDTH if in_pairs else WIDTH
+        left -= vectors
+        to, start = _from(z, 0, p * z_panel), _from(b, 0, p * PANEL)
+        done = 0
+        while True:
+            weights, inputs = _from(w, p, done * PANEL), _from(x, 0, done * x_step)
+            so_many = min(block, count - done)
+            done += so_many
+            following = ahead
+            if ahead != 0 and done < count:
+                following = _row(w, p) + done * PANEL
+            elif ahead != 0 and left > 0:
+                following = _row(w, p + 1)
+            for k in range(tiles):
+                at = rows * k // tiles
+                now = rows * (k + 1) // tiles - at
+                _products(
+                    zero, now, vectors, _from(to, at, 0), _from(start, at, 0), weights,
+                    _from(inputs, at, 0), x_step, so_many, _ahead(following, k, so_many, weights),
+                )  # fmt: skip
+            start = to
+            if done == count:
+                break
+        p += -(-vectors // WIDTH)
+
+
+@_part
 def _product(
     zero: Scalar,
     rows: int,
@@ -815,26 +906,8 @@ def _product(
     x_step: int,
     count: int,
 ) -> None:
-    """z = x w + b for any numbers of rows and columns, in tiles as equal as can be.
-
-    Each row has its own b, unless their stride is 0; b may be z.
-
-    `w` are panels of 4 L columns, ``[panel][k][column]``. `z` holds whole panels, which are
-    `z_panel` bytes apart. The values of a row of `x` are `x_step` bytes apart; `count` is how many
-    there are.
-    """
-    tiles = -(-rows // ROWS)
-    left = -(-columns * _size(zero) // BYTES)
-    p = 0
-    while left > 0:
-        vectors = 1 if left == 1 else 2 * WIDTH if rows == 1 and left > WIDTH else WIDTH
-        for k in range(tiles):
-            at = rows * k // tiles
-            now = rows * (k + 1) // tiles - at
-            to, start, panels = _from(z, at, p * z_panel), _from(b, at, p * PANEL), _from(w, p, 0)
-            _products(zero, now, vectors, to, start, panels, _from(x, at, 0), x_step, count)
-        left -= vectors
-        p += -(-vectors // WIDTH)
+    """Do the same with whole panels."""
+    _product_in_blocks(zero, rows, columns, z, z_panel, b, w, x, x_step, count, count, NOWHERE)
 
 
 ROWS_TOGETHER = 64  # rows of a linear product at once: their x and their sums stay in the cache
@@ -894,17 +967,23 @@ class _RunSpace(NamedTuple):
     h_next: Rows  # h after the step, likewise with the next step's x
     c: Rows
     m: Rows  # o * tanh(c), which waits for the projection
-    z_x: Rows  # the input's share of z, for some steps
+    z_x: Rows  # the input's share of z, for some steps: of one sequence [row][panel], or else
+    z_x_panel: int  # [panel][row]; bytes from panel to panel
+    sums: Rows  # sums of a panel of which not all blocks are multiplied
 
 
 @_part
-def _run_space(plan: RunPlan, rows: int, work: int, size: int) -> _RunSpace:
+def _run_space(plan: RunPlan, rows: int, work: int, hoist: int, size: int) -> _RunSpace:
     h = Rows(work + -(-plan.I * size // BYTES) * BYTES, plan.xh_stride)
     h_next = _from(h, rows, 0)
     c = Rows(work + 2 * rows * plan.xh_stride, plan.c_stride)
     m = _from(c, rows, 0)
     z_x = m.first if plan.P == plan.H else _row(m, rows)
-    return _RunSpace(h, h_next, c, m, Rows(z_x, -(-plan.H * size // BYTES) * PANEL))
+    step = -(-plan.H * size // BYTES) * PANEL  # of one row of one step
+    sums = Rows(z_x + hoist * rows * step, PANEL)
+    if rows == 1:
+        return _RunSpace(h, h_next, c, m, Rows(z_x, step), PANEL, sums)
+    return _RunSpace(h, h_next, c, m, Rows(z_x, PANEL), hoist * rows * PANEL, sums)
 
 
 @_kernel
@@ -923,12 +1002,17 @@ def run_layer(
     h_n: np.ndarray,
     c_n: np.ndarray,
     hoist: int,
+    block_x: int,
+    block: int,
+    fetch: bool,
     reverse: bool,
 ) -> None:
     """Run one layer in one direction: equations (1) to (5), as `run` of the contract.
 
-    `rows` is the sum of `sizes`. `gates` and `cells` are 0 if nothing is to be saved. For one
-    sequence alone, the input's share of z is made for `hoist` steps at once, unless that is 0.
+    `rows` is the sum of `sizes`. `gates` and `cells` are 0 if nothing is to be saved. The input's
+    share of z is made for `hoist` steps at once, in blocks of `block_x` inputs, unless `hoist` is
+    0; what each step multiplies is cut into blocks of `block`. With `fetch`, weights do not stay in
+    the second-level cache and are fetched ahead.
     """
     p = _read(RunPlan, plan)
     I, H, P = p.I, p.H, p.P
@@ -938,7 +1022,7 @@ def run_layer(
     x_rows, y_rows = Rows(x, x_stride), Rows(y, y_stride)
     h_0 = Rows(np.int64(h_n.ctypes.data), P * size)
     c_0 = Rows(np.int64(c_n.ctypes.data), H * size)
-    space = _run_space(p, most, work, size)
+    space = _run_space(p, most, work, hoist, size)
     h, h_next, c = space.h, space.h_next, space.c
     # Both get h_0, for with `reverse` a sequence may begin at an even step or at an odd one.
     _copy_rows(most, P * size, h, h_0)
@@ -951,7 +1035,7 @@ def run_layer(
     first = rows if reverse else 0  # the step's first row in x and y
     ahead = 0  # for so many steps, from this one on, the input's share of z is made
     ahead_first = 0  # their first row
-    live = tiles = even = extra = 0
+    live = tiles = even = extra = in_blocks = 0
     for n in range(steps):
         t = steps - 1 - n if reverse else n
         if sizes[t] != live:
@@ -961,32 +1045,52 @@ def run_layer(
             tiles = -(-live // ROWS)
             even = live // tiles
             extra = live - even * tiles
+            # Of so many inputs the sums wait in memory; the last block's tiles go on to the cell.
+            in_blocks = (inputs + P - 1) // block * block if tiles > 2 else 0
         if reverse:
             first -= live
-        start = Rows(p.b, 0)
+        start, start_panel = Rows(p.b, 0), PANEL
         if hoist == 0:
             _copy_rows(live, I * size, _from(h, 0, -I * size), _from(x_rows, first, 0))
         else:
             if ahead == 0:
                 ahead = min(hoist, steps - n)
-                ahead_first = first - ahead + 1 if reverse else first
+                ahead_rows = live
+                for k in range(n + 1, n + ahead):
+                    ahead_rows += sizes[steps - 1 - k if reverse else k]
+                ahead_first = first + live - ahead_rows if reverse else first
                 w_x, x_ahead = Rows(p.w, w.stride), _from(x_rows, ahead_first, 0)
-                columns = panels * PANEL // size
-                _product(
-                    zero, ahead, columns, space.z_x, PANEL, Rows(p.b, 0), w_x, x_ahead, size, I
-                )
+                columns, bias = panels * PANEL // size, Rows(p.b, 0)
+                _product_in_blocks(
+                    zero, ahead_rows, columns, space.z_x, space.z_x_panel, bias, w_x, x_ahead, size,
+                    I, block_x, p.w if fetch else 0,
+                )  # fmt: skip
             ahead -= 1
-            start = _from(space.z_x, first - ahead_first, 0)
+            start, start_panel = _from(space.z_x, first - ahead_first, 0), space.z_x_panel
         # (1) to (4). With a projection, h waits in m.
         new_h, new_y = (h_next, _from(y_rows, first, 0)) if P == H else (space.m, space.m)
         to_gates = Rows(gates + first * GATES * H * size, GATES * H * size)
         to_cells = Rows(cells + first * H * size, H * size)
-        together = 2 if live == 1 else 1
+        together = 2 if live == 1 and start_panel == PANEL else 1
         groups = -(-panels // together)
         for group in range(groups):
             # Every other step goes backwards, as the last panels are still in the cache.
             panel = (group if n % 2 == 0 else groups - 1 - group) * together
             unit = panel * BYTES
+            begin, w_p = _from(start, 0, panel * start_panel), _from(w, panel, 0)
+            inputs_p = _from(h, 0, -inputs * size)
+            following = 0  # the weights of the next group
+            if fetch:
+                following = w_p.first + (-w.stride if n % 2 else w.stride)
+                following = w_p.first if group == groups - 1 else following
+            if in_blocks > 0:
+                last = w_p.first + in_blocks * PANEL if fetch else 0
+                _product_in_blocks(
+                    zero, live, PANEL // size, space.sums, PANEL, begin, w_p, inputs_p, size,
+                    in_blocks, block, last,
+                )  # fmt: skip
+                begin, w_p = space.sums, _from(w_p, 0, in_blocks * PANEL)
+                inputs_p = _from(inputs_p, 0, in_blocks * size)
             at = 0
             for k in range(tiles):
                 now = even + 1 if k < extra else even
@@ -1000,10 +1104,11 @@ def run_layer(
                     H - unit // size,
                     _row(to_gates, at) + unit if gates else 0,
                     _from(to_cells, at, unit),
-                    _from(start, at, panel * PANEL),
-                    _from(w, panel, 0),
-                    _from(h, at, -inputs * size),
-                    inputs + P,
+                    _from(begin, at, 0),
+                    w_p,
+                    _from(inputs_p, at, 0),
+                    inputs + P - in_blocks,
+                    _ahead(following, k, inputs + P - in_blocks, w_p),
                 )
                 at += now
         if P != H:  # (5)

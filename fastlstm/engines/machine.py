@@ -1,6 +1,6 @@
 """The machine: how many processors this process may use, and so how many threads a call may.
 
-The native engine asks the machine for its caches itself; here is only what the environment says.
+Also its caches, as the environment or Linux tells; the native engine asks the processor itself.
 """
 
 from __future__ import annotations
@@ -73,6 +73,42 @@ def asked_caches() -> Caches | None:
         "none smaller than the one before, and how many processors share the third, as in "
         f"48K,2M,32M,8; got {text!r}"
     )
+
+
+# Where nothing tells, or what it tells cannot be: those of a small machine of today.
+_USUAL = Caches(32 << 10, 512 << 10, 8 << 20, 4)
+
+
+def caches(root: str | os.PathLike[str] = "/") -> Caches:
+    """Return the caches that FASTLSTM_CACHES names, or else those of the first processor.
+
+    `root` is where the files of Linux are looked for. Where there are none, they are usual ones.
+    """
+    asked = asked_caches()
+    if asked is not None:
+        return asked
+    folder = os.path.join(root, "sys", "devices", "system", "cpu", "cpu0", "cache")
+    told: dict[int, tuple[int, int]] = {}  # of each level, bytes and sharers
+    with contextlib.suppress(OSError, ValueError):
+        for name in os.listdir(folder):
+            if name.startswith("index") and _text(folder, name, "type").strip() != "Instruction":
+                level, size, processors = (
+                    _text(folder, name, file).strip()
+                    for file in ("level", "size", "shared_cpu_list")
+                )
+                unit = 1 << (20 if size.endswith("M") else 10)
+                told[int(level)] = int(size.rstrip("KM")) * unit, _listed(processors)
+    # Virtual machines can have any numbers, and some have none.
+    (l1, _), (l2, _), (l3, sharers) = (told.get(level, (0, 1)) for level in (1, 2, 3))
+    if not 4 << 10 <= l1 <= 1 << 20 or not 2 * l1 <= l2 <= 64 << 20:
+        return _USUAL
+    return Caches(l1, l2, l3 if l3 >= l2 else 0, sharers)
+
+
+def _listed(processors: str) -> int:
+    """Return how many processors a list such as 0-3,8-11 names."""
+    ranges = (part.partition("-") for part in processors.split(","))
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
 
 
 def cpus(root: str | os.PathLike[str] = "/") -> int:
