@@ -249,6 +249,7 @@ def test_a_full_output(arguments):
     [
         ("FASTLSTM_ISA", "nosuch"),
         ("FASTLSTM_ISA", "neon" if platform.machine() == "x86_64" else "avx2"),
+        ("FASTLSTM_CACHES", "48K"),
         ("FASTLSTM_ENGINE", "abacus"),
         ("FASTLSTM_NUM_THREADS", "many"),
         ("FASTLSTM_NUM_THREADS", "0"),
@@ -257,7 +258,7 @@ def test_a_full_output(arguments):
 )
 def test_a_wrong_variable_is_its_own_fault(name, value):
     """The table of engines is still shown, and no model file is blamed."""
-    if name == "FASTLSTM_ISA":
+    if name in ("FASTLSTM_ISA", "FASTLSTM_CACHES"):
         pytest.importorskip("fastlstm.engines._native", reason="the variable is native's")
     code, out, err = command("engines", env={name: value})
     assert code == 1 and re.match(rf"fastlstm: error: {name} (must be|is) ", err.decode())
@@ -274,7 +275,7 @@ def test_a_wrong_variable_is_its_own_fault(name, value):
 
 
 def test_of_two_wrong_variables_the_table_still_shows():
-    env = {"FASTLSTM_ENGINE": "abacus", "FASTLSTM_ISA": "nosuch"}
+    env = {"FASTLSTM_ENGINE": "abacus", "FASTLSTM_ISA": "nosuch", "FASTLSTM_CACHES": "none"}
     code, out, err = command("engines", env=env)
     assert code == 1 and re.findall(r"^\w+", out.decode(), re.M) == ["native", "numba", "numpy"]
 

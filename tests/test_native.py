@@ -285,6 +285,36 @@ def test_denormal_states_are_zero(native, dtype):
     assert c[0, 0, 0] == 0
 
 
+# ---- memory ---------------------------------------------------------------------------------
+
+SMAPS = pathlib.Path("/proc/self/smaps")
+
+
+def print_bytes_in_huge_pages():
+    """Print how many bytes the weights of a layer have, and how many more ask for huge pages."""
+
+    def asking():
+        sizes = re.findall(r"^Size: +(\d+) kB|^VmFlags:.*\b(hg)\b", SMAPS.read_text(), re.M)
+        pairs = zip(sizes, sizes[1:], strict=False)
+        return 1024 * sum(int(size) for (size, _), (_, asks) in pairs if asks)
+
+    lstm = LSTM(700, 700, engine="native", num_threads=1, seed=0)
+    before = asking()
+    lstm(np.zeros((3, 2, 700), np.float32))  # which packs them
+    print(lstm.weight_ih_l0.nbytes + lstm.weight_hh_l0.nbytes, asking() - before)
+
+
+@pytest.mark.skipif(
+    not SMAPS.exists()
+    or not re.search(r"^VmFlags:", SMAPS.read_text(), re.M)
+    or not pathlib.Path("/sys/kernel/mm/transparent_hugepage").exists(),
+    reason="looks where Linux tells of huge pages",
+)
+def test_large_weights_ask_for_huge_pages():
+    weights, asking = map(int, child(print_bytes_in_huge_pages).split())
+    assert asking > 0.9 * weights
+
+
 # ---- one answer -----------------------------------------------------------------------------
 
 

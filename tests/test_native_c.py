@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -296,8 +297,9 @@ def build(tmp_path_factory):
         for tool in (COMPILERS[compiler][0], *emulator):
             if not shutil.which(tool):
                 pytest.skip(f"no {tool} here")
-        made = folder / f"{program}-{compiler}{level}"
-        sources = [PROGRAMS / f"{program}.c", *sorted(NATIVE.glob("*.c"))]
+        source = PROGRAMS / f"{program}.c"  # or another folder's, whose path is given
+        made = folder / f"{source.stem}-{compiler}{level}"
+        sources = [source, *sorted(NATIVE.glob("*.c"))]
         # so that calls ask whether to stop
         often = ["-DCLOCK_WORK=30000", "-DASK_NS=0"] * (program == "threads")
         options = [*COMPILERS[compiler], *FLAGS, level, *often, f"-I{NATIVE}"]
@@ -494,6 +496,37 @@ def test_steps(build, level, compiler, isa):
     if ran.returncode == 2:
         pytest.skip(f"this machine lacks {isa}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+EXAMPLES = """\
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastlstm.h"
+
+int main(void)
+{{
+    float w_ih[128], w_hh[128 * 32], b[128], x[] = {{0.7f}}, y[32], h[32] = {{0}}, c[32] = {{0}};
+    float run[32];
+    for (int n = 0; n < 128 * 32; n++)
+        w_ih[n / 32] = b[n / 32] = w_hh[n] = n % 7 * 0.1f - 0.2f;
+{run}
+    memcpy(run, y, sizeof run);
+    memset(y, 0, sizeof y);
+{stream}
+    puts(memcmp(run, y, sizeof run) ? "other values" : run[0] == 0 ? "zeros" : "the same");
+}}
+"""
+
+
+def test_examples_of_the_header(build, tmp_path):
+    """They compile as they stand, and the run and the stream give the same step."""
+    text = (NATIVE / "fastlstm.h").read_text(encoding="utf-8")
+    run, stream = re.findall(r"\n\n((?: {4}.*\n)+)\n", text)
+    (tmp_path / "header.c").write_text(EXAMPLES.format(run=run, stream=stream))
+    ran = subprocess.check_output(build("gcc", tmp_path / "header", "-O0"), text=True)
+    assert ran == "the same\n"
 
 
 @pytest.mark.parametrize("compiler", ["gcc"])
