@@ -23,11 +23,12 @@ from . import alone
 STORED = pathlib.Path(__file__).parent / "results" / "instructions.json"
 # Valgrind knows no AVX-512.
 ISA = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"
-KERNELS = [  # I, H, P, B, dtype: one row, eight, with a projection, in float64
+KERNELS = [  # I, H, P, B, dtype: one row, eight, with a projection, in float64, cut to caches
     (128, 128, 128, 1, "float32"),
     (128, 128, 128, 8, "float32"),
     (128, 128, 64, 8, "float32"),
     (128, 128, 128, 8, "float64"),
+    (512, 512, 512, 32, "float32"),
 ]
 STEPS = 10
 TOLERANCE = 1.02
