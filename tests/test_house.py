@@ -1,6 +1,7 @@
 """The rules of the house: what imports what, what is documented, what pages show."""
 
 import ast
+import fnmatch
 import inspect
 import io
 import pathlib
@@ -344,6 +345,22 @@ def test_blocks_are_found():
     text = "a\n```python\nx = 1\n```\n```\nno\n```\n```python\ny = 2\n```\n"
     assert _blocks(text) == ["\n\nx = 1\n", "\n" * 8 + "y = 2\n"]
     assert _blocks("```sh\nls\n```\n") == []
+
+
+def test_the_tree_names_every_file():
+    """CONTRIBUTING.md says what each file of the package is for."""
+    tree = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("```")[1]
+    patterns = re.findall(r"[\w*]+\.(?:pyx|py|inc|c|h)\b", tree)
+    assert len(patterns) > 100
+    left_out = [
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*.*")
+        if path.suffix in (".py", ".pyx", ".c", ".h", ".inc")
+        and not re.match("__", path.name)
+        and path.name != "_native.c"  # which Cython makes
+        and not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
+    ]
+    assert left_out == []
 
 
 def test_the_index_of_faults_names_tests_that_exist():
