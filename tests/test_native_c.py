@@ -102,7 +102,7 @@ def run_bits(command, dtype, arrays, shapes):
     """What the program bits gives for a case, an array for each of the shapes."""
     ran = subprocess.run(command, input=b"".join(map(bytes, arrays)), capture_output=True)
     if ran.returncode == 2:
-        pytest.skip(f"this machine lacks {command[-1]}")
+        pytest.skip(f"this machine lacks what {command} wants")
     assert ran.returncode == 0, ran.stderr.decode()
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
     *parts, rest = np.split(np.frombuffer(ran.stdout, dtype), ends)
@@ -405,6 +405,28 @@ def test_bits_of_gradients(build, native, level, compiler, isa, name):
 SMALLEST = "4096 8192 16384 1"  # caches: l1, l2, l3 and how many share it
 ZEN_3, XEON = "32768 524288 33554432 8", "49152 2097152 503316480 2"
 ZEN_5, APPLE = "49152 1048576 33554432 8", "131072 4194304 0 1"
+
+
+# ways back with products of several blocks, if caches are small
+BLOCKS = {
+    "blocks_again": (Work((6,) * 12 + (5, 1), 33, 65), 1, 4),
+    "blocks_again_double": (Work((5,) * 12 + (2,), 9, 40, 33, dtype="float64"), 1, 2),
+    "blocks_again_threads": (Work((30,) * 40, 40, 72), 3, 7),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("compiler, isa", TARGETS)
+def test_bits_of_small_caches(build, native, compiler, isa, name):
+    """However products are cut, bits are the same, and nothing behind the memory is written."""
+    work, threads, every = BLOCKS[name]
+    values, command = values_of(work), [*build(compiler, "bits", "-O0"), isa]
+    whole, small = (
+        back_in_c([*command, *caches.split()], work, values, threads, every)
+        for caches in ("1048576 67108864 0 1", SMALLEST)
+    )
+    for n in whole:
+        assert whole[n].tobytes() == small[n].tobytes(), n
 
 
 FORWARD = [  # I P PANELS LANES BYTES ROWS STEPS TILE; hoist x k ahead

@@ -2,7 +2,10 @@
 asked to, goes back and writes dx, dh, dc and, for each direction, the gradients of the arrays of the case,
 or writes the gates and cells of each direction.
 
-    bits ISA <case >results
+    bits ISA [L1 L2 L3 SHARERS] <case >results
+
+With the bytes of three caches and how many processors share the third, the work is cut to these instead of those of
+the machine.
 
 The case: fifteen int64 (itemsize, layers, directions, I, H, P, T, B, threads, reverse, whether batch
 sizes follow, the checkpoint_interval of the tape, or -1 if nothing is recorded, or -2 if gates and cells are
@@ -17,13 +20,41 @@ goes back, dy; dh; dc. Rows lie side by side. */
 
 #include "fastlstm.h"
 
+/* So many bytes behind each piece of memory are checked at the end. An address sanitizer sees more: it has none. */
+#ifdef __SANITIZE_ADDRESS__
+enum { GUARD = 0, PIECES = 256 };
+#else
+enum { GUARD = 4096, PIECES = 256 };
+#endif
+
+static struct {
+    unsigned char *memory;
+    size_t bytes;
+} pieces[PIECES];
+static int taken;
+
 /* Memory full of nan: what is used before it is set shows. */
 static void *allocate(size_t bytes)
 {
-    void *memory = aligned_alloc(64, bytes / 64 * 64 + 64);
-    if (!memory)
+    unsigned char *memory = aligned_alloc(64, (bytes + GUARD) / 64 * 64 + 64);
+    if (!memory || taken == PIECES)
         abort();
+    pieces[taken].memory = memory;
+    pieces[taken++].bytes = bytes;
+    memset(memory + bytes, 0xa5, GUARD);
     return memset(memory, 0xff, bytes);
+}
+
+/* 0, or 3 if something was written behind the end of its memory. */
+static int check(void)
+{
+    for (int n = 0; n < taken; n++)
+        for (int k = 0; k < GUARD; k++)
+            if (pieces[n].memory[pieces[n].bytes + k] != 0xa5) {
+                fprintf(stderr, "byte %d behind %zu bytes was written\n", k, pieces[n].bytes);
+                return 3;
+            }
+    return 0;
 }
 
 static void *take(int64_t count, size_t size)
@@ -106,11 +137,14 @@ int main(int argc, char **argv)
     fl_options options;
     if (head[OPTIONS])
         options = take_options();
+    fl_caches caches;
+    if (argc > 5)
+        caches = (fl_caches){atoll(argv[2]), atoll(argv[3]), atoll(argv[4]), atoi(argv[5])};
     const fl_shape shape = {
         .itemsize = (int32_t)size, .layers = (int32_t)head[LAYERS],
         .directions = (int32_t)head[DIRECTIONS],
         .input = head[I], .hidden = head[H], .output = head[P], .back = back,
-        .options = head[OPTIONS] ? &options : NULL,
+        .options = head[OPTIONS] ? &options : NULL, .caches = argc > 5 ? &caches : NULL,
     };
     fl_arrays *parameters = allocate(cells * sizeof *parameters);
     memset(parameters, 0, cells * sizeof *parameters);
@@ -168,7 +202,7 @@ int main(int argc, char **argv)
         give(states, rows * head[H], size);
     }
     if (!back)
-        return 0;
+        return check();
 
     fl_back_call way = {.call = &call, .dy_stride = call.y_stride};
     way.dy = take(rows * wide, size);
@@ -194,5 +228,5 @@ int main(int argc, char **argv)
         for (int n = 0; n < arrays; n++)
             give(*places[n], counts[n], size);
     }
-    return 0;
+    return check();
 }
