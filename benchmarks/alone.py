@@ -25,6 +25,7 @@ BARS = {(1, 8): 55, (1, 16): 75, (1, 24): 125, (1, 32): 190, (1, 40): 270}  # ns
 # What fixed.c is built for; the best counts. Wide vectors are not always the quicker ones there.
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 MACHINES = ("-march=native", "-march=haswell") if X86 else ("-mcpu=native",)
+FIXED_TOLERANCE = 5e-3  # of its outputs; its tanh may be 1.4e-3 off
 RUNS = 5  # the median counts, because processes differ in where their memory lies
 
 
@@ -74,14 +75,30 @@ def times(program: pathlib.Path, *arguments: int) -> tuple[float, float]:
     return statistics.median(one), statistics.median(block)
 
 
+def build_fixed(folder: str | os.PathLike[str], I: int, H: int, target: str) -> pathlib.Path:
+    """Compile fixed.c for a size and a machine into `folder` and return the program."""
+    program = pathlib.Path(folder) / "fixed"
+    flags = ["-std=c11", "-O3", "-ffast-math", target, f"-DI={I}", f"-DH={H}"]
+    subprocess.run([COMPILER, *flags, HERE / "fixed.c", "-lm", "-o", program], check=True)
+    return program
+
+
+def check_fixed(program: pathlib.Path) -> float:
+    """Return the greatest error of fixed.c's outputs; AssertionError if it is too great."""
+    error = float(subprocess.check_output([program]).split()[-1])
+    assert error <= FIXED_TOLERANCE, (
+        f"fixed.c is wrong: its outputs are {error:.1e} off, expected at most {FIXED_TOLERANCE:g}"
+    )
+    return error
+
+
 def fixed(folder: str | os.PathLike[str], I: int, H: int) -> tuple[float, float]:
-    """Build fixed.c for a size and return the least times, as `times`."""
+    """Build and check fixed.c for a size and return the least times, as `times`."""
     measured = []
-    for number, target in enumerate(MACHINES):
-        program = pathlib.Path(folder) / f"fixed{number}"
-        flags = ["-std=c11", "-O3", "-ffast-math", target, f"-DI={I}", f"-DH={H}"]
-        subprocess.run([COMPILER, *flags, HERE / "fixed.c", "-lm", "-o", program], check=True)
+    for target in MACHINES:
+        program = build_fixed(folder, I, H, target)
         try:
+            check_fixed(program)
             measured.append(times(program))
         except subprocess.CalledProcessError:  # this machine has no AVX2
             continue

@@ -5,6 +5,8 @@ Nothing is timed. The package must be imported before NumPy, so each test has a 
 
 import json
 import pathlib
+import platform
+import shutil
 import subprocess
 import sys
 
@@ -188,3 +190,49 @@ made = [FIELD[name](case, *case.draw()) for case in others for name in FIELD]
     assert {*errors[2]} | {*absent} | {"ncnn"} == {*names}  # which has no batches
     assert all("No module named" in reason for reason in absent.values())
     assert made == [None] * 4 * len(names)
+
+
+# ---- programs in C ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_step_in_c(tmp_path):
+    """It is right in each form whose instructions are counted, and says what a step takes."""
+    code = f"""
+from benchmarks import alone, instructions
+alone.FLAGS = ("-std=c11", "-O0", "-ffp-contract=off", "-pthread")  # built in seconds
+program = alone.build({str(tmp_path)!r})
+errors = [alone.check(program, *sizes) for sizes in instructions.KERNELS]
+printed = alone.subprocess.check_output([program, "1", "8"], text=True).split()
+"""
+    errors, printed = evaluated(code, "errors", "printed")
+    assert all(0 < error for error in errors)
+    assert all(float(time) > 0 for time in printed[:2])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for AVX2")
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize("fault", [None, ("sigmoid(gates.rows[n])", "sigmoid(gates.rows[H + n])")])
+def test_fixed_sizes_in_c(tmp_path, fault):
+    """Outputs are near those of the exact functions; a copy that takes f for i is refused."""
+    source = (ROOT / "benchmarks" / "fixed.c").read_text(encoding="utf-8")
+    if fault:
+        assert source.count(fault[0]) == 1
+        source = source.replace(*fault)
+    (tmp_path / "fixed.c").write_text(source)
+    code = f"""
+import pathlib
+from benchmarks import alone
+alone.HERE = pathlib.Path({str(tmp_path)!r})
+seen = ""
+try:
+    alone.check_fixed(alone.build_fixed(alone.HERE, 1, 12, "-march=haswell"))
+except AssertionError as error:
+    seen = str(error)
+except alone.subprocess.CalledProcessError:
+    seen = "this machine lacks AVX2"
+"""
+    (seen,) = evaluated(code, "seen")
+    if seen.startswith("this machine"):
+        pytest.skip(seen)
+    assert seen.startswith("fixed.c is wrong: its outputs are ") == bool(fault)
