@@ -198,7 +198,7 @@ CASES = {
         Case(100, 128, 512, 512, bar=LEAST, peak_bar=0.88),
         Case(100, 256, 256, 256, bar=LEAST, peak_bar=0.88),
         Case(50, 64, 512, 1024, bar=LEAST, peak_bar=0.88),
-        Case(365, 256, 5, 64, bar=1.65),
+        Case(365, 256, 5, 64, bar=1.7),
         Case(100, 1, 256, 256, layers=2, directions=2, bar=1.3),
         Case(100, 32, 256, 256, layers=2, directions=2, bar=LEAST),
         Case(400, 64, 64, 128, shortest=10, bar=1.9),

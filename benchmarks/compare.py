@@ -159,6 +159,7 @@ def measure(
         "name": case.name,
         "group": case.group,
         "steps": case.T,
+        "batch": case.B,
         "dtype": case.dtype,
         "bar": case.bar,
         "peak_bar": case.peak_bar,

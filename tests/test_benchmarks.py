@@ -165,6 +165,9 @@ def test_bars():
     steps = {"1,1,32,32": 5, "1,1,64,64": 3.5, "1,1,128,128": 2.5, "1,1,512,512": 1.6}
     assert steps.items() <= bars.items()
     assert bars["100,1,512,512"] >= 1.1
+    alone = {"100,1,32,32": 2.3, "100,1,64,64": 1.8, "100,1,128,128": 1.6}
+    others = {"365,256,5,64": 1.7, "100,32,256,256,float64": 1.6}
+    assert (alone | others).items() <= bars.items()
     assert jax == {"100,1,32,32": 4, "100,1,128,128": 1.6}
     assert jax.keys() <= training.keys()
 

@@ -111,7 +111,8 @@ def engine_info() -> dict[str, dict[str, object]]:
     dict of str -> dict
         In order of preference: "native", "numba", "numpy". Each has "available" (bool) and
         "default" (bool: what ``engine="auto"`` takes now), and either what the engine says of
-        itself ("version", "instruction_set", ...) or "reason", why it is missing and how to get it.
+        itself ("version", "instruction_set", "caches", ...) or "reason", why it is missing and how
+        to get it.
 
     Examples
     --------
