@@ -400,6 +400,22 @@ def test_errors_leave_the_state_where_it_was(engine, name):
     assert_same_bits(stream.state[1], c)
 
 
+@pytest.mark.parametrize("gap", [-5, 0, 14])
+def test_out_may_not_overlap_x(engine, gap):
+    """The kernels write y while they still read x; what lies side by side is none of their concern.
+
+    `x` begins at number 15 of the memory and has 15, as `out` has.
+    """
+    lstm, memory = LSTM(5, 5, engine=engine, seed=0), np.ones(45, np.float32)
+    stream, other = lstm.stream(3), lstm.stream(3)
+    x, out = memory[15:30].reshape(3, 5), memory[15 + gap : 30 + gap].reshape(3, 5)
+    with pytest.raises(ValueError, match="^out must not share memory with x$"):
+        stream.step(x, out=out)
+    assert (memory == 1).all() and not any(map(np.any, stream.state))
+    for out in (memory[:15].reshape(3, 5), memory[30:].reshape(3, 5)):
+        assert_same_bits(stream.step(x, out=out), other.step(x))
+
+
 def test_errors_of_batch_first(engine):
     stream = LSTM(4, 5, batch_first=True, engine=engine).stream(B)
     for given in (x, x[0], x[0, 0]):

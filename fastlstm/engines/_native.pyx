@@ -557,6 +557,16 @@ cdef class Step:
             and cnp.PyArray_ISCARRAY_RO(array)
         )
 
+    cdef inline bint overlap(self, object x, object out):
+        """Whether these, which fit, share memory."""
+        cdef char *inputs = <char *>cnp.PyArray_DATA(x)
+        cdef char *outputs = <char *>cnp.PyArray_DATA(out)
+        cdef int64_t batch = self.call.batch
+        return (
+            inputs < outputs + batch * self.call.y_stride
+            and outputs < inputs + batch * self.call.x_stride
+        )
+
     def step(self, x: ArrayLike, out: Array | None = None) -> Array:
         cdef cnp.npy_intp shape[2]
         cdef fl_call call
@@ -567,7 +577,10 @@ cdef class Step:
         if out is None:
             shape[0], shape[1] = self.call.batch, self.outputs
             out = cnp.PyArray_EMPTY(2, shape, self.type_number, 0)
-        elif not (self.fits(out, self.outputs) and cnp.PyArray_ISWRITEABLE(out)):
+        elif (
+            not (self.fits(out, self.outputs) and cnp.PyArray_ISWRITEABLE(out))
+            or self.overlap(x, out)
+        ):
             return self.otherwise(x, out)
         if self.stack.stale:
             self.take_present()

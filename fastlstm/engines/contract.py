@@ -273,7 +273,8 @@ class Step(Protocol):
         Raises
         ------
         ValueError, TypeError
-            If a shape or dtype does not fit; the state has not moved.
+            If a shape or dtype does not fit, or `out` shares memory with `x`; the state has not
+            moved.
         """
         ...
 

@@ -502,6 +502,8 @@ class _CheckedStep:
             out = np.empty(shape, lstm.dtype)
         else:
             check_out(out, shape, lstm.dtype)
+            if np.shares_memory(x, out):
+                raise ValueError("out must not share memory with x")
         stacks = [lstm._present(self._group)[0]]
         _advance(lstm, stacks, self._states, as_rows(x), uniform_sizes(1, rows), out)
         return out
