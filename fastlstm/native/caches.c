@@ -11,13 +11,18 @@ static const fl_caches usual = {.l1 = 32 << 10, .l2 = 512 << 10, .l3 = 8 << 20, 
 
 #include <cpuid.h>
 
-/* Leaf 4 of Intel and leaf 0x8000001d of AMD have the same form: one cache for each number until the type is 0. */
+/* Leaf 4 of Intel and leaf 0x8000001d of AMD have the same form: one cache for each number until the type is 0. No
+processor has MOST_CACHES, but a virtual machine may give the same answer for every number. */
+#define MOST_CACHES 16
+
 static void ask(fl_caches *caches)
 {
     const unsigned leaves[] = {4, 0x8000001d};
     for (int n = 0; n < 2; n++) {
         unsigned a, b, c, d;
-        for (unsigned cache = 0; __get_cpuid_count(leaves[n], cache, &a, &b, &c, &d) && (a & 31); cache++) {
+        for (unsigned cache = 0; cache < MOST_CACHES; cache++) {
+            if (!__get_cpuid_count(leaves[n], cache, &a, &b, &c, &d) || !(a & 31))
+                break;
             if ((a & 31) == 2) /* It holds instructions. */
                 continue;
             int level = a >> 5 & 7;

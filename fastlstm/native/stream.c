@@ -13,7 +13,7 @@ struct fl_stream {
     const fl_stack *stack;
     int few;              /* whether `few_steps` makes the steps of all layers */
     int64_t h_row, c_row; /* the bytes of a layer's state of a sequence, with padding */
-    char *between[2];     /* what a layer hands to the next, by turns, if they are few */
+    void *between[2];     /* what a layer hands to the next, by turns, if they are few */
     fl_call call;         /* otherwise; its h and c are the states in either case */
     fl_few layers[];
 };
@@ -38,7 +38,7 @@ static size_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t bat
         few ? (size_t)(hoist * STREAM_STEPS * GATES * padded) : fl_scratch_bytes(stack, &stream.call),
     };
     void **places[] = {
-        &stream.call.h, &stream.call.c, (void **)&stream.between[0], (void **)&stream.between[1], &stream.call.scratch,
+        &stream.call.h, &stream.call.c, &stream.between[0], &stream.between[1], &stream.call.scratch,
     };
     size_t at = fl_up(sizeof stream + (few ? s->layers * sizeof(fl_few) : 0), 64);
     for (int n = 0; n < 5; n++) {
