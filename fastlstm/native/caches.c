@@ -7,6 +7,23 @@
 /* Where nothing tells, or what it tells cannot be: those of a small machine of today. */
 static const fl_caches usual = {.l1 = 32 << 10, .l2 = 512 << 10, .l3 = 8 << 20, .l3_sharers = 4};
 
+#if defined(__x86_64__) || defined(__linux__)
+
+/* Keep what is told of the cache of a level. */
+static void keep(fl_caches *caches, int level, int64_t bytes, int32_t sharers)
+{
+    if (level == 1)
+        caches->l1 = bytes;
+    else if (level == 2)
+        caches->l2 = bytes;
+    else if (level == 3) {
+        caches->l3 = bytes;
+        caches->l3_sharers = sharers;
+    }
+}
+
+#endif
+
 #if defined(__x86_64__)
 
 #include <cpuid.h>
@@ -28,14 +45,7 @@ static void ask(fl_caches *caches)
             int level = a >> 5 & 7;
             int64_t ways = (b >> 22) + 1, partitions = (b >> 12 & 1023) + 1, line = (b & 4095) + 1;
             int64_t bytes = ways * partitions * line * ((int64_t)c + 1);
-            if (level == 1)
-                caches->l1 = bytes;
-            else if (level == 2)
-                caches->l2 = bytes;
-            else if (level == 3) {
-                caches->l3 = bytes;
-                caches->l3_sharers = (int32_t)(a >> 14 & 4095) + 1;
-            }
+            keep(caches, level, bytes, (int32_t)(a >> 14 & 4095) + 1);
         }
         if (caches->l1)
             return;
@@ -106,15 +116,8 @@ static void ask(fl_caches *caches)
         read_word(cache, "size", text);
         sscanf(text, "%lld%c", &size, &unit);
         size <<= unit == 'M' ? 20 : 10;
-        if (level == 1)
-            caches->l1 = size;
-        else if (level == 2)
-            caches->l2 = size;
-        else if (level == 3) {
-            caches->l3 = size;
-            read_word(cache, "shared_cpu_list", text);
-            caches->l3_sharers = listed(text);
-        }
+        read_word(cache, "shared_cpu_list", text);
+        keep(caches, level, size, listed(text));
     }
 }
 
