@@ -44,6 +44,15 @@ class Stack:
         checkpoint_every: int = 0,
         noise: Sequence[Noise] | None = None,
     ) -> Tape: ...
+    def force_cuts(
+        self, forward: Sequence[int] | None = None, back: Sequence[int] | None = None
+    ) -> None:
+        """Cut all work as told: the fields of `fl_cut` and `fl_back_cut`; None: as is best.
+
+        For tests and measurements: it changes the time and no value. No call may be under way, and
+        streams go on as they were until their next change.
+        """
+
     def saved(self, tape: Tape) -> list[tuple[Array, Array]]: ...
     def back(
         self,

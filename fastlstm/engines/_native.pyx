@@ -65,6 +65,10 @@ cdef extern from "fastlstm.h":
         const void *zone_c
     ctypedef struct fl_stack:
         pass
+    ctypedef struct fl_cut:
+        int32_t threads, groups, teams, seats, shares
+    ctypedef struct fl_back_cut:
+        int32_t threads, groups, shares
     ctypedef struct fl_call:
         const void *x
         void *y
@@ -75,6 +79,7 @@ cdef extern from "fastlstm.h":
         void *scratch
         void *cells
         int64_t cells_stride
+        const fl_cut *cut
         const fl_noise *noise
         int32_t threads, reverse, parity
         void *tape
@@ -90,6 +95,7 @@ cdef extern from "fastlstm.h":
         const void *const *dcells
         const fl_arrays *dw
         void *scratch
+        const fl_back_cut *cut
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     fl_caches fl_caches_here()
@@ -250,6 +256,8 @@ cdef class Stack:
     cdef fl_shape shape
     cdef Scratch idle[4]  # which calls take and give back
     cdef bint reverse  # of a stack of one direction; of two, the second one is in any case
+    cdef fl_cut cut  # if it has threads, work is cut like this
+    cdef fl_back_cut back_cut
     cdef public bint stale
 
     def __init__(self, cells, int directions, bint back=False, dict spare=None):
@@ -332,6 +340,7 @@ cdef class Stack:
     cdef int go(self, fl_call *call, int64_t rows) except -1:
         """Run in memory that no other call has; short work keeps the GIL."""
         call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * rows)
+        call.cut = &self.cut if self.cut.threads else NULL
         cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, call))
         cdef bint stopped
         call.scratch = _aligned(scratch.memory)
@@ -403,6 +412,7 @@ cdef class Stack:
                int64_t checkpoint_every=0, noise=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
         call.reverse, call.checkpoint_interval = self.reverse, checkpoint_every
+        call.cut = &self.cut if self.cut.threads else NULL
         cdef Tape tape = Tape()
         tape.spare, tape.arrays = self.spare, (x, batch_sizes, y, noise)
         call.noise = _fill_noise(tape.noise, noise)
@@ -417,8 +427,16 @@ cdef class Stack:
         if stopped:
             _raise()
         _give_back(self.spare, "scratch", scratch)
+        call.cut = NULL
         tape.call = call
         return tape
+
+    def force_cuts(self, forward=None, back=None):
+        cdef fl_cut cut
+        cdef fl_back_cut back_cut
+        cut.threads, cut.groups, cut.teams, cut.seats, cut.shares = forward or [0] * 5
+        back_cut.threads, back_cut.groups, back_cut.shares = back or [0] * 3
+        self.cut, self.back_cut = cut, back_cut
 
     def saved(self, Tape tape not None):
         cdef fl_call call = tape.call
@@ -444,6 +462,7 @@ cdef class Stack:
             gradients[direction] = _addresses(cell)
         run.threads = threads
         call.call, call.dw, call.dcells = &run, gradients, NULL
+        call.cut = &self.back_cut if self.back_cut.threads else NULL
         if dcells is not None:
             for direction, cells in enumerate(dcells):
                 more[direction] = _address(cells)
@@ -507,7 +526,7 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
     call.steps = cnp.PyArray_DIM(batch_sizes, 0)
     call.threads, call.reverse, call.parity, call.noise = threads, 0, 0, NULL
     call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
-    call.cells, call.cells_stride = NULL, 0
+    call.cells, call.cells_stride, call.cut = NULL, 0, NULL
     return call
 
 
@@ -541,6 +560,7 @@ cdef class Step:
         cdef Stack stack
         cdef cnp.ndarray scratch
         stack, call.threads = self.present()
+        call.cut = &stack.cut if stack.cut.threads else NULL
         scratch = np.empty(fl_scratch_bytes(stack.stack, &call) + 64, np.uint8)
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         # Nothing fails from here on: a stack never meets scratch memory that is too small for it.

@@ -24,7 +24,7 @@ static int worth_meeting(const fl_shape *shape)
 
 fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows)
 {
-    const fl_cut one = {.threads = 1, .parts = 1, .shares = 1, .directions = 1};
+    const fl_cut one = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
     int n = threads_of(call->threads);
     if (n < 2)
         return one;
@@ -33,25 +33,26 @@ fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows)
         work += 8.0 * rows * shape->directions * shape->hidden * (fl_inputs(shape, layer) + shape->output);
     if (work < WORTH_THREADS)
         return one;
+    const fl_cut grouped = {.threads = n, .groups = n, .teams = 1, .seats = 1, .shares = 1};
     if (call->batch >= SEQUENCES_EACH * n)
-        return (fl_cut){.threads = n, .parts = n, .shares = 1, .directions = 1};
+        return grouped;
     if (shape->directions == 2 && (n == 2 || !worth_meeting(shape)))
-        return (fl_cut){.threads = 2, .parts = 1, .shares = 1, .directions = 2};
+        return (fl_cut){.threads = 2, .groups = 1, .teams = 2, .seats = 1, .shares = 1};
     if (worth_meeting(shape))
-        return (fl_cut){.threads = n, .parts = 1, .shares = n, .directions = 1};
+        return (fl_cut){.threads = n, .groups = 1, .teams = 1, .seats = n, .shares = n};
     if (n > call->batch)
         n = (int)call->batch;
-    return n > 1 ? (fl_cut){.threads = n, .parts = n, .shares = 1, .directions = 1} : one;
+    return n > 1 ? (fl_cut){.threads = n, .groups = n, .teams = 1, .seats = 1, .shares = 1} : one;
 }
 
-/* All parts have about the same number of rows. */
-int64_t fl_first_sequence(const fl_call *call, int64_t rows, int parts, int part)
+/* All groups have about the same number of rows. */
+int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int group)
 {
-    if (part == 0 || part == parts)
-        return part ? call->batch : 0;
+    if (group == 0 || group == groups)
+        return group ? call->batch : 0;
     if (!call->batch_sizes)
-        return call->batch * part / parts;
-    int64_t sequence = 0, left = rows * part / parts; /* rows that the parts before this one are to have */
+        return call->batch * group / groups;
+    int64_t sequence = 0, left = rows * group / groups; /* rows that the groups before this one are to have */
     for (int64_t t = call->steps; left > 0 && t > 0; t--) /* sequences of t steps; the longest come first */
         for (; sequence < call->batch_sizes[t - 1] && left > 0; sequence++)
             left -= t;
@@ -66,7 +67,7 @@ fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, con
     /* A projection, and norms, take all units of a row together. */
     int apart = shape->output == shape->hidden && !options->layer_norm;
     int by_units = n > 1 && call->batch < SEQUENCES_EACH * n && apart && worth_meeting(shape);
-    return (fl_back_cut){.shares = n, .by_units = by_units};
+    return (fl_back_cut){.threads = n, .groups = by_units ? 1 : n, .shares = by_units ? n : 1};
 }
 
 fl_linear_cut fl_linear_cut_of(const fl_linear *linear, const fl_linear_call *call)

@@ -107,6 +107,21 @@ typedef struct {
     const void *zone_h, *zone_c; /* (N, P) and (N, H): the masks of (19), of 0 and 1 */
 } fl_noise;
 
+/* How the work of a run is cut. There are `groups` of sequences, each of which goes through the whole stack. A group has
+one team of threads; or two, one for each direction, which meet after each layer; or, in a stack of one direction, one
+for each layer, which follow one another through the steps. The `seats` threads of a team meet in each step, the units
+of which they have in `shares`, at least as many as there are seats. In all there are `threads`, or fewer if they do not
+come. */
+typedef struct {
+    int32_t threads, groups, teams, seats, shares;
+} fl_cut;
+
+/* How the way back is cut: into `groups` of sequences, and in each step the units of a group into `shares`, whose
+threads meet. All threads meet after each chunk of steps. */
+typedef struct {
+    int32_t threads, groups, shares;
+} fl_back_cut;
+
 /* One run of a stack over packed rows: the rows of step 0, then those of step 1, and so on. Sequences are
 sorted by length, the longest first. */
 typedef struct {
@@ -124,6 +139,8 @@ typedef struct {
     void *scratch;              /* memory of fl_scratch_bytes at a multiple of 64, with any content */
     int32_t threads;            /* how many threads may work, the caller among them. No value depends on it. A
                                    real-time thread should ask for 1: with more it may wait for others. */
+    const fl_cut *cut;          /* NULL: that which takes the least time. For tests and measurements: this one, with
+                                   scratch memory for it. */
     const fl_noise *noise;      /* for each direction, for stacks of one layer; NULL: nothing is random */
     int32_t reverse;            /* if 1, run from the end of each sequence to its start; for one direction only */
     int32_t parity;             /* for a stream, 0 and 1 in turn from call to call: a call then begins with the
@@ -149,6 +166,7 @@ typedef struct {
                                   there are none */
     const fl_arrays *dw; /* for each direction, the gradients of its parameters, which are added to */
     void *scratch;       /* memory of fl_back_scratch_bytes at a multiple of 64 */
+    const fl_back_cut *cut; /* as that of `fl_call` */
 } fl_back_call;
 
 /* The number of the instruction set with this name, or, for NULL, of the best that this machine has. -1: the name
@@ -173,7 +191,8 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
 const char *fl_stack_isa(const fl_stack *stack);
 int fl_stack_lanes(const fl_stack *stack);
 
-/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise and threads are read. */
+/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise, threads and cut
+are read. */
 size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 
 /* Run all layers, directions and steps: equations (1) to (5), or (11) to (19). Other than 0: the call's `stop`
@@ -220,8 +239,8 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 call, as it ran; its scratch memory is used. Its checkpoint_interval must be 0. */
 void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells);
 
-/* How many bytes of scratch memory the way back needs. Of its call, steps, batch, batch_sizes,
-checkpoint_interval and threads are read. */
+/* How many bytes of scratch memory the way back needs. Its cut is read, and of its call, steps, batch, batch_sizes,
+checkpoint_interval and threads. */
 size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back);
 
 /* Go back through all directions and steps: equations (6) to (10), or those of (19) to (11) backward. The tape

@@ -202,21 +202,10 @@ int fl_are_few(const fl_stack *stack, int64_t batch);
 const fl_instruction_set *fl_instruction_set_of(int isa);
 const fl_kernels *fl_kernels_of(int isa, int32_t itemsize);
 
-/* How the work of a run is cut: into `parts` of the sequences, each through the whole stack, or, layer by
-layer, into whole `directions`, or into `shares` of each step's units. At most one of the three is above 1. */
-typedef struct {
-    int threads, parts, shares, directions;
-} fl_cut;
-
 fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows);
 
-/* The first sequence of a part, of so many parts. */
-int64_t fl_first_sequence(const fl_call *call, int64_t rows, int parts, int part);
-
-/* How the way back is cut: into shares of the sequences or, with `by_units`, of each step's units. */
-typedef struct {
-    int shares, by_units;
-} fl_back_cut;
+/* The first sequence of a group, of so many groups. */
+int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int group);
 
 fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows);
 
@@ -269,6 +258,37 @@ static inline int64_t fl_inputs(const fl_shape *shape, int layer)
 /* Call work(context, 0) in this thread and, as far as threads are free, work(context, k) for other k < threads in
 those. Return when all that began have returned. Any one of these calls must be able to do all the work. */
 void fl_together(int threads, void (*work)(void *context, int thread), void *context);
+
+/* What one share of a team's phases has by itself: how many phases of it some thread has begun, and how many are
+finished. They lie apart, so that in the usual case a share's own thread alone touches `begun`. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t begun;
+    _Alignas(64) _Atomic int64_t finished;
+} fl_share;
+
+/* A team: up to `seats` threads that do phases together, one after the other. Each phase has `shares` shares, any of
+which any thread may do, and none of the next phase begins before all are finished. Share s is first of all that of
+seat s % seats, whose thread finds in its caches what the share needs. The shares of a thread that has not come, or
+comes late, are done by the others. */
+typedef struct {
+    int seats, shares;
+    fl_share *each;                  /* [share] */
+    _Alignas(64) _Atomic int64_t over; /* how many phases are known to be over */
+} fl_team;
+
+/* The bytes of a team of so many shares, at a multiple of 64, and that team, made in this memory. */
+size_t fl_team_bytes(int shares);
+fl_team *fl_make_team(void *memory, int seats, int shares);
+
+/* The share of this phase that the thread in this seat is to do next; -1, if the phase is over. It waits for the
+others if need be, and does their shares if they do not come. Phases are 0, 1, ... in turn. Call it until it returns
+-1, and `fl_finish_share` after each share. A thread that comes late begins with phase 0 as all do, and is told at once
+that it is over. */
+int fl_next_share(fl_team *team, int seat, int64_t phase);
+void fl_finish_share(fl_team *team, int share, int64_t phase);
+
+/* Wait until so many phases of a team are over, or until `stop`, which may be NULL, is stopped. */
+void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop);
 
 /* Whether this thread is the first to take `share` of phase `number`. The phases of a share come in turn. */
 static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)

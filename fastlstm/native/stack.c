@@ -168,9 +168,9 @@ static int64_t between_stride(const fl_stack *stack)
 /* The first sequence of a part. A step of a stream has one part, and does without the call. */
 static int64_t first_sequence(const stack_run *run, int part)
 {
-    if (run->cut.parts == 1)
+    if (run->cut.groups == 1)
         return part ? run->call->batch : 0;
-    return fl_first_sequence(run->call, run->rows, run->cut.parts, part);
+    return fl_first_sequence(run->call, run->rows, run->cut.groups, part);
 }
 
 static fl_task task_of(const stack_run *run, int layer, int direction, int part, int thread)
@@ -189,7 +189,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int part,
         .rows = run->rows, .first_sequence = first, .sequences = first_sequence(run, part + 1) - first,
         .reverse = direction || call->reverse, .parity = call->parity, .shares = run->cut.shares,
         .noise = call->noise ? &call->noise[direction] : NULL, .stop = run->stop, .is_caller = thread == 0,
-        .scratch = scratch + run->tasks + run->task_size * (part + direction % run->cut.directions),
+        .scratch = scratch + run->tasks + run->task_size * (part + direction % run->cut.teams),
     };
     if (layer) {
         task.x = scratch + run->between[(layer - 1) % 2];
@@ -215,7 +215,7 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
     run->stack = stack;
     run->call = call;
     run->rows = rows_of(call);
-    run->cut = fl_cut_of(s, call, run->rows);
+    run->cut = call->cut ? *call->cut : fl_cut_of(s, call, run->rows);
     for (int direction = 0; call->tape && direction < s->directions; direction++)
         place_tape(&run->tapes[direction], stack, call, run->rows, direction);
     run->between[0] = run->between[1] = run->tasks = run->task_size = 0;
@@ -231,7 +231,7 @@ static size_t task_size(const stack_run *run)
 {
     size_t most = 0;
     for (int layer = 0; layer < run->stack->shape.layers && layer < 2; layer++)
-        for (int part = 0; part < run->cut.parts; part++) {
+        for (int part = 0; part < run->cut.groups; part++) {
             int64_t first = first_sequence(run, part);
             const fl_task task = {
                 .cell = &run->stack->cells[layer * run->stack->shape.directions],
@@ -250,7 +250,7 @@ size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call)
 {
     stack_run run;
     prepare(&run, stack, call);
-    return run.tasks + task_size(&run) * run.cut.parts * run.cut.directions;
+    return run.tasks + task_size(&run) * run.cut.groups * run.cut.teams;
 }
 
 static int stopped(const stack_run *run)
@@ -273,7 +273,7 @@ static void take_parts(void *context, int thread)
 {
     stack_run *run = context;
     fl_mode before = fl_set_mode();
-    for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.parts;)
+    for (int64_t part; (part = atomic_fetch_add(&run->next, 1)) < run->cut.groups;)
         run_part(run, (int)part, thread);
     fl_restore_mode(before);
 }
@@ -282,7 +282,7 @@ static void take_directions(void *context, int thread)
 {
     stack_run *run = context;
     fl_mode before = fl_set_mode();
-    for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.directions;) {
+    for (int64_t direction; (direction = atomic_fetch_add(&run->next, 1)) < run->cut.teams;) {
         const fl_task task = task_of(run, run->layer, (int)direction, 0, thread);
         run->stack->kernels->run_alone(&task);
     }
@@ -312,13 +312,13 @@ static void run_in_threads(stack_run *run)
 {
     run->task_size = task_size(run);
     run->next = 0;
-    if (run->cut.parts > 1) {
+    if (run->cut.groups > 1) {
         fl_together(run->cut.threads, take_parts, run);
         return;
     }
     for (run->layer = 0; run->layer < run->stack->shape.layers && !stopped(run); run->layer++) {
         run->next = 0;
-        if (run->cut.directions > 1)
+        if (run->cut.teams > 1)
             fl_together(run->cut.threads, take_directions, run);
         else
             for (int direction = 0; direction < run->stack->shape.directions; direction++)
@@ -347,7 +347,7 @@ void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *g
     stack_run run;
     prepare(&run, stack, call);
     run.stop = NULL;
-    run.cut = (fl_cut){.threads = 1, .parts = 1, .shares = 1, .directions = 1};
+    run.cut = (fl_cut){.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
     const fl_task task = task_of(&run, 0, direction, 0, 0);
     fl_mode before = fl_set_mode();
     stack->kernels->saved(&task, gates, cells);
@@ -371,7 +371,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     const fl_shape *s = &stack->shape;
     size_t state = call->batch * s->itemsize;
     int64_t rows = rows_of(call);
-    const fl_back_cut cut = fl_back_cut_of(s, &stack->options, call, rows);
+    const fl_back_cut cut = back->cut ? *back->cut : fl_back_cut_of(s, &stack->options, call, rows);
     place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
         .task = {
@@ -386,7 +386,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
         .dh = (char *)back->dh + direction * state * s->output,
         .dc = (char *)back->dc + direction * state * s->hidden,
         .dcells = back->dcells ? back->dcells[direction] : NULL, .dx = back->dx, .add_dx = direction,
-        .shares = cut.shares, .by_units = cut.by_units, .scratch = back->scratch,
+        .shares = cut.threads, .by_units = cut.shares > 1, .scratch = back->scratch,
     };
     if (back->dw)
         task.dw = back->dw[direction];

@@ -159,6 +159,48 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
 
 #endif
 
+/* ---- teams --------------------------------------------------------------------------------------- */
+
+size_t fl_team_bytes(int shares)
+{
+    return sizeof(fl_team) + shares * sizeof(fl_share);
+}
+
+fl_team *fl_make_team(void *memory, int seats, int shares)
+{
+    fl_team *team = memory;
+    memset(memory, 0, fl_team_bytes(shares));
+    team->seats = seats;
+    team->shares = shares;
+    team->each = (fl_share *)(team + 1);
+    return team;
+}
+
+int fl_next_share(fl_team *team, int seat, int64_t phase)
+{
+    for (int k = 0; k < team->shares; k++) {
+        const int share = (seat + k) % team->shares;
+        int64_t begun = phase;
+        if (atomic_load_explicit(&team->each[share].begun, memory_order_relaxed) == phase
+            && atomic_compare_exchange_strong(&team->each[share].begun, &begun, phase + 1))
+            return share;
+    }
+    fl_await_team(team, phase + 1, NULL);
+    return -1;
+}
+
+void fl_finish_share(fl_team *team, int share, int64_t phase)
+{
+    atomic_store_explicit(&team->each[share].finished, phase + 1, memory_order_release);
+}
+
+void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
+{
+    (void)stop;
+    for (int share = 0; share < team->shares; share++)
+        fl_wait(&team->each[share].finished, phases);
+}
+
 void fl_ask(fl_stop *stop)
 {
     stop->work = 0;
