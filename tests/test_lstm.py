@@ -601,7 +601,7 @@ def threads_at_once(monkeypatch):
         seen.append(len(x))
         run_cell(self, k, x, *rest)
 
-    monkeypatch.setattr(_layers, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(_layers, "_WORTH_A_THREAD", 1)
     monkeypatch.setattr(_layers.Layers, "_run_cell", watched)
     return seen
 

@@ -144,7 +144,7 @@ def test_bits_do_not_depend_on_what_is_beside(exact_engine, dtype, name):
 def test_bits_do_not_depend_on_threads(exact_engine, dtype):
     """The masks are cut as the sequences are."""
     work = OPTIONS["all"]._replace(lengths=(60,) * 33, I=33, H=96, P=90, dtype=dtype)
-    assert 8 * sum(work.lengths) * work.H * (work.I + work.P) > _layers._WORTH_THREADS
+    assert 8 * sum(work.lengths) * work.H * (work.I + work.P) > 3 * _layers._WORTH_A_THREAD
     for got, expected in zip(
         _run(exact_engine, work, threads=3), _run(exact_engine, work), strict=True
     ):

@@ -10,9 +10,9 @@ import numpy as np
 
 from .contract import Array, Cell, Noise, Stack, Step
 
-# Below so many floating-point operations, about a millisecond's, starting threads costs more than
-# they save.
-_WORTH_THREADS = 1e8
+# With fewer floating-point operations for each than these, about half a millisecond,
+# starting threads costs more than they save.
+_WORTH_A_THREAD = 5e7
 # So many floating-point operations make a piece of time, 15 to 300 ms. Between two pieces, Python
 # can run the handler of a signal, such as that of Ctrl-C. Each piece reads its state, and begins
 # without weights in the near cache and without inputs multiplied ahead: pieces of 2 ms take up to
@@ -69,8 +69,9 @@ class Layers:
 
         As the sequences are sorted by length, the shares are even.
         """
-        parts = min(threads, h.shape[1])
-        if parts < 2 or 8 * len(x) * sum(cell.size for cell in self._cells) < _WORTH_THREADS:
+        work = 8 * len(x) * sum(cell.size for cell in self._cells)
+        parts = min(threads, h.shape[1], int(work / _WORTH_A_THREAD))
+        if parts < 2:
             self._run(x, batch_sizes, h, c, y, noise, cells)
             return
         from concurrent.futures import ThreadPoolExecutor
