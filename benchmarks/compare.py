@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import COMMAND, THREADS  # first: it pins the threads of whatever is imported next
+from . import COMMAND, NUMBERS, THREADS  # first: it pins the threads of whatever is imported next
 
 # isort: split
 import argparse
@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import fastlstm
 
-from . import alone, limit, machine, plots, report
-from .cases import CASES, TWO_THREADS, Case
+from . import alone, limit, machine, plots, report, scaling
+from .cases import TELLING, Case, fewer, threads_bars, with_threads
 from .field import FIELD
 from .peers import (
     CONTESTANTS,
     ENGINES,
-    ONE_THREAD,
+    FEWER_THREADS,
     PEERS,
     TOLERANCE,
     Contestant,
@@ -42,8 +42,9 @@ LIBRARIES = (
     "numpy", "numba", "llvmlite", "torch", "onnxruntime", "openvino",
     "ai-edge-litert", "mnn", "ncnn", "tract", "jax",
 )  # fmt: skip
-# After so many seconds, threads that spin while they wait for work have gone to sleep.
-PAUSE = 0.02 if THREADS > 1 else 0
+# Threads that spin while they wait for more work are asleep when the process has done next to
+# nothing for so many seconds; it is not waited for longer than that.
+QUIET, AT_MOST = 0.005, 0.5
 # This measures a first call, in a process and with a cache of compiled code of its own.
 FIRST_CALL = """
 import time, numpy, fastlstm
@@ -69,23 +70,51 @@ def calls_of(contestant: Contestant, seconds: float) -> int:
             calls *= 2
 
 
-def in_turn(
-    contestants: dict[str, Contestant], blocks: int, seconds: float
-) -> dict[str, list[float]]:
+def settle() -> None:
+    """Sleep until the threads of whoever ran before have gone to sleep, too."""
+    end = time.perf_counter() + AT_MOST
+    busy = QUIET
+    while busy > QUIET / 10 and time.perf_counter() < end:
+        begin = time.process_time()  # of all threads
+        time.sleep(QUIET)
+        busy = time.process_time() - begin
+
+
+class Rounds(NamedTuple):
+    """How many blocks there are, and how many seconds each takes.
+
+    Who takes more than `beyond` times as long as the fastest has one block. That never holds for
+    the first contestant.
+    """
+
+    blocks: int
+    seconds_per_block: float
+    beyond: float | None = None
+
+
+def in_turn(contestants: dict[str, Contestant], rounds: Rounds) -> dict[str, list[float]]:
     """Return the seconds of a call in each block of each contestant, in turn: A B C, B C A, ..."""
-    calls = {name: calls_of(contestant, seconds) for name, contestant in contestants.items()}
+    calls = {
+        name: calls_of(contestant, rounds.seconds_per_block)
+        for name, contestant in contestants.items()
+    }
     times = {name: [] for name in contestants}
     names = list(contestants)
     gc.collect()
     gc.disable()
     try:
-        for block in range(blocks):
+        for block in range(rounds.blocks):
+            if block == 1 and rounds.beyond:
+                longest = rounds.beyond * min(taken[0] for taken in times.values())
+                names[1:] = [name for name in names[1:] if times[name][0] <= longest]
             first = block % len(names)
             for name in names[first:] + names[:first]:
                 run = contestants[name].run
-                time.sleep(PAUSE)
+                if THREADS > 1:
+                    settle()
                 with contestants[name].context():
-                    run()  # brings the weights back into the caches
+                    if calls[name] > 1:
+                        run()  # brings the weights back into the caches
                     begin = time.perf_counter()
                     for _ in range(calls[name]):
                         run()
@@ -95,12 +124,9 @@ def in_turn(
     return times
 
 
-def timed(contestants: dict[str, Contestant], rounds: tuple[int, float]) -> dict[str, Any]:
-    """Time contestants in turn; return each one's blocks and their median, in seconds.
-
-    `rounds` says how many blocks there are, and how many seconds each takes.
-    """
-    times = in_turn(contestants, *rounds)
+def timed(contestants: dict[str, Contestant], rounds: Rounds) -> dict[str, Any]:
+    """Time contestants in turn; return each one's blocks and their median, in seconds."""
+    times = in_turn(contestants, rounds)
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     return {"blocks": times, "seconds": medians}
 
@@ -118,7 +144,7 @@ class Task(NamedTuple):
     check: Callable[[str, Case, Contestant, Any], float]
 
 
-RUN = Task({**CONTESTANTS, **FIELD, **ONE_THREAD}, Case.draw, truth, check)
+RUN = Task({**CONTESTANTS, **FIELD, **FEWER_THREADS}, Case.draw, truth, check)
 
 
 def checked(
@@ -146,13 +172,13 @@ def checked(
 def measure(
     case: Case,
     names: Sequence[str],
-    rounds: tuple[int, float],
+    rounds: Rounds,
     limits: dict[str, dict[str, float]],
     absent: dict[str, str],
 ) -> dict[str, Any]:
     """Check all contestants, then time them; return the case's entry in the results.
 
-    `timed` says what `rounds` are, and `checked` what `absent` is.
+    `checked` says what `absent` is.
     """
     contestants, errors = checked(RUN, case, names, absent)
     return {
@@ -163,6 +189,7 @@ def measure(
         "dtype": case.dtype,
         "bar": case.bar,
         "peak_bar": case.peak_bar,
+        **threads_bars(case, THREADS),
         "operations": case.operations,
         **limit.of(case, limits),
         "errors": errors,
@@ -185,7 +212,10 @@ def first_calls(engine: str) -> dict[str, float]:
 
 
 def commit() -> str | None:
-    """Return the commit that is measured, with "+" if files differ from it; None outside git."""
+    """Return the commit that is measured, with "+" if files differ from it.
+
+    Outside git it is what the variable FASTLSTM_COMMIT says, or None.
+    """
 
     def git(*args: str) -> str:
         return subprocess.run(
@@ -196,7 +226,7 @@ def commit() -> str | None:
         changed = git("status", "--porcelain", "--untracked-files=no", ":/fastlstm", ":/benchmarks")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("FASTLSTM_COMMIT")
 
 
 def versions() -> dict[str, str]:
@@ -229,6 +259,13 @@ def command_line(
     return parser
 
 
+def rounds_of(args: argparse.Namespace, blocks: int) -> Rounds:
+    """Return how contestants are timed: in so many blocks, if no option says otherwise."""
+    if args.quick:
+        return Rounds(3, 0.01)
+    return Rounds(5, 0.02, 2.5) if getattr(args, "budget", None) else Rounds(blocks, 0.05)
+
+
 def engines_there(asked: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return which of these engines are available, and why others are not."""
     absent = {n: e["reason"] for n, e in fastlstm.engine_info().items() if not e["available"]}
@@ -236,6 +273,11 @@ def engines_there(asked: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     if not engines:
         sys.exit(f"No engine to measure: {absent}")
     return engines, absent
+
+
+def of_fewer(engines: Sequence[str]) -> list[str]:
+    """Return the contestants that are the first engine, with fewer threads than the others have."""
+    return [report.with_threads(engines[0], number) for number in fewer(THREADS)]
 
 
 def setting(engines: Sequence[str]) -> dict[str, Any]:
@@ -249,40 +291,43 @@ def setting(engines: Sequence[str]) -> dict[str, Any]:
         "versions": versions(),
         "instruction_sets": {name: described[name]["instruction_set"] for name in engines},
         "engines": engines,
-        "one_thread": f"{engines[0]}, 1 thread" if THREADS > 1 else None,
+        "fewer": fewer(THREADS),
     }
 
 
 def main() -> None:
     """Measure the cases that the command line names, and write the results."""
-    known = CASES if THREADS == 1 else TWO_THREADS
-    args = command_line(COMMAND.prog, __doc__, known, ENGINES).parse_args()
-    blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
+    known = with_threads(THREADS)
+    parser = command_line(COMMAND.prog, __doc__, known, ENGINES)
+    scaling.add_budget(parser)
+    args = parser.parse_args()
+    if len(NUMBERS) > 1:
+        scaling.run("compare", args, with_threads)
+        return
+    rounds = rounds_of(args, 9)
     engines, absent = engines_there(args.engines)
-    described = setting(engines)
-    one_thread = described["one_thread"]
 
-    limits, cases = machine.limits(), []
-    names = [*engines, *[one_thread] * (THREADS > 1), *PEERS, *FIELD]
-    for number, name in enumerate(args.cases, 1):
+    limits, cases = machine.limits(0.02 if args.budget else 0.1), []
+    names = [*engines, *of_fewer(engines), *PEERS, *FIELD]
+    for number, name in enumerate(scaling.in_time(args.cases, TELLING, args.budget), 1):
         print(f"{number}/{len(args.cases)} {name}", file=sys.stderr, flush=True)
-        cases.append(measure(known[name], names, (blocks, seconds), limits, absent))
+        cases.append(measure(known[name], names, rounds, limits, absent))
     c_program = []
-    if THREADS == 1:
+    if THREADS == 1 and not args.budget:
         try:
             c_program = alone.measure()
         except FileNotFoundError as error:
             absent["step.c"] = str(error)
     results = {
-        **described,
-        "blocks": blocks,
-        "seconds_per_block": seconds,
+        **setting(engines),
+        **rounds._asdict(),
         "tolerance": TOLERANCE,
         "peers": [name for name in (*PEERS, *FIELD) if name not in absent],
         "absent": absent,
         "first_call": {name: first_calls(name) for name in engines},
         "limits": limits,
         "cases": cases,
+        "left_out": scaling.left_out(args, cases),
         "c_program": c_program,
     }
     write(results, args.out)
@@ -291,15 +336,15 @@ def main() -> None:
 def write(results: dict[str, Any], folder: pathlib.Path) -> None:
     """Write compare.json, .md and .png and roofline.png; with two threads, -2threads is added."""
     folder.mkdir(parents=True, exist_ok=True)
-    suffix = "" if THREADS == 1 else f"-{THREADS}threads"
-    (folder / f"compare{suffix}.json").write_text(json.dumps(results, indent=1) + "\n")
+    path = folder / report.file_name("compare", THREADS)
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     text = report.markdown(results)
-    (folder / f"compare{suffix}.md").write_text(text)
+    path.with_suffix(".md").write_text(text)
     plots.ratios(
-        report.ratios(results), results, folder / f"compare{suffix}.png",
+        report.ratios(results), results, path.with_suffix(".png"),
         "the best peer of each case", "best peer's time / ours (right of 1: ours is faster)",
     )  # fmt: skip
-    plots.roofline(results, folder / f"roofline{suffix}.png")
+    plots.roofline(results, folder / f"{report.file_name('roofline', THREADS)}.png")
     print(text)
 
 

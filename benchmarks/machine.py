@@ -183,15 +183,16 @@ def count_cpus(text: str) -> int:
     return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)
 
 
-def limits() -> dict[str, dict[str, float]]:
+def limits(seconds: float = 0.1) -> dict[str, dict[str, float]]:
     """Measure {"peak": GFLOP/s by dtype, "read": GB/s by KB read, "read_by_level": GB/s}.
 
     The figure of a level is the best one of the sizes that fit into it and not into the one before.
-    Sizes go up to 128 MB, and up to twice the last cache where that is at most 1 GB.
+    Sizes go up to 128 MB, and up to twice the last cache where that is at most 1 GB. Each size is
+    read for so many seconds.
     """
     largest = min(max(caches().values(), default=0), 1 << 29)
     sizes = [1 << n for n in range(14, max(28, (2 * largest - 1).bit_length() + 1))]
-    curve = {size: bandwidth(size) for size in sizes}
+    curve = {size: bandwidth(size, seconds) for size in sizes}
     levels, below = {}, 0
     for level, size in (*caches().items(), ("memory", np.inf)):
         within = [rate for n, rate in curve.items() if below < n <= size]

@@ -22,7 +22,17 @@ import numpy as np
 
 from . import plots, report, train
 from .cases import OPTIONS, Case
-from .compare import RUN, Task, checked, command_line, engines_there, setting, timed
+from .compare import (
+    RUN,
+    Rounds,
+    Task,
+    checked,
+    command_line,
+    engines_there,
+    rounds_of,
+    setting,
+    timed,
+)
 from .peers import (
     ENGINES,
     TOLERANCE,
@@ -195,7 +205,7 @@ def measure(
     case: Case,
     part: Part,
     engines: Sequence[str],
-    rounds: tuple[int, float],
+    rounds: Rounds,
     absent: dict[str, str],
 ) -> dict[str, Any]:
     """Check all contestants, then time them; return the entry of the results.
@@ -231,12 +241,11 @@ def main() -> None:
         parser.error("the bars are for one thread")
     if importlib.util.find_spec("torch") is None:
         sys.exit("Expected torch, whose gradients are the right ones: pip install -e '.[bench]'")
-    blocks, seconds = (3, 0.01) if args.quick else (9, 0.05)
+    rounds = rounds_of(args, 9)
     engines, absent = engines_there(args.engines)
     results = {
         **setting(engines),
-        "blocks": blocks,
-        "seconds_per_block": seconds,
+        **rounds._asdict(),
         "tolerance": {"outputs": TOLERANCE, "gradients": train.TOLERANCE},
         "peers": PEERS,
         "absent": absent,
@@ -245,9 +254,7 @@ def main() -> None:
     for number, name in enumerate(args.cases, 1):
         print(f"{number}/{len(args.cases)} {name}", file=sys.stderr, flush=True)
         case = OPTIONS[name]
-        results["cases"] += [
-            measure(case, part, engines, (blocks, seconds), absent) for part in parts(case)
-        ]
+        results["cases"] += [measure(case, part, engines, rounds, absent) for part in parts(case)]
     write(results, args.out)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import fastlstm
 from fastlstm.engines import MODULES
 
-from . import THREADS
-from .cases import Case
+from . import THREADS, report
+from .cases import Case, fewer
 
 Weights = dict[str, np.ndarray]
 
@@ -362,8 +362,10 @@ PEERS: dict[str, Maker] = {
     "onnxruntime": _onnxruntime,
     "OpenVINO": _openvino,
 }
-ONE_THREAD: dict[str, Maker] = {
-    f"{name}, 1 thread": functools.partial(_fastlstm, name, num_threads=1) for name in ENGINES
+FEWER_THREADS: dict[str, Maker] = {
+    report.with_threads(name, number): functools.partial(_fastlstm, name, num_threads=number)
+    for name in ENGINES
+    for number in fewer(THREADS)
 }
 CONTESTANTS = {**ENGINES, **PEERS}
 

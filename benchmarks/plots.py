@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,55 @@ def ratios(drawn: Drawn, results: Results, path: pathlib.Path, against: str, lab
         ncols=len(engines) + 1, frameon=False,
     )  # fmt: skip
     figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def scaling(runs: dict[int, Results], path: pathlib.Path) -> None:
+    """Draw the times of the first engine and of the best peer over the number of threads.
+
+    Each case that several runs have has a plot of its own.
+    """
+    counted = collections.Counter(case["name"] for run in runs.values() for case in run["cases"])
+    names = [name for name, number in counted.items() if number > 1]
+    if not names:
+        return
+    columns = 5
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.2 * rows + 0.8), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    last = runs[max(runs)]
+    first = last["engines"][0]
+    for axes, name in zip(grid.flat, names, strict=False):
+        for best, style in ((False, "o-"), (True, "s--")):
+            numbers, times = [], []
+            for number, run in runs.items():
+                for case in (case for case in run["cases"] if case["name"] == name):
+                    contestant = best_peer(case, run["peers"]) if best else first
+                    if contestant:
+                        numbers.append(number)
+                        times.append(case["seconds"][contestant] * 1e6)
+            axes.plot(numbers, times, style, ms=4, lw=1.2)
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(name, size=9)
+        axes.set_xticks(list(runs), [str(number) for number in runs], size=8)
+        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        _plain_ticks(axes.yaxis)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.grid(alpha=0.3)
+    for axes in list(grid.flat)[len(names) :]:
+        axes.set_axis_off()
+    handles = [
+        plt.Line2D([], [], color=f"C{n}", marker=marker, ls=line)
+        for n, (marker, line) in enumerate((("o", "-"), ("s", "--")))
+    ]
+    figure.legend(handles, [first, "best peer"], loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(
+        f"Microseconds by the number of threads, {last['machine']['cpu']} "
+        f"({last['machine']['cores']} cores), {last['date'][:10]}", size=10,
+    )  # fmt: skip
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

@@ -10,7 +10,6 @@ Entry = dict[str, Any]  # of one case, or of the program
 Row = dict[str, str]  # the cells of a table by the heads of their columns
 Drawn = dict[str, list[tuple[str, list[float | None], float | None]]]  # see `plots.ratios`
 
-SAME = 0.98  # medians of one run that are closer than this count as equal
 # numba's least share of native's speed, in cases of 10 steps and more: for one sequence, in batches
 NUMBA_BARS = 0.9, 0.93
 OURS = "fastlstm.fit"  # the one of our programs that counts
@@ -42,7 +41,21 @@ def ratios(results: Results) -> Drawn:
 
 
 def title(results: Results) -> str:
-    return f"{results['threads']} thread{'s' * (results['threads'] > 1)}"
+    return _threads(results["threads"])
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number > 1)}"
+
+
+def with_threads(engine: str, number: int) -> str:
+    """Return the name of the contestant that is an engine with so many threads."""
+    return f"{engine}, {_threads(number)}"
+
+
+def file_name(kind: str, threads: int) -> str:
+    """Return the name of the files of a run, without what is behind the dot."""
+    return kind if threads == 1 else f"{kind}-{threads}threads"
 
 
 def groups(results: Results) -> Iterator[tuple[str, list[Entry]]]:
@@ -61,16 +74,39 @@ def of_peak(case: Entry, name: str, results: Results) -> float:
     return rate(case, name) / results["limits"]["peak"][case["dtype"]] / results["threads"]
 
 
+def gains(case: Entry, results: Results) -> dict[str, tuple[float, float | None]]:
+    """Return what the threads of a run bring the first engine, and the bar for it.
+
+    "against 1 thread" is the time with one thread / that with all; "against fewer" the same of the
+    best smaller number.
+    """
+    seconds, first = case["seconds"], results["engines"][0]
+    fewer = [seconds[with_threads(first, number)] for number in results["fewer"]]
+    found = {}
+    if fewer:
+        found["against 1 thread"] = fewer[0] / seconds[first], case["threads_bar"]
+    if len(fewer) > 1:
+        found["against fewer"] = min(fewer) / seconds[first], case["fewer_bar"]
+    return found
+
+
+def _gain_cells(case: Entry, results: Results) -> Row:
+    return {
+        what: f"{value:.2f}" + (f" {_verdict(value, bar)}" if bar else "")
+        for what, (value, bar) in gains(case, results).items()
+    }
+
+
 def _bars(case: Entry, results: Results) -> dict[str, tuple[float, float]]:
     """Return the value and the bar of all that the first engine, or numba, must reach in a case."""
     first, seconds = results["engines"][0], case["seconds"]
     bars = {
         "ratio": (ratio(case, first, results["peers"]), case["bar"]),
         "of peak": (of_peak(case, first, results), case["peak_bar"]),
+        **gains(case, results),
     }
-    if results["one_thread"]:
-        bars["against 1 thread"] = (seconds[results["one_thread"]] / seconds[first], SAME)
-    elif first == "native" and "numba" in results["engines"] and case["steps"] >= 10:
+    both = first == "native" and "numba" in results["engines"]
+    if both and results["threads"] == 1 and case["steps"] >= 10:
         share = seconds["native"] / seconds["numba"]
         bars["numba/native"] = (share, NUMBA_BARS[case["batch"] > 1])
     return {what: pair for what, pair in bars.items() if None not in pair}
@@ -97,7 +133,8 @@ def _times(case: Entry, results: Results) -> Row:
     """Return the columns of a case's times, with the best peer's in bold."""
     seconds, best = case["seconds"], best_peer(case, results["peers"])
     row = {"T,B,I,H": case["name"]}
-    for name in filter(None, (*results["engines"], results["one_thread"], *results["peers"])):
+    fewer = [with_threads(results["engines"][0], number) for number in results["fewer"]]
+    for name in (*results["engines"], *fewer, *results["peers"]):
         if name in seconds:
             row[name] = f"**{_time(seconds[name])}**" if name == best else _time(seconds[name])
     return row
@@ -126,8 +163,10 @@ def _row(case: Entry, results: Results) -> Row:
         row["of peak"] += f" ({bar:.0%} {_verdict(value, bar)})"
     row["of limit"] = f"{case['least_seconds'] / seconds[engines[0]]:.0%} ({case['level']})"
     row["best peer's"] = f"{case['least_seconds'] / seconds[best]:.0%}" if best else "-"
-    for what, (value, bar) in bars.items():
-        row[what] = f"{value:.2f} {_verdict(value, bar)}"
+    row |= _gain_cells(case, results)
+    if "numba/native" in bars:
+        value, bar = bars["numba/native"]
+        row["numba/native"] = f"{value:.2f} {_verdict(value, bar)}"
     return row
 
 
@@ -194,6 +233,13 @@ def limits_table(machine: Entry, limits: Entry) -> str:
     return markdown_table(rows)
 
 
+def _blocks(results: Results) -> str:
+    text = f"{results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms"
+    if beyond := results["beyond"]:
+        text += f" (of one, of whoever took over {beyond:g} times as long as the fastest)"
+    return text
+
+
 def _head(results: Results) -> str:
     """Tell what was measured, where, and what the columns mean."""
     first = results["engines"][0]
@@ -201,8 +247,8 @@ def _head(results: Results) -> str:
     return (
         f"# fastlstm and its peers, {title(results)}\n\n"
         f"{_setting(results)}{limits_table(results['machine'], results['limits'])}\n"
-        f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, "
-        "in turn. Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
+        f"Medians of {_blocks(results)}, in turn. "
+        "Ratio: the best peer's time (bold) / ours; above 1, ours is faster. "
         f"Bar and GFLOP/s (useful operations) are {first}'s. Of peak: its share of the "
         f"multiply-add peak of {title(results)}. Of limit: the least time by peak and bandwidth "
         "(of the cache named) / its time, and the same of the best peer. -: the library has no "
@@ -221,25 +267,28 @@ def _missed(bars: list[tuple[str, str, str]]) -> str:
     return text
 
 
+def _slower(results: Results) -> str:
+    """Tell where the first engine is behind the best peer."""
+    first = results["engines"][0]
+    found = {c["name"]: ratio(c, first, results["peers"]) for c in results["cases"]}
+    return _listed(f"{n} ({r:.2f})" for n, r in found.items() if r is not None and r < 1)
+
+
+def _verdicts(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, case and figures, verdict) of every bar of a run of `compare`."""
+    for case in results["cases"]:
+        for what, (value, bar) in _bars(case, results).items():
+            yield what, f"{case['name']} ({value:.2f} of {bar:g})", _verdict(value, bar)
+    for entry in results["c_program"]:
+        if entry["bar"]:
+            text = f"{entry['sizes']} ({_c_time(entry):.0f} ns of {entry['bar']})"
+            yield "step.c", text, _verdict(entry["bar"], _c_time(entry))
+
+
 def _conclusions(results: Results) -> str:
     """Tell the losses and the missed bars in words."""
-    first, cases = results["engines"][0], results["cases"]
-    ratios = {case["name"]: ratio(case, first, results["peers"]) for case in cases}
-    slower = [f"{n} ({r:.2f})" for n, r in ratios.items() if r is not None and r < 1]
-    bars = [
-        (what, f"{case['name']} ({value:.2f} of {bar:g})", _verdict(value, bar))
-        for case in cases
-        for what, (value, bar) in _bars(case, results).items()
-    ] + [
-        (
-            "step.c",
-            f"{entry['sizes']} ({_c_time(entry):.0f} ns of {entry['bar']})",
-            _verdict(entry["bar"], _c_time(entry)),
-        )
-        for entry in results["c_program"]
-        if entry["bar"]
-    ]
-    text = f"\nSlower than the best peer ({first}): {_listed(slower)}.\n" + _missed(bars)
+    text = f"\nSlower than the best peer ({results['engines'][0]}): {_slower(results)}.\n"
+    text += _missed(list(_verdicts(results)))
     first_calls = _listed(
         f"{engine} {taken['cold']:.2f} s, {taken['cached']:.2f} s"
         for engine, taken in results["first_call"].items()
@@ -254,7 +303,7 @@ def markdown(results: Results) -> str:
         text += f"\n## {group}\n\n" + _table([_row(case, results) for case in members])
     if results["c_program"]:
         text += _c_program(results)
-    return text + _conclusions(results) + _absent(results)
+    return text + _conclusions(results) + _left_out(results) + _absent(results)
 
 
 def _absent(results: Results) -> str:
@@ -262,19 +311,22 @@ def _absent(results: Results) -> str:
     return f"\nAbsent: {reasons}.\n" if results["absent"] else ""
 
 
+def _left_out(results: Results) -> str:
+    names = results["left_out"]
+    return f"\nLeft out, as the time was over: {_listed(names)}.\n" if names else ""
+
+
 # ---- training -----------------------------------------------------------------------------------
 
 
 def _training_bars(case: Entry, results: Results) -> dict[str, tuple[float, float]]:
     """Return the value and the bar of all that the first engine must reach in a training step."""
-    first, seconds = results["engines"][0], case["seconds"]
+    first = results["engines"][0]
     bars = {
         "ratio": (ratio(case, first, [case["against"]]), case["bar"]),
         "ratio to JAX": (ratio(case, first, ["JAX"]), case.get("jax_bar")),
+        **gains(case, results),
     }
-    if results["one_thread"]:
-        against_one = seconds[results["one_thread"]] / seconds[first]
-        bars["against 1 thread"] = against_one, case["threads_bar"]
     return {what: pair for what, pair in bars.items() if None not in pair}
 
 
@@ -288,12 +340,7 @@ def _training_row(case: Entry, results: Results) -> Row:
     row["ratio to best"] = _ratios(case, results, results["peers"])[f"ratio {first}"]
     row["GFLOP/s"] = f"{rate(case, first):.0f}"
     row["of peak"] = f"{of_peak(case, first, results):.0%}"
-    if results["one_thread"]:
-        against_one = case["seconds"][results["one_thread"]] / case["seconds"][first]
-        row["against 1 thread"] = f"{against_one:.2f}"
-        if "against 1 thread" in bars:
-            row["against 1 thread"] += " " + _verdict(*bars["against 1 thread"])
-    return row
+    return row | _gain_cells(case, results)
 
 
 def _memory(results: Results) -> str:
@@ -359,7 +406,7 @@ def training(results: Results) -> str:
     if cases:
         text += (
             "A step: forward and backward, to the gradients of x and of all weights. Medians of "
-            f"{results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, in turn. "
+            f"{_blocks(results)}, in turn. "
             "Ratio: torch's time / ours, packed sequences in ragged batches; above 1, ours is "
             f"faster. Ratio to best: the same of {first} to the fastest peer (bold). Bars and "
             f"GFLOP/s (3 times the forward pass's useful operations) are {first}'s. Of peak: "
@@ -374,11 +421,10 @@ def training(results: Results) -> str:
         text += _memory(results)
     if results["program"]:
         text += _program(results)
-    ratios_to_best = {case["name"]: ratio(case, first, results["peers"]) for case in cases}
-    slower = [f"{n} ({r:.2f})" for n, r in ratios_to_best.items() if r is not None and r < 1]
     if cases:
-        text += f"\nSlower than the fastest peer ({first}): {_listed(slower)}.\n"
-    return text + _missed(list(_training_verdicts(results))) + _absent(results)
+        text += f"\nSlower than the fastest peer ({first}): {_slower(results)}.\n"
+    text += _missed(list(_training_verdicts(results)))
+    return text + _left_out(results) + _absent(results)
 
 
 def training_ratios(results: Results) -> Drawn:
@@ -390,12 +436,11 @@ def training_ratios(results: Results) -> Drawn:
         drawn[f"Step, torch's time{packed} / ours: {group.lower()}"] = [
             (c["name"], [ratio(c, e, [c["against"]]) for e in engines], c["bar"]) for c in cases
         ]
-    threads = {
-        c["name"]: _training_bars(c, results).get("against 1 thread") for c in results["cases"]
-    }
-    if any(threads.values()):
-        drawn["Step, one thread's time / two threads'"] = [
-            (name, [pair[0], *nothing], pair[1]) for name, pair in threads.items() if pair
+    if results["fewer"]:
+        found = {case["name"]: gains(case, results) for case in results["cases"]}
+        drawn[f"Step, one thread's time / that of {title(results)}"] = [
+            (name, [of["against 1 thread"][0], *nothing], of["against 1 thread"][1])
+            for name, of in found.items()
         ]
     if results["memory"]:
         drawn["Peak memory of a step, torch's / ours"] = [
@@ -407,6 +452,78 @@ def training_ratios(results: Results) -> Drawn:
             ("1000x10x1", [program_ratio(results["program"]), *nothing], results["program"]["bar"])
         ]
     return drawn
+
+
+# ---- scaling ------------------------------------------------------------------------------------
+
+
+def scaling(kind: str, runs: dict[int, Results]) -> str:
+    """Return what runs of `compare` or `train` with 1, 2, ... threads say together."""
+    verdicts = {"compare": _verdicts, "train": _training_verdicts}[kind]
+    last = runs[max(runs)]
+    first = last["engines"][0]
+    text = (
+        f"# {'Training' if kind == 'train' else 'fastlstm and its peers'}, by the number of "
+        f"threads\n\n{_setting(last)}"
+        f"Time of {first} / that of the best peer = ratio (above 1, ours is faster), everyone with "
+        "the same number of threads, in one process for each number.\n"
+    )
+    for group, names in _names(runs).items():
+        rows = [["T,B,I,H", *map(_threads, runs)]]
+        rows += [[name, *(_race(_find(name, run), run) for run in runs.values())] for name in names]
+        text += f"\n## {group}\n\n" + markdown_table(rows)
+    further = {number: run for number, run in runs.items() if run["fewer"]}
+    if further:
+        text += (
+            f"\n## More threads against fewer, {first}\n\n"
+            "Time with one thread / that with as many as the head of the column says; in brackets "
+            "the time with the best smaller number / it. All of a column were measured in turn.\n\n"
+        )
+        rows = [["T,B,I,H", *map(_threads, further)]]
+        for names in _names(further).values():
+            for name in names:
+                rows.append([name, *(_gain(_find(name, r), r) for r in further.values())])
+        text += markdown_table(rows)
+    for number, run in runs.items():
+        text += f"\n## {_threads(number)}\n\nSlower than the best peer: {_slower(run)}.\n"
+        text += _missed(list(verdicts(run))) + _left_out(run)
+    return text + _absent(last)
+
+
+def _names(runs: dict[int, Results]) -> dict[str, list[str]]:
+    """Return the names of all cases in any of the runs by their groups."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs.values():
+        for case in run["cases"]:
+            found.setdefault(case["group"], {})[case["name"]] = None
+    return {group: list(names) for group, names in found.items()}
+
+
+def _find(name: str, results: Results) -> Entry | None:
+    return next((case for case in results["cases"] if case["name"] == name), None)
+
+
+def _race(case: Entry | None, results: Results) -> str:
+    """Return our time, the best peer's and the ratio, in bold if it is a loss."""
+    if case is None:
+        return "-"
+    first, peers = results["engines"][0], results["peers"]
+    best, times = best_peer(case, peers), ratio(case, first, peers)
+    text = _time(case["seconds"][first])
+    if best is None or times is None:
+        return text
+    figure = f"**{times:.2f}**" if times < 1 else f"{times:.2f}"
+    return f"{text} / {_time(case['seconds'][best])} = {figure}"
+
+
+def _gain(case: Entry | None, results: Results) -> str:
+    if case is None:
+        return "-"
+    values = gains(case, results)
+    text = f"{values['against 1 thread'][0]:.2f}"
+    if "against fewer" in values:
+        text += f" ({values['against fewer'][0]:.2f})"
+    return text
 
 
 # ---- options of the recurrence ------------------------------------------------------------------
@@ -460,8 +577,8 @@ def options(results: Results) -> str:
     back = [case for case in results["cases"] if case["group"].endswith("back")]
     text = (
         f"# Options of the recurrence, {title(results)}\n\n{_setting(results)}"
-        f"Medians of {results['blocks']} blocks of {results['seconds_per_block'] * 1e3:.0f} ms, in "
-        "turn. Ratio: the time of the first peer of a table / ours; above 1, ours is faster. Ratio "
+        f"Medians of {_blocks(results)}, in turn. "
+        "Ratio: the time of the first peer of a table / ours; above 1, ours is faster. Ratio "
         f'to best: the same of {first} to the fastest peer (bold). "/ plain": an engine\'s time / '
         "its time for the plain cell of the same sizes. Bars are "
         f"{first}'s. All were checked first:"

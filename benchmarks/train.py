@@ -6,7 +6,7 @@ of x and of all weights. README.md has the protocol.
 
 from __future__ import annotations
 
-from . import THREADS  # first: it pins the threads of whatever is imported next
+from . import NUMBERS, THREADS  # first: it pins the threads of whatever is imported next
 
 # isort: split
 import argparse
@@ -27,9 +27,28 @@ from typing import Any
 
 import numpy as np
 
-from . import machine, plots, report
-from .cases import JAX_BARS, TRAINING, Case
-from .compare import HERE, Task, checked, command_line, engines_there, setting, timed
+from . import machine, plots, report, scaling
+from .cases import (
+    JAX_BARS,
+    TELLING_IN_TRAINING,
+    TRAINING,
+    Case,
+    fewer,
+    threads_bars,
+    training_with_threads,
+)
+from .compare import (
+    HERE,
+    Rounds,
+    Task,
+    checked,
+    command_line,
+    engines_there,
+    of_fewer,
+    rounds_of,
+    setting,
+    timed,
+)
 from .field import jax_layer, one_layer
 from .peers import ENGINES, Contestant, Maker, Weights, fastlstm_layer, torch_layer, without_onednn
 
@@ -37,7 +56,6 @@ DEFAULT_ENGINES = ("native", "numba")
 # The greatest error of a gradient against torch in float64, as a share of its greatest value. The
 # rounding of a sum over a case's rows, up to 93440, is a random walk of some eps sqrt(rows).
 TOLERANCE = {"float32": 2e-5, "float64": 4e-14}
-THREADS_BAR = 1.7  # one thread's time over two threads', for batches of at least 32
 CLEAR_PEAK = pathlib.Path("/proc/self/clear_refs")  # only Linux has it
 MEMORY_STEPS = 3  # the peak of memory is that of so many steps
 MEMORY = "from benchmarks import train; print(train.peak_memory({case!r}, {name!r}))"
@@ -174,7 +192,11 @@ PEERS: dict[str, Maker] = {
 }
 CONTESTANTS: dict[str, Maker] = {
     **{name: functools.partial(_fastlstm, name) for name in ENGINES},
-    **{f"{name}, 1 thread": functools.partial(_fastlstm, name, num_threads=1) for name in ENGINES},
+    **{
+        report.with_threads(name, number): functools.partial(_fastlstm, name, num_threads=number)
+        for name in ENGINES
+        for number in fewer(THREADS)
+    },
     **PEERS,
 }
 
@@ -214,18 +236,19 @@ STEP = Task(CONTESTANTS, draw, truth, check)
 
 
 def measure(
-    case: Case, names: Sequence[str], rounds: tuple[int, float], absent: dict[str, str]
+    case: Case, names: Sequence[str], rounds: Rounds, absent: dict[str, str]
 ) -> dict[str, Any]:
     """Check all contestants, then time them; return the case's entry in the results."""
     contestants, errors = checked(STEP, case, names, absent)
     return {
         "name": case.name,
         "group": case.group,
+        "batch": case.B,
         "dtype": case.dtype,
         "against": against(case),
-        "bar": case.bar if THREADS == 1 else None,
+        "bar": case.bar,
         "jax_bar": JAX_BARS.get(case.name) if THREADS == 1 else None,
-        "threads_bar": THREADS_BAR if case.B >= 32 else None,
+        **threads_bars(case, THREADS),
         "operations": 3 * case.operations,
         "errors": errors,
         **timed(contestants, rounds),
@@ -329,10 +352,12 @@ def program(engine: str, runs: int) -> dict[str, Any]:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line("python -m benchmarks.train", __doc__, TRAINING, DEFAULT_ENGINES)
-    parts = ["steps"] + ["memory"] * CLEAR_PEAK.exists() + ["program"] * (THREADS == 1)
+    scaling.add_budget(parser)
+    parts = ["steps"] + ["memory"] * CLEAR_PEAK.exists() + ["program"]
     parser.add_argument(
-        "--only", nargs="+", choices=parts, default=parts, help="what to measure; default: all"
-    )
+        "--only", nargs="+", choices=parts, default=parts,
+        help="what to measure; default: all (the program with one thread alone)",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -341,32 +366,37 @@ def main() -> None:
     args = arguments()
     if importlib.util.find_spec("torch") is None:
         sys.exit("Expected torch, whose gradients are the right ones: pip install -e '.[bench]'")
-    blocks, seconds = (3, 0.01) if args.quick else (7, 0.05)
+    if len(NUMBERS) > 1:
+        scaling.run("train", args, training_with_threads)
+        return
+    rounds = rounds_of(args, 7)
     engines, absent = engines_there(args.engines)
     results = {
         **setting(engines),
-        "blocks": blocks,
-        "seconds_per_block": seconds,
+        **rounds._asdict(),
         "tolerance": TOLERANCE,
         "peers": [],  # known when all have been asked
         "absent": absent,
         "limits": {"peak": {dtype: machine.peak(dtype) for dtype in TOLERANCE}},
         "cases": [],
+        "left_out": [],
         "memory": [],
         "program": None,
     }
-    names = [*engines, *filter(None, [results["one_thread"]]), *PEERS]
-    cases = [TRAINING[name] for name in args.cases]
+    names = [*engines, *of_fewer(engines), *PEERS]
+    known = training_with_threads(THREADS)
+    cases = [known[name] for name in args.cases]
     if "steps" in args.only:
-        for case in cases:
-            print(f"step {case.name}", file=sys.stderr, flush=True)
-            results["cases"].append(measure(case, names, (blocks, seconds), absent))
+        for name in scaling.in_time(args.cases, TELLING_IN_TRAINING, args.budget):
+            print(f"step {name}", file=sys.stderr, flush=True)
+            results["cases"].append(measure(known[name], names, rounds, absent))
+        results["left_out"] = scaling.left_out(args, results["cases"])
     results["peers"] = [name for name in PEERS if name not in absent]
     if "memory" in args.only:
         for case in cases:
             print(f"memory {case.name}", file=sys.stderr, flush=True)
             results["memory"].append(memory(case, engines[0]))
-    if "program" in args.only:
+    if "program" in args.only and THREADS == 1:
         print("the program", file=sys.stderr, flush=True)
         results["program"] = program(engines[0], 1 if args.quick else PROGRAM_RUNS)
     write(results, args.out)
@@ -375,7 +405,7 @@ def main() -> None:
 def write(results: dict[str, Any], folder: pathlib.Path) -> None:
     """Write train.json, .md and .png; with two threads, -2threads is added to their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("train" if THREADS == 1 else f"train-{THREADS}threads")
+    path = folder / report.file_name("train", THREADS)
     path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     text = report.training(results)
     path.with_suffix(".md").write_text(text)
