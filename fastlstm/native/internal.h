@@ -273,7 +273,8 @@ comes late, are done by the others. */
 typedef struct {
     int seats, shares;
     fl_share *each;                  /* [share] */
-    _Alignas(64) _Atomic int64_t over; /* how many phases are known to be over */
+    _Alignas(64) _Atomic int64_t over; /* how many phases are known to be over; it may be behind */
+    _Atomic uint64_t empty; /* the seats whose threads are known not to be there, a bit for each */
 } fl_team;
 
 /* The bytes of a team of so many shares, at a multiple of 64, and that team, made in this memory. */

@@ -1,11 +1,12 @@
-/* A pool of a few threads that belong to this library. It uses no other library's threads and changes none.
+/* The threads of this library, and how those that work together meet. It uses no other library's threads and changes
+none.
 
-The threads are made when a call first asks for them. After each call they wait awake for a moment, so that a
-call that follows at once finds them ready, and then they sleep. One call at a time has the pool; a call that
-comes meanwhile runs in its own thread alone. No thread waits for one that has not begun: the others do the
-work of a thread that comes late. */
+Threads are made when a call first asks for them, and are kept: the pool. After each call they wait awake for a moment,
+so that a call that follows at once finds them ready, and then they sleep. Calls that come at once share the pool. No
+thread waits for one that has not begun: the others do the work of a thread that comes late. */
 
 #define _POSIX_C_SOURCE 200809L
+#define _DARWIN_C_SOURCE /* for _SC_NPROCESSORS_ONLN */
 
 #include "internal.h"
 
@@ -24,9 +25,9 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
     work(context, 0);
 }
 
-void fl_wait(const _Atomic int64_t *count, int64_t value)
+static inline void pause_for(int64_t spins)
 {
-    (void)count, (void)value; /* There is one thread, so all of it is done. */
+    (void)spins; /* There is one thread, which has nobody to wait for. */
 }
 
 #else
@@ -34,38 +35,7 @@ void fl_wait(const _Atomic int64_t *count, int64_t value)
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-
-enum { AWAKE_NS = 50000, SPINS = 4096 };
-
-static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t wake, left;
-    int busy, made;
-    void (*work)(void *context, int thread);
-    void *context;
-    int given;              /* how many threads have been given a number in this call */
-    _Atomic int64_t wanted; /* how many more may take part */
-    _Atomic int64_t inside; /* how many take part now, the caller not counted */
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static inline void spin(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-void fl_wait(const _Atomic int64_t *count, int64_t value)
-{
-    for (int64_t spins = 0; atomic_load_explicit(count, memory_order_acquire) < value; spins++)
-        if (spins < SPINS)
-            spin();
-        else
-            sched_yield();
-}
+#include <unistd.h>
 
 static int64_t now(void)
 {
@@ -74,92 +44,309 @@ static int64_t now(void)
     return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-static void *worker(void *nothing)
+static inline void spin(void)
 {
-    pthread_mutex_lock(&pool.lock);
-    for (;;) {
-        if (!pool.wanted) { /* Another call may follow at once. */
-            pthread_mutex_unlock(&pool.lock);
-            for (int64_t end = now() + AWAKE_NS; !atomic_load(&pool.wanted) && now() < end;)
-                for (int spins = 0; spins < 32; spins++)
-                    spin();
-            pthread_mutex_lock(&pool.lock);
-        }
-        while (!pool.wanted)
-            pthread_cond_wait(&pool.wake, &pool.lock);
-        pool.wanted--;
-        pool.inside++;
-        int number = ++pool.given;
-        pthread_mutex_unlock(&pool.lock);
-        pool.work(pool.context, number);
-        pthread_mutex_lock(&pool.lock);
-        if (--pool.inside == 0)
-            pthread_cond_signal(&pool.left);
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* "yield" is no pause on most processors. */
+#endif
+}
+
+/* Pause in a loop that waits for another thread and has looked so many times. After SPINS of them, whoever else wants
+this processor gets it, perhaps the very thread that this one waits for. */
+enum { SPINS = 1024 };
+
+static inline void pause_for(int64_t spins)
+{
+    if (spins < SPINS)
+        spin();
+    else
+        sched_yield();
+}
+
+/* ---- the pool --------------------------------------------------------------------------------------- */
+
+enum { WORKERS = MOST_THREADS - 1, AWAKE_NS = 50000 };
+_Static_assert(WORKERS < 64, "a set of workers is a number with one bit for each");
+
+/* A call of `fl_together`. */
+typedef struct call {
+    void (*work)(void *context, int thread);
+    void *context;
+    int threads;              /* how many it asks for, the caller among them */
+    int given;                /* how many workers it has been given */
+    uint64_t workers;         /* these */
+    _Atomic uint64_t sleeping; /* those of them that nobody has woken yet */
+    struct call *next;        /* in the list of the hungry */
+} call;
+
+/* A thread of the pool. A caller that has taken it out of the idle ones writes what it is to do here and then offers
+it. The worker takes the offer, unless the caller takes it back first. */
+typedef struct {
+    _Alignas(64) _Atomic(call *) offer; /* NULL: nothing is to be done; &taken: it works */
+    void (*work)(void *context, int thread);
+    void *context;
+    int number; /* of this thread in the call */
+    _Alignas(64) pthread_mutex_t lock;
+    pthread_cond_t wake;
+} worker;
+
+static call taken;
+
+/* Sets of workers have a bit for each. What each call reads and changes lies in one cache line. */
+static struct {
+    _Alignas(64) _Atomic uint64_t idle; /* those that no call has */
+    _Atomic uint64_t asleep;            /* those that sleep or are about to */
+    _Atomic int callers;                /* how many calls there are now */
+    _Atomic int made;                   /* how many workers there are */
+    _Atomic(call *) hungry;             /* the calls that have fewer workers than they asked for */
+    int processors;
+    pthread_mutex_t lock; /* of the list of the hungry, and of making workers */
+    worker workers[WORKERS];
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* The number of the lowest bit in a set, which is not empty. */
+static inline int lowest(uint64_t set)
+{
+    return __builtin_ctzll(set);
+}
+
+/* Wake up to so many of a call's workers that sleep. Those that wake do the same. */
+static void wake(call *call, int most)
+{
+    for (uint64_t set; most > 0 && (set = atomic_load_explicit(&call->sleeping, memory_order_relaxed)); ) {
+        const uint64_t one = set & -set;
+        if (!(atomic_fetch_and_explicit(&call->sleeping, ~one, memory_order_relaxed) & one))
+            continue; /* Another thread wakes it. */
+        worker *w = &pool.workers[lowest(one)];
+        if (!(atomic_fetch_and(&pool.asleep, ~one) & one))
+            continue; /* It did not sleep yet, and saw the offer. */
+        pthread_mutex_lock(&w->lock); /* If it is about to wait, it has begun when this lock is had. */
+        pthread_mutex_unlock(&w->lock);
+        pthread_cond_signal(&w->wake);
+        most--;
     }
-    return nothing;
+}
+
+/* Sleep until woken, unless there is an offer. Who offers does so first and then looks who sleeps. This thread does the
+opposite, so that one of them sees the other; both change `asleep`, which is what orders them. */
+static void sleep_unless_offered(worker *self, uint64_t own)
+{
+    atomic_fetch_or(&pool.asleep, own);
+    if (atomic_load(&self->offer)) {
+        atomic_fetch_and(&pool.asleep, ~own);
+        return;
+    }
+    pthread_mutex_lock(&self->lock);
+    while (atomic_load(&pool.asleep) & own)
+        pthread_cond_wait(&self->wake, &self->lock);
+    pthread_mutex_unlock(&self->lock);
+}
+
+/* Wait for an offer and take it. */
+static call *take_offer(worker *self, uint64_t own)
+{
+    for (int64_t end = now() + AWAKE_NS;;) {
+        for (int spins = 0; spins < 32; spins++) {
+            call *offer = atomic_load_explicit(&self->offer, memory_order_relaxed);
+            if (offer && atomic_compare_exchange_strong(&self->offer, &offer, &taken))
+                return offer;
+            spin();
+        }
+        if (now() >= end) {
+            sleep_unless_offered(self, own);
+            end = now() + AWAKE_NS;
+        }
+    }
+}
+
+static void *run_worker(void *worker_)
+{
+    worker *self = worker_;
+    const uint64_t own = UINT64_C(1) << (self - pool.workers);
+    for (;;) {
+        call *call = take_offer(self, own);
+        wake(call, 2);
+        self->work(self->context, self->number);
+        atomic_store_explicit(&self->offer, NULL, memory_order_release);
+    }
+    return NULL;
+}
+
+/* Make the pool as large as this. Its threads block all signals, which are the program's. */
+static void make_workers(int count)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    pthread_mutex_lock(&pool.lock);
+    for (int made; (made = pool.made) < count; pool.made++) {
+        worker *w = &pool.workers[made];
+        pthread_t thread;
+        pthread_mutex_init(&w->lock, NULL);
+        pthread_cond_init(&w->wake, NULL);
+        if (pthread_create(&thread, NULL, run_worker, w))
+            break;
+        pthread_detach(thread);
+        atomic_fetch_or(&pool.idle, UINT64_C(1) << made);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* A forked child has none of its parent's threads, whatever they were doing. It makes its own. */
 static void forget(void)
 {
     pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    pool.wake = pool.left = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-    pool.busy = pool.made = 0;
-    pool.wanted = pool.inside = 0;
+    pool.idle = pool.asleep = 0;
+    pool.callers = pool.made = 0;
+    pool.hungry = NULL;
+    for (int k = 0; k < WORKERS; k++)
+        pool.workers[k].offer = NULL;
 }
 
-static void register_forget(void)
+static void begin(void)
 {
     pthread_atfork(NULL, NULL, forget);
+    pool.processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Make the pool as large as this. Its threads block all signals, which are the program's. */
-static void make(int threads)
+static int at_most(int x, int y)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    for (pthread_t thread; pool.made < threads && !pthread_create(&thread, NULL, worker, NULL); pool.made++)
-        pthread_detach(thread);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return x < y ? x : y;
+}
+
+/* How many threads there may be for all calls, if one asks for so many. */
+static int most_threads(int asked)
+{
+    return at_most(asked > pool.processors ? asked : pool.processors, MOST_THREADS);
+}
+
+/* How many workers a call may have, if so many calls share them. */
+static int fair_part(const call *call, int callers)
+{
+    return callers < 2 ? call->threads - 1 : at_most(call->threads, most_threads(call->threads) / callers) - 1;
+}
+
+/* Give a call up to so many idle workers, those with the lowest numbers, so that worker k has the number k + 1 in each
+call that has the pool for itself. */
+static void give(call *call, int most)
+{
+    uint64_t given, left, idle = atomic_load_explicit(&pool.idle, memory_order_relaxed);
+    do {
+        left = idle;
+        for (int k = 0; k < most && left; k++)
+            left &= left - 1;
+        given = idle & ~left;
+        if (!given)
+            return;
+    } while (!atomic_compare_exchange_weak(&pool.idle, &idle, left));
+    call->workers |= given;
+    for (uint64_t set = given; set; set &= set - 1) {
+        worker *w = &pool.workers[lowest(set)];
+        w->work = call->work;
+        w->context = call->context;
+        w->number = ++call->given;
+        atomic_store_explicit(&w->offer, call, memory_order_release);
+    }
+    const uint64_t sleeping = given & atomic_fetch_or(&pool.asleep, 0);
+    if (sleeping) {
+        atomic_fetch_or(&call->sleeping, sleeping);
+        wake(call, 2);
+    }
+}
+
+/* Give the hungry calls what they may have now. The lock is held. */
+static void feed(void)
+{
+    const int callers = pool.callers;
+    for (call *one = pool.hungry; one; one = one->next)
+        give(one, fair_part(one, callers) - one->given);
+}
+
+static void remove_hungry(call *call)
+{
+    pthread_mutex_lock(&pool.lock);
+    if (pool.hungry == call)
+        pool.hungry = call->next;
+    for (struct call *one = pool.hungry; one; one = one->next)
+        if (one->next == call)
+            one->next = call->next;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* Take back what no worker of a call has begun, and wait for the others. */
+static void take_back(const call *done)
+{
+    for (uint64_t set = done->workers; set; set &= set - 1) {
+        worker *w = &pool.workers[lowest(set)];
+        call *offer = atomic_load_explicit(&w->offer, memory_order_relaxed);
+        if (offer == done)
+            atomic_compare_exchange_strong(&w->offer, &offer, NULL);
+    }
+    for (uint64_t set = done->workers; set; set &= set - 1)
+        for (int64_t spins = 0; atomic_load_explicit(&pool.workers[lowest(set)].offer, memory_order_acquire); spins++)
+            pause_for(spins);
 }
 
 void fl_together(int threads, void (*work)(void *context, int thread), void *context)
 {
-    pthread_once(&once, register_forget);
-    pthread_mutex_lock(&pool.lock);
-    if (pool.busy) {
-        pthread_mutex_unlock(&pool.lock);
+    if (threads < 2) {
         work(context, 0);
         return;
     }
-    make(threads - 1);
-    pool.busy = 1;
-    pool.work = work;
-    pool.context = context;
-    pool.given = 0;
-    pool.wanted = threads - 1 < pool.made ? threads - 1 : pool.made;
-    for (int k = 0; k < pool.wanted; k++)
-        pthread_cond_signal(&pool.wake);
-    pthread_mutex_unlock(&pool.lock);
+    pthread_once(&once, begin);
+    call own = {.work = work, .context = context, .threads = at_most(threads, MOST_THREADS)};
+    const int part = fair_part(&own, atomic_fetch_add(&pool.callers, 1) + 1);
+    int hungry = 0;
+    if (part > 0) {
+        give(&own, part);
+        if (own.given < part && pool.made < most_threads(own.threads) - 1) {
+            make_workers(at_most(pool.made + part - own.given, most_threads(own.threads) - 1));
+            give(&own, part - own.given);
+        }
+        hungry = own.given < own.threads - 1 && !pthread_mutex_trylock(&pool.lock);
+    }
+    if (hungry) {
+        own.next = pool.hungry;
+        pool.hungry = &own;
+        feed(); /* A call may have ended meanwhile. */
+        pthread_mutex_unlock(&pool.lock);
+    }
 
     work(context, 0);
 
-    pthread_mutex_lock(&pool.lock);
-    pool.wanted = 0;
-    pthread_mutex_unlock(&pool.lock);
-    for (int spins = 0; atomic_load(&pool.inside) && spins < SPINS; spins++)
-        spin();
-    pthread_mutex_lock(&pool.lock);
-    while (pool.inside)
-        pthread_cond_wait(&pool.left, &pool.lock);
-    pool.busy = 0;
-    pthread_mutex_unlock(&pool.lock);
+    if (hungry)
+        remove_hungry(&own);
+    if (own.workers) {
+        take_back(&own);
+        atomic_fetch_or(&pool.idle, own.workers);
+        if (atomic_load_explicit(&pool.hungry, memory_order_relaxed) && !pthread_mutex_trylock(&pool.lock)) {
+            feed();
+            pthread_mutex_unlock(&pool.lock);
+        }
+    }
+    atomic_fetch_sub(&pool.callers, 1);
 }
 
 #endif
 
+void fl_wait(const _Atomic int64_t *count, int64_t value)
+{
+    for (int64_t spins = 0; atomic_load_explicit(count, memory_order_acquire) < value; spins++)
+        pause_for(spins);
+}
+
 /* ---- teams --------------------------------------------------------------------------------------- */
+
+/* Up to so many shares, every thread looks at all of them to see that a phase is over. If there are more, the thread in
+seat 0 does and tells the others. */
+enum { FEW_SHARES = 4 };
+
+/* A thread that waits leaves the share of another to it until it has looked so many times, about a microsecond. */
+enum { PATIENCE = 32 };
 
 size_t fl_team_bytes(int shares)
 {
@@ -176,16 +363,71 @@ fl_team *fl_make_team(void *memory, int seats, int shares)
     return team;
 }
 
+/* Whether a thread that has looked for so many times finds that `phases` of a team are over, of which it has seen the
+shares before `*seen` finish. */
+static inline int is_over(const fl_team *team, int64_t phases, int reads_all, int *seen)
+{
+    if (atomic_load_explicit(&team->over, memory_order_acquire) >= phases)
+        return 1;
+    if (!reads_all)
+        return 0;
+    while (*seen < team->shares
+           && atomic_load_explicit(&team->each[*seen].finished, memory_order_acquire) >= phases)
+        ++*seen;
+    return *seen == team->shares;
+}
+
+/* Whether this thread is the first to begin a share in this phase. */
+static inline int begin_share(fl_team *team, int share, int64_t phase)
+{
+    return atomic_load_explicit(&team->each[share].begun, memory_order_relaxed) == phase
+        && atomic_compare_exchange_strong(&team->each[share].begun, &phase, phase + 1);
+}
+
+/* The seat that a share belongs to, in a set of seats. */
+static inline uint64_t seat_of(const fl_team *team, int share)
+{
+    return UINT64_C(1) << share % team->seats % 64;
+}
+
+/* The seats of which a thread that waits has known for a while that they have not begun, added to those that are known
+to be empty: whoever has not begun the first of its shares is not there. */
+static void find_empty(fl_team *team, int64_t phase)
+{
+    for (int share = 0; share < team->seats && share < team->shares; share++)
+        if (atomic_load_explicit(&team->each[share].begun, memory_order_relaxed) == phase)
+            atomic_fetch_or_explicit(&team->empty, seat_of(team, share), memory_order_relaxed);
+}
+
 int fl_next_share(fl_team *team, int seat, int64_t phase)
 {
-    for (int k = 0; k < team->shares; k++) {
-        const int share = (seat + k) % team->shares;
-        int64_t begun = phase;
-        if (atomic_load_explicit(&team->each[share].begun, memory_order_relaxed) == phase
-            && atomic_compare_exchange_strong(&team->each[share].begun, &begun, phase + 1))
+    for (int share = seat; share < team->shares; share += team->seats) {
+        if (begin_share(team, share, phase))
             return share;
+        if (atomic_load_explicit(&team->each[share].begun, memory_order_acquire) > phase + 1)
+            return -1; /* The next phase has begun. */
     }
-    fl_await_team(team, phase + 1, NULL);
+    uint64_t begun = seat_of(team, seat); /* the seats whose shares have all begun */
+    if (atomic_load_explicit(&team->empty, memory_order_relaxed) & begun)
+        atomic_fetch_and_explicit(&team->empty, ~begun, memory_order_relaxed);
+    const int reads_all = team->shares <= FEW_SHARES || seat == 0;
+    int seen = 0;
+    for (int64_t spins = 0; !is_over(team, phase + 1, reads_all || spins > PATIENCE, &seen); spins++) {
+        if (spins == PATIENCE)
+            find_empty(team, phase);
+        const uint64_t others = spins < PATIENCE ? atomic_load_explicit(&team->empty, memory_order_relaxed) : ~UINT64_C(0);
+        if (others & ~begun) {
+            for (int k = 1; k < team->shares; k++) {
+                const int share = (seat + k) % team->shares;
+                if (others & seat_of(team, share) && begin_share(team, share, phase))
+                    return share;
+            }
+            begun |= others;
+        }
+        pause_for(spins);
+    }
+    if (seen == team->shares && team->shares > FEW_SHARES)
+        atomic_store_explicit(&team->over, phase + 1, memory_order_release);
     return -1;
 }
 
@@ -196,9 +438,12 @@ void fl_finish_share(fl_team *team, int share, int64_t phase)
 
 void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
 {
-    (void)stop;
-    for (int share = 0; share < team->shares; share++)
-        fl_wait(&team->each[share].finished, phases);
+    int seen = 0;
+    for (int64_t spins = 0; !is_over(team, phases, team->shares <= FEW_SHARES || spins > PATIENCE, &seen); spins++) {
+        if (stop && atomic_load_explicit(&stop->stopped, memory_order_relaxed))
+            return;
+        pause_for(spins);
+    }
 }
 
 void fl_ask(fl_stop *stop)
