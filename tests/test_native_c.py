@@ -551,6 +551,12 @@ def test_examples_of_the_header(build, tmp_path):
     assert ran == "the same\n"
 
 
+def test_benchmark_of_meetings(build):
+    """It compiles; with no number of threads it measures nothing."""
+    command = build("gcc", ROOT / "benchmarks" / "meetings", "-O0")
+    assert subprocess.check_output(command) == b""
+
+
 @pytest.mark.parametrize("compiler", ["gcc"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_threads(build, level, compiler):
