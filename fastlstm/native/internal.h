@@ -131,11 +131,15 @@ typedef struct {
     void *dh, *dc, *dx;
     const void *dcells; /* (N, H), or NULL */
     fl_arrays dw;
-    int add_dx;   /* whether to add to dx instead of filling it */
-    int shares;   /* among how many threads the work is split */
-    int by_units; /* whether they share the units of each step, or the sequences */
+    int add_dx;                  /* whether to add to dx instead of filling it */
+    int threads, groups, shares; /* as fl_back_cut has them */
     void *scratch;
 } fl_back_task;
+
+/* A group of sequences on the way back: how many threads are in it, and the team that they are, which follows. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t inside;
+} fl_back_group;
 
 /* A plain layer without a projection that runs for a sequence alone, and of which all sums of a step have room in
 registers and a small buffer. */
@@ -171,7 +175,8 @@ typedef struct fl_kernels {
     void (*saved)(const fl_task *task, void *gates, void *cells);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
     size_t (*back_scratch_bytes)(const fl_back_task *back);
-    void (*back)(const fl_back_task *back, fl_meeting *meeting, int mine); /* in every thread */
+    void (*begin_back)(const fl_back_task *back); /* once, before the threads come */
+    void (*back)(const fl_back_task *back, int thread); /* in every thread */
     void (*pack_linear)(fl_linear *linear, const void *w, const void *b);
     /* Up to LINEAR_ROWS rows, for the panels of outputs from `from` to `to`. */
     void (*run_linear)(const fl_linear *linear, const void *x, int64_t x_stride, void *y, int64_t y_stride,

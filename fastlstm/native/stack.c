@@ -360,7 +360,6 @@ void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *g
 typedef struct {
     const fl_stack *stack;
     const fl_back_task *task;
-    fl_meeting *meeting;
 } back_run;
 
 /* The task of one direction. Both directions add to the same dx. */
@@ -372,6 +371,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     size_t state = call->batch * s->itemsize;
     int64_t rows = rows_of(call);
     const fl_back_cut cut = back->cut ? *back->cut : fl_back_cut_of(s, &stack->options, call, rows);
+    const int units_apart = s->output == s->hidden && !stack->options.layer_norm;
     place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
         .task = {
@@ -386,7 +386,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
         .dh = (char *)back->dh + direction * state * s->output,
         .dc = (char *)back->dc + direction * state * s->hidden,
         .dcells = back->dcells ? back->dcells[direction] : NULL, .dx = back->dx, .add_dx = direction,
-        .shares = cut.threads, .by_units = cut.shares > 1, .scratch = back->scratch,
+        .threads = cut.threads, .groups = cut.groups, .shares = units_apart ? cut.shares : 1, .scratch = back->scratch,
     };
     if (back->dw)
         task.dw = back->dw[direction];
@@ -404,7 +404,7 @@ static void take_back(void *context, int thread)
 {
     const back_run *run = context;
     fl_mode before = fl_set_mode();
-    run->stack->kernels->back(run->task, run->meeting, thread);
+    run->stack->kernels->back(run->task, thread);
     fl_restore_mode(before);
 }
 
@@ -414,10 +414,10 @@ int fl_back(const fl_stack *stack, const fl_back_call *back)
     for (int direction = 0; direction < stack->shape.directions && !stop.stopped; direction++) {
         fl_tape tape;
         const fl_back_task task = back_task_of(stack, back, direction, &tape, stop.ask ? &stop : NULL);
-        fl_meeting meeting = {.done = 0};
-        back_run run = {stack, &task, task.shares > 1 ? &meeting : NULL};
-        if (task.shares > 1)
-            fl_together(task.shares, take_back, &run);
+        back_run run = {stack, &task};
+        stack->kernels->begin_back(&task);
+        if (task.threads > 1)
+            fl_together(task.threads, take_back, &run);
         else
             take_back(&run, 0);
     }
