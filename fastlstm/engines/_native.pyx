@@ -541,6 +541,7 @@ cdef class Step:
     cdef Stack stack
     cdef cnp.ndarray h, c, scratch
     cdef fl_call call
+    cdef fl_cut cut
     cdef int type_number
     cdef Py_ssize_t inputs, outputs
 
@@ -563,7 +564,9 @@ cdef class Step:
         call.cut = &stack.cut if stack.cut.threads else NULL
         scratch = np.empty(fl_scratch_bytes(stack.stack, &call) + 64, np.uint8)
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
-        # Nothing fails from here on: a stack never meets scratch memory that is too small for it.
+        # Nothing fails from here on: a stack never meets scratch memory that is too small for it, nor does a cut.
+        self.cut = stack.cut
+        call.cut = &self.cut if self.cut.threads else NULL
         self.call, self.stack, self.scratch = call, stack, scratch
         return 0
 
