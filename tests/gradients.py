@@ -209,14 +209,17 @@ def cells_of(work, values):
     ]
 
 
-def go_back(module, work, values, gap=0, every=0, threads=1):
+def go_back(module, work, values, gap=0, every=0, threads=1, cut=None):
     """Record a work on an engine and go back; return all that it must fill, by name.
 
     Rows of x, y and dy lie `gap` values apart. Nothing else may be written. A work with `dcells`
-    gives the gates and cells of every step too, unless there are checkpoints.
+    gives the gates and cells of every step too, unless there are checkpoints. `cut` is how the
+    native engine must cut the way back.
     """
     cells, x = cells_of(work, values), values["x"]
     stack = module.Stack(cells, work.directions, back=True)
+    if cut:
+        stack.force_cuts(back=cut)
     sizes = batch_sizes_of(np.array(work.lengths))
 
     nothing = np.full_like(values["dy"], np.nan)

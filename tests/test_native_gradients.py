@@ -80,6 +80,52 @@ def test_one_result_of_threads_and_checkpoints(name):
         assert_same_gradients(got, {name: expected[name] for name in got})
 
 
+# What is cut in groups of sequences and shares of units: of each kind, works of any size.
+KINDS = {
+    "plain": {},
+    "double": {"dtype": "float64"},
+    "options": {"peephole": True, "coupled": "i=1-f", "gate_clip": 1.0, "zoneout_c": 0.2},
+    "noise": {"cell_clip": 0.5, **NOISY},
+    "tflite": {"layer_norm": "tflite", **NOISY},
+    "haste": {"layer_norm": "haste", "peephole": True, "coupled": "f=1-i"},
+    "projected": {"P": 0.4},
+    "projected_clip": {"P": 0.7, "proj_clip": 0.05, "zoneout_h": 0.3, **NOISY},
+}
+
+
+def drawn(kind, rng):
+    """A work of this kind, and how it is cut: into groups, shares and parts of which some are empty."""
+    steps, batch = rng.integers(1, 13), rng.choice([1, 1, 2, 3, 5, 17, 40])
+    lengths = rng.integers(1, steps + 1, batch) if rng.random() < 0.6 else np.full(batch, steps)
+    work = Work((*np.sort(lengths)[::-1].tolist(),), *rng.integers(1, 150, 2).tolist())
+    own = dict(KINDS[kind])
+    fields = {"P": max(1, int(own.pop("P") * work.H))} if "P" in own else {}
+    fields |= {"dtype": own.pop("dtype", "float32"), "directions": int(rng.integers(1, 3))}
+    threads = int(rng.integers(1, 17))
+    groups = int(rng.choice([1, 1, 2, 3, threads, batch + 2]))
+    return _with(work._replace(**fields), **own), (
+        threads,
+        groups,
+        int(rng.choice([1, 2, 3, 5, 16, 40])),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_result_of_any_cut(kind, seed):
+    """Whatever groups, shares and threads there are: more than sequences, than units, than cores."""
+    rng = np.random.default_rng([seed, *kind.encode()])
+    work, cut = drawn(kind, rng)
+    every = int(rng.choice([0, 0, 3]))
+    assert_same_gradients(results(work, every=every, cut=cut), results(work, every=every))
+
+
+@pytest.mark.parametrize("cut", [(16, 4, 4), (16, 1, 16), (7, 3, 2), (5, 5, 1), (2, 9, 3)], ids=str)
+@pytest.mark.parametrize("name", ["rows_flushed", "units", "units_ragged", "units_options"])
+def test_one_result_of_many_chunks_cut(name, cut):
+    assert_same_gradients(results(BACK[name], cut=cut), results(BACK[name]))
+
+
 @pytest.mark.parametrize("every", [10**9, 2**62, 2**63 - 2, 2**63 - 1])
 def test_as_many_steps_as_one_likes(every):
     """They may all lie between two checkpoints; then there is one checkpoint."""
