@@ -56,7 +56,7 @@ def markdown(results: dict[str, Any]) -> str:
     text = (
         f"# How long threads take to meet\n\n{results['machine']['cpu']}, {results['processors']} "
         f"processors, {results['compiler']}. Commit {results['commit']}, {results['date']}. "
-        "The best of several runs; threads wait awake and are not bound to a core.\n"
+        "Medians of several runs; threads wait awake and are not bound to a core.\n"
     )
     for part, (head, says) in HEADS.items():
         columns = [str(number) for number in results["threads"]]

@@ -264,12 +264,10 @@ static inline int64_t fl_inputs(const fl_shape *shape, int layer)
 those. Return when all that began have returned. Any one of these calls must be able to do all the work. */
 void fl_together(int threads, void (*work)(void *context, int thread), void *context);
 
-/* What one share of a team's phases has by itself: how many phases of it some thread has begun, and how many are
-finished. They lie apart, so that in the usual case a share's own thread alone touches `begun`. */
+/* A number that has a cache line to itself. */
 typedef struct {
-    _Alignas(64) _Atomic int64_t begun;
-    _Alignas(64) _Atomic int64_t finished;
-} fl_share;
+    _Alignas(64) _Atomic int64_t value;
+} fl_line;
 
 /* A team: up to `seats` threads that do phases together, one after the other. Each phase has `shares` shares, any of
 which any thread may do, and none of the next phase begins before all are finished. Share s is first of all that of
@@ -277,7 +275,8 @@ seat s % seats, whose thread finds in its caches what the share needs. The share
 comes late, are done by the others. */
 typedef struct {
     int seats, shares;
-    fl_share *each;                  /* [share] */
+    fl_line *begun, *finished; /* [share]: how many phases of it some thread has begun, and how many are finished. They
+                                  lie apart, so that in the usual case a share's own thread alone touches `begun`. */
     _Alignas(64) _Atomic int64_t over; /* how many phases are known to be over; it may be behind */
     _Atomic uint64_t empty; /* the seats whose threads are known not to be there, a bit for each */
 } fl_team;

@@ -55,7 +55,7 @@ static inline void spin(void)
 
 /* Pause in a loop that waits for another thread and has looked so many times. After SPINS of them, whoever else wants
 this processor gets it, perhaps the very thread that this one waits for. */
-enum { SPINS = 1024 };
+enum { SPINS = 2048 };
 
 static inline void pause_for(int64_t spins)
 {
@@ -155,6 +155,7 @@ static call *take_offer(worker *self, uint64_t own)
                 return offer;
             spin();
         }
+        if (self - pool.workers >= pool.processors - 1) sched_yield();
         if (now() >= end) {
             sleep_unless_offered(self, own);
             end = now() + AWAKE_NS;
@@ -350,7 +351,7 @@ enum { PATIENCE = 32 };
 
 size_t fl_team_bytes(int shares)
 {
-    return sizeof(fl_team) + shares * sizeof(fl_share);
+    return sizeof(fl_team) + 2 * shares * sizeof(fl_line);
 }
 
 fl_team *fl_make_team(void *memory, int seats, int shares)
@@ -359,7 +360,8 @@ fl_team *fl_make_team(void *memory, int seats, int shares)
     memset(memory, 0, fl_team_bytes(shares));
     team->seats = seats;
     team->shares = shares;
-    team->each = (fl_share *)(team + 1);
+    team->finished = (fl_line *)(team + 1);
+    team->begun = team->finished + shares;
     return team;
 }
 
@@ -371,17 +373,19 @@ static inline int is_over(const fl_team *team, int64_t phases, int reads_all, in
         return 1;
     if (!reads_all)
         return 0;
-    while (*seen < team->shares
-           && atomic_load_explicit(&team->each[*seen].finished, memory_order_acquire) >= phases)
-        ++*seen;
-    return *seen == team->shares;
+    int first = team->shares;
+    for (int share = team->shares - 1; share >= *seen; share--)
+        if (atomic_load_explicit(&team->finished[share].value, memory_order_acquire) < phases)
+            first = share;
+    *seen = first;
+    return first == team->shares;
 }
 
 /* Whether this thread is the first to begin a share in this phase. */
 static inline int begin_share(fl_team *team, int share, int64_t phase)
 {
-    return atomic_load_explicit(&team->each[share].begun, memory_order_relaxed) == phase
-        && atomic_compare_exchange_strong(&team->each[share].begun, &phase, phase + 1);
+    return atomic_load_explicit(&team->begun[share].value, memory_order_relaxed) == phase
+        && atomic_compare_exchange_strong(&team->begun[share].value, &phase, phase + 1);
 }
 
 /* The seat that a share belongs to, in a set of seats. */
@@ -395,7 +399,7 @@ to be empty: whoever has not begun the first of its shares is not there. */
 static void find_empty(fl_team *team, int64_t phase)
 {
     for (int share = 0; share < team->seats && share < team->shares; share++)
-        if (atomic_load_explicit(&team->each[share].begun, memory_order_relaxed) == phase)
+        if (atomic_load_explicit(&team->begun[share].value, memory_order_relaxed) == phase)
             atomic_fetch_or_explicit(&team->empty, seat_of(team, share), memory_order_relaxed);
 }
 
@@ -404,7 +408,7 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
     for (int share = seat; share < team->shares; share += team->seats) {
         if (begin_share(team, share, phase))
             return share;
-        if (atomic_load_explicit(&team->each[share].begun, memory_order_acquire) > phase + 1)
+        if (atomic_load_explicit(&team->begun[share].value, memory_order_acquire) > phase + 1)
             return -1; /* The next phase has begun. */
     }
     uint64_t begun = seat_of(team, seat); /* the seats whose shares have all begun */
@@ -433,7 +437,7 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
 
 void fl_finish_share(fl_team *team, int share, int64_t phase)
 {
-    atomic_store_explicit(&team->each[share].finished, phase + 1, memory_order_release);
+    atomic_store_explicit(&team->finished[share].value, phase + 1, memory_order_release);
 }
 
 void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
