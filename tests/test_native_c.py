@@ -291,28 +291,33 @@ def build(tmp_path_factory):
     """The command of a program, compiled when it is first asked for."""
     folder, extra = tmp_path_factory.mktemp("native"), shlex.split(os.environ.get("CFLAGS", ""))
 
+    def run(command):
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+
+    @functools.cache
+    def compiled(options, kind):
+        """The objects of the kernels, which are compiled once for all programs."""
+        sources = sorted(NATIVE.glob("*.c"))
+        objects = [folder / f"{source.stem}-{kind}.o" for source in sources]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(lambda s, o: run([*options, "-c", s, "-o", o]), sources, objects):
+                pass
+        return objects
+
     @functools.cache
     def command(compiler, program, level):
         emulator = ["qemu-aarch64"] * (compiler == "arm64")
         for tool in (COMPILERS[compiler][0], *emulator):
             if not shutil.which(tool):
                 pytest.skip(f"no {tool} here")
+        # so that calls ask whether to stop
+        often = ("-DCLOCK_WORK=30000", "-DASK_NS=0") * (program == "threads")
+        options = (*COMPILERS[compiler], *FLAGS, level, *often, f"-I{NATIVE}", *extra)
+        objects = compiled(options, f"{compiler}{level}{len(often)}")
         source = PROGRAMS / f"{program}.c"  # or another folder's, whose path is given
         made = folder / f"{source.stem}-{compiler}{level}"
-        sources = [source, *sorted(NATIVE.glob("*.c"))]
-        # so that calls ask whether to stop
-        often = ["-DCLOCK_WORK=30000", "-DASK_NS=0"] * (program == "threads")
-        options = [*COMPILERS[compiler], *FLAGS, level, *often, f"-I{NATIVE}"]
-
-        def compiled(*arguments):
-            ran = subprocess.run([*options, *arguments], capture_output=True, text=True)
-            assert ran.returncode == 0, ran.stderr
-
-        objects = [folder / f"{made.name}-{n}.o" for n in range(len(sources))]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(lambda s, o: compiled("-c", s, *extra, "-o", o), sources, objects):
-                pass
-        compiled(*objects, *extra, "-lm", "-o", made)
+        run([*options, source, *objects, "-lm", "-o", made])
         return [*emulator, made]
 
     return command
@@ -555,6 +560,15 @@ def test_benchmark_of_meetings(build):
     """It compiles; with no number of threads it measures nothing."""
     command = build("gcc", ROOT / "benchmarks" / "meetings", "-O0")
     assert subprocess.check_output(command) == b""
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_threads_that_meet(build, compiler):
+    """Teams whose threads are late or missing do all their work; calls share the pool."""
+    fork = ["fork"] * (compiler != "arm64")  # the emulator cannot
+    command = [*build(compiler, "teams", "-O0"), "100", *fork]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("compiler", ["gcc"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from .contract import ACTIVATIONS
 from .contract import Step as Contract
-from .machine import Caches, asked_caches
+from .machine import Caches, asked_caches, cpus
 
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -99,6 +99,7 @@ cdef extern from "fastlstm.h":
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     fl_caches fl_caches_here()
+    void fl_set_processors(int32_t processors)
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
     fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
     const char *fl_stack_isa(const fl_stack *stack)
@@ -144,6 +145,8 @@ def _isa_name(int isa):
     name = fl_isa_name(isa)
     return name.decode() if name != NULL else None
 
+
+fl_set_processors(cpus())
 
 cdef fl_caches _CACHES = fl_caches_here()  # or those of FASTLSTM_CACHES, to which work is cut
 if (asked := asked_caches()) is not None:

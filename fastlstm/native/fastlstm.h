@@ -179,6 +179,10 @@ const char *fl_isa_name(int isa);
 /* The caches of this machine, or usual ones where nothing tells. The machine is asked once. */
 fl_caches fl_caches_here(void);
 
+/* How many processors this program may keep busy. Calls that come at once share so many threads fairly; a call that is
+alone has as many as it asks for. Until this is called, it is the processors that are online. */
+void fl_set_processors(int32_t number);
+
 /* How many bytes the packed weights of a stack take. */
 size_t fl_stack_bytes(const fl_shape *shape, int isa);
 

@@ -25,6 +25,11 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
     work(context, 0);
 }
 
+void fl_set_processors(int32_t number)
+{
+    (void)number;
+}
+
 static inline void pause_for(int64_t spins)
 {
     (void)spins; /* There is one thread, which has nobody to wait for. */
@@ -101,10 +106,10 @@ static struct {
     _Atomic int callers;                /* how many calls there are now */
     _Atomic int made;                   /* how many workers there are */
     _Atomic(call *) hungry;             /* the calls that have fewer workers than they asked for */
-    int processors;
     pthread_mutex_t lock; /* of the list of the hungry, and of making workers */
     worker workers[WORKERS];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static _Alignas(64) _Atomic int processors; /* that all calls share; 0: nobody has asked yet */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* The number of the lowest bit in a set, which is not empty. */
@@ -148,6 +153,7 @@ static void sleep_unless_offered(worker *self, uint64_t own)
 /* Wait for an offer and take it. */
 static call *take_offer(worker *self, uint64_t own)
 {
+    const int yields = self - pool.workers + 1 >= processors; /* There are more threads than processors. */
     for (int64_t end = now() + AWAKE_NS;;) {
         for (int spins = 0; spins < 32; spins++) {
             call *offer = atomic_load_explicit(&self->offer, memory_order_relaxed);
@@ -155,7 +161,8 @@ static call *take_offer(worker *self, uint64_t own)
                 return offer;
             spin();
         }
-        if (self - pool.workers >= pool.processors - 1) sched_yield();
+        if (yields)
+            sched_yield();
         if (now() >= end) {
             sleep_unless_offered(self, own);
             end = now() + AWAKE_NS;
@@ -211,7 +218,13 @@ static void forget(void)
 static void begin(void)
 {
     pthread_atfork(NULL, NULL, forget);
-    pool.processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int unknown = 0;
+    atomic_compare_exchange_strong(&processors, &unknown, (int)sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+void fl_set_processors(int32_t number)
+{
+    processors = number;
 }
 
 static int at_most(int x, int y)
@@ -222,7 +235,8 @@ static int at_most(int x, int y)
 /* How many threads there may be for all calls, if one asks for so many. */
 static int most_threads(int asked)
 {
-    return at_most(asked > pool.processors ? asked : pool.processors, MOST_THREADS);
+    const int here = processors;
+    return at_most(asked > here ? asked : here, MOST_THREADS);
 }
 
 /* How many workers a call may have, if so many calls share them. */
@@ -232,18 +246,19 @@ static int fair_part(const call *call, int callers)
 }
 
 /* Give a call up to so many idle workers, those with the lowest numbers, so that worker k has the number k + 1 in each
-call that has the pool for itself. */
+call that has the pool for itself. Workers that were made for a call that asked for more threads are not for this one. */
 static void give(call *call, int most)
 {
-    uint64_t given, left, idle = atomic_load_explicit(&pool.idle, memory_order_relaxed);
+    const uint64_t usable = (UINT64_C(1) << (most_threads(call->threads) - 1)) - 1;
+    uint64_t given, idle = atomic_load_explicit(&pool.idle, memory_order_relaxed);
     do {
-        left = idle;
+        uint64_t left = idle & usable;
         for (int k = 0; k < most && left; k++)
             left &= left - 1;
-        given = idle & ~left;
+        given = idle & usable & ~left;
         if (!given)
             return;
-    } while (!atomic_compare_exchange_weak(&pool.idle, &idle, left));
+    } while (!atomic_compare_exchange_weak(&pool.idle, &idle, idle & ~given));
     call->workers |= given;
     for (uint64_t set = given; set; set &= set - 1) {
         worker *w = &pool.workers[lowest(set)];
