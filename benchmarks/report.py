@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -524,6 +525,49 @@ def _gain(case: Entry | None, results: Results) -> str:
     if "against fewer" in values:
         text += f" ({values['against fewer'][0]:.2f})"
     return text
+
+
+# ---- callers ------------------------------------------------------------------------------------
+
+
+def throughput(blocks: list[list[float]]) -> float:
+    """Return the calls a second of all callers together."""
+    return statistics.median(map(sum, blocks))
+
+
+def least_share(blocks: list[list[float]]) -> float:
+    """Return the share of the slowest caller, 1 if all have got the same."""
+    return statistics.median(len(of) * min(of) / sum(of) for of in blocks)
+
+
+def callers(results: Results) -> str:
+    """Return the results of `callers`: a table for each part, and missed bars in words."""
+    first = results["engines"][0]
+    text = (
+        f"# Python threads that call one LSTM at once\n\n{_setting(results)}"
+        f"Calls a second of all callers together / those of one caller, medians of "
+        f"{_blocks(results)}, in turn; in brackets the share of the slowest caller, 1 if all get "
+        "the same. The outputs of all callers were checked.\n"
+    )
+    bars = []
+    for group, cases in groups(results):
+        numbers = list(cases[0]["rates"][first])
+        rows = [["T,B,I,H", "", "1 caller", *(f"{n} callers" for n in numbers[1:])]]
+        for case in cases:
+            for name, by_number in case["rates"].items():
+                one = throughput(by_number["1"])
+                row = [case["name"], name, f"{_time(1 / one)} a call"]
+                for number in numbers[1:]:
+                    times = throughput(by_number[number]) / one
+                    row.append(f"{times:.2f} ({least_share(by_number[number]):.2f})")
+                    if name == first and case["bar"]:
+                        bar = case["bar"] * int(number)
+                        what = f"{case['name']}, {number} callers ({times:.2f} of {bar:g})"
+                        bars.append((group.lower(), what, _verdict(times, bar)))
+                rows.append(row)
+        threads = _threads(cases[0]["threads"])
+        text += f"\n## {group} ({threads})\n\n" + markdown_table(rows)
+    return text + _missed(bars) + _absent(results)
 
 
 # ---- options of the recurrence ------------------------------------------------------------------
