@@ -37,7 +37,7 @@ if [ -f benchmarks/meetings.py ]; then
 fi
 run "callers" "$python" -m benchmarks.callers --quick --out "$out"
 run "running" "$python" -m benchmarks.compare --threads "$threads" --engines native \
-    --budget "$(share 65)" --out "$out"
+    --budget "$(share 60)" --out "$out"
 run "training" "$python" -m benchmarks.train --threads "$threads" --engines native \
     --only steps --budget "$(share 95)" --out "$out"
 

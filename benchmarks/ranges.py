@@ -17,12 +17,9 @@ from .report import Results
 HERE = pathlib.Path(__file__).parent
 STORED = HERE / "results"
 README = HERE.parent / "README.md"
-RUNS = {  # the columns of the table, and the files that they are of
-    "running": "compare.json",
-    "running, 2 threads": "compare-2threads.json",
-    "training": "train.json",
-    "training, 2 threads": "train-2threads.json",
-}
+KINDS = {"running": "compare", "training": "train"}
+ALWAYS = 1, 2  # numbers of threads that have columns in any case; others, if there are results
+NUMBERS = (*ALWAYS, 4, 8, 16, 32, 64)
 BEGIN, END = "<!-- benchmarks.ranges -->\n", "<!-- end -->\n"
 USUAL = "torch", "onnxruntime"  # a step's lead against these is shown beside that against all
 FURTHER = {"LiteRT", "MNN", "ncnn", "tract"}  # without these a step's ratio says too much
@@ -35,6 +32,17 @@ def read(folder: pathlib.Path, file: str) -> dict[str, Results]:
     return {
         path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{file}"))
     }
+
+
+def runs(folder: pathlib.Path) -> dict[str, Ratios]:
+    """Return the columns of the table: the ratios of each kind of run and number of threads."""
+    found = {}
+    for what, kind in KINDS.items():
+        for number in NUMBERS:
+            machines = read(folder, f"{report.file_name(kind, number)}.json")
+            if machines or number in ALWAYS:
+                found[what + f", {number} threads" * (number > 1)] = ratios(machines)
+    return found
 
 
 def ratios(machines: dict[str, Results]) -> Ratios:
@@ -102,7 +110,7 @@ def machine_table(running: dict[str, Results], training: dict[str, Results]) -> 
                 ", ".join(f"{level} {rate:.0f}" for level, rate in reads),
                 peers(results),
                 peers(training[name]) if name in training else "-",
-                f"{results['date'][:10]}, {results['commit'][:7]}",
+                f"{results['date'][:10]}, {(results['commit'] or '?')[:7]}",
             ]
         )
     return report.markdown_table(rows)
@@ -125,16 +133,16 @@ def step_table(machines: dict[str, Results]) -> str:
 
 def text(folder: pathlib.Path) -> str:
     """Return all that README.md has of the results in a folder."""
-    runs = {run: ratios(read(folder, file)) for run, file in RUNS.items()}
+    columns = runs(folder)
     machines = read(folder, "compare.json")
     parts = [
         machine_table(machines, read(folder, "train.json")),
         "Ratio: the best peer's time / ours, with the engine `native`; the lowest and the highest\n"
         "of the machines, whose number is in brackets. In bold it is below 1: we are behind.\n"
         "Steps are those of machines on which LiteRT, MNN, ncnn or tract took part.\n",
-        table(runs),
+        table(columns),
         "Behind, of all that was measured:\n",
-        losses(runs),
+        losses(columns),
     ]
     if steps := step_table(machines):
         parts += [

@@ -1,6 +1,6 @@
-"""The benchmarks' own rules: names of machines, ratios over machines, bars, peers that are missing.
+"""The benchmarks' own rules: machines, ratios, bars, numbers of threads, peers that are missing.
 
-Nothing is timed. The package must be imported before NumPy, so each test has a process of its own.
+No figure is made. The package must be imported before NumPy, so each test has a process of its own.
 """
 
 import json
@@ -26,10 +26,10 @@ def run(*arguments):
     ).stdout
 
 
-def evaluated(code, *names):
+def evaluated(code, *names, arguments=()):
     """Return the values of these expressions after the code has run in a process of its own."""
     ending = f"\nimport json\nprint(json.dumps([{', '.join(names)}]))"
-    return json.loads(run("-c", code + ending).splitlines()[-1])
+    return json.loads(run("-c", code + ending, *arguments).splitlines()[-1])
 
 
 # ---- ratios over machines -----------------------------------------------------------------------
@@ -69,6 +69,8 @@ def printed(tmp_path):
         peers = {"peers": ("torch",)} if name == "c" else {}
         (tmp_path / name).mkdir()
         (tmp_path / name / "compare.json").write_text(json.dumps(stored(cases, **peers)))
+    of_four = stored({"100,1,8,8": {"native": 4, "torch": 5}})
+    (tmp_path / "a" / "compare-4threads.json").write_text(json.dumps(of_four))
     trained = stored({"100,1,8,8": {"native": 1, "torch": 2, "JAX": 1.04}}, ("torch", "JAX"))
     del trained["cases"][0]["steps"]
     (tmp_path / "b" / "train.json").write_text(json.dumps(trained))
@@ -80,10 +82,11 @@ def printed(tmp_path):
 
 def test_ranges_of_ratios(printed):
     """The best peer counts, a loss is bold, and steps need peers that are quick at them."""
-    assert "| T,B,I,H | running | running, 2 threads | training | training, 2 threads |" in printed
-    assert "| 1,1,8,8 | 4.00 to 5.50 (2) | - | - | - |" in printed
-    assert "| 100,1,8,8 | **0.80** to 1.50 (3) | - | 1.04 (1) | - |" in printed
-    assert "| 9,9,9,9 | **0.50** (1) | - | - | - |" in printed
+    heads = "running | running, 2 threads | running, 4 threads | training | training, 2 threads"
+    assert f"| T,B,I,H | {heads} |" in printed
+    assert "| 1,1,8,8 | 4.00 to 5.50 (2) | - | - | - | - |" in printed
+    assert "| 100,1,8,8 | **0.80** to 1.50 (3) | - | 1.25 (1) | 1.04 (1) | - |" in printed
+    assert "| 9,9,9,9 | **0.50** (1) | - | - | - | - |" in printed
 
 
 def test_losses_are_named(printed):
@@ -193,6 +196,268 @@ made = [FIELD[name](case, *case.draw()) for case in others for name in FIELD]
     assert {*errors[2]} | {*absent} | {"ncnn"} == {*names}  # which has no batches
     assert all("No module named" in reason for reason in absent.values())
     assert made == [None] * 4 * len(names)
+
+
+# ---- numbers of threads -------------------------------------------------------------------------
+
+SIXTEEN = "import os\nos.sched_getaffinity = lambda pid: range(16)\n"
+
+
+def test_threads_on_the_command_line():
+    """Numbers are put in order, and none is without processors; the greatest one pins variables."""
+    seen = evaluated(
+        SIXTEEN + "import benchmarks",
+        "benchmarks.NUMBERS",
+        "benchmarks.THREADS",
+        "os.environ['OMP_NUM_THREADS']",
+        "os.environ['OPENBLAS_NUM_THREADS']",
+        arguments=("--threads", "16,2,1,2"),
+    )
+    assert seen == [[1, 2, 16], 16, "16", "1"]
+    for text, said in (
+        ("32", "expected from 1 to 16 threads, as many as there are processors"),
+        ("0", "expected from 1 to 16 threads"),
+        ("two", "expected numbers as 1,2,4, got 'two'"),
+    ):
+        command = [sys.executable, "-c", SIXTEEN + "import benchmarks", "--threads", text]
+        refused = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+
+
+def test_bars_of_threads():
+    """Each number is compared with the halves below it, and has the bars of its number."""
+    code = """
+from benchmarks import cases
+def bars(number):
+    return {case.name: case.bar for case in cases.with_threads(number).values()}
+small, large = cases.Case(9, 31, 1, 1), cases.Case(9, 32, 1, 1)
+"""
+    of, one, two, sixteen, training, gains, unknown = evaluated(
+        code,
+        "[cases.fewer(number) for number in (1, 2, 12, 16)]",
+        "bars(1) == {case.name: case.bar for case in cases.CASES.values()}",
+        "bars(2)",
+        "bars(16)",
+        "[{c.bar for c in cases.training_with_threads(n).values()} == {b} for n, b in "
+        "((2, 1.03), (16, 1.2))]",
+        "[cases.threads_bars(case, n) for case in (small, large) for n in (2, 16)]",
+        "[*({*cases.TELLING} - {*bars(2)}), *({*cases.TELLING_IN_TRAINING} - {*cases.TRAINING})]",
+    )
+    assert of == [[], [1], [1, 3, 6], [1, 2, 4, 8]]
+    assert one
+    assert {*two.values()} == {1.05}
+    assert sixteen.keys() == two.keys()
+    assert sixteen["1,1,256,256"] == sixteen["100,1,128,128"] == 2
+    assert sixteen["100,32,512,512"] == 1.1
+    assert sixteen["100,256,256,256"] == min(sixteen.values()) == 1.03
+    assert training == [True, True]
+    assert [(g["threads_bar"], g["fewer_bar"]) for g in gains] == [
+        (0.98, None), (None, 0.95), (1.75, None), (None, 0.95),
+    ]  # fmt: skip
+    assert unknown == []
+
+
+def test_each_number_of_threads_is_a_process(tmp_path):
+    """The command is repeated, with one number, the cases that there are and a part of the time."""
+    pytest.importorskip("matplotlib")
+    code = (
+        SIXTEEN
+        + f"""
+import argparse, pathlib, sys
+from benchmarks import scaling
+sys.orig_argv = ["python", "-m", "benchmarks.compare", "--threads", "1,2,8", "--quick"]
+commands, scaling.report.scaling = [], lambda kind, runs: f"{{kind}} {{runs}}"
+scaling.plots.scaling = lambda *_: None
+scaling.subprocess.run = lambda command, check: commands.append(command)
+scaling.report.file_name = lambda kind, number: f"{{kind}}{{number}}"
+out = pathlib.Path({str(tmp_path)!r})
+for number in (1, 2, 8):
+    (out / f"compare{{number}}.json").write_text(str(10 * number))
+args = argparse.Namespace(cases=["a", "b"], budget=300.0, out=out)
+scaling.run("compare", args, lambda number: "ab" if number > 1 else "a")
+"""
+    )
+    (commands,) = evaluated(code, "commands", arguments=("--threads", "1,2,8"))
+    assert [command[:5] for command in commands] == [
+        [sys.executable, "-m", "benchmarks.compare", "--threads", "1,2,8"]
+    ] * 3
+    tails = [command[5:] for command in commands]
+    assert [tail[:3] for tail in tails] == [["--quick", "--threads", n] for n in "128"]
+    assert [tail[3:-2] for tail in tails] == [["--cases", "a"], *[["--cases", "a", "b"]] * 2]
+    assert all(tail[-2] == "--budget" for tail in tails)
+    assert [round(float(tail[-1])) for tail in tails] == [100, 150, 300]  # nothing took any time
+    assert (tmp_path / "compare-scaling.md").read_text() == "compare {1: 10, 2: 20, 8: 80}"
+
+
+def test_a_budget():
+    """What tells most comes first; one case is measured however little time there is."""
+    pytest.importorskip("matplotlib")
+    code = """
+import argparse
+from benchmarks import scaling
+def names(budget):
+    return list(scaling.in_time(["a", "b", "c", "d"], ["z", "d", "b"], budget))
+asked = argparse.Namespace(cases=["a", "b"])
+"""
+    usual, enough, none, left_out = evaluated(
+        code, "names(None)", "names(60)", "names(-1)", "scaling.left_out(asked, [{'name': 'b'}])"
+    )
+    assert usual == ["a", "b", "c", "d"]
+    assert enough == ["d", "b", "a", "c"]
+    assert none == ["d"]
+    assert left_out == ["a"]
+
+
+def test_turns():
+    """Blocks rotate; with a limit, the slow have one block, but not the first contestant."""
+    pytest.importorskip("numba")
+    pytest.importorskip("matplotlib")
+    code = """
+import time
+from benchmarks import compare
+from benchmarks.peers import Contestant
+order = []
+def of(name, seconds):
+    def run():
+        order.append(name)
+        time.sleep(seconds)
+    return Contestant(run, None)
+def blocks(*slow, **rounds):
+    made = {name: of(name, 0.02 if name in slow else 0.001) for name in "abc"}
+    times = compare.in_turn(made, compare.Rounds(3, 0.004, **rounds))
+    return {name: len(taken) for name, taken in times.items()}
+everyone = blocks("a", "c")
+turns = [name for k, name in enumerate(order) if not k or order[k - 1] != name]
+"""
+    everyone, turns, some, first = evaluated(
+        code, "everyone", "turns", "blocks('c', beyond=4)", "blocks('a', beyond=4)"
+    )
+    assert everyone == {"a": 3, "b": 3, "c": 3}
+    # each is tried before, and that a block ends with another's name hides no turn but two
+    assert "".join(turns) == "abcabcbcacab".replace("cc", "c").replace("aa", "a")
+    assert some == {"a": 3, "b": 3, "c": 1}
+    assert first == {"a": 3, "b": 3, "c": 3}
+
+
+def test_blocks_wait_for_threads_that_spin():
+    """The next begins when the process has been quiet for a while, or at last in any case."""
+    pytest.importorskip("numba")
+    pytest.importorskip("matplotlib")
+    code = """
+from benchmarks import compare
+class Clock:  # of a process that is busy in so many of the pauses
+    def __init__(self, busy):
+        self.busy, self.now, self.spent = busy, 0.0, 0.0
+    def sleep(self, seconds):
+        self.now += seconds
+        self.spent += seconds if self.busy > 0 else seconds / 20
+        self.busy -= 1
+    def perf_counter(self):
+        return self.now
+    def process_time(self):
+        return self.spent
+def waited(busy):
+    compare.time = Clock(busy)
+    compare.settle()
+    return compare.time.now / compare.QUIET
+"""
+    pauses = evaluated(code, "waited(0)", "waited(7)", "waited(1e9)")
+    assert [round(number) for number in pauses] == [1, 8, 50]
+
+
+def threaded(threads, seconds, **further):
+    """Return the results of a run with one case for each {name: {contestant: seconds}}."""
+    return {
+        "threads": threads,
+        "engines": ["native"],
+        "peers": ["torch", "onnxruntime"],
+        "fewer": [threads >> n for n in range(threads.bit_length() - 1, 0, -1)],
+        "machine": {"cpu": "Z80", "architecture": "z", "vector_bits": 8, "system": "CP/M",
+                    "python": "3.14"},
+        "versions": {}, "instruction_sets": {}, "absent": {"MNN": "none"},
+        "commit": "0", "date": "",
+        "limits": {"peak": {"float32": 1}},
+        "left_out": ["7,7,7,7"],
+        "c_program": [],
+        "cases": [
+            {
+                "name": name, "group": "All", "dtype": "float32", "operations": 1, "batch": 8,
+                "steps": 9, "seconds": of, "bar": 1.03, "peak_bar": None, "threads_bar": None,
+                "fewer_bar": 0.95, "against": "torch", **further,
+            }
+            for name, of in seconds.items()
+        ],
+    }  # fmt: skip
+
+
+def test_table_of_scaling():
+    """Times, ratios and gains of each number of threads, and the bars that are missed."""
+    one = threaded(1, {"9,8,7,6": {"native": 4e-3, "torch": 6e-3, "onnxruntime": 5e-3}})
+    four = {"native": 2e-3, "native, 1 thread": 4.1e-3, "native, 2 threads": 1.8e-3}
+    fast = {"native": 1e-5, "native, 1 thread": 1e-5, "native, 2 threads": 1.01e-5}
+    more = threaded(4, {"9,8,7,6": {**four, "torch": 1.9e-3}, "1,1,1,1": {**fast, "torch": 2e-5}})
+    (text,) = evaluated(
+        f"from benchmarks import report\none, more = {one!r}, {more!r}",
+        "report.scaling('compare', {1: one, 4: more})",
+    )
+    lines = text.splitlines()
+    assert "| T,B,I,H | 1 thread | 4 threads |" in lines
+    assert "| 9,8,7,6 | 4.00 ms / 5.00 ms = 1.25 | 2.00 ms / 1.90 ms = **0.95** |" in lines
+    assert "| 1,1,1,1 | - | 10.0 us / 20.0 us = 2.00 |" in lines
+    assert "| 9,8,7,6 | 2.05 (0.90) |" in lines
+    assert "| 1,1,1,1 | 1.00 (1.00) |" in lines
+    assert lines.count("Slower than the best peer: none.") == 1
+    assert "Slower than the best peer: 9,8,7,6 (0.95)." in lines
+    assert "Bars missed, ratio, of 2: 9,8,7,6 (0.95 of 1.03)." in lines
+    assert "Bars missed, against fewer, of 2: 9,8,7,6 (0.90 of 0.95)." in lines
+    assert lines.count("Left out, as the time was over: 7,7,7,7.") == 2
+
+
+# ---- callers ------------------------------------------------------------------------------------
+
+
+def test_callers(tmp_path):
+    """Both libraries are right with several callers; a wrong result at the end is found."""
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    code = """
+from benchmarks import callers
+from benchmarks.cases import Case
+found = callers.contestants("numpy", Case(3, 2, 4, 5), 3, threads=1)
+rates = {name: callers.rates(each, 0.01) for name, each in found.items()}
+wrong = found["torch"][1]._replace(run=found["torch"][0].run)
+said = ""
+try:
+    callers.rates([found["torch"][0], wrong], 0.01)
+except AssertionError as error:
+    said = str(error)
+"""
+    rates, said = evaluated(code, "rates", "said")
+    assert rates.keys() == {"numpy", "torch"}
+    assert all(len(of) == 3 and min(of) > 0 for of in rates.values())
+    assert said.startswith("torch is wrong in case 3,2,4,5, called by several threads: it differs")
+
+
+def test_table_of_callers():
+    """Throughput is relative to one caller; the least share is 1 where all have got the same."""
+    rates = {"native": {"1": [[90], [100], [110]], "2": [[100, 50], [95, 95], [70, 70]]}}
+    results = {
+        **threaded(1, {}),
+        "blocks": 3, "seconds_per_block": 0.2, "beyond": None,
+        "cases": [
+            {"name": "9,8,7,6", "group": "Alone", "threads": 1, "bar": 0.75, "rates": rates},
+            {"name": "9,8,7,6", "group": "All", "threads": 4, "bar": 0.8, "rates": rates},
+        ],
+    }  # fmt: skip
+    (text,) = evaluated(
+        f"from benchmarks import report\nresults = {results!r}", "report.callers(results)"
+    )
+    lines = text.splitlines()
+    assert lines.count("| 9,8,7,6 | native | 10.0 ms a call | 1.50 (1.00) |") == 2
+    assert "## All (4 threads)" in lines
+    assert "Bars missed, alone, of 1: none." in lines
+    assert "Bars missed, all, of 1: 9,8,7,6, 2 callers (1.50 of 1.6)." in lines
 
 
 # ---- programs in C ------------------------------------------------------------------------------
