@@ -308,7 +308,7 @@ def main() -> None:
     engines, absent = engines_there(args.engines)
 
     limits, cases = machine.limits(0.02 if args.budget else 0.1), []
-    names = [*engines, *of_fewer(engines), *PEERS, *FIELD]
+    names = [*engines, *of_fewer(engines), *scaling.racing([*PEERS, *FIELD], args, absent)]
     for number, name in enumerate(scaling.in_time(args.cases, TELLING, args.budget), 1):
         print(f"{number}/{len(args.cases)} {name}", file=sys.stderr, flush=True)
         cases.append(measure(known[name], names, rounds, limits, absent))

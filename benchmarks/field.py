@@ -260,6 +260,7 @@ def jax_layer(case: Case) -> tuple[Any, Callable[..., Any]]:
     from jax import nn
     from jax import numpy as jnp
 
+    jax.config.update("jax_platforms", "cpu")  # also where there is a GPU
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     zeros = jnp.zeros((case.B, case.H))
 

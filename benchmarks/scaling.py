@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from . import NUMBERS, plots, report
+from .field import FIELD
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
     """Add ``--budget``."""
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS",
-        help="5 short blocks, only one for slow peers; the cases that tell most come first, and no "
-        "case begins after this time, which is that of all numbers of threads together",
+        help="5 short blocks, one for slow peers, none for those of [bench-all]; the cases that tell "
+        "most come first, and no case begins after this time, which is that of all numbers of "
+        "threads together",
     )  # fmt: skip
 
 
@@ -37,6 +39,14 @@ def in_time(names: Sequence[str], telling: Sequence[str], budget: float | None) 
         if k and time.monotonic() > end:
             return
         yield name
+
+
+def racing(names: Sequence[str], args: argparse.Namespace, absent: dict[str, str]) -> list[str]:
+    """Return the peers that take part; with a budget those of [bench-all] are absent."""
+    if args.budget is None:
+        return list(names)
+    absent |= {name: "left out of runs with --budget" for name in names if name in FIELD}
+    return [name for name in names if name not in FIELD]
 
 
 def left_out(args: argparse.Namespace, cases: Sequence[report.Entry]) -> list[str]:

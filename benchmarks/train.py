@@ -383,7 +383,7 @@ def main() -> None:
         "memory": [],
         "program": None,
     }
-    names = [*engines, *of_fewer(engines), *PEERS]
+    names = [*engines, *of_fewer(engines), *scaling.racing([*PEERS], args, absent)]
     known = training_with_threads(THREADS)
     cases = [known[name] for name in args.cases]
     if "steps" in args.only:

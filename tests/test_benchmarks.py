@@ -291,18 +291,28 @@ scaling.run("compare", args, lambda number: "ab" if number > 1 else "a")
 
 
 def test_a_budget():
-    """What tells most comes first; one case is measured however little time there is."""
+    """What tells most comes first, one case is measured in any case, and there are fewer peers."""
     pytest.importorskip("matplotlib")
     code = """
 import argparse
 from benchmarks import scaling
 def names(budget):
     return list(scaling.in_time(["a", "b", "c", "d"], ["z", "d", "b"], budget))
-asked = argparse.Namespace(cases=["a", "b"])
+asked, hurried = (argparse.Namespace(cases=["a", "b"], budget=b) for b in (None, 9))
+absent = {}
+peers = [scaling.racing(["torch", "JAX"], args, absent) for args in (asked, hurried)]
 """
-    usual, enough, none, left_out = evaluated(
-        code, "names(None)", "names(60)", "names(-1)", "scaling.left_out(asked, [{'name': 'b'}])"
+    usual, enough, none, left_out, peers, absent = evaluated(
+        code,
+        "names(None)",
+        "names(60)",
+        "names(-1)",
+        "scaling.left_out(asked, [{'name': 'b'}])",
+        "peers",
+        "[*absent]",
     )
+    assert peers == [["torch", "JAX"], ["torch"]]
+    assert absent == ["JAX"]
     assert usual == ["a", "b", "c", "d"]
     assert enough == ["d", "b", "a", "c"]
     assert none == ["d"]
