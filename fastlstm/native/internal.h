@@ -94,6 +94,13 @@ typedef struct {
     _Alignas(64) _Atomic int64_t done;
 } fl_meeting;
 
+/* How the threads of a team split the units of each step of a task, in `shares`. W_ih x is computed for `most_hoisted`
+steps at once at most. */
+typedef struct {
+    int seats, shares;
+    int64_t most_hoisted;
+} fl_split;
+
 /* A task: one layer in one direction, for some of the sequences. Strides are in bytes. x, y, h and c are those
 of all sequences. */
 typedef struct {
@@ -105,10 +112,10 @@ typedef struct {
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, rows; /* T, B, N */
     int64_t first_sequence, sequences;
-    int reverse, parity; /* as fl_call has them */
-    int shares;          /* among how many threads the units of each step are split */
-    /* Whether the calling thread runs the task. If threads share it, that is thread 0. The field stands among the
-    other ints: at the end, a copy of this structure would wait for single stores, 30 ns of a step. */
+    const fl_split *split; /* NULL: one thread has all units */
+    int reverse, parity;   /* as fl_call has them */
+    /* Whether the thread is the calling one. The field stands among the other ints: at the end, a copy of this
+    structure would wait for single stores, 30 ns of a step. */
     int is_caller;
     const fl_tape *tape;   /* NULL: nothing is recorded */
     const fl_noise *noise; /* of this direction, with the rows of all sequences; NULL: nothing is random */
@@ -141,6 +148,16 @@ typedef struct {
     _Alignas(64) _Atomic int64_t inside;
 } fl_back_group;
 
+/* A thread's seat in the team that runs a task; see below. */
+typedef struct fl_seat fl_seat;
+
+/* How many phases a step of a task has: of its units; with layer_norm, of its rows; with a projection, of its
+outputs. */
+static inline int fl_phases(const fl_cell *cell)
+{
+    return 1 + (cell->options->layer_norm != 0) + (cell->P != cell->H);
+}
+
 /* A plain layer without a projection that runs for a sequence alone, and of which all sums of a step have room in
 registers and a small buffer. */
 typedef struct {
@@ -162,15 +179,15 @@ static inline int fl_hoists_inputs(int64_t bytes)
 typedef struct fl_kernels {
     int lanes, weight_bytes;
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, steps, batch, first_sequence, sequences, shares and noise are read. */
+    /* Of a task, only cell, steps, batch, sequences, split and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* Make `steps` steps, x and y of which are so many bytes apart. y has exactly H values. */
     void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
-    /* A task is run by one thread, or by several: `begin` once, `run_share` in every thread, `end` once. */
+    /* A task is run by one thread, or by a team, each of whose threads calls `run_seated`. `load_task` loads the states
+    before, so that the team need not. */
     void (*run_alone)(const fl_task *task);
-    void (*begin)(const fl_task *task);
-    void (*run_share)(const fl_task *task, fl_meeting *meeting, int mine);
-    void (*end)(const fl_task *task);
+    void (*load_task)(const fl_task *task);
+    void (*run_seated)(const fl_task *task, const fl_seat *seat);
     /* Of a recorded task with all sequences, the gates and cells that `fl_saved` fills. */
     void (*saved)(const fl_task *task, void *gates, void *cells);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
@@ -206,6 +223,12 @@ int fl_are_few(const fl_stack *stack, int64_t batch);
 /* The instruction set of a number that fl_isa returned, and its kernels for values of so many bytes. */
 const fl_instruction_set *fl_instruction_set_of(int isa);
 const fl_kernels *fl_kernels_of(int isa, int32_t itemsize);
+
+/* How many rows a call has. */
+int64_t fl_rows_of(const fl_call *call);
+
+/* Place a direction's arrays in the tape of a call of so many rows, and return the bytes of the whole tape. */
+size_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction);
 
 fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows);
 
@@ -294,6 +317,16 @@ void fl_finish_share(fl_team *team, int share, int64_t phase);
 
 /* Wait until so many phases of a team are over, or until `stop`, which may be NULL, is stopped. */
 void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop);
+
+/* A thread's seat in the team that runs a task. */
+struct fl_seat {
+    fl_team *team;
+    int number;          /* of the seat */
+    int loaded;          /* whether `load_task` has been called: otherwise the first phase does it */
+    int64_t phase;       /* the first phase of the task, of all that the team has */
+    fl_team *below;      /* NULL, or the team of the layer below, which makes x while this team runs, and whose */
+    int64_t below_phase; /* first phase of the first step is this one */
+};
 
 /* Whether this thread is the first to take `share` of phase `number`. The phases of a share come in turn. */
 static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
