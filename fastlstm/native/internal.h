@@ -87,13 +87,6 @@ typedef struct {
     int64_t panel_rows; /* how many rows a panel of gates and cells has */
 } fl_tape;
 
-/* Where the threads that share a task meet after each phase. `claimed[share]` counts the phases of which some
-thread has taken that share, and `done` counts the shares that are finished. */
-typedef struct {
-    _Alignas(64) _Atomic int64_t claimed[MOST_THREADS];
-    _Alignas(64) _Atomic int64_t done;
-} fl_meeting;
-
 /* How the threads of a team split the units of each step of a task, in `shares`. W_ih x is computed for `most_hoisted`
 steps at once at most. */
 typedef struct {
@@ -327,13 +320,6 @@ struct fl_seat {
     fl_team *below;      /* NULL, or the team of the layer below, which makes x while this team runs, and whose */
     int64_t below_phase; /* first phase of the first step is this one */
 };
-
-/* Whether this thread is the first to take `share` of phase `number`. The phases of a share come in turn. */
-static inline int fl_claim(fl_meeting *meeting, int share, int64_t number)
-{
-    return atomic_load_explicit(&meeting->claimed[share], memory_order_relaxed) == number
-        && atomic_compare_exchange_strong(&meeting->claimed[share], &number, number + 1);
-}
 
 /* Ask whether to go on, if it is time. */
 void fl_ask(fl_stop *stop);

@@ -11,11 +11,6 @@ come: seats are taken, and a thread that is through with its own takes others th
 /* How many steps a layer is behind the one below it, at most, if they run at the same time. */
 #define STEPS_BEHIND 8
 
-/* Of a seat, how many of the team's tasks somebody sits or sat down for. */
-typedef struct {
-    _Alignas(64) _Atomic int64_t taken;
-} seat_taken;
-
 /* One run, as all its threads see it, and what lies where in its scratch memory: what a layer hands to the next, then
 the scratch memory of each team, the teams and their seats. */
 typedef struct {
@@ -139,7 +134,7 @@ static size_t prepare_teams(stack_run *run)
     run->team_size = fl_up(fl_team_bytes(run->cut.shares), 64);
     run->teams = run->tasks + teams * run->task_size;
     run->seats = run->teams + (run->alone ? 0 : teams * run->team_size);
-    return run->seats + (run->alone ? 0 : teams * run->cut.seats * sizeof(seat_taken));
+    return run->seats + (run->alone ? 0 : teams * run->cut.seats * sizeof(fl_line));
 }
 
 size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call)
@@ -154,9 +149,10 @@ static fl_team *team_of(const stack_run *run, int group, int team)
     return (fl_team *)((char *)run->call->scratch + run->teams + (group * run->cut.teams + team) * run->team_size);
 }
 
-static seat_taken *seats_of(const stack_run *run, int group, int team)
+/* Of each seat of a team, for how many of its tasks somebody sits or sat down. */
+static fl_line *seats_of(const stack_run *run, int group, int team)
 {
-    return (seat_taken *)((char *)run->call->scratch + run->seats)
+    return (fl_line *)((char *)run->call->scratch + run->seats)
         + (int64_t)(group * run->cut.teams + team) * run->cut.seats;
 }
 
@@ -165,7 +161,7 @@ static void make_teams(const stack_run *run)
     for (int group = 0; group < run->cut.groups; group++)
         for (int team = 0; team < run->cut.teams; team++) {
             fl_make_team(team_of(run, group, team), run->cut.seats, run->cut.shares);
-            memset(seats_of(run, group, team), 0, run->cut.seats * sizeof(seat_taken));
+            memset(seats_of(run, group, team), 0, run->cut.seats * sizeof(fl_line));
         }
 }
 
@@ -261,11 +257,11 @@ typedef struct {
 /* Sit down in a free seat of a team for its n-th task, `place`'s if that is free. Return which, or -1. */
 static int take_seat(const stack_run *run, const fl_place *place, int team, int n)
 {
-    seat_taken *seats = seats_of(run, place->group, team);
+    fl_line *seats = seats_of(run, place->group, team);
     for (int k = 0; k < run->cut.seats; k++) {
         const int seat = (place->seat + k) % run->cut.seats;
-        int64_t taken = atomic_load_explicit(&seats[seat].taken, memory_order_relaxed);
-        if (taken <= n && atomic_compare_exchange_strong(&seats[seat].taken, &taken, n + 1))
+        int64_t taken = atomic_load_explicit(&seats[seat].value, memory_order_relaxed);
+        if (taken <= n && atomic_compare_exchange_strong(&seats[seat].value, &taken, n + 1))
             return seat;
     }
     return -1;
@@ -308,10 +304,10 @@ static void run_directions(const stack_run *run, const fl_place *place)
 static int lowest_empty(const stack_run *run, int group)
 {
     for (int layer = 0; layer < run->cut.teams; layer++) {
-        seat_taken *seats = seats_of(run, group, layer);
+        fl_line *seats = seats_of(run, group, layer);
         int64_t taken = 0;
         for (int seat = 0; seat < run->cut.seats && !taken; seat++)
-            taken = atomic_load(&seats[seat].taken);
+            taken = atomic_load(&seats[seat].value);
         if (!taken)
             return layer;
     }
