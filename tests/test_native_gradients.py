@@ -93,27 +93,29 @@ KINDS = {
 }
 
 
+def with_kind(work, kind):
+    """The work as one of this kind."""
+    own = dict(KINDS[kind])
+    if "P" in own:
+        work = work._replace(P=max(1, int(own.pop("P") * work.H)))
+    return _with(work._replace(dtype=own.pop("dtype", "float32")), **own)
+
+
 def drawn(kind, rng):
-    """A work of this kind, and how it is cut: into groups, shares and parts of which some are empty."""
+    """A work of this kind, and a cut of it: into groups, shares and parts; some are empty."""
     steps, batch = rng.integers(1, 13), rng.choice([1, 1, 2, 3, 5, 17, 40])
     lengths = rng.integers(1, steps + 1, batch) if rng.random() < 0.6 else np.full(batch, steps)
     work = Work((*np.sort(lengths)[::-1].tolist(),), *rng.integers(1, 150, 2).tolist())
-    own = dict(KINDS[kind])
-    fields = {"P": max(1, int(own.pop("P") * work.H))} if "P" in own else {}
-    fields |= {"dtype": own.pop("dtype", "float32"), "directions": int(rng.integers(1, 3))}
+    work = with_kind(work._replace(directions=int(rng.integers(1, 3))), kind)
     threads = int(rng.integers(1, 17))
     groups = int(rng.choice([1, 1, 2, 3, threads, batch + 2]))
-    return _with(work._replace(**fields), **own), (
-        threads,
-        groups,
-        int(rng.choice([1, 2, 3, 5, 16, 40])),
-    )
+    return work, (threads, groups, int(rng.choice([1, 2, 3, 5, 16, 40])))
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_result_of_any_cut(kind, seed):
-    """Whatever groups, shares and threads there are: more than sequences, than units, than cores."""
+    """Whatever groups, shares and threads there are: more than sequences, units or cores."""
     rng = np.random.default_rng([seed, *kind.encode()])
     work, cut = drawn(kind, rng)
     every = int(rng.choice([0, 0, 3]))

@@ -4,7 +4,8 @@ for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
     threads ROUNDS
 
 The stacks make each way of cutting the work happen, forward and back: sequences, directions, units of
-a step. Some calls are stopped: then they say so, and all threads have left. Built with a small CLOCK_WORK. */
+a step. Every other run has a forced cut: groups, teams that follow one another, seats and shares of which some are
+empty. Some calls are stopped: then they say so, and all threads have left. Built with a small CLOCK_WORK. */
 
 #include <math.h>
 #include <pthread.h>
@@ -115,8 +116,16 @@ static int at_once(void)
     return 1;
 }
 
+/* The n-th of many ways to cut a work. */
+static fl_cut cut_of(const work *w, long n)
+{
+    const int32_t groups = 1 + n % 3, seats = 1 + n / 2 % 3, shares = seats + n / 3 % 3;
+    const int32_t teams = n % 4 == 0 ? 1 : w->shape.directions == 2 ? 2 : w->shape.layers;
+    return (fl_cut){.threads = 2 + n % 4, .groups = groups, .teams = teams, .seats = seats, .shares = shares};
+}
+
 /* NULL: it was stopped, on the way back if there is one. */
-static float *run(const work *w, int threads, int (*stop)(void))
+static float *run(const work *w, int threads, const fl_cut *cut, int (*stop)(void))
 {
     const fl_shape *s = &w->shape;
     size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
@@ -127,7 +136,7 @@ static float *run(const work *w, int threads, int (*stop)(void))
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
         .h = memset(allocate(states), 0, states), .c = memset(allocate(states), 0, states),
-        .threads = threads, .checkpoint_interval = w->interval, .stop = s->back ? NULL : stop,
+        .threads = threads, .cut = cut, .checkpoint_interval = w->interval, .stop = s->back ? NULL : stop,
     };
     if (s->back)
         call.tape = allocate(fl_tape_bytes(w->stack, &call));
@@ -151,7 +160,8 @@ static void *caller(void *first)
 {
     for (long n = 0; n < rounds; n++) {
         const work *w = &works[((long)(size_t)first + n) % WORKS];
-        float *results = run(w, 2 + (int)(n % 4), n % 3 == 0 ? NULL : n % 3 == 1 ? go_on : at_once);
+        const fl_cut cut = cut_of(w, n / 2 + 5 * (long)(size_t)first);
+        float *results = run(w, 2 + (int)(n % 4), n % 2 ? &cut : NULL, n % 3 == 0 ? NULL : n % 3 == 1 ? go_on : at_once);
         if (!results && n % 3 == 2)
             continue;
         if (!results || memcmp(results, w->expected, results_of(w) * sizeof(float))) {
@@ -181,8 +191,8 @@ int main(int argc, char **argv)
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
         w->stack = fl_pack(allocate(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
-        w->expected = run(w, 1, NULL);
-        if (run(w, 1, at_once)) {
+        w->expected = run(w, 1, NULL, NULL);
+        if (run(w, 1, NULL, at_once)) {
             fprintf(stderr, "not stopped: work %d\n", (int)(w - works));
             return 1;
         }
