@@ -1,51 +1,145 @@
-/* How work is cut among threads. Everything here is a pure function of sizes, and no value that is computed
-depends on the answer. */
+/* How work is cut among threads, and among how many: of all cuts that one which takes the least time by a model of
+the engine. Everything here is a pure function of sizes, and no value that is computed depends on the answer. */
 
 #include "internal.h"
 
-/* Below this many floating-point operations, some ten microseconds, threads cost more than they save. */
-#define WORTH_THREADS 5e5
-/* The same on the way back, where threads meet more often. */
-#define WORTH_THREADS_BACK 8e6
-/* If the recurrent weights of a layer have this many bytes, it is worth meeting after each step to share them. */
-#define WORTH_MEETING (1 << 16)
-/* With fewer sequences for each thread than this, tiles have too few rows. */
-#define SEQUENCES_EACH 4
+/* ---- what things take ------------------------------------------------------------------------------- */
 
-static int threads_of(int32_t threads)
+/* All times are in nanoseconds, those of work in nanoseconds of a core at 3 GHz that does two multiply-adds of vectors
+in a cycle. What really counts is how they compare with each other. */
+
+/* One k of the products of one row and one panel: a multiply-add for each gate, at 93 % of the peak. */
+#define PRODUCT_NS 0.72
+/* Of two things that one core does at once, computing and reading, so much of the shorter one is not hidden. */
+#define SEEN 0.35
+/* The cells of a tile, which wait for each other, and those of one row and panel. */
+#define TILE_NS 35.0
+#define CELL_NS 10.0
+/* What the general kind takes for them, beside the plain one. */
+#define GENERAL_CELLS 2.5
+/* A step of a task beside its products and cells, and what each row adds to that. */
+#define STEP_NS 60.0
+#define ROW_NS 10.0
+/* A byte of the weights that a thread reads in each step, by the level it comes from. */
+#define L1_NS (1 / 320.0)
+#define L2_NS (1 / 120.0)
+#define L3_NS (1 / 60.0)
+#define MESH_NS (1 / 30.0)
+#define MEMORY_NS (1 / 15.0)
+/* The share of a level that weights have: the rest is for rows. Every other step takes them backwards, so what
+does not fit a level is read from the next, and no more. */
+#define NEAR_SHARE 0.7
+#define FAR_SHARE 0.85
+/* A third level of so many bytes is no longer one ring or die, and its parts are far from each other. */
+#define MESH_BYTES (100 << 20)
+/* A byte that another core has written takes as long as so many bytes of the third level, in the rows of a step and in
+those of a chunk, which are fetched ahead. */
+#define EXCHANGED_ROWS 7.0
+#define EXCHANGED_CHUNK 4.0
+/* A byte that a recorded run writes to the tape. */
+#define TAPE_NS 0.03
+/* The way back: one k of its products for one row and one panel; the cells of one row and panel, with what is copied for
+them; a step. */
+#define BACK_PRODUCT_NS 0.88
+#define BACK_CELL_NS 60.0
+#define BACK_STEP_NS 150.0
+/* The rows of one of its chunks, with several threads and with one. */
+#define BACK_CHUNK_ROWS 512
+#define BACK_CHUNK_ROWS_ALONE 128
+/* After so many rows, and at the end, the sums are added to the gradients: so often is the room of all weights read or
+written. */
+#define BACK_SUM_ROWS 4096
+#define GRADIENT_PASSES 4.0
+/* What the way back takes more than a run to begin and to end with several threads. */
+#define BACK_START_NS 1.4e4
+/* A meeting, and what each doubling of the number of threads adds. */
+#define MEETING_NS 200.0
+#define DOUBLING_NS 130.0
+/* What a layer waits for in each step that the one below it makes at the same time, and by how many steps it is behind
+that. */
+#define FOLLOW_NS 50.0
+#define STEPS_BEHIND 8
+/* Handing a run over to threads that are awake, and what each of them adds. */
+#define START_NS 150.0
+#define THREAD_NS 150.0
+/* By so much of the time of a run each further thread lets it end later: other programs have work too, and the last
+thread counts. */
+#define LATE 0.03
+/* A run that takes less with one thread stays there: if the others sleep, waking them takes longer. No run of so few
+multiply-adds takes more, a cell counted as 64. */
+#define ALONE_NS 8000.0
+#define ALONE_WORK 5e4
+
+static double meeting_ns(int threads)
 {
-    return threads < 1 ? 1 : threads < MOST_THREADS ? threads : MOST_THREADS;
+    double ns = MEETING_NS;
+    for (int met = 1; met < threads; met *= 2)
+        ns += DOUBLING_NS;
+    return threads > 1 ? ns : 0;
 }
 
-static int worth_meeting(const fl_shape *shape)
+static double start_ns(int threads)
 {
-    return 4 * shape->hidden * shape->output * shape->itemsize >= WORTH_MEETING;
+    return threads > 1 ? START_NS + THREAD_NS * threads : 0;
 }
 
-fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows)
+/* A byte of the third level. */
+static double far_ns(const fl_caches *caches)
 {
-    const fl_cut one = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
-    int n = threads_of(call->threads);
-    if (n < 2)
-        return one;
-    double work = 0;
-    for (int layer = 0; layer < shape->layers; layer++)
-        work += 8.0 * rows * shape->directions * shape->hidden * (fl_inputs(shape, layer) + shape->output);
-    if (work < WORTH_THREADS)
-        return one;
-    const fl_cut grouped = {.threads = n, .groups = n, .teams = 1, .seats = 1, .shares = 1};
-    if (call->batch >= SEQUENCES_EACH * n)
-        return grouped;
-    if (shape->directions == 2 && (n == 2 || !worth_meeting(shape)))
-        return (fl_cut){.threads = 2, .groups = 1, .teams = 2, .seats = 1, .shares = 1};
-    if (worth_meeting(shape))
-        return (fl_cut){.threads = n, .groups = 1, .teams = 1, .seats = n, .shares = n};
-    if (n > call->batch)
-        n = (int)call->batch;
-    return n > 1 ? (fl_cut){.threads = n, .groups = n, .teams = 1, .seats = 1, .shares = 1} : one;
+    return caches->l3 > MESH_BYTES ? MESH_NS : L3_NS;
 }
 
-/* All groups have about the same number of rows. */
+/* The time of reading so many bytes in each step, the same as in the step before. */
+static double read_ns(const fl_caches *caches, double bytes)
+{
+    const double far = far_ns(caches);
+    const double beyond_l1 = bytes - NEAR_SHARE * caches->l1, beyond_l2 = bytes - FAR_SHARE * caches->l2;
+    const double beyond_l3 = caches->l3 ? bytes - FAR_SHARE * caches->l3 : 0;
+    double ns = bytes * L1_NS;
+    if (beyond_l1 > 0)
+        ns += beyond_l1 * (L2_NS - L1_NS);
+    if (beyond_l2 > 0)
+        ns += beyond_l2 * (far - L2_NS);
+    if (beyond_l3 > 0)
+        ns += beyond_l3 * (MEMORY_NS - far);
+    return ns;
+}
+
+static double at_once(double a, double b)
+{
+    return a > b ? a + SEEN * b : b + SEEN * a;
+}
+
+/* ---- parts ------------------------------------------------------------------------------------------- */
+
+/* The numbers of groups and of seats that are considered. */
+static const unsigned char numbers[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64};
+enum { NUMBERS = sizeof numbers };
+
+/* The most that one of so many parts has of `count` things. */
+static int most_of(int64_t count, int parts)
+{
+    return (int)(((uint32_t)count + parts - 1) / (uint32_t)parts);
+}
+
+/* Into how many parts some things can be cut, so that no part has as many as with fewer parts, and what it has. */
+typedef struct {
+    int count, parts[NUMBERS], most[NUMBERS];
+} part_numbers;
+
+static void find_numbers(part_numbers *found, int64_t things, int threads)
+{
+    found->count = 0;
+    for (int n = 0; n < NUMBERS && numbers[n] <= threads && numbers[n] <= things; n++) {
+        const int most = most_of(things, numbers[n]);
+        if (found->count && most == found->most[found->count - 1])
+            continue;
+        found->parts[found->count] = numbers[n];
+        found->most[found->count++] = most;
+    }
+}
+
+/* The first sequence of a group: all groups have about the same number of rows. */
 int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int group)
 {
     if (group == 0 || group == groups)
@@ -59,28 +153,251 @@ int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int gro
     return sequence;
 }
 
-fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows)
+/* ---- the forward pass ------------------------------------------------------------------------------- */
+
+/* A run as the model sees it. */
+typedef struct {
+    const fl_stack *stack;
+    double steps, batch, live; /* live: how many of the sequences are in a step, on average; 1: all */
+    double cell, tile;  /* the time of the cells of a row in a panel, and of a tile in it */
+    int few;            /* whether there are few units, of which all cells are computed together by one thread */
+    int phases;         /* of a step */
+} run_sizes;
+
+/* What the largest of the groups has in each step, and whether W_ih x may be made for several steps at once: see
+`fl_blocking_of`. */
+typedef struct {
+    double rows, tiles;
+    int hoists;
+} group_sizes;
+
+/* What the largest share of the units has of their panels, and of those of the outputs of a projection; the time of all
+meetings of a step; which part of h comes from other cores. */
+typedef struct {
+    double panels, wide, meetings, others;
+} share_sizes;
+
+static run_sizes run_sizes_of(const fl_stack *stack, const fl_call *call, int64_t rows)
 {
-    int n = threads_of(call->threads);
-    if (16.0 * rows * shape->hidden * (shape->input + shape->output) < WORTH_THREADS_BACK)
-        n = 1;
-    /* A projection, and norms, take all units of a row together. */
-    int apart = shape->output == shape->hidden && !options->layer_norm;
-    int by_units = n > 1 && call->batch < SEQUENCES_EACH * n && apart && worth_meeting(shape);
-    return (fl_back_cut){.threads = n, .groups = by_units ? 1 : n, .shares = by_units ? n : 1};
+    const fl_shape *s = &stack->shape;
+    const double kind = call->noise || stack->cells->kind == FL_GENERAL ? GENERAL_CELLS : 1;
+    const double taped = call->tape ? (GATES + 1) * stack->kernels->lanes * s->itemsize * TAPE_NS : 0;
+    return (run_sizes){
+        .stack = stack, .steps = call->steps, .batch = call->batch, .live = (double)rows / call->steps / call->batch,
+        .cell = kind * CELL_NS + taped, .tile = kind * TILE_NS,
+        .few = call->batch == 1 && s->hidden <= FEW_UNITS && s->output == s->hidden && kind == 1 && !call->tape,
+        .phases = 1 + (stack->options.layer_norm != 0) + (s->output != s->hidden),
+    };
 }
 
+/* A group of so many sequences. */
+static group_sizes group_of(const run_sizes *run, int sequences)
+{
+    return (group_sizes){.rows = run->live * sequences, .tiles = most_of(sequences, run->stack->kernels->tile),
+                         .hoists = run->steps > 3 && (sequences > 1 || run->batch == 1)};
+}
+
+/* A share of so many panels, in a team of so many threads. */
+static share_sizes share_of(const run_sizes *run, int seats, int panels)
+{
+    const fl_shape *s = &run->stack->shape;
+    const int wide = s->output == s->hidden ? 0 : most_of(s->output, WIDTH * run->stack->kernels->lanes);
+    return (share_sizes){.panels = panels, .wide = most_of(wide, seats), .meetings = run->phases * meeting_ns(seats),
+                         .others = 1 - 1.0 / seats};
+}
+
+/* W_ih x for one step, if it is made for several at once: W_ih, which is read once for them, takes the place of W_hh in
+the second level where both do not fit. The sums are written and read again. */
+static double hoisted_ns(const run_sizes *run, double rows, double panels, double inputs, double most_steps)
+{
+    const fl_caches *caches = &run->stack->caches;
+    const double k_bytes = GATES * run->stack->kernels->lanes * run->stack->shape.itemsize, z_bytes = rows * panels * k_bytes;
+    const double w_ih = panels * inputs * k_bytes, w_hh = panels * run->stack->shape.output * k_bytes;
+    const double beyond = w_ih + w_hh - FAR_SHARE * caches->l2, steps = caches->l2 / 4 / z_bytes;
+    double read = w_ih * L2_NS;
+    if (beyond > 0)
+        read = (w_ih + (beyond < w_hh ? beyond : w_hh)) * far_ns(caches);
+    read /= steps < 4 ? 4 : steps > most_steps ? most_steps : steps;
+    return at_once(panels * rows * inputs * PRODUCT_NS, read) + 2 * z_bytes * L2_NS;
+}
+
+/* One step of one layer in one direction. */
+static double step_ns(const run_sizes *run, double inputs, const group_sizes *group, const share_sizes *share,
+                      double most_hoisted)
+{
+    const fl_shape *s = &run->stack->shape;
+    const fl_caches *caches = &run->stack->caches;
+    const double k_bytes = GATES * run->stack->kernels->lanes * s->itemsize, rows = group->rows;
+    const int hoisted = group->hoists && 2 * rows <= inputs;
+    const double k = hoisted ? s->output : inputs + s->output;
+    const double tiles = run->few && share->others == 0 ? 0 : group->tiles;
+    double ns = STEP_NS + rows * ROW_NS + share->panels * (tiles * run->tile + rows * run->cell);
+    ns += at_once(share->panels * rows * k * PRODUCT_NS, read_ns(caches, share->panels * k * k_bytes));
+    if (hoisted)
+        ns += hoisted_ns(run, rows, share->panels, inputs, most_hoisted);
+    if (share->wide > 0)
+        ns += at_once(share->wide * rows * s->hidden * PRODUCT_NS, read_ns(caches, share->wide * s->hidden * k_bytes));
+    return ns + share->meetings + share->others * rows * s->output * s->itemsize * EXCHANGED_ROWS * far_ns(caches);
+}
+
+/* The whole run, if each thread has one group and share. */
+static double run_ns(const run_sizes *run, int teams, int threads, const group_sizes *group, const share_sizes *share)
+{
+    const fl_shape *s = &run->stack->shape;
+    const int follow = teams > 1 && s->directions == 1; /* Each layer follows the one below it. */
+    const double hoisted = follow ? STEPS_BEHIND : run->steps, more = s->layers - 1;
+    const double first = step_ns(run, s->input, group, share, hoisted);
+    const double next = more > 0 ? step_ns(run, fl_inputs(s, 1), group, share, hoisted) : 0;
+    double ns = run->steps * (first + more * next);
+    if (follow)
+        ns = (run->steps + more * STEPS_BEHIND) * ((first > next ? first : next) + FOLLOW_NS);
+    else if (teams > 1) /* Both directions meet after each layer. */
+        ns += s->layers * (meeting_ns(teams) + share->meetings);
+    else
+        ns *= s->directions;
+    return (ns + start_ns(threads)) * (1 + LATE * (threads - 1));
+}
+
+fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
+{
+    const fl_shape *s = &stack->shape;
+    fl_cut best = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
+    const double work = (double)s->layers * s->directions * s->hidden * (s->input + s->output + 64) * rows;
+    if (call->threads < 2 || work < ALONE_WORK)
+        return best;
+    const int threads = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    const run_sizes run = run_sizes_of(stack, call, rows);
+    const int most_teams = s->directions == 2 ? 2 : s->layers;
+    part_numbers seats, parts;
+    group_sizes groups[NUMBERS];
+    find_numbers(&seats, most_of(s->hidden, stack->kernels->lanes), threads);
+    find_numbers(&parts, call->batch, threads);
+    for (int n = 0; n < parts.count; n++)
+        groups[n] = group_of(&run, parts.most[n]);
+    double least = INFINITY;
+    for (int k = 0; k < seats.count; k++) {
+        const share_sizes share = share_of(&run, seats.parts[k], seats.most[k]);
+        for (int teams = 1; teams <= most_teams; teams += most_teams > 1 ? most_teams - 1 : 1)
+            for (int n = 0; n < parts.count; n++) {
+                const int all = teams * seats.parts[k] * parts.parts[n];
+                if (all > threads)
+                    break;
+                const double ns = run_ns(&run, teams, all, &groups[n], &share);
+                if (all == 1 && ns < ALONE_NS)
+                    return best;
+                if (ns < least) {
+                    least = ns;
+                    best = (fl_cut){.threads = all, .groups = parts.parts[n], .teams = teams,
+                                    .seats = seats.parts[k], .shares = seats.parts[k]};
+                }
+            }
+    }
+    return best;
+}
+
+/* ---- the way back ------------------------------------------------------------------------------------ */
+
+static group_sizes back_group_of(const fl_call *call, int64_t rows, int sequences)
+{
+    return (group_sizes){.rows = (double)rows / call->steps / call->batch * sequences};
+}
+
+static share_sizes back_share_of(int seats, int panels)
+{
+    return (share_sizes){.panels = panels, .meetings = meeting_ns(seats), .others = 1 - 1.0 / seats};
+}
+
+/* (6) to (9) of one step, for the rows of a group and a share of the units. */
+static double back_step_ns(const fl_stack *stack, const group_sizes *group, const share_sizes *share)
+{
+    const fl_shape *s = &stack->shape;
+    const double units = share->panels * stack->kernels->lanes, width = fl_up(s->hidden, stack->kernels->lanes);
+    const double dz_bytes = GATES * width * s->itemsize; /* of a row */
+    return BACK_STEP_NS + group->rows * (ROW_NS + share->panels * BACK_CELL_NS)
+        + at_once(share->panels * group->rows * width * BACK_PRODUCT_NS, read_ns(&stack->caches, units * dz_bytes))
+        + share->meetings + share->others * group->rows * dz_bytes * EXCHANGED_ROWS * far_ns(&stack->caches);
+}
+
+/* (10) for all rows, by so many threads. A thread's part of dx needs the dz of some rows; its part of dW needs the dz of
+some units, and all of [x | h_0]. */
+static double sums_ns(const fl_stack *stack, double rows, double chunks, int threads)
+{
+    const fl_shape *s = &stack->shape;
+    const double lanes = stack->kernels->lanes, far = far_ns(&stack->caches), columns = s->input + s->output;
+    const double units = fl_up(s->hidden, stack->kernels->lanes), dz_bytes = GATES * units * s->itemsize;
+    const double xh_bytes = fl_up(s->input + s->output, WIDTH * stack->kernels->lanes) * (double)s->itemsize;
+    const double others = (1 - 1.0 / threads) * (2 * dz_bytes / threads + xh_bytes);
+    const double dw_bytes = columns * dz_bytes / threads, sums = (int)(rows / BACK_SUM_ROWS) + 1;
+    return rows * units / lanes * (s->input + columns) * BACK_PRODUCT_NS / threads
+        + rows * others * EXCHANGED_CHUNK * far
+        + chunks * (2 * read_ns(&stack->caches, dw_bytes) + 2 * meeting_ns(threads))
+        + sums * read_ns(&stack->caches, GRADIENT_PASSES * dw_bytes);
+}
+
+/* The whole way back in one direction. */
+static double back_ns(const fl_stack *stack, double rows, double steps, int threads, const group_sizes *group,
+                      const share_sizes *share)
+{
+    const double chunks = rows / (threads > 1 ? BACK_CHUNK_ROWS : BACK_CHUNK_ROWS_ALONE);
+    const double ns = steps * back_step_ns(stack, group, share)
+        + sums_ns(stack, rows, chunks < steps ? chunks : steps, threads)
+        + (threads > 1 ? BACK_START_NS + start_ns(threads) : 0);
+    return ns * (1 + LATE * (threads - 1));
+}
+
+fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
+{
+    const fl_shape *s = &stack->shape;
+    const fl_kernels *kernels = stack->kernels;
+    fl_back_cut best = {.threads = 1, .groups = 1, .shares = 1};
+    if (call->threads < 2 || 2.0 * s->hidden * (s->input + s->output + 64) * rows < ALONE_WORK)
+        return best;
+    const int threads = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    /* A projection, and norms, take all units of a row together. */
+    const int apart = s->output == s->hidden && !stack->options.layer_norm;
+    part_numbers seats, parts;
+    find_numbers(&seats, most_of(s->hidden, kernels->lanes), apart ? threads : 1);
+    find_numbers(&parts, call->batch, threads);
+    double least = INFINITY;
+    for (int k = 0; k < seats.count; k++) {
+        const share_sizes share = back_share_of(seats.parts[k], seats.most[k]);
+        for (int n = 0; n < parts.count && seats.parts[k] * parts.parts[n] <= threads; n++) {
+            const int all = seats.parts[k] * parts.parts[n];
+            const group_sizes group = back_group_of(call, rows, parts.most[n]);
+            const double ns = back_ns(stack, rows, call->steps, all, &group, &share);
+            if (all == 1 && ns < ALONE_NS)
+                return best;
+            if (ns < least) {
+                least = ns;
+                best = (fl_back_cut){.threads = all, .groups = parts.parts[n], .shares = seats.parts[k]};
+            }
+        }
+    }
+    return best;
+}
+
+/* ---- linear products --------------------------------------------------------------------------------- */
+
+/* The threads share the rows, in blocks, or, if these are few, the outputs too. */
 fl_linear_cut fl_linear_cut_of(const fl_linear *linear, const fl_linear_call *call)
 {
-    double work = 2.0 * linear->inputs * linear->outputs * call->rows;
-    int64_t wide = WIDTH * linear->kernels->lanes;
-    fl_linear_cut cut = {
-        .threads = work < WORTH_THREADS ? 1 : threads_of(call->threads),
-        .panels = fl_up(linear->outputs, wide) / wide,
-        .blocks = fl_up(call->rows, LINEAR_ROWS) / LINEAR_ROWS,
-        .parts = 1,
-    };
-    if (cut.blocks < 4 * cut.threads) /* There are few rows: the threads share the outputs too. */
-        cut.parts = cut.threads < cut.panels ? cut.threads : cut.panels;
-    return cut;
+    const int64_t wide = WIDTH * linear->kernels->lanes, panels = fl_up(linear->outputs, wide) / wide;
+    const int64_t blocks = fl_up(call->rows, LINEAR_ROWS) / LINEAR_ROWS;
+    fl_linear_cut best = {.threads = 1, .panels = panels, .blocks = blocks, .parts = 1};
+    const double weights = (double)blocks * linear->inputs * wide * linear->kernels->weight_bytes; /* of a panel */
+    const double panel_ns = at_once((double)call->rows * linear->inputs * PRODUCT_NS, weights * L2_NS);
+    double least = panels * panel_ns;
+    if (call->threads < 2 || least < ALONE_NS)
+        return best;
+    for (int n = 1; n < NUMBERS && numbers[n] <= call->threads; n++) {
+        const int threads = numbers[n], parts = blocks >= 4 * threads ? 1 : threads < panels ? threads : (int)panels;
+        const double part_ns = panel_ns * most_of(panels, parts) / blocks;
+        const double ns = (most_of(blocks * parts, threads) * part_ns + start_ns(threads)) * (1 + LATE * (threads - 1));
+        if (ns < least) {
+            least = ns;
+            best.threads = threads;
+            best.parts = parts;
+        }
+    }
+    return best;
 }

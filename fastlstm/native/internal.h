@@ -170,7 +170,7 @@ static inline int fl_hoists_inputs(int64_t bytes)
 
 /* What is compiled once for each instruction set and type of number. */
 typedef struct fl_kernels {
-    int lanes, weight_bytes;
+    int lanes, weight_bytes, tile; /* tile: how many rows a tile has at most */
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
     /* Of a task, only cell, steps, batch, sequences, split and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
@@ -223,12 +223,12 @@ int64_t fl_rows_of(const fl_call *call);
 /* Place a direction's arrays in the tape of a call of so many rows, and return the bytes of the whole tape. */
 size_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction);
 
-fl_cut fl_cut_of(const fl_shape *shape, const fl_call *call, int64_t rows);
+fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows);
 
 /* The first sequence of a group, of so many groups. */
 int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int group);
 
-fl_back_cut fl_back_cut_of(const fl_shape *shape, const fl_options *options, const fl_call *call, int64_t rows);
+fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows);
 
 /* The products of a task, W_ih x and W_hh h of (1) or (12), as `fl_blocking_of` wants to know them. */
 typedef struct {

@@ -90,7 +90,7 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
     run->stack = stack;
     run->call = call;
     run->rows = fl_rows_of(call);
-    run->cut = call->cut ? *call->cut : fl_cut_of(s, call, run->rows);
+    run->cut = call->cut ? *call->cut : fl_cut_of(stack, call, run->rows);
     run->alone = run->cut.groups == 1 && run->cut.teams == 1 && run->cut.shares == 1;
     run->by_layers = run->cut.teams > 1 && s->directions == 1;
     for (int direction = 0; call->tape && direction < s->directions; direction++)

@@ -115,7 +115,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     const fl_shape *s = &stack->shape;
     size_t state = call->batch * s->itemsize;
     int64_t rows = fl_rows_of(call);
-    const fl_back_cut cut = back->cut ? *back->cut : fl_back_cut_of(s, &stack->options, call, rows);
+    const fl_back_cut cut = back->cut ? *back->cut : fl_back_cut_of(stack, call, rows);
     const int units_apart = s->output == s->hidden && !stack->options.layer_norm;
     fl_place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
