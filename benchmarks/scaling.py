@@ -22,8 +22,8 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     """Add ``--budget``."""
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS",
-        help="5 short blocks, one for slow peers, none for those of [bench-all]; the cases that tell "
-        "most come first, and no case begins after this time, which is that of all numbers of "
+        help="5 short blocks, one for slow peers, none for those of [bench-all]; the cases that "
+        "tell most come first, and none begins after this time, which is that of all numbers of "
         "threads together",
     )  # fmt: skip
 
