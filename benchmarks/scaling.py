@@ -61,17 +61,19 @@ def run(kind: str, args: argparse.Namespace, known: Callable[[int], Collection[s
     `known(number)` returns the names of the cases that there are for so many threads.
     """
     begin = time.monotonic()
-    for k, number in enumerate(NUMBERS):
-        print(f"-- {number} of {NUMBERS} threads", file=sys.stderr, flush=True)
+    cases = {number: [name for name in args.cases if name in known(number)] for number in NUMBERS}
+    numbers = [number for number in NUMBERS if cases[number]]
+    for k, number in enumerate(numbers):
+        print(f"-- {number} of {numbers} threads", file=sys.stderr, flush=True)
         command = [sys.executable, *sys.orig_argv[1:], "--threads", str(number)]
-        command += ["--cases", *(name for name in args.cases if name in known(number))]
+        command += ["--cases", *cases[number]]
         if args.budget:
             left = args.budget - (time.monotonic() - begin)
-            command += ["--budget", str(max(1, left / (len(NUMBERS) - k)))]
+            command += ["--budget", str(max(1, left / (len(numbers) - k)))]
         subprocess.run(command, check=True)
     runs = {
         number: json.loads((args.out / f"{report.file_name(kind, number)}.json").read_text())
-        for number in NUMBERS
+        for number in numbers
     }
     text = report.scaling(kind, runs)
     (args.out / f"{kind}-scaling.md").write_text(text)
