@@ -172,7 +172,7 @@ static inline int fl_hoists_inputs(int64_t bytes)
 typedef struct fl_kernels {
     int lanes, weight_bytes, tile; /* tile: how many rows a tile has at most */
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, steps, batch, sequences, split and noise are read. */
+    /* Of a task, only cell, batch_sizes, steps, batch, sequences, split and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* Make `steps` steps, x and y of which are so many bytes apart. y has exactly H values. */
     void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);

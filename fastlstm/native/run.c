@@ -15,7 +15,8 @@ come: seats are taken, and a thread that is through with its own takes others th
 the scratch memory of each team, the teams and their seats. */
 typedef struct {
     const fl_stack *stack;
-    const fl_call *call;
+    const fl_call *call; /* or, if it tells the sizes of batches that are all the same, `even`, which does not */
+    fl_call even;
     fl_cut cut;
     fl_split split;
     int64_t rows;
@@ -88,6 +89,11 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
 {
     const fl_shape *s = &stack->shape;
     run->stack = stack;
+    if (call->batch_sizes && call->batch_sizes[call->steps - 1] == call->batch) {
+        run->even = *call;
+        run->even.batch_sizes = NULL;
+        call = &run->even;
+    }
     run->call = call;
     run->rows = fl_rows_of(call);
     run->cut = call->cut ? *call->cut : fl_cut_of(stack, call, run->rows);
@@ -111,7 +117,7 @@ static size_t task_size(const stack_run *run)
         for (int group = 0; group < groups; group += step) {
             const fl_task task = {
                 .cell = &run->stack->cells[layer * s->directions],
-                .steps = run->call->steps, .batch = run->call->batch,
+                .batch_sizes = run->call->batch_sizes, .steps = run->call->steps, .batch = run->call->batch,
                 .sequences = first_sequence(run, group + 1) - first_sequence(run, group),
                 .split = run->alone ? NULL : &run->split, .noise = run->call->noise,
             };
