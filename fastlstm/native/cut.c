@@ -65,6 +65,12 @@ that. */
 /* By so much of the time of a run each further thread lets it end later: other programs have work too, and the last
 thread counts. */
 #define LATE 0.03
+/* By so much threads that meet in each step, or after each layer, are held up by each other. */
+#define HELD_UP 1.04
+/* With two groups for each thread, of so many sequences at least, the last thread ends earlier: a thread that is held up
+leaves its second group to others. */
+#define FINER 0.97
+#define FINE_ROWS 4
 /* A run that takes less with one thread stays there: if the others sleep, waking them takes longer. No run of so few
 multiply-adds takes more, a cell counted as 64. */
 #define ALONE_NS 8000.0
@@ -87,6 +93,15 @@ static double start_ns(int threads)
 static double far_ns(const fl_caches *caches)
 {
     return caches->l3 > MESH_BYTES ? MESH_NS : L3_NS;
+}
+
+/* How many threads are considered, of those that may be used, for work that takes one of them so long: calling them is to
+take an eighth of that at most. */
+static int worth_threads(int threads, double alone_ns)
+{
+    const double most = (alone_ns / 8 - START_NS) / THREAD_NS;
+    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
+    return alone_ns < ALONE_NS ? 1 : threads < most ? threads : (int)most;
 }
 
 /* The time of reading so many bytes in each step, the same as in the step before. */
@@ -240,8 +255,9 @@ static double step_ns(const run_sizes *run, double inputs, const group_sizes *gr
     return ns + share->meetings + share->others * rows * s->output * s->itemsize * EXCHANGED_ROWS * far_ns(caches);
 }
 
-/* The whole run, if each thread has one group and share. */
-static double run_ns(const run_sizes *run, int teams, int threads, const group_sizes *group, const share_sizes *share)
+/* The whole run, by threads each of which has so many groups, one after the other, or one share of one. */
+static double run_ns(const run_sizes *run, int teams, int threads, int each, const group_sizes *group,
+                     const share_sizes *share)
 {
     const fl_shape *s = &run->stack->shape;
     const int follow = teams > 1 && s->directions == 1; /* Each layer follows the one below it. */
@@ -255,7 +271,9 @@ static double run_ns(const run_sizes *run, int teams, int threads, const group_s
         ns += s->layers * (meeting_ns(teams) + share->meetings);
     else
         ns *= s->directions;
-    return (ns + start_ns(threads)) * (1 + LATE * (threads - 1));
+    if (teams > 1 || share->others > 0)
+        ns *= HELD_UP;
+    return (each * ns + start_ns(threads)) * (1 + LATE * (threads - 1)) * (each > 1 ? FINER : 1);
 }
 
 fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
@@ -265,30 +283,38 @@ fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
     const double work = (double)s->layers * s->directions * s->hidden * (s->input + s->output + 64) * rows;
     if (call->threads < 2 || work < ALONE_WORK)
         return best;
-    const int threads = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
     const run_sizes run = run_sizes_of(stack, call, rows);
-    const int most_teams = s->directions == 2 ? 2 : s->layers;
+    const int panels = most_of(s->hidden, stack->kernels->lanes), most_teams = s->directions == 2 ? 2 : s->layers;
     part_numbers seats, parts;
     group_sizes groups[NUMBERS];
-    find_numbers(&seats, most_of(s->hidden, stack->kernels->lanes), threads);
+    groups[0] = group_of(&run, (int)call->batch);
+    const share_sizes whole = share_of(&run, 1, panels);
+    double least = run_ns(&run, 1, 1, 1, &groups[0], &whole);
+    const int threads = worth_threads(call->threads, least);
+    find_numbers(&seats, panels, threads);
     find_numbers(&parts, call->batch, threads);
     for (int n = 0; n < parts.count; n++)
         groups[n] = group_of(&run, parts.most[n]);
-    double least = INFINITY;
     for (int k = 0; k < seats.count; k++) {
         const share_sizes share = share_of(&run, seats.parts[k], seats.most[k]);
         for (int teams = 1; teams <= most_teams; teams += most_teams > 1 ? most_teams - 1 : 1)
             for (int n = 0; n < parts.count; n++) {
-                const int all = teams * seats.parts[k] * parts.parts[n];
+                const int all = teams * seats.parts[k] * parts.parts[n], finer = 2 * all;
                 if (all > threads)
                     break;
-                const double ns = run_ns(&run, teams, all, &groups[n], &share);
-                if (all == 1 && ns < ALONE_NS)
-                    return best;
+                double ns = run_ns(&run, teams, all, 1, &groups[n], &share);
                 if (ns < least) {
                     least = ns;
                     best = (fl_cut){.threads = all, .groups = parts.parts[n], .teams = teams,
                                     .seats = seats.parts[k], .shares = seats.parts[k]};
+                }
+                if (all == 1 || all > parts.parts[n] || call->batch < FINE_ROWS * finer)
+                    continue;
+                const group_sizes half = group_of(&run, most_of(call->batch, finer));
+                ns = run_ns(&run, 1, all, 2, &half, &share);
+                if (ns < least) {
+                    least = ns;
+                    best = (fl_cut){.threads = all, .groups = finer, .teams = 1, .seats = 1, .shares = 1};
                 }
             }
     }
@@ -348,25 +374,25 @@ static double back_ns(const fl_stack *stack, double rows, double steps, int thre
 fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
 {
     const fl_shape *s = &stack->shape;
-    const fl_kernels *kernels = stack->kernels;
     fl_back_cut best = {.threads = 1, .groups = 1, .shares = 1};
     if (call->threads < 2 || 2.0 * s->hidden * (s->input + s->output + 64) * rows < ALONE_WORK)
         return best;
-    const int threads = call->threads < MOST_THREADS ? call->threads : MOST_THREADS;
+    const int panels = most_of(s->hidden, stack->kernels->lanes);
     /* A projection, and norms, take all units of a row together. */
     const int apart = s->output == s->hidden && !stack->options.layer_norm;
+    const group_sizes every = back_group_of(call, rows, (int)call->batch);
+    const share_sizes whole = back_share_of(1, panels);
+    double least = back_ns(stack, rows, call->steps, 1, &every, &whole);
+    const int threads = worth_threads(call->threads, least);
     part_numbers seats, parts;
-    find_numbers(&seats, most_of(s->hidden, kernels->lanes), apart ? threads : 1);
+    find_numbers(&seats, panels, apart ? threads : 1);
     find_numbers(&parts, call->batch, threads);
-    double least = INFINITY;
     for (int k = 0; k < seats.count; k++) {
         const share_sizes share = back_share_of(seats.parts[k], seats.most[k]);
         for (int n = 0; n < parts.count && seats.parts[k] * parts.parts[n] <= threads; n++) {
             const int all = seats.parts[k] * parts.parts[n];
             const group_sizes group = back_group_of(call, rows, parts.most[n]);
             const double ns = back_ns(stack, rows, call->steps, all, &group, &share);
-            if (all == 1 && ns < ALONE_NS)
-                return best;
             if (ns < least) {
                 least = ns;
                 best = (fl_back_cut){.threads = all, .groups = parts.parts[n], .shares = seats.parts[k]};

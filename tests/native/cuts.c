@@ -23,8 +23,8 @@ static double time_of(const fl_stack *stack, const fl_call *call, int64_t rows, 
     const int panels = most_of(stack->shape.hidden, stack->kernels->lanes);
     const group_sizes group = group_of(&run, most_of(call->batch, cut->groups));
     const share_sizes share = share_of(&run, cut->seats, most_of(panels, cut->seats));
-    return run_ns(&run, cut->teams, cut->threads, &group, &share)
-        * most_of((int64_t)cut->groups * cut->teams * cut->seats, cut->threads);
+    const int each = most_of((int64_t)cut->groups * cut->teams * cut->seats, cut->threads);
+    return run_ns(&run, cut->teams, cut->threads, each, &group, &share);
 }
 
 static double back_time_of(const fl_stack *stack, const fl_call *call, int64_t rows, const fl_back_cut *cut)
