@@ -46,6 +46,10 @@ them; a step. */
 /* The rows of one of its chunks, with several threads and with one. */
 #define BACK_CHUNK_ROWS 512
 #define BACK_CHUNK_ROWS_ALONE 128
+/* How many chunks there are at least, if some threads make sums beside those that go through the steps; and what that
+takes, compared with a time in which nobody ever waits. */
+#define BACK_CHUNKS 4
+#define BESIDE 1.1
 /* After so many rows, and at the end, the sums are added to the gradients: so often is the room of all weights read or
 written. */
 #define BACK_SUM_ROWS 4096
@@ -355,20 +359,28 @@ static double sums_ns(const fl_stack *stack, double rows, double chunks, int thr
     const double others = (1 - 1.0 / threads) * (2 * dz_bytes / threads + xh_bytes);
     const double dw_bytes = columns * dz_bytes / threads, sums = (int)(rows / BACK_SUM_ROWS) + 1;
     return rows * units / lanes * (s->input + columns) * BACK_PRODUCT_NS / threads
-        + rows * others * EXCHANGED_CHUNK * far
-        + chunks * (2 * read_ns(&stack->caches, dw_bytes) + 2 * meeting_ns(threads))
+        + rows * others * EXCHANGED_CHUNK * far + chunks * 2 * read_ns(&stack->caches, dw_bytes)
         + sums * read_ns(&stack->caches, GRADIENT_PASSES * dw_bytes);
 }
 
-/* The whole way back in one direction. */
-static double back_ns(const fl_stack *stack, double rows, double steps, int threads, const group_sizes *group,
-                      const share_sizes *share)
+/* The whole way back in one direction. So many threads, of all, go back through the steps of a chunk; the others make
+the sums of the chunk before meanwhile, and then all do. */
+static double back_ns(const fl_stack *stack, double rows, double steps, int threads, int in_steps,
+                      const group_sizes *group, const share_sizes *share)
 {
-    const double chunks = rows / (threads > 1 ? BACK_CHUNK_ROWS : BACK_CHUNK_ROWS_ALONE);
-    const double ns = steps * back_step_ns(stack, group, share)
-        + sums_ns(stack, rows, chunks < steps ? chunks : steps, threads)
-        + (threads > 1 ? BACK_START_NS + start_ns(threads) : 0);
-    return ns * (1 + LATE * (threads - 1));
+    double chunks = rows / (threads > 1 ? BACK_CHUNK_ROWS : BACK_CHUNK_ROWS_ALONE);
+    if (in_steps < threads && chunks < BACK_CHUNKS)
+        chunks = BACK_CHUNKS;
+    chunks = chunks < 1 ? 1 : chunks < steps ? chunks : steps;
+    const double back = steps * back_step_ns(stack, group, share) / chunks;
+    const double sums = sums_ns(stack, rows, chunks, threads) / chunks;
+    double both = back * in_steps / threads + sums;
+    if (both < back)
+        both = back;
+    double ns = back + (chunks - 1) * both + sums + (chunks + 3) * meeting_ns(threads);
+    if (in_steps < threads)
+        ns *= BESIDE;
+    return (ns + (threads > 1 ? BACK_START_NS + start_ns(threads) : 0)) * (1 + LATE * (threads - 1));
 }
 
 fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
@@ -382,20 +394,22 @@ fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t r
     const int apart = s->output == s->hidden && !stack->options.layer_norm;
     const group_sizes every = back_group_of(call, rows, (int)call->batch);
     const share_sizes whole = back_share_of(1, panels);
-    double least = back_ns(stack, rows, call->steps, 1, &every, &whole);
+    double least = back_ns(stack, rows, call->steps, 1, 1, &every, &whole);
     const int threads = worth_threads(call->threads, least);
     part_numbers seats, parts;
     find_numbers(&seats, panels, apart ? threads : 1);
     find_numbers(&parts, call->batch, threads);
     for (int k = 0; k < seats.count; k++) {
         const share_sizes share = back_share_of(seats.parts[k], seats.most[k]);
-        for (int n = 0; n < parts.count && seats.parts[k] * parts.parts[n] <= threads; n++) {
-            const int all = seats.parts[k] * parts.parts[n];
+        for (int n = 0; n < parts.count; n++) {
+            const int in_steps = seats.parts[k] * parts.parts[n];
             const group_sizes group = back_group_of(call, rows, parts.most[n]);
-            const double ns = back_ns(stack, rows, call->steps, all, &group, &share);
-            if (ns < least) {
-                least = ns;
-                best = (fl_back_cut){.threads = all, .groups = parts.parts[n], .shares = seats.parts[k]};
+            for (int all = in_steps; all <= threads && all <= 4 * in_steps; all *= 2) {
+                const double ns = back_ns(stack, rows, call->steps, all, in_steps, &group, &share);
+                if (ns < least) {
+                    least = ns;
+                    best = (fl_back_cut){.threads = all, .groups = parts.parts[n], .shares = seats.parts[k]};
+                }
             }
         }
     }

@@ -32,7 +32,7 @@ static double back_time_of(const fl_stack *stack, const fl_call *call, int64_t r
     const int panels = most_of(stack->shape.hidden, stack->kernels->lanes);
     const group_sizes group = back_group_of(call, rows, most_of(call->batch, cut->groups));
     const share_sizes share = back_share_of(cut->shares, most_of(panels, cut->shares));
-    return back_ns(stack, rows, call->steps, cut->threads, &group, &share);
+    return back_ns(stack, rows, call->steps, cut->threads, cut->groups * cut->shares, &group, &share);
 }
 
 /* A pointer, so that it is called and not compiled into the function that calls it: a tool counts its instructions. */
