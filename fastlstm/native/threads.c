@@ -458,7 +458,7 @@ void fl_finish_share(fl_team *team, int share, int64_t phase)
 void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
 {
     int seen = 0;
-    for (int64_t spins = 0; !is_over(team, phases, team->shares <= FEW_SHARES || spins > PATIENCE, &seen); spins++) {
+    for (int64_t spins = 0; !is_over(team, phases, team->shares <= FEW_SHARES, &seen); spins++) {
         if (stop && atomic_load_explicit(&stop->stopped, memory_order_relaxed))
             return;
         pause_for(spins);

@@ -121,6 +121,8 @@ static void run_team(int seats, int shares, const member *members, int count, in
     pthread_join(waiting, NULL);
     atomic_store(&job.stop.stopped, 1);
     pthread_join(stopped, NULL);
+    if (count == 1)
+        check(job.team->empty == ((UINT64_C(1) << seats) - 1) - (UINT64_C(1) << members->seat), "empty seats not known");
     const int64_t last = (phases - 1) % 2;
     check(!memcmp(job.made[last], expected[last], sizeof *expected), "a team has made other numbers");
     for (int k = 0; k < count; k++)
@@ -152,6 +154,40 @@ static void run_teams(void)
     /* Somebody stays, perhaps in the seat of another. */
     members[count++] = (member){.seat = (int)(random_number() % (uint64_t)seats), .phases = phases};
     run_team(seats, shares, members, count, phases);
+}
+
+/* Shares of a thread that is slow are done by others, too: this one does not end its first share before all others are
+finished, its own second one among them. */
+static void *be_slow(void *team_)
+{
+    fl_team *team = team_;
+    int share = fl_next_share(team, 1, 0);
+    check(share == 1, "not its own share");
+    for (int other = 0; other < team->shares; other++)
+        if (other != share)
+            fl_wait(&team->finished[other].value, 1);
+    do
+        fl_finish_share(team, share, 0);
+    while ((share = fl_next_share(team, 1, 0)) >= 0);
+    return NULL;
+}
+
+static void balance(void)
+{
+    fl_team *team = fl_make_team(aligned_alloc(64, fl_team_bytes(6)), 3, 6);
+    pthread_t slow;
+    start(&slow, be_slow, team);
+    fl_wait(&team->begun[1].value, 1);
+    for (int share; (share = fl_next_share(team, 0, 0)) >= 0;)
+        fl_finish_share(team, share, 0);
+    pthread_join(slow, NULL);
+    free(team);
+}
+
+/* A thread that is alone in its team is patient with the others once, and then knows that they are not there. */
+static void know_empty(void)
+{
+    run_team(16, 20, &(member){.seat = 3, .phases = 9}, 1, 9);
 }
 
 /* ---- the pool --------------------------------------------------------------------------------------- */
@@ -207,6 +243,19 @@ static void keep_numbers(void)
     for (int k = 0; k < 6; k++)
         check(pthread_equal(first.by[k], again.by[k]) && (k > 2 || pthread_equal(first.by[k], fewer.by[k])),
               "a worker has another number");
+}
+
+/* A call does not wait for workers that have not begun: these still sleep when it is through. */
+static void leave_sleepers(void)
+{
+    int late = 0;
+    for (int n = 0; n < 100 && !late; n++) {
+        sleep_ns(500000);
+        meeting own = {.threads = 8};
+        fl_together(8, come, &own);
+        late = own.come < 8;
+    }
+    check(late, "a call waits for all its workers");
 }
 
 /* With 8 processors, two calls have 4 threads each, however many they ask for; one whose workers are all taken when it
@@ -287,7 +336,10 @@ int main(int argc, char **argv)
         if (n % 8 == 0)
             sleep_ns(200000); /* The pool falls asleep. */
     }
+    balance();
+    know_empty();
     keep_numbers();
+    leave_sleepers();
     share_pool();
     call_at_once(10 * rounds);
     if (argc > 2)
