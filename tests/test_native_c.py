@@ -575,5 +575,5 @@ def test_threads_that_meet(build, compiler):
 @pytest.mark.parametrize("level", LEVELS)
 def test_threads(build, level, compiler):
     """Callers and threads at once get one thread's bits, or are stopped, and nothing races."""
-    ran = subprocess.run([*build(compiler, "threads", level), "30"], capture_output=True, text=True)
+    ran = subprocess.run([*build(compiler, "threads", level), "60"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

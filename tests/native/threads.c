@@ -4,8 +4,8 @@ for bit, that of one thread. Made for ThreadSanitizer; any build of it may run.
     threads ROUNDS
 
 The stacks make each way of cutting the work happen, forward and back: sequences, directions, units of
-a step. Every other run has a forced cut: groups, teams that follow one another, seats and shares of which some are
-empty. Some calls are stopped: then they say so, and all threads have left. Built with a small CLOCK_WORK. */
+a step; and other calls are cut by chance, for up to MOST_THREADS threads, far more than there are processors. Some
+calls are stopped: then they say so, and all threads have left. Built with a small CLOCK_WORK. */
 
 #include <math.h>
 #include <pthread.h>
@@ -15,7 +15,7 @@ empty. Some calls are stopped: then they say so, and all threads have left. Buil
 
 #include "fastlstm.h"
 
-enum { CALLERS = 3, MOST = 1 << 19 };
+enum { CALLERS = 3, MOST = 1 << 19, MOST_THREADS = 16 };
 
 typedef struct {
     fl_shape shape; /* `back`: the gradients count too */
@@ -71,11 +71,18 @@ static int64_t results_of(const work *w)
     return y + w->steps * w->batch * I + s->directions * (w->batch * (P + H) + 4 * H * (I + P + 1) + P * H + more);
 }
 
-static int go_back(const work *w, const fl_call *call, float *results)
+/* How a call is cut. */
+typedef struct {
+    fl_cut forward;
+    fl_back_cut back;
+} cuts;
+
+static int go_back(const work *w, const fl_call *call, const cuts *cuts, float *results)
 {
     const fl_shape *s = &w->shape;
     int64_t I = s->input, H = s->hidden, P = s->output;
-    fl_back_call way = {.call = call, .dy = numbers + 20, .dy_stride = call->y_stride};
+    fl_back_call way = {.call = call, .dy = numbers + 20, .dy_stride = call->y_stride,
+                        .cut = cuts ? &cuts->back : NULL};
     fl_arrays dw[2];
 #define PLACE(pointer, count) (pointer = results, results += count)
     PLACE(way.dx, w->steps * w->batch * I);
@@ -116,16 +123,8 @@ static int at_once(void)
     return 1;
 }
 
-/* The n-th of many ways to cut a work. */
-static fl_cut cut_of(const work *w, long n)
-{
-    const int32_t groups = 1 + n % 3, seats = 1 + n / 2 % 3, shares = seats + n / 3 % 3;
-    const int32_t teams = n % 4 == 0 ? 1 : w->shape.directions == 2 ? 2 : w->shape.layers;
-    return (fl_cut){.threads = 2 + n % 4, .groups = groups, .teams = teams, .seats = seats, .shares = shares};
-}
-
-/* NULL: it was stopped, on the way back if there is one. */
-static float *run(const work *w, int threads, const fl_cut *cut, int (*stop)(void))
+/* NULL: it was stopped, on the way back if there is one. Without cuts, it is cut as the library does. */
+static float *run(const work *w, int threads, const cuts *cuts, int (*stop)(void))
 {
     const fl_shape *s = &w->shape;
     size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
@@ -136,7 +135,8 @@ static float *run(const work *w, int threads, const fl_cut *cut, int (*stop)(voi
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
         .steps = w->steps, .batch = w->batch,
         .h = memset(allocate(states), 0, states), .c = memset(allocate(states), 0, states),
-        .threads = threads, .cut = cut, .checkpoint_interval = w->interval, .stop = s->back ? NULL : stop,
+        .threads = threads, .cut = cuts ? &cuts->forward : NULL, .checkpoint_interval = w->interval,
+        .stop = s->back ? NULL : stop,
     };
     if (s->back)
         call.tape = allocate(fl_tape_bytes(w->stack, &call));
@@ -144,7 +144,7 @@ static float *run(const work *w, int threads, const fl_cut *cut, int (*stop)(voi
     int stopped = fl_run(w->stack, &call);
     if (s->back) {
         call.stop = stop;
-        stopped |= go_back(w, &call, (float *)call.y + w->steps * w->batch * s->directions * s->output);
+        stopped |= go_back(w, &call, cuts, (float *)call.y + w->steps * w->batch * s->directions * s->output);
     }
     free(call.h);
     free(call.c);
@@ -156,16 +156,49 @@ static float *run(const work *w, int threads, const fl_cut *cut, int (*stop)(voi
     return NULL;
 }
 
+static uint64_t random_number(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+    return *state >> 40;
+}
+
+/* A number from 1 to `most`. */
+static int32_t draw(uint64_t *state, int64_t most)
+{
+    return 1 + (int32_t)(random_number(state) % (uint64_t)most);
+}
+
+/* Any cut: groups, teams that follow one another, seats and shares, of which some are empty; with more or fewer threads
+than it has seats, or as many. */
+static cuts draw_cuts(const work *w, uint64_t *state)
+{
+    const fl_shape *s = &w->shape;
+    const int64_t teams = s->directions == 2 ? 2 : s->layers;
+    cuts cuts = {
+        .forward = {.threads = draw(state, MOST_THREADS), .groups = draw(state, 4),
+                    .teams = draw(state, 2) == 1 ? 1 : (int32_t)teams, .seats = draw(state, 4)},
+        .back = {.threads = draw(state, MOST_THREADS), .groups = draw(state, 4), .shares = draw(state, 4)},
+    };
+    cuts.forward.shares = cuts.forward.seats + draw(state, 4) - 1;
+    if (draw(state, 2) == 1)
+        cuts.forward.threads = cuts.forward.groups * cuts.forward.teams * cuts.forward.seats;
+    return cuts;
+}
+
 static void *caller(void *first)
 {
+    uint64_t state = (uint64_t)(size_t)first;
     for (long n = 0; n < rounds; n++) {
         const work *w = &works[((long)(size_t)first + n) % WORKS];
-        const fl_cut cut = cut_of(w, n / 2 + 5 * (long)(size_t)first);
-        float *results = run(w, 2 + (int)(n % 4), n % 2 ? &cut : NULL, n % 3 == 0 ? NULL : n % 3 == 1 ? go_on : at_once);
+        const cuts cuts = draw_cuts(w, &state);
+        float *results = run(w, draw(&state, MOST_THREADS), n % 2 ? &cuts : NULL,
+                             n % 3 == 0 ? NULL : n % 3 == 1 ? go_on : at_once);
         if (!results && n % 3 == 2)
             continue;
         if (!results || memcmp(results, w->expected, results_of(w) * sizeof(float))) {
-            fprintf(stderr, "other bits: work %d, round %ld\n", (int)(w - works), n);
+            fprintf(stderr, "other bits: work %d, round %ld, cut %d %d %d %d %d, back %d %d %d\n", (int)(w - works), n,
+                    cuts.forward.threads, cuts.forward.groups, cuts.forward.teams, cuts.forward.seats,
+                    cuts.forward.shares, cuts.back.threads, cuts.back.groups, cuts.back.shares);
             exit(1);
         }
         free(results);
@@ -177,10 +210,8 @@ int main(int argc, char **argv)
 {
     rounds = argc > 1 ? atol(argv[1]) : 100;
     uint64_t state = 1;
-    for (int n = 0; n < MOST; n++) {
-        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
-        numbers[n] = (float)(state >> 40) / (1 << 24) / 4 - 0.125f;
-    }
+    for (int n = 0; n < MOST; n++)
+        numbers[n] = (float)random_number(&state) / (1 << 24) / 4 - 0.125f;
     fl_arrays parameters[4]; /* of at most two layers in two directions */
     for (int k = 0; k < 4; k++)
         parameters[k] = (fl_arrays){
@@ -197,6 +228,7 @@ int main(int argc, char **argv)
             return 1;
         }
     }
+    fl_set_processors(MOST_THREADS);
     pthread_t callers[CALLERS];
     for (size_t n = 0; n < CALLERS; n++)
         if (pthread_create(&callers[n], NULL, caller, (void *)n))
