@@ -5,80 +5,86 @@ the engine. Everything here is a pure function of sizes, and no value that is co
 
 /* ---- what things take ------------------------------------------------------------------------------- */
 
-/* All times are in nanoseconds, those of work in nanoseconds of a core at 3 GHz that does two multiply-adds of vectors
-in a cycle. What really counts is how they compare with each other. */
+/* All times are in nanoseconds of a core at 3 GHz that does two multiply-adds of vectors in a cycle. A processor that
+does one (a Zen 4 with AVX-512) is taken for twice as fast as it is, since nothing tells. What counts is how times
+compare. [one]: fitted to runs of one thread with 16 to 1024 units and 1 to 64 rows on an Intel Xeon with AVX-512 and
+2 MB of second level, and right within 10 % on an Emerald Rapids. [all]: fitted to the cuts of 25 runs among 1 to 16
+threads on that Emerald Rapids, whose 16 processors are 8 cores. [read]: measured by reading, on four machines. */
 
-/* One k of the products of one row and one panel: a multiply-add for each gate, at 93 % of the peak. */
+/* One k of the products of one row and one panel: a multiply-add for each gate, at 93 % of the peak [one]. */
 #define PRODUCT_NS 0.72
-/* Of two things that one core does at once, computing and reading, so much of the shorter one is not hidden. */
+/* Of two things that one core does at once, computing and reading, so much of the shorter one is not hidden [one]. */
 #define SEEN 0.35
-/* The cells of a tile, which wait for each other, and those of one row and panel. */
+/* The cells of a tile, which wait for each other, and those of one row and panel [one]. */
 #define TILE_NS 35.0
 #define CELL_NS 10.0
-/* What the general kind takes for them, beside the plain one. */
+/* What the general kind takes for them, beside the plain one: an estimate. */
 #define GENERAL_CELLS 2.5
-/* A step of a task beside its products and cells, and what each row adds to that. */
+/* A step of a task beside its products and cells, and what each row adds to that [one]. */
 #define STEP_NS 60.0
 #define ROW_NS 10.0
-/* A byte of the weights that a thread reads in each step, by the level it comes from. */
+/* A byte of the weights that a thread reads in each step, by the level it comes from: 320, 120 and 60 GB/s, 30 where a
+third level is large, and 15 from memory [read]. */
 #define L1_NS (1 / 320.0)
 #define L2_NS (1 / 120.0)
 #define L3_NS (1 / 60.0)
 #define MESH_NS (1 / 30.0)
 #define MEMORY_NS (1 / 15.0)
-/* The share of a level that weights have: the rest is for rows. Every other step takes them backwards, so what
-does not fit a level is read from the next, and no more. */
+/* A third level of so many bytes is no longer that of one ring or die, and its parts are far from each other. (That of
+eight cores has up to 96 MB. How many share it tells nothing in a virtual machine.) */
+#define MESH_BYTES (100 << 20)
+/* The share of a level that weights have: the rest is for rows. Every other step takes them backwards, so what does not
+fit a level is read from the next, and no more [one, all]. */
 #define NEAR_SHARE 0.7
 #define FAR_SHARE 0.85
-/* A third level of so many bytes is no longer one ring or die, and its parts are far from each other. */
-#define MESH_BYTES (100 << 20)
 /* A byte that another core has written takes as long as so many bytes of the third level, in the rows of a step and in
-those of a chunk, which are fetched ahead. */
+those of a chunk, which are fetched ahead [all]. */
 #define EXCHANGED_ROWS 7.0
 #define EXCHANGED_CHUNK 4.0
-/* A byte that a recorded run writes to the tape. */
+/* A byte that a recorded run writes to the tape [one]. */
 #define TAPE_NS 0.03
-/* The way back: one k of its products for one row and one panel; the cells of one row and panel, with what is copied for
-them; a step. */
+/* A meeting in the midst of work, and what each doubling of the number of threads adds [all]. By itself it takes 180,
+370, 470 and 960 ns for 2, 4, 8 and 16 threads there (benchmarks/meetings.c). */
+#define MEETING_NS 200.0
+#define DOUBLING_NS 130.0
+/* What a layer waits for in each step that the one below it makes at the same time, and by how many steps it is behind
+that [all]. */
+#define FOLLOW_NS 50.0
+#define STEPS_BEHIND 8
+/* Handing a run over to threads that are awake, and what each of them adds [all]. */
+#define START_NS 150.0
+#define THREAD_NS 150.0
+/* By so much of the time of a run each further thread lets it end later: cores slow down when all work, two may be one,
+other programs have work too, and the last thread counts. With two groups for each thread, of so many sequences at
+least, a thread that is held up leaves one to others [all]. */
+#define LATE 0.03
+#define LATE_FINE 0.021
+#define FINE_ROWS 4
+/* By so much threads that meet in each step, or after each layer, are held up by each other [all]. */
+#define HELD_UP 1.04
+/* A run that takes less with one thread stays there: if the others sleep, waking them takes 2 to 14 us, and 19 until
+two are there. No run of so few multiply-adds takes more, a cell counted as 64. */
+#define ALONE_NS 8000.0
+#define ALONE_WORK 5e4
+
+/* The way back, fitted to one and two threads of the first machine, and right within 10 % for 1 to 16 of the other: one
+k of its products for one row and one panel; the cells of one row and panel, with what is copied for them; a step. */
 #define BACK_PRODUCT_NS 0.88
 #define BACK_CELL_NS 60.0
 #define BACK_STEP_NS 150.0
-/* The rows of one of its chunks, with several threads and with one. */
+/* The rows of one of its chunks, with several threads and with one, as backward.inc has them. */
 #define BACK_CHUNK_ROWS 512
 #define BACK_CHUNK_ROWS_ALONE 128
 /* How many chunks there are at least, if some threads make sums beside those that go through the steps; and what that
 takes, compared with a time in which nobody ever waits. */
 #define BACK_CHUNKS 4
 #define BESIDE 1.1
-/* After so many rows, and at the end, the sums are added to the gradients: so often is the room of all weights read or
-written. */
+/* After so many rows, and at the end, the sums are added to the gradients: so often the room of all weights is read or
+written so many times. */
 #define BACK_SUM_ROWS 4096
 #define GRADIENT_PASSES 4.0
 /* What the way back takes more than a run to begin and to end with several threads. */
 #define BACK_START_NS 1.4e4
-/* A meeting, and what each doubling of the number of threads adds. */
-#define MEETING_NS 200.0
-#define DOUBLING_NS 130.0
-/* What a layer waits for in each step that the one below it makes at the same time, and by how many steps it is behind
-that. */
-#define FOLLOW_NS 50.0
-#define STEPS_BEHIND 8
-/* Handing a run over to threads that are awake, and what each of them adds. */
-#define START_NS 150.0
-#define THREAD_NS 150.0
-/* By so much of the time of a run each further thread lets it end later: other programs have work too, and the last
-thread counts. */
-#define LATE 0.03
-/* By so much threads that meet in each step, or after each layer, are held up by each other. */
-#define HELD_UP 1.04
-/* With two groups for each thread, of so many sequences at least, the last thread ends earlier: a thread that is held up
-leaves its second group to others. */
-#define FINER 0.97
-#define FINE_ROWS 4
-/* A run that takes less with one thread stays there: if the others sleep, waking them takes longer. No run of so few
-multiply-adds takes more, a cell counted as 64. */
-#define ALONE_NS 8000.0
-#define ALONE_WORK 5e4
 
 static double meeting_ns(int threads)
 {
@@ -99,8 +105,8 @@ static double far_ns(const fl_caches *caches)
     return caches->l3 > MESH_BYTES ? MESH_NS : L3_NS;
 }
 
-/* How many threads are considered, of those that may be used, for work that takes one of them so long: calling them is to
-take an eighth of that at most. */
+/* How many threads are considered, of those that may be used, for work that takes one of them so long: calling them is
+to take an eighth of that at most. */
 static int worth_threads(int threads, double alone_ns)
 {
     const double most = (alone_ns / 8 - START_NS) / THREAD_NS;
@@ -177,17 +183,18 @@ int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int gro
 /* A run as the model sees it. */
 typedef struct {
     const fl_stack *stack;
-    double steps, batch, live; /* live: how many of the sequences are in a step, on average; 1: all */
+    double steps, live; /* live: how many of the sequences are in a step, on average; 1: all */
+    double k_bytes;     /* of one k of a panel of weights, or of one row of z */
     double cell, tile;  /* the time of the cells of a row in a panel, and of a tile in it */
-    int few;            /* whether there are few units, of which all cells are computed together by one thread */
+    int few_units;      /* whether a sequence alone has a loop of its own */
     int phases;         /* of a step */
 } run_sizes;
 
-/* What the largest of the groups has in each step, and whether W_ih x may be made for several steps at once: see
-`fl_blocking_of`. */
+/* What the largest of the groups has in each step; whether W_ih x may be made for several steps at once, and whether
+all cells of a step are computed together. */
 typedef struct {
     double rows, tiles;
-    int hoists;
+    int hoists, few;
 } group_sizes;
 
 /* What the largest share of the units has of their panels, and of those of the outputs of a projection; the time of all
@@ -202,9 +209,9 @@ static run_sizes run_sizes_of(const fl_stack *stack, const fl_call *call, int64_
     const double kind = call->noise || stack->cells->kind == FL_GENERAL ? GENERAL_CELLS : 1;
     const double taped = call->tape ? (GATES + 1) * stack->kernels->lanes * s->itemsize * TAPE_NS : 0;
     return (run_sizes){
-        .stack = stack, .steps = call->steps, .batch = call->batch, .live = (double)rows / call->steps / call->batch,
-        .cell = kind * CELL_NS + taped, .tile = kind * TILE_NS,
-        .few = call->batch == 1 && s->hidden <= FEW_UNITS && s->output == s->hidden && kind == 1 && !call->tape,
+        .stack = stack, .steps = call->steps, .live = (double)rows / call->steps / call->batch,
+        .k_bytes = GATES * stack->kernels->lanes * s->itemsize, .cell = kind * CELL_NS + taped, .tile = kind * TILE_NS,
+        .few_units = s->hidden <= FEW_UNITS && s->output == s->hidden && kind == 1 && !call->tape,
         .phases = 1 + (stack->options.layer_norm != 0) + (s->output != s->hidden),
     };
 }
@@ -212,8 +219,10 @@ static run_sizes run_sizes_of(const fl_stack *stack, const fl_call *call, int64_
 /* A group of so many sequences. */
 static group_sizes group_of(const run_sizes *run, int sequences)
 {
+    const int even = run->live == 1;
     return (group_sizes){.rows = run->live * sequences, .tiles = most_of(sequences, run->stack->kernels->tile),
-                         .hoists = run->steps > 3 && (sequences > 1 || run->batch == 1)};
+                         .hoists = run->steps > 3 && (sequences > 1 || even),
+                         .few = run->few_units && sequences == 1 && even};
 }
 
 /* A share of so many panels, in a team of so many threads. */
@@ -230,8 +239,8 @@ the second level where both do not fit. The sums are written and read again. */
 static double hoisted_ns(const run_sizes *run, double rows, double panels, double inputs, double most_steps)
 {
     const fl_caches *caches = &run->stack->caches;
-    const double k_bytes = GATES * run->stack->kernels->lanes * run->stack->shape.itemsize, z_bytes = rows * panels * k_bytes;
-    const double w_ih = panels * inputs * k_bytes, w_hh = panels * run->stack->shape.output * k_bytes;
+    const double z_bytes = rows * panels * run->k_bytes;
+    const double w_ih = panels * inputs * run->k_bytes, w_hh = panels * run->stack->shape.output * run->k_bytes;
     const double beyond = w_ih + w_hh - FAR_SHARE * caches->l2, steps = caches->l2 / 4 / z_bytes;
     double read = w_ih * L2_NS;
     if (beyond > 0)
@@ -246,16 +255,16 @@ static double step_ns(const run_sizes *run, double inputs, const group_sizes *gr
 {
     const fl_shape *s = &run->stack->shape;
     const fl_caches *caches = &run->stack->caches;
-    const double k_bytes = GATES * run->stack->kernels->lanes * s->itemsize, rows = group->rows;
+    const double rows = group->rows, panels = share->panels, wide = share->wide;
     const int hoisted = group->hoists && 2 * rows <= inputs;
     const double k = hoisted ? s->output : inputs + s->output;
-    const double tiles = run->few && share->others == 0 ? 0 : group->tiles;
-    double ns = STEP_NS + rows * ROW_NS + share->panels * (tiles * run->tile + rows * run->cell);
-    ns += at_once(share->panels * rows * k * PRODUCT_NS, read_ns(caches, share->panels * k * k_bytes));
+    const double tiles = group->few && share->others == 0 ? 0 : group->tiles;
+    double ns = STEP_NS + rows * ROW_NS + panels * (tiles * run->tile + rows * run->cell);
+    ns += at_once(panels * rows * k * PRODUCT_NS, read_ns(caches, panels * k * run->k_bytes));
     if (hoisted)
-        ns += hoisted_ns(run, rows, share->panels, inputs, most_hoisted);
-    if (share->wide > 0)
-        ns += at_once(share->wide * rows * s->hidden * PRODUCT_NS, read_ns(caches, share->wide * s->hidden * k_bytes));
+        ns += hoisted_ns(run, rows, panels, inputs, most_hoisted);
+    if (wide > 0)
+        ns += at_once(wide * rows * s->hidden * PRODUCT_NS, read_ns(caches, wide * s->hidden * run->k_bytes));
     return ns + share->meetings + share->others * rows * s->output * s->itemsize * EXCHANGED_ROWS * far_ns(caches);
 }
 
@@ -277,7 +286,7 @@ static double run_ns(const run_sizes *run, int teams, int threads, int each, con
         ns *= s->directions;
     if (teams > 1 || share->others > 0)
         ns *= HELD_UP;
-    return (each * ns + start_ns(threads)) * (1 + LATE * (threads - 1)) * (each > 1 ? FINER : 1);
+    return (each * ns + start_ns(threads)) * (1 + (each > 1 ? LATE_FINE : LATE) * (threads - 1));
 }
 
 fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
@@ -348,8 +357,8 @@ static double back_step_ns(const fl_stack *stack, const group_sizes *group, cons
         + share->meetings + share->others * group->rows * dz_bytes * EXCHANGED_ROWS * far_ns(&stack->caches);
 }
 
-/* (10) for all rows, by so many threads. A thread's part of dx needs the dz of some rows; its part of dW needs the dz of
-some units, and all of [x | h_0]. */
+/* (10) for all rows, by so many threads. A thread's part of dx needs the dz of some rows; its part of dW needs the dz
+of some units, and all of [x | h_0]. */
 static double sums_ns(const fl_stack *stack, double rows, double chunks, int threads)
 {
     const fl_shape *s = &stack->shape;
