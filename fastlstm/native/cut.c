@@ -18,7 +18,7 @@ threads on that Emerald Rapids, whose 16 processors are 8 cores. [read]: measure
 /* The cells of a tile, which wait for each other, and those of one row and panel [one]. */
 #define TILE_NS 35.0
 #define CELL_NS 10.0
-/* What the general kind takes for them, beside the plain one: an estimate. */
+/* What the general kind takes for them, beside the plain one [one]. */
 #define GENERAL_CELLS 2.5
 /* A step of a task beside its products and cells, and what each row adds to that [one]. */
 #define STEP_NS 60.0
