@@ -1,8 +1,9 @@
 """The native engine's forward pass gives one answer, bit for bit, however it is cut.
 
-A cut is forced: groups of sequences, teams for directions or layers, seats and shares. There are
-cuts with more of each than there are sequences, units, threads or cores. What a stop leaves behind
-is test_native_c.py's, where calls are stopped under ThreadSanitizer.
+A cut is forced: groups of sequences, teams for directions or layers, seats and shares, and whether
+products of inputs come first. There are cuts with more of each than there are sequences, units,
+threads or cores. What a stop leaves behind is test_native_c.py's, where calls are stopped under
+ThreadSanitizer.
 """
 
 import dataclasses
@@ -96,10 +97,11 @@ def drawn_cut(work, rng):
     groups, seats = int(rng.choice([1, 1, 2, 3, 7])), int(rng.choice([1, 1, 2, 3, 5]))
     teams = int(rng.choice([1, 2 if work.directions == 2 else work.layers]))
     shares = seats + int(rng.choice([0, 0, 1, seats, 20]))
-    return int(rng.choice([1, 2, 3, 16, groups * teams * seats])), groups, teams, seats, shares
+    threads = int(rng.choice([1, 2, 3, 16, groups * teams * seats]))
+    return threads, groups, teams, seats, shares, int(rng.integers(0, 2))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_answer_of_any_cut(kind, seed):
     run, cut = drawn(kind, np.random.default_rng([seed, *kind.encode()]))
@@ -109,12 +111,12 @@ def test_one_answer_of_any_cut(kind, seed):
 # Of each work, cuts for its size: alone and with others, in time behind one another, in blocks of
 # steps for which W_ih x is made together.
 CUTS = {
-    "slices": [(16, 16, 1, 1, 1), (16, 4, 1, 4, 4), (2, 7, 1, 2, 3)],
+    "slices": [(16, 16, 1, 1, 1), (16, 4, 1, 4, 4), (2, 7, 1, 2, 3), (16, 8, 1, 1, 1, 1)],
     "slices_stack": [(16, 8, 2, 1, 1), (16, 2, 2, 4, 4), (3, 2, 1, 2, 4)],
     "one_long": [(16, 16, 1, 1, 1), (4, 2, 1, 2, 2)],
     "stairs_reverse": [(16, 8, 2, 1, 1), (8, 2, 2, 2, 3), (8, 4, 1, 2, 2)],
     "directions": [(2, 1, 2, 1, 1), (16, 1, 2, 8, 8), (3, 1, 1, 3, 9)],
-    "units": [(16, 1, 1, 16, 16), (4, 1, 1, 4, 16), (2, 1, 1, 5, 7)],
+    "units": [(16, 1, 1, 16, 16), (4, 1, 1, 4, 16), (2, 1, 1, 5, 7), (16, 1, 1, 2, 2, 1)],
     "units_of_two": [(2, 1, 2, 1, 1), (16, 2, 2, 4, 4), (4, 1, 2, 2, 5)],
     "units_leaving": [(3, 1, 3, 1, 1), (16, 2, 3, 2, 4), (12, 1, 3, 4, 4), (16, 6, 1, 2, 2)],
     "units_double": [(2, 1, 2, 1, 1), (8, 1, 2, 4, 4)],
@@ -135,8 +137,10 @@ def test_one_answer_of_layers_that_follow_one_another(layers, hidden, steps):
     for batch in (1, 2):
         run = Run(Work((steps,) * batch, 30, hidden, layers=layers))
         one = run(ONE)
-        for threads, groups, seats in ((1, 1, 1), (layers, 1, 1), (2, batch, 1), (8, 1, 2)):
-            assert_same_answers(run((threads, groups, layers, seats, seats)), one)
+        for threads, groups, seats, first in (
+            (1, 1, 1, 0), (layers, 1, 1, 0), (8, 1, 1, 1), (2, batch, 1, 1), (8, 1, 2, 0),
+        ):  # fmt: skip
+            assert_same_answers(run((threads, groups, layers, seats, seats, first)), one)
 
 
 @pytest.mark.parametrize("cut", [(2, 1, 1, 2, 2), (16, 1, 1, 16, 16), (4, 1, 2, 2, 2)], ids=str)

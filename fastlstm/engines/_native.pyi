@@ -49,6 +49,8 @@ class Stack:
     ) -> None:
         """Cut all work as told: the fields of `fl_cut` and `fl_back_cut`; None: as is best.
 
+        `inputs_first` may be left out; it is 0 then.
+
         For tests and measurements: it changes the time and no value. No call may be under way, and
         streams go on as they were until their next change.
         """

@@ -66,7 +66,7 @@ cdef extern from "fastlstm.h":
     ctypedef struct fl_stack:
         pass
     ctypedef struct fl_cut:
-        int32_t threads, groups, teams, seats, shares
+        int32_t threads, groups, teams, seats, shares, inputs_first
     ctypedef struct fl_back_cut:
         int32_t threads, groups, shares
     ctypedef struct fl_call:
@@ -437,7 +437,9 @@ cdef class Stack:
     def force_cuts(self, forward=None, back=None):
         cdef fl_cut cut
         cdef fl_back_cut back_cut
-        cut.threads, cut.groups, cut.teams, cut.seats, cut.shares = forward or [0] * 5
+        cut.threads, cut.groups, cut.teams, cut.seats, cut.shares, cut.inputs_first = (
+            *(forward or [0] * 5), 0
+        )[:6]
         back_cut.threads, back_cut.groups, back_cut.shares = back or [0] * 3
         self.cut, self.back_cut = cut, back_cut
 

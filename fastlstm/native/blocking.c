@@ -32,6 +32,8 @@ static int64_t hoist_of(const fl_caches *caches, const fl_blocking_sizes *sizes,
     const int alone = rows <= sizes->tile; /* In a step, nothing uses weights twice, and the tile may not be whole. */
     if (rows == 0) /* A part may be empty. */
         return 0;
+    if (sizes->inputs_first)
+        return sizes->steps;
     if (alone ? 2 * weights <= caches->l1 : 4 * (I + sizes->outputs) * k_bytes <= 3 * caches->l1 || 2 * rows > I)
         return 0;
     int64_t steps = caches->l2 / 4 / (rows * sizes->panels * k_bytes); /* so that z stays in the second level */

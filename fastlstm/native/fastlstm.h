@@ -111,9 +111,10 @@ typedef struct {
 one team of threads; or two, one for each direction, which meet after each layer; or, in a stack of one direction, one
 for each layer, which follow one another through the steps. The `seats` threads of a team meet in each step, the units
 of which they have in `shares`, at least as many as there are seats. In all there are `threads`, or fewer if they do not
-come. */
+come. If `inputs_first` is 1, all of them, those without a seat too, make the products of the first layer's inputs before
+the first step, for all steps; of its first direction alone, if a group has one team. */
 typedef struct {
-    int32_t threads, groups, teams, seats, shares;
+    int32_t threads, groups, teams, seats, shares, inputs_first;
 } fl_cut;
 
 /* How the way back is cut: into `groups` of sequences, and in each step the units of a group into `shares`, whose

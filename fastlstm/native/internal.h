@@ -88,9 +88,9 @@ typedef struct {
 } fl_tape;
 
 /* How the threads of a team split the units of each step of a task, in `shares`. W_ih x is computed for `most_hoisted`
-steps at once at most. */
+steps at once at most, or with `inputs_first` for all of them before the first. */
 typedef struct {
-    int seats, shares;
+    int seats, shares, inputs_first;
     int64_t most_hoisted;
 } fl_split;
 
@@ -158,6 +158,7 @@ typedef struct {
     void *h, *c;   /* the states, padded to whole vectors */
     void *z;       /* memory for W_ih x + b of `hoist` steps */
     int64_t hoist; /* for how many steps at once these are computed; 0: they are not hoisted */
+    int64_t ready; /* 0, or they are there, for steps that are so many values apart, `z` being the next step's */
     int backwards; /* whether the next step takes the panels backwards, if they are many */
 } fl_few;
 
@@ -180,6 +181,8 @@ typedef struct fl_kernels {
     before, so that the team need not. */
     void (*run_alone)(const fl_task *task);
     void (*load_task)(const fl_task *task);
+    /* One of `pieces` pieces of W_ih x of all steps, with `inputs_first`. */
+    void (*make_inputs)(const fl_task *task, int piece, int pieces);
     void (*run_seated)(const fl_task *task, const fl_seat *seat);
     /* Of a recorded task with all sequences, the gates and cells that `fl_saved` fills. */
     void (*saved)(const fl_task *task, void *gates, void *cells);
@@ -234,6 +237,7 @@ fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t r
 typedef struct {
     int64_t inputs, outputs, panels, lanes, bytes; /* I, P, and of the weights; `bytes` has one of them */
     int64_t rows, steps;                           /* of a step; of the task */
+    int inputs_first;                              /* whether W_ih x is computed for all steps at once */
     int64_t tile;                                  /* how many rows a tile has at most */
 } fl_blocking_sizes;
 

@@ -10,6 +10,8 @@ come: seats are taken, and a thread that is through with its own takes others th
 
 /* How many steps a layer is behind the one below it, at most, if they run at the same time. */
 #define STEPS_BEHIND 8
+/* How many pieces of the products of inputs there are for each thread. */
+#define PIECES_EACH 2
 
 /* One run, as all its threads see it, and what lies where in its scratch memory: what a layer hands to the next, then
 the scratch memory of each team, the teams and their seats. */
@@ -18,13 +20,14 @@ typedef struct {
     const fl_call *call; /* or, if it tells the sizes of batches that are all the same, `even`, which does not */
     fl_call even;
     fl_cut cut;
-    fl_split split;
+    fl_split split, first_split; /* of tasks, and of the first of a team if it has inputs of the whole stack */
     int64_t rows;
     int alone;        /* whether one thread has it all */
     int by_layers;    /* whether each layer has a team */
     fl_tape tapes[2]; /* of each direction, if the run is recorded */
     int arrays;       /* that layers hand to the next: two, in turn, are enough if they run one after the other */
-    size_t array_size, task_size, team_size, tasks, teams, seats;
+    int pieces;       /* of the products of inputs, if these come first */
+    size_t array_size, task_size, team_size, inputs_size, tasks, teams, inputs, seats;
     fl_stop *stop;    /* NULL: it cannot be stopped */
 } stack_run;
 
@@ -97,8 +100,8 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
     run->call = call;
     run->rows = fl_rows_of(call);
     run->cut = call->cut ? *call->cut : fl_cut_of(stack, call, run->rows);
-    run->alone = run->cut.groups == 1 && run->cut.teams == 1 && run->cut.shares == 1;
     run->by_layers = run->cut.teams > 1 && s->directions == 1;
+    run->alone = run->cut.groups == 1 && run->cut.teams == 1 && run->cut.shares == 1 && !run->cut.inputs_first;
     for (int direction = 0; call->tape && direction < s->directions; direction++)
         fl_place_tape(&run->tapes[direction], stack, call, run->rows, direction);
     run->arrays = run->by_layers || s->layers < 3 ? s->layers - 1 : 2;
@@ -119,7 +122,7 @@ static size_t task_size(const stack_run *run)
                 .cell = &run->stack->cells[layer * s->directions],
                 .batch_sizes = run->call->batch_sizes, .steps = run->call->steps, .batch = run->call->batch,
                 .sequences = first_sequence(run, group + 1) - first_sequence(run, group),
-                .split = run->alone ? NULL : &run->split, .noise = run->call->noise,
+                .split = run->alone ? NULL : layer ? &run->split : &run->first_split, .noise = run->call->noise,
             };
             size_t size = run->stack->kernels->scratch_bytes(&task);
             if (most < size)
@@ -136,10 +139,16 @@ static size_t prepare_teams(stack_run *run)
         .seats = run->cut.seats, .shares = run->cut.shares,
         .most_hoisted = run->by_layers ? STEPS_BEHIND : run->call->steps,
     };
+    run->first_split = run->split;
+    run->first_split.inputs_first = run->cut.inputs_first;
     run->task_size = task_size(run);
     run->team_size = fl_up(fl_team_bytes(run->cut.shares), 64);
+    /* So many that a thread that comes late finds some left. */
+    run->pieces = run->cut.inputs_first ? PIECES_EACH * (run->cut.threads + run->cut.groups - 1) / run->cut.groups : 0;
+    run->inputs_size = run->pieces ? fl_up(fl_team_bytes(run->pieces), 64) : 0;
     run->teams = run->tasks + teams * run->task_size;
-    run->seats = run->teams + (run->alone ? 0 : teams * run->team_size);
+    run->inputs = run->teams + (run->alone ? 0 : teams * run->team_size);
+    run->seats = run->inputs + teams * run->inputs_size;
     return run->seats + (run->alone ? 0 : teams * run->cut.seats * sizeof(fl_line));
 }
 
@@ -155,6 +164,12 @@ static fl_team *team_of(const stack_run *run, int group, int team)
     return (fl_team *)((char *)run->call->scratch + run->teams + (group * run->cut.teams + team) * run->team_size);
 }
 
+/* Those that make the products of inputs of a team of the first layer, if these come first: it is one phase. */
+static fl_team *inputs_of(const stack_run *run, int group, int team)
+{
+    return (fl_team *)((char *)run->call->scratch + run->inputs + (group * run->cut.teams + team) * run->inputs_size);
+}
+
 /* Of each seat of a team, for how many of its tasks somebody sits or sat down. */
 static fl_line *seats_of(const stack_run *run, int group, int team)
 {
@@ -167,6 +182,8 @@ static void make_teams(const stack_run *run)
     for (int group = 0; group < run->cut.groups; group++)
         for (int team = 0; team < run->cut.teams; team++) {
             fl_make_team(team_of(run, group, team), run->cut.seats, run->cut.shares);
+            if (run->cut.inputs_first)
+                fl_make_team(inputs_of(run, group, team), run->pieces / PIECES_EACH, run->pieces);
             memset(seats_of(run, group, team), 0, run->cut.seats * sizeof(fl_line));
         }
 }
@@ -181,6 +198,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
     int team = run->by_layers ? layer : run->cut.teams > 1 ? direction : 0;
     char *scratch = call->scratch;
     int64_t first = first_sequence(run, group);
+    const int is_first = layer == 0 && direction < run->cut.teams;
     fl_task task = {
         .cell = &run->stack->cells[cell],
         .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
@@ -188,7 +206,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .rows = run->rows, .first_sequence = first, .sequences = first_sequence(run, group + 1) - first,
-        .split = run->alone ? NULL : &run->split,
+        .split = run->alone ? NULL : is_first ? &run->first_split : &run->split,
         .reverse = direction || call->reverse, .parity = call->parity, .is_caller = is_caller,
         .noise = call->noise ? &call->noise[direction] : NULL, .stop = run->stop,
         .scratch = scratch + run->tasks + run->task_size * (group * run->cut.teams + team),
@@ -232,33 +250,59 @@ static int64_t first_phase(const stack_run *run, int task)
     return task * phases - (task && is_loaded(run, 0));
 }
 
-/* Run the n-th task of a team, in one of its seats. */
-static void run_task(const stack_run *run, int layer, int direction, int group, int team, int n, int seat, int thread)
-{
-    const fl_task task = task_of(run, layer, direction, group, thread == 0);
-    fl_seat place = {.team = team_of(run, group, team), .number = seat, .loaded = is_loaded(run, n),
-                     .phase = first_phase(run, n)};
-    if (run->by_layers) {
-        place.loaded = is_loaded(run, layer);
-        if (layer) {
-            place.below = team_of(run, group, layer - 1);
-            place.below_phase = !is_loaded(run, layer - 1);
-        }
-    }
-    if (run->split.shares > 1 || run->by_layers) {
-        run->stack->kernels->run_seated(&task, &place);
-        return;
-    }
-    run->stack->kernels->run_alone(&task);
-}
-
-/* ---- all tasks of a thread --------------------------------------------------------------------------- */
-
 /* A thread's place in a group. */
 typedef struct {
     int thread, group, team, seat;
     int is_home; /* whether it is the thread's own, and not one where it helps */
 } fl_place;
+
+/* The n-th task of a team. */
+static fl_task nth_task(const stack_run *run, const fl_place *place, int team, int n)
+{
+    const int directions = run->stack->shape.directions, is_caller = place->thread == 0;
+    if (run->by_layers)
+        return task_of(run, team, 0, place->group, is_caller);
+    if (run->cut.teams > 1)
+        return task_of(run, n, team, place->group, is_caller);
+    return task_of(run, n / directions, n % directions, place->group, is_caller);
+}
+
+/* Run the n-th task of a team, in one of its seats. */
+static void run_task(const stack_run *run, const fl_place *place, int team, int n, int number)
+{
+    const fl_task task = nth_task(run, place, team, n);
+    fl_seat seat = {.team = team_of(run, place->group, team), .number = number, .loaded = is_loaded(run, n),
+                    .phase = first_phase(run, n)};
+    if (run->by_layers) {
+        seat.loaded = is_loaded(run, team);
+        if (team) {
+            seat.below = team_of(run, place->group, team - 1);
+            seat.below_phase = !is_loaded(run, team - 1);
+        }
+    }
+    if (run->split.shares > 1 || run->by_layers) {
+        run->stack->kernels->run_seated(&task, &seat);
+        return;
+    }
+    for (int share; (share = fl_next_share(seat.team, number, n)) >= 0; fl_finish_share(seat.team, share, n))
+        run->stack->kernels->run_alone(&task);
+}
+
+/* Make the products of inputs of a group, together with all others that come. */
+static void make_inputs(const stack_run *run, const fl_place *place)
+{
+    const int teams = run->by_layers ? 1 : run->cut.teams;
+    for (int k = 0; k < teams; k++) {
+        const int team = (place->team + k) % teams;
+        fl_team *inputs = inputs_of(run, place->group, team);
+        const fl_task task = nth_task(run, place, team, 0);
+        const int seat = place->thread % inputs->seats;
+        for (int piece; (piece = fl_next_share(inputs, seat, 0)) >= 0; fl_finish_share(inputs, piece, 0))
+            run->stack->kernels->make_inputs(&task, piece, run->pieces);
+    }
+}
+
+/* ---- all tasks of a thread --------------------------------------------------------------------------- */
 
 /* Sit down in a free seat of a team for its n-th task, `place`'s if that is free. Return which, or -1. */
 static int take_seat(const stack_run *run, const fl_place *place, int team, int n)
@@ -276,9 +320,9 @@ static int take_seat(const stack_run *run, const fl_place *place, int team, int 
 /* A group with one team: its threads run all tasks together, one after the other. */
 static void run_in_turn(const stack_run *run, const fl_place *place)
 {
-    const int seat = take_seat(run, place, 0, 0), directions = run->stack->shape.directions;
-    for (int n = 0; seat >= 0 && n < run->stack->shape.layers * directions && !stopped(run); n++)
-        run_task(run, n / directions, n % directions, place->group, 0, n, seat, place->thread);
+    const int tasks = run->stack->shape.layers * run->stack->shape.directions, seat = take_seat(run, place, 0, 0);
+    for (int n = 0; seat >= 0 && n < tasks && !stopped(run); n++)
+        run_task(run, place, 0, n, seat);
 }
 
 /* A group with a team for each direction. All wait for both before the next layer. */
@@ -291,13 +335,7 @@ static void run_directions(const stack_run *run, const fl_place *place)
             if (seat < 0)
                 continue;
             sat = 1;
-            fl_team *team = team_of(run, place->group, direction);
-            if (run->split.shares > 1) {
-                run_task(run, layer, direction, place->group, direction, layer, seat, place->thread);
-                continue;
-            }
-            for (int share; (share = fl_next_share(team, seat, layer)) >= 0; fl_finish_share(team, share, layer))
-                run_task(run, layer, direction, place->group, direction, layer, seat, place->thread);
+            run_task(run, place, direction, layer, seat);
         }
         if (!layer && !sat && !place->is_home)
             return;
@@ -331,14 +369,14 @@ static void run_layers(const stack_run *run, const fl_place *place)
             break;
         const int seat = take_seat(run, place, layer, 0);
         if (seat >= 0)
-            run_task(run, layer, 0, place->group, layer, 0, seat, place->thread);
+            run_task(run, place, layer, 0, seat);
         if (layer == own)
             own = run->cut.teams;
     }
     for (int layer = 0; layer < run->cut.teams && !stopped(run); layer++) {
         const int seat = take_seat(run, place, layer, 0);
         if (seat >= 0)
-            run_task(run, layer, 0, place->group, layer, 0, seat, place->thread);
+            run_task(run, place, layer, 0, seat);
     }
 }
 
@@ -353,6 +391,11 @@ static void take_places(void *context, int thread)
             .thread = thread, .group = (thread / (cut->teams * cut->seats) + k) % cut->groups,
             .team = thread / cut->seats % cut->teams, .seat = thread % cut->seats, .is_home = k == 0,
         };
+        if (cut->inputs_first) {
+            make_inputs(run, &place);
+            if (thread >= cut->groups * cut->teams * cut->seats)
+                continue;
+        }
         if (cut->teams == 1)
             run_in_turn(run, &place);
         else if (run->by_layers)

@@ -180,6 +180,7 @@ static cuts draw_cuts(const work *w, uint64_t *state)
         .back = {.threads = draw(state, MOST_THREADS), .groups = draw(state, 4), .shares = draw(state, 4)},
     };
     cuts.forward.shares = cuts.forward.seats + draw(state, 4) - 1;
+    cuts.forward.inputs_first = draw(state, 2) - 1;
     if (draw(state, 2) == 1)
         cuts.forward.threads = cuts.forward.groups * cuts.forward.teams * cuts.forward.seats;
     return cuts;
