@@ -15,7 +15,7 @@ for a moment does their shares, and is quick. */
 
 #include "internal.h"
 
-enum { RUNS = 7, PHASES = 10000, CALLS = 1000, CALLS_ASLEEP = 30, MOST = 64, ROUNDS = 6 };
+enum { RUNS = 7, PHASES = 10000, CALLS = 1000, CALLS_ASLEEP = 30, MOST = 64, ROUNDS = 6, LATE_NS = 3000 };
 
 static double now(void)
 {
@@ -39,7 +39,7 @@ typedef struct {
     _Alignas(64) _Atomic int64_t value;
 } line;
 
-static int threads;
+static int threads, late; /* late: whether one thread comes LATE_NS after the others in each phase */
 static line counter, flag, own[MOST], told[MOST][ROUNDS];
 static line begun, ended; /* how many runs have begun, and how many threads have ended one */
 static fl_team *team;
@@ -55,10 +55,18 @@ static void say(line *line, int64_t value)
     atomic_store_explicit(&line->value, value, memory_order_release);
 }
 
+/* What a thread does in a phase. */
+static void work(int thread, int64_t phase)
+{
+    if (late && phase % threads == thread)
+        for (const double end = now() + LATE_NS; now() < end;)
+            ;
+}
+
 /* All add to one counter, and all spin on it. */
 static void meet_counter(int thread, int64_t phase)
 {
-    (void)thread;
+    work(thread, phase);
     atomic_fetch_add(&counter.value, 1);
     await(&counter, threads * (phase + 1));
 }
@@ -66,7 +74,7 @@ static void meet_counter(int thread, int64_t phase)
 /* The last to add to one counter sets a flag. */
 static void meet_flag(int thread, int64_t phase)
 {
-    (void)thread;
+    work(thread, phase);
     if (atomic_fetch_add(&counter.value, 1) == threads * (phase + 1) - 1)
         say(&flag, phase + 1);
     else
@@ -76,6 +84,7 @@ static void meet_flag(int thread, int64_t phase)
 /* Each has a line, which all others read. */
 static void meet_all(int thread, int64_t phase)
 {
+    work(thread, phase);
     say(&own[thread], phase + 1);
     for (int k = 1; k < threads; k++)
         await(&own[(thread + k) % threads], phase + 1);
@@ -84,6 +93,7 @@ static void meet_all(int thread, int64_t phase)
 /* Each has a line, thread 0 reads them all and sets a flag. */
 static void meet_gathered(int thread, int64_t phase)
 {
+    work(thread, phase);
     if (thread) {
         say(&own[thread], phase + 1);
         await(&flag, phase + 1);
@@ -97,6 +107,7 @@ static void meet_gathered(int thread, int64_t phase)
 /* Dissemination: in round r, thread k tells thread k + 2^r what it has heard. */
 static void meet_dissemination(int thread, int64_t phase)
 {
+    work(thread, phase);
     for (int round = 0; 1 << round < threads; round++) {
         say(&told[(thread + (1 << round)) % threads][round], phase + 1);
         await(&told[thread][round], phase + 1);
@@ -106,8 +117,11 @@ static void meet_dissemination(int thread, int64_t phase)
 /* The library's: shares are begun and finished, and nobody depends on a thread that does not come. */
 static void meet_team(int thread, int64_t phase)
 {
-    for (int share; (share = fl_next_share(team, thread, phase)) >= 0;)
+    for (int share; (share = fl_next_share(team, thread, phase)) >= 0;) {
+        if (share == thread)
+            work(thread, phase);
         fl_finish_share(team, share, phase);
+    }
 }
 
 static const struct {
@@ -125,18 +139,21 @@ static const struct {
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
-static double times[WAYS][RUNS];
+static double times[2 * WAYS][RUNS]; /* in the latter half, one thread is late */
 
 /* A thread of those that meet, in all ways. */
 static void *meet(void *thread_)
 {
     const int thread = (int)(size_t)thread_;
     int64_t number = 0;
-    for (int way = 0; way < WAYS; way++)
+    for (int row = 0; row < 2 * WAYS; row++)
         for (int run = 0; run < RUNS; run++, number++) {
+            const int way = row % WAYS;
+            const int64_t phases = row < WAYS ? PHASES : PHASES / 4;
             if (thread) {
                 await(&begun, number + 1);
             } else { /* All others wait here. */
+                late = row >= WAYS;
                 counter.value = flag.value = 0;
                 memset(own, 0, sizeof own);
                 memset(told, 0, sizeof told);
@@ -145,10 +162,10 @@ static void *meet(void *thread_)
             }
             ways[way].meet(thread, 0);
             const double start = now();
-            for (int64_t phase = 1; phase <= PHASES; phase++)
+            for (int64_t phase = 1; phase <= phases; phase++)
                 ways[way].meet(thread, phase);
             if (!thread)
-                times[way][run] = (now() - start) / PHASES;
+                times[row][run] = (now() - start) / phases - late * LATE_NS;
             atomic_fetch_add(&ended.value, 1);
             await(&ended, threads * (number + 1));
         }
@@ -177,8 +194,8 @@ static void measure_meetings(void)
     meet(NULL);
     for (int k = 1; k < threads; k++)
         pthread_join(made[k], NULL);
-    for (int way = 0; way < WAYS; way++)
-        printf("meet:%s %d %.0f\n", ways[way].name, threads, median(times[way]));
+    for (int row = 0; row < 2 * WAYS; row++)
+        printf("%s:%s %d %.0f\n", row < WAYS ? "meet" : "late", ways[row % WAYS].name, threads, median(times[row]));
 }
 
 /* ---- the pool -------------------------------------------------------------------------------------- */
@@ -188,12 +205,13 @@ static void do_nothing(void *context, int thread)
     (void)context, (void)thread;
 }
 
-/* Return when all threads have come. */
+/* Say that this thread has come; the caller waits for all. */
 static void await_all(void *context, int thread)
 {
-    (void)thread;
-    atomic_fetch_add(&((line *)context)->value, 1);
-    await(context, threads);
+    line *come = context;
+    say(&come[thread], 1);
+    for (int k = 1; !thread && k < threads; k++)
+        await(&come[k], 1);
 }
 
 /* Nanoseconds of a call of the pool; `asleep`: it sleeps before. */
@@ -202,11 +220,11 @@ static double call(void (*work)(void *context, int thread), int asleep)
     double all = 0;
     const int calls = asleep ? CALLS_ASLEEP : CALLS;
     for (int n = 0; n < calls; n++) {
-        line come = {0};
+        line come[MOST] = {{0}};
         if (asleep)
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         const double start = now();
-        fl_together(threads, work, &come);
+        fl_together(threads, work, come);
         all += now() - start;
     }
     return all / calls;

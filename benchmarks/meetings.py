@@ -23,6 +23,10 @@ HEADS = {
         "What a phase takes in which nothing is done. Team: the library's, with a share for each "
         "thread or two; it waits for nobody who does not come, the other ways do.",
     ),
+    "late": (
+        "To meet when one is late, in nanoseconds",
+        "In each phase another thread comes 3 us after the others: what a phase takes beyond that.",
+    ),
     "pool": (
         "A call of the pool, in nanoseconds",
         "In a call that awaits nobody the caller is through before others come, and takes back "

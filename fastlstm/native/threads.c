@@ -72,7 +72,7 @@ static inline void pause_for(int64_t spins)
 
 /* ---- the pool --------------------------------------------------------------------------------------- */
 
-enum { WORKERS = MOST_THREADS - 1, AWAKE_NS = 50000 };
+enum { WORKERS = MOST_THREADS - 1, AWAKE_NS = 50000, WAKE_AS_CALLER = 2, WAKE_AS_WORKER = 4 };
 _Static_assert(WORKERS < 64, "a set of workers is a number with one bit for each");
 
 /* A call of `fl_together`. */
@@ -118,7 +118,8 @@ static inline int lowest(uint64_t set)
     return __builtin_ctzll(set);
 }
 
-/* Wake up to so many of a call's workers that sleep. Those that wake do the same. */
+/* Wake up to so many of a call's workers that sleep. Each that wakes wakes more, so that waking sixteen takes little
+longer than waking two, and the caller, who wakes fewer, begins its work at once. */
 static void wake(call *call, int most)
 {
     for (uint64_t set; most > 0 && (set = atomic_load_explicit(&call->sleeping, memory_order_relaxed)); ) {
@@ -176,7 +177,7 @@ static void *run_worker(void *worker_)
     const uint64_t own = UINT64_C(1) << (self - pool.workers);
     for (;;) {
         call *call = take_offer(self, own);
-        wake(call, 2);
+        wake(call, WAKE_AS_WORKER);
         self->work(self->context, self->number);
         atomic_store_explicit(&self->offer, NULL, memory_order_release);
     }
@@ -270,7 +271,7 @@ static void give(call *call, int most)
     const uint64_t sleeping = given & atomic_fetch_or(&pool.asleep, 0);
     if (sleeping) {
         atomic_fetch_or(&call->sleeping, sleeping);
-        wake(call, 2);
+        wake(call, WAKE_AS_CALLER);
     }
 }
 
@@ -357,12 +358,14 @@ void fl_wait(const _Atomic int64_t *count, int64_t value)
 
 /* ---- teams --------------------------------------------------------------------------------------- */
 
-/* Up to so many shares, every thread looks at all of them to see that a phase is over. If there are more, the thread in
-seat 0 does and tells the others. */
+/* Up to so many shares, every thread that waits reads from all of them that a phase is over. If there are more, the
+thread in the first seat does and tells the others: lines that many read take long to change. */
 enum { FEW_SHARES = 4 };
 
-/* A thread that waits leaves the share of another to it until it has looked so many times, about a microsecond. */
-enum { PATIENCE = 32 };
+/* A thread that waits leaves the shares of others to them until it has paused so often, about a microsecond; then it
+looks which have not begun. Threads that do not read from all shares leave that to the one that does, but not for long:
+it may have lost its processor. */
+enum { PATIENCE = 32, PATIENCE_OF_MANY = 128 };
 
 size_t fl_team_bytes(int shares)
 {
@@ -380,26 +383,37 @@ fl_team *fl_make_team(void *memory, int seats, int shares)
     return team;
 }
 
-/* Whether a thread that has looked for so many times finds that `phases` of a team are over, of which it has seen the
-shares before `*seen` finish. */
-static inline int is_over(const fl_team *team, int64_t phases, int reads_all, int *seen)
+static inline int is_finished(const fl_team *team, int share, int64_t phase)
 {
-    if (atomic_load_explicit(&team->over, memory_order_acquire) >= phases)
-        return 1;
-    if (!reads_all)
-        return 0;
+    return atomic_load_explicit(&team->finished[share].value, memory_order_acquire) > phase;
+}
+
+/* Whether all shares are finished, of which a thread has seen those before `*seen` finish. It reads from all, so that
+lines which come from other cores come at the same time. */
+static inline int all_finished(const fl_team *team, int64_t phase, int *seen)
+{
     int first = team->shares;
     for (int share = team->shares - 1; share >= *seen; share--)
-        if (atomic_load_explicit(&team->finished[share].value, memory_order_acquire) < phases)
+        if (!is_finished(team, share, phase))
             first = share;
     *seen = first;
     return first == team->shares;
 }
 
+static inline int is_over(const fl_team *team, int64_t phase)
+{
+    return atomic_load_explicit(&team->over, memory_order_acquire) > phase;
+}
+
+static inline int has_begun(const fl_team *team, int share, int64_t phase)
+{
+    return atomic_load_explicit(&team->begun[share].value, memory_order_relaxed) > phase;
+}
+
 /* Whether this thread is the first to begin a share in this phase. */
 static inline int begin_share(fl_team *team, int share, int64_t phase)
 {
-    return atomic_load_explicit(&team->begun[share].value, memory_order_relaxed) == phase
+    return !has_begun(team, share, phase)
         && atomic_compare_exchange_strong(&team->begun[share].value, &phase, phase + 1);
 }
 
@@ -409,12 +423,12 @@ static inline uint64_t seat_of(const fl_team *team, int share)
     return UINT64_C(1) << share % team->seats % 64;
 }
 
-/* The seats of which a thread that waits has known for a while that they have not begun, added to those that are known
-to be empty: whoever has not begun the first of its shares is not there. */
+/* Who has not even begun the first of its shares is not there: its seat is empty, and nobody waits for it again. Of
+shares that are finished, `begun` is not read, so that it stays in the cache of the core that will change it. */
 static void find_empty(fl_team *team, int64_t phase)
 {
     for (int share = 0; share < team->seats && share < team->shares; share++)
-        if (atomic_load_explicit(&team->begun[share].value, memory_order_relaxed) == phase)
+        if (!is_finished(team, share, phase) && !has_begun(team, share, phase))
             atomic_fetch_or_explicit(&team->empty, seat_of(team, share), memory_order_relaxed);
 }
 
@@ -426,27 +440,32 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
         if (atomic_load_explicit(&team->begun[share].value, memory_order_acquire) > phase + 1)
             return -1; /* The next phase has begun. */
     }
-    uint64_t begun = seat_of(team, seat); /* the seats whose shares have all begun */
-    if (atomic_load_explicit(&team->empty, memory_order_relaxed) & begun)
-        atomic_fetch_and_explicit(&team->empty, ~begun, memory_order_relaxed);
-    const int reads_all = team->shares <= FEW_SHARES || seat == 0;
+    const int few = team->shares <= FEW_SHARES;
+    const uint64_t own = seat_of(team, seat);
+    uint64_t begun = own; /* the seats whose shares have all begun */
     int seen = 0;
-    for (int64_t spins = 0; !is_over(team, phase + 1, reads_all || spins > PATIENCE, &seen); spins++) {
-        if (spins == PATIENCE)
-            find_empty(team, phase);
-        const uint64_t others = spins < PATIENCE ? atomic_load_explicit(&team->empty, memory_order_relaxed) : ~UINT64_C(0);
-        if (others & ~begun) {
-            for (int k = 1; k < team->shares; k++) {
-                const int share = (seat + k) % team->shares;
-                if (others & seat_of(team, share) && begin_share(team, share, phase))
-                    return share;
-            }
-            begun |= others;
+    if (atomic_load_explicit(&team->empty, memory_order_relaxed) & own)
+        atomic_fetch_and_explicit(&team->empty, ~own, memory_order_relaxed);
+    for (int64_t pauses = 0; !is_over(team, phase); pause_for(pauses++)) {
+        uint64_t others = atomic_load_explicit(&team->empty, memory_order_relaxed);
+        const int reads = few || own == (~others & (others + 1)); /* the first seat that is not empty */
+        const int looks = pauses == PATIENCE_OF_MANY || (reads && pauses == PATIENCE);
+        if ((reads || looks) && all_finished(team, phase, &seen)) {
+            if (!few)
+                atomic_store_explicit(&team->over, phase + 1, memory_order_release);
+            break;
         }
-        pause_for(spins);
+        if (looks) {
+            find_empty(team, phase);
+            others = ~UINT64_C(0);
+        }
+        for (int k = 1; others & ~begun && k < team->shares; k++) {
+            const int share = (seat + k) % team->shares;
+            if (others & seat_of(team, share) && !is_finished(team, share, phase) && begin_share(team, share, phase))
+                return share;
+        }
+        begun |= others;
     }
-    if (seen == team->shares && team->shares > FEW_SHARES)
-        atomic_store_explicit(&team->over, phase + 1, memory_order_release);
     return -1;
 }
 
@@ -458,10 +477,11 @@ void fl_finish_share(fl_team *team, int share, int64_t phase)
 void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
 {
     int seen = 0;
-    for (int64_t spins = 0; !is_over(team, phases, team->shares <= FEW_SHARES, &seen); spins++) {
+    for (int64_t pauses = 0; !is_over(team, phases - 1); pause_for(pauses++)) {
+        if (team->shares <= FEW_SHARES && all_finished(team, phases - 1, &seen))
+            return;
         if (stop && atomic_load_explicit(&stop->stopped, memory_order_relaxed))
             return;
-        pause_for(spins);
     }
 }
 
