@@ -366,7 +366,7 @@ static double sums_ns(const fl_stack *stack, double rows, double chunks, int thr
     const double units = fl_up(s->hidden, stack->kernels->lanes), dz_bytes = GATES * units * s->itemsize;
     const double xh_bytes = fl_up(s->input + s->output, WIDTH * stack->kernels->lanes) * (double)s->itemsize;
     const double others = (1 - 1.0 / threads) * (2 * dz_bytes / threads + xh_bytes);
-    const double dw_bytes = columns * dz_bytes / threads, sums = (int)(rows / BACK_SUM_ROWS) + 1;
+    const double dw_bytes = columns * dz_bytes / threads, sums = (int64_t)(rows / BACK_SUM_ROWS) + 1;
     return rows * units / lanes * (s->input + columns) * BACK_PRODUCT_NS / threads
         + rows * others * EXCHANGED_CHUNK * far + chunks * 2 * read_ns(&stack->caches, dw_bytes)
         + sums * read_ns(&stack->caches, GRADIENT_PASSES * dw_bytes);

@@ -364,8 +364,13 @@ enum { FEW_SHARES = 4 };
 
 /* A thread that waits leaves the shares of others to them until it has paused so often, about a microsecond; then it
 looks which have not begun. Threads that do not read from all shares leave that to the one that does, but not for long:
-it may have lost its processor. */
+it may have lost its processor, and then tell of an old phase when it goes on. So they look again and again. */
 enum { PATIENCE = 32, PATIENCE_OF_MANY = 128 };
+
+static inline int is_impatient(int64_t pauses)
+{
+    return pauses % PATIENCE_OF_MANY == PATIENCE_OF_MANY - 1;
+}
 
 size_t fl_team_bytes(int shares)
 {
@@ -449,7 +454,7 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
     for (int64_t pauses = 0; !is_over(team, phase); pause_for(pauses++)) {
         uint64_t others = atomic_load_explicit(&team->empty, memory_order_relaxed);
         const int reads = few || own == (~others & (others + 1)); /* the first seat that is not empty */
-        const int looks = pauses == PATIENCE_OF_MANY || (reads && pauses == PATIENCE);
+        const int looks = is_impatient(pauses) || (reads && pauses == PATIENCE);
         if ((reads || looks) && all_finished(team, phase, &seen)) {
             if (!few)
                 atomic_store_explicit(&team->over, phase + 1, memory_order_release);
@@ -458,6 +463,7 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
         if (looks) {
             find_empty(team, phase);
             others = ~UINT64_C(0);
+            begun = 0; /* It takes two seats for one if there are more than 64. */
         }
         for (int k = 1; others & ~begun && k < team->shares; k++) {
             const int share = (seat + k) % team->shares;
@@ -478,7 +484,7 @@ void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
 {
     int seen = 0;
     for (int64_t pauses = 0; !is_over(team, phases - 1); pause_for(pauses++)) {
-        if (team->shares <= FEW_SHARES && all_finished(team, phases - 1, &seen))
+        if ((team->shares <= FEW_SHARES || is_impatient(pauses)) && all_finished(team, phases - 1, &seen))
             return;
         if (stop && atomic_load_explicit(&stop->stopped, memory_order_relaxed))
             return;
