@@ -196,8 +196,8 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
 const char *fl_stack_isa(const fl_stack *stack);
 int fl_stack_lanes(const fl_stack *stack);
 
-/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise, threads and cut
-are read. */
+/* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise, threads and cut are read, and
+whether it has a tape. */
 size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 
 /* Run all layers, directions and steps: equations (1) to (5), or (11) to (19). Other than 0: the call's `stop`
@@ -244,8 +244,8 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 call, as it ran; its scratch memory is used. Its checkpoint_interval must be 0. */
 void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells);
 
-/* How many bytes of scratch memory the way back needs. Its cut is read, and of its call, steps, batch, batch_sizes,
-checkpoint_interval and threads. */
+/* How many bytes of scratch memory the way back needs. Its cut is read, and whether dx is wanted; and of its call, steps,
+batch, batch_sizes, checkpoint_interval, noise and threads. */
 size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back);
 
 /* Go back through all directions and steps: equations (6) to (10), or those of (19) to (11) backward. The tape
