@@ -50,7 +50,7 @@ static void answer(const int64_t *n, const char *question, const int *own, int n
     stack->options.layer_norm = (int32_t)n[13];
     const fl_call call = {.steps = n[14], .batch = n[15], .threads = (int32_t)n[17], .tape = n[18] ? stack : NULL};
     if (question[0] == 'f') {
-        fl_cut cut = {own[0], own[1], own[2], own[3], own[4]};
+        fl_cut cut = {own[0], own[1], own[2], own[3], own[4], 0};
         if (!numbers)
             cut = choose(stack, &call, n[16]);
         if (!numbers)
