@@ -670,6 +670,21 @@ def work_in_forks():
     check()
 
 
+def call_with_one_thread_each():
+    """Many callers that ask for one thread each leave the pool alone."""
+    run, barrier = ready(WORKS["units"]), threading.Barrier(16)
+    expected = run()
+
+    def call(_):
+        barrier.wait()
+        for _ in range(3):
+            assert_same_answers(run(1), expected)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(call, range(16)))
+        assert len(os.listdir("/proc/self/task")) == 17
+
+
 def work_misused():
     """Two threads step one stream while its weights change: values are lost, nothing crashes."""
     lstm, x = LSTM(64, 256, engine="native", num_threads=1), np.zeros((400, 64), np.float32)
@@ -770,8 +785,9 @@ def load_nothing():
 @on_linux
 @pytest.mark.parametrize(
     "function",
-    [work_in_threads, step_with_more_threads, work_beside_others, work_in_forks, work_misused,
-     sleep_after_work, end_beside_work, interrupt_work, work_beside_torch, load_nothing],
+    [work_in_threads, step_with_more_threads, work_beside_others, work_in_forks,
+     call_with_one_thread_each, work_misused, sleep_after_work, end_beside_work, interrupt_work,
+     work_beside_torch, load_nothing],
     ids=lambda function: function.__name__,
 )  # fmt: skip
 def test_in_a_process_of_its_own(function):

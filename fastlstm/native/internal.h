@@ -336,9 +336,6 @@ static inline int fl_stopped(fl_stop *stop, int is_caller, int64_t work)
     return atomic_load_explicit(&stop->stopped, memory_order_relaxed);
 }
 
-/* Wait awake until `count` is at least `value`. If that takes long, yield the processor. */
-void fl_wait(const _Atomic int64_t *count, int64_t value);
-
 /* How many rows, of `row_bytes` each, to give a panel that is to hold `rows` at least. Panels take an odd number
 of 2 KB: at distances of a multiple of 64 KB they would share few places of the second-level cache. */
 static inline int64_t fl_panel_rows(int64_t rows, int64_t row_bytes)

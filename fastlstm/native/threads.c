@@ -30,9 +30,9 @@ void fl_set_processors(int32_t number)
     (void)number;
 }
 
-static inline void pause_for(int64_t spins)
+static inline void pause_after(int64_t pauses)
 {
-    (void)spins; /* There is one thread, which has nobody to wait for. */
+    (void)pauses; /* There is one thread, which has nobody to wait for. */
 }
 
 #else
@@ -58,13 +58,13 @@ static inline void spin(void)
 #endif
 }
 
-/* Pause in a loop that waits for another thread and has looked so many times. After SPINS of them, whoever else wants
-this processor gets it, perhaps the very thread that this one waits for. */
-enum { SPINS = 2048 };
+/* Pause in a loop that waits for another thread, after so many pauses. If that takes long, whoever else wants this
+processor gets it, perhaps the very thread that this one waits for. */
+enum { AWAKE_PAUSES = 2048 };
 
-static inline void pause_for(int64_t spins)
+static inline void pause_after(int64_t pauses)
 {
-    if (spins < SPINS)
+    if (pauses < AWAKE_PAUSES)
         spin();
     else
         sched_yield();
@@ -304,8 +304,8 @@ static void take_back(const call *done)
             atomic_compare_exchange_strong(&w->offer, &offer, NULL);
     }
     for (uint64_t set = done->workers; set; set &= set - 1)
-        for (int64_t spins = 0; atomic_load_explicit(&pool.workers[lowest(set)].offer, memory_order_acquire); spins++)
-            pause_for(spins);
+        for (int64_t pauses = 0; atomic_load_explicit(&pool.workers[lowest(set)].offer, memory_order_acquire);)
+            pause_after(pauses++);
 }
 
 void fl_together(int threads, void (*work)(void *context, int thread), void *context)
@@ -349,12 +349,6 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
 }
 
 #endif
-
-void fl_wait(const _Atomic int64_t *count, int64_t value)
-{
-    for (int64_t spins = 0; atomic_load_explicit(count, memory_order_acquire) < value; spins++)
-        pause_for(spins);
-}
 
 /* ---- teams --------------------------------------------------------------------------------------- */
 
@@ -451,7 +445,7 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
     int seen = 0;
     if (atomic_load_explicit(&team->empty, memory_order_relaxed) & own)
         atomic_fetch_and_explicit(&team->empty, ~own, memory_order_relaxed);
-    for (int64_t pauses = 0; !is_over(team, phase); pause_for(pauses++)) {
+    for (int64_t pauses = 0; !is_over(team, phase); pause_after(pauses++)) {
         uint64_t others = atomic_load_explicit(&team->empty, memory_order_relaxed);
         const int reads = few || own == (~others & (others + 1)); /* the first seat that is not empty */
         const int looks = is_impatient(pauses) || (reads && pauses == PATIENCE);
@@ -483,7 +477,7 @@ void fl_finish_share(fl_team *team, int share, int64_t phase)
 void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
 {
     int seen = 0;
-    for (int64_t pauses = 0; !is_over(team, phases - 1); pause_for(pauses++)) {
+    for (int64_t pauses = 0; !is_over(team, phases - 1); pause_after(pauses++)) {
         if ((team->shares <= FEW_SHARES || is_impatient(pauses)) && all_finished(team, phases - 1, &seen))
             return;
         if (stop && atomic_load_explicit(&stop->stopped, memory_order_relaxed))

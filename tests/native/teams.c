@@ -8,6 +8,7 @@ Whatever hangs is ended by an alarm. "fork": children have pools of their own, t
 #define _POSIX_C_SOURCE 200809L
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -36,6 +37,12 @@ static uint64_t random_number(void)
 static void sleep_ns(int64_t ns)
 {
     nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
+}
+
+static void await(const _Atomic int64_t *count, int64_t value)
+{
+    while (atomic_load(count) < value)
+        sched_yield();
 }
 
 /* ---- teams ------------------------------------------------------------------------------------------- */
@@ -165,7 +172,7 @@ static void *be_slow(void *team_)
     check(share == 1, "not its own share");
     for (int other = 0; other < team->shares; other++)
         if (other != share)
-            fl_wait(&team->finished[other].value, 1);
+            await(&team->finished[other].value, 1);
     do
         fl_finish_share(team, share, 0);
     while ((share = fl_next_share(team, 1, 0)) >= 0);
@@ -177,7 +184,7 @@ static void balance(void)
     fl_team *team = fl_make_team(aligned_alloc(64, fl_team_bytes(6)), 3, 6);
     pthread_t slow;
     start(&slow, be_slow, team);
-    fl_wait(&team->begun[1].value, 1);
+    await(&team->begun[1].value, 1);
     for (int share; (share = fl_next_share(team, 0, 0)) >= 0;)
         fl_finish_share(team, share, 0);
     pthread_join(slow, NULL);
@@ -214,13 +221,13 @@ static void tell_late(void)
 
 /* ---- the pool --------------------------------------------------------------------------------------- */
 
-/* A call that ends when `await` threads have come, or at once if that is 0. */
+/* A call that ends when `least` threads have come, or at once if that is 0. */
 typedef struct {
-    int threads, await;
+    int threads, least;
     _Atomic int64_t come;
     _Atomic uint64_t numbers; /* those that threads were given, a bit for each */
     pthread_t by[MOST];       /* who had which */
-    _Atomic int64_t *begun;   /* NULL, or counts calls whose `await` threads have come */
+    _Atomic int64_t *begun;   /* NULL, or counts calls whose `least` threads have come */
     const _Atomic int64_t *end;     /* NULL, or does not end until this is 1 */
 } meeting;
 
@@ -232,20 +239,20 @@ static void come(void *meeting_, int number)
     check(!(atomic_fetch_or(&own->numbers, bit) & bit), "two threads have the same number");
     own->by[number] = pthread_self();
     atomic_fetch_add(&own->come, 1);
-    fl_wait(&own->come, own->await);
+    await(&own->come, own->least);
     if (number)
         return;
     if (own->begun)
         atomic_fetch_add(own->begun, 1);
     if (own->end)
-        fl_wait(own->end, 1);
+        await(own->end, 1);
 }
 
-static void meet(int threads, int await)
+static void meet(int threads, int least)
 {
-    meeting own = {.threads = threads, .await = await};
+    meeting own = {.threads = threads, .least = least};
     fl_together(threads, come, &own);
-    check(own.come >= await && own.come <= threads && own.numbers & 1, "not all have come");
+    check(own.come >= least && own.come <= threads && own.numbers & 1, "not all have come");
 }
 
 static void *call(void *meeting_)
@@ -258,7 +265,7 @@ static void *call(void *meeting_)
 /* A worker has the same number in each call that has the pool for itself. */
 static void keep_numbers(void)
 {
-    meeting first = {.threads = 6, .await = 6}, again = {.threads = 6, .await = 6}, fewer = {.threads = 3, .await = 3};
+    meeting first = {.threads = 6, .least = 6}, again = {.threads = 6, .least = 6}, fewer = {.threads = 3, .least = 3};
     fl_together(6, come, &first);
     fl_together(3, come, &fewer);
     fl_together(6, come, &again);
@@ -285,21 +292,21 @@ begins gets them when the other call ends. */
 static void share_pool(void)
 {
     _Atomic int64_t begun = 0, end_first = 0, end_both = 0;
-    meeting first = {.threads = 8, .await = 8, .begun = &begun, .end = &end_first};
-    meeting second = {.threads = 8, .await = 4, .begun = &begun, .end = &end_both};
-    meeting third = {.threads = 8, .await = 4, .begun = &begun, .end = &end_both};
+    meeting first = {.threads = 8, .least = 8, .begun = &begun, .end = &end_first};
+    meeting second = {.threads = 8, .least = 4, .begun = &begun, .end = &end_both};
+    meeting third = {.threads = 8, .least = 4, .begun = &begun, .end = &end_both};
     pthread_t callers[3];
     start(&callers[0], call, &first);
-    fl_wait(&begun, 1);
+    await(&begun, 1);
     start(&callers[1], call, &second);
-    fl_wait(&second.come, 1);
+    await(&second.come, 1);
     sleep_ns(1000000);
     check(second.come == 1, "a worker is in two calls");
     atomic_store(&end_first, 1); /* The first call gives back all workers; three of them come to the second. */
-    fl_wait(&begun, 2);
+    await(&begun, 2);
     pthread_join(callers[0], NULL);
     start(&callers[2], call, &third);
-    fl_wait(&begun, 3);
+    await(&begun, 3);
     sleep_ns(1000000);
     check(second.come == 4 && third.come == 4, "a call has more than its part");
     atomic_store(&end_both, 1);
