@@ -216,9 +216,13 @@ def test_a_sequence_alone_goes_back(work):
             assert_same_bits(got[name], whole[name].reshape(len(got[name]), rows, -1)[:, n])
 
 
+@pytest.mark.parametrize("cut", [None, (5, 2, 2), (16, 3, 4), (16, 1, 1)], ids=str)
 @pytest.mark.parametrize("every", [0, 30])
-def test_a_tape_is_used_again(every):
-    """Eight threads at once use it, with other gradients and with the first ones again."""
+def test_a_tape_is_used_again(every, cut):
+    """Eight callers at once use it, with other gradients and with the first ones again.
+
+    The threads that each cut asks for are not there for all of them.
+    """
     work = Work((70, 70, 44, 1), 20, 65, directions=2)
     values, rng = values_of(work), np.random.default_rng(0)
     cells, spare = cells_of(work, values), {}
@@ -242,6 +246,7 @@ def test_a_tape_is_used_again(every):
 
     first, second = values["dy"], rng.standard_normal(values["dy"].shape).astype(work.dtype)
     expected = back(first), back(second)
+    stack.force_cuts(back=cut)
     assert not np.array_equal(expected[0]["dx"], expected[1]["dx"])
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for n, got in enumerate(pool.map(back, [first, second] * 8)):
