@@ -79,11 +79,11 @@ _Static_assert(WORKERS < 64, "a set of workers is a number with one bit for each
 typedef struct call {
     void (*work)(void *context, int thread);
     void *context;
-    int threads;              /* how many it asks for, the caller among them */
-    int given;                /* how many workers it has been given */
-    uint64_t workers;         /* these */
+    int threads;               /* how many it asks for, the caller among them */
+    int given;                 /* how many workers it has been given */
+    uint64_t workers;          /* these */
     _Atomic uint64_t sleeping; /* those of them that nobody has woken yet */
-    struct call *next;        /* in the list of the hungry */
+    struct call *next;         /* in the list of the hungry */
 } call;
 
 /* A thread of the pool. A caller that has taken it out of the idle ones writes what it is to do here and then offers
@@ -106,7 +106,7 @@ static struct {
     _Atomic int callers;                /* how many calls there are now */
     _Atomic int made;                   /* how many workers there are */
     _Atomic(call *) hungry;             /* the calls that have fewer workers than they asked for */
-    pthread_mutex_t lock; /* of the list of the hungry, and of making workers */
+    pthread_mutex_t lock;               /* of the list of the hungry, and of making workers */
     worker workers[WORKERS];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static _Alignas(64) _Atomic int processors; /* that all calls share; 0: nobody has asked yet */
@@ -122,7 +122,7 @@ static inline int lowest(uint64_t set)
 longer than waking two, and the caller, who wakes fewer, begins its work at once. */
 static void wake(call *call, int most)
 {
-    for (uint64_t set; most > 0 && (set = atomic_load_explicit(&call->sleeping, memory_order_relaxed)); ) {
+    for (uint64_t set; most > 0 && (set = atomic_load_explicit(&call->sleeping, memory_order_relaxed));) {
         const uint64_t one = set & -set;
         if (!(atomic_fetch_and_explicit(&call->sleeping, ~one, memory_order_relaxed) & one))
             continue; /* Another thread wakes it. */
