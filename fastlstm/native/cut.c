@@ -62,6 +62,8 @@ least, a thread that is held up leaves one to others [all]. */
 #define FINE_ROWS 4
 /* By so much threads that meet in each step, or after each layer, are held up by each other [all]. */
 #define HELD_UP 1.04
+/* Threads that only make input products must save so much of a run. */
+#define MAKERS_COST 0.08
 /* A run that takes less with one thread stays there: if the others sleep, waking them takes 2 to 14 us, and 19 until
 two are there. No run of so few multiply-adds takes more, a cell counted as 64. */
 #define ALONE_NS 8000.0
@@ -289,6 +291,22 @@ static double run_ns(const run_sizes *run, int teams, int threads, int each, con
     return (each * ns + start_ns(threads)) * (1 + (each > 1 ? LATE_FINE : LATE) * (threads - 1));
 }
 
+/* The time of a run of one group that takes `ns` with so many threads and teams, if `makers` threads make the input
+products of the first layer before its first step, and not those of each share its own. The sums then come from other
+cores. */
+static double first_ns(const run_sizes *run, double ns, int teams, int threads, int makers, const group_sizes *group,
+                       const share_sizes *share)
+{
+    const fl_shape *s = &run->stack->shape;
+    const double panels = most_of(s->hidden, run->stack->kernels->lanes), rows = group->rows;
+    const double own = hoisted_ns(run, rows, share->panels, s->input, run->steps);
+    const double together = teams * hoisted_ns(run, rows, panels, s->input, run->steps) / makers;
+    const double fetched = rows * share->panels * run->k_bytes * EXCHANGED_ROWS * far_ns(&run->stack->caches);
+    const double late = 1 + LATE * (threads - 1), all_late = 1 + LATE * (makers - 1);
+    return ns * (1 + MAKERS_COST) - run->steps * ((own - fetched) * HELD_UP * late - together * all_late)
+        + (meeting_ns(makers) + start_ns(makers) - start_ns(threads)) * all_late;
+}
+
 fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
 {
     const fl_shape *s = &stack->shape;
@@ -308,6 +326,9 @@ fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
     find_numbers(&parts, call->batch, threads);
     for (int n = 0; n < parts.count; n++)
         groups[n] = group_of(&run, parts.most[n]);
+    /* Whether input products can be first: they are made for several steps at once, and more groups than one would not
+    share them as well. */
+    const int hoists = groups[0].hoists && 2 * groups[0].rows <= s->input && groups[0].tiles == 1;
     for (int k = 0; k < seats.count; k++) {
         const share_sizes share = share_of(&run, seats.parts[k], seats.most[k]);
         for (int teams = 1; teams <= most_teams; teams += most_teams > 1 ? most_teams - 1 : 1)
@@ -320,6 +341,15 @@ fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
                     least = ns;
                     best = (fl_cut){.threads = all, .groups = parts.parts[n], .teams = teams,
                                     .seats = seats.parts[k], .shares = seats.parts[k]};
+                }
+                const int first = hoists && n == 0 && k > 0 && (teams == 1 || s->directions == 2);
+                for (int makers = 2 * all; first && makers <= threads; makers *= 2) {
+                    const double with = first_ns(&run, ns, teams, all, makers, &groups[0], &share);
+                    if (with < least) {
+                        least = with;
+                        best = (fl_cut){.threads = makers, .groups = 1, .teams = teams, .seats = seats.parts[k],
+                                        .shares = seats.parts[k], .inputs_first = 1};
+                    }
                 }
                 if (all == 1 || all > parts.parts[n] || call->batch < FINE_ROWS * finer)
                     continue;

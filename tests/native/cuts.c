@@ -1,7 +1,8 @@
 /* What cut.c decides, and the time that its model gives, in nanoseconds. Each line of the input is one question, and is
 answered by a line:
 
-    MACHINE STACK CALL forward            threads groups teams seats shares ns of the cut that is chosen
+    MACHINE STACK CALL forward            threads groups teams seats shares inputs_first ns
+                                        of the cut that is chosen
     MACHINE STACK CALL forward CUT        ns of this cut, told as above
     MACHINE STACK CALL back               threads groups shares ns
     MACHINE STACK CALL back CUT           ns of this cut
@@ -23,8 +24,9 @@ static double time_of(const fl_stack *stack, const fl_call *call, int64_t rows, 
     const int panels = most_of(stack->shape.hidden, stack->kernels->lanes);
     const group_sizes group = group_of(&run, most_of(call->batch, cut->groups));
     const share_sizes share = share_of(&run, cut->seats, most_of(panels, cut->seats));
-    const int each = most_of((int64_t)cut->groups * cut->teams * cut->seats, cut->threads);
-    return run_ns(&run, cut->teams, cut->threads, each, &group, &share);
+    const int seats = cut->groups * cut->teams * cut->seats, threads = cut->inputs_first ? seats : cut->threads;
+    const double ns = run_ns(&run, cut->teams, threads, most_of(seats, threads), &group, &share);
+    return cut->inputs_first ? first_ns(&run, ns, cut->teams, threads, cut->threads, &group, &share) : ns;
 }
 
 static double back_time_of(const fl_stack *stack, const fl_call *call, int64_t rows, const fl_back_cut *cut)
@@ -50,11 +52,11 @@ static void answer(const int64_t *n, const char *question, const int *own, int n
     stack->options.layer_norm = (int32_t)n[13];
     const fl_call call = {.steps = n[14], .batch = n[15], .threads = (int32_t)n[17], .tape = n[18] ? stack : NULL};
     if (question[0] == 'f') {
-        fl_cut cut = {own[0], own[1], own[2], own[3], own[4], 0};
+        fl_cut cut = {own[0], own[1], own[2], own[3], own[4], own[5]};
         if (!numbers)
             cut = choose(stack, &call, n[16]);
         if (!numbers)
-            printf("%d %d %d %d %d ", cut.threads, cut.groups, cut.teams, cut.seats, cut.shares);
+            printf("%d %d %d %d %d %d ", cut.threads, cut.groups, cut.teams, cut.seats, cut.shares, cut.inputs_first);
         printf("%.0f\n", time_of(stack, &call, n[16], &cut));
     } else {
         fl_back_cut cut = {own[0], own[1], own[2]};
@@ -72,14 +74,15 @@ int main(void)
     char line[512];
     while (fgets(line, sizeof line, stdin)) {
         int64_t n[19];
-        int found = 0, own[5] = {0};
+        int found = 0, own[6] = {0};
         char *at = line, *end;
         for (; found < 19 && (n[found] = strtoll(at, &end, 10), end != at); found++)
             at = end;
         char question[8] = "";
         int length = 0;
         sscanf(at, "%7s%n", question, &length);
-        int numbers = sscanf(at + length, "%d %d %d %d %d", &own[0], &own[1], &own[2], &own[3], &own[4]);
+        int numbers = sscanf(at + length, "%d %d %d %d %d %d", &own[0], &own[1], &own[2], &own[3], &own[4],
+                             &own[5]);
         if (found == 1)
             printf("%.0f %.0f\n", meeting_ns((int)n[0]), start_ns((int)n[0]));
         else if (found == 11 && question[0] == 'l') {
