@@ -88,6 +88,9 @@ static int64_t first_sequence(const stack_run *run, int group)
     return fl_first_sequence(run->call, run->rows, run->cut.groups, group);
 }
 
+/* How one thread does it all. */
+static const fl_cut alone = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
+
 static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
 {
     const fl_shape *s = &stack->shape;
@@ -99,7 +102,8 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
     }
     run->call = call;
     run->rows = fl_rows_of(call);
-    run->cut = call->cut ? *call->cut : fl_cut_of(stack, call, run->rows);
+    /* A step of a small layer is so short that asking the model would show. */
+    run->cut = call->cut ? *call->cut : call->threads < 2 ? alone : fl_cut_of(stack, call, run->rows);
     run->by_layers = run->cut.teams > 1 && s->directions == 1;
     run->alone = run->cut.groups == 1 && run->cut.teams == 1 && run->cut.shares == 1 && !run->cut.inputs_first;
     for (int direction = 0; call->tape && direction < s->directions; direction++)
@@ -449,7 +453,7 @@ void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *g
     stack_run run;
     prepare(&run, stack, call);
     run.stop = NULL;
-    run.cut = (fl_cut){.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
+    run.cut = alone;
     run.alone = 1;
     const fl_task task = task_of(&run, 0, direction, 0, 1);
     fl_mode before = fl_set_mode();
