@@ -289,14 +289,22 @@ typedef struct {
     _Alignas(64) _Atomic int64_t value;
 } fl_line;
 
+/* How many phases of a share some thread has begun; and, if the share is the first of a seat, the last share of another
+seat that the thread in this one has begun. It looks there first the next time: the core has what the share needs. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t value;
+    _Atomic int other;
+} fl_begun;
+
 /* A team: up to `seats` threads that do phases together, one after the other. Each phase has `shares` shares, any of
 which any thread may do, and none of the next phase begins before all are finished. Share s is first of all that of
 seat s % seats, whose thread finds in its caches what the share needs. The shares of a thread that has not come, or
 comes late, are done by the others. */
 typedef struct {
     int seats, shares;
-    fl_line *begun, *finished; /* [share]: how many phases of it some thread has begun, and how many are finished. They
-                                  lie apart, so that in the usual case a share's own thread alone touches `begun`. */
+    fl_begun *begun;   /* [share]: how many phases of it some thread has begun, */
+    fl_line *finished; /* and how many are finished. They lie apart, so that in the usual case a share's own thread alone
+                          touches `begun`. */
     _Alignas(64) _Atomic int64_t over; /* how many phases are known to be over; it may be behind */
     _Atomic uint64_t empty; /* the seats whose threads are known not to be there, a bit for each */
 } fl_team;

@@ -368,7 +368,7 @@ static inline int is_impatient(int64_t pauses)
 
 size_t fl_team_bytes(int shares)
 {
-    return sizeof(fl_team) + 2 * shares * sizeof(fl_line);
+    return sizeof(fl_team) + shares * (sizeof(fl_line) + sizeof(fl_begun));
 }
 
 fl_team *fl_make_team(void *memory, int seats, int shares)
@@ -378,7 +378,7 @@ fl_team *fl_make_team(void *memory, int seats, int shares)
     team->seats = seats;
     team->shares = shares;
     team->finished = (fl_line *)(team + 1);
-    team->begun = team->finished + shares;
+    team->begun = (fl_begun *)(team->finished + shares);
     return team;
 }
 
@@ -416,19 +416,30 @@ static inline int begin_share(fl_team *team, int share, int64_t phase)
         && atomic_compare_exchange_strong(&team->begun[share].value, &phase, phase + 1);
 }
 
-/* The seat that a share belongs to, in a set of seats. */
-static inline uint64_t seat_of(const fl_team *team, int share)
-{
-    return UINT64_C(1) << share % team->seats % 64;
-}
-
 /* Who has not even begun the first of its shares is not there: its seat is empty, and nobody waits for it again. Of
 shares that are finished, `begun` is not read, so that it stays in the cache of the core that will change it. */
 static void find_empty(fl_team *team, int64_t phase)
 {
     for (int share = 0; share < team->seats && share < team->shares; share++)
         if (!is_finished(team, share, phase) && !has_begun(team, share, phase))
-            atomic_fetch_or_explicit(&team->empty, seat_of(team, share), memory_order_relaxed);
+            atomic_fetch_or_explicit(&team->empty, UINT64_C(1) << share % 64, memory_order_relaxed);
+}
+
+/* Begin a share that nobody has begun, of these seats. Return which, or -1. */
+static int begin_other(fl_team *team, int seat, uint64_t seats, int64_t phase)
+{
+    _Atomic int *last = &team->begun[seat].other;
+    int share = atomic_load_explicit(last, memory_order_relaxed), of_seat = share % team->seats;
+    for (int k = 0; k < team->shares; k++) {
+        if (seats >> of_seat % 64 & 1 && !is_finished(team, share, phase) && begin_share(team, share, phase)) {
+            atomic_store_explicit(last, share, memory_order_relaxed);
+            return share;
+        }
+        of_seat = of_seat + 1 < team->seats ? of_seat + 1 : 0;
+        if (++share == team->shares)
+            share = of_seat = 0;
+    }
+    return -1;
 }
 
 int fl_next_share(fl_team *team, int seat, int64_t phase)
@@ -440,7 +451,7 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
             return -1; /* The next phase has begun. */
     }
     const int few = team->shares <= FEW_SHARES;
-    const uint64_t own = seat_of(team, seat);
+    const uint64_t own = UINT64_C(1) << seat % 64;
     uint64_t begun = own; /* the seats whose shares have all begun */
     int seen = 0;
     if (atomic_load_explicit(&team->empty, memory_order_relaxed) & own)
@@ -449,22 +460,22 @@ int fl_next_share(fl_team *team, int seat, int64_t phase)
         uint64_t others = atomic_load_explicit(&team->empty, memory_order_relaxed);
         const int reads = few || own == (~others & (others + 1)); /* the first seat that is not empty */
         const int looks = is_impatient(pauses) || (reads && pauses == PATIENCE);
-        if ((reads || looks) && all_finished(team, phase, &seen)) {
-            if (!few)
-                atomic_store_explicit(&team->over, phase + 1, memory_order_release);
-            break;
-        }
         if (looks) {
             find_empty(team, phase);
             others = ~UINT64_C(0);
             begun = 0; /* It takes two seats for one if there are more than 64. */
         }
-        for (int k = 1; others & ~begun && k < team->shares; k++) {
-            const int share = (seat + k) % team->shares;
-            if (others & seat_of(team, share) && !is_finished(team, share, phase) && begin_share(team, share, phase))
+        if (others & ~begun) {
+            const int share = begin_other(team, seat, others, phase);
+            if (share >= 0)
                 return share;
+            begun |= others;
         }
-        begun |= others;
+        if ((reads || looks) && all_finished(team, phase, &seen)) {
+            if (!few)
+                atomic_store_explicit(&team->over, phase + 1, memory_order_release);
+            break;
+        }
     }
     return -1;
 }
