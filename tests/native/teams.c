@@ -274,6 +274,20 @@ static void keep_numbers(void)
               "a worker has another number");
 }
 
+/* Calls that come just when workers fall asleep, 50 us after the call before, find them. */
+static void call_sleepy(long rounds)
+{
+    for (long n = 0; n < 10 * rounds; n++) {
+        struct timespec begin, now;
+        timespec_get(&begin, TIME_UTC);
+        const long wait = 48000 + (long)(random_number() % 8000);
+        do
+            timespec_get(&now, TIME_UTC);
+        while ((now.tv_sec - begin.tv_sec) * 1000000000 + now.tv_nsec - begin.tv_nsec < wait);
+        meet(3, 3);
+    }
+}
+
 /* A call does not wait for workers that have not begun: these still sleep when it is through. */
 static void leave_sleepers(void)
 {
@@ -371,6 +385,7 @@ int main(int argc, char **argv)
     tell_late();
     keep_numbers();
     leave_sleepers();
+    call_sleepy(rounds);
     share_pool();
     call_at_once(10 * rounds);
     if (argc > 2)
