@@ -307,13 +307,14 @@ static double first_ns(const run_sizes *run, double ns, int teams, int threads, 
         + (meeting_ns(makers) + start_ns(makers) - start_ns(threads)) * all_late;
 }
 
-fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
+static const fl_cut one = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
+
+/* That of several threads, if there is one that takes less than one thread's time. It is a function of its own, as
+entering it takes 10 ns, which a step of a small layer is to be spared. */
+static __attribute__((noinline)) fl_cut least_cut(const fl_stack *stack, const fl_call *call, int64_t rows)
 {
     const fl_shape *s = &stack->shape;
-    fl_cut best = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
-    const double work = (double)s->layers * s->directions * s->hidden * (s->input + s->output + 64) * rows;
-    if (call->threads < 2 || work < ALONE_WORK)
-        return best;
+    fl_cut best = one;
     const run_sizes run = run_sizes_of(stack, call, rows);
     const int panels = most_of(s->hidden, stack->kernels->lanes), most_teams = s->directions == 2 ? 2 : s->layers;
     part_numbers seats, parts;
@@ -362,6 +363,13 @@ fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
             }
     }
     return best;
+}
+
+fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
+{
+    const fl_shape *s = &stack->shape;
+    const double work = (double)s->layers * s->directions * s->hidden * (s->input + s->output + 64) * rows;
+    return call->threads < 2 || work < ALONE_WORK ? one : least_cut(stack, call, rows);
 }
 
 /* ---- the way back ------------------------------------------------------------------------------------ */

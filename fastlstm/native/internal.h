@@ -87,10 +87,10 @@ typedef struct {
     int64_t panel_rows; /* how many rows a panel of gates and cells has */
 } fl_tape;
 
-/* How the threads of a team split the units of each step of a task, in `shares`. W_ih x is computed for `most_hoisted`
-steps at once at most, or with `inputs_first` for all of them before the first. */
+/* How a team shares a task: there are so many seats, and W_ih x is computed for `most_hoisted` steps at once at most, or
+with `inputs_first` for all of them before the first. */
 typedef struct {
-    int seats, shares, inputs_first;
+    int seats, inputs_first;
     int64_t most_hoisted;
 } fl_split;
 
@@ -105,15 +105,16 @@ typedef struct {
     const int64_t *batch_sizes; /* NULL: `batch` in every step */
     int64_t steps, batch, rows; /* T, B, N */
     int64_t first_sequence, sequences;
-    const fl_split *split; /* NULL: one thread has all units */
-    int reverse, parity;   /* as fl_call has them */
-    /* Whether the thread is the calling one. The field stands among the other ints: at the end, a copy of this
-    structure would wait for single stores, 30 ns of a step. */
+    int reverse, parity; /* as fl_call has them */
+    int shares;          /* in how many the units of each step are split; 1: they are not */
+    /* Whether the thread is the calling one. The ints are four and stand together: a copy of this structure would wait
+    for single stores, 10 to 30 ns of a step. */
     int is_caller;
     const fl_tape *tape;   /* NULL: nothing is recorded */
     const fl_noise *noise; /* of this direction, with the rows of all sequences; NULL: nothing is random */
     fl_stop *stop;         /* NULL: it cannot be stopped */
     void *scratch;
+    const fl_split *split; /* NULL: one thread runs the task and nobody else is there */
 } fl_task;
 
 /* Noise makes a task of a plain cell one of the general kind. It is asked here, as one more int beside the others of a
@@ -173,7 +174,7 @@ static inline int fl_hoists_inputs(int64_t bytes)
 typedef struct fl_kernels {
     int lanes, weight_bytes, tile; /* tile: how many rows a tile has at most */
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, batch_sizes, steps, batch, sequences, split and noise are read. */
+    /* Of a task, only cell, batch_sizes, steps, batch, sequences, shares, split and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* Make `steps` steps, x and y of which are so many bytes apart. y has exactly H values. */
     void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);

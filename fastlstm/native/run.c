@@ -126,7 +126,8 @@ static size_t task_size(const stack_run *run)
                 .cell = &run->stack->cells[layer * s->directions],
                 .batch_sizes = run->call->batch_sizes, .steps = run->call->steps, .batch = run->call->batch,
                 .sequences = first_sequence(run, group + 1) - first_sequence(run, group),
-                .split = run->alone ? NULL : layer ? &run->split : &run->first_split, .noise = run->call->noise,
+                .shares = run->cut.shares, .split = run->alone ? NULL : layer ? &run->split : &run->first_split,
+                .noise = run->call->noise,
             };
             size_t size = run->stack->kernels->scratch_bytes(&task);
             if (most < size)
@@ -140,7 +141,7 @@ static size_t prepare_teams(stack_run *run)
 {
     const int64_t teams = run->cut.groups * run->cut.teams;
     run->split = (fl_split){
-        .seats = run->cut.seats, .shares = run->cut.shares,
+        .seats = run->cut.seats,
         .most_hoisted = run->by_layers ? STEPS_BEHIND : run->call->steps,
     };
     run->first_split = run->split;
@@ -151,16 +152,16 @@ static size_t prepare_teams(stack_run *run)
     run->pieces = run->cut.inputs_first ? PIECES_EACH * (run->cut.threads + run->cut.groups - 1) / run->cut.groups : 0;
     run->inputs_size = run->pieces ? fl_up(fl_team_bytes(run->pieces), 64) : 0;
     run->teams = run->tasks + teams * run->task_size;
-    run->inputs = run->teams + (run->alone ? 0 : teams * run->team_size);
+    run->inputs = run->teams + teams * run->team_size;
     run->seats = run->inputs + teams * run->inputs_size;
-    return run->seats + (run->alone ? 0 : teams * run->cut.seats * sizeof(fl_line));
+    return run->seats + teams * run->cut.seats * sizeof(fl_line);
 }
 
 size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call)
 {
     stack_run run;
     prepare(&run, stack, call);
-    return prepare_teams(&run);
+    return run.alone ? run.tasks + task_size(&run) : prepare_teams(&run);
 }
 
 static fl_team *team_of(const stack_run *run, int group, int team)
@@ -211,7 +212,8 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
         .rows = run->rows, .first_sequence = first, .sequences = first_sequence(run, group + 1) - first,
         .split = run->alone ? NULL : is_first ? &run->first_split : &run->split,
-        .reverse = direction || call->reverse, .parity = call->parity, .is_caller = is_caller,
+        .reverse = direction || call->reverse, .parity = call->parity,
+        .shares = run->cut.shares, .is_caller = is_caller,
         .noise = call->noise ? &call->noise[direction] : NULL, .stop = run->stop,
         .scratch = scratch + run->tasks + run->task_size * (group * run->cut.teams + team),
     };
@@ -242,13 +244,13 @@ static int stopped(const stack_run *run)
 it: for the first task of the teams of the only group. */
 static int is_loaded(const stack_run *run, int task)
 {
-    return task == 0 && run->cut.groups == 1 && run->split.shares > 1;
+    return task == 0 && run->cut.groups == 1 && run->cut.shares > 1;
 }
 
 /* The phase with which a team's n-th task begins. A task alone with its thread is one phase. */
 static int64_t first_phase(const stack_run *run, int task)
 {
-    if (run->split.shares == 1 && !run->by_layers)
+    if (run->cut.shares == 1 && !run->by_layers)
         return task;
     const int64_t phases = 1 + run->call->steps * fl_phases(run->stack->cells);
     return task * phases - (task && is_loaded(run, 0));
@@ -284,7 +286,7 @@ static void run_task(const stack_run *run, const fl_place *place, int team, int 
             seat.below_phase = !is_loaded(run, team - 1);
         }
     }
-    if (run->split.shares > 1 || run->by_layers) {
+    if (run->cut.shares > 1 || run->by_layers) {
         run->stack->kernels->run_seated(&task, &seat);
         return;
     }

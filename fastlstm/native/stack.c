@@ -124,6 +124,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
             .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
             .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .rows = rows,
             .sequences = call->batch, .reverse = direction || call->reverse,
+            .shares = 1, /* No units are split where a segment is computed again. */
             .tape = tape, .noise = call->noise ? &call->noise[direction] : NULL, .stop = stop,
         },
         .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
