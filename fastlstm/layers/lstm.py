@@ -132,8 +132,8 @@ class LSTM(Recurrent):
         `fastlstm.engines`.
     num_threads : int, optional
         How many threads one call may use; None is ``FASTLSTM_NUM_THREADS`` or as many as this
-        process may keep busy (with engine numpy 1: its BLAS has threads of its own). Small work
-        takes one in any case. The values do not depend on it.
+        process may keep busy (with engine numpy 1: its BLAS has threads of its own). A call takes
+        only as many of them as pay, small work one. The values do not depend on it.
     seed : int or numpy.random.Generator, optional
         For the initial parameters, torch's U(-1/sqrt(H), 1/sqrt(H)), and for dropout. An int gives
         each of the two random numbers of its own (`numpy.random.SeedSequence.spawn`). A Generator
