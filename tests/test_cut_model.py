@@ -394,9 +394,9 @@ def test_linear(model, inputs, outputs, rows, threads, expected):
 # The most instructions of a decision: on an Intel Xeon with AVX-512 8, 110, 420 and 1100 ns.
 DECISIONS = {
     "a step of a small layer": (Run(1, 1, 32, 32), 64, 60),
-    "a step": (Run(1, 1, 256, 256), 16, 3000),
-    "a batch": (Run(100, 32, 256, 256), 16, 11000),
-    "many threads": (Run(100, 256, 256, 256), 64, 27000),
+    "a step": (Run(1, 1, 256, 256), 16, 2500),
+    "a batch": (Run(100, 32, 256, 256), 16, 10000),
+    "many threads": (Run(100, 256, 256, 256), 64, 26000),
     "little work, many threads": (Run(2, 64, 32, 32), 64, 8000),
 }
 

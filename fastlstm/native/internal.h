@@ -21,6 +21,7 @@ enum {
     LINEAR_ROWS = 64,  /* of a linear product, which are multiplied together */
     MOST_THREADS = 64, /* of a call */
     FEW_UNITS = 64,    /* of a layer whose steps `few_steps` makes for a sequence alone, at most */
+    STEPS_BEHIND = 8,  /* a layer is behind the one below it at most, if they follow one another */
 };
 
 /* The kinds of cell: the plain one, (1) to (10), and the one with options or noise, (11) to (19). Kernels take the

@@ -8,8 +8,6 @@ come: seats are taken, and a thread that is through with its own takes others th
 #include "internal.h"
 #include "modes.h"
 
-/* How many steps a layer is behind the one below it, at most, if they run at the same time. */
-#define STEPS_BEHIND 8
 /* How many pieces of the products of inputs there are for each thread. */
 #define PIECES_EACH 2
 
