@@ -23,6 +23,7 @@ FLOORS = [
     ["arrays", "checks", "files", "initialisers", "npy", "terminal", "times", "wav"],
     ["dates", "engines", "sequences"],
     ["layers"],
+    ["graphs"],
     ["formats", "plot"],
     ["training"],
     ["cli"],
@@ -263,7 +264,7 @@ def test_everything_public_is_documented(name):
     elif arguments:
         assert "Parameters\n----------" in doc
         for argument in arguments:
-            stars = "*" if argument.kind is argument.VAR_POSITIONAL else ""
+            stars = {argument.VAR_POSITIONAL: "*", argument.VAR_KEYWORD: "**"}.get(argument.kind, "")
             pattern = rf"^{re.escape(stars)}(\w+, )*\b{argument.name}(, \w+)*( :|$)"
             assert re.search(pattern, doc.replace("*layers : Layer, or", "*layers :"), re.M), (
                 argument

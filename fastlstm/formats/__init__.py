@@ -19,9 +19,9 @@ from ..files import written_aside
 from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
 from . import foreign, inference, npz, safetensors, structure, torch_pt, untold
 from .folding import fold
-from .format import Choice, Content, Format, WrittenFormat
+from .format import Choice, Content, Format, Wish, WrittenFormat
 from .parts import as_lstm, called_with, find_lstm, find_parts, tell, within
-from .source import Source, State, file_name, opened
+from .source import Source, State, file_name, folder_of, opened
 
 if TYPE_CHECKING:
     import os
@@ -70,6 +70,7 @@ def load(
     into: None = None,
     dtype: Precision | None = None,
     engine: EngineChoice = "auto",
+    max_bytes: int = 1 << 30,
 ) -> Layer: ...
 def load(
     path: ModelFile,
@@ -81,6 +82,7 @@ def load(
     into: Layer | None = None,
     dtype: Precision | None = None,
     engine: EngineChoice = "auto",
+    max_bytes: int = 1 << 30,
 ) -> Layer:
     """Load a model from a file, ready to run.
 
@@ -112,6 +114,9 @@ def load(
         The dtype of the model; that of the file if not given.
     engine : str
         The engine of the model's layers; see `LSTM`.
+    max_bytes : int
+        The most bytes that one array may take whose size a number in the file decides, in files of
+        whole graphs.
 
     Returns
     -------
@@ -190,7 +195,14 @@ def load(
             told = {of: {"batch_first": value} for of, value in state.batch_first.items()}
             if description is not None:
                 told = structure.recurrent(description)
-            return _load_into(into, state, told, key, prefix)
+            return _load_into(into, state, told | dict(content.recurrent), key, prefix)
+        if content.build is not None:
+            if order is not None or batch_first is not None:
+                raise ValueError(
+                    "order= and batch_first= are for files that do not tell them; this one does"
+                )
+            model = content.build(Wish(options["engine"], options.get("dtype"), max_bytes))
+            return model if prefix is None else _layer(model, prefix)
         if description is not None:
             if order is not None:
                 raise ValueError("order= is for files that do not tell it; this one does")
@@ -271,6 +283,7 @@ def load_lstm(
         parts = find_parts(state)
         if description is not None:
             tell(parts, structure.recurrent(description))
+        tell(parts, content.recurrent)
         try:
             name, part = find_lstm(parts, prefix)
         except ValueError:
@@ -326,7 +339,7 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
         return dict(content.state.require())
 
 
-def save(model: Layer, path: str | os.PathLike[str]) -> None:
+def save(model: Layer, path: str | os.PathLike[str], **options: Any) -> None:
     """Save a model; the suffix of the path decides the format.
 
     Parameters
@@ -336,6 +349,8 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
         ``.npz`` (fastlstm's own format, which np.load opens too) and ``.safetensors`` hold
         parameters and structure, so that `load` gives the same model. ``.pt`` and ``.pth`` hold the
         state dict for ``torch.load``, and no structure.
+    **options
+        What the format lets the caller choose.
 
     Raises
     ------
@@ -374,7 +389,7 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
         )
     form = known[path.suffix.lower()]
     with written_aside(path) as file:
-        form.write(file, model)
+        form.write(file, model, **options)
     if not form.STRUCTURED and (lost := untold.in_model(model)):
         warnings.warn(
             f"{path}: such a file holds arrays alone, which do not tell {lost}: load it with "
@@ -400,7 +415,7 @@ def _naming(path: ModelFile) -> Iterator[list[str]]:
 def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, Format]:
     """Return what a file holds, and its format; a note about the file is added to `origin`."""
     with opened(path) as file:
-        source = Source(file)
+        source = Source(file, folder_of(path))
         for form in _READ:
             if form.recognises(source):
                 break

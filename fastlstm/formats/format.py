@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from typing import IO
+import numpy as np
 
+if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..layers import Layer
     from .source import Source, State
 
@@ -30,18 +32,37 @@ class Choice(NamedTuple):
             )
 
 
+class Wish(NamedTuple):
+    """How the caller of `load` wants a model that a file describes as a graph.
+
+    ``dtype`` is None for that of the file. ``max_bytes`` bounds each array whose size a number in
+    the file decides.
+    """
+
+    engine: EngineChoice = "auto"
+    dtype: np.dtype[Any] | None = None
+    max_bytes: int = 1 << 30
+
+
 class Content(NamedTuple):
     """What a file holds: the state, the structure of the model or None, and what to say of it.
 
     ``structure`` is a description as `structure.build` takes it, and has not been checked yet.
     ``note`` stands before the fault in later errors; it tells what kind of file this is.
     ``model`` is the model in words, as its repr is, of a file that holds these and no structure.
+
+    A file of a format that describes whole networks has no ``structure`` but ``build``, which makes
+    the model. Its state has the parameters of its LSTMs, and of what else fastlstm has a layer
+    for. ``recurrent`` has the arguments of these LSTMs by the prefixes of their parameters' names,
+    as `structure.recurrent` gives them.
     """
 
     state: State
     structure: Any | None
     note: str = ""
     model: str = ""
+    build: Callable[[Wish], Layer] | None = None
+    recurrent: Mapping[str, dict[str, Any]] = {}
 
 
 ANY = Choice()
@@ -88,8 +109,11 @@ class WrittenFormat(Format, Protocol):
     def STRUCTURED(self) -> bool:
         """Whether `write` puts the structure of the model into a file."""
 
-    def write(self, file: IO[bytes], model: Layer) -> None:
-        """Write a model into an open file.
+    @property
+    def write(self) -> Callable[..., None]:
+        """Write a model into an open file: ``write(file, model, **options)``.
+
+        The options are the format's own, and have defaults.
 
         Raises
         ------

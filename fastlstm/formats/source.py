@@ -46,6 +46,11 @@ def file_name(path: ModelFile) -> str:
     return name
 
 
+def folder_of(path: ModelFile) -> str | None:
+    """Return the folder of a path; None for an open file, which may be no file of a folder."""
+    return None if _is_file(path) else os.path.dirname(os.path.abspath(file_name(path)))
+
+
 @contextmanager
 def opened(path: ModelFile) -> Iterator[IO[bytes]]:
     """Open a path, or lend an open file, which is put back to its position if it is seekable."""
@@ -85,9 +90,12 @@ class Source:
     file : binary file
         Any object with ``read``. A file that is not seekable, such as a download, is read to its
         end at once.
+    folder : str, optional
+        The folder of the file, where there is one: some formats have files beside it.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], folder: str | None = None) -> None:
+        self.folder = folder
         if not _is_seekable(file):
             file = io.BytesIO(file.read())
         self.file, self.start = file, file.tell()

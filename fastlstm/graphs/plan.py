@@ -1,0 +1,293 @@
+"""Plan: a graph of operators, put in order once and then run over arrays.
+
+A graph comes from a file: a reader gives its constants and nodes to a `Draft`, in an order in which
+each node finds its inputs, and `Draft.plan` makes the plan. What can be computed from constants
+alone is computed at once, and nodes that nobody asks for are left out.
+
+A value is an array or, as ONNX also has them, a list of arrays (a "sequence") or None (an absent
+"optional"). Values have names; the empty name stands for an input that is left out, or an output
+that nobody wants. A plan does not write into the values that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from ..checks import short
+from .limits import Limits, TooLarge
+
+if TYPE_CHECKING:
+    from ..engines import EngineChoice
+    from ..layers import Layer
+
+Value: TypeAlias = Any  # an ndarray, a list of them, or None
+# Takes the values of a node's inputs, and returns that of its output, or a tuple where it has
+# several. A model is pickled with its plan, so it is a function of a module, `functools.partial` of
+# one, or an object of a class; no lambda and no function inside a function.
+Compute: TypeAlias = Callable[..., Any]
+
+
+class Node(NamedTuple):
+    """One operator of a graph.
+
+    ``by`` says who computes it: "fastlstm" its engines, "numpy", or "onnx" its reference evaluator.
+    """
+
+    name: str
+    type: str
+    compute: Compute
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    by: str = "numpy"
+
+
+class Operator(NamedTuple):
+    """An operator as a file has it, from which a `Node` is made.
+
+    Parameters
+    ----------
+    name, type, domain : str
+        ``domain`` is "" for ONNX's own operators.
+    version : int
+        The version of the domain's operators that the file was written for ("opset").
+    attributes : dict of str -> object
+        Numbers, strings, lists of them, arrays; a `Body` where the file has a graph.
+    inputs, outputs : tuple of str
+        Names of values.
+    constants : tuple
+        The values of those inputs that are known already; None for the others.
+    draft : Draft
+        The graph that the operator becomes part of: its engine, limits and layers.
+    """
+
+    name: str
+    type: str
+    domain: str
+    version: int
+    attributes: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: tuple[Value, ...]
+    draft: Draft
+
+    def constant(self, place: int) -> Value:
+        """Return the value of an input if it is known already, None otherwise."""
+        return self.constants[place] if place < len(self.constants) else None
+
+    def has(self, place: int) -> bool:
+        """Whether there is such an input."""
+        return place < len(self.inputs) and bool(self.inputs[place])
+
+
+class Body(NamedTuple):
+    """A graph inside an operator: a branch of an If, what a Loop or Scan repeats.
+
+    ``plan`` takes its own inputs first, and then the values of the graphs around it that it uses.
+    These are named by ``captured``, and are inputs of the operator's node too, behind its own.
+    """
+
+    plan: Plan
+    captured: tuple[str, ...]
+
+
+class Draft:
+    """A graph that is being read.
+
+    Parameters
+    ----------
+    engine : str
+        The engine of the layers inside; see `fastlstm.LSTM`.
+    limits : Limits
+        Of arrays whose size a number in the file decides. It is the same object for the whole
+        model, so that the operators follow when it is changed.
+    room : int
+        How many bytes all computed constants may take together.
+
+    Attributes
+    ----------
+    constants : dict of str -> value
+    nodes : list of Node
+    layers : dict of str -> Layer
+        The layers inside, such as LSTMs, by the names of their nodes.
+    """
+
+    def __init__(self, engine: EngineChoice, limits: Limits, room: int) -> None:
+        self.engine, self.limits, self.room = engine, limits, room
+        self.constants: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self.layers: dict[str, Layer] = {}
+
+    def layer(self, name: str, layer: Layer) -> Layer:
+        """Put a layer into the model, in evaluation mode, under a name like that of its node."""
+        name = name.replace(".", "_") or type(layer).__name__
+        free, number = name, 2
+        while free in self.layers:
+            free, number = f"{name}_{number}", number + 1
+        self.layers[free] = layer.eval()
+        return layer
+
+    def add(self, node: Node, fold: bool = True) -> None:
+        """Add a node behind all that it takes values from.
+
+        If all its inputs are constants, it is computed now, unless `fold` is False or its result is
+        too large.
+        """
+        if fold and all(not name or name in self.constants for name in node.inputs):
+            try:
+                values = [self.constants.get(name) for name in node.inputs]
+                results = computed(node, values)
+            except TooLarge:
+                pass
+            else:
+                size = sum(_bytes(result) for result in results)
+                if size <= self.room:
+                    self.room -= size
+                    named = zip(node.outputs, results, strict=True)
+                    self.constants.update((name, result) for name, result in named if name)
+                    return
+        self.nodes.append(node)
+
+    def plan(self, inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
+        """Return the plan of all that the outputs need."""
+        return Plan(self.nodes, self.constants, inputs, outputs)
+
+
+class Plan:
+    """Operators in the order in which they run.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+        In an order in which each finds its inputs among the plan's, the constants and the outputs
+        of those before it. Those that no output needs are left out.
+    constants : dict of str -> value
+    inputs, outputs : sequence of str
+
+    Attributes
+    ----------
+    nodes : list of Node
+        Those that run.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        constants: Mapping[str, Value],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+    ) -> None:
+        self.nodes = _needed(list(nodes), set(outputs))
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        places = {name: place for place, name in enumerate(inputs)}
+        self._first: list[Value] = [None] * len(inputs)  # what the slots hold before a run
+        used = {name for node in self.nodes for name in node.inputs} | set(outputs)
+        for name, value in constants.items():
+            if name in used and name not in places:
+                places[name] = len(self._first)
+                self._first.append(value)
+        kept = set(outputs) | set(constants)
+        last = {name: n for n, node in enumerate(self.nodes) for name in node.inputs}
+        places[""] = len(self._first)
+        self._first.append(None)
+        # Of each node: what computes it, the slots that it takes from and puts into, and those
+        # whose values nobody needs behind it.
+        self._steps: list[tuple[Compute, list[int], int | list[int], list[int]]] = []
+        for n, node in enumerate(self.nodes):
+            takes = [_place(places, name, node) for name in node.inputs]
+            for name in filter(None, node.outputs):
+                if name in places:
+                    raise ValueError(f"{_who(node)} gives {short(name)}, which is there already")
+                places[name] = len(self._first)
+                self._first.append(None)
+            gives = [places[name] if name else -1 for name in node.outputs]
+            done = {name for name in node.inputs if name and last[name] == n} - kept
+            unused = {name for name in node.outputs if name and name not in last} - kept
+            free = [places[name] for name in sorted(done | unused)]
+            self._steps.append((node.compute, takes, gives[0] if len(gives) == 1 else gives, free))
+        for name in outputs:
+            if name not in places:
+                raise ValueError(f"nothing gives the output {short(name)}")
+        self._last = [places[name] for name in outputs]
+
+    def run(self, values: Sequence[Value]) -> list[Value]:
+        """Return the values of the outputs, given those of the inputs, in their orders.
+
+        Raises
+        ------
+        ValueError
+            If an operator cannot compute; the sentence names it.
+        """
+        slots = self._first.copy()
+        slots[: len(values)] = values
+        n = -1
+        try:
+            for compute, takes, gives, free in self._steps:
+                n += 1
+                result = compute(*[slots[place] for place in takes])
+                if isinstance(gives, int):
+                    slots[gives] = result
+                else:
+                    for place, value in zip(gives, result, strict=True):
+                        if place >= 0:
+                            slots[place] = value
+                for place in free:
+                    slots[place] = None
+        except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
+            raise _told(self.nodes[n], fault) from fault
+        return [slots[place] for place in self._last]
+
+
+def computed(node: Node, values: Sequence[Value]) -> tuple[Value, ...]:
+    """Return the values of a node's outputs, given those of its inputs.
+
+    Raises
+    ------
+    TooLarge, ValueError
+        As `Plan.run`.
+    """
+    try:
+        result = node.compute(*values)
+    except TooLarge:
+        raise
+    except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
+        raise _told(node, fault) from fault
+    return result if len(node.outputs) > 1 else (result,)
+
+
+def _needed(nodes: list[Node], wanted: Collection[str]) -> list[Node]:
+    """Return the nodes that the wanted values need, in the same order.
+
+    An output that nobody takes loses its name.
+    """
+    wanted, needed = set(wanted), []
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.outputs) or not any(node.outputs):
+            continue
+        needed.append(node._replace(outputs=tuple(n if n in wanted else "" for n in node.outputs)))
+        wanted.update(filter(None, node.inputs))
+    return needed[::-1]
+
+
+def _place(places: Mapping[str, int], name: str, node: Node) -> int:
+    if name not in places:
+        raise ValueError(f"{_who(node)} takes {short(name)}, which nothing before it gives")
+    return places[name]
+
+
+def _who(node: Node) -> str:
+    return f"operator {node.type} {short(node.name)}"
+
+
+def _told(node: Node, fault: Exception) -> ValueError:
+    """Return an error that says which operator cannot compute; one from inside says it already."""
+    said = str(fault)
+    if said.startswith("operator "):
+        return fault if isinstance(fault, ValueError) else ValueError(said)
+    return ValueError(f"{_who(node)}: {said}")
+
+
+def _bytes(value: Value) -> int:
+    if isinstance(value, (list, tuple)):
+        return sum(map(_bytes, value))
+    return int(getattr(value, "nbytes", 0))
