@@ -264,7 +264,8 @@ def test_everything_public_is_documented(name):
     elif arguments:
         assert "Parameters\n----------" in doc
         for argument in arguments:
-            stars = {argument.VAR_POSITIONAL: "*", argument.VAR_KEYWORD: "**"}.get(argument.kind, "")
+            several = {argument.VAR_POSITIONAL: "*", argument.VAR_KEYWORD: "**"}
+            stars = several.get(argument.kind, "")
             pattern = rf"^{re.escape(stars)}(\w+, )*\b{argument.name}(, \w+)*( :|$)"
             assert re.search(pattern, doc.replace("*layers : Layer, or", "*layers :"), re.M), (
                 argument
