@@ -1,9 +1,10 @@
 """ONNX's operators of arrays in NumPy, and the table of all that fastlstm computes itself.
 
 An entry of the table makes what computes an operator: it is given the `Operator`, and returns a
-function of the values of its inputs, or None for a form of it that is left to `reference`. What is
-known already, as the axes of a Squeeze or the bounds of a Slice often are, is worked out here,
-once. Source of what each operator does, by versions: https://onnx.ai/onnx/operators.
+function of the values of its inputs, or None for a form of it that is left to `reference`. Or it
+returns the whole `Node`, if that takes other inputs or is not computed by NumPy. What is known
+already, as the axes of a Squeeze or the bounds of a Slice often are, is worked out here, once.
+Source of what each operator does, by versions: https://onnx.ai/onnx/operators.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .plan import Compute, Node, Operator
+from .limits import TooLarge
+from .plan import Compute, Node, Operator, told
 from .reference import by_onnx
 
-Maker = Callable[[Operator], "Compute | None"]
+Maker = Callable[[Operator], "Node | Compute | None"]
 
-# By the operators' names in ONNX. Others register theirs here too: see the end of this file.
+# By the operators' names in ONNX, such as "Add"; those of other domains as "com.microsoft.Gelu".
+# Others register theirs here too: see the end of this file.
 OPERATORS: dict[str, Maker] = {}
 
 
@@ -27,11 +30,20 @@ def node_of(operator: Operator) -> Node:
 
     Raises
     ------
-    ValueError
-        If nobody can: the sentence names the operator and its domain.
+    TooLarge, ValueError
+        If nobody can, or if something is wrong with its attributes or constants: the sentence names
+        the operator.
     """
-    make = OPERATORS.get(operator.type) if operator.domain == "" else None
-    compute = make(operator) if make else None
+    domain = f"{operator.domain}." if operator.domain else ""
+    make = OPERATORS.get(domain + operator.type)
+    try:
+        compute = make(operator) if make else None
+    except TooLarge:
+        raise
+    except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
+        raise told(operator, fault) from fault
+    if isinstance(compute, Node):
+        return compute
     by = "numpy"
     if compute is None:
         compute, by = by_onnx(operator), "onnx"

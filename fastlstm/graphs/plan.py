@@ -32,6 +32,7 @@ class Node(NamedTuple):
     """One operator of a graph.
 
     ``by`` says who computes it: "fastlstm" its engines, "numpy", or "onnx" its reference evaluator.
+    ``note`` tells what it does otherwise than the file says, if it does.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Node(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     by: str = "numpy"
+    note: str = ""
 
 
 class Operator(NamedTuple):
@@ -234,7 +236,7 @@ class Plan:
                 for place in free:
                     slots[place] = None
         except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
-            raise _told(self.nodes[n], fault) from fault
+            raise told(self.nodes[n], fault) from fault
         return [slots[place] for place in self._last]
 
 
@@ -251,7 +253,7 @@ def computed(node: Node, values: Sequence[Value]) -> tuple[Value, ...]:
     except TooLarge:
         raise
     except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
-        raise _told(node, fault) from fault
+        raise told(node, fault) from fault
     return result if len(node.outputs) > 1 else (result,)
 
 
@@ -275,11 +277,11 @@ def _place(places: Mapping[str, int], name: str, node: Node) -> int:
     return places[name]
 
 
-def _who(node: Node) -> str:
+def _who(node: Node | Operator) -> str:
     return f"operator {node.type} {short(node.name)}"
 
 
-def _told(node: Node, fault: Exception) -> ValueError:
+def told(node: Node | Operator, fault: Exception) -> ValueError:
     """Return an error that says which operator cannot compute; one from inside says it already."""
     said = str(fault)
     if said.startswith("operator "):
