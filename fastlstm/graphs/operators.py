@@ -16,6 +16,7 @@ import numpy as np
 
 from .limits import TooLarge
 from .plan import Compute, Node, Operator, told
+from .recurrent import dynamic_quantize_lstm, lstm
 from .reference import by_onnx
 
 Maker = Callable[[Operator], "Node | Compute | None"]
@@ -63,3 +64,9 @@ OPERATORS |= {
 
 def _relu(x: Any) -> Any:
     return np.maximum(x, 0)
+
+
+OPERATORS |= {
+    "LSTM": lstm,
+    "com.microsoft.DynamicQuantizeLSTM": dynamic_quantize_lstm,
+}

@@ -1,0 +1,339 @@
+"""ONNX's operator LSTM, by `fastlstm.LSTM`; and onnxruntime's DynamicQuantizeLSTM.
+
+The values are those of onnxruntime. Where that does not run an operator (layout 1, float64), they
+are what ONNX says. Legend, as in `fastlstm.engines`: T steps, B sequences, I features, H units, and
+D directions, 1 or 2::
+
+    X  (T, B, I)     W  (D, 4H, I)   R  (D, 4H, H)   B  (D, 8H)    gates i, o, f, g
+    Y  (T, D, B, H)  P  (D, 3H)      gates i, o, f   sequence_lens (B,)
+    initial_h, initial_c, Y_h, Y_c   (D, B, H)
+
+With layout 1, X is (B, T, I), Y (B, T, D, H), and the states are (B, D, H). Sources:
+https://onnx.ai/onnx/operators/onnx__LSTM.html, and for the order in which activations take their
+parameters, and for defaults of these, onnxruntime's rnn_helpers.cc.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import quiet
+from ..checks import check_number, check_size, listed, short
+from ..layers import LSTM
+from .plan import Node, Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..arrays import Array
+    from ..engines import EngineChoice
+    from .limits import Limits
+    from .plan import Value
+
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+_ATTRIBUTES = {
+    "activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size",
+    "input_forget", "layout", "output_sequence",
+}  # fmt: skip
+
+# The functions by their names in small letters, which are all that onnxruntime looks at, with the
+# parameters that it gives them if the file does not.
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "sigmoid": ("sigmoid",),
+    "tanh": ("tanh",),
+    "relu": ("relu",),
+    "softsign": ("softsign",),
+    "softplus": ("softplus",),
+    "elu": ("elu", 1.0),
+    "leakyrelu": ("leaky_relu", 0.01),
+    "thresholdedrelu": ("thresholded_relu", 0.0),
+    "hardsigmoid": ("hard_sigmoid", 0.2, 0.5),
+    "scaledtanh": ("scaled_tanh", 0.0, 0.0),
+    "affine": ("affine", 0.0, 0.0),
+}
+
+
+class _Form(NamedTuple):
+    """What the attributes of an operator say.
+
+    ``options`` are arguments of `LSTM`; ``functions`` are three of these for each direction.
+    """
+
+    directions: int
+    hidden_size: int | None
+    batch_first: bool
+    options: dict[str, Any]
+    functions: list[dict[str, Any]]
+
+
+def lstm(operator: Operator) -> Node:
+    """Make the node of an LSTM."""
+    return _node(operator, _form(operator), (1, 2, 3, 7))
+
+
+def dynamic_quantize_lstm(operator: Operator) -> Node:
+    """Make the node of an LSTM whose weights are integers: they become float32.
+
+    onnxruntime rounds the inputs of the products to 8 bits too, we do not.
+    """
+    form = _form(operator)
+    node = _node(operator, form, (1, 2, 3, 7, 8, 9, 10, 11))
+    return node._replace(note="its quantised weights run as float32")
+
+
+def _node(operator: Operator, form: _Form, places: tuple[int, ...]) -> Node:
+    """Return the node of an operator whose weights are the inputs at these places."""
+    name, draft = operator.name or operator.type, operator.draft
+    run = _Run(form, operator.outputs, draft.limits)
+    names = [operator.inputs[n] if operator.has(n) else "" for n in (0, 5, 6, 4)]
+    weights = [operator.constant(n) for n in places]
+    if all(w is not None or not operator.has(n) for w, n in zip(weights, places, strict=True)):
+        run.layers = _layers(form, draft.engine, *weights)
+        ends = ("",) if len(run.layers) == 1 else ("_forward", "_reverse")
+        for layer, end in zip(run.layers, ends, strict=True):
+            draft.layer(name + end, layer)
+        compute: Any = run
+    else:
+        compute = _RunWithWeights(run, form, draft.engine)
+        names += [operator.inputs[n] if operator.has(n) else "" for n in places]
+    return Node(operator.name, operator.type, compute, tuple(names), operator.outputs, "fastlstm")
+
+
+def _form(operator: Operator) -> _Form:
+    """Return what the attributes say; raise if they are not those of an LSTM."""
+    given = operator.attributes
+    if unknown := sorted(given.keys() - _ATTRIBUTES):
+        raise ValueError(f"it has no attribute {short(unknown[0])}")
+    direction = given.get("direction", "forward")
+    if not isinstance(direction, str) or direction not in _DIRECTIONS:
+        raise ValueError(f"direction must be one of {listed(_DIRECTIONS)}, got {short(direction)}")
+    layout = given.get("layout", 0)
+    if layout not in (0, 1):
+        raise ValueError(f"layout must be 0 or 1, got {short(layout)}")
+    hidden_size, clip = given.get("hidden_size"), given.get("clip")
+    if hidden_size is not None:
+        hidden_size = check_size("hidden_size", hidden_size)
+    if clip is not None and clip != math.inf:
+        clip = check_number("clip", clip, above=0)
+    directions = _DIRECTIONS[direction]
+    options = {
+        "reverse": direction == "reverse",
+        "coupled": "f=1-i" if given.get("input_forget", 0) else None,
+        "gate_clip": None if clip == math.inf else clip,
+    }
+    functions = _functions(given, directions)
+    return _Form(directions, hidden_size, layout == 1, options, functions)
+
+
+def _functions(given: Any, directions: int) -> list[dict[str, Any]]:
+    """Return the activations of each direction.
+
+    Those that have parameters take them in turn from the two lists, and the defaults where a list
+    has come to its end.
+    """
+    names = given.get("activations") or ["Sigmoid", "Tanh", "Tanh"] * directions
+    if not isinstance(names, (list, tuple)) or len(names) != 3 * directions:
+        raise ValueError(f"activations must be {3 * directions} names, got {short(names)}")
+    parameters = []
+    for name in ("activation_alpha", "activation_beta"):
+        numbers = given.get(name, ())
+        parameters.append(iter([check_number(name, number) for number in numbers]))
+    functions = []
+    for name in names:
+        if not isinstance(name, str) or name.lower() not in _FUNCTIONS:
+            raise ValueError(f"activations must be of {listed(_FUNCTIONS)}, got {short(name)}")
+        kind, *defaults = _FUNCTIONS[name.lower()]
+        own = zip(parameters, defaults, strict=False)
+        functions.append((kind, *(next(numbers, default) for numbers, default in own)))
+    arguments = "gate_activation", "cell_activation", "output_activation"
+    return [
+        dict(zip(arguments, functions[k : k + 3], strict=True)) for k in range(0, 3 * directions, 3)
+    ]
+
+
+def _layers(
+    form: _Form,
+    engine: EngineChoice,
+    w: Array,
+    r: Array,
+    b: Array | None = None,
+    p: Array | None = None,
+    *scales: Array | None,
+) -> list[LSTM]:
+    """Return the LSTM that computes with these weights; two, if their activations differ.
+
+    `scales` are scale and zero point of W, and those of R, if these are quantised.
+    """
+    if scales:
+        w = _dequantised("W", w, *scales[:2])
+        r = _dequantised("R", r, *scales[2:])
+    h = form.hidden_size or r.shape[-1] if r.ndim else 0
+    d, i = form.directions, w.shape[-1] if w.ndim else 0
+    for name, array, shape, said in (
+        ("R", r, (d, 4 * h, h), "(D, 4H, H)"),
+        ("W", w, (d, 4 * h, i), "(D, 4H, I)"),
+        ("B", b, (d, 8 * h), "(D, 8H)"),
+        ("P", p, (d, 3 * h), "(D, 3H)"),
+    ):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name} must have shape {said}, here {shape}, got {array.shape}")
+
+    def layer(part: slice, functions: dict[str, Any], **options: Any) -> LSTM:
+        return LSTM.from_arrays(
+            w[part],
+            r[part],
+            None if b is None else b[part],
+            peephole=None if p is None else p[part],
+            layout="onnx",
+            batch_first=form.batch_first,
+            engine=engine,
+            **{**form.options, **functions, **options},
+        )
+
+    if d == 1 or form.functions[0] == form.functions[1]:
+        return [layer(slice(d), form.functions[0])]
+    forward, reverse = form.functions
+    return [layer(slice(0, 1), forward), layer(slice(1, 2), reverse, reverse=True)]
+
+
+def _dequantised(name: str, q: Array, scale: Any, zero_point: Any) -> Array:
+    """Return quantised weights (D, I, 4H) as floats (D, 4H, I).
+
+    Scales and zero points are those of each direction, (D,), or of its rows too, (D, 4H).
+    """
+    if q.dtype not in (np.int8, np.uint8):
+        raise ValueError(f"{name} must hold int8 or uint8, got {q.dtype}")
+    if scale is None:
+        raise ValueError(f"{name} has no scale")
+    zero_point = np.zeros_like(scale, q.dtype) if zero_point is None else zero_point
+    if q.ndim != 3:
+        raise ValueError(f"{name} must have shape (D, I, 4H), got {q.shape}")
+    d, _, rows = q.shape
+    for kind, array in ("scale", scale), ("zero_point", zero_point):
+        if array.shape not in ((d,), (d, rows)):
+            raise ValueError(
+                f"{name}_{kind} must have shape ({d},) or ({d}, {rows}), got {array.shape}"
+            )
+    scale, zero_point = (a.reshape(d, -1, 1).astype("f4") for a in (scale, zero_point))
+    floats: Array = (q.transpose(0, 2, 1).astype("f4") - zero_point) * scale
+    return floats
+
+
+class _Run:
+    """Computes Y, Y_h and Y_c of X, the initial states and the lengths.
+
+    Attributes
+    ----------
+    layers : list of LSTM
+        One, or two that run in a direction each.
+    """
+
+    layers: list[LSTM]
+
+    def __init__(self, form: _Form, outputs: Sequence[str], limits: Limits) -> None:
+        self.directions, self.batch_first = form.directions, form.batch_first
+        self.wanted, self.limits = tuple(map(bool, outputs)), limits
+
+    def __call__(self, x: Array, h: Value = None, c: Value = None, lengths: Value = None) -> Any:
+        return self.run(self.layers, x, h, c, lengths)
+
+    def run(self, layers: list[LSTM], x: Array, h: Value, c: Value, lengths: Value) -> Any:
+        """Run these layers."""
+        if x.ndim != 3:
+            raise ValueError(f"X must have 3 axes, got {x.ndim}")
+        wide = self.directions * layers[0].hidden_size
+        if x.size * wide * 8 > self.limits.most:
+            self.limits.allow((*x.shape[:2], wide), layers[0].dtype.itemsize)
+        if not x.size:
+            return self._nothing(layers[0], x)
+        steps, rows = x.shape[1::-1] if self.batch_first else x.shape[:2]
+        if lengths is not None:
+            if lengths.shape != (rows,):
+                raise ValueError(f"sequence_lens must have shape {(rows,)}, got {lengths.shape}")
+            if (lengths == steps).all():
+                lengths = None
+        hx = None
+        if h is not None or c is not None:
+            h, c = self._states(layers[0], rows, h, c)
+            hx = h, c
+        if len(layers) == 1:
+            y, (h, c) = layers[0](x, hx, lengths=lengths)
+        else:
+            y, h, c = _both(layers, x, hx, lengths)
+        if lengths is not None and not lengths.all():
+            h[:, lengths == 0] = c[:, lengths == 0] = 0  # and not what it began with
+        return self._results(y, h, c, x.dtype)
+
+    def _states(self, layer: LSTM, rows: int, h: Value, c: Value) -> tuple[Array, Array]:
+        """Return initial states (D, B, H); zeros in place of one that is not given."""
+        shape = self.directions, rows, layer.hidden_size
+        states = []
+        for name, state in ("initial_h", h), ("initial_c", c):
+            if state is None:
+                state = np.zeros(shape, layer.dtype)
+            elif self.batch_first and state.ndim == 3:
+                state = state.swapaxes(0, 1)
+            if state.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {state.shape}")
+            states.append(state)
+        return states[0], states[1]
+
+    def _results(self, y: Array, h: Array, c: Array, dtype: Any) -> Any:
+        """Return the outputs as the operator has them, of y (T, B, DH), h and c (D, B, H).
+
+        With layout 1, y is (B, T, DH). Y is a view of it.
+        """
+        if self.directions == 1 and not self.batch_first:
+            y = y[:, np.newaxis]
+        else:
+            y = y.reshape(*y.shape[:2], self.directions, -1)
+            if self.batch_first:
+                h, c = h.swapaxes(0, 1), c.swapaxes(0, 1)
+            else:
+                y = y.transpose(0, 2, 1, 3)
+        results = y, h, c
+        if y.dtype != dtype:
+            results = _narrowed(results, self.wanted, dtype)
+        return results[: len(self.wanted)] if len(self.wanted) > 1 else results[0]
+
+    def _nothing(self, layer: LSTM, x: Array) -> Any:
+        """Return the outputs where there are no steps or no sequences: zeros."""
+        if x.shape[2] != layer.input_size:
+            raise ValueError(f"X must have {layer.input_size} features, got {x.shape[2]}")
+        steps, rows = x.shape[1::-1] if self.batch_first else x.shape[:2]
+        self.limits.allow((rows, self.directions * layer.hidden_size), layer.dtype.itemsize)
+        y = np.zeros((*x.shape[:2], self.directions * layer.hidden_size), layer.dtype)
+        h = np.zeros((self.directions, rows, layer.hidden_size), layer.dtype)
+        return self._results(y, h, h, x.dtype)
+
+
+class _RunWithWeights:
+    """Does what `_Run` does where the weights are not known before."""
+
+    def __init__(self, run: _Run, form: _Form, engine: EngineChoice) -> None:
+        self.run, self.form, self.engine = run, form, engine
+
+    def __call__(self, x: Array, h: Value, c: Value, lengths: Value, *weights: Value) -> Any:
+        layers = _layers(self.form, self.engine, *weights)
+        return self.run.run(layers, x, h, c, lengths)
+
+
+def _both(layers: list[LSTM], x: Array, hx: Any, lengths: Value) -> tuple[Array, ...]:
+    """Return y, h and c of two layers, which run in a direction each."""
+    parts = []
+    for k, layer in enumerate(layers):
+        own = None if hx is None else (hx[0][k : k + 1], hx[1][k : k + 1])
+        y, (h, c) = layer(x, own, lengths=lengths)
+        parts.append((y, h, c))
+    ys, hs, cs = zip(*parts, strict=True)
+    return np.concatenate(ys, axis=2), np.concatenate(hs), np.concatenate(cs)
+
+
+@quiet
+def _narrowed(results: Any, wanted: tuple[bool, ...], dtype: Any) -> Any:
+    """Return those outputs that are wanted in a half type, that of X."""
+    pairs = zip(results, wanted, strict=False)
+    return tuple(value.astype(dtype) if is_wanted else None for value, is_wanted in pairs)
