@@ -17,6 +17,7 @@ from ..engines import choose
 from ..engines.machine import threads
 from ..files import written_aside
 from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
+from ..layers.parameters import undrawn
 from . import foreign, inference, npz, safetensors, structure, torch_pt, untold
 from .folding import fold
 from .format import Choice, Content, Format, Wish, WrittenFormat
@@ -538,7 +539,8 @@ def _fill(
     description: Any, arrays: Mapping[str, Array], batch_first: bool | None, options: dict[str, Any]
 ) -> Layer:
     """Build the model that is described, and load its parameters."""
-    model = structure.build(description, state=arrays, **options)
+    with undrawn():
+        model = structure.build(description, state=arrays, **options)
     for _, layer in model.named_layers():
         if batch_first is None or not isinstance(layer, (LSTM, Last)):
             continue

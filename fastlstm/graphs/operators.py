@@ -16,6 +16,7 @@ import numpy as np
 
 from .limits import TooLarge
 from .plan import Compute, Node, Operator, told
+from .products import conv, gemm, matmul
 from .recurrent import dynamic_quantize_lstm, lstm
 from .reference import by_onnx
 
@@ -67,6 +68,9 @@ def _relu(x: Any) -> Any:
 
 
 OPERATORS |= {
+    "Conv": conv,
+    "Gemm": gemm,
     "LSTM": lstm,
+    "MatMul": matmul,
     "com.microsoft.DynamicQuantizeLSTM": dynamic_quantize_lstm,
 }

@@ -11,6 +11,7 @@ from ..arrays import as_gradient, as_integers, as_rows, quiet
 from ..checks import check_size
 from .chain import Given, who
 from .layer import Layer
+from .parameters import begins_drawn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -71,7 +72,8 @@ class Embedding(Layer):
             padding_idx = int(padding_idx) % num_embeddings
         self.padding_idx = padding_idx
         super().__init__({"weight": (num_embeddings, embedding_dim)}, dtype)
-        self.reset_parameters(seed)
+        if begins_drawn():
+            self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | np.random.Generator | None = None) -> None:
         """Draw the weights anew from N(0, 1); the padding row is zeros."""

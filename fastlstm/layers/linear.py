@@ -13,6 +13,7 @@ from ..checks import check_bool, check_size
 from ..initialisers import uniform
 from .chain import Given, who
 from .computed import Computed
+from .parameters import begins_drawn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..arrays import Floats
     from ..checks import Precision
     from ..engines import EngineChoice
+    from ..engines.contract import Product
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -81,7 +83,8 @@ class Linear(Computed):
         # The version of the parameters, and what was made of them: packed, a copy of the weight.
         self._packed: tuple[int, Any] = -1, None
         self._copied: tuple[int, Floats | None] = -1, None
-        self.reset_parameters(seed)
+        if begins_drawn():
+            self.reset_parameters(seed)
 
     def __getstate__(self) -> dict[str, Any]:
         nothing = -1, None
@@ -175,15 +178,21 @@ class Linear(Computed):
     def _run(self, x: Floats) -> Floats:
         rows = as_rows(x)
         y = np.empty((len(rows), self.out_features), self.dtype)
+        weights = self._product()
+        for start in range(0, len(rows), self._most_rows):
+            piece = slice(start, start + self._most_rows)
+            weights.run(rows[piece], y[piece], self.num_threads)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _product(self) -> Product:
+        """Return the engine's product with the parameters as they are now."""
         version, weights = self._packed
         if version != self._version:
             version, views = self._version, self._views
             weights = self._engine.Product(views["weight"], views.get("bias"))
             self._packed = version, weights
-        for start in range(0, len(rows), self._most_rows):
-            piece = slice(start, start + self._most_rows)
-            weights.run(rows[piece], y[piece], self.num_threads)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        product: Product = weights
+        return product
 
     def _join(self, name: str, given: Given) -> tuple[Linear, Given]:
         given = given.check(self.in_features, who(name, self))

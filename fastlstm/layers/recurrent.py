@@ -12,7 +12,7 @@ from ..engines.contract import Array, Cell, Stack
 from ..initialisers import MATRIX_RULES, draw
 from .computed import Computed
 from .options import DEFAULTS, check_option, check_options, gates_of, options_of
-from .parameters import as_parameter
+from .parameters import as_parameter, begins_drawn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -110,7 +110,8 @@ class Recurrent(Computed):
         self._packed: dict[bool, _Pack] = {}  # by whether layers are apart
         self._whole: list[Stack] | None = None  # the stacks that the last call ran on
         self._spare: dict[int, dict[str, Any]] = {}  # layer -> memory that its stacks hand on
-        self.reset_parameters(seed)
+        if begins_drawn():
+            self.reset_parameters(seed)
 
     def _sizes(self) -> list[Sizes]:
         """Return the sizes of each layer and direction, in torch's order."""
