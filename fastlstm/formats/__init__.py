@@ -18,7 +18,7 @@ from ..engines.machine import threads
 from ..files import written_aside
 from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
 from ..layers.parameters import undrawn
-from . import foreign, inference, npz, safetensors, structure, torch_pt, untold
+from . import foreign, inference, npz, onnx_file, safetensors, structure, torch_pt, untold
 from .folding import fold
 from .format import Choice, Content, Format, Wish, WrittenFormat
 from .parts import as_lstm, called_with, find_lstm, find_parts, tell, within
@@ -36,7 +36,7 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (safetensors, torch_pt, npz)
+_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file)
 _WRITTEN: tuple[WrittenFormat, ...] = (safetensors, torch_pt, npz)
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
@@ -189,7 +189,7 @@ def load(
         asked = None if engine == "auto" else engine
         _check_into(into, batch_first=batch_first, order=order, dtype=dtype, engine=asked)
     with _naming(path) as origin:
-        content, form = _read(path, Choice(key), origin)
+        content, form = _read(path, Choice(key, engine=engine), origin)
         state, description = content.state, content.structure
         state.require(_dotted(prefix) if description is None else "")
         if into is not None:
@@ -277,7 +277,7 @@ def load_lstm(
     """
     options = _check_arguments(prefix, batch_first, dtype, engine)
     with _naming(path) as origin:
-        content, _ = _read(path, Choice(key, _OF_AN_LSTM), origin)
+        content, _ = _read(path, Choice(key, _OF_AN_LSTM, engine), origin)
         state, description = content.state, content.structure
         if prefix is not None:
             state.require(_dotted(prefix), _LOCAL)
@@ -336,7 +336,7 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
     ['weight', 'bias']
     """
     with _naming(path) as origin:
-        content, _ = _read(path, Choice(key), origin)
+        content, _ = _read(path, Choice(key, engine="numpy"), origin)
         return dict(content.state.require())
 
 

@@ -36,6 +36,8 @@ class Budget:
         "bytes of JSON": (_MIB, 0),
         "bytes of a training's JSON": (4 * _MIB, 1),
         "levels of modules": (64, 0),
+        "levels of graphs": (32, 0),
+        "operators": (_MIB // 32, 1 / 16),
     }
 
     def __init__(self, size: int) -> None:

@@ -18,11 +18,13 @@ class Choice(NamedTuple):
 
     ``key`` is the dotted path to it. Without a key, a state dict goes before all others if the
     pattern ``likely`` is found in one of its names. So the model is taken, and not the state of a
-    generator or a mean that is stored beside it.
+    generator or a mean that is stored beside it. ``engine`` is that of layers which a reader makes
+    already, as those do that read whole graphs.
     """
 
     key: str | None = None
     likely: str = r"(^|\.)(weight|bias)($|_[ih][hr]|_c[ifo]|_ln)"  # names of what a layer learns
+    engine: EngineChoice = "auto"
 
     def refuse_key(self) -> None:
         """Raise ValueError if there is a key, for a format whose files hold one state dict."""

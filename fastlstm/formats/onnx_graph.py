@@ -1,0 +1,486 @@
+"""How the graph of an ONNX file becomes a `Draft`: names, constants, functions, graphs in graphs.
+
+The names of values in the file are those of one graph; a graph inside an operator sees those
+around it. In the draft every value has a name of its own. So functions and the branches of an If
+whose condition is known can be put into the graph that uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import short
+from ..graphs.model import Port
+from ..graphs.operators import node_of
+from ..graphs.plan import Body, Draft, Node, Operator, Value
+from .onnx_tensors import Tensors, dtype_of
+
+if TYPE_CHECKING:
+    from .budget import Budget
+
+_OLDEST = 7  # the first version of ONNX's operators ("opset") that is read
+_FIELDS = {  # of an AttributeProto by its type; tensors and graphs have their own readers
+    "FLOAT": "f",
+    "INT": "i",
+    "STRING": "s",
+    "TYPE_PROTO": "tp",
+    "FLOATS": "floats",
+    "INTS": "ints",
+    "STRINGS": "strings",
+    "TYPE_PROTOS": "type_protos",
+}
+
+
+class Graph:
+    """A graph that is being read, or a function: which value each of its names stands for.
+
+    Parameters
+    ----------
+    draft : Draft
+        What it becomes part of.
+    versions : dict of str -> int
+        Of the operators, by their domains.
+    outer : Graph, optional
+        The one around it, whose names it sees.
+    attributes : dict
+        Those that a function was called with: the AttributeProto and the graph that it stands in.
+    repeated : bool
+        Whether its constants have been read before, as those of a function that is called twice.
+    """
+
+    def __init__(
+        self,
+        draft: Draft,
+        versions: Mapping[str, int],
+        outer: Graph | None = None,
+        attributes: Mapping[str, tuple[Any, Graph]] | None = None,
+        repeated: bool = False,
+    ) -> None:
+        self.draft, self.versions, self.outer = draft, versions, outer
+        self.attributes = attributes or {}
+        self.repeated = repeated
+        self.depth: int = outer.depth + 1 if outer else 0
+        self.names: dict[str, str] = {}
+        self.captured: dict[str, str] = {}  # from values of the draft around it to its own
+
+    def find(self, name: str) -> str:
+        """Return the value that a name stands for; "" for an input that a function lacks."""
+        if name in self.names:
+            return self.names[name]
+        if self.outer is None:
+            raise ValueError(f"nothing before it gives {short(name)}")
+        found = self.outer.find(name)
+        if found and self.outer.draft is not self.draft:
+            if found in self.outer.draft.constants:
+                self.draft.constants[found] = self.outer.draft.constants[found]
+            else:
+                self.captured[found] = found
+        self.names[name] = found
+        return found
+
+
+class Reader:
+    """Reads the graph of a model, and what is in it.
+
+    Parameters
+    ----------
+    model : ModelProto
+    tensors : Tensors
+    draft : Draft
+        It gets the nodes, constants and layers.
+    budget : Budget
+        Of the file.
+
+    Attributes
+    ----------
+    inputs, outputs : list of Port
+    names : list of str
+        The values of the outputs.
+    faults : dict of str -> str
+        Why an operator cannot be computed, by its name.
+    """
+
+    def __init__(self, model: Any, tensors: Tensors, draft: Draft, budget: Budget) -> None:
+        self._tensors, self._budget = tensors, budget
+        self._functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
+        if len(self._functions) < len(model.functions):
+            raise ValueError("it has two functions of the same name")
+        self._calls: list[tuple[str, str, str]] = []  # of functions that are being read
+        self._called: set[tuple[str, str, str]] = set()
+        self._taken: dict[str, int] = {}
+        self.faults: dict[str, str] = {}
+        self._failed = 0  # how many operators nobody can compute
+        graph = Graph(draft, _versions(model.opset_import))
+        self._optional = model.ir_version >= 4
+        self.inputs = self._main(model.graph, graph)
+        self.outputs = [_port(value) for value in model.graph.output]
+        self.names = self._results(model.graph.output, graph)
+
+    # ---- graphs ----
+
+    def _main(self, proto: Any, graph: Graph) -> list[Port]:
+        """Read the graph of the model, and return its inputs."""
+        given = {tensor.name for tensor in proto.initializer}
+        given |= {sparse.values.name for sparse in proto.sparse_initializer}
+        ports = []
+        for value in proto.input:
+            if value.name not in given:
+                ports.append(_port(value))
+                self._define(graph, value.name)
+        self._fill(proto, graph)
+        return ports
+
+    def _fill(self, proto: Any, graph: Graph) -> None:
+        """Read the initializers and the nodes of a graph."""
+        for tensor in proto.initializer:
+            self._constant(graph, tensor.name, self._array(tensor, graph))
+        for sparse in proto.sparse_initializer:
+            self._constant(graph, sparse.values.name, self._dense(sparse, graph))
+        self._nodes(proto.node, graph)
+
+    def _nodes(self, nodes: Iterable[Any], graph: Graph) -> None:
+        self._budget.check("levels of graphs", graph.depth)
+        for proto in nodes:
+            self._budget.spend("operators")
+            try:
+                self._node(proto, graph)
+            except ValueError as fault:
+                said = str(fault)
+                if said.startswith("operator ") or said.startswith("it has "):
+                    raise
+                raise ValueError(
+                    f"operator {short(proto.op_type)[1:-1]} {short(_name(proto))}: {said}"
+                ) from fault
+
+    def _results(self, outputs: Iterable[Any], graph: Graph) -> list[str]:
+        """Return the values of the outputs of a graph; each is given by a node of its own.
+
+        So what a model returns is never what it was given, nor one of its constants.
+        """
+        names = []
+        for value in outputs:
+            try:
+                names.append(graph.find(value.name))
+            except ValueError:
+                raise ValueError(f"nothing gives the output {short(value.name)}") from None
+        return names
+
+    # ---- nodes ----
+
+    def _node(self, proto: Any, graph: Graph) -> None:
+        domain, kind = _domain(proto.domain), proto.op_type
+        key = (domain, kind, proto.overload)
+        inputs = _stripped([graph.find(name) if name else "" for name in proto.input])
+        if key in self._functions:
+            self._call(key, proto, inputs, graph)
+            return
+        if domain not in graph.versions:
+            raise ValueError(f"the file does not tell the version of the domain {short(domain)}")
+        if domain == "" and kind == "Constant":
+            if len(proto.output) != 1 or len(proto.attribute) != 1:
+                raise ValueError("a constant needs one output and one attribute")
+            value = self._value(proto.attribute[0], graph)
+            self._constant(graph, proto.output[0], value)
+            return
+        if domain == "" and kind == "Identity" and len(inputs) == len(proto.output) == 1:
+            self._define(graph, proto.output[0], inputs[0])
+            return
+        if domain == "" and kind == "If" and inputs and inputs[0] in graph.draft.constants:
+            self._branch(proto, graph.draft.constants[inputs[0]], graph)
+            return
+        self._operator(proto, domain, inputs, graph)
+
+    def _operator(self, proto: Any, domain: str, inputs: list[str], graph: Graph) -> None:
+        """Read an operator that is one node of the draft."""
+        draft, name = graph.draft, _name(proto)
+        known = self._failed
+        attributes: dict[str, Any] = {}
+        around: dict[str, None] = {}  # the values that graphs inside take from around them
+        for attribute, owner in self._attributes(proto, graph):
+            if attribute.name in attributes:
+                raise ValueError(f"it has the attribute {short(attribute.name)} twice")
+            value = self._attribute(attribute, owner, graph)
+            attributes[attribute.name] = value
+            bodies = value if isinstance(value, list) else [value]
+            for body in bodies:
+                if isinstance(body, Body):
+                    around |= dict.fromkeys(body.captured)
+        outputs = _stripped([self._define(graph, n) if n else "" for n in proto.output])
+        if self._failed > known or not outputs:
+            self._failed += bool(outputs)
+            return  # a graph inside has operators that nobody computes
+        operator = Operator(
+            name,
+            proto.op_type,
+            domain,
+            graph.versions[domain],
+            attributes,
+            (*inputs, *around),
+            tuple(outputs),
+            tuple(draft.constants.get(n) for n in (*inputs, *around)),
+            draft,
+        )
+        try:
+            node = node_of(operator)
+        except ValueError as fault:
+            self._fault(name, str(fault))
+            return
+        self._add(draft, node, domain, graph)
+
+    def _add(self, draft: Draft, node: Node, domain: str, graph: Graph) -> None:
+        """Add a node to the draft; what it computes from constants is a constant, and stays one."""
+        repeats = domain == "" and node.type in ("Loop", "Scan")  # nobody knows for how long
+        try:
+            draft.add(node, fold=not repeats)
+        except ValueError:
+            if graph.depth == 0:
+                raise
+            draft.add(node, fold=False)  # it may be a branch that is never taken
+        for name in node.outputs:
+            if isinstance(value := draft.constants.get(name), np.ndarray):
+                value.flags.writeable = False
+
+    def _branch(self, proto: Any, condition: Value, graph: Graph) -> None:
+        """Read an If whose condition is known: the nodes of one branch take its place."""
+        wanted = "then_branch" if _truth(condition) else "else_branch"
+        for attribute, owner in self._attributes(proto, graph):
+            if attribute.name == wanted and attribute.HasField("g"):
+                break
+        else:
+            raise ValueError(f"it has no {wanted}")
+        branch = Graph(graph.draft, owner.versions, owner, owner.attributes, owner.repeated)
+        branch.depth = graph.depth + 1
+        self._fill(attribute.g, branch)
+        results = self._results(attribute.g.output, branch)
+        self._give(proto, results, graph)
+
+    def _call(
+        self, key: tuple[str, str, str], proto: Any, inputs: Sequence[str], graph: Graph
+    ) -> None:
+        """Read the call of a function of the file: its nodes take its place."""
+        function = self._functions[key]
+        if key in self._calls:
+            raise ValueError(f"the function {short(function.name)} calls itself")
+        if len(inputs) > len(function.input):
+            raise ValueError(f"the function {short(function.name)} is given too many inputs")
+        given = {attribute.name: (attribute, graph) for attribute in function.attribute_proto}
+        given |= {found.name: (found, owner) for found, owner in self._attributes(proto, graph)}
+        body = Graph(
+            graph.draft,
+            _versions(function.opset_import),
+            None,
+            given,
+            graph.repeated or key in self._called,
+        )
+        body.depth = graph.depth + 1
+        for place, name in enumerate(function.input):
+            if name in body.names:
+                raise ValueError(f"the function {short(function.name)} has an input twice")
+            body.names[name] = inputs[place] if place < len(inputs) else ""
+        self._calls.append(key)
+        self._called.add(key)
+        self._nodes(function.node, body)
+        self._calls.pop()
+        results = [body.find(name) for name in function.output]
+        self._give(proto, results, graph)
+
+    def _give(self, proto: Any, results: Sequence[str], graph: Graph) -> None:
+        """Let the outputs of a node stand for these values."""
+        if len(proto.output) > len(results):
+            raise ValueError(f"it has {len(proto.output)} outputs, its graph {len(results)}")
+        for name, value in zip(proto.output, results, strict=False):
+            if name:
+                self._define(graph, name, value)
+
+    # ---- values ----
+
+    def _define(self, graph: Graph, name: str, value: str | None = None) -> str:
+        """Let a name stand for a value, a new one if none is given, and return that."""
+        if name in graph.names and (graph.outer is None or name not in graph.outer.names):
+            raise ValueError(f"there are two values called {short(name)}")
+        if not name:
+            raise ValueError("a value has no name")
+        if value is None:
+            self._budget.spend("letters of names", len(name))
+            count = self._taken.get(name, 0)
+            self._taken[name] = count + 1
+            value = f"{name} ({count + 1})" if count else name
+            if count:
+                self._taken[value] = 1
+        graph.names[name] = value
+        return value
+
+    def _constant(self, graph: Graph, name: str, value: Value) -> None:
+        graph.draft.constants[self._define(graph, name)] = value
+
+    def _array(self, tensor: Any, graph: Graph) -> Value:
+        return self._counted(self._tensors.array(tensor), graph)
+
+    def _dense(self, sparse: Any, graph: Graph) -> Value:
+        array = self._tensors.dense(sparse)
+        return self._counted(array, graph, always=True)
+
+    def _counted(self, array: Any, graph: Graph, always: bool = False) -> Any:
+        """Count an array that takes more memory than the file does."""
+        if graph.repeated or always:
+            graph.draft.room -= array.nbytes
+            if graph.draft.room < 0:
+                raise ValueError("it has functions or sparse tensors that make far more of it")
+        return array
+
+    # ---- attributes ----
+
+    def _attributes(self, proto: Any, graph: Graph) -> Iterable[tuple[Any, Graph]]:
+        """Yield the attributes of a node, and the graph that each stands in.
+
+        In a function an attribute may refer to one of the call.
+        """
+        for attribute in proto.attribute:
+            if not attribute.ref_attr_name:
+                yield attribute, graph
+            elif found := self._referred(attribute.ref_attr_name, graph):
+                told, owner = found
+                named = type(told)()
+                named.CopyFrom(told)
+                named.name = attribute.name
+                yield named, owner
+
+    def _referred(self, name: str, graph: Graph | None) -> tuple[Any, Graph] | None:
+        while graph is not None:
+            if name in graph.attributes:
+                return graph.attributes[name]
+            graph = graph.outer
+        return None
+
+    def _attribute(self, proto: Any, owner: Graph, graph: Graph) -> Any:
+        """Return the value of an attribute."""
+        kind = _kind(proto)
+        if kind == "GRAPH":
+            return self._body(proto.g, owner, graph)
+        if kind == "GRAPHS":
+            return [self._body(inner, owner, graph) for inner in proto.graphs]
+        return self._value(proto, owner)
+
+    def _value(self, proto: Any, graph: Graph) -> Any:
+        """Return the value of an attribute that is no graph; that of a Constant is an array."""
+        kind = _kind(proto)
+        if kind == "TENSOR":
+            return self._array(proto.t, graph)
+        if kind == "TENSORS":
+            return [self._array(tensor, graph) for tensor in proto.tensors]
+        if kind == "SPARSE_TENSOR":
+            return self._dense(proto.sparse_tensor, graph)
+        if kind not in _FIELDS:
+            raise ValueError(f"its attribute {short(proto.name)} has the type {kind}")
+        value = getattr(proto, _FIELDS[kind])
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif kind == "STRINGS":
+            value = [text.decode("utf-8", "replace") for text in value]
+        elif kind.endswith("S"):
+            value = list(value)
+        if proto.name.startswith("value_") and proto.name[6:] in _CONSTANTS:
+            return np.array(value, _CONSTANTS[proto.name[6:]])
+        return value
+
+    def _body(self, proto: Any, owner: Graph, graph: Graph) -> Body:
+        """Return a graph inside an operator as a plan of its own."""
+        draft = Draft(graph.draft.engine, graph.draft.limits, graph.draft.room)
+        draft.layers = graph.draft.layers
+        body = Graph(draft, owner.versions, owner, owner.attributes, graph.repeated)
+        body.depth = graph.depth + 1
+        given = {tensor.name for tensor in proto.initializer}
+        inputs = [
+            self._define(body, value.name) for value in proto.input if value.name not in given
+        ]
+        known = self._failed
+        self._fill(proto, body)
+        graph.draft.room = draft.room
+        outputs = self._results(proto.output, body)
+        captured = tuple(body.captured)
+        if self._failed > known:
+            return Body(Draft(draft.engine, draft.limits, 0).plan((), ()), captured)
+        return Body(draft.plan((*inputs, *captured), outputs), captured)
+
+    def _fault(self, name: str, fault: str) -> None:
+        self._failed += 1
+        if len(self.faults) < 100:
+            self.faults.setdefault(name, fault)
+
+
+_CONSTANTS = {
+    "int": "i8", "ints": "i8", "float": "f4", "floats": "f4", "string": "O", "strings": "O",
+}  # fmt: skip
+
+
+def _kind(attribute: Any) -> str:
+    """Return the type of an attribute; ValueError if it has the value of another one."""
+    kinds = type(attribute).AttributeType
+    kind = str(kinds.Name(attribute.type)) if attribute.type in kinds.values() else "UNDEFINED"
+    if kind == "UNDEFINED":
+        raise ValueError(f"its attribute {short(attribute.name)} has no known type")
+    return kind
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _versions(imports: Iterable[Any]) -> dict[str, int]:
+    """Return the versions of operators that a file or function uses, by their domains."""
+    from onnx import defs
+
+    versions = {_domain(entry.domain): int(entry.version) for entry in imports}
+    version, newest = versions.get("", _OLDEST), defs.onnx_opset_version()
+    if version < _OLDEST:
+        raise ValueError(
+            f"its operators are those of version (opset) {version} of ONNX, read are {_OLDEST} and "
+            "newer ones: convert it with onnx.version_converter.convert_version(model, 13)"
+        )
+    if version > newest:
+        raise ValueError(
+            f"its operators are those of version (opset) {version} of ONNX, the onnx package that "
+            f"is installed knows {newest}: pip install --upgrade onnx"
+        )
+    return versions
+
+
+def _stripped(names: list[str]) -> list[str]:
+    """Return names without the empty ones at the end."""
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def _name(proto: Any) -> str:
+    """Return the name of a node or, if it has none, that of its first output."""
+    return str(proto.name or next(filter(None, proto.output), ""))
+
+
+def _truth(condition: Value) -> bool:
+    if not isinstance(condition, (np.ndarray, np.generic)) or condition.size != 1:
+        raise ValueError("its condition must be one value")
+    return bool(condition.reshape(()))
+
+
+def _port(value: Any) -> Port:
+    """Return an input or output of a graph, from its ValueInfoProto."""
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return Port(value.name)
+    tensor = value.type.tensor_type
+    dtype = dtype_of(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape"):
+        return Port(value.name, dtype)
+    shape: list[int | str | None] = []
+    for size in tensor.shape.dim:
+        if size.HasField("dim_value"):
+            if size.dim_value < 0:
+                raise ValueError(f"{short(value.name)} has a size below 0: {size.dim_value}")
+            shape.append(int(size.dim_value))
+        else:
+            shape.append(size.dim_param or None)
+    return Port(value.name, dtype, tuple(shape))
