@@ -28,7 +28,7 @@ _BEGINNINGS = [  # patterns of the first bytes, and words that end the sentence 
     (rb"MATLAB ", "a MATLAB file (.mat)"),
     (rb"\x93NUMPY", "a single array without a name (.npy); np.savez stores arrays by their names"),
     (rb"\x08\x01\x12", "a TensorFlow SavedModel (.pb)"),
-    (rb"(?s)\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model (.onnx)"),
+    (rb"(?s)\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "the beginning of an ONNX model"),
     (rb"PK\x05\x06", "an empty zip file"),
     (rb"\s*[{\[]\s*([\"{\[\]}\d-]|true|false|null)", "JSON"),
 ]

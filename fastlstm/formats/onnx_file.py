@@ -107,7 +107,7 @@ def _parsed(source: Source) -> Any:
     """Return the ModelProto of a file."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError(
             'an ONNX file needs the onnx package: pip install "fastlstm[onnx]"'

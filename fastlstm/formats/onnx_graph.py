@@ -246,10 +246,12 @@ class Reader:
     def _branch(self, proto: Any, condition: Value, graph: Graph) -> None:
         """Read an If whose condition is known: the nodes of one branch take its place."""
         wanted = "then_branch" if _truth(condition) else "else_branch"
-        for attribute, owner in self._attributes(proto, graph):
-            if attribute.name == wanted and attribute.HasField("g"):
-                break
-        else:
+        found = {
+            attribute.name: (attribute, owner)
+            for attribute, owner in self._attributes(proto, graph)
+        }
+        attribute, owner = found.get(wanted, (None, graph))
+        if attribute is None or not attribute.HasField("g"):
             raise ValueError(f"it has no {wanted}")
         branch = Graph(graph.draft, owner.versions, owner, owner.attributes, owner.repeated)
         branch.depth = graph.depth + 1

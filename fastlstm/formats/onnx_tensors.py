@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file as arrays, whichever of ONNX's many ways of storing them was taken."""
+"""The tensors of an ONNX file as arrays, whichever of many ways of storing them was taken."""
 
 from __future__ import annotations
 
@@ -177,9 +177,10 @@ def dtype_of(data_type: int) -> np.dtype[Any]:
     from onnx import helper
 
     try:
-        return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
+        dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
     except KeyError:
         raise ValueError(f"its numbers have the type {data_type}, which NumPy lacks") from None
+    return dtype
 
 
 def _bytes(kind: str, dtype: np.dtype[Any], count: int) -> int:
@@ -212,14 +213,15 @@ def _numbers(data: Any, dtype: np.dtype[Any], count: int, kind: str) -> Array:
 
 def _unpacked(data: Array, dtype: np.dtype[Any], count: int, bits: int) -> Array:
     """Return numbers of 2 or 4 bits, of which the first ones in a byte are its lowest bits."""
-    codes = (data[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & ((1 << bits) - 1)
+    codes: Array = (data[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & ((1 << bits) - 1)
     codes = codes.astype(np.uint8).reshape(-1)[:count]
     if dtype.name.startswith("float"):
         return codes.view(dtype)
     if dtype.name.startswith("int"):
         half = 1 << (bits - 1)
-        return ((codes.astype(np.int8) ^ half) - half).astype(dtype)
-    return codes.astype(dtype)
+        codes = (codes.astype(np.int8) ^ half) - half
+    array: Array = codes.astype(dtype)
+    return array
 
 
 def _from_field(tensor: Any, dtype: np.dtype[Any], count: int, kind: str) -> Array:
@@ -245,7 +247,7 @@ def _from_field(tensor: Any, dtype: np.dtype[Any], count: int, kind: str) -> Arr
     if dtype.kind in "iu":
         return _narrow(stored, dtype, kind)
     if dtype.kind == "b":
-        return stored != 0
+        return stored.astype(bool)
     return _narrow(stored, np.dtype(f"u{dtype.itemsize}"), kind).view(dtype)  # floats as codes
 
 
