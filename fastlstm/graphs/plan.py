@@ -12,6 +12,7 @@ that nobody wants. A plan does not write into the values that it is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..checks import short
@@ -26,6 +27,8 @@ Value: TypeAlias = Any  # an ndarray, a list of them, or None
 # several. A model is pickled with its plan, so it is a function of a module, `functools.partial` of
 # one, or an object of a class; no lambda and no function inside a function.
 Compute: TypeAlias = Callable[..., Any]
+
+_Take: TypeAlias = Any  # an int, or an itemgetter: `_taking`
 
 
 class Node(NamedTuple):
@@ -192,21 +195,27 @@ class Plan:
         last = {name: n for n, node in enumerate(self.nodes) for name in node.inputs}
         places[""] = len(self._first)
         self._first.append(None)
-        # Of each node: what computes it, the slots that it takes from and puts into, and those
-        # whose values nobody needs behind it.
-        self._steps: list[tuple[Compute, list[int], int | list[int], list[int]]] = []
+        # Of each node: what takes its inputs out of the slots, where its output goes or outputs go,
+        # and the slots to empty: those of values that nobody needs behind it, unless an output of
+        # the node has taken the slot.
+        self._steps: list[tuple[Node, Compute, _Take, int | list[int], list[int]]] = []
+        idle: list[int] = []  # slots that may be used again
         for n, node in enumerate(self.nodes):
             takes = [_place(places, name, node) for name in node.inputs]
+            done = {name for name in node.inputs if name and last[name] == n} - kept
+            free = sorted({places[name] for name in done})
+            idle += free
             for name in filter(None, node.outputs):
                 if name in places:
                     raise ValueError(f"{_who(node)} gives {short(name)}, which is there already")
-                places[name] = len(self._first)
-                self._first.append(None)
+                if not idle:
+                    idle.append(len(self._first))
+                    self._first.append(None)
+                places[name] = idle.pop()
             gives = [places[name] if name else -1 for name in node.outputs]
-            done = {name for name in node.inputs if name and last[name] == n} - kept
-            unused = {name for name in node.outputs if name and name not in last} - kept
-            free = [places[name] for name in sorted(done | unused)]
-            self._steps.append((node.compute, takes, gives[0] if len(gives) == 1 else gives, free))
+            free = [place for place in free if place not in gives]
+            give = gives[0] if len(gives) == 1 else gives
+            self._steps.append((node, node.compute, _taking(takes), give, free))
         for name in outputs:
             if name not in places:
                 raise ValueError(f"nothing gives the output {short(name)}")
@@ -222,12 +231,13 @@ class Plan:
         """
         slots = self._first.copy()
         slots[: len(values)] = values
-        n = -1
         try:
-            for compute, takes, gives, free in self._steps:
-                n += 1
-                result = compute(*[slots[place] for place in takes])
-                if isinstance(gives, int):
+            for node, compute, takes, gives, free in self._steps:  # noqa: B007 (named in errors)
+                if takes.__class__ is int:
+                    result = compute(slots[takes])
+                else:
+                    result = compute(*takes(slots))
+                if gives.__class__ is int:
                     slots[gives] = result
                 else:
                     for place, value in zip(gives, result, strict=True):
@@ -236,7 +246,7 @@ class Plan:
                 for place in free:
                     slots[place] = None
         except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
-            raise told(self.nodes[n], fault) from fault
+            raise told(node, fault) from fault
         return [slots[place] for place in self._last]
 
 
@@ -269,6 +279,13 @@ def _needed(nodes: list[Node], wanted: Collection[str]) -> list[Node]:
         needed.append(node._replace(outputs=tuple(n if n in wanted else "" for n in node.outputs)))
         wanted.update(filter(None, node.inputs))
     return needed[::-1]
+
+
+def _taking(places: Sequence[int]) -> _Take:
+    """Return what takes values out of slots: a slot, or a function that returns several values."""
+    if len(places) == 1:
+        return places[0]
+    return itemgetter(*places) if places else itemgetter(slice(0))
 
 
 def _place(places: Mapping[str, int], name: str, node: Node) -> int:

@@ -18,6 +18,7 @@ from .layer import Back, States, accepted
 from .layouts import as_torch
 from .noise import draw_noise, input_factors
 from .options import options_text, zones_of
+from .parameters import undrawn
 from .recurrent import Recurrent, Sizes, describe, each_cell
 from .stream import Stream
 
@@ -350,20 +351,21 @@ class LSTM(Recurrent):
             first = kernel[0] if isinstance(kernel, (list, tuple)) else kernel
             wide = str(getattr(first, "dtype", "")).endswith("float64")  # numbers have none
             dtype = "float64" if wide else "float32"
-        lstm = cls(
-            input_size,
-            hidden_size,
-            bias=bias is not None,
-            batch_first=batch_first,
-            bidirectional="weight_ih_l0_reverse" in state,
-            dtype=dtype,
-            engine=engine,
-            num_threads=num_threads,
-            peephole=peephole is not None,
-            coupled=coupled,
-            **options,
-        )
-        if missing := lstm.state_dict().keys() - state.keys():
+        with undrawn():
+            lstm = cls(
+                input_size,
+                hidden_size,
+                bias=bias is not None,
+                batch_first=batch_first,
+                bidirectional="weight_ih_l0_reverse" in state,
+                dtype=dtype,
+                engine=engine,
+                num_threads=num_threads,
+                peephole=peephole is not None,
+                coupled=coupled,
+                **options,
+            )
+        if missing := set(lstm._parameter_names()) - state.keys():
             raise ValueError(
                 f"from_arrays takes no arrays for {', '.join(sorted(missing))}: build an LSTM with "
                 "these options, and give it all its arrays by load_state_dict"
