@@ -303,7 +303,8 @@ def told(node: Node | Operator, fault: Exception) -> ValueError:
     said = str(fault)
     if said.startswith("operator "):
         return fault if isinstance(fault, ValueError) else ValueError(said)
-    return ValueError(f"{_who(node)}: {said}")
+    kind = TooLarge if isinstance(fault, TooLarge) else ValueError
+    return kind(f"{_who(node)}: {said}")
 
 
 def _bytes(value: Value) -> int:
