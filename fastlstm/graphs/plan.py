@@ -28,7 +28,8 @@ Value: TypeAlias = Any  # an ndarray, a list of them, or None
 # one, or an object of a class; no lambda and no function inside a function.
 Compute: TypeAlias = Callable[..., Any]
 
-_Take: TypeAlias = Any  # an int, or an itemgetter: `_taking`
+_Take: TypeAlias = Any  # a slot, or an itemgetter: `_taking`
+_Give: TypeAlias = Any  # a slot, or a list of them
 
 
 class Node(NamedTuple):
@@ -198,7 +199,7 @@ class Plan:
         # Of each node: what takes its inputs out of the slots, where its output goes or outputs go,
         # and the slots to empty: those of values that nobody needs behind it, unless an output of
         # the node has taken the slot.
-        self._steps: list[tuple[Node, Compute, _Take, int | list[int], list[int]]] = []
+        self._steps: list[tuple[Node, Compute, _Take, _Give, list[int]]] = []
         idle: list[int] = []  # slots that may be used again
         for n, node in enumerate(self.nodes):
             takes = [_place(places, name, node) for name in node.inputs]

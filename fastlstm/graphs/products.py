@@ -359,7 +359,9 @@ def _rows(windows: Array, count: int, most: int) -> Iterator[Array]:
     step = max(1, most // size)
     for piece in pieces:
         for start in range(0, len(piece), step):
-            yield piece[start : start + step].reshape(-1, width)
+            rows = piece[start : start + step].reshape(-1, width)
+            # With dilation and one channel, a view can have gaps between the values of a row.
+            yield rows if rows.strides[1] == rows.itemsize else np.ascontiguousarray(rows)
 
 
 class Convolution:
@@ -414,7 +416,7 @@ def _convolve(
     """Return the convolution with a kernel that the graph computes."""
     windows = _windows(attributes, weight.shape, limits)
     if x.dtype != weight.dtype or x.dtype not in _FLOATS:
-        raise ValueError(f"the kernel is of {weight.dtype}, and the input of {x.dtype}")
+        raise ValueError(f"the kernel is of {weight.dtype}, but the input of {x.dtype}")
     half = x.dtype == _HALF
     if half:
         x, weight = x.astype(np.float32), weight.astype(np.float32)
