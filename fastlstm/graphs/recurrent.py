@@ -87,17 +87,17 @@ def dynamic_quantize_lstm(operator: Operator) -> Node:
 def _node(operator: Operator, form: _Form, places: tuple[int, ...]) -> Node:
     """Return the node of an operator whose weights are the inputs at these places."""
     name, draft = operator.name or operator.type, operator.draft
-    run = _Run(form, operator.outputs, draft.limits)
     names = [operator.inputs[n] if operator.has(n) else "" for n in (0, 5, 6, 4)]
     weights = [operator.constant(n) for n in places]
+    compute: Any
     if all(w is not None or not operator.has(n) for w, n in zip(weights, places, strict=True)):
-        run.layers = _layers(form, draft.engine, *weights)
-        ends = ("",) if len(run.layers) == 1 else ("_forward", "_reverse")
-        for layer, end in zip(run.layers, ends, strict=True):
+        layers = _layers(form, draft.engine, *weights)
+        ends = ("",) if len(layers) == 1 else ("_forward", "_reverse")
+        for layer, end in zip(layers, ends, strict=True):
             draft.layer(name + end, layer)
-        compute: Any = run
+        compute = _Run(form, layers, operator.outputs, draft.limits)
     else:
-        compute = _RunWithWeights(run, form, draft.engine)
+        compute = _RunWithWeights(form, draft.engine, operator.outputs, draft.limits)
         names += [operator.inputs[n] if operator.has(n) else "" for n in places]
     return Node(operator.name, operator.type, compute, tuple(names), operator.outputs, "fastlstm")
 
@@ -225,60 +225,66 @@ def _dequantised(name: str, q: Array, scale: Any, zero_point: Any) -> Array:
 class _Run:
     """Computes Y, Y_h and Y_c of X, the initial states and the lengths.
 
-    Attributes
-    ----------
-    layers : list of LSTM
-        One, or two that run in a direction each.
+    There are two layers if each runs in a direction of its own.
     """
 
-    layers: list[LSTM]
-
-    def __init__(self, form: _Form, outputs: Sequence[str], limits: Limits) -> None:
+    def __init__(
+        self, form: _Form, layers: list[LSTM], outputs: Sequence[str], limits: Limits
+    ) -> None:
+        self.layers, self.limits = layers, limits
         self.directions, self.batch_first = form.directions, form.batch_first
-        self.wanted, self.limits = tuple(map(bool, outputs)), limits
+        self.wanted = tuple(map(bool, outputs))
+        self.units = layers[0].hidden_size
+        self.is_one = len(layers) == 1
+        self.is_plain = form.directions == 1 and not form.batch_first and len(outputs) == 3
+        self.most = 8 * form.directions * self.units  # bytes of Y for each value of X, at most
 
     def __call__(self, x: Array, h: Value = None, c: Value = None, lengths: Value = None) -> Any:
-        return self.run(self.layers, x, h, c, lengths)
-
-    def run(self, layers: list[LSTM], x: Array, h: Value, c: Value, lengths: Value) -> Any:
-        """Run these layers."""
-        if x.ndim != 3:
-            raise ValueError(f"X must have 3 axes, got {x.ndim}")
-        wide = self.directions * layers[0].hidden_size
-        if x.size * wide * 8 > self.limits.most:
-            self.limits.allow((*x.shape[:2], wide), layers[0].dtype.itemsize)
-        if not x.size:
-            return self._nothing(layers[0], x)
-        steps, rows = x.shape[1::-1] if self.batch_first else x.shape[:2]
+        shape = x.shape
+        if len(shape) != 3:
+            raise ValueError(f"X must have 3 axes, got {len(shape)}")
+        if not 0 < x.size * self.most <= self.limits.most:
+            self.limits.allow(
+                (*shape[:2], self.directions * self.units), self.layers[0].dtype.itemsize
+            )
+            if not x.size:
+                return self._nothing(x)
         if lengths is not None:
-            if lengths.shape != (rows,):
-                raise ValueError(f"sequence_lens must have shape {(rows,)}, got {lengths.shape}")
-            if (lengths == steps).all():
-                lengths = None
+            lengths = self._lengths(shape, lengths)
         hx = None
         if h is not None or c is not None:
-            h, c = self._states(layers[0], rows, h, c)
             hx = h, c
-        if len(layers) == 1:
-            y, (h, c) = layers[0](x, hx, lengths=lengths)
+            if h is None or c is None or self.batch_first:
+                hx = self._states(shape, h, c)
+        if self.is_one:
+            y, (h, c) = self.layers[0](x, hx, lengths=lengths)
         else:
-            y, h, c = _both(layers, x, hx, lengths)
+            y, h, c = _both(self.layers, x, hx, lengths)
         if lengths is not None and not lengths.all():
             h[:, lengths == 0] = c[:, lengths == 0] = 0  # and not what it began with
+        if self.is_plain and y.dtype is x.dtype:
+            return y[:, None], h, c
         return self._results(y, h, c, x.dtype)
 
-    def _states(self, layer: LSTM, rows: int, h: Value, c: Value) -> tuple[Array, Array]:
+    def _lengths(self, shape: tuple[int, ...], lengths: Value) -> Value:
+        """Return the lengths, or None if no sequence ends before the last step."""
+        steps, rows = shape[1::-1] if self.batch_first else shape[:2]
+        if lengths.shape != (rows,):
+            raise ValueError(f"sequence_lens must have shape {(rows,)}, got {lengths.shape}")
+        return None if (lengths == steps).all() else lengths
+
+    def _states(self, shape: tuple[int, ...], h: Value, c: Value) -> tuple[Array, Array]:
         """Return initial states (D, B, H); zeros in place of one that is not given."""
-        shape = self.directions, rows, layer.hidden_size
+        expected = self.directions, shape[not self.batch_first], self.units
+        if self.batch_first:
+            expected = expected[1], expected[0], expected[2]
         states = []
         for name, state in ("initial_h", h), ("initial_c", c):
             if state is None:
-                state = np.zeros(shape, layer.dtype)
-            elif self.batch_first and state.ndim == 3:
-                state = state.swapaxes(0, 1)
-            if state.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {state.shape}")
-            states.append(state)
+                state = np.zeros(expected, self.layers[0].dtype)
+            if state.shape != expected:
+                raise ValueError(f"{name} must have shape {expected}, got {state.shape}")
+            states.append(state.swapaxes(0, 1) if self.batch_first else state)
         return states[0], states[1]
 
     def _results(self, y: Array, h: Array, c: Array, dtype: Any) -> Any:
@@ -286,39 +292,40 @@ class _Run:
 
         With layout 1, y is (B, T, DH). Y is a view of it.
         """
-        if self.directions == 1 and not self.batch_first:
-            y = y[:, np.newaxis]
+        y = y.reshape(*y.shape[:2], self.directions, self.units)
+        if self.batch_first:
+            h, c = h.swapaxes(0, 1), c.swapaxes(0, 1)
         else:
-            y = y.reshape(*y.shape[:2], self.directions, -1)
-            if self.batch_first:
-                h, c = h.swapaxes(0, 1), c.swapaxes(0, 1)
-            else:
-                y = y.transpose(0, 2, 1, 3)
+            y = y.transpose(0, 2, 1, 3)
         results = y, h, c
         if y.dtype != dtype:
             results = _narrowed(results, self.wanted, dtype)
         return results[: len(self.wanted)] if len(self.wanted) > 1 else results[0]
 
-    def _nothing(self, layer: LSTM, x: Array) -> Any:
-        """Return the outputs where there are no steps or no sequences: zeros."""
+    def _nothing(self, x: Array) -> Any:
+        """Return the outputs where there are no steps or no sequences: zeros, as onnxruntime's."""
+        layer, rows = self.layers[0], x.shape[not self.batch_first]
         if x.shape[2] != layer.input_size:
             raise ValueError(f"X must have {layer.input_size} features, got {x.shape[2]}")
-        steps, rows = x.shape[1::-1] if self.batch_first else x.shape[:2]
-        self.limits.allow((rows, self.directions * layer.hidden_size), layer.dtype.itemsize)
-        y = np.zeros((*x.shape[:2], self.directions * layer.hidden_size), layer.dtype)
-        h = np.zeros((self.directions, rows, layer.hidden_size), layer.dtype)
+        wide = self.directions * self.units
+        self.limits.allow((rows, wide), layer.dtype.itemsize)
+        y = np.zeros((*x.shape[:2], wide), layer.dtype)
+        h = np.zeros((self.directions, rows, self.units), layer.dtype)
         return self._results(y, h, h, x.dtype)
 
 
 class _RunWithWeights:
     """Does what `_Run` does where the weights are not known before."""
 
-    def __init__(self, run: _Run, form: _Form, engine: EngineChoice) -> None:
-        self.run, self.form, self.engine = run, form, engine
+    def __init__(
+        self, form: _Form, engine: EngineChoice, outputs: Sequence[str], limits: Limits
+    ) -> None:
+        self.form, self.engine = form, engine
+        self.outputs, self.limits = tuple(outputs), limits
 
     def __call__(self, x: Array, h: Value, c: Value, lengths: Value, *weights: Value) -> Any:
         layers = _layers(self.form, self.engine, *weights)
-        return self.run.run(layers, x, h, c, lengths)
+        return _Run(self.form, layers, self.outputs, self.limits)(x, h, c, lengths)
 
 
 def _both(layers: list[LSTM], x: Array, hx: Any, lengths: Value) -> tuple[Array, ...]:
