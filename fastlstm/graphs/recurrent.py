@@ -114,6 +114,7 @@ def _form(operator: Operator) -> _Form:
     if layout not in (0, 1):
         raise ValueError(f"layout must be 0 or 1, got {short(layout)}")
     hidden_size, clip = given.get("hidden_size"), given.get("clip")
+    forget = given.get("input_forget", 0)
     if hidden_size is not None:
         hidden_size = check_size("hidden_size", hidden_size)
     if clip is not None and clip != math.inf:
@@ -121,7 +122,7 @@ def _form(operator: Operator) -> _Form:
     directions = _DIRECTIONS[direction]
     options = {
         "reverse": direction == "reverse",
-        "coupled": "f=1-i" if given.get("input_forget", 0) else None,
+        "coupled": "f=1-i" if check_size("input_forget", forget, least=None) else None,
         "gate_clip": None if clip == math.inf else clip,
     }
     functions = _functions(given, directions)
@@ -140,6 +141,8 @@ def _functions(given: Any, directions: int) -> list[dict[str, Any]]:
     parameters = []
     for name in ("activation_alpha", "activation_beta"):
         numbers = given.get(name, ())
+        if not isinstance(numbers, (list, tuple)):
+            raise ValueError(f"{name} must be a list of numbers, got {short(numbers)}")
         parameters.append(iter([check_number(name, number) for number in numbers]))
     functions = []
     for name in names:
@@ -278,10 +281,10 @@ class _Run:
         expected = self.directions, shape[not self.batch_first], self.units
         if self.batch_first:
             expected = expected[1], expected[0], expected[2]
-        states = []
+        dtype, states = self.layers[0].dtype, []
         for name, state in ("initial_h", h), ("initial_c", c):
             if state is None:
-                state = np.zeros(expected, self.layers[0].dtype)
+                state = np.zeros(expected, dtype)
             if state.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {state.shape}")
             states.append(state.swapaxes(0, 1) if self.batch_first else state)
