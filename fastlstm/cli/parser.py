@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from ..formats.format import MAX_BYTES
 from ..terminal import printable, writing
 
 if TYPE_CHECKING:
@@ -31,10 +32,18 @@ class Parser(argparse.ArgumentParser):
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """Add the arguments that name a model: its file, and which part of it."""
-    command.add_argument("model", metavar="MODEL", help="model file: .npz, .pt, .pth, .safetensors")
+    command.add_argument("model", metavar="MODEL", help="model file: .npz, .pt, .onnx, .keras, ...")
     command.add_argument("--key", help="which state dict of a checkpoint that nests several")
     command.add_argument(
         "--prefix", help="take only the part whose parameters' names begin so, as encoder.lstm"
+    )
+    command.add_argument(
+        "--max-bytes",
+        metavar="N",
+        type=bytes_,
+        default=MAX_BYTES,
+        help="the most bytes of one array whose size a number in a file of a graph decides "
+        f"(default: {MAX_BYTES})",
     )
 
 
@@ -83,6 +92,7 @@ def _number_type(
 
 count = _number_type("a whole number from 1 to 999999999", int, lambda n: 1 <= n < 10**9)
 few = _number_type("a whole number from 1 to 1000", int, lambda n: 1 <= n <= 1000)
+bytes_ = _number_type("a number of bytes from 1", int, lambda n: 1 <= n < 1 << 63)
 whole = _number_type("a whole number from 0", int, lambda n: n >= 0)
 positive = _number_type("a number above 0", float, lambda x: 0 < x < math.inf)
 share = _number_type("a share from 0 to less than 1", float, lambda x: 0 <= x < 1)

@@ -21,10 +21,12 @@ from ..checks import listed, short
 from ..engines import MODULES
 from ..files import check_writable, written_aside
 from ..formats import load, load_state
+from ..graphs import GraphModel
 from ..layers import LSTM, Layer, LSTMCell
 from ..terminal import progress_bar
 from ..training import is_forecaster
 from .csv_file import read_numbers, write_rows
+from .graph import run_graph
 from .parser import add_model, check_suffix
 
 if TYPE_CHECKING:
@@ -36,12 +38,13 @@ _Array = NDArray[Any]
 _Input = NDArray[Any] | wav.Sound
 _States = dict[str, Any]  # (h, c) by the name of the LSTM in the model
 
-_READERS: dict[str, Callable[[Path], _Input]] = {
+_READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": npy.map_array,
     ".csv": read_numbers,
     ".wav": wav.Sound,
+    ".npz": load_state,  # for graphs alone
 }
-_OUTPUTS = (".npy", ".csv", ".wav")
+_OUTPUTS = (".npy", ".csv", ".wav", ".npz")
 
 _DESCRIPTION = """\
 Run a model on a file of input and write what its last layer gives.
@@ -56,11 +59,16 @@ Input, by suffix:
         8, 16, 24 or 32 bits, scaled to -1 <= x < 1, or floating point
 Values are converted to the model's dtype.
 
+A graph, as an ONNX file holds one, takes arrays of the shapes that `fastlstm info` shows. A
+file of one array is for its one input that is no state; --feed gives it further inputs. Or:
+  .npz  an array for each input, by its name
+
 Output, by suffix:
   .npy  the array
   .csv  one sequence: a row for every time step; where only the last step is left,
         a row for every sequence
   .wav  for a .wav input: floating point at the same rate, a channel for every feature
+  .npz  of a graph: an array for each output, by its name
 
 The input goes through the model in chunks of time, .npy and .wav files without being read
 as a whole, so that files may be larger than memory. An LSTM that is bidirectional or runs
@@ -105,10 +113,17 @@ def add_to(commands: Commands) -> None:
         metavar="S.npz",
         type=Path,
         help="begin with these states: arrays h and c, as of `Stream.state` or --state-out; h_l0, "
-        "c_l0, h_l1, ... of layers of different widths",
+        "c_l0, h_l1, ... of layers of different widths; of a graph, arrays by its inputs' names",
     )
     command.add_argument(
         "--state-out", metavar="S.npz", type=Path, help="write the last states, to resume from"
+    )
+    command.add_argument(
+        "--feed",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a further input of a graph: a number, or a .npy file; may be given several times",
     )
     command.add_argument(
         "--engine", choices=("auto", *MODULES), default="auto", help="engine (default: auto)"
@@ -118,7 +133,11 @@ def add_to(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Refuse what cannot be read, run or written, then run the model piece by piece."""
     kind, read = _check_files(args)
-    model, timed = _load_model(args)
+    model = _load(args)
+    if isinstance(model, GraphModel):
+        run_graph(args, model, read, kind)
+        return
+    timed = _checked(args, model)
     lengths = _lengths(args.lengths)
     if lengths is not None and not timed:
         raise ValueError(f"--lengths needs a model with an LSTM, {args.model} has none")
@@ -161,7 +180,7 @@ def _run(args: argparse.Namespace) -> None:
             np.savez(file, **arrays)
 
 
-def _check_files(args: argparse.Namespace) -> tuple[str, Callable[[Path], _Input]]:
+def _check_files(args: argparse.Namespace) -> tuple[str, Callable[[Path], Any]]:
     """Return the output's suffix and the input's reader; raise if a file cannot be of its kind.
 
     An output that cannot be written, or that is also an input, is refused too.
@@ -190,14 +209,36 @@ def _check_output_fits(args: argparse.Namespace, kind: str, model: Layer, layout
         )
 
 
-def _load_model(args: argparse.Namespace) -> tuple[Layer, list[Any]]:
-    """Return the model, and the layers with a `batch_first`, which is set by --batch-first."""
-    model = load(args.model, key=args.key, prefix=args.prefix, engine=args.engine)
+def _load(args: argparse.Namespace) -> Layer:
+    """Return the model, if `run` is for such a one."""
+    model = load(
+        args.model,
+        key=args.key,
+        prefix=args.prefix,
+        engine=args.engine,
+        max_bytes=args.max_bytes,
+    )
     if is_forecaster(args.model):
         raise ValueError(
             f"{args.model} is a forecaster, whose model takes and gives standardised values: use "
             "`fastlstm forecast`"
         )
+    return model
+
+
+def _checked(args: argparse.Namespace, model: Layer) -> list[Any]:
+    """Return the layers of a model with a `batch_first`, which is set by --batch-first.
+
+    What is for graphs alone is refused.
+    """
+    for path in (args.input, args.output):
+        if path.suffix.lower() == ".npz":
+            raise ValueError(
+                f"{path} is for a graph with inputs and outputs by names, {args.model} is none: "
+                "give a .npy file"
+            )
+    if args.feed:
+        raise ValueError(f"--feed is for a graph with inputs by names, {args.model} is none")
     layers = [layer for _, layer in model.named_layers()]
     if any(isinstance(layer, LSTMCell) for layer in layers):
         raise ValueError(f"{args.model} holds an LSTMCell, which only Python code can step")
@@ -205,7 +246,7 @@ def _load_model(args: argparse.Namespace) -> tuple[Layer, list[Any]]:
     if args.batch_first is not None:
         for layer in timed:
             layer.batch_first = args.batch_first
-    return model, timed
+    return timed
 
 
 def _first_states(args: argparse.Namespace, model: Layer, layout: _Layout) -> _States:

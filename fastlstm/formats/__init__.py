@@ -20,7 +20,7 @@ from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
 from ..layers.parameters import undrawn
 from . import foreign, inference, npz, onnx_file, safetensors, structure, torch_pt, untold
 from .folding import fold
-from .format import Choice, Content, Format, Wish, WrittenFormat
+from .format import MAX_BYTES, Choice, Content, Format, Wish, WrittenFormat
 from .parts import as_lstm, called_with, find_lstm, find_parts, tell, within
 from .source import Source, State, file_name, folder_of, opened
 
@@ -71,7 +71,7 @@ def load(
     into: None = None,
     dtype: Precision | None = None,
     engine: EngineChoice = "auto",
-    max_bytes: int = 1 << 30,
+    max_bytes: int = MAX_BYTES,
 ) -> Layer: ...
 def load(
     path: ModelFile,
@@ -83,7 +83,7 @@ def load(
     into: Layer | None = None,
     dtype: Precision | None = None,
     engine: EngineChoice = "auto",
-    max_bytes: int = 1 << 30,
+    max_bytes: int = MAX_BYTES,
 ) -> Layer:
     """Load a model from a file, ready to run.
 

@@ -34,6 +34,10 @@ class Choice(NamedTuple):
             )
 
 
+MAX_BYTES = 1 << 30
+"""Of one array whose size a number in a file decides, if the caller does not allow more."""
+
+
 class Wish(NamedTuple):
     """How the caller of `load` wants a model that a file describes as a graph.
 
@@ -43,7 +47,7 @@ class Wish(NamedTuple):
 
     engine: EngineChoice = "auto"
     dtype: np.dtype[Any] | None = None
-    max_bytes: int = 1 << 30
+    max_bytes: int = MAX_BYTES
 
 
 class Content(NamedTuple):

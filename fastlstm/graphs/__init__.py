@@ -8,5 +8,6 @@ ask for.
 """
 
 from .model import GraphModel, GraphStream, Port, State
+from .plan import Node
 
-__all__ = ["GraphModel", "GraphStream", "Port", "State"]
+__all__ = ["GraphModel", "GraphStream", "Node", "Port", "State"]

@@ -137,10 +137,7 @@ class GraphModel(Layer):
             returns these too.
         """
         feeds = self._feeds(inputs, named)
-        sizes, rest = _open_sizes(self.inputs, feeds)
-        for state in self.states:
-            if state.input.name not in feeds:
-                feeds[state.input.name] = self._zeros(state, sizes, rest)
+        feeds |= self._zero_states(feeds)
         results = self.run(self._own_outputs(), feeds)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -175,6 +172,12 @@ class GraphModel(Layer):
         if twice := feeds.keys() & named.keys():
             raise TypeError(f"the input {quoted(sorted(twice))} is given twice")
         return feeds | dict(named)
+
+    def _zero_states(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Return zeros for those states that are not among the values of inputs."""
+        sizes, rest = _open_sizes(self.inputs, feeds)
+        left = [state for state in self.states if state.input.name not in feeds]
+        return {state.input.name: self._zeros(state, sizes, rest) for state in left}
 
     def _zeros(self, state: State, sizes: Mapping[str, int], rest: int) -> Array:
         """Return a state of zeros: `sizes` has those of named axes, the others have size `rest`."""
