@@ -388,7 +388,7 @@ def test_files_that_are_no_arrays(capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["-o", "y.txt"], "output must end in .npy or .csv or .wav, got y.txt"),
+        (["-o", "y.txt"], "output must end in .npy or .csv or .wav or .npz, got y.txt"),
         (["-o", "gone/y.npy"], "gone/y.npy cannot be written: there is no folder gone"),
         (["-o", "y.csv"], "y.csv can hold one sequence, x.npy has 3: write a .npy file"),
         (
@@ -412,7 +412,7 @@ def test_bad_options(options, sentence, capsys):
 
 def test_input_must_have_a_known_suffix(capsys):
     sentence = error_of(capsys, "run", "model.npz", "x.mp3", "-o", "y.npy")
-    assert sentence == "input must end in .npy or .csv or .wav, got x.mp3"
+    assert sentence == "input must end in .npy or .csv or .wav or .npz, got x.mp3"
 
 
 def test_models_that_cannot_run(capsys):
