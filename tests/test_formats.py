@@ -356,7 +356,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, suffix):
 
 
 def test_saving_refuses(tmp_path):
-    with pytest.raises(ValueError, match=r"must be one of .*\.safetensors.*\.pt.*\.npz, got '.h5'"):
+    with pytest.raises(
+        ValueError, match=r"must be one of .*\.safetensors.*\.pt.*\.npz.*, got '.h5'"
+    ):
         save(fastlstm.Tanh(), tmp_path / "model.h5")
     with pytest.raises(TypeError, match="model must be a layer, got dict"):
         save({}, tmp_path / "model.npz")

@@ -16,7 +16,7 @@ from pathlib import Path
 from .. import __version__
 from ..terminal import one_line, show, writing
 from ..training import NonFiniteError
-from . import engines, forecast, info, run, train
+from . import convert, engines, forecast, info, run, train
 from .parser import Parser
 
 _FAULTS = (ValueError, TypeError, OSError, ImportError, MemoryError, NonFiniteError, RecursionError)
@@ -75,7 +75,14 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fastlstm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (info, run, train, forecast, engines):  # the order in which --help lists them
+    for command in (
+        info,
+        convert,
+        run,
+        train,
+        forecast,
+        engines,
+    ):  # the order in which --help lists them
         command.add_to(commands)
     return parser
 

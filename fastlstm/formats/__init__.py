@@ -6,8 +6,9 @@ into the table below.
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -37,7 +38,7 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
 _READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file)
-_WRITTEN: tuple[WrittenFormat, ...] = (safetensors, torch_pt, npz)
+_WRITTEN: tuple[WrittenFormat, ...] = (safetensors, torch_pt, npz, onnx_file)
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
 _LOCAL = "(weight|bias)_([ih][hr]|c[ifo]|ln)|[hc]_0"  # how the names of its parameters begin
@@ -340,7 +341,15 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
         return dict(content.state.require())
 
 
-def save(model: Layer, path: str | os.PathLike[str], **options: Any) -> None:
+def save(
+    model: Layer,
+    path: str | os.PathLike[str],
+    *,
+    opset: int | None = None,
+    names: Mapping[str, str] | None = None,
+    lengths: bool | None = None,
+    states: bool | None = None,
+) -> None:
     """Save a model; the suffix of the path decides the format.
 
     Parameters
@@ -349,14 +358,29 @@ def save(model: Layer, path: str | os.PathLike[str], **options: Any) -> None:
     path : str or path-like
         ``.npz`` (fastlstm's own format, which np.load opens too) and ``.safetensors`` hold
         parameters and structure, so that `load` gives the same model. ``.pt`` and ``.pth`` hold the
-        state dict for ``torch.load``, and no structure.
-    **options
-        What the format lets the caller choose.
+        state dict for ``torch.load``, and no structure. ``.onnx`` holds what the model computes in
+        evaluation, for onnxruntime, OpenVINO and others to run, and its structure too.
+    opset : int, optional
+        For .onnx: the version of ONNX's operators, from 14, which is taken if it is left out and
+        which the most programs know, to the newest of the installed onnx package.
+    names : dict of str -> str, optional
+        For .onnx: names for inputs and outputs, as ``{"input": "x", "output": "y"}``. Those that
+        are left out are called ``input``, ``lengths``, ``output``; ``h_0``, ``c_0``, ``h_n``,
+        ``c_n`` where one layer has states, ``encoder.h_0`` and so on where several have;
+        ``h_0_l0``, ``h_0_l1`` and so on where layers have different widths.
+    lengths : bool, optional
+        For .onnx: whether the real steps of each sequence are an input, int64 of shape (batch,).
+        Without it all steps are real.
+    states : bool, optional
+        For .onnx: whether initial and final states are inputs and outputs, in torch's shapes.
+        Without it sequences begin with zeros, or with the learned states, and the final states are
+        no outputs; but an LSTMCell always gives its own.
 
     Raises
     ------
     ValueError
-        If the suffix is not one of these.
+        If the suffix is not one of these, if it has no such option, or if the format cannot hold
+        what the model computes; the sentence names the layer and its option.
     TypeError
         If `model` is not a layer, or its structure cannot be stored.
     ImportError
@@ -378,18 +402,15 @@ def save(model: Layer, path: str | os.PathLike[str], **options: Any) -> None:
     >>> save(fastlstm.LSTM(3, 4), "model.h5")
     Traceback (most recent call last):
     ...
-    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, got '.h5'
+    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
     path = Path(path)
-    known = {suffix: form for form in _WRITTEN for suffix in form.SUFFIXES}
-    if path.suffix.lower() not in known:
-        raise ValueError(
-            f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
-        )
-    form = known[path.suffix.lower()]
-    with written_aside(path) as file:
+    given = {"opset": opset, "names": names, "lengths": lengths, "states": states}
+    options = {name: value for name, value in given.items() if value is not None}
+    form = written_format(path, options)
+    with written_aside(path) as file, _naming(path):
         form.write(file, model, **options)
     if not form.STRUCTURED and (lost := untold.in_model(model)):
         warnings.warn(
@@ -397,6 +418,26 @@ def save(model: Layer, path: str | os.PathLike[str], **options: Any) -> None:
             "fastlstm.load(path, into=model), or save the model as .npz",
             stacklevel=2,
         )
+
+
+def written_format(path: Path, options: Iterable[str] = ()) -> WrittenFormat:
+    """Return the format that `save` writes to a path, chosen by its suffix.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or if it lacks one of these options.
+    """
+    known = {suffix: form for form in _WRITTEN for suffix in form.SUFFIXES}
+    if path.suffix.lower() not in known:
+        raise ValueError(
+            f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
+        )
+    form = known[path.suffix.lower()]
+    has = inspect.signature(form.write).parameters
+    if lacking := [name for name in options if name not in has]:
+        raise ValueError(f"{path}: {' and '.join(lacking)} cannot be chosen for {form.NAME} files")
+    return form
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""ONNX files: whole networks as graphs of operators, read with the onnx package."""
+"""ONNX files: whole networks as graphs of operators, read with the onnx package.
+
+What `onnx_writer` wrote becomes the same model again; other files become a `GraphModel`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,17 @@ from . import structure
 from .format import ANY, Choice, Content, Wish
 from .onnx_graph import Reader
 from .onnx_tensors import Tensors
+from .onnx_writer import told, write
 from .source import Source, State
 
 if TYPE_CHECKING:
     from ..layers import Layer
 
+__all__ = ["NAME", "ORDERED", "STRUCTURED", "SUFFIXES", "read", "recognises", "write"]
+
 NAME = "ONNX"
+SUFFIXES = (".onnx",)
+STRUCTURED = True
 ORDERED = True
 
 # The fields of a ModelProto, and their wire types: 0 is a number, 2 has a length.
@@ -78,8 +86,14 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     if not model.graph.output:
         raise ValueError("its graph has no outputs")
     limits = Limits.for_file(source.size)
+    tensors = Tensors(source, limits)
+    if found := told(model, tensors.array):
+        description, arrays = found
+        own = State()
+        own.update(arrays)
+        return Content(own, description)
     draft = Draft(choice.engine, limits, limits.most)
-    reader = Reader(model, Tensors(source, limits), draft, source.budget)
+    reader = Reader(model, tensors, draft, source.budget)
     state, recurrent = State(), {}
     for name, layer in draft.layers.items():
         state.update((f"{name}.{local}", array) for local, array in layer.state_dict().items())

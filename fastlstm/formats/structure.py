@@ -152,7 +152,13 @@ def describe(model: Layer) -> Description:
     return {"layer": kind} | {name: argument(model, name) for name in _arguments(kind)}
 
 
-def build(description: Any, *, state: Mapping[str, Array] | None = None, **options: Any) -> Layer:
+def build(
+    description: Any,
+    *,
+    state: Mapping[str, Array] | None = None,
+    most_arrays: int | None = None,
+    **options: Any,
+) -> Layer:
     """Return the model that a description of unknown origin describes.
 
     Parameters
@@ -161,6 +167,9 @@ def build(description: Any, *, state: Mapping[str, Array] | None = None, **optio
     state : dict of str -> ndarray, optional
         The arrays that there are to fill the model. A model that needs more arrays or numbers is
         refused before memory is taken.
+    most_arrays : int, optional
+        How many arrays they may become, if the file has several in one; as many as there are if it
+        is left out.
     **options
         Arguments, as ``engine`` and ``dtype``, for every layer whose constructor has them. They
         take the place of the description's.
@@ -186,7 +195,8 @@ def build(description: Any, *, state: Mapping[str, Array] | None = None, **optio
         if numbers > held:
             shown = min(numbers, _MOST_SHOWN)
             raise ValueError(f"its structure needs {shown} numbers or more, the file holds {held}")
-        if arrays > len(state) + _MOST_MISSING:
+        most_arrays = len(state) if most_arrays is None else most_arrays
+        if arrays > most_arrays + _MOST_MISSING:
             shown = min(arrays, _MOST_SHOWN)
             raise ValueError(f"its structure needs {shown} arrays, the file holds {len(state)}")
     try:

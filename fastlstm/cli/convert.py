@@ -1,0 +1,80 @@
+"""``fastlstm convert``: write a model file in another format."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..files import check_writable
+from ..formats import load, save, written_format
+from ..terminal import one_line, show
+from ..training import is_forecaster
+from .parser import add_model, count
+
+if TYPE_CHECKING:
+    from .parser import Commands
+
+_ENGINE: Final = "numpy"  # nothing is computed, and this one is always there
+
+_DESCRIPTION = """\
+Write a model file in another format, which the suffix of OUT decides:
+  .npz, .safetensors  parameters and structure: `fastlstm` and fastlstm.load take it as it is
+  .pt, .pth           the state dict for torch.load
+  .onnx               what the model computes, for onnxruntime and other programs
+What the format of OUT cannot hold is an error that names it.
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "convert",
+        help="write a model file in another format",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(action=_convert)
+    add_model(command)
+    command.add_argument("output", metavar="OUT", type=Path, help="model file to write")
+    command.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        help="where MODEL does not tell it: the input is (B, T, ...), or with --no-batch-first "
+        "(T, B, ...)",
+    )
+    onnx = command.add_argument_group("for .onnx")
+    onnx.add_argument("--opset", metavar="N", type=count, help="version of ONNX's operators")
+    onnx.add_argument(
+        "--lengths", action="store_true", help="the real steps of each sequence are an input"
+    )
+    onnx.add_argument(
+        "--states", action="store_true", help="first and last states are inputs and outputs"
+    )
+
+
+def _convert(args: argparse.Namespace) -> None:
+    """Refuse what cannot be written, then read the model and write it."""
+    chosen = {"opset": args.opset, "lengths": args.lengths, "states": args.states}
+    options = {name: value for name, value in chosen.items() if value}
+    written_format(args.output, options)
+    check_writable(args.output, [args.model])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = load(
+            args.model,
+            key=args.key,
+            prefix=args.prefix,
+            batch_first=args.batch_first,
+            engine=_ENGINE,
+            max_bytes=args.max_bytes,
+        )
+        if is_forecaster(args.model):
+            raise ValueError(
+                f"{args.model} is a forecaster, which holds more than a model: no other format "
+                "keeps its standardisation, window and horizon"
+            )
+        save(model, args.output, **options)
+    for warning in caught:
+        show(f"fastlstm: warning: {one_line(warning.message)}", to="stderr")
