@@ -18,7 +18,8 @@ import pytest
 from gradients import assert_within, roundings, spread
 from saboteurs import edited
 
-from fastlstm.graphs import recurrent
+from fastlstm.cli.graph import operators
+from fastlstm.graphs import GraphModel, recurrent
 from fastlstm.graphs.limits import Limits
 from fastlstm.graphs.operators import node_of
 from fastlstm.graphs.plan import Draft, Operator, Plan
@@ -653,6 +654,21 @@ def test_quantised_weights_are_told():
     assert draft.layers["node"].dtype == "float32"
     values, attributes = FULL.values(), FULL.attributes()
     assert graph(values, attributes)[0].nodes[0].note == ""
+    model = GraphModel(plan, [], [], [], draft.layers, draft.limits)
+    assert operators(model) == [
+        ("DynamicQuantizeLSTM", "1", "fastlstm's engine; its quantised weights run as float32")
+    ]
+
+
+def test_numbers_are_those_that_were_written():
+    """A file has 0.2 as the float32 next to it; then the functions' defaults are seen as such."""
+    stored = {n: float(np.float32(n)) for n in (0.2, 0.5, 0.1)}
+    attributes = {"activations": ["HardSigmoid", "Tanh", "Elu"], "clip": stored[0.1]}
+    attributes |= {"activation_alpha": [stored[0.2], 1.0], "activation_beta": [stored[0.5]]}
+    _, _, draft = graph(Case().values(), attributes)
+    assert repr(draft.layers["node"]) == (
+        f"LSTM({I}, {H}, gate_clip=0.1, gate_activation='hard_sigmoid', output_activation='elu')"
+    )
 
 
 # ---- what the graph sees --------------------------------------------------------------------

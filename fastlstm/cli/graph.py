@@ -93,10 +93,13 @@ def operators(model: GraphModel) -> list[tuple[str, ...]]:
 
     Those that take the most work come first: what fastlstm's engine computes, then NumPy's.
     """
-    counts = Counter((node.by, node.type) for node in _nodes(model.plan.nodes))
+    counts = Counter((node.by, node.type, node.note) for node in _nodes(model.plan.nodes))
     order = list(_BY)
-    rows = sorted(counts.items(), key=lambda row: (order.index(row[0][0]), -row[1], row[0][1]))
-    return [(kind, str(count), _BY[by]) for (by, kind), count in rows]
+    rows = sorted(counts.items(), key=lambda row: (order.index(row[0][0]), -row[1], row[0][1:]))
+    return [
+        (kind, str(count), _BY[by] + (f"; {note}" if note else ""))
+        for (by, kind, note), count in rows
+    ]
 
 
 def _nodes(nodes: Sequence[Node]) -> Iterator[Node]:

@@ -118,7 +118,7 @@ def _form(operator: Operator) -> _Form:
     if hidden_size is not None:
         hidden_size = check_size("hidden_size", hidden_size)
     if clip is not None and clip != math.inf:
-        clip = check_number("clip", clip, above=0)
+        clip = _as_written(check_number("clip", clip, above=0))
     directions = _DIRECTIONS[direction]
     options = {
         "reverse": direction == "reverse",
@@ -143,7 +143,7 @@ def _functions(given: Any, directions: int) -> list[dict[str, Any]]:
         numbers = given.get(name, ())
         if not isinstance(numbers, (list, tuple)):
             raise ValueError(f"{name} must be a list of numbers, got {short(numbers)}")
-        parameters.append(iter([check_number(name, number) for number in numbers]))
+        parameters.append(iter([_as_written(check_number(name, number)) for number in numbers]))
     functions = []
     for name in names:
         if not isinstance(name, str) or name.lower() not in _FUNCTIONS:
@@ -155,6 +155,14 @@ def _functions(given: Any, directions: int) -> list[dict[str, Any]]:
     return [
         dict(zip(arguments, functions[k : k + 3], strict=True)) for k in range(0, 3 * directions, 3)
     ]
+
+
+def _as_written(number: float) -> float:
+    """Return the shortest number that a file stores as this one.
+
+    0.2 is stored as a float32, which is 0.20000000298023224.
+    """
+    return float(str(np.float32(number)))
 
 
 def _layers(
