@@ -23,6 +23,7 @@ Write a model file in another format, which the suffix of OUT decides:
   .npz, .safetensors  parameters and structure: `fastlstm` and fastlstm.load take it as it is
   .pt, .pth           the state dict for torch.load
   .onnx               what the model computes, for onnxruntime and other programs
+  .keras              a model for keras.saving.load_model, .weights.h5 its arrays for load_weights
 What the format of OUT cannot hold is an error that names it.
 """
 

@@ -19,7 +19,17 @@ from ..engines.machine import threads
 from ..files import written_aside
 from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
 from ..layers.parameters import undrawn
-from . import foreign, inference, npz, onnx_file, safetensors, structure, torch_pt, untold
+from . import (
+    foreign,
+    inference,
+    keras_writer,
+    npz,
+    onnx_file,
+    safetensors,
+    structure,
+    torch_pt,
+    untold,
+)
 from .folding import fold
 from .format import MAX_BYTES, Choice, Content, Format, Wish, WrittenFormat
 from .parts import as_lstm, called_with, find_lstm, find_parts, tell, within
@@ -38,7 +48,10 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
 _READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file)
-_WRITTEN: tuple[WrittenFormat, ...] = (safetensors, torch_pt, npz, onnx_file)
+_WRITTEN: tuple[WrittenFormat, ...] = (
+    *(safetensors, torch_pt, npz, onnx_file),
+    *(keras_writer.MODEL, keras_writer.WEIGHTS),
+)
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
 _LOCAL = "(weight|bias)_([ih][hr]|c[ifo]|ln)|[hc]_0"  # how the names of its parameters begin
@@ -359,7 +372,8 @@ def save(
         ``.npz`` (fastlstm's own format, which np.load opens too) and ``.safetensors`` hold
         parameters and structure, so that `load` gives the same model. ``.pt`` and ``.pth`` hold the
         state dict for ``torch.load``, and no structure. ``.onnx`` holds what the model computes in
-        evaluation, for onnxruntime, OpenVINO and others to run, and its structure too.
+        evaluation, for onnxruntime, OpenVINO and others to run, and its structure too. ``.keras``
+        is a model for Keras' ``load_model``, ``.weights.h5`` arrays for its ``load_weights``.
     opset : int, optional
         For .onnx: the version of ONNX's operators, from 14, which is taken if it is left out and
         which the most programs know, to the newest of the installed onnx package.
@@ -402,7 +416,8 @@ def save(
     >>> save(fastlstm.LSTM(3, 4), "model.h5")
     Traceback (most recent call last):
     ...
-    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, got '.h5'
+    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .keras, \
+.weights.h5, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
@@ -429,11 +444,12 @@ def written_format(path: Path, options: Iterable[str] = ()) -> WrittenFormat:
         If there is none, or if it lacks one of these options.
     """
     known = {suffix: form for form in _WRITTEN for suffix in form.SUFFIXES}
-    if path.suffix.lower() not in known:
+    end = "".join(path.suffixes).lower()  # some formats have a suffix of two parts
+    form = next((known[suffix] for suffix in known if end.endswith(suffix)), None)
+    if form is None:
         raise ValueError(
             f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
         )
-    form = known[path.suffix.lower()]
     has = inspect.signature(form.write).parameters
     if lacking := [name for name in options if name not in has]:
         raise ValueError(f"{path}: {' and '.join(lacking)} cannot be chosen for {form.NAME} files")

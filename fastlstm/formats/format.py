@@ -104,8 +104,12 @@ class Format(Protocol):
         """
 
 
-class WrittenFormat(Format, Protocol):
-    """A format that `save` can write too."""
+class WrittenFormat(Protocol):
+    """What `save` asks of a format: of its module, or of what stands there for one kind of file."""
+
+    @property
+    def NAME(self) -> str:
+        """What the format is called in errors."""
 
     @property
     def SUFFIXES(self) -> tuple[str, ...]:
