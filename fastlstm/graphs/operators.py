@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .limits import TooLarge
-from .plan import Compute, Node, Operator, told
+from .plan import FAULTS, Compute, Node, Operator, told
 from .products import conv, gemm, matmul
 from .recurrent import dynamic_quantize_lstm, lstm
 from .reference import by_onnx
@@ -42,7 +42,7 @@ def node_of(operator: Operator) -> Node:
         compute = make(operator) if make else None
     except TooLarge:
         raise
-    except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
+    except FAULTS as fault:
         raise told(operator, fault) from fault
     if isinstance(compute, Node):
         return compute

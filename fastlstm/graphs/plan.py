@@ -28,6 +28,9 @@ Value: TypeAlias = Any  # an ndarray, a list of them, or None
 # one, or an object of a class; no lambda and no function inside a function.
 Compute: TypeAlias = Callable[..., Any]
 
+# What operators raise for values that will not do. A list has no shape, for example.
+FAULTS = ValueError, TypeError, LookupError, ArithmeticError, AttributeError
+
 _Take: TypeAlias = Any  # a slot, or an itemgetter: `_taking`
 _Give: TypeAlias = Any  # a slot, or a list of them
 
@@ -246,7 +249,7 @@ class Plan:
                             slots[place] = value
                 for place in free:
                     slots[place] = None
-        except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
+        except FAULTS as fault:
             raise told(node, fault) from fault
         return [slots[place] for place in self._last]
 
@@ -263,7 +266,7 @@ def computed(node: Node, values: Sequence[Value]) -> tuple[Value, ...]:
         result = node.compute(*values)
     except TooLarge:
         raise
-    except (ValueError, TypeError, IndexError, ArithmeticError) as fault:
+    except FAULTS as fault:
         raise told(node, fault) from fault
     return result if len(node.outputs) > 1 else (result,)
 
