@@ -158,8 +158,10 @@ class Draft:
         self.nodes.append(node)
 
     def plan(self, inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
-        """Return the plan of all that the outputs need."""
-        return Plan(self.nodes, self.constants, inputs, outputs)
+        """Return the plan of all that the outputs need; some neighbours become one node in it."""
+        from .fusion import fused  # it needs the nodes of this module
+
+        return Plan(fused(self, self.nodes, outputs), self.constants, inputs, outputs)
 
 
 class Plan:

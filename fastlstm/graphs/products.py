@@ -11,6 +11,7 @@ Sources: https://onnx.ai/onnx/operators/onnx__Conv.html, and the pages of Gemm a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..arrays import Array
     from ..engines import EngineChoice
     from .limits import Limits
+    from .plan import Draft
 
 _HALF = np.dtype(np.float16)  # computed in float32, as onnxruntime does
 _FLOATS = _HALF, np.dtype(np.float32), np.dtype(np.float64)
@@ -55,6 +57,14 @@ class Dense:
         self.linear, self.half, self.transposed, self.limits = linear, half, transposed, limits
         # Bytes of the result for each value of x.
         self._bytes = linear.dtype.itemsize * linear.out_features / linear.in_features
+
+    def with_bias(self, draft: Draft, bias: Array) -> Dense:
+        """Return it with a bias, as the layer of the draft that it was."""
+        linear = linear_of(self.linear.weight, bias, draft.engine)
+        for name, layer in draft.layers.items():
+            if layer is self.linear:
+                draft.layers[name] = linear.eval()
+        return Dense(linear, self.half, self.transposed, self.limits)
 
     def __call__(self, x: Array) -> Array:
         if x.size * self._bytes > self.limits.most:
@@ -218,10 +228,13 @@ class _Layout(NamedTuple):
     padded: tuple[int, ...]  # (N, S..., C), S with the padding
     inside: tuple[slice, ...] | None  # where the input goes; None if there is no padding
     windows: tuple[int, ...]  # (N, P..., K..., C): P positions of a window, K values in it
-    strides: tuple[int, ...]  # of these axes, in values
+    strides: tuple[int, ...]  # of these axes, in bytes
+    flat: tuple[int, int]  # (N P..., M)
     result: tuple[int, ...]  # (N, P..., M)
-    rows: int  # N P...
-    in_place: bool  # whether each window is one piece of memory, and all are equally far apart
+    # The windows as rows (P, K C) where they lie, and the strides of these. None unless each is one
+    # piece of memory, and all are equally far apart.
+    rows: tuple[int, int] | None
+    row_strides: tuple[int, int]
 
 
 class Windows:
@@ -235,6 +248,8 @@ class Windows:
     kernels, channels : int
         M and C.
     groups : int
+    dtype : dtype
+        Of images and kernel.
     limits : Limits
     """
 
@@ -245,19 +260,23 @@ class Windows:
         kernels: int,
         channels: int,
         groups: int,
+        dtype: np.dtype[Any],
         limits: Limits,
     ) -> None:
         self.axes, self.auto_pad, self.limits = tuple(axes), auto_pad, limits
         self.kernels, self.channels, self.groups = kernels, channels, groups
+        self.dtype = dtype
         count = len(axes) + 2
         self.inwards = 0, *range(2, count), 1  # the axes of (N, C, S...) as (N, S..., C)
         self.outwards = 0, count - 1, *range(1, count - 1)
-        self._last: tuple[tuple[int, ...], _Layout] | None = None  # shape of an input, its layout
+        self._last: Any = None, None  # the shape of the last input, and its layout
 
     def layout(self, shape: tuple[int, ...]) -> _Layout:
-        """Return the layout for an input; that of the last shape is kept."""
-        if (last := self._last) is not None and last[0] == shape:
-            return last[1]
+        """Return the layout for an input, which is kept: most inputs are like the last one."""
+        last, known = self._last
+        if last == shape:
+            layout: _Layout = known
+            return layout
         if len(shape) != len(self.axes) + 2 or shape[1] != self.channels:
             raise ValueError(
                 f"the input must have {self.channels} channels and {len(self.axes)} axes of "
@@ -265,30 +284,26 @@ class Windows:
             )
         batch, channels, *sizes = shape
         axes = [axis.padded(n, self.auto_pad) for axis, n in zip(self.axes, sizes, strict=True)]
-        inside = tuple(
-            slice(axis.before, axis.before + n) for axis, n in zip(axes, sizes, strict=True)
-        )
-        whole = [axis.before + n + axis.after for axis, n in zip(axes, sizes, strict=True)]
-        counts = [axis.windows(n) for axis, n in zip(axes, whole, strict=True)]
-        padded = batch, *whole, channels
-        result = batch, *counts, self.kernels
-        self.limits.allow(padded, 8)
-        self.limits.allow(result, 8)
-        steps = [math.prod(padded[place + 1 :]) for place in range(len(padded))]
-        inner = zip(axes, steps[1:-1], strict=True)
+        padded = [axis.before + n + axis.after for axis, n in zip(axes, sizes, strict=True)]
+        counts = [axis.windows(n) for axis, n in zip(axes, padded, strict=True)]
+        item, groups, kernel = self.dtype.itemsize, self.groups, [axis.kernel for axis in axes]
+        self.limits.allow((batch, *padded, channels), item)
+        self.limits.allow((batch, *counts, self.kernels), item)
+        # In bytes from one image to the next, and from one value of each axis to the next.
+        image, *steps = (item * math.prod((*padded[n:], channels)) for n in range(len(axes) + 1))
+        moves = [axis.stride * step for axis, step in zip(axes, steps, strict=True)]
+        holes = [axis.dilation * step for axis, step in zip(axes, steps, strict=True)]
+        inside = [slice(axis.before, axis.before + n) for axis, n in zip(axes, sizes, strict=True)]
+        in_place = batch == len(axes) == axes[0].dilation == groups == 1
         layout = _Layout(
-            padded,
-            None if whole == sizes else (slice(None), *inside),
-            (batch, *counts, *(axis.kernel for axis in axes), channels // self.groups),
-            (
-                steps[0],
-                *(axis.stride * step for axis, step in zip(axes, steps[1:-1], strict=True)),
-                *(axis.dilation * step for axis, step in inner),
-                1,
-            ),
-            result,
-            batch * math.prod(counts),
-            batch == len(axes) == axes[0].dilation == self.groups == 1,
+            (batch, *padded, channels),
+            None if padded == sizes else (slice(None), *inside),
+            (batch, *counts, *kernel, channels // groups),
+            (image, *moves, *holes, item),
+            (batch * math.prod(counts), self.kernels),
+            (batch, *counts, self.kernels),
+            (counts[0], kernel[0] * channels) if in_place else None,
+            (moves[0], item),
         )
         self._last = shape, layout
         return layout
@@ -298,7 +313,7 @@ class Windows:
         x = x.transpose(self.inwards)
         if layout.inside is None:
             return np.ascontiguousarray(x)
-        data = np.zeros(layout.padded, x.dtype)
+        data = np.zeros(layout.padded, self.dtype)
         data[layout.inside] = x
         return data
 
@@ -306,20 +321,16 @@ class Windows:
         """Return the products (N, P..., M) of all windows with the matrix of each group."""
         layout = self.layout(x.shape)
         data = self.laid_out(x, layout)
-        y = np.empty((layout.rows, self.kernels), x.dtype)
-        item = data.itemsize
-        if layout.in_place:
-            shape = layout.rows, layout.windows[2] * layout.windows[3]
-            rows = np.ndarray(shape, data.dtype, data, 0, (layout.strides[1] * item, item))
+        y = np.empty(layout.flat, self.dtype)
+        if layout.rows is not None:
+            rows = np.ndarray(layout.rows, self.dtype, data, 0, layout.row_strides)
             matrices[0].run(rows, y, threads)
-        elif layout.rows:
-            strides = tuple(step * item for step in layout.strides)
-            wide, size = layout.windows[-1], self.kernels // self.groups
+        elif len(y):
+            deep, wide = self.channels // self.groups, self.kernels // self.groups
             for group, matrix in enumerate(matrices):
-                start = group * wide * item
-                windows = np.ndarray(layout.windows, data.dtype, data, start, strides)
-                columns = y[:, group * size : (group + 1) * size]
-                done = 0
+                start = group * deep * self.dtype.itemsize
+                windows = np.ndarray(layout.windows, self.dtype, data, start, layout.strides)
+                columns, done = y[:, group * wide : (group + 1) * wide], 0
                 for rows in _rows(windows, len(self.axes), _BLOCK * threads):
                     matrix.run(rows, columns[done : done + len(rows)], threads)
                     done += len(rows)
@@ -330,18 +341,16 @@ class Windows:
 
         `weight` is (K..., C).
         """
-        layout = self.layout(x.shape)
+        layout, count = self.layout(x.shape), len(self.axes)
         data = self.laid_out(x, layout)
-        y = np.zeros(layout.result, x.dtype)
+        y = np.zeros(layout.result, self.dtype)
         if bias is not None:
             y += bias
-        counts, count = layout.result[1:-1], len(self.axes)
-        strides = tuple(step * data.itemsize for step in layout.strides)
-        outer = *strides[: count + 1], data.itemsize
+        moves, holes = layout.strides[: count + 1], layout.strides[count + 1 : -1]
+        strides = *moves, self.dtype.itemsize
         for offsets in np.ndindex(weight.shape[:-1]):
-            steps = zip(offsets, strides[count + 1 :], strict=False)
-            start = sum(offset * stride for offset, stride in steps)
-            values = np.ndarray((len(x), *counts, self.channels), x.dtype, data, start, outer)
+            start = sum(n * hole for n, hole in zip(offsets, holes, strict=True))
+            values = np.ndarray(layout.result, self.dtype, data, start, strides)
             y += values * weight[offsets]
         return y
 
@@ -365,41 +374,38 @@ def _rows(windows: Array, count: int, most: int) -> Iterator[Array]:
 
 
 class Convolution:
-    """A convolution with a kernel (M, C/groups, K...) that is known.
-
-    `rectified`: negative results become 0.
-    """
+    """A convolution with a kernel (M, C/groups, K...) that is known."""
 
     def __init__(
-        self,
-        windows: Windows,
-        weight: Array,
-        bias: Array | None,
-        engine: EngineChoice,
-        rectified: bool = False,
+        self, windows: Windows, weight: Array, bias: Array | None, engine: EngineChoice
     ) -> None:
-        self.windows, self.weight, self.bias, self.engine = windows, weight, bias, engine
-        self.rectified = rectified
-        self._dtype = weight.dtype
+        self.windows, self.dtype = windows, weight.dtype
+        self._floor: Array | None = None
         self._depthwise = _of_channels(weight, bias) if _is_depthwise(windows) else None
         self._linears = []
         if self._depthwise is None:
             parts = _matrices(weight, bias, windows.groups)
             self._linears = [linear_of(*part, engine) for part in parts]
 
+    def rectified(self) -> Convolution:
+        """Return it with negative results set to 0."""
+        rectified = copy.copy(self)
+        rectified._floor = np.zeros((), self.windows.dtype)
+        return rectified
+
     def __call__(self, x: Array) -> Array:
-        if x.dtype != self._dtype:
-            raise ValueError(f"the kernel is of {self._dtype}, but the input of {x.dtype}")
-        if self._dtype == _HALF:
+        if x.dtype != self.dtype:
+            raise ValueError(f"the kernel is of {self.dtype}, but the input of {x.dtype}")
+        if self.dtype == _HALF:
             x = x.astype(np.float32)
         if self._depthwise is not None:
             y = self.windows.weigh(x, *self._depthwise)
         else:
             matrices = [linear._product() for linear in self._linears]
             y = self.windows.multiply(x, matrices, self._linears[0].num_threads)
-        if self.rectified:
-            np.maximum(y, 0, y)
-        if self._dtype == _HALF:
+        if self._floor is not None:
+            np.maximum(y, self._floor, out=y)
+        if self.dtype == _HALF:
             y = y.astype(_HALF)
         outwards: Array = y.transpose(self.windows.outwards)
         return outwards
@@ -414,8 +420,8 @@ def _convolve(
     limits: Limits,
 ) -> Array:
     """Return the convolution with a kernel that the graph computes."""
-    windows = _windows(attributes, weight.shape, limits)
-    if x.dtype != weight.dtype or x.dtype not in _FLOATS:
+    windows = _windows(attributes, weight, limits)
+    if x.dtype != weight.dtype:
         raise ValueError(f"the kernel is of {weight.dtype}, but the input of {x.dtype}")
     half = x.dtype == _HALF
     if half:
@@ -449,15 +455,18 @@ def _matrices(
         yield rows[part], None if bias is None else bias[part]
 
 
-def _windows(attributes: Mapping[str, Any], kernel: tuple[int, ...], limits: Limits) -> Windows:
-    """Return how a kernel of this shape moves, by the attributes of a Conv.
+def _windows(attributes: Mapping[str, Any], weight: Array, limits: Limits) -> Windows:
+    """Return how a kernel moves, by the attributes of a Conv.
 
     Raises
     ------
     ValueError
         If they do not fit together.
     """
+    kernel, dtype = weight.shape, weight.dtype
     count = len(kernel) - 2
+    if dtype not in _FLOATS:
+        raise ValueError(f"a kernel cannot be of {dtype}")
     if count < 1 or 0 in kernel:
         raise ValueError(f"a kernel cannot have the shape {kernel}")
 
@@ -480,15 +489,16 @@ def _windows(attributes: Mapping[str, Any], kernel: tuple[int, ...], limits: Lim
     groups = attributes.get("group", 1)
     if groups < 1 or kernel[0] % groups:
         raise ValueError(f"{kernel[0]} kernels cannot be in {groups} groups")
-    return Windows([*axes], auto_pad, kernel[0], kernel[1] * groups, groups, limits)
+    channels, inside = kernel[1] * groups, np.dtype(np.float32) if dtype == _HALF else dtype
+    return Windows([*axes], auto_pad, kernel[0], channels, groups, inside, limits)
 
 
 def conv(operator: Operator) -> Node | Compute:
     weight, bias, limits = operator.constant(1), operator.constant(2), operator.draft.limits
     is_known = weight is not None and (bias is not None or not operator.has(2))
-    if operator.constant(0) is not None or not is_known or weight.dtype not in _FLOATS:
+    if operator.constant(0) is not None or not is_known:
         return partial(_convolve, attributes=dict(operator.attributes), limits=limits)
-    windows = _windows(operator.attributes, weight.shape, limits)
+    windows = _windows(operator.attributes, weight, limits)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{len(weight)} kernels have a bias of the shape {bias.shape}")
     return _node(operator, Convolution(windows, weight, bias, operator.draft.engine), 1)
