@@ -16,6 +16,7 @@ from ..layers import LSTM
 from . import structure
 from .format import ANY, Choice, Content, Wish
 from .onnx_graph import Reader
+from .onnx_states import states
 from .onnx_tensors import Tensors
 from .onnx_writer import told, write
 from .source import Source, State
@@ -105,7 +106,9 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))
         names = [_own(draft, name, reader.inputs) for name in reader.names]
         plan = draft.plan([port.name for port in reader.inputs], names)
-        network = GraphModel(plan, reader.inputs, reader.outputs, (), draft.layers, limits)
+        values = dict(zip((port.name for port in reader.outputs), reader.names, strict=True))
+        pairs = states(reader.inputs, reader.outputs, values, reader.flow)
+        network = GraphModel(plan, reader.inputs, reader.outputs, pairs, draft.layers, limits)
         if wish.dtype is not None and wish.dtype != network.dtype:
             raise ValueError(
                 f"dtype={str(wish.dtype)!r}: an ONNX graph has types of its own; load_lstm takes "

@@ -7,15 +7,17 @@ whose condition is known can be put into the graph that uses them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checks import short
+from ..graphs.control import truth
 from ..graphs.model import Port
 from ..graphs.operators import node_of
 from ..graphs.plan import Body, Draft, Node, Operator, Value
+from .onnx_states import PASSING, Flow
 from .onnx_tensors import Tensors, dtype_of
 
 if TYPE_CHECKING:
@@ -101,6 +103,8 @@ class Reader:
         The values of the outputs.
     faults : dict of str -> str
         Why an operator cannot be computed, by its name.
+    flow : Flow
+        Which values go where, for `states`.
     """
 
     def __init__(self, model: Any, tensors: Tensors, draft: Draft, budget: Budget) -> None:
@@ -112,34 +116,61 @@ class Reader:
         self._called: set[tuple[str, str, str]] = set()
         self._taken: dict[str, int] = {}
         self.faults: dict[str, str] = {}
+        self.flow = Flow()
         self._failed = 0  # how many operators nobody can compute
         graph = Graph(draft, _versions(model.opset_import))
-        self._optional = model.ir_version >= 4
-        self.inputs = self._main(model.graph, graph)
+        self.inputs = self._main(model.graph, graph, model.ir_version >= 4)
         self.outputs = [_port(value) for value in model.graph.output]
+        if len({port.name for port in self.outputs}) < len(self.outputs):
+            raise ValueError("its graph has two outputs of the same name")
         self.names = self._results(model.graph.output, graph)
 
     # ---- graphs ----
 
-    def _main(self, proto: Any, graph: Graph) -> list[Port]:
-        """Read the graph of the model, and return its inputs."""
+    def _main(self, proto: Any, graph: Graph, optional: bool) -> list[Port]:
+        """Read the graph of the model, and return its inputs.
+
+        If `optional`, initializers that are inputs too may be given other values. Weights may not:
+        what is made of them, such as the layers, is made once. Before version 4 of ONNX's files
+        ("IR version") all initializers had to be inputs, and were constants.
+        """
         given = {tensor.name for tensor in proto.initializer}
         given |= {sparse.values.name for sparse in proto.sparse_initializer}
-        ports = []
+        weights = _weights(proto) if optional else given
+        ports, defaults = [], {}
         for value in proto.input:
-            if value.name not in given:
-                ports.append(_port(value))
-                self._define(graph, value.name)
-        self._fill(proto, graph)
+            if value.name in given and value.name in weights:
+                continue
+            ports.append(_port(value))
+            self._define(graph, value.name)
+            if value.name in given:
+                defaults[value.name] = len(ports) - 1
+        for name, array in self._fill(proto, graph, defaults).items():
+            port = ports[defaults[name]]
+            if port.dtype is not None and port.dtype != array.dtype:
+                raise ValueError(
+                    f"the input {short(name)} has the type {port.dtype}, its initializer "
+                    f"{array.dtype}"
+                )
+            ports[defaults[name]] = port._replace(dtype=array.dtype, default=array)
         return ports
 
-    def _fill(self, proto: Any, graph: Graph) -> None:
-        """Read the initializers and the nodes of a graph."""
-        for tensor in proto.initializer:
-            self._constant(graph, tensor.name, self._array(tensor, graph))
-        for sparse in proto.sparse_initializer:
-            self._constant(graph, sparse.values.name, self._dense(sparse, graph))
+    def _fill(self, proto: Any, graph: Graph, apart: Collection[str] = ()) -> dict[str, Any]:
+        """Read the initializers and the nodes of a graph; return the initializers named `apart`."""
+        found = {}
+        arrays: list[Any] = [(tensor.name, self._array, tensor) for tensor in proto.initializer]
+        arrays += [(one.values.name, self._dense, one) for one in proto.sparse_initializer]
+        for name, read, tensor in arrays:
+            try:
+                array = read(tensor, graph)
+            except ValueError as fault:
+                raise ValueError(f"initializer {short(name)}: {fault}") from fault
+            if name in apart:
+                found[name] = array
+            else:
+                self._constant(graph, name, array)
         self._nodes(proto.node, graph)
+        return found
 
     def _nodes(self, nodes: Iterable[Any], graph: Graph) -> None:
         self._budget.check("levels of graphs", graph.depth)
@@ -228,7 +259,25 @@ class Reader:
         except ValueError as fault:
             self._fault(name, str(fault))
             return
+        self._note_flow(operator)
         self._add(draft, node, domain, graph)
+
+    def _note_flow(self, operator: Operator) -> None:
+        """Note where the operator's values go, as far as it matters for states."""
+        inputs, outputs = operator.inputs, operator.outputs
+        if operator.type in ("LSTM", "DynamicQuantizeLSTM"):
+            padded = (*inputs, *[""] * 7)
+            self.flow.lstm(padded[5:7], (*outputs, "", "", "")[1:3])
+        elif operator.domain == "" and operator.type in PASSING:
+            sources = inputs if operator.type == "Concat" else inputs[:1]
+            for body in operator.attributes.values():
+                if operator.type == "If" and isinstance(body, Body):
+                    sources = ()
+                    for result, output in zip(body.plan.outputs, outputs, strict=False):
+                        self.flow.passes(result, output)
+            for source in sources:
+                for output in outputs:
+                    self.flow.passes(source, output)
 
     def _add(self, draft: Draft, node: Node, domain: str, graph: Graph) -> None:
         """Add a node to the draft; what it computes from constants is a constant, and stays one."""
@@ -245,7 +294,7 @@ class Reader:
 
     def _branch(self, proto: Any, condition: Value, graph: Graph) -> None:
         """Read an If whose condition is known: the nodes of one branch take its place."""
-        wanted = "then_branch" if _truth(condition) else "else_branch"
+        wanted = "then_branch" if truth(condition) else "else_branch"
         found = {
             attribute.name: (attribute, owner)
             for attribute, owner in self._attributes(proto, graph)
@@ -405,7 +454,9 @@ class Reader:
         captured = tuple(body.captured)
         if self._failed > known:
             return Body(Draft(draft.engine, draft.limits, 0).plan((), ()), captured)
-        return Body(draft.plan((*inputs, *captured), outputs), captured)
+        ports = map(_port, proto.output)
+        kinds = [(port.dtype, port.shape) for port in ports]
+        return Body(draft.plan((*inputs, *captured), outputs), captured, kinds)
 
     def _fault(self, name: str, fault: str) -> None:
         self._failed += 1
@@ -413,6 +464,13 @@ class Reader:
             self.faults.setdefault(name, fault)
 
 
+_WEIGHTS = {  # the places of the inputs that layers are made of
+    "LSTM": (1, 2, 3, 7),
+    "DynamicQuantizeLSTM": (1, 2, 3, 7, 8, 9, 10, 11),
+    "MatMul": (0, 1),
+    "Gemm": (0, 1, 2),
+    "Conv": (1, 2),
+}
 _CONSTANTS = {
     "int": "i8", "ints": "i8", "float": "f4", "floats": "f4", "string": "O", "strings": "O",
 }  # fmt: skip
@@ -425,6 +483,17 @@ def _kind(attribute: Any) -> str:
     if kind == "UNDEFINED":
         raise ValueError(f"its attribute {short(attribute.name)} has no known type")
     return kind
+
+
+def _weights(proto: Any) -> set[str]:
+    """Return the names of values that are weights of operators in a graph, or in graphs inside."""
+    found, graphs = set(), [proto]
+    while graphs:
+        for node in graphs.pop().node:
+            places = _WEIGHTS.get(node.op_type, ())
+            found |= {name for place, name in enumerate(node.input) if place in places}
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return found
 
 
 def _domain(name: str) -> str:
@@ -462,17 +531,11 @@ def _name(proto: Any) -> str:
     return str(proto.name or next(filter(None, proto.output), ""))
 
 
-def _truth(condition: Value) -> bool:
-    if not isinstance(condition, (np.ndarray, np.generic)) or condition.size != 1:
-        raise ValueError("its condition must be one value")
-    return bool(condition.reshape(()))
-
-
 def _port(value: Any) -> Port:
     """Return an input or output of a graph, from its ValueInfoProto."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        return Port(value.name)
+        return Port(value.name, listed=kind == "sequence_type")
     tensor = value.type.tensor_type
     dtype = dtype_of(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from ..arrays import as_array
-from ..checks import check_size, quoted, short
+from ..checks import check_dtype, check_size, quoted, short
 from ..layers import Layer
+from ..layers.stream import check_mask
 from ..terminal import printable
 from .plan import Value
 
 if TYPE_CHECKING:
     from ..arrays import Array
+    from ..checks import Precision
     from .limits import Limits
     from .plan import Plan
+
+_HALF = ("float16", "bfloat16")
+_BATCH = re.compile(r"(?i)b|n|bs|n?_?batch.*|.*batch(_?size)?")  # what people call that axis
 
 
 class Port(NamedTuple):
     """An input or output of a graph.
 
-    ``dtype`` is None, and so is ``shape``, where the file does not tell it. A size is a number, a
-    name that stands for one, or None.
+    ``dtype`` is None, and so is ``shape``, where the file does not tell it; strings have the dtype
+    object. A size is a number, a name that stands for one, or None. An input with a ``default`` may
+    be left out. ``listed`` says that the value is no array but a list of arrays.
     """
 
     name: str
     dtype: np.dtype[Any] | None = None
     shape: tuple[int | str | None, ...] | None = None
+    default: Array | None = None
+    listed: bool = False
 
 
 class State(NamedTuple):
@@ -37,12 +47,24 @@ class State(NamedTuple):
     input: Port
     output: str
 
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis of the batch, which is the only one whose size is open; None if there is none.
+
+        >>> State(Port("h", None, (2, "batch", 128)), "hn").batch_axis
+        1
+        """
+        sizes = self.input.shape or ()
+        places = [place for place, size in enumerate(sizes) if not isinstance(size, int)]
+        return places[0] if len(places) == 1 else None
+
 
 class GraphModel(Layer):
     """A network that was read from a file as a graph of operators, such as an ONNX file.
 
     It is run and streamed, and not trained. The LSTMs in it, and other layers that fastlstm has,
-    are layers inside it: `named_layers`, `state_dict`, `repr` show them.
+    are layers inside it: `named_layers`, `state_dict`, `repr` show them, and `load_state_dict`
+    changes them. What the graph holds besides them stays as it is in the file.
 
     Parameters
     ----------
@@ -65,6 +87,25 @@ class GraphModel(Layer):
     -----
     May be called from many threads at once. A call keeps no state: where the file's author meant
     the network to go on from call to call, `stream` does that.
+
+    Examples
+    --------
+    >>> from fastlstm.graphs.limits import Limits
+    >>> from fastlstm.graphs.plan import Node, Plan
+    >>> plan = Plan([Node("add", "Add", np.add, ("h", "x"), ("hn",))], {}, ["x", "h"], ["hn"])
+    >>> x, h = (Port(name, np.dtype("f4"), ("batch", 2)) for name in "xh")
+    >>> model = GraphModel(plan, [x, h], [Port("hn")], [State(h, "hn")], {}, Limits(1000))
+    >>> model
+    GraphModel(
+      input 'x' float32 (batch, 2)
+      input 'h' float32 (batch, 2)
+      output 'hn'
+      state 'h' -> 'hn'
+    )
+    >>> model.run(["hn"], {"x": [[1.0, 2.0]], "h": [[3.0, 4.0]]})
+    [array([[4., 6.]], dtype=float32)]
+    >>> model([[1.0, 2.0]])
+    array([[1., 2.]], dtype=float32)
     """
 
     def __init__(
@@ -90,37 +131,67 @@ class GraphModel(Layer):
         output_names : list of str, or None
             Which outputs to return, in this order; None is all.
         feeds : dict of str -> array
-            A value for each input, by its name.
+            A value for each input, by its name. Those with a default may be left out.
 
         Returns
         -------
         list of ndarray
+            The caller's own: no later call writes into them.
 
         Raises
         ------
         ValueError, TypeError
             If an input is missing or unknown, or its type, axes or sizes do not fit; or if an
             operator cannot compute with these values, which the sentence names.
+
+        Notes
+        -----
+        An array must have the dtype of its input. Lists and numbers have none and are converted,
+        halves (float16, bfloat16) are widened, and integers become wider ones, as nothing is lost
+        then.
         """
-        names = [port.name for port in self.outputs]
-        wanted = names if output_names is None else list(output_names)
-        if unknown := [name for name in wanted if name not in names]:
-            raise ValueError(f"there is no output {quoted(unknown)}; there are {quoted(names)}")
         if not isinstance(feeds, Mapping):
             raise TypeError(
                 f"feeds must be a dict of arrays by the names of inputs, got {type(feeds).__name__}"
             )
-        known = {port.name: port for port in self.inputs}
+        names = [port.name for port in self.outputs]
+        if isinstance(output_names, str):
+            raise TypeError(f"output_names must be a list of names, got {output_names!r:.100}")
+        wanted = names if output_names is None else list(output_names)
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"there is no output {quoted(unknown)}; there are {quoted(names)}")
+        known = {port.name for port in self.inputs}
         if unknown := [name for name in feeds if name not in known]:
             raise ValueError(f"there is no input {quoted(unknown)}; there are {quoted(known)}")
-        if missing := [name for name in known if name not in feeds]:
+        missing = [p.name for p in self.inputs if p.name not in feeds and p.default is None]
+        if missing:
             raise ValueError(f"a value is missing for the input {quoted(missing)}")
-        values: list[Value] = self.plan.run(
-            [_fitting(port, feeds[port.name]) for port in self.inputs]
-        )
-        if output_names is None:
-            return values
-        return [values[names.index(name)] for name in wanted]
+        values = [
+            _fitting(port, feeds[port.name]) if port.name in feeds else port.default
+            for port in self.inputs
+        ]
+        results = dict(zip(names, self._results(values), strict=True))
+        return [results[name] for name in wanted]
+
+    def _results(self, values: Sequence[Value]) -> list[Value]:
+        """Run the plan; what it returns shares memory with nothing that is used later."""
+        results: list[Value] = []
+        for value in self.plan.run(values):
+            if isinstance(value, (np.ndarray, np.generic)):
+                array = np.asarray(value)
+                if not array.flags.writeable or array.base is not None:
+                    shared = any(
+                        np.may_share_memory(array, given)
+                        for given in values
+                        if isinstance(given, np.ndarray)
+                    )
+                    if shared or not array.flags.writeable:
+                        array = array.copy()
+                elif any(array is other for other in (*values, *results)):
+                    array = array.copy()
+                value = array
+            results.append(value)
+        return results
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Run the graph from the beginning of a sequence.
@@ -133,8 +204,12 @@ class GraphModel(Layer):
         Returns
         -------
         ndarray, or tuple of ndarray
-            The outputs; those that are the final states of given or zero states are left out, `run`
-            returns these too.
+            The outputs, without the final states; `run` returns these too.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `run` raises them.
         """
         feeds = self._feeds(inputs, named)
         feeds |= self._zero_states(feeds)
@@ -160,6 +235,22 @@ class GraphModel(Layer):
         """
         return GraphStream(self, check_size("batch_size", batch_size))
 
+    def vjp(self, *inputs: Any, **named: Any) -> NoReturn:
+        """Refuse: a graph that was read from a file is not trained."""
+        raise NotImplementedError(
+            "a GraphModel runs and does not learn: fastlstm.load_lstm takes an LSTM out of the "
+            "file, which does"
+        )
+
+    def astype(self, dtype: Precision) -> GraphModel:
+        """Return a copy of the same precision; a graph has types of its own, which stay."""
+        if check_dtype(dtype) != self.dtype:
+            raise ValueError(
+                "the numbers in a graph have the types that its file gives them: "
+                f"fastlstm.load_lstm(path, dtype={str(np.dtype(dtype))!r}) converts an LSTM of it"
+            )
+        return copy.deepcopy(self)
+
     def _feeds(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of inputs by their names; those in order are for others than states."""
         of_states = {state.input.name for state in self.states}
@@ -176,7 +267,7 @@ class GraphModel(Layer):
     def _zero_states(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Return zeros for those states that are not among the values of inputs."""
         sizes, rest = _open_sizes(self.inputs, feeds)
-        left = [state for state in self.states if state.input.name not in feeds]
+        left = [s for s in self.states if s.input.name not in feeds and s.input.default is None]
         return {state.input.name: self._zeros(state, sizes, rest) for state in left}
 
     def _zeros(self, state: State, sizes: Mapping[str, int], rest: int) -> Array:
@@ -187,8 +278,9 @@ class GraphModel(Layer):
                 f"the state {short(port.name)} must be given: the file does not tell its shape"
             )
         shape = [n if isinstance(n, int) else sizes.get(n or "", rest) for n in port.shape]
-        self.limits.allow(shape, (port.dtype or np.dtype("f4")).itemsize)
-        return np.zeros(shape, port.dtype or np.dtype("f4"))
+        dtype = port.dtype or np.dtype("f4")
+        self.limits.allow(shape, dtype.itemsize)
+        return np.zeros(shape, dtype)
 
     def _own_outputs(self) -> list[str]:
         """Return the outputs that are not final states; all, if there are no others."""
@@ -210,11 +302,28 @@ class GraphModel(Layer):
 class GraphStream:
     """The states of a graph's network from call to call; made by `GraphModel.stream`.
 
+    One stream belongs to one thread at a time; many streams of one model may run at once.
+    ``copy.copy(stream)`` branches off at the point reached, over the same model.
+
     Attributes
     ----------
     batch_size : int
     state : dict of str -> ndarray
         The states by the names of their inputs, copies; assign to resume.
+
+    Examples
+    --------
+    >>> from fastlstm.graphs.limits import Limits
+    >>> from fastlstm.graphs.plan import Node, Plan
+    >>> plan = Plan([Node("add", "Add", np.add, ("h", "x"), ("hn",))], {}, ["x", "h"], ["hn"])
+    >>> x, h = (Port(name, np.dtype("f4"), ("batch", 2)) for name in "xh")
+    >>> model = GraphModel(plan, [x, h], [Port("hn")], [State(h, "hn")], {}, Limits(1000))
+    >>> stream = model.stream(batch_size=2)
+    >>> for _ in range(3):
+    ...     y = stream.step([[1.0, 2.0], [3.0, 4.0]])
+    >>> stream.reset([False, True])
+    >>> stream.state["h"].tolist()
+    [[3.0, 6.0], [0.0, 0.0]]
     """
 
     def __init__(self, model: GraphModel, batch_size: int) -> None:
@@ -224,9 +333,14 @@ class GraphStream:
                 f"none; its inputs are {quoted(port.name for port in model.inputs)}"
             )
         self._model, self.batch_size = model, batch_size
-        self._outputs = model._own_outputs()
-        self._wanted = [*self._outputs, *(state.output for state in model.states)]
-        self._state: dict[str, Array] = {}
+        names = [port.name for port in model.outputs]
+        self._outputs = [names.index(name) for name in model._own_outputs()]
+        self._after = [names.index(state.output) for state in model.states]
+        places = {state.input.name: n for n, state in enumerate(model.states)}
+        # Of each input in turn the place of its state, or None.
+        self._takes = [(port, places.get(port.name)) for port in model.inputs]
+        self._names = [port.name for port, place in self._takes if place is None]
+        self._states: list[Array] = []
         self.reset()
 
     def run(self, *inputs: Any, **named: Any) -> Any:
@@ -250,40 +364,96 @@ class GraphStream:
             As `GraphModel.run` raises them; the states have not moved.
         """
         feeds = self._model._feeds(inputs, named)
-        results = self._model.run(self._wanted, self._state | feeds)
-        count = len(self._outputs)
-        after = zip(self._model.states, results[count:], strict=True)
-        self._state = {state.input.name: value for state, value in after}
-        return results[0] if count == 1 else tuple(results[:count])
+        values: list[Value] = []
+        for port, place in self._takes:
+            if place is not None:
+                values.append(self._states[place])
+            elif port.name in feeds:
+                values.append(_fitting(port, feeds[port.name]))
+            elif port.default is not None:
+                values.append(port.default)
+            else:
+                raise ValueError(f"a value is missing for the input {short(port.name)}")
+        if unknown := [name for name in feeds if name not in self._names]:
+            raise ValueError(
+                f"there is no input {quoted(unknown)} besides the states; there are "
+                f"{quoted(self._names) or 'none'}"
+            )
+        results = self._model._results(values)
+        states = [np.array(results[place]) for place in self._after]
+        for state, before, after in zip(self._model.states, self._states, states, strict=True):
+            if before.shape != after.shape or before.dtype != after.dtype:
+                raise ValueError(
+                    f"the state {short(state.input.name)} is {before.dtype} of shape "
+                    f"{before.shape}, the graph goes on with {after.dtype} of shape {after.shape}"
+                )
+        self._states = states
+        outputs = [results[place] for place in self._outputs]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     step = run
 
     @property
     def state(self) -> dict[str, Array]:
         """The states by the names of their inputs, copies; assign to resume."""
-        return {name: value.copy() for name, value in self._state.items()}
+        pairs = zip(self._model.states, self._states, strict=True)
+        return {state.input.name: value.copy() for state, value in pairs}
 
     @state.setter
     def state(self, states: Mapping[str, Any]) -> None:
         names = [state.input.name for state in self._model.states]
-        if set(states) != set(names):
-            raise ValueError(f"state must have {quoted(names)}, got {quoted(states) or 'nothing'}")
-        self._state = {
-            state.input.name: _fitting(state.input, states[state.input.name]).copy()
-            for state in self._model.states
-        }
+        if not isinstance(states, Mapping) or set(states) != set(names):
+            got = quoted(states) if isinstance(states, Mapping) else type(states).__name__
+            raise ValueError(f"state must be a dict of {quoted(names)}, got {got or 'nothing'}")
+        given: list[Array] = [
+            _fitting(state.input, states[state.input.name]) for state in self._model.states
+        ]
+        for name, own, new in zip(names, self._states, given, strict=True):
+            if own.shape != new.shape:
+                raise ValueError(
+                    f"state {short(name)} must have shape {own.shape}, got {new.shape}"
+                )
+        self._states = [array.copy() for array in given]
 
-    def reset(self) -> None:
-        """Set the states to zero."""
-        zeros = {
-            s.input.name: self._model._zeros(s, {}, self.batch_size) for s in self._model.states
-        }
-        self._state = zeros
+    def reset(self, mask: Any = None) -> None:
+        """Set states to those that a new stream begins with: the file's defaults, or zeros.
+
+        Parameters
+        ----------
+        mask : bool array of shape (B,), optional
+            Which streams begin anew; all if not given.
+
+        Raises
+        ------
+        ValueError
+            If `mask` is not B booleans, or if the file does not tell which axis of the states is
+            that of the batch; no state has changed.
+        """
+        begin = [self._start(state) for state in self._model.states]
+        if mask is None:
+            self._states = begin
+            return
+        mask = check_mask(mask, self.batch_size)
+        for state in self._model.states:
+            if state.batch_axis is None:
+                raise ValueError(
+                    f"mask: the file leaves open no size, or several, of the state "
+                    f"{_shown(state.input)}, so that its axis of the batch is not known"
+                )
+        for state, own, start in zip(self._model.states, self._states, begin, strict=True):
+            axis = state.batch_axis
+            assert axis is not None
+            np.moveaxis(own, axis, 0)[mask] = np.moveaxis(start, axis, 0)[mask]
+
+    def _start(self, state: State) -> Array:
+        if state.input.default is not None:
+            return state.input.default.copy()
+        return self._model._zeros(state, {}, self.batch_size)
 
     def __copy__(self) -> GraphStream:
         """Return a stream at the same point, with states of its own, over the same network."""
         copy = self._model.stream(self.batch_size)
-        copy.state = self._state
+        copy.state = self.state
         return copy
 
     def __repr__(self) -> str:
@@ -292,50 +462,79 @@ class GraphStream:
 
 def _fitting(port: Port, value: Any) -> Value:
     """Return a value for an input; raise if its type, axes or sizes do not fit."""
-    array = as_array(value, f"the input {short(port.name)}")
-    if port.dtype is not None and array.dtype != port.dtype:
-        array = _converted(port, array, value)
-    if port.shape is not None and (
-        array.ndim != len(port.shape)
-        or any(isinstance(n, int) and n != m for n, m in zip(port.shape, array.shape, strict=True))
+    name = f"the input {short(port.name)}"
+    if port.listed:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a list of arrays, got {type(value).__name__}")
+        return [as_array(one, name) for one in value]
+    if port.dtype == np.dtype(object):
+        array = np.asarray(value, object)
+        if not all(isinstance(one, str) for one in array.flat):
+            raise TypeError(f"{name} must hold strings")
+    elif type(value) is np.ndarray and value.dtype == port.dtype:
+        array = value
+    else:
+        array = as_array(value, name)
+        if port.dtype is not None and array.dtype != port.dtype:
+            array = _converted(port, port.dtype, array, value)
+    shape = port.shape
+    if shape is not None and (
+        array.ndim != len(shape)
+        or any(isinstance(n, int) and n != m for n, m in zip(shape, array.shape, strict=True))
     ):
         raise ValueError(f"the input {_shown(port)} is given an array of shape {array.shape}")
     return array
 
 
-def _converted(port: Port, array: Array, given: Any) -> Array:
-    """Return an array as the dtype of an input, if that loses nothing of what was meant."""
-    dtype = port.dtype
-    assert dtype is not None
-    if not isinstance(given, np.ndarray) and array.dtype.kind == dtype.kind:
-        return array.astype(dtype)  # a list of Python's numbers has no precision of its own
-    if not np.can_cast(array.dtype, dtype, "safe"):
-        raise ValueError(
-            f"the input {_shown(port)} is given an array of {array.dtype}: convert it by "
-            f"x.astype({str(dtype)!r})"
-        )
-    return array.astype(dtype)
+def _converted(port: Port, dtype: np.dtype[Any], array: Array, given: Any) -> Array:
+    """Return an array as the dtype of an input, by the rule that `arrays` has for layers.
+
+    Integers may become wider ones.
+    """
+    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}.get(dtype.kind, "fiub")
+    untyped = isinstance(given, (list, tuple, int, float)) and (
+        array.dtype.kind in kinds or not array.size
+    )
+    swapped = array.dtype.newbyteorder("=") == dtype
+    half = array.dtype.name in _HALF and dtype.name in ("float32", "float64")
+    wider = dtype.kind in "iu" and array.dtype.kind in "iu" and np.can_cast(array.dtype, dtype)
+    if untyped or swapped or half or wider:
+        with np.errstate(under="ignore", over="ignore"):
+            converted: Array = array.astype(dtype)
+        if dtype.kind not in "iu" or np.array_equal(converted, array):
+            return converted
+    raise ValueError(
+        f"the input {_shown(port)} is given {array.dtype}, and nothing is converted that could "
+        f"lose something: give it x.astype({str(dtype)!r})"
+    )
 
 
 def _open_sizes(inputs: Sequence[Port], feeds: Mapping[str, Any]) -> tuple[dict[str, int], int]:
     """Return the sizes of named axes that values tell, and that of axes without a name.
 
-    The latter is the first open size that any value has, which is that of the batch in most graphs.
+    The latter is that of an axis that is called like a batch or, if there is none, the first open
+    size that any value has, which is that of the batch in most graphs.
     """
     sizes: dict[str, int] = {}
-    rest = None
+    first = None
     for port in inputs:
         if port.shape is None or port.name not in feeds:
             continue
         for size, given in zip(port.shape, np.shape(feeds[port.name]), strict=False):
             if isinstance(size, str):
                 sizes.setdefault(size, given)
-            if not isinstance(size, int) and rest is None:
-                rest = given
-    return sizes, 1 if rest is None else rest
+            if not isinstance(size, int) and first is None:
+                first = given
+    batches = [given for name, given in sizes.items() if _BATCH.fullmatch(name)]
+    return sizes, batches[0] if batches else 1 if first is None else first
 
 
 def _shown(port: Port) -> str:
     """Return an input or output as people read it: ``'x' float32 (batch, 16)``."""
-    shape = "" if port.shape is None else f" ({', '.join(str(n or '?') for n in port.shape)})"
-    return f"{short(port.name)}{f' {port.dtype}' if port.dtype else ''}{shape}"
+    dtype = "" if port.dtype is None else f" {port.dtype}".replace("object", "str")
+    shape = ""
+    if port.shape is not None:
+        sizes = (str(n) if isinstance(n, int) else short(n)[1:-1] if n else "?" for n in port.shape)
+        shape = f" ({', '.join(sizes)})"
+    optional = "" if port.default is None else ", may be left out"
+    return f"{short(port.name)}{dtype}{shape}{optional}"

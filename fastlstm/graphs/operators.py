@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .control import If, Loop, Scan
 from .limits import TooLarge
 from .plan import FAULTS, Compute, Node, Operator, told
 from .products import conv, gemm, matmul
@@ -70,7 +71,10 @@ def _relu(x: Any) -> Any:
 OPERATORS |= {
     "Conv": conv,
     "Gemm": gemm,
+    "If": If,
     "LSTM": lstm,
+    "Loop": Loop,
     "MatMul": matmul,
+    "Scan": Scan,
     "com.microsoft.DynamicQuantizeLSTM": dynamic_quantize_lstm,
 }

@@ -94,10 +94,12 @@ class Body(NamedTuple):
 
     ``plan`` takes its own inputs first, and then the values of the graphs around it that it uses.
     These are named by ``captured``, and are inputs of the operator's node too, behind its own.
+    ``kinds`` are dtype and shape of each output, None for what the file does not tell.
     """
 
     plan: Plan
     captured: tuple[str, ...]
+    kinds: Sequence[tuple[Any, Any]] = ()
 
 
 class Draft:

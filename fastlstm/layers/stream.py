@@ -203,7 +203,7 @@ class Stream:
         >>> stream.state[1].tolist()
         [[[0.0, 0.0], [4.0, 5.0], [0.0, 0.0]]]
         """
-        mask = _check_mask(mask, self.batch_size)
+        mask = check_mask(mask, self.batch_size)
         self._begin(mask, self._starts(to))
 
     def _starts(self, to: Any) -> list[Floats]:
@@ -429,7 +429,7 @@ class ModelStream:
         ValueError, TypeError
             If `mask` is not B booleans, or `to` does not fit; no state has changed.
         """
-        mask = _check_mask(mask, self.batch_size)
+        mask = check_mask(mask, self.batch_size)
         to = by_name("to", to, list(self._streams))
         starts = {name: stream._starts(to.get(name)) for name, stream in self._streams.items()}
         for name, stream in self._streams.items():
@@ -439,7 +439,7 @@ class ModelStream:
         return f"ModelStream({self._model!r}, batch_size={self.batch_size})"
 
 
-def _check_mask(mask: Any, batch_size: int) -> Array:
+def check_mask(mask: Any, batch_size: int) -> Array:
     """Return a mask of streams as an array, or refuse it; None is all of them."""
     mask = np.ones(batch_size, bool) if mask is None else np.asarray(mask)
     if mask.dtype != bool or mask.shape != (batch_size,):
