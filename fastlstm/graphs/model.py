@@ -447,7 +447,7 @@ class GraphStream:
 
     def _start(self, state: State) -> Array:
         if state.input.default is not None:
-            return state.input.default.copy()
+            return np.array(state.input.default)
         return self._model._zeros(state, {}, self.batch_size)
 
     def __copy__(self) -> GraphStream:
