@@ -760,11 +760,6 @@ FOREIGN = {
     "json list": (b"[[1.5, 2], [3, 4]]", "JSON"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x052.1", "the beginning of an ONNX model"),
     "saved model": (b"\x08\x01\x12\xc8\x01", "a TensorFlow SavedModel (.pb)"),
-    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(500), "an HDF5 file (.h5, .hdf5), as Keras writes it"),
-    "keras": (
-        zip_of(**{"metadata.json": "{}", "config.json": "{}", "model.weights.h5": b"\x89HDF"}),
-        "a Keras model (.keras)",
-    ),
     "gzip": (b"\x1f\x8b\x08\0\0\0\0\0\0\3", "compressed by gzip (.gz, .tar.gz); unpack it first"),
     "bzip2": (b"BZh91AY&SY", "compressed by bzip2"),
     "xz": (b"\xfd7zXZ\0\0\4", "compressed by xz"),

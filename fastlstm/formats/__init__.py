@@ -22,6 +22,7 @@ from ..layers.parameters import undrawn
 from . import (
     foreign,
     inference,
+    keras_file,
     keras_writer,
     npz,
     onnx_file,
@@ -47,7 +48,7 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file)
+_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file, keras_file)
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file),
     *(keras_writer.MODEL, keras_writer.WEIGHTS),

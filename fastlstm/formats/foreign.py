@@ -15,7 +15,6 @@ _BEGINNINGS = [  # patterns of the first bytes, and words that end the sentence 
     ),
     (rb"(?i)\s*(<!doctype html|<html)", "an HTML page, as a failed download leaves it"),
     (rb"\s*<\?xml", "an XML file"),
-    (rb"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5, .hdf5), as Keras writes it"),
     (rb"\x1f\x8b", "compressed by gzip (.gz, .tar.gz); unpack it first"),
     (rb"BZh", "compressed by bzip2 (.bz2); unpack it first"),
     (rb"\xfd7zXZ\0", "compressed by xz (.xz); unpack it first"),
@@ -39,8 +38,6 @@ def name(source: Source) -> str | None:
     if not source.size:
         return "empty from where it stands on" if source.start else "empty"
     if source.members is not None:
-        if "model.weights.h5" in source.members:
-            return "a Keras model (.keras)"
         return f"a zip file of {quoted(source.members, most=5) or 'nothing'}"
     for beginning, words in _BEGINNINGS:
         if re.match(beginning, source.head):

@@ -1,0 +1,657 @@
+"""Keras's layers: as a file describes them, which weights they have, and what computes them.
+
+A class, function or module that a file names is only ever looked up in the tables of this module.
+What is not in them is an error that names it, such as a user's own class, or a Lambda, whose code
+stands in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..checks import quoted, short
+from ..graphs import keras_functions as functions
+from ..layers import Dropout, Last, Layer, ReLU, Sigmoid, Softmax, Tanh
+from ..layers.parameters import undrawn
+from . import structure
+
+if TYPE_CHECKING:
+    from ..arrays import Array
+    from ..engines import EngineChoice
+    from ..graphs.limits import Limits
+    from ..graphs.plan import Compute
+    from .budget import Budget
+    from .structure import Description
+
+NETWORKS = ("Sequential", "Functional", "Model")
+_WRAPPERS = {"TimeDistributed": "layer", "Bidirectional": "layer", "RNN": "cell"}
+# By which names what is inside a wrapper stands in groups of weights.
+WRAPPED = {
+    "TimeDistributed": ("layer",),
+    "Bidirectional": ("forward_layer", "backward_layer"),
+    "RNN": ("cell",),
+}
+# How the modules of Keras's own classes begin; "" is that of files which do not tell modules.
+_MODULES = ("", "keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+
+
+@dataclass
+class KerasLayer:
+    """A layer as a file describes it.
+
+    ``kind`` is its class; ``version`` is that of Keras, 2 or 3. ``inside`` has what a wrapper wraps
+    and the layers of a network, and ``calls`` says on what a layer of a network is called, as the
+    file has it. ``weights`` are its own, in Keras's order; None until they are read.
+    """
+
+    kind: str
+    name: str
+    config: Mapping[str, Any]
+    version: int
+    inside: list[KerasLayer] = field(default_factory=list)
+    calls: Any = None
+    weights: list[Array] | None = None
+
+    def __str__(self) -> str:
+        return f"layer {short(self.name)} ({self.kind[:100]})"
+
+    # ---- what stands in its config; a value of another type is refused ----
+
+    def _get(self, option: str, default: Any, kinds: tuple[type, ...], words: str) -> Any:
+        value = self.config.get(option, default)
+        if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
+            raise ValueError(f"{self}: {option} must be {words}, got {short(value)}")
+        return value
+
+    def flag(self, option: str, default: bool = False) -> bool:
+        """Return an option that is True or False."""
+        return bool(self._get(option, default, (bool, type(None)), "true or false"))
+
+    def number(self, option: str, default: float) -> float:
+        """Return an option that is a finite number."""
+        value = self._get(option, default, (int, float), "a number")
+        if not -1e300 < value < 1e300:
+            raise ValueError(f"{self}: {option} must be a finite number, got {short(value)}")
+        return float(value)
+
+    def count(self, option: str, least: int = 1, default: int | None = None) -> int:
+        """Return an option that is an int, or a list of one, of at least `least`."""
+        value = self.config.get(option, default)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{self}: {option} must be a number, got {short(value)}")
+        return value
+
+    def counts(self, option: str) -> list[int]:
+        """Return an option that is a list of ints."""
+        value = self.config.get(option)
+        if not isinstance(value, list) or not all(type(n) is int for n in value):
+            raise ValueError(f"{self}: {option} must be a list of numbers, got {short(value)}")
+        return value
+
+    def word(self, option: str, default: str, known: tuple[str, ...]) -> str:
+        """Return an option that is one of these words."""
+        value = self.config.get(option, default)
+        if value not in known:
+            raise ValueError(f"{self}: {option}={short(value)} is not known, as {quoted(known)} is")
+        return str(value)
+
+    def only(self, option: str, *allowed: Any) -> None:
+        """Refuse a layer that has another value of an option than these."""
+        value = self.config.get(option, allowed[0])
+        if value not in allowed:
+            raise ValueError(f"{self}: {option}={short(value)} is not known here")
+
+    def arrays(self, *shapes: tuple[int | None, ...]) -> list[Array]:
+        """Return the weights, of these shapes; None stands for any size."""
+        weights = self.weights
+        if weights is None:
+            raise ValueError(f"{self} has no weights in the file")
+        if len(weights) != len(shapes):
+            raise ValueError(f"{self} has {len(weights)} arrays in the file, not {len(shapes)}")
+        for array, shape in zip(weights, shapes, strict=True):
+            fits = len(shape) == array.ndim and all(
+                want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+            )
+            if not fits:
+                shown = ", ".join("?" if size is None else str(size) for size in shape)
+                raise ValueError(f"{self} has a weight of shape {array.shape}, not ({shown})")
+            if array.dtype.kind != "f":
+                raise ValueError(f"{self} has a weight of {array.dtype}: it is quantised")
+        return weights
+
+
+# ---- reading the description ---------------------------------------------------------------------
+
+
+def described(entry: Any, version: int, budget: Budget, level: int = 1) -> KerasLayer:
+    """Return the layer that an entry of unknown origin describes, with all that is inside it."""
+    budget.check("levels of modules", level)
+    budget.spend("operators")
+    if not isinstance(entry, dict):
+        raise ValueError(f"its network is damaged: a layer must be an object, got {short(entry)}")
+    kind, config = entry.get("class_name"), entry.get("config")
+    if kind in NETWORKS and isinstance(config, list):  # as the first versions of Keras 2 had it
+        config = {"name": str(entry.get("name", "sequential")), "layers": config}
+    if not isinstance(kind, str) or not isinstance(config, dict):
+        raise ValueError("its network is damaged: a layer must have a class_name and a config")
+    module, registered = entry.get("module"), entry.get("registered_name")
+    module = module if isinstance(module, str) else ""
+    if isinstance(registered, str) and ">" in registered:
+        kind = registered
+    elif ".ops." in module:
+        kind = f"ops.{kind}"
+    elif not any(module == own or module.startswith(f"{own}.") for own in _MODULES):
+        kind = f"{module}.{kind}"
+    name = config.get("name", entry.get("name"))
+    layer = KerasLayer(kind, str(kind if name is None else name).replace(".", "_"), config, version)
+    if kind in NETWORKS:
+        inside = config.get("layers")
+        if not isinstance(inside, list):
+            raise ValueError(f"its network is damaged: {layer} has no list of layers")
+        for one in inside:
+            child = described(one, version, budget, level + 1)
+            child.calls = one.get("inbound_nodes")
+            layer.inside.append(child)
+    elif kind in _WRAPPERS:
+        layer.inside.append(described(config.get(_WRAPPERS[kind]), version, budget, level + 1))
+        if kind == "Bidirectional":
+            layer.inside.append(_backward(layer, version, budget, level))
+    return layer
+
+
+def _backward(layer: KerasLayer, version: int, budget: Budget, level: int) -> KerasLayer:
+    """Return the backward layer of a Bidirectional, which has that of the forward one if none."""
+    forward = layer.inside[0]
+    if layer.config.get("backward_layer") is not None:
+        return described(layer.config["backward_layer"], version, budget, level + 1)
+    config = {**forward.config, "go_backwards": not forward.config.get("go_backwards")}
+    return KerasLayer(forward.kind, f"backward_{forward.name}", config, version)
+
+
+def weight_count(layer: KerasLayer) -> tuple[int, int]:
+    """Return how many weights of its own a layer has: those that training changes, and others."""
+    bias = layer.flag("use_bias", True)
+    affine = layer.flag("scale", True) + layer.flag("center", True)
+    counts = {
+        "LSTM": (2 + bias, 0),
+        "LSTMCell": (2 + bias, 0),
+        "CuDNNLSTM": (3, 0),
+        "Dense": (1 + bias, 0),
+        "Conv1D": (1 + bias, 0),
+        "Embedding": (1, 0),
+        "PReLU": (1, 0),
+        "LayerNormalization": (affine, 0),
+        "BatchNormalization": (affine, 2),
+    }
+    return counts.get(layer.kind, (0, 0))
+
+
+# ---- layers that fastlstm has -------------------------------------------------------------------
+
+
+class Own(NamedTuple):
+    """A layer of fastlstm: its structure, and its arrays by torch's names."""
+
+    description: Description
+    arrays: Mapping[str, Array]
+
+    def made(self, dtype: Any, engine: EngineChoice) -> Any:
+        """Return the layer, in evaluation mode."""
+        with undrawn():
+            layer = structure.build(self.description, state=self.arrays, dtype=dtype, engine=engine)
+        layer.load_state_dict({n: a.astype(dtype, copy=False) for n, a in self.arrays.items()})
+        return layer.eval()
+
+
+_LSTMS = ("LSTM", "CuDNNLSTM")
+
+
+def own_layers(layer: KerasLayer) -> dict[str, Own]:
+    """Return the layers of fastlstm that compute a layer, by what stands behind its name.
+
+    Raises
+    ------
+    ValueError
+        If an option or the weights of it are not such as fastlstm has.
+    """
+    kind = layer.kind
+    if kind in _LSTMS:
+        return {"": _lstm(layer)}
+    if kind == "RNN" and layer.inside[0].kind == "LSTMCell":
+        return {"": _lstm(_with_cell(layer))}
+    if kind == "Bidirectional" and {part.kind for part in layer.inside} <= set(_LSTMS):
+        return _bidirectional(layer)
+    if kind == "TimeDistributed":
+        return own_layers(layer.inside[0])
+    if kind == "Dense":
+        kernel, *bias = layer.arrays(
+            (None, layer.count("units")), *[(layer.count("units"),)] * layer.flag("use_bias", True)
+        )
+        sizes = {"in_features": len(kernel), "out_features": kernel.shape[1], "bias": bool(bias)}
+        arrays = {"weight": kernel.T} | ({"bias": bias[0]} if bias else {})
+        return {"": Own({"layer": "Linear", **sizes, "dtype": _dtype(kernel)}, arrays)}
+    if kind == "Embedding":
+        (table,) = layer.arrays((layer.count("input_dim"), layer.count("output_dim")))
+        sizes = {"num_embeddings": len(table), "embedding_dim": table.shape[1]}
+        return {"": Own({"layer": "Embedding", **sizes, "dtype": _dtype(table)}, {"weight": table})}
+    return {}
+
+
+def _dtype(array: Array) -> str:
+    return "float64" if array.dtype == np.float64 else "float32"
+
+
+def _with_cell(layer: KerasLayer) -> KerasLayer:
+    """Return an RNN of an LSTMCell as the LSTM that it is."""
+    cell = layer.inside[0]
+    return KerasLayer(
+        "LSTM", layer.name, {**cell.config, **layer.config}, layer.version, weights=cell.weights
+    )
+
+
+def _lstm(layer: KerasLayer) -> Own:
+    """Return an LSTM of one direction."""
+    units, has_bias = layer.count("units"), layer.flag("use_bias", True)
+    if layer.kind == "CuDNNLSTM" or (
+        has_bias
+        and layer.weights
+        and len(layer.weights) == 3
+        and layer.weights[2].size == 8 * units
+    ):
+        kernel, recurrent, bias = _from_cudnn(
+            *layer.arrays((None, 4 * units), (units, 4 * units), (8 * units,))
+        )
+        biases = [bias]
+    else:
+        shapes = [(None, 4 * units), (units, 4 * units), *[(4 * units,)] * has_bias]
+        kernel, recurrent, *biases = layer.arrays(*shapes)
+    description = {
+        "layer": "LSTM",
+        "input_size": len(kernel),
+        "hidden_size": units,
+        "bias": has_bias,
+        "batch_first": not layer.flag("time_major"),
+        "reverse": layer.flag("go_backwards"),
+        "dtype": _dtype(kernel),
+        **_cell_options(layer),
+    }
+    arrays = {"weight_ih_l0": kernel.T, "weight_hh_l0": recurrent.T}
+    if has_bias:
+        arrays |= {"bias_ih_l0": biases[0], "bias_hh_l0": np.zeros_like(biases[0])}
+    return Own(description, arrays)
+
+
+def _from_cudnn(kernel: Array, recurrent: Array, biases: Array) -> tuple[Array, Array, Array]:
+    """Return the weights of cuDNN's layer as those of an LSTM.
+
+    cuDNN has the matrix of each gate by rows of the gate's units, and two biases, which are added.
+    """
+    size, units = kernel.shape[0], kernel.shape[1] // 4
+    gates = [part.reshape(units, size).T for part in np.split(kernel, 4, axis=1)]
+    between = [part.T for part in np.split(recurrent, 4, axis=1)]
+    return np.hstack(gates), np.hstack(between), biases[: 4 * units] + biases[4 * units :]
+
+
+def _cell_options(layer: KerasLayer) -> Description:
+    """Return the arguments of an LSTM for the functions and the dropouts of a layer."""
+    if layer.kind == "CuDNNLSTM":
+        return {}
+    state = _function_of_cell(layer, "activation", "tanh")
+    recurrent = _function_of_cell(layer, "recurrent_activation", "sigmoid")
+    options = {"cell_activation": state, "output_activation": state, "gate_activation": recurrent}
+    for own, theirs in (("input_dropout", "dropout"), ("recurrent_dropout", "recurrent_dropout")):
+        if rate := layer.number(theirs, 0.0):
+            options[own] = rate
+    return options
+
+
+def _function_of_cell(layer: KerasLayer, option: str, default: str) -> Any:
+    """Return an activation of a cell as an LSTM takes it."""
+    name, parameters = _function_name(layer, option, default)
+    known: dict[str, Any] = {
+        "tanh": "tanh",
+        "sigmoid": "sigmoid",
+        "relu": "relu",
+        "linear": "identity",
+        "softsign": "softsign",
+        "softplus": "softplus",
+        "elu": "elu",
+        "leaky_relu": ["leaky_relu", 0.2],
+        "hard_sigmoid": ["hard_sigmoid", _slope(layer), 0.5],
+    }
+    if name not in known or parameters:
+        raise ValueError(f"{layer}: {option}={short(name)} is none that an LSTM has here")
+    return known[name]
+
+
+def _slope(layer: KerasLayer) -> float:
+    """Return the slope of a hard sigmoid, which is another one in each version of Keras."""
+    return 0.2 if layer.version == 2 else 1 / 6
+
+
+def _bidirectional(layer: KerasLayer) -> dict[str, Own]:
+    """Return one LSTM of both directions, or two if they differ in more than their direction."""
+    ways = [_lstm(part) for part in layer.inside]
+    ahead, back = ({**way.description, "reverse": False} for way in ways)
+    if ahead == back and not ways[0].description["reverse"]:
+        reverse = {f"{name}_reverse": array for name, array in ways[1].arrays.items()}
+        return {"": Own({**ahead, "bidirectional": True}, {**ways[0].arrays, **reverse})}
+    return {f"/{part.name}": way for part, way in zip(layer.inside, ways, strict=True)}
+
+
+def walked(network: KerasLayer, path: str = "") -> Iterator[tuple[str, KerasLayer]]:
+    """Yield each layer of a network, and of networks in it, with its name."""
+    for layer in network.inside:
+        if layer.kind in NETWORKS:
+            yield from walked(layer, f"{path}{layer.name}/")
+        else:
+            yield f"{path}{layer.name}", layer
+
+
+# ---- activations --------------------------------------------------------------------------------
+
+_FUNCTIONS: dict[str, Compute] = {
+    "linear": functions.linear,
+    "relu": functions.relu,
+    "relu6": functions.relu6,
+    "leaky_relu": partial(functions.relu, slope=0.2),
+    "sigmoid": functions.sigmoid,
+    "tanh": np.tanh,
+    "softmax": functions.softmax,
+    "log_softmax": functions.log_softmax,
+    "elu": functions.elu,
+    "celu": functions.celu,
+    "selu": functions.selu,
+    "softplus": functions.softplus,
+    "softsign": functions.softsign,
+    "silu": functions.silu,
+    "swish": functions.silu,
+    "gelu": functions.gelu,
+    "exponential": functions.exponential,
+    "hard_silu": functions.hard_silu,
+    "hard_swish": functions.hard_silu,
+    "hard_tanh": functions.hard_tanh,
+    "log_sigmoid": functions.log_sigmoid,
+    "mish": functions.mish,
+}
+# Those of which fastlstm has layers.
+_ACTIVATIONS: dict[str, type[Layer]] = {
+    "relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh, "softmax": Softmax,
+}  # fmt: skip
+
+
+def _function_name(layer: KerasLayer, option: str, default: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and the parameters of an activation, which a file has in several forms."""
+    value = layer.config.get(option, default)
+    if isinstance(value, dict):
+        name, config = value.get("class_name"), value.get("config")
+        if name == "function" and isinstance(config, str):
+            registered = value.get("registered_name")
+            value = registered if isinstance(registered, str) and ">" in registered else config
+        elif isinstance(name, str) and isinstance(config, dict):
+            return name, config
+    if value is None:
+        value = "linear"
+    if not isinstance(value, str):
+        raise ValueError(f"{layer}: {option} must be the name of a function, got {short(value)}")
+    return value, {}
+
+
+def _activation(layer: KerasLayer, option: str = "activation") -> tuple[str, Compute]:
+    """Return the name of an activation, and what computes it."""
+    name, parameters = _function_name(layer, option, "linear")
+    if name == "hard_sigmoid":
+        return name, partial(functions.hard_sigmoid, slope=_slope(layer))
+    if name in _FUNCTIONS and not parameters:
+        return name, _FUNCTIONS[name]
+    if name in _LAYER_FUNCTIONS:
+        other = KerasLayer(name, layer.name, parameters, layer.version)
+        return name, _LAYER_FUNCTIONS[name](other)
+    raise ValueError(f"{layer}: {option}={short(name)} is not known here")
+
+
+def _relu(layer: KerasLayer) -> Compute:
+    most = layer.config.get("max_value")
+    return partial(
+        functions.relu,
+        slope=layer.number("negative_slope", 0.0),
+        most=None if most is None else layer.number("max_value", 0.0),
+        threshold=layer.number("threshold", 0.0),
+    )
+
+
+def _leaky_relu(layer: KerasLayer) -> Compute:
+    name = "negative_slope" if "negative_slope" in layer.config else "alpha"
+    return partial(functions.relu, slope=layer.number(name, 0.3))
+
+
+def _elu(layer: KerasLayer) -> Compute:
+    return partial(functions.elu, alpha=layer.number("alpha", 1.0))
+
+
+def _thresholded_relu(layer: KerasLayer) -> Compute:
+    return partial(functions.relu, threshold=layer.number("theta", 1.0))
+
+
+# Layers that are activations with parameters of their own.
+_LAYER_FUNCTIONS: dict[str, Callable[[KerasLayer], Compute]] = {
+    "ReLU": _relu,
+    "LeakyReLU": _leaky_relu,
+    "ELU": _elu,
+    "ThresholdedReLU": _thresholded_relu,
+}
+
+
+# ---- what computes a layer ----------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What computes a layer.
+
+    Parameters
+    ----------
+    compute : function or None
+        Of the values of the layer's inputs; if `takes_mask`, of the first one, its mask or None,
+        and the others. None if the layer gives its input as it is.
+    layers : dict of str -> Layer
+        The layers of fastlstm in it, by what stands behind the layer's name.
+    chain : dict of str -> Layer, or None
+        Layers of fastlstm that do the same one after the other; None if there are none.
+    outputs : int
+    takes_mask : bool
+    mask : "stop", "pass" or function
+        What becomes of the mask of the first input: it ends here, or is that of the first outputs,
+        as many as `masked`. A function makes a new one of the values of all inputs and, if
+        `merges`, of their masks.
+    merges : bool
+        Whether the layer takes a list of inputs.
+    states : tuple of int
+        The sizes of the states that go on from call to call, which are the last outputs.
+    takes_indices : bool
+        Whether the inputs are indices, and may be integers.
+    """
+
+    compute: Compute | None
+    layers: Mapping[str, Layer] = {}
+    chain: Mapping[str, Layer] | None = None
+    outputs: int = 1
+    takes_mask: bool = False
+    mask: str | Compute = "stop"
+    masked: int = 1
+    merges: bool = False
+    states: tuple[int, ...] = ()
+    takes_indices: bool = False
+
+
+class Making(NamedTuple):
+    """How a model is made: the precision and the engine of its layers, its limits."""
+
+    dtype: np.dtype[Any]
+    engine: EngineChoice
+    limits: Limits
+
+    def cast(self, array: Array) -> Array:
+        """Return a weight in the model's precision."""
+        return array.astype(self.dtype, copy=False)
+
+
+def is_known(layer: KerasLayer) -> bool:
+    """Tell whether a layer is one of those that are known here."""
+    return layer.kind in _MAKERS or layer.kind in (*NETWORKS, "InputLayer", "LSTMCell")
+
+
+Maker = Callable[[KerasLayer, Making], Step]
+
+
+def step_of(layer: KerasLayer, making: Making) -> Step:
+    """Return what computes a layer; raise ValueError if it is not known, or has not its weights."""
+    if layer.kind not in _MAKERS:
+        raise ValueError(
+            f"{layer} is not known here; its LSTMs are loaded alone by "
+            f"fastlstm.load_lstm(path, prefix=...)"
+        )
+    return _MAKERS[layer.kind](layer, making)
+
+
+def _made(layer: KerasLayer, making: Making) -> dict[str, Any]:
+    return {end: own.made(making.dtype, making.engine) for end, own in own_layers(layer).items()}
+
+
+def _lstm_step(layer: KerasLayer, making: Making) -> Step:
+    layers = _made(layer, making)
+    return _recurrent_step(layer, layers)
+
+
+def _recurrent_step(layer: KerasLayer, layers: dict[str, Any]) -> Step:
+    first = layer if layer.kind != "Bidirectional" else layer.inside[0]
+    sequences, states = first.flag("return_sequences"), first.flag("return_state")
+    zero = first.flag("zero_output_for_mask")
+    layer.only("unroll", True, False)
+    outputs, chain = 1, None
+    if layer.kind == "Bidirectional":
+        mode = layer.config.get("merge_mode", "concat")
+        if mode not in ("concat", "sum", "mul", "ave", None):
+            raise ValueError(f"{layer}: merge_mode={short(mode)} is not known")
+        for option in ("return_sequences", "return_state", "stateful"):
+            if len({part.flag(option) for part in layer.inside}) > 1:
+                raise ValueError(f"{layer}: its directions differ in {option}")
+        if "" in layers:
+            both: Compute = partial(functions.both_ways, layers[""], sequences)
+        else:
+            ways = [partial(functions.lstm, one, sequences, sequences) for one in layers.values()]
+            both = partial(functions.one_way_each, ways[0], ways[1], sequences)
+        compute: Compute = partial(functions.merged, mode, both)
+        outputs = 1 + (mode is None)
+        plain = "" in layers and mode == "concat"
+    else:
+        compute = partial(functions.lstm, layers[""], sequences, zero)
+        plain = not layers[""].reverse or not sequences
+    if first.flag("time_major"):
+        compute, plain = partial(functions.time_major, compute, sequences), False
+        for one in layers.values():
+            one.batch_first = True
+    sizes = tuple(one.hidden_size for one in layers.values() for _ in range(2))
+    if "" in layers and layers[""].bidirectional:
+        sizes *= 2
+    if plain and not states:
+        chain = dict(layers) if sequences else {**layers, "_last": Last()}
+    given = outputs + len(sizes)
+    stateful = first.flag("stateful")
+    if not states and not stateful:
+        compute, given = partial(_without_states, outputs, compute), outputs
+    return Step(
+        compute,
+        layers,
+        chain,
+        outputs=given,
+        takes_mask=True,
+        mask="pass" if sequences else "stop",
+        masked=outputs,
+        states=sizes if stateful else (),
+    )
+
+
+def _without_states(outputs: int, compute: Compute, *values: Any) -> Any:
+    results = compute(*values)
+    return results[0] if outputs == 1 else results[:outputs]
+
+
+def _dense_step(layer: KerasLayer, making: Making) -> Step:
+    layers = _made(layer, making)
+    compute, chain = _then_activated(layer, layers[""], layers)
+    return Step(compute, layers, chain, mask="pass")
+
+
+def _then_activated(
+    layer: KerasLayer, first: Compute, layers: Mapping[str, Layer] | None
+) -> tuple[Compute, Mapping[str, Layer] | None]:
+    """Return what computes a layer with its activation, and the chain of layers that does so."""
+    name, activation = _activation(layer)
+    if name == "linear":
+        return first, layers
+    chain = None
+    if name in _ACTIVATIONS and layers is not None:
+        chain = {**layers, f"_{name}": _ACTIVATIONS[name]()}
+    return partial(functions.activated, first, activation), chain
+
+
+def _embedding_step(layer: KerasLayer, making: Making) -> Step:
+    layers = _made(layer, making)
+    compute = partial(functions.embedding, layers[""])
+    if layer.flag("mask_zero"):
+        mask: Compute | str = functions.mask_of_zeros
+        return Step(compute, layers, mask=mask, takes_indices=True)
+    return Step(compute, layers, layers, takes_indices=True)
+
+
+def _dropout_step(layer: KerasLayer, making: Making) -> Step:
+    return Step(None, chain={"": Dropout(layer.number("rate", 0.0)).eval()}, mask="pass")
+
+
+def _nothing_step(layer: KerasLayer, making: Making) -> Step:
+    return Step(None, chain={}, mask="pass")
+
+
+def _activation_step(layer: KerasLayer, making: Making) -> Step:
+    name, compute = _activation(layer)
+    chain: dict[str, Layer] | None = None
+    if name in _ACTIVATIONS or name == "linear":
+        chain = {} if name == "linear" else {"": _ACTIVATIONS[name]()}
+    return Step(compute, chain=chain, mask="pass")
+
+
+def _function_step(layer: KerasLayer, making: Making) -> Step:
+    compute = _LAYER_FUNCTIONS[layer.kind](layer)
+    plain = layer.kind == "ReLU" and compute == _relu(KerasLayer("ReLU", "", {}, layer.version))
+    return Step(compute, chain={"": ReLU()} if plain else None, mask="pass")
+
+
+_MAKERS: dict[str, Maker] = {
+    "LSTM": _lstm_step,
+    "CuDNNLSTM": _lstm_step,
+    "RNN": _lstm_step,
+    "Bidirectional": _lstm_step,
+    "Dense": _dense_step,
+    "Embedding": _embedding_step,
+    "Activation": _activation_step,
+    "Dropout": _dropout_step,
+    **dict.fromkeys(_LAYER_FUNCTIONS, _function_step),
+    **dict.fromkeys(
+        [
+            "SpatialDropout1D",
+            "GaussianDropout",
+            "GaussianNoise",
+            "AlphaDropout",
+            "ActivityRegularization",
+            "Identity",
+        ],
+        _nothing_step,
+    ),
+}
