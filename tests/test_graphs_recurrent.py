@@ -735,6 +735,12 @@ def test_lengths_that_are_all_full_cost_nothing(monkeypatch):
     assert given[0] is None and given[1] is not None
 
 
+@pytest.mark.parametrize("clip", [float("inf"), float(np.finfo("float32").max)])
+def test_a_clip_that_bounds_nothing_leaves_the_plain_cell(clip):
+    _, _, draft = graph(Case().values(), {"clip": clip})
+    assert draft.layers["node"].gate_clip is None
+
+
 # ---- errors ---------------------------------------------------------------------------------
 
 

@@ -39,6 +39,9 @@ _ATTRIBUTES = {
     "input_forget", "layout", "output_sequence",
 }  # fmt: skip
 
+# This clip bounds nothing: it is what onnxruntime has where the file has none.
+_LARGEST = float(np.finfo(np.float32).max)
+
 # The functions by their names in small letters, which are all that onnxruntime looks at, with the
 # parameters that it gives them if the file does not.
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -117,13 +120,15 @@ def _form(operator: Operator) -> _Form:
     forget = given.get("input_forget", 0)
     if hidden_size is not None:
         hidden_size = check_size("hidden_size", hidden_size)
-    if clip is not None and clip != math.inf:
+    if clip in (math.inf, _LARGEST):
+        clip = None
+    if clip is not None:
         clip = _as_written(check_number("clip", clip, above=0))
     directions = _DIRECTIONS[direction]
     options = {
         "reverse": direction == "reverse",
         "coupled": "f=1-i" if check_size("input_forget", forget, least=None) else None,
-        "gate_clip": None if clip == math.inf else clip,
+        "gate_clip": clip,
     }
     functions = _functions(given, directions)
     return _Form(directions, hidden_size, layout == 1, options, functions)
@@ -181,7 +186,7 @@ def _layers(
     if scales:
         w = _dequantised("W", w, *scales[:2])
         r = _dequantised("R", r, *scales[2:])
-    h = form.hidden_size or r.shape[-1] if r.ndim else 0
+    h = (form.hidden_size or r.shape[-1]) if r.ndim else 0
     d, i = form.directions, w.shape[-1] if w.ndim else 0
     for name, array, shape, said in (
         ("R", r, (d, 4 * h, h), "(D, 4H, H)"),
