@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-import sys
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
