@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from ..arrays import quiet
 from ..checks import short
 from .limits import Limits, TooLarge
 
@@ -229,6 +230,7 @@ class Plan:
                 raise ValueError(f"nothing gives the output {short(name)}")
         self._last = [places[name] for name in outputs]
 
+    @quiet
     def run(self, values: Sequence[Value]) -> list[Value]:
         """Return the values of the outputs, given those of the inputs, in their orders.
 
@@ -258,6 +260,7 @@ class Plan:
         return [slots[place] for place in self._last]
 
 
+@quiet
 def computed(node: Node, values: Sequence[Value]) -> tuple[Value, ...]:
     """Return the values of a node's outputs, given those of its inputs.
 

@@ -1,11 +1,27 @@
-"""What fastlstm does not compute itself is computed by the onnx package's reference evaluator."""
+"""What fastlstm does not compute itself is computed by the onnx package's reference evaluator.
+
+That computes in NumPy, and runs nothing that stands in a file. The sizes of its results are asked
+for by onnx's own inference of shapes, before they are made.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import short
 
 if TYPE_CHECKING:
-    from .plan import Compute, Operator
+    from .limits import Limits
+    from .plan import Compute, Operator, Value
+
+# Options of recurrent operators that the evaluator ignores without saying so; what may stand there.
+_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
+_IGNORED = "activation_alpha", "activation_beta", "clip"
+_LENGTHS = 4  # the place of the input sequence_lens of both
+_FEW = 64  # inputs of so few numbers may say how large a result is
 
 
 def by_onnx(operator: Operator) -> Compute:
@@ -15,5 +31,130 @@ def by_onnx(operator: Operator) -> Compute:
     ------
     ValueError
         If that does not know it either.
+    ImportError
+        If onnx is missing.
     """
-    raise ValueError(f"operator {operator.type!r} of {operator.domain or 'ONNX'} is not known")
+    domain = "" if operator.domain == "ai.onnx" else operator.domain
+    try:
+        import onnx
+    except ImportError as fault:
+        raise ImportError(
+            f'operator {operator.type} needs onnx: pip install "fastlstm[onnx]"'
+        ) from fault
+    from .plan import Body
+
+    who = f"of {domain or 'ONNX'}, version {operator.version},"
+    try:
+        schema = onnx.defs.get_schema(operator.type, operator.version, domain)
+    except onnx.defs.SchemaError:
+        raise ValueError(f"the operator {who} is not known") from None
+    if any(isinstance(value, Body) for value in operator.attributes.values()):
+        raise ValueError(f"the operator {who} has a graph inside, and is not supported")
+    if operator.type == "LSTM":
+        raise ValueError("this form of it is not supported")  # the evaluator ignores its options
+    if operator.type in _ACTIVATIONS:
+        _refuse_ignored(operator)
+    try:
+        return _ByOnnx(operator, domain, schema)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as fault:
+        raise ValueError(f"the operator {who} is not supported: {_first_line(fault)}") from fault
+
+
+def _refuse_ignored(operator: Operator) -> None:
+    """Raise ValueError if a GRU or RNN has options that the evaluator ignores."""
+    found = [name for name in _IGNORED if operator.attributes.get(name)]
+    usual = _ACTIVATIONS[operator.type]
+    if operator.attributes.get("activations", usual) not in (usual, usual * 2):
+        found.append("activations")
+    if operator.has(_LENGTHS):
+        found.append("sequence_lens")
+    if found:
+        raise ValueError(f"its {', '.join(found)} are not supported")
+
+
+class _ByOnnx:
+    """One operator by onnx's evaluator, which is made anew from a pickle."""
+
+    def __init__(self, operator: Operator, domain: str, schema: Any) -> None:
+        import onnx
+
+        # The evaluator takes the defaults of the newest version, whichever the file is for.
+        newest = onnx.defs.get_schema(operator.type, domain).attributes
+        attributes = {
+            name: onnx.helper.get_attribute_value(attribute.default_value)
+            for name, attribute in schema.attributes.items()
+            if attribute.default_value.type
+            and (name not in newest or attribute.default_value != newest[name].default_value)
+        } | dict(operator.attributes)
+        self._inputs = [f"x{n}" if name else "" for n, name in enumerate(operator.inputs)]
+        self._outputs = [f"y{n}" for n in range(len(operator.outputs))]
+        node = onnx.helper.make_node(operator.type, self._inputs, self._outputs, domain=domain)
+        for name, value in attributes.items():
+            if name not in schema.attributes:
+                raise ValueError(f"it has no attribute {name!r}")
+            if isinstance(value, np.ndarray):
+                value = onnx.numpy_helper.from_array(value)
+            kind = int(schema.attributes[name].type)
+            node.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
+        self._node = node.SerializeToString()
+        self._domain, self._version = domain, operator.version
+        self._limits: Limits = operator.draft.limits
+        self._start()
+
+    def _start(self) -> None:
+        from onnx import GraphProto, NodeProto, defs
+        from onnx.helper import make_opsetid
+        from onnx.reference import ReferenceEvaluator
+
+        self._parsed = NodeProto.FromString(self._node)
+        self._schema = defs.get_schema(self._parsed.op_type, self._version, self._domain)
+        self._opset = make_opsetid(self._domain, self._version)
+        self._evaluator = ReferenceEvaluator(
+            GraphProto(node=[self._parsed]), opsets={self._domain: self._version}
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = "_inputs", "_outputs", "_node", "_domain", "_version", "_limits"
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __call__(self, *values: Value) -> Any:
+        arrays = [np.asarray(x) if isinstance(x, np.generic) else x for x in values]
+        feeds = {name: x for name, x in zip(self._inputs, arrays, strict=True) if name}
+        self._ask(feeds)
+        try:
+            with np.errstate(all="ignore"):
+                results = self._evaluator.run(self._outputs, feeds)
+        except Exception as fault:  # whatever the evaluator raises, the operator cannot be computed
+            raise ValueError(_first_line(fault)) from fault
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _ask(self, feeds: Mapping[str, Value]) -> None:
+        """Ask the limits for the results, as far as their shapes are known beforehand."""
+        from onnx import helper, numpy_helper, shape_inference
+
+        types, data = {}, {}
+        for name, x in feeds.items():
+            if not isinstance(x, np.ndarray):
+                return  # a list of arrays: what is made of these is as large as they are
+            kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+            types[name] = helper.make_tensor_type_proto(kind, x.shape)
+            if x.size <= _FEW:
+                data[name] = numpy_helper.from_array(x)
+        try:
+            found = shape_inference.infer_node_outputs(
+                self._schema, self._parsed, types, data, opset_imports=[self._opset]
+            )
+        except (RuntimeError, ValueError) as fault:
+            raise ValueError(_first_line(fault)) from fault
+        for result in found.values():
+            shape = result.tensor_type.shape.dim
+            dtype = helper.tensor_dtype_to_np_dtype(result.tensor_type.elem_type)
+            self._limits.allow([axis.dim_value for axis in shape], dtype.itemsize)
+
+
+def _first_line(fault: Exception) -> str:
+    return f"{type(fault).__name__}: {short(str(fault).strip().splitlines()[0])}"

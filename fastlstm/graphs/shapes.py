@@ -1,0 +1,725 @@
+"""ONNX's operators that move, pick and repeat elements, and those of shapes and of lists of arrays.
+
+What is moved or cut is a view of its input wherever NumPy can give one. What repeats asks the
+limits. An array without elements may have axes of any length, which a file gets for nothing:
+nothing is made here that is as long as such an axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from operator import itemgetter, methodcaller
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .elementwise import DTYPES
+from .limits import Limits
+from .makers import (
+    MANY,
+    SMALL,
+    Table,
+    allow,
+    alone,
+    along,
+    attribute,
+    axes_of,
+    axis_of,
+    known_wholes,
+    whole,
+    wholes,
+    word,
+)
+from .plan import Compute, Node, Operator, Value
+
+if TYPE_CHECKING:
+    from ..arrays import Array, Integers
+
+SHAPES = Table()
+
+
+def _same(x: Value) -> Value:
+    return x
+
+
+# ---- constants ----------------------------------------------------------------------------------
+
+_CONSTANTS = {
+    "value": None,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_string": np.str_,
+    "value_strings": np.str_,
+}
+
+
+@SHAPES.enter("Constant", inputs=(0, 0))
+def _make_constant(operator: Operator) -> Compute | None:
+    names = [name for name in _CONSTANTS if name in operator.attributes]
+    if len(names) != 1:
+        return None
+    value = operator.attributes[names[0]]
+    return partial(_same, np.asarray(value, _CONSTANTS[names[0]]))
+
+
+@SHAPES.enter("ConstantOfShape")
+def _make_constant_of_shape(operator: Operator) -> Compute:
+    value = np.asarray(attribute(operator, "value", np.zeros(1, np.float32)))
+    if value.size != 1:
+        raise ValueError(f"the attribute 'value' must hold one number, got {value.size}")
+    return partial(_filled, value.reshape(()), operator.draft.limits)
+
+
+def _filled(value: Array, limits: Limits, shape: Integers) -> Array:
+    sizes = shape.ravel().tolist()
+    allow(limits, sizes, value.dtype)
+    return np.full(sizes, value)
+
+
+@SHAPES.enter("Range", inputs=(3, 3))
+def _make_range(operator: Operator) -> Compute:
+    return partial(_range, operator.draft.limits)
+
+
+def _range(limits: Limits, start: Array, end: Array, step: Array) -> Any:
+    if not step.item():
+        raise ValueError("the step is 0")
+    size = max(math.ceil((end.item() - start.item()) / step.item()), 0)
+    allow(limits, (size,), start.dtype)
+    return np.add(np.arange(size, dtype=start.dtype) * step.reshape(()), start.reshape(()))
+
+
+@SHAPES.enter("EyeLike")
+def _make_eye_like(operator: Operator) -> Compute | None:
+    number = whole(operator, "dtype", 0)
+    if number and number not in DTYPES:
+        return None
+    return partial(_eye_like, whole(operator, "k", 0), DTYPES.get(number), operator.draft.limits)
+
+
+def _eye_like(diagonal: int, dtype: np.dtype[Any] | None, limits: Limits, x: Array) -> Array:
+    rows, columns = x.shape
+    dtype = dtype or x.dtype
+    allow(limits, x.shape, dtype)
+    return np.eye(rows, columns, max(-rows, min(diagonal, columns)), dtype)
+
+
+@SHAPES.enter("OneHot", inputs=(3, 3))
+def _make_one_hot(operator: Operator) -> Compute:
+    return partial(_one_hot, whole(operator, "axis", -1), operator.draft.limits)
+
+
+def _one_hot(axis: int, limits: Limits, indices: Array, depth: Array, values: Array) -> Any:
+    size, (off, on) = int(depth.item()), values
+    axis = axis_of(axis, indices.ndim + 1)
+    allow(limits, (*indices.shape[:axis], size, *indices.shape[axis:]), values.dtype)
+    places = np.arange(size).reshape(size, *[1] * (indices.ndim - axis))
+    indices = np.expand_dims(np.where(np.less(indices, 0), indices + size, indices), axis)
+    return np.where(np.equal(indices, places), on, off)
+
+
+# ---- shapes -------------------------------------------------------------------------------------
+
+
+@SHAPES.enter("Identity")
+def _make_identity(operator: Operator) -> Compute:
+    return _same
+
+
+@SHAPES.enter("Shape")
+def _make_shape(operator: Operator) -> Compute:
+    end = operator.attributes.get("end")
+    return partial(_shape, whole(operator, "start", 0), end and whole(operator, "end"))
+
+
+def _shape(start: int, end: int | None, x: Array) -> Integers:
+    return np.array(x.shape[start:end], np.int64)
+
+
+@SHAPES.enter("Size")
+def _make_size(operator: Operator) -> Compute:
+    return _size
+
+
+def _size(x: Array) -> Integers:
+    return np.array(x.size, np.int64)
+
+
+@SHAPES.enter("Reshape", inputs=(2, 2))
+def _make_reshape(operator: Operator) -> Compute | Node:
+    zero_is_old = not whole(operator, "allowzero", 0)
+    sizes = known_wholes(operator, "", 1)
+    if sizes is None:
+        return partial(_reshape_to, zero_is_old)
+    if zero_is_old and 0 in sizes:
+        return alone(operator, partial(_reshape_like, sizes))
+    return alone(operator, methodcaller("reshape", _checked_sizes(sizes)))
+
+
+def _reshape_to(zero_is_old: bool, x: Array, shape: Integers) -> Array:
+    sizes = shape.ravel().tolist()
+    if zero_is_old and 0 in sizes:
+        return _reshape_like(sizes, x)
+    return x.reshape(_checked_sizes(sizes))
+
+
+def _reshape_like(sizes: Sequence[int], x: Array) -> Array:
+    """Return x in a shape where 0 stands for the size that the axis has now."""
+    if 0 in sizes[x.ndim :]:
+        raise ValueError(f"the shape {tuple(sizes)} has a 0 where x, of {x.shape}, has no axis")
+    old = x.shape + (0,) * len(sizes)
+    return x.reshape(_checked_sizes([a or b for a, b in zip(sizes, old, strict=False)]))
+
+
+def _checked_sizes(sizes: Sequence[int]) -> Sequence[int]:
+    if min(sizes, default=0) < -1:
+        raise ValueError(f"the shape {tuple(sizes)} has a size below -1")
+    return sizes
+
+
+@SHAPES.enter("Flatten")
+def _make_flatten(operator: Operator) -> Compute:
+    return partial(_flatten, whole(operator, "axis", 1))
+
+
+def _flatten(axis: int, x: Array) -> Array:
+    if not -x.ndim <= axis <= x.ndim:
+        raise ValueError(f"there is no axis {axis} among {x.ndim}")
+    axis = axis + x.ndim if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+@SHAPES.enter("Transpose")
+def _make_transpose(operator: Operator) -> Compute:
+    if "perm" not in operator.attributes:
+        return methodcaller("transpose")
+    return methodcaller("transpose", wholes(operator.attributes["perm"]))
+
+
+@SHAPES.enter("Squeeze", inputs=(1, 2))
+def _make_squeeze(operator: Operator) -> Compute | Node:
+    axes = known_wholes(operator, "axes", 1)
+    if axes is not None:
+        return alone(operator, methodcaller("squeeze", axes))
+    return _squeeze if operator.has(1) else alone(operator, methodcaller("squeeze"))
+
+
+def _squeeze(x: Array, axes: Integers) -> Array:
+    return x.squeeze(wholes(axes))
+
+
+@SHAPES.enter("Unsqueeze", inputs=(1, 2))
+def _make_unsqueeze(operator: Operator) -> Compute | Node:
+    axes = known_wholes(operator, "axes", 1)
+    if axes is None:
+        if not operator.has(1):
+            raise ValueError("its axes are missing")
+        return _unsqueeze
+    if len(axes) == 1:
+        return alone(operator, itemgetter(along(axes[0], None)))
+    return alone(operator, partial(_unsqueeze, axes=axes))
+
+
+def _unsqueeze(x: Array, axes: Integers | tuple[int, ...]) -> Array:
+    wanted = wholes(axes)
+    rank = x.ndim + len(wanted)
+    new = axes_of(wanted, rank)
+    return x[tuple([None if axis in new else slice(None) for axis in range(rank)])]
+
+
+@SHAPES.enter("Expand", inputs=(2, 2))
+def _make_expand(operator: Operator) -> Compute:
+    return partial(_expand, operator.draft.limits)
+
+
+def _expand(limits: Limits, x: Array, shape: Integers) -> Array:
+    wanted = shape.ravel().tolist()
+    rank = max(x.ndim, len(wanted))
+    pairs = zip((1,) * (rank - x.ndim) + x.shape, [1] * (rank - len(wanted)) + wanted, strict=True)
+    sizes = tuple([old if new == 1 else new for old, new in pairs])
+    if sizes == x.shape:
+        return x
+    allow(limits, sizes, x.dtype)
+    return np.broadcast_to(x, sizes)
+
+
+@SHAPES.enter("Tile", inputs=(2, 2))
+def _make_tile(operator: Operator) -> Compute:
+    return partial(_tile, operator.draft.limits)
+
+
+def _tile(limits: Limits, x: Array, repeats: Integers) -> Array:
+    times = wholes(repeats)
+    if len(times) != x.ndim:
+        raise ValueError(f"it has {len(times)} repeats for an array of {x.ndim} axes")
+    allow(limits, [size * n for size, n in zip(x.shape, times, strict=True)], x.dtype)
+    return np.tile(x, times)
+
+
+# ---- put together and cut -----------------------------------------------------------------------
+
+
+@SHAPES.enter("Concat", inputs=(1, MANY))
+def _make_concat(operator: Operator) -> Compute:
+    return partial(_concat, whole(operator, "axis"), operator.draft.limits)
+
+
+def _concat(axis: int, limits: Limits, *arrays: Array) -> Array:
+    if (size := sum([x.nbytes for x in arrays])) > limits.most:
+        limits.allow((size,), 1)
+    return np.concatenate(arrays, axis)
+
+
+@SHAPES.enter("Split", inputs=(1, 2), outputs=(1, MANY))
+def _make_split(operator: Operator) -> Compute | Node:
+    axis, count = whole(operator, "axis", 0), len(operator.outputs)
+    if whole(operator, "num_outputs", count) != count:
+        raise ValueError(f"the attribute 'num_outputs' does not say {count}, as it has outputs")
+    sizes = known_wholes(operator, "split", 1)
+    if sizes is not None:
+        parts = _parts(axis, _checked_split(sizes, count))
+        return alone(operator, partial(_split_at, axis, sum(sizes), parts))
+    if operator.has(1):
+        return partial(_split, axis, count)
+    even = operator.version < 18
+    return alone(operator, partial(_split_evenly, axis, count, even))
+
+
+def _checked_split(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    if len(sizes) != count or min(sizes) < 0:
+        raise ValueError(f"sizes {sizes} are no split into {count} outputs")
+    return sizes
+
+
+def _parts(axis: int, sizes: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Return the indices of parts of these sizes, one behind another along an axis."""
+    ends = np.cumsum(sizes).tolist()
+    return [along(axis, slice(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _split_at(axis: int, size: int, parts: Sequence[Any], x: Array) -> Any:
+    if x.shape[axis] != size:
+        raise ValueError(f"the sizes of its split add up to {size}, and not {x.shape[axis]}")
+    return tuple([x[part] for part in parts]) if len(parts) > 1 else x
+
+
+def _split(axis: int, count: int, x: Array, split: Integers) -> Any:
+    sizes = _checked_split(wholes(split), count)
+    return _split_at(axis, sum(sizes), _parts(axis, sizes), x)
+
+
+def _split_evenly(axis: int, count: int, even: bool, x: Array) -> Any:
+    size = x.shape[axis]
+    part = -(-size // count)
+    last = size - part * (count - 1)
+    if last < 0 or (even and last != part):
+        raise ValueError(f"an axis of size {size} is not split into {count} equal parts")
+    return _split_at(axis, size, _parts(axis, [part] * (count - 1) + [last]), x)
+
+
+@SHAPES.enter("Slice", inputs=(1, 5))
+def _make_slice(operator: Operator) -> Compute | Node:
+    if operator.version < 10:
+        starts, ends = (wholes(attribute(operator, name)) for name in ("starts", "ends"))
+        axes, steps = operator.attributes.get("axes"), None
+    else:
+        if len(operator.inputs) < 3:
+            raise ValueError("its starts and ends are missing")
+        places = [place for place in range(1, 5) if operator.has(place)]
+        if any(operator.constant(place) is None for place in places):
+            return _slice
+        starts, ends, axes, steps = (operator.constant(place) for place in range(1, 5))
+    bounds = _Bounds(starts, ends, axes, steps)
+    fixed = bounds.fixed()
+    return alone(operator, bounds if fixed is None else itemgetter(fixed))
+
+
+def _slice(
+    x: Array, starts: Any, ends: Any, axes: Any | None = None, steps: Any | None = None
+) -> Array:
+    return _Bounds(starts, ends, axes, steps)(x)
+
+
+class _Bounds:
+    """The bounds of a Slice; called with an array, it returns the slice.
+
+    They are those of Python's slices but for one case: with a step below 0, a start far below 0 is
+    the first element.
+    """
+
+    def __init__(self, starts: Any, ends: Any, axes: Any | None, steps: Any | None) -> None:
+        self.starts, self.ends = wholes(starts), wholes(ends)
+        self.axes = wholes(range(len(self.starts)) if axes is None else axes)
+        self.steps = (1,) * len(self.starts) if steps is None else wholes(steps)
+        if not len(self.starts) == len(self.ends) == len(self.axes) == len(self.steps):
+            raise ValueError("its starts, ends, axes and steps are not equally many")
+        if 0 in self.steps:
+            raise ValueError("a step is 0")
+
+    def __call__(self, x: Array) -> Array:
+        axes = axes_of(self.axes, x.ndim)
+        index = [slice(None)] * x.ndim
+        for axis, start, end, step in zip(axes, self.starts, self.ends, self.steps, strict=True):
+            start = max(start, -x.shape[axis]) if step < 0 else start
+            index[axis] = slice(start, end, step)
+        return x[tuple(index)]
+
+    def fixed(self) -> tuple[Any, ...] | None:
+        """Return the index that gives the slice of any array; None if it depends on its shape."""
+        backwards = any(
+            a < -1 and step < 0 for a, step in zip(self.starts, self.steps, strict=True)
+        )
+        if len(set(self.axes)) < len(self.axes) or backwards:
+            return None
+        by_axis = dict(zip(self.axes, map(slice, self.starts, self.ends, self.steps), strict=True))
+        low, high = min(self.axes, default=0), max(self.axes, default=-1)
+        if low >= 0:
+            return tuple([by_axis.get(axis, slice(None)) for axis in range(high + 1)])
+        if high < 0:
+            return (..., *[by_axis.get(axis, slice(None)) for axis in range(low, 0)])
+        return None
+
+
+@SHAPES.enter("Pad", inputs=(1, 4))
+def _make_pad(operator: Operator) -> Compute | Node:
+    modes = ("constant", "reflect", "edge", "wrap")
+    mode = word(operator, "mode", modes, "constant")
+    pad = partial(_pad, mode, operator.draft.limits)
+    pads = known_wholes(operator, "pads", 1)
+    axes = known_wholes(operator, "", 3)
+    if pads is None and not operator.has(1):
+        raise ValueError("its pads are missing")
+    if pads is None or (axes is None and operator.has(3)):
+        return pad
+    value = operator.attributes.get("value", 0.0) if operator.version < 11 else None
+    if operator.has(2):
+        value = operator.constant(2)
+        if value is None:
+            return pad
+    known = partial(pad, pads=pads, value=value, axes=axes)
+    return alone(operator, known)
+
+
+def _pad(
+    mode: str, limits: Limits, x: Array, pads: Any, value: Any = None, axes: Any | None = None
+) -> Array:
+    """Return x with as many elements more, or fewer, before and behind it as `pads` says."""
+    if not isinstance(pads, tuple):
+        pads, axes = wholes(pads), None if axes is None else wholes(axes)
+    axes = range(x.ndim) if axes is None else axes_of(axes, x.ndim)
+    if len(pads) != 2 * len(axes):
+        raise ValueError(f"it has {len(pads)} pads for {len(axes)} axes")
+    shape, inner, widths = list(x.shape), [slice(None)] * x.ndim, []
+    for axis, before, behind in zip(axes, pads, pads[len(axes) :], strict=False):
+        if before < 0 or behind < 0:
+            size = x.shape[axis]
+            x = x[along(axis, slice(max(-before, 0), size + min(behind, 0)))]
+        before, behind = max(before, 0), max(behind, 0)
+        size = x.shape[axis]
+        shape[axis], inner[axis] = before + size + behind, slice(before, before + size)
+        if before or behind:
+            widths.append((axis, size, before, behind))
+    allow(limits, shape, x.dtype)
+    if mode == "constant":
+        padded = np.zeros(shape, x.dtype)
+        if value is not None:
+            padded.fill(np.asarray(value).item())
+        padded[tuple(inner)] = x
+        return padded
+    for axis, size, before, behind in widths:
+        if not size:
+            raise ValueError(f"there is nothing on axis {axis} that could be repeated")
+        x = x.take(_padding(mode, size, before, behind), axis)
+    return x
+
+
+@lru_cache(maxsize=16)
+def _padding(mode: str, size: int, before: int, behind: int) -> Integers:
+    """Return from which places along an axis a padded one is taken."""
+    places = np.arange(-before, size + behind)
+    if mode == "edge":
+        return places.clip(0, size - 1)
+    if mode == "wrap" or size == 1:
+        return places % size
+    last = size - 1
+    return last - np.abs(places % (2 * last) - last)
+
+
+# ---- picked by indices --------------------------------------------------------------------------
+
+
+@SHAPES.enter("Gather", inputs=(2, 2))
+def _make_gather(operator: Operator) -> Compute | Node:
+    axis, indices = whole(operator, "axis", 0), operator.constant(1)
+    if indices is not None and np.ndim(indices) == 0:
+        place = wholes(indices)[0]
+        return alone(operator, itemgetter((*along(axis, place), *[...] * (axis >= 0))))
+    return partial(_gather, axis, operator.draft.limits)
+
+
+def _gather(axis: int, limits: Limits, x: Array, indices: Integers) -> Array:
+    if indices.size * x.size > SMALL:
+        shape = x.shape
+        rest = x.size // (shape[axis] or 1)
+        if indices.size * rest > x.size + indices.size:
+            limits.allow((indices.size, rest), x.itemsize)
+    return x.take(indices, axis)
+
+
+def _places(shape: Sequence[int], rank: int) -> list[Integers]:
+    """Return the places along each axis of this shape, as they spread over an array of `rank`."""
+    found = np.indices(shape, sparse=True)
+    return [places.reshape(places.shape + (1,) * (rank - len(shape))) for places in found]
+
+
+def _one_by_one(axis: int, indices: Integers, x: Array) -> tuple[Integers, ...]:
+    """Return the index of those elements of x that have places of their own along one axis."""
+    if indices.ndim != x.ndim:
+        raise ValueError(f"its indices have {indices.ndim} axes, and not {x.ndim}")
+    places = _places(indices.shape, x.ndim)
+    places[axis_of(axis, x.ndim)] = indices
+    return tuple(places)
+
+
+@SHAPES.enter("GatherElements", inputs=(2, 2))
+def _make_gather_elements(operator: Operator) -> Compute:
+    return partial(_gather_elements, whole(operator, "axis", 0))
+
+
+def _gather_elements(axis: int, x: Array, indices: Integers) -> Array:
+    if not indices.size:
+        return np.empty(indices.shape, x.dtype)
+    return x[_one_by_one(axis, indices, x)]
+
+
+@SHAPES.enter("GatherND", inputs=(2, 2))
+def _make_gather_nd(operator: Operator) -> Compute:
+    return partial(_gather_nd, whole(operator, "batch_dims", 0), operator.draft.limits)
+
+
+def _gather_nd(batch: int, limits: Limits, x: Array, indices: Integers) -> Array:
+    depth = indices.shape[-1]
+    if not 1 <= depth <= x.ndim - batch or x.shape[:batch] != indices.shape[:batch]:
+        raise ValueError(f"indices {indices.shape} do not fit an array {x.shape}")
+    shape = indices.shape[:-1] + x.shape[batch + depth :]
+    if not indices.size:
+        return np.empty(shape, x.dtype)
+    allow(limits, shape, x.dtype)
+    picked = [indices[..., n] for n in range(depth)]
+    return x[tuple(_places(indices.shape[:batch], indices.ndim - 1) + picked)]
+
+
+_SCATTERED = {
+    "none": None,
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+def _scattered(x: Array, index: Any, updates: Array, ufunc: np.ufunc | None) -> Array:
+    y = np.array(x)
+    if ufunc is None:
+        y[index] = updates
+    else:
+        ufunc.at(y, index, updates)
+    return y
+
+
+@SHAPES.enter("Scatter", "ScatterElements", inputs=(3, 3))
+def _make_scatter_elements(operator: Operator) -> Compute:
+    reduction = _SCATTERED[word(operator, "reduction", _SCATTERED, "none")]
+    return partial(_scatter_elements, whole(operator, "axis", 0), reduction)
+
+
+def _scatter_elements(
+    axis: int, ufunc: np.ufunc | None, x: Array, indices: Integers, updates: Array
+) -> Array:
+    if updates.shape != indices.shape:
+        raise ValueError(f"updates {updates.shape} do not fit indices {indices.shape}")
+    if not indices.size:
+        return x
+    return _scattered(x, _one_by_one(axis, indices, x), updates, ufunc)
+
+
+@SHAPES.enter("ScatterND", inputs=(3, 3))
+def _make_scatter_nd(operator: Operator) -> Compute:
+    return partial(_scatter_nd, _SCATTERED[word(operator, "reduction", _SCATTERED, "none")])
+
+
+def _scatter_nd(ufunc: np.ufunc | None, x: Array, indices: Integers, updates: Array) -> Array:
+    depth = indices.shape[-1]
+    if not 1 <= depth <= x.ndim or updates.shape != indices.shape[:-1] + x.shape[depth:]:
+        raise ValueError(
+            f"updates {updates.shape} do not fit indices {indices.shape} of an array {x.shape}"
+        )
+    return _scattered(x, tuple([indices[..., n] for n in range(depth)]), updates, ufunc)
+
+
+@SHAPES.enter("NonZero")
+def _make_non_zero(operator: Operator) -> Compute:
+    return partial(_non_zero, operator.draft.limits)
+
+
+def _non_zero(limits: Limits, x: Array) -> Integers:
+    if x.size > SMALL:
+        limits.allow((x.ndim, int(np.count_nonzero(x))), 8)
+    if not x.ndim:
+        return np.zeros((0, int(bool(x))), np.int64)
+    return np.array(np.nonzero(x), np.int64)
+
+
+@SHAPES.enter("ReverseSequence", inputs=(2, 2))
+def _make_reverse_sequence(operator: Operator) -> Compute:
+    axes = whole(operator, "batch_axis", 1), whole(operator, "time_axis", 0)
+    if sorted(axes) != [0, 1]:
+        raise ValueError(f"its axes of batch and time are {axes}, and not 0 and 1")
+    return partial(_reverse_sequence, axes[0] == 0)
+
+
+def _reverse_sequence(batch_first: bool, x: Array, lengths: Integers) -> Array:
+    """Return x where of each sequence the steps before its length are in reverse order."""
+    steps = x.swapaxes(0, 1) if batch_first else x
+    length, count = steps.shape[:2]
+    if lengths.shape != (count,):
+        raise ValueError(f"it has lengths {lengths.shape} for {count} sequences")
+    if not x.size:
+        return x
+    if lengths.min() < 0 or lengths.max() > length:
+        raise ValueError(f"a length is not between 0 and {length}")
+    t = np.arange(length)[:, None]
+    y = steps[np.where(t < lengths, lengths - 1 - t, t), np.arange(count)]
+    return y.swapaxes(0, 1) if batch_first else y
+
+
+@SHAPES.enter("Trilu", inputs=(1, 2))
+def _make_trilu(operator: Operator) -> Compute:
+    return partial(_trilu, np.triu if whole(operator, "upper", 1) else np.tril)
+
+
+def _trilu(part: Compute, x: Array, diagonal: Array | None = None) -> Any:
+    if x.ndim < 2:
+        raise ValueError(f"an array of {x.ndim} axes has no triangle")
+    if not x.size:
+        return x
+    rows, columns = x.shape[-2:]
+    k = 0 if diagonal is None else max(-rows, min(int(diagonal.item()), columns))
+    return part(x, k)
+
+
+# ---- lists of arrays ("sequences") and values that may be absent ("optional") -------------------
+
+
+def _list(*arrays: Array) -> list[Array]:
+    return list(arrays)
+
+
+@SHAPES.enter("SequenceEmpty", inputs=(0, 0))
+@SHAPES.enter("SequenceConstruct", inputs=(1, MANY))
+def _make_sequence(operator: Operator) -> Compute:
+    return _list
+
+
+@SHAPES.enter("SequenceAt", inputs=(2, 2))
+def _make_sequence_at(operator: Operator) -> Compute:
+    return _sequence_at
+
+
+def _sequence_at(arrays: list[Array], place: Array) -> Array:
+    return arrays[int(place.item())]
+
+
+@SHAPES.enter("SequenceErase", inputs=(1, 2))
+def _make_sequence_erase(operator: Operator) -> Compute:
+    return _sequence_erase
+
+
+def _sequence_erase(arrays: list[Array], place: Array | None = None) -> list[Array]:
+    kept = list(arrays)
+    del kept[-1 if place is None else int(place.item())]
+    return kept
+
+
+@SHAPES.enter("SequenceInsert", inputs=(2, 3))
+def _make_sequence_insert(operator: Operator) -> Compute:
+    return _sequence_insert
+
+
+def _sequence_insert(arrays: list[Array], x: Array, place: Array | None = None) -> list[Array]:
+    at = len(arrays) if place is None else int(place.item())
+    if not -len(arrays) <= at <= len(arrays):
+        raise ValueError(f"there is no place {at} in a sequence of {len(arrays)}")
+    return [*arrays[:at], x, *arrays[at:]]
+
+
+@SHAPES.enter("SequenceLength")
+def _make_sequence_length(operator: Operator) -> Compute:
+    return _sequence_length
+
+
+def _sequence_length(arrays: list[Array]) -> Integers:
+    return np.array(len(arrays), np.int64)
+
+
+@SHAPES.enter("ConcatFromSequence")
+def _make_concat_from_sequence(operator: Operator) -> Compute:
+    axis, new = whole(operator, "axis"), bool(whole(operator, "new_axis", 0))
+    return partial(_concat_from_sequence, axis, new, operator.draft.limits)
+
+
+def _concat_from_sequence(axis: int, new: bool, limits: Limits, arrays: list[Array]) -> Array:
+    if new:
+        arrays = [np.expand_dims(x, axis) for x in arrays]
+    return _concat(axis, limits, *arrays)
+
+
+@SHAPES.enter("SplitToSequence", inputs=(1, 2))
+def _make_split_to_sequence(operator: Operator) -> Compute:
+    keep = bool(whole(operator, "keepdims", 1))
+    return partial(_split_to_sequence, whole(operator, "axis", 0), keep, operator.draft.limits)
+
+
+def _split_to_sequence(
+    axis: int, keep: bool, limits: Limits, x: Array, split: Array | None = None
+) -> list[Array]:
+    """Return the parts of x: single ones, equal ones but for the last, or of given sizes."""
+    size = x.shape[axis]
+    if size > SMALL:
+        limits.allow((size,), 256)  # each part is an array of its own
+    if split is None:
+        parts = [along(axis, slice(n, n + 1) if keep else n) for n in range(size)]
+        return [x[part] for part in parts]
+    sizes = wholes(split)
+    if split.ndim == 0:
+        if sizes[0] < 1:
+            raise ValueError(f"a part has size {sizes[0]}")
+        sizes = (*sizes * (size // sizes[0]), *filter(None, [size % sizes[0]]))
+    elif sum(sizes) != size or min(sizes) < 0:
+        raise ValueError(f"sizes {sizes} do not add up to {size}")
+    return [x[part] for part in _parts(axis, sizes)]
+
+
+def _is_there(x: Value = None) -> Array:
+    return np.array(x is not None)
+
+
+def _element(x: Value) -> Value:
+    if x is None:
+        raise ValueError("its value is absent")
+    return x
+
+
+def _optional(x: Value = None) -> Value:
+    return x
+
+
+@SHAPES.enter("Optional", "OptionalHasElement", "OptionalGetElement", inputs=(0, 1))
+def _make_optional(operator: Operator) -> Compute:
+    if operator.type == "Optional":
+        return _optional
+    return _is_there if operator.type == "OptionalHasElement" else _element
