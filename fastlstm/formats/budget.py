@@ -38,6 +38,7 @@ class Budget:
         "bytes of a training's JSON": (4 * _MIB, 1),
         "levels of modules": (64, 0),
         "levels of graphs": (32, 0),
+        "levels of messages": (100, 0),
         "operators": (_MIB // 32, 1 / 16),
     }
 

@@ -5,6 +5,8 @@ What `onnx_writer` wrote becomes the same model again; other files become a `Gra
 
 from __future__ import annotations
 
+import secrets
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from ..graphs import GraphModel
 from ..graphs.limits import Limits
 from ..graphs.plan import Draft, Node
 from ..layers import LSTM
-from . import structure
+from . import protobuf, structure
 from .format import ANY, Choice, Content, Wish
 from .onnx_graph import Reader
 from .onnx_states import states
@@ -34,42 +36,37 @@ ORDERED = True
 # The fields of a ModelProto, and their wire types: 0 is a number, 2 has a length.
 _FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _GRAPH = 7
-_LONGEST_NUMBER = 10  # bytes of a number in a protobuf message
+_MOST_FIELDS = 10000
+_EXTERNAL_DATA = 13  # a field of a TensorProto
+# Where the numbers of tensors lie in a file: those in the field raw_data stay there, if they are
+# large, until they are wanted.
+_LAYOUT = {
+    "Model": {7: "Graph", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node"},
+    "Node": {5: "Attribute"},
+    "Attribute": {
+        5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor",
+    },
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {9: ""},
+}  # fmt: skip
 
 
 def recognises(source: Source) -> bool:
     """Tell whether a file is a protobuf message with the fields of an ONNX model, and a graph.
 
-    A few bytes of each field are read, as there are a few fields.
+    A few bytes of each field are read. The last field may be cut off.
     """
-    place, has_graph = 0, False
-    for _ in range(10000):
-        if place == source.size:
-            return has_graph
-        try:
-            tag, place = _number(source, place)
-            if _FIELDS.get(tag >> 3) != tag & 7:
+    seen = set()
+    try:
+        for field in islice(protobuf.Reader(source).fields(0, source.size), _MOST_FIELDS):
+            if _FIELDS.get(field.number) != field.wire:
                 return False
-            value, place = _number(source, place)
-        except ValueError:
-            return False
-        if tag & 7 == 2:
-            has_graph = has_graph or tag >> 3 == _GRAPH
-            place += value
-            if place > source.size:  # truncated
-                return has_graph
-    return has_graph
-
-
-def _number(source: Source, place: int) -> tuple[int, int]:
-    """Return the number that begins at a place of a protobuf message, and where it ends."""
-    data = source.read(place, min(_LONGEST_NUMBER, source.size - place))
-    value = 0
-    for count, byte in enumerate(data):
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, place + count + 1
-    raise ValueError("a number of a protobuf message has no end")
+            seen.add(field.number)
+    except ValueError:
+        return _GRAPH in seen
+    return _GRAPH in seen
 
 
 def read(source: Source, choice: Choice = ANY) -> Content:
@@ -83,11 +80,12 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         If the onnx package is missing.
     """
     choice.refuse_key()
-    model = _parsed(source)
+    key = secrets.token_hex(16)  # which no file can know
+    model = _parsed(source, key)
     if not model.graph.output:
         raise ValueError("its graph has no outputs")
     limits = Limits.for_file(source.size)
-    tensors = Tensors(source, limits)
+    tensors = Tensors(source, limits, key)
     if found := told(model, tensors.array):
         description, arrays = found
         own = State()
@@ -97,7 +95,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     reader = Reader(model, tensors, draft, source.budget)
     state, recurrent = State(), {}
     for name, layer in draft.layers.items():
-        state.update((f"{name}.{local}", array) for local, array in layer.state_dict().items())
+        state.update((f"{name}.{local}", getattr(layer, local)) for local in layer._views)
         if isinstance(layer, LSTM):
             recurrent[f"{name}."] = structure.describe(layer)
 
@@ -120,8 +118,11 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     return Content(state, None, build=build, recurrent=recurrent)
 
 
-def _parsed(source: Source) -> Any:
-    """Return the ModelProto of a file."""
+def _parsed(source: Source, key: str) -> Any:
+    """Return the ModelProto of a file, in which large tensors say where their numbers lie.
+
+    They say it by this key among what they say of external data.
+    """
     try:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -129,10 +130,16 @@ def _parsed(source: Source) -> Any:
         raise ImportError(
             'an ONNX file needs the onnx package: pip install "fastlstm[onnx]"'
         ) from error
+
+    def stand_in(start: int, end: int) -> bytes:
+        place = protobuf.entry(1, key.encode()) + protobuf.entry(2, f"{start} {end}".encode())
+        return protobuf.entry(_EXTERNAL_DATA, place)
+
     try:
-        return onnx.ModelProto.FromString(bytes(source.read(0, source.size)))
-    except DecodeError as fault:
-        raise ValueError("a damaged or truncated ONNX file") from fault
+        data = protobuf.thinned(source, _LAYOUT, "Model", stand_in)
+        return onnx.ModelProto.FromString(data)
+    except (DecodeError, ValueError) as fault:
+        raise ValueError(f"a damaged or truncated ONNX file: {fault}") from fault
 
 
 def _own(draft: Draft, name: str, inputs: Any) -> str:

@@ -37,10 +37,12 @@ class Tensors:
     source : Source
     limits : Limits
         Of what a sparse tensor takes when it is filled with its zeros.
+    key : str
+        By which a tensor says where in the file its numbers lie.
     """
 
-    def __init__(self, source: Source, limits: Limits) -> None:
-        self._folder, self._limits = source.folder, limits
+    def __init__(self, source: Source, limits: Limits, key: str) -> None:
+        self._source, self._limits, self._key = source, limits, key
         self._external: dict[str, int] = {}  # how much may still be read of each file beside it
         self._regions: dict[tuple[Any, ...], Array] = {}
 
@@ -65,7 +67,14 @@ class Tensors:
             raise ValueError("a tensor is stored in segments, which ONNX has given up")
         count = math.prod(shape)
         dtype = dtype_of(tensor.data_type)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        place = next((e.value for e in tensor.external_data if e.key == self._key), None)
+        if place is not None:
+            start, end = map(int, place.split())
+            if kind == "STRING" or tensor.HasField("raw_data"):
+                raise ValueError("a tensor of strings is stored as bytes, or any tensor twice")
+            _check_count(end - start, _bytes(kind, dtype, count), "bytes", shape, kind)
+            array = _numbers(self._source.read(start, end - start), dtype, count, kind)
+        elif tensor.data_location == onnx.TensorProto.EXTERNAL:
             array = self._beside(tensor, dtype, count, kind)
         elif tensor.HasField("raw_data"):
             data = tensor.raw_data
@@ -140,7 +149,7 @@ class Tensors:
 
     def _file(self, location: str) -> tuple[str, int]:
         """Return the path and the size of a file beside this one."""
-        if self._folder is None:
+        if self._source.folder is None:
             raise ValueError(
                 f"numbers of it lie in another file, {short(location)}: give the path of the "
                 "model instead of an open file"
@@ -151,7 +160,7 @@ class Tensors:
                 f"numbers of it lie in the file {short(location)}, which must be named by a path "
                 "inside the model's folder"
             )
-        folder = os.path.realpath(self._folder)
+        folder = os.path.realpath(self._source.folder)
         path = os.path.realpath(os.path.join(folder, location))
         if os.path.commonpath([folder, path]) != folder:
             raise ValueError(

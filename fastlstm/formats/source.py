@@ -114,6 +114,8 @@ class Source:
             )
         data, filled = bytearray(size), 0
         self.file.seek(self.start + start)
+        if size > _CHUNK and isinstance(self.file, io.BufferedReader):
+            filled = self.file.readinto(data)  # which spares a copy
         while filled < size:
             chunk = self.file.read(min(size - filled, _CHUNK))
             if not chunk:
