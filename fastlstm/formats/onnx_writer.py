@@ -42,6 +42,7 @@ from ..layers import (
 from ..layers.chain import Given, dotted
 from ..layers.layouts import as_torch
 from ..layers.options import options_of
+from ..layers.parameters import undrawn
 from . import structure
 
 if TYPE_CHECKING:
@@ -144,9 +145,10 @@ def told(proto: Any, read: Callable[[Any], Array]) -> tuple[Description, dict[st
         description = structure.loads(metadata[_STRUCTURE])
         # One array of the file holds up to six of the model: P those of three gates and two
         # directions.
-        model = structure.build(
-            description, state=initializers, engine="numpy", most_arrays=6 * len(initializers)
-        )
+        with undrawn():
+            model = structure.build(
+                description, state=initializers, engine="numpy", most_arrays=6 * len(initializers)
+            )
         call = json.loads(metadata.get(_CALL, ""))
         options = _Options(opset=proto.opset_import[0].version, **call)
         anew, parameters = _graph_of(model, options)
@@ -160,10 +162,10 @@ def told(proto: Any, read: Callable[[Any], Array]) -> tuple[Description, dict[st
             state |= _as_torch(prefix, layer, state)
         elif isinstance(layer, Linear) and f"{prefix}weight_T" in state:
             state[f"{prefix}weight"] = state[f"{prefix}weight_T"].T
-    wanted = (
-        model.state_dict().keys()
-    )  # the learned states are not there if the caller gives states
-    return (description, {name: state[name] for name in wanted}) if wanted <= state.keys() else None
+    wanted = model._owners().keys()
+    if not wanted <= state.keys():  # learned states, in whose place the caller gives states
+        return None
+    return description, {name: state[name] for name in wanted}
 
 
 def _is_same(
@@ -176,8 +178,10 @@ def _is_same(
             return False
     if graph.sparse_initializer or proto.functions or proto.opset_import[0].domain:
         return False
-    mine = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
-    if mine != {t.name: (t.data_type, tuple(t.dims)) for t in other.initializer}:
+    mine, others = (
+        [(t.name, t.data_type, list(t.dims)) for t in one.initializer] for one in (graph, other)
+    )
+    if sorted(mine) != sorted(others):
         return False
     constants = {t.name: t for t in other.initializer if t.name not in parameters}
     return all(arrays[name].tobytes() == t.raw_data for name, t in constants.items())
