@@ -300,6 +300,45 @@ def test_weights_alone(keras, tmp_path):
     _assert_agree(_theirs(keras, own, x), model, x)
 
 
+def test_loaded_again(path):
+    """Parameters have the same bits, the sum of two biases the bits of the sum."""
+    model = _stirred(Sequential({"rnn": _lstm(I, H, bidirectional=True), "fc": Linear(2 * H, 2)}))
+    fastlstm.save(model, path)
+    expected = model.state_dict()
+    for end in ("l0", "l0_reverse"):
+        both = [f"rnn.bias_{of}_{end}" for of in ("ih", "hh")]
+        expected[both[0]] = expected[both[0]] + expected[both[1]]
+        expected[both[1]] = np.zeros_like(expected[both[1]])
+    got = fastlstm.load(path).state_dict()
+    assert [*got] == [*expected]
+    for name, array in expected.items():
+        assert_same_bits(got[name], array)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
+def test_a_model_of_keras_comes_back(keras, path):
+    """Keras' file is loaded, and saved, and loaded by Keras."""
+    layers = keras.layers
+    theirs = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            layers.Embedding(ROWS, I),
+            layers.Bidirectional(layers.LSTM(H, recurrent_activation="hard_sigmoid", dropout=0.25)),
+            layers.Dropout(0.5),
+            layers.Dense(3, use_bias=False),
+            layers.Activation("softmax"),
+        ]
+    )
+    theirs.save(path)
+    ours = fastlstm.load(path)
+    fastlstm.save(ours, path.with_name("again.keras"))
+    again = keras.saving.load_model(path.with_name("again.keras"))
+    for one, other in zip(theirs.weights, again.weights, strict=True):
+        assert_same_bits(one.value.detach().numpy(), other.value.detach().numpy())
+    x = _inputs(ours)
+    assert_same_bits(_theirs(keras, theirs, x), _theirs(keras, again, x))
+
+
 def test_equal_models_are_equal_files(tmp_path, monkeypatch):
     model = _stirred(MODELS["concat"]())
     for name in ("one.keras", "one.weights.h5"):

@@ -343,7 +343,7 @@ class _Graph:
             ) from fault
         groups: _Variables = {"": (self.name, [])}
         counts: dict[str, int] = {}
-        for node in self.nodes[self.is_chain :]:  # a Sequential does not count its input
+        for node in self.nodes[1:] if self.is_chain else self.nodes:  # a chain's input has no group
             count = counts[node.snake] = counts.get(node.snake, -1) + 1
             path = f"layers/{node.snake}" + (f"_{count}" if count else "")
             groups |= {f"{path}/{inner}": own for inner, own in node.variables.items()}
