@@ -121,6 +121,9 @@ class GraphModel(Layer):
         super().__init__({}, "float64" if dtypes == {"float64"} else "float32", layers)
         self.inputs, self.outputs, self.states = tuple(inputs), tuple(outputs), tuple(states)
         self.plan, self.limits = plan, limits
+        self._places = {port.name: place for place, port in enumerate(self.outputs)}
+        of_states = {state.input.name for state in self.states}
+        self._free = [port.name for port in self.inputs if port.name not in of_states]
         self.eval()
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Value]:
@@ -154,43 +157,55 @@ class GraphModel(Layer):
             raise TypeError(
                 f"feeds must be a dict of arrays by the names of inputs, got {type(feeds).__name__}"
             )
-        names = [port.name for port in self.outputs]
+        places = None if output_names is None else self._places_of(output_names)
+        values, given = [], 0
+        for port in self.inputs:
+            if port.name in feeds:
+                values.append(_fitting(port, feeds[port.name]))
+                given += 1
+            elif port.default is not None:
+                values.append(port.default)
+            else:
+                self._refuse(feeds)
+        if given < len(feeds):
+            self._refuse(feeds)
+        results = self._results(values)
+        return results if places is None else [results[place] for place in places]
+
+    def _places_of(self, output_names: Sequence[str]) -> list[int]:
+        """Return the places of outputs among all of them."""
         if isinstance(output_names, str):
             raise TypeError(f"output_names must be a list of names, got {output_names!r:.100}")
-        wanted = names if output_names is None else list(output_names)
-        if unknown := [name for name in wanted if name not in names]:
-            raise ValueError(f"there is no output {quoted(unknown)}; there are {quoted(names)}")
+        if unknown := [name for name in output_names if name not in self._places]:
+            raise ValueError(
+                f"there is no output {quoted(unknown)}; there are {quoted(self._places)}"
+            )
+        return [self._places[name] for name in output_names]
+
+    def _refuse(self, feeds: Mapping[str, Any]) -> NoReturn:
+        """Raise for values whose names are not those of the inputs."""
         known = {port.name for port in self.inputs}
         if unknown := [name for name in feeds if name not in known]:
             raise ValueError(f"there is no input {quoted(unknown)}; there are {quoted(known)}")
         missing = [p.name for p in self.inputs if p.name not in feeds and p.default is None]
-        if missing:
-            raise ValueError(f"a value is missing for the input {quoted(missing)}")
-        values = [
-            _fitting(port, feeds[port.name]) if port.name in feeds else port.default
-            for port in self.inputs
-        ]
-        results = dict(zip(names, self._results(values), strict=True))
-        return [results[name] for name in wanted]
+        raise ValueError(f"a value is missing for the input {quoted(missing)}")
 
     def _results(self, values: Sequence[Value]) -> list[Value]:
-        """Run the plan; what it returns shares memory with nothing that is used later."""
-        results: list[Value] = []
-        for value in self.plan.run(values):
-            if isinstance(value, (np.ndarray, np.generic)):
-                array = np.asarray(value)
-                if not array.flags.writeable or array.base is not None:
-                    shared = any(
-                        np.may_share_memory(array, given)
-                        for given in values
-                        if isinstance(given, np.ndarray)
-                    )
-                    if shared or not array.flags.writeable:
-                        array = array.copy()
-                elif any(array is other for other in (*values, *results)):
-                    array = array.copy()
-                value = array
-            results.append(value)
+        """Run the plan; what it returns shares memory with nothing else.
+
+        Numbers that overflow, and the like, come out as inf and nan, without a warning.
+        """
+        with np.errstate(all="ignore"):
+            results = self.plan.run(values)
+        owners = {id(_owner(value)) for value in values if isinstance(value, np.ndarray)}
+        for place, value in enumerate(results):
+            if not isinstance(value, (np.ndarray, np.generic)):
+                continue
+            array = np.asarray(value)
+            if not array.flags.writeable or id(_owner(array)) in owners:
+                array = array.copy()
+            owners.add(id(_owner(array)))
+            results[place] = array
         return results
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -253,8 +268,7 @@ class GraphModel(Layer):
 
     def _feeds(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of inputs by their names; those in order are for others than states."""
-        of_states = {state.input.name for state in self.states}
-        names = [port.name for port in self.inputs if port.name not in of_states]
+        names = self._free
         if len(inputs) == 1 and not named and isinstance(inputs[0], Mapping):
             return dict(inputs[0])
         if len(inputs) > len(names):
@@ -460,8 +474,19 @@ class GraphStream:
         return f"GraphStream({self._model!r}, batch_size={self.batch_size})"
 
 
+def _owner(array: Array) -> Array:
+    """Return the array whose memory an array is a view of: itself, if it is no view."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
 def _fitting(port: Port, value: Any) -> Value:
     """Return a value for an input; raise if its type, axes or sizes do not fit."""
+    if type(value) is np.ndarray and value.dtype == port.dtype and port.dtype.kind != "O":
+        sizes = port.shape
+        if sizes is None or (value.ndim == len(sizes) and _agree(sizes, value.shape)):
+            return value
     name = f"the input {short(port.name)}"
     if port.listed:
         if not isinstance(value, (list, tuple)):
@@ -478,12 +503,17 @@ def _fitting(port: Port, value: Any) -> Value:
         if port.dtype is not None and array.dtype != port.dtype:
             array = _converted(port, port.dtype, array, value)
     shape = port.shape
-    if shape is not None and (
-        array.ndim != len(shape)
-        or any(isinstance(n, int) and n != m for n, m in zip(shape, array.shape, strict=True))
-    ):
+    if shape is not None and (array.ndim != len(shape) or not _agree(shape, array.shape)):
         raise ValueError(f"the input {_shown(port)} is given an array of shape {array.shape}")
     return array
+
+
+def _agree(sizes: Sequence[int | str | None], shape: Sequence[int]) -> bool:
+    """Whether a shape has those sizes that are known."""
+    for size, own in zip(sizes, shape, strict=True):
+        if size != own and isinstance(size, int):
+            return False
+    return True
 
 
 def _converted(port: Port, dtype: np.dtype[Any], array: Array, given: Any) -> Array:
