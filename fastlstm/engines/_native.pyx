@@ -160,6 +160,9 @@ cdef size_t _WORTH_GIL = 1 << 18
 # Work, in bytes of weights times rows, that takes so long that Ctrl-C would be waited for.
 cdef double _WORTH_ASKING = 1e9
 
+# So many bytes of windows are laid out at once, for each thread: they stay in a core's L2 cache.
+cdef int64_t _LAID_OUT = 1 << 18
+
 ctypedef int (*Stop)() noexcept nogil
 
 
@@ -688,6 +691,95 @@ cdef class Product:
         call.y, call.y_stride = cnp.PyArray_DATA(y), self.outputs * itemsize
         self.go(&call)
         return y
+
+    def slide(self, x, int64_t before, int64_t after, int64_t stride, int64_t dilation,
+              bint rectified, int threads):
+        if (
+            not cnp.PyArray_CheckExact(x)
+            or cnp.PyArray_NDIM(x) != 3
+            or cnp.PyArray_TYPE(x) != self.type_number
+            or not cnp.PyArray_ISBEHAVED_RO(x)
+        ):
+            return None
+        cdef cnp.npy_intp *sizes = cnp.PyArray_DIMS(x)
+        cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(x)
+        cdef int64_t item = cnp.PyArray_ITEMSIZE(x), row, image
+        cdef _Slide slide
+        slide.channels, slide.values, slide.item = sizes[1], sizes[2], item
+        slide.kernel, slide.dilation = self.inputs // sizes[1], dilation
+        slide.of_channel, slide.of_value = strides[1], strides[2]
+        cdef int64_t reach = (slide.kernel - 1) * dilation + 1
+        cdef int64_t positions = (before + sizes[2] + after - reach) // stride + 1
+        cdef int64_t rows = sizes[0] * positions, size = self.inputs * item
+        if rows == 0 or <double>self.bytes * rows > _WORTH_ASKING:
+            return None
+        cdef cnp.npy_intp shape[3]
+        shape[0], shape[1], shape[2] = sizes[0], positions, self.outputs
+        cdef cnp.ndarray y = cnp.PyArray_EMPTY(3, shape, self.type_number, 0)
+        cdef int64_t at_once = min(rows, max(1, _LAID_OUT * threads // size)), first, count
+        shape[0] = at_once * size
+        cdef cnp.ndarray memory = cnp.PyArray_EMPTY(1, shape, cnp.NPY_UINT8, 0)
+        cdef char *laid_out = <char *>cnp.PyArray_DATA(memory)
+        cdef char *results = <char *>cnp.PyArray_DATA(y)
+        cdef const char *images = <const char *>cnp.PyArray_DATA(x)
+        cdef fl_linear_call call
+        call.x, call.x_stride, call.y_stride = laid_out, size, self.outputs * item
+        call.threads = threads
+        for first in range(0, rows, at_once):
+            count = min(at_once, rows - first)
+            for row in range(count):
+                image = (first + row) // positions
+                _lay_out(&slide, images + image * strides[0],
+                         (first + row) % positions * stride - before, laid_out + row * size)
+            call.rows, call.y = count, results + first * call.y_stride
+            self.go(&call)
+            if rectified:
+                _rectify(results + first * call.y_stride, count * self.outputs, item)
+        return cnp.PyArray_SwapAxes(y, 1, 2)
+
+
+cdef struct _Slide:
+    int64_t channels, values, kernel, dilation
+    int64_t item, of_channel, of_value  # in bytes: a number, from one channel or value to the next
+
+
+cdef void _lay_out(const _Slide *slide, const char *image, int64_t first, char *row) noexcept nogil:
+    """Write the window that begins at `first` as a row: kernel, then channels; 0 outside."""
+    cdef int64_t size = slide.channels * slide.item, k, c, at, begin, end
+    cdef bint together = slide.channels == 1 or slide.of_channel == slide.item
+    if together and slide.dilation == 1 and slide.of_value == size:
+        begin = min(slide.kernel, max(0, -first))
+        end = max(begin, min(slide.kernel, slide.values - first))
+        memset(row, 0, begin * size)
+        memcpy(row + begin * size, image + (first + begin) * size, (end - begin) * size)
+        memset(row + end * size, 0, (slide.kernel - end) * size)
+        return
+    cdef const char *value
+    for k in range(slide.kernel):
+        at = first + k * slide.dilation
+        value = image + at * slide.of_value
+        if not 0 <= at < slide.values:
+            memset(row, 0, size)
+        elif together:
+            memcpy(row, value, size)
+        elif slide.item == 4:
+            for c in range(slide.channels):
+                (<float *>row)[c] = (<const float *>(value + c * slide.of_channel))[0]
+        else:
+            for c in range(slide.channels):
+                (<double *>row)[c] = (<const double *>(value + c * slide.of_channel))[0]
+        row += size
+
+
+cdef void _rectify(char *y, int64_t count, int64_t item) noexcept nogil:
+    """Set negative numbers to 0."""
+    cdef int64_t n
+    if item == 4:
+        for n in range(count):
+            (<float *>y)[n] = 0 if (<float *>y)[n] < 0 else (<float *>y)[n]
+    else:
+        for n in range(count):
+            (<double *>y)[n] = 0 if (<double *>y)[n] < 0 else (<double *>y)[n]
 
 
 def prepare(dtype):

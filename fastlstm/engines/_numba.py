@@ -665,6 +665,19 @@ class Product:
         """Refuse: this engine gains nothing by checks of its own."""
         return None
 
+    def slide(
+        self,
+        x: Any,
+        before: int,
+        after: int,
+        stride: int,
+        dilation: int,
+        rectified: bool,
+        threads: int,
+    ) -> Array | None:
+        """Refuse, as `call`."""
+        return None
+
 
 def describe() -> dict[str, object]:
     cpu = config.CPU_NAME or binding.get_host_cpu_name()

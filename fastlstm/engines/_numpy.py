@@ -431,6 +431,19 @@ class Product:
         """Refuse: this engine gains nothing by checks of its own."""
         return None
 
+    def slide(
+        self,
+        x: Any,
+        before: int,
+        after: int,
+        stride: int,
+        dilation: int,
+        rectified: bool,
+        threads: int,
+    ) -> Array | None:
+        """Refuse, as `call`."""
+        return None
+
 
 def prepare(dtype: np.dtype[Any]) -> None:
     pass

@@ -510,6 +510,25 @@ class Product(Protocol):
         """
         ...
 
+    def slide(
+        self,
+        x: Any,
+        before: int,
+        after: int,
+        stride: int,
+        dilation: int,
+        rectified: bool,
+        threads: int,
+    ) -> Array | None:
+        """Return a convolution of what a caller gives, x (N, C, S), or None; see `call`.
+
+        I is K C, a kernel of K values; it moves over S in steps of `stride`, over `before` and
+        `after` zeros too, and its own values are `dilation` apart. The caller has checked that it
+        fits. The result is (N, O, P) of P positions, a view of (N, P, O); negative numbers become
+        0, if `rectified`.
+        """
+        ...
+
 
 class Engine(Protocol):
     """What the module of an engine exports; layers use nothing else of it."""

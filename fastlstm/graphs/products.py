@@ -231,10 +231,6 @@ class _Layout(NamedTuple):
     strides: tuple[int, ...]  # of these axes, in bytes
     flat: tuple[int, int]  # (N P..., M)
     result: tuple[int, ...]  # (N, P..., M)
-    # The windows as rows (P, K C) where they lie, and the strides of these. None unless each is one
-    # piece of memory, and all are equally far apart.
-    rows: tuple[int, int] | None
-    row_strides: tuple[int, int]
 
 
 class Windows:
@@ -294,7 +290,6 @@ class Windows:
         moves = [axis.stride * step for axis, step in zip(axes, steps, strict=True)]
         holes = [axis.dilation * step for axis, step in zip(axes, steps, strict=True)]
         inside = [slice(axis.before, axis.before + n) for axis, n in zip(axes, sizes, strict=True)]
-        in_place = batch == len(axes) == axes[0].dilation == groups == 1
         layout = _Layout(
             (batch, *padded, channels),
             None if padded == sizes else (slice(None), *inside),
@@ -302,8 +297,6 @@ class Windows:
             (image, *moves, *holes, item),
             (batch * math.prod(counts), self.kernels),
             (batch, *counts, self.kernels),
-            (counts[0], kernel[0] * channels) if in_place else None,
-            (moves[0], item),
         )
         self._last = shape, layout
         return layout
@@ -322,10 +315,7 @@ class Windows:
         layout = self.layout(x.shape)
         data = self.laid_out(x, layout)
         y = np.empty(layout.flat, self.dtype)
-        if layout.rows is not None:
-            rows = np.ndarray(layout.rows, self.dtype, data, 0, layout.row_strides)
-            matrices[0].run(rows, y, threads)
-        elif len(y):
+        if len(y):
             deep, wide = self.channels // self.groups, self.kernels // self.groups
             for group, matrix in enumerate(matrices):
                 start = group * deep * self.dtype.itemsize
@@ -380,7 +370,12 @@ class Convolution:
         self, windows: Windows, weight: Array, bias: Array | None, engine: EngineChoice
     ) -> None:
         self.windows, self.dtype = windows, weight.dtype
-        self._floor: Array | None = None
+        self._rectified = False
+        axis = windows.axes[0]
+        # What `Product.slide` takes, where it can compute this.
+        self._slide = None
+        if len(windows.axes) == windows.groups == 1 and not windows.auto_pad.startswith("SAME"):
+            self._slide = axis.before, axis.after, axis.stride, axis.dilation
         self._depthwise = _of_channels(weight, bias) if _is_depthwise(windows) else None
         self._linears = []
         if self._depthwise is None:
@@ -390,7 +385,7 @@ class Convolution:
     def rectified(self) -> Convolution:
         """Return it with negative results set to 0."""
         rectified = copy.copy(self)
-        rectified._floor = np.zeros((), self.windows.dtype)
+        rectified._rectified = True
         return rectified
 
     def __call__(self, x: Array) -> Array:
@@ -398,13 +393,19 @@ class Convolution:
             raise ValueError(f"the kernel is of {self.dtype}, but the input of {x.dtype}")
         if self.dtype == _HALF:
             x = x.astype(np.float32)
+        if self._slide is not None:
+            self.windows.layout(x.shape)  # which checks it
+            linear = self._linears[0]
+            slid = linear._product().slide(x, *self._slide, self._rectified, linear.num_threads)
+            if slid is not None:
+                return slid.astype(_HALF) if self.dtype == _HALF else slid
         if self._depthwise is not None:
             y = self.windows.weigh(x, *self._depthwise)
         else:
             matrices = [linear._product() for linear in self._linears]
             y = self.windows.multiply(x, matrices, self._linears[0].num_threads)
-        if self._floor is not None:
-            np.maximum(y, self._floor, out=y)
+        if self._rectified:
+            np.maximum(y, 0, out=y)
         if self.dtype == _HALF:
             y = y.astype(_HALF)
         outwards: Array = y.transpose(self.windows.outwards)
