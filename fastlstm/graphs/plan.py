@@ -230,9 +230,10 @@ class Plan:
                 raise ValueError(f"nothing gives the output {short(name)}")
         self._last = [places[name] for name in outputs]
 
-    @quiet
     def run(self, values: Sequence[Value]) -> list[Value]:
         """Return the values of the outputs, given those of the inputs, in their orders.
+
+        Whoever runs a model sets NumPy's errstate around it, once: a graph inside has none.
 
         Raises
         ------
