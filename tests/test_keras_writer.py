@@ -444,6 +444,9 @@ REFUSED: list[Any] = [
     (Sequential({"rnn": LSTM(I, H)}), ValueError,
      "'rnn' (LSTM(3, 4)): Keras' layers take the batch first, (B, T, F), and this one the time: "
      "set batch_first = True on it, and give it its input that way"),
+    (Sequential(_lstm(I, H, batch_first=None), Last(batch_first=False)), ValueError,
+     "'1' (Last(batch_first=False, bidirectional=False)): Keras' layers take the batch first, (B, "
+     "T, F), and this one the time: set batch_first = True on it, and give it its input that way"),
     (_lstm(I, H, proj_size=2, proj_clip=1.0), ValueError,
      "LSTM(3, 4, proj_size=2, batch_first=True, proj_clip=1.0): Keras' LSTM has nothing for "
      "proj_size=2, proj_clip=1.0"),

@@ -80,7 +80,7 @@ def write(file: IO[bytes], model: Layer) -> None:
     """
     graph = _Graph(model)
     texts = {"metadata.json": {"keras_version": _VERSION}, "config.json": graph.config()}
-    members = {name: json.dumps(value).encode() for name, value in texts.items()}
+    members: dict[str, Any] = {name: json.dumps(value).encode() for name, value in texts.items()}
     members["model.weights.h5"] = graph.hdf5()
     with zipfile.ZipFile(file, "w") as archive:  # stored and not compressed, as Keras does
         for name, data in members.items():
@@ -142,6 +142,12 @@ class _Graph:
                 raise TypeError(
                     f"a Keras file cannot hold {who(prefix[:-1], layer)}: it is none of {known}"
                 )
+            if isinstance(layer, (LSTM, Last)) and layer.batch_first is False:
+                raise ValueError(
+                    f"a Keras file cannot hold {who(prefix[:-1], layer)}: Keras' layers take the "
+                    "batch first, (B, T, F), and this one the time: set batch_first = True on it, "
+                    "and give it its input that way"
+                )
         self.dtype = str(model.dtype)
         self.nodes: list[_Node] = []
         self.names: set[str] = set()
@@ -183,20 +189,23 @@ class _Graph:
     def sequential(self, name: str, layer: Sequential, x: _Node) -> _Node:
         """Sequentials inside are layers of the outer one; a Last is an option of its LSTM."""
         chain = [*_chain(name, layer)]
-        kinds = [type(part) for _, part in chain]
-        for place, (own, part) in enumerate(chain):
+        followers = [*(part for _, part in chain), None][1:]
+        before: Layer | None = None
+        for (own, part), after in zip(chain, followers, strict=True):
             if isinstance(part, LSTM):
-                x = self.lstm(own, part, x, ends=kinds[place + 1 : place + 2] == [Last])
-            elif not (isinstance(part, Last) and kinds[place - 1 : place] == [LSTM]):
+                x = self.lstm(own, part, x, after if isinstance(after, Last) else None)
+            elif not (isinstance(part, Last) and isinstance(before, LSTM)):
                 x = self.put(own, part, x)
+            before = part
         return x
 
-    def lstm(self, name: str, lstm: LSTM, x: _Node, ends: bool = False) -> _Node:
-        """Each of its layers is one of Keras; `ends`: the last step is all that is wanted."""
-        _check_lstm(name, lstm, ends)
+    def lstm(self, name: str, lstm: LSTM, x: _Node, last: Last | None = None) -> _Node:
+        """Each of its layers is one of Keras; with a `last` that follows it, only this step."""
+        _check_lstm(name, lstm, last)
         state = lstm.state_dict()
         for k in range(lstm.num_layers):
             top = k == lstm.num_layers - 1
+            ends = top and last is not None
             path = name if lstm.num_layers == 1 else f"{name or 'lstm'}_l{k}"
             cells = [
                 _cell(state, f"_l{k}{suffix}", lstm.bias)
@@ -208,13 +217,13 @@ class _Graph:
                 "activation": _function(name, lstm, "cell_activation"),
                 "recurrent_activation": _function(name, lstm, "gate_activation"),
                 "use_bias": lstm.bias,
-                "return_sequences": not (top and ends),
+                "return_sequences": not ends,
                 # What runs from the end gives its last step first, to a layer that begins there.
                 "go_backwards": lstm.reverse and k == 0,
                 "dropout": float(lstm.input_dropout),
                 "recurrent_dropout": float(lstm.recurrent_dropout),
             }
-            shape = (*x.shape[: 1 if top and ends else 2], units * len(cells))
+            shape = (*x.shape[: 1 if ends else 2], units * len(cells))
             if lstm.bidirectional:
                 x = self.bidirectional(path, config, x, shape, cells)
             else:
@@ -333,7 +342,7 @@ class _Graph:
         several = node.kind in ("Add", "Concatenate")
         return [{"args": [tensors] if several else tensors, "kwargs": {}}]
 
-    def hdf5(self) -> bytes:
+    def hdf5(self) -> memoryview:
         """Return the file of all arrays."""
         try:
             import h5py
@@ -356,7 +365,7 @@ class _Graph:
                     group.create_dataset(
                         str(place), data=array, dtype=array.dtype.newbyteorder("<")
                     )
-        return buffer.getvalue()
+        return buffer.getbuffer()
 
 
 # Each takes the graph, the dotted name of a layer, the layer, and what gives its input.
@@ -401,23 +410,18 @@ def _parts(layer: Layer) -> list[tuple[str, Layer]]:
     return [*layer.children.items()]
 
 
-def _check_lstm(name: str, lstm: LSTM, ends: bool) -> None:
-    """Refuse an LSTM with what Keras' LSTM lacks; `ends`: the last step is all that is wanted."""
+def _check_lstm(name: str, lstm: LSTM, last: Last | None) -> None:
+    """Refuse an LSTM with what Keras' LSTM lacks; `last` follows it directly."""
     head = f"a Keras file cannot hold {who(name, lstm)}: "
     lacking = options_text(lstm, _LACKING).removeprefix(", ")
     if lstm.proj_size:
         lacking = listed([f"proj_size={lstm.proj_size}", *[lacking] * bool(lacking)])
     if lacking:
         raise ValueError(f"{head}Keras' LSTM has nothing for {lacking}")
-    if lstm.reverse and not ends:
+    if lstm.reverse and last is None:
         raise ValueError(
             f"{head}with reverse=True, Keras' LSTM (go_backwards) gives the last step first; only "
             "with a Last directly behind it the two are the same"
-        )
-    if lstm.batch_first is False:
-        raise ValueError(
-            f"{head}Keras' layers take the batch first, (B, T, F), and this one the time: set "
-            "batch_first = True on it, and give it its input that way"
         )
     cell, output = (_function(name, lstm, f"{of}_activation") for of in ("cell", "output"))
     if cell != output:
