@@ -551,7 +551,7 @@ def test_engines_are_those_of_this_machine(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["info", "run", "engines", "--version"]),
+        (["--help"], ["info", "convert", "run", "engines", "--version"]),
         (["info", "--help"], ["MODEL", "--key", "--prefix"]),
         (
             ["run", "--help"],

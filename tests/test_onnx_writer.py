@@ -546,6 +546,24 @@ def test_states_of_several_layers_have_their_names():
     assert [value.name for value in proto.graph.output] == ["output", *outputs]
 
 
+ODD = ["{0}", "{", "%s", "a b", "lstm/layer0", "ü", "\\", "constant 0", "output", "x" * 300, "W_l0"]
+
+
+def test_names_of_any_kind(tmp_path):
+    """Layers may have any names; one may look like that of a node."""
+    layers = {name: LSTM(I, I, bias=False) for name in ODD}
+    model = parameters(Sequential({**layers, "lstm": LSTM(I, 6, num_layers=2)}))
+    assert_runs(model, drawn(model, lengths=True, states=True))
+    assert_read(model, tmp_path / "m.onnx", states=True)
+    names = {"input": "{}", "output": "\n", "ü.h_0": "lstm"}
+    feeds = {"{}": drawn(model)["input"]} | {
+        {"ü.h_0": "lstm"}.get(name, name): array
+        for name, array in drawn(model, states=True).items()
+        if name != "input"
+    }
+    assert "\n" in in_onnxruntime(written(model, states=True, names=names), feeds)
+
+
 def test_a_file_is_the_same_every_time():
     assert written(tagger(), lengths=True) == written(tagger(), lengths=True)
     assert written(pickle.loads(pickle.dumps(tagger()))) == written(tagger())
@@ -674,6 +692,33 @@ def test_a_changed_file_is_the_graph_that_it_is(change):
     expected = in_onnxruntime(data, feeds)
     (got,) = graph.run(None, feeds)
     np.testing.assert_allclose(got, *expected.values(), rtol=0, atol=1e-5)
+
+
+@functools.cache
+def _whole() -> bytes:
+    model = Sequential({"lstm": LSTM(I, 6, peephole=True), "last": Last(), "fc": Linear(6, 2)})
+    return written(parameters(model), lengths=True, states=True, names={"input": "x"})
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_mutated_files(data):
+    """A file with bytes changed, lost or put in is refused with a ValueError, or is a model."""
+    content = bytearray(_whole())
+    text = content.index(b"fastlstm", 20)  # half of the changes are in the metadata
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = text if data.draw(st.booleans()) else 0
+        place = data.draw(st.integers(start, len(content) - 1))
+        new = data.draw(
+            st.sampled_from([b"", b"\0", b"\xff", b"9", b"-", b"{", b'"', b"]", b"true"])
+        )
+        content[place : place + data.draw(st.integers(0, 2))] = new
+    try:
+        model = fastlstm.load(io.BytesIO(bytes(content)))
+    except ValueError as fault:
+        assert str(fault).startswith("<BytesIO>: ")
+    else:
+        assert isinstance(model, Layer)
 
 
 def test_other_numbers_are_another_model_of_the_same_kind():
