@@ -1,11 +1,10 @@
 """Is anybody speaking? fastlstm runs the trained network of Silero VAD live, frame by frame.
 
-Every 32 ms of sound go through a spectrum and four convolutions (NumPy), one step of an LSTM
-(`fastlstm.Stream`, which keeps the state) and a linear layer, which gives the probability of
-speech. All weights come from the ONNX file in the package silero-vad (Silero Team), which is not
-imported.
+The package silero-vad (Silero Team) carries the whole network as an ONNX file: a spectrum and four
+convolutions, an LSTM, a linear layer, and branches for two rates of sound. `fastlstm.load` reads
+it, and a stream keeps the LSTM's state from one frame of 32 ms to the next.
 
-    pip install ".[numba,plot]" onnx
+    pip install ".[onnx,plot]"
     pip install --no-deps silero-vad==6.2.3
     python examples/speech.py                              # a sound that the program makes
     python examples/speech.py recording.wav -o speech.png
@@ -17,7 +16,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,33 +28,13 @@ CONTEXT = 64  # samples of the frame before, with which a frame begins
 THRESHOLD = 0.5
 
 
-class Convolution(NamedTuple):
-    """A 1-D convolution with a weight of shape (kernel, channels in, channels out)."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-    stride: int
-    padding: int
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Map (..., length, channels in) to (..., length out, channels out)."""
-        kernel, channels, outputs = self.weight.shape
-        length = x.shape[-2] + 2 * self.padding
-        padded = np.zeros((*x.shape[:-2], length, channels), x.dtype)
-        padded[..., self.padding : length - self.padding, :] = x
-        starts = np.arange(0, length - kernel + 1, self.stride)
-        windows = padded[..., starts[:, None] + np.arange(kernel), :]
-        rows = windows.reshape(*x.shape[:-2], len(starts), kernel * channels)
-        return rows @ self.weight.reshape(kernel * channels, outputs) + self.bias
-
-
 class SpeechDetector:
     """Silero VAD for one live sound.
 
     Parameters
     ----------
     path : path-like
-        The file `silero_vad_16k_sequence.onnx`.
+        The file `silero_vad.onnx`.
 
     Raises
     ------
@@ -65,82 +43,24 @@ class SpeechDetector:
     """
 
     def __init__(self, path: Path) -> None:
-        (self.spectrum, *self.encoder, self.head), state = read_onnx(path)
-        rows, features = state["weight_ih_l0"].shape
-        self.lstm = fastlstm.LSTM(features, rows // 4)
-        self.lstm.load_state_dict(state)
-        self.stream = self.lstm.eval().stream()
-        self.hidden = np.empty((1, rows // 4), np.float32)
-
-    def features(self, frames: np.ndarray) -> np.ndarray:
-        """Map frames (..., 576) to the input of the LSTM (..., 128)."""
-        # Half a stride is mirrored at the end, which fills the last of four windows.
-        ahead = self.spectrum.stride // 2
-        mirrored = np.concatenate([frames, frames[..., -2 : -2 - ahead : -1]], axis=-1)
-        waves = self.spectrum(mirrored[..., None])  # (..., 4, real and imaginary part of 129)
-        real, imaginary = np.split(waves, 2, axis=-1)
-        x = np.sqrt(real**2 + imaginary**2)
-        for convolution in self.encoder:
-            x = np.maximum(convolution(x), 0)
-        return x[..., 0, :]  # the strides have left one step of four
-
-    def step(self, features: np.ndarray) -> float:
-        """Advance the LSTM by one frame's features (128,); return the probability of speech."""
-        self.stream.step(features[None], out=self.hidden)
-        logit = np.maximum(self.hidden[0], 0) @ self.head.weight[0, :, 0] + self.head.bias[0]
-        return 1 / (1 + np.exp(-logit))
+        self.network = fastlstm.load(path)
+        names = {port.name for port in self.network.inputs}
+        if names != {"input", "state", "sr"}:
+            raise ValueError(
+                f"{path}: expected Silero VAD's network with the inputs input, state and sr, got "
+                + ", ".join(sorted(names))
+            )
+        self.stream = self.network.stream()
 
     def __call__(self, frame: np.ndarray) -> float:
         """Return the probability of speech in the next frame (576,) of the sound."""
-        return self.step(self.features(frame))
-
-
-def read_onnx(path: Path) -> tuple[list[Convolution], dict[str, np.ndarray]]:
-    """Return the convolutions of Silero VAD and the parameters of its LSTM under torch's names.
-
-    In the order of the graph, the convolutions are the spectrum, the four of the encoder and the
-    head. There is one LSTM.
-    """
-    try:
-        import onnx
-    except ImportError as error:
-        raise ImportError("reading Silero VAD's network needs onnx: pip install onnx") from error
-
-    graph = onnx.load(path).graph
-    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    convolutions, lstms = [], []
-    for node in graph.node:
-        values = [tensors.get(name) for name in node.input]
-        if node.op_type == "Conv":
-            options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            weight = np.ascontiguousarray(values[1].transpose(2, 1, 0))
-            bias = values[2] if len(values) > 2 else np.zeros(weight.shape[2], np.float32)
-            convolutions.append(
-                Convolution(weight, bias, options["strides"][0], options["pads"][0])
-            )
-        elif node.op_type == "LSTM":
-            lstms.append([value[0] for value in values[1:4]])  # of the only direction
-    if (len(convolutions), len(lstms)) != (6, 1):
-        raise ValueError(
-            f"{path}: expected Silero VAD's network of 6 convolutions and 1 LSTM, "
-            f"got {len(convolutions)} and {len(lstms)}"
-        )
-    w, r, biases = lstms[0]
-    arrays = {"weight_ih_l0": w, "weight_hh_l0": r}
-    arrays["bias_ih_l0"], arrays["bias_hh_l0"] = np.split(biases, 2)
-    return convolutions, {name: torch_order(array) for name, array in arrays.items()}
-
-
-def torch_order(array: np.ndarray) -> np.ndarray:
-    """Bring the rows of ONNX's gates i, o, f, g into torch's order i, f, g, o."""
-    i, o, f, g = np.split(array, 4)
-    return np.concatenate([i, f, g, o])
+        return self.stream.step(frame[None], sr=RATE)[0, 0]
 
 
 def find_model() -> Path:
     """Return the path of the ONNX file in the installed package silero-vad."""
     package = importlib.util.find_spec("silero_vad")
-    path = package and Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
+    path = package and Path(package.origin).parent / "data" / "silero_vad.onnx"
     if not path or not path.exists():
         sys.exit(
             "speech.py needs the package that carries the trained network: "
@@ -299,12 +219,7 @@ def run(wav: str | None, output: str) -> None:
     detector.stream.reset()
     ready = time.perf_counter()
 
-    probability, lstm_seconds = np.empty(len(frames), np.float32), 0.0
-    for t, frame in enumerate(frames):
-        features = detector.features(frame)
-        before = time.perf_counter()
-        probability[t] = detector.step(features)
-        lstm_seconds += time.perf_counter() - before
+    probability = np.array([detector(frame) for frame in frames])
     took = time.perf_counter() - ready
 
     duration = sound.size / RATE
@@ -317,10 +232,9 @@ def run(wav: str | None, output: str) -> None:
         print("  no speech")
     factor = took / duration
     print(f"Real-time factor {factor:.4f}: {1 / factor:.0f} times faster than it sounds.")
-    frame, step = took / len(frames) * 1e6, lstm_seconds / len(frames) * 1e6
-    print(f"A frame takes {frame:.0f} us, {step:.0f} us of it the LSTM's step and the head.")
-    print(f"Engine {detector.lstm.engine}; loading and the first frame, which may compile,")
-    print(f"took {ready - start:.2f} s and are not in these figures.")
+    print(f"A frame takes {took / len(frames) * 1e6:.0f} us.")
+    print(f"Loading and the first frame, which may compile, took {ready - start:.2f} s and are not")
+    print("in these figures.")
     title = f"{name}, heard by Silero VAD in fastlstm"
     draw(output, sound, probability, found, title, spans)
     print(f"Drawn: {output}")

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastlstm
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -206,17 +208,18 @@ def by_onnxruntime(model, sound):
     """Return probabilities (T,), h and c (128,) of the whole file's network."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    zeros = np.zeros((1, 1, 128), np.float32)
-    frames = np.concatenate([np.zeros(64, np.float32), sound, np.zeros(-sound.size % 512, "f4")])
-    frames = np.stack([frames[at : at + 576] for at in range(0, frames.size - 64, 512)])
-    outputs = session.run(None, {"input": frames, "h": zeros, "c": zeros})
-    return [output.reshape(-1) for output in outputs]
+    state, probability = np.zeros((2, 1, 128), np.float32), []
+    sound = np.concatenate([np.zeros(64, np.float32), sound, np.zeros(-sound.size % 512, "f4")])
+    for at in range(0, sound.size - 64, 512):
+        feeds = {"input": sound[None, at : at + 576], "state": state, "sr": np.array(16000)}
+        output, state = session.run(None, feeds)
+        probability.append(output[0, 0])
+    return [np.array(probability), *state.reshape(2, -1)]
 
 
 def by_fastlstm(detector, sound):
     probability = np.array([detector(frame) for frame in speech.frames_of(sound)])
-    h, c = detector.stream.state
-    return [probability, h.reshape(-1), c.reshape(-1)]
+    return [probability, *detector.stream.state["state"].reshape(2, -1)]
 
 
 def error(ours, theirs):
@@ -235,17 +238,21 @@ def test_every_probability_and_the_states_are_those_of_onnxruntime(model, sound)
 
 
 def without_context(detector):
-    detector.features = lambda frame, f=detector.features: f(np.r_[np.zeros(64, "f4"), frame[64:]])
+    step = detector.stream.step
+    detector.stream.step = lambda x, sr: step(np.c_[np.zeros((1, 64), "f4"), x[:, 64:]], sr=sr)
 
 
 def without_memory(detector):
-    detector.step = lambda x, f=detector.step: (detector.stream.reset(), f(x))[1]
+    step = detector.stream.step
+    detector.stream.step = lambda x, sr: (detector.stream.reset(), step(x, sr=sr))[1]
 
 
 def gates_in_the_order_of_onnx(detector):
-    for name, array in detector.lstm.state_dict().items():
-        i, f, g, o = np.split(array, 4)
-        setattr(detector.lstm, name, np.concatenate([i, o, f, g]))
+    for _, lstm in detector.network.named_layers():
+        if isinstance(lstm, fastlstm.LSTM):
+            for name, array in lstm.state_dict().items():
+                i, f, g, o = np.split(array, 4)
+                setattr(lstm, name, np.concatenate([i, o, f, g]))
 
 
 SPEECH_SABOTAGES = [without_context, without_memory, gates_in_the_order_of_onnx]
@@ -342,7 +349,7 @@ def test_another_network_is_refused(tmp_path):
     ends = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in "xy"]
     graph = onnx.helper.make_graph([node], "other", ends[:1], ends[1:])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="expected .* 6 convolutions and 1 LSTM, got 0 and 0"):
+    with pytest.raises(ValueError, match="expected .* the inputs input, state and sr, got x"):
         speech.SpeechDetector(tmp_path / "other.onnx")
 
 

@@ -6,7 +6,6 @@ Such a network has inputs and outputs with names, and runs as a whole.
 from __future__ import annotations
 
 import argparse
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,8 +105,8 @@ def _nodes(nodes: Sequence[Node]) -> Iterator[Node]:
     """Yield the nodes of a plan and those of the plans inside it."""
     for node in nodes:
         yield node
-        for body in getattr(node.compute, "bodies", ()):
-            yield from _nodes(body.plan.nodes)
+        for plan in getattr(node.compute, "plans", ()):  # of an If, a Loop or a Scan
+            yield from _nodes(plan.nodes)
 
 
 def _given(
@@ -149,7 +148,7 @@ def _named(
 
 def _only(model: GraphModel, others: set[str], args: argparse.Namespace) -> Port:
     """Return the one input that the input file is for."""
-    left = [port for port in model.inputs if port.name not in others]
+    left = [port for port in model.inputs if port.name not in others and port.default is None]
     if len(left) != 1:
         raise ValueError(
             f"{args.input} is one array, {args.model} takes {_ports(left) or 'no other input'}: "
@@ -192,13 +191,15 @@ def _write(
 ) -> None:
     """Write the outputs into a file of this suffix."""
     y = next(iter(results.values()))
-    if kind == ".csv" and math.prod(y.shape[:-2]) != 1:
-        raise ValueError(
-            f"{args.output} can hold one table, {args.model} gives an array of shape {y.shape}: "
-            "write a .npy file"
-        )
     if kind == ".csv":
-        y = y.reshape(-1, 1) if y.ndim < 2 else y.squeeze(tuple(range(y.ndim - 2)))
+        single = [axis for axis in range(y.ndim - 1) if y.shape[axis] == 1]
+        table = y.reshape(-1, 1) if y.ndim < 2 else y.squeeze(tuple(single[: y.ndim - 2]))
+        if table.ndim > 2:
+            raise ValueError(
+                f"{args.output} can hold one table, {args.model} gives an array of shape "
+                f"{y.shape}: write a .npy file"
+            )
+        y = table
     if kind == ".wav" and (sound is None or y.ndim != 2 or len(y) != sound.shape[0]):
         raise ValueError(
             f"{args.output} needs a row of channels for every sample of a .wav input, "

@@ -43,6 +43,7 @@ class If:
                 raise ValueError(f"its {name} has inputs")
             places = [operator.inputs.index(value) for value in body.captured]
             self.branches.append((body.plan, places))
+        self.plans = tuple(plan for plan, _ in self.branches)
 
     def __call__(self, *values: Value) -> Any:
         plan, places = self.branches[truth(values[0])]
@@ -63,6 +64,7 @@ class _Repeated:
         """`first` says how many outputs the body has before its states."""
         body = _body(operator, "body")
         self.plan, self.limits = body.plan, operator.draft.limits
+        self.plans = (self.plan,)
         self.own = len(operator.inputs) - len(body.captured)
         self.states, self.first = states, first
         self.collected = len(body.plan.outputs) - first - states
