@@ -35,6 +35,7 @@ from fastlstm import (
     Sigmoid,
     Softmax,
     Tanh,
+    cli,
 )
 from fastlstm.formats import keras_writer
 
@@ -514,6 +515,22 @@ def test_other_suffixes(tmp_path, name):
     assert known.endswith(".keras, .weights.h5")
     sentence = f"{path}: the suffix must be one of {known}, got {path.suffix!r}"
     raises(lambda: fastlstm.save(Linear(I, H), path), ValueError, sentence)
+
+
+def test_convert(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = _stirred(MODELS["tagger"]())
+    fastlstm.save(model, "a.npz")
+    for words in ("a.npz b.keras", "b.keras c.npz", "b.keras c.weights.h5"):
+        assert cli.main(["convert", *words.split()]) == 0
+    assert capsys.readouterr() == ("", "")
+    x = _inputs(model)
+    for name in ("b.keras", "c.npz"):
+        assert_same_bits(fastlstm.load(name)(x), model(x))
+    assert Path("c.weights.h5").read_bytes() == _weights(Path("b.keras"))
+    assert cli.main(["convert", "a.npz", "d.keras", "--opset", "14"]) == 1
+    error = "fastlstm: error: d.keras: opset cannot be chosen for Keras files\n"
+    assert capsys.readouterr() == ("", error) and not Path("d.keras").exists()
 
 
 def test_h5py_is_missing(tmp_path, monkeypatch):

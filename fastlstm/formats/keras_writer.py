@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -359,7 +360,7 @@ class _Graph:
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             for path, (name, arrays) in groups.items():
-                group = file.create_group(f"{path}/vars".lstrip("/").replace("//", "/"))
+                group = file.create_group(posixpath.join(path, "vars"))
                 group.attrs["name"] = name
                 for place, array in enumerate(arrays):
                     group.create_dataset(
