@@ -331,7 +331,10 @@ def _blocks(text):
     return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in found]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/options.md", "docs/matlab.md", "docs/onnx.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", *(f"docs/{name}.md" for name in ("options", "matlab", "onnx", "keras"))],
+)
 def test_a_page_runs(page, tmp_path, monkeypatch):
     """Every ```python block runs, one after the other, in an empty folder."""
     path = ROOT / page
