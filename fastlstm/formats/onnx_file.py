@@ -102,7 +102,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     def build(wish: Wish) -> Layer:
         if reader.faults:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))
-        names = [_own(draft, name, reader.inputs) for name in reader.names]
+        names = [_own(draft, name, k, reader.inputs) for k, name in enumerate(reader.names)]
         plan = draft.plan([port.name for port in reader.inputs], names)
         values = dict(zip((port.name for port in reader.outputs), reader.names, strict=True))
         pairs = states(reader.inputs, reader.outputs, values, reader.flow)
@@ -142,10 +142,10 @@ def _parsed(source: Source, key: str) -> Any:
         raise ValueError(f"a damaged or truncated ONNX file: {fault}") from fault
 
 
-def _own(draft: Draft, name: str, inputs: Any) -> str:
+def _own(draft: Draft, name: str, place: int, inputs: Any) -> str:
     """Return a value for an output that is neither an input nor a constant itself."""
     if name in draft.constants or any(port.name == name for port in inputs):
-        own = f"{name} (output)"
+        own = f"{name} (output {place})"
         draft.nodes.append(Node(name, "Identity", np.copy, (name,), (own,)))
         return own
     return name

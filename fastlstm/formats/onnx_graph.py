@@ -284,10 +284,11 @@ class Reader:
         repeats = domain == "" and node.type in ("Loop", "Scan")  # nobody knows for how long
         try:
             draft.add(node, fold=not repeats)
-        except ValueError:
+        except ValueError as fault:
             if graph.depth == 0:
-                raise
-            draft.add(node, fold=False)  # it may be a branch that is never taken
+                self._fault(node.name, str(fault))
+                return
+            draft.add(node, fold=False)  # it may be in a branch that is never taken
         for name in node.outputs:
             if isinstance(value := draft.constants.get(name), np.ndarray):
                 value.flags.writeable = False

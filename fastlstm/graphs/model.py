@@ -425,7 +425,7 @@ class GraphStream:
         for name, own, new in zip(names, self._states, given, strict=True):
             if own.shape != new.shape:
                 raise ValueError(
-                    f"state {short(name)} must have shape {own.shape}, got {new.shape}"
+                    f"the state {short(name)} must have shape {own.shape}, got {new.shape}"
                 )
         self._states = [array.copy() for array in given]
 
