@@ -24,7 +24,7 @@ def truth(condition: Value) -> bool:
     """Return a condition, an array of one value, as a bool."""
     if not isinstance(condition, (np.ndarray, np.generic)) or condition.size != 1:
         raise ValueError(f"a condition must be one value, got {short(np.shape(condition))}")
-    return bool(condition.reshape(()))
+    return bool(condition.item())
 
 
 class If:

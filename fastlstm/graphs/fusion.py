@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from .products import Convolution, Dense
 
 if TYPE_CHECKING:
+    from ..arrays import Array
     from .plan import Draft, Node, Value
 
 Rewrite = Callable[["Draft", "Node", "Node"], "Node | None"]
@@ -75,10 +77,45 @@ def _rectified(draft: Draft, first: Node, second: Node) -> Node | None:
     return first._replace(compute=first.compute.rectified(), outputs=second.outputs)
 
 
+def _sizes(draft: Draft, first: Node, second: Node) -> Node | None:
+    """Shape, Gather of known places: the sizes of these axes."""
+    if first.type != "Shape" or second.type != "Gather" or second.inputs[0] != first.outputs[0]:
+        return None
+    places = _other(draft, first, second)
+    whole = isinstance(first.compute, partial) and first.compute.args == (0, None)
+    if places is None or places.ndim != 1 or not whole:
+        return None
+    compute = partial(_sizes_of, tuple(places.tolist()))
+    return first._replace(compute=compute, outputs=second.outputs)
+
+
+def _sizes_are(draft: Draft, first: Node, second: Node) -> Node | None:
+    """The same, Equal to a constant: a condition, as exporters put before an If."""
+    sizes = first.compute
+    if not isinstance(sizes, partial) or sizes.func is not _sizes_of or second.type != "Equal":
+        return None
+    values = _other(draft, first, second)
+    (places,) = sizes.args
+    if values is None or values.shape != (len(places),):
+        return None
+    compute = partial(_equal_sizes, places, values.tolist())
+    return first._replace(compute=compute, outputs=second.outputs)
+
+
+def _sizes_of(places: tuple[int, ...], x: Array) -> Array:
+    shape = x.shape
+    return np.array([shape[place] for place in places], np.int64)
+
+
+def _equal_sizes(places: tuple[int, ...], values: list[int], x: Array) -> Array:
+    shape = x.shape
+    return np.array([shape[n] == size for n, size in zip(places, values, strict=True)])
+
+
 def _other(draft: Draft, first: Node, second: Node) -> Value:
     """Return the constant that a node of two inputs takes beside the first node's value, or None"""
     others = [name for name in second.inputs if name != first.outputs[0]]
     return draft.constants.get(others[0]) if len(others) == len(second.inputs) - 1 == 1 else None
 
 
-REWRITES: list[Rewrite] = [_product_and_bias, _rectified]
+REWRITES: list[Rewrite] = [_product_and_bias, _rectified, _sizes, _sizes_are]

@@ -123,6 +123,8 @@ class GraphModel(Layer):
         self.plan, self.limits = plan, limits
         self._places = {port.name: place for place, port in enumerate(self.outputs)}
         of_states = {state.input.name for state in self.states}
+        # Name, dtype and shape of the values of the last call.
+        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
         self._free = [port.name for port in self.inputs if port.name not in of_states]
         self.eval()
 
@@ -153,24 +155,42 @@ class GraphModel(Layer):
         halves (float16, bfloat16) are widened, and integers become wider ones, as nothing is lost
         then.
         """
+        places = None if output_names is None else self._places_of(output_names)
+        results = self._results(self._values(feeds))
+        return results if places is None else [results[place] for place in places]
+
+    def _values(self, feeds: Mapping[str, Any]) -> list[Value]:
+        """Return a value for each input, checked."""
+        if type(feeds) is dict and len(feeds) == len(self._accepted):
+            values: list[Value] = [
+                value
+                for name, dtype, shape in self._accepted
+                if type(value := feeds.get(name)) is np.ndarray
+                and value.dtype is dtype
+                and value.shape == shape
+            ]
+            if len(values) == len(feeds):  # as most calls are like the one before
+                return values
         if not isinstance(feeds, Mapping):
             raise TypeError(
                 f"feeds must be a dict of arrays by the names of inputs, got {type(feeds).__name__}"
             )
-        places = None if output_names is None else self._places_of(output_names)
-        values, given = [], 0
-        for port in self.inputs:
-            if port.name in feeds:
-                values.append(_fitting(port, feeds[port.name]))
-                given += 1
-            elif port.default is not None:
-                values.append(port.default)
-            else:
-                self._refuse(feeds)
-        if given < len(feeds):
-            self._refuse(feeds)
-        results = self._results(values)
-        return results if places is None else [results[place] for place in places]
+        known = {port.name for port in self.inputs}
+        if unknown := [name for name in feeds if name not in known]:
+            raise ValueError(f"there is no input {quoted(unknown)}; there are {quoted(known)}")
+        missing = [p.name for p in self.inputs if p.name not in feeds and p.default is None]
+        if missing:
+            raise ValueError(f"a value is missing for the input {quoted(missing)}")
+        values = [
+            _fitting(port, feeds[port.name]) if port.name in feeds else port.default
+            for port in self.inputs
+        ]
+        self.__dict__["_accepted"] = [
+            (port.name, value.dtype, value.shape)
+            for port, value in zip(self.inputs, values, strict=True)
+            if not port.listed and port.dtype != np.dtype(object)
+        ]
+        return values
 
     def _places_of(self, output_names: Sequence[str]) -> list[int]:
         """Return the places of outputs among all of them."""
@@ -182,14 +202,6 @@ class GraphModel(Layer):
             )
         return [self._places[name] for name in output_names]
 
-    def _refuse(self, feeds: Mapping[str, Any]) -> NoReturn:
-        """Raise for values whose names are not those of the inputs."""
-        known = {port.name for port in self.inputs}
-        if unknown := [name for name in feeds if name not in known]:
-            raise ValueError(f"there is no input {quoted(unknown)}; there are {quoted(known)}")
-        missing = [p.name for p in self.inputs if p.name not in feeds and p.default is None]
-        raise ValueError(f"a value is missing for the input {quoted(missing)}")
-
     def _results(self, values: Sequence[Value]) -> list[Value]:
         """Run the plan; what it returns shares memory with nothing else.
 
@@ -199,13 +211,14 @@ class GraphModel(Layer):
             results = self.plan.run(values)
         owners = {id(_owner(value)) for value in values if isinstance(value, np.ndarray)}
         for place, value in enumerate(results):
-            if not isinstance(value, (np.ndarray, np.generic)):
-                continue
-            array = np.asarray(value)
-            if not array.flags.writeable or id(_owner(array)) in owners:
-                array = array.copy()
-            owners.add(id(_owner(array)))
-            results[place] = array
+            if not isinstance(value, np.ndarray):
+                if not isinstance(value, np.generic):
+                    continue
+                results[place] = value = np.asarray(value)
+            owner = _owner(value)
+            if id(owner) in owners or not value.flags.writeable:
+                results[place] = owner = value.copy()
+            owners.add(id(owner))
         return results
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -350,10 +363,9 @@ class GraphStream:
         names = [port.name for port in model.outputs]
         self._outputs = [names.index(name) for name in model._own_outputs()]
         self._after = [names.index(state.output) for state in model.states]
-        places = {state.input.name: n for n, state in enumerate(model.states)}
-        # Of each input in turn the place of its state, or None.
-        self._takes = [(port, places.get(port.name)) for port in model.inputs]
-        self._names = [port.name for port, place in self._takes if place is None]
+        self._shown = not {*self._outputs}.isdisjoint(self._after)  # callers get the states too
+        self._places = [(state.input.name, n) for n, state in enumerate(model.states)]
+        self._names = model._free
         self._states: list[Array] = []
         self.reset()
 
@@ -377,31 +389,24 @@ class GraphStream:
         ValueError, TypeError
             As `GraphModel.run` raises them; the states have not moved.
         """
-        feeds = self._model._feeds(inputs, named)
-        values: list[Value] = []
-        for port, place in self._takes:
-            if place is not None:
-                values.append(self._states[place])
-            elif port.name in feeds:
-                values.append(_fitting(port, feeds[port.name]))
-            elif port.default is not None:
-                values.append(port.default)
-            else:
-                raise ValueError(f"a value is missing for the input {short(port.name)}")
+        model = self._model
+        feeds = model._feeds(inputs, named)
         if unknown := [name for name in feeds if name not in self._names]:
             raise ValueError(
                 f"there is no input {quoted(unknown)} besides the states; there are "
                 f"{quoted(self._names) or 'none'}"
             )
-        results = self._model._results(values)
-        states = [np.array(results[place]) for place in self._after]
-        for state, before, after in zip(self._model.states, self._states, states, strict=True):
+        for name, place in self._places:
+            feeds[name] = self._states[place]
+        results = model._results(model._values(feeds))
+        states = [results[place] for place in self._after]
+        for state, before, after in zip(model.states, self._states, states, strict=True):
             if before.shape != after.shape or before.dtype != after.dtype:
                 raise ValueError(
                     f"the state {short(state.input.name)} is {before.dtype} of shape "
                     f"{before.shape}, the graph goes on with {after.dtype} of shape {after.shape}"
                 )
-        self._states = states
+        self._states = [state.copy() for state in states] if self._shown else states
         outputs = [results[place] for place in self._outputs]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -476,8 +481,8 @@ class GraphStream:
 
 def _owner(array: Array) -> Array:
     """Return the array whose memory an array is a view of: itself, if it is no view."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
+    while (base := array.base) is not None and isinstance(base, np.ndarray):
+        array = base
     return array
 
 

@@ -286,7 +286,7 @@ def _make_split(operator: Operator) -> Compute | Node:
     if operator.has(1):
         return partial(_split, axis, count)
     even = operator.version < 18
-    return alone(operator, partial(_split_evenly, axis, count, even))
+    return alone(operator, _EvenSplit(axis, count, even))
 
 
 def _checked_split(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
@@ -312,13 +312,30 @@ def _split(axis: int, count: int, x: Array, split: Integers) -> Any:
     return _split_at(axis, sum(sizes), _parts(axis, sizes), x)
 
 
-def _split_evenly(axis: int, count: int, even: bool, x: Array) -> Any:
-    size = x.shape[axis]
-    part = -(-size // count)
-    last = size - part * (count - 1)
-    if last < 0 or (even and last != part):
-        raise ValueError(f"an axis of size {size} is not split into {count} equal parts")
-    return _split_at(axis, size, _parts(axis, [part] * (count - 1) + [last]), x)
+class _EvenSplit:
+    """A split into parts of equal sizes, or a smaller last one unless `even`.
+
+    The indices of the parts are kept for the next array.
+    """
+
+    def __init__(self, axis: int, count: int, even: bool) -> None:
+        self.axis, self.count, self.even = axis, count, even
+        self._last: Any = None, ()  # the size of an axis, and the parts
+
+    def __call__(self, x: Array) -> Any:
+        size = x.shape[self.axis]
+        last, parts = self._last
+        if size != last:
+            parts = self._parts(size)
+            self._last = size, parts
+        return _split_at(self.axis, size, parts, x)
+
+    def _parts(self, size: int) -> list[tuple[Any, ...]]:
+        part = -(-size // self.count)
+        last = size - part * (self.count - 1)
+        if last < 0 or (self.even and last != part):
+            raise ValueError(f"an axis of size {size} is not split into {self.count} equal parts")
+        return _parts(self.axis, [part] * (self.count - 1) + [last])
 
 
 @SHAPES.enter("Slice", inputs=(1, 5))
@@ -401,7 +418,25 @@ def _make_pad(operator: Operator) -> Compute | Node:
         if value is None:
             return pad
     known = partial(pad, pads=pads, value=value, axes=axes)
-    return alone(operator, known)
+    return alone(operator, known if mode == "constant" else _KnownPad(known))
+
+
+class _KnownPad:
+    """A padding by elements of the array itself; where a small one's lie is kept for the next."""
+
+    def __init__(self, pad: Compute) -> None:
+        self.pad = pad
+        self._last: Any = None, None  # the shape of an array, places in it for each of the result
+
+    def __call__(self, x: Array) -> Array:
+        shape, places = self._last
+        if shape == x.shape:
+            same: Array = x.take(places)
+            return same
+        padded: Array = self.pad(x)
+        if padded.size <= SMALL:
+            self._last = x.shape, self.pad(np.arange(x.size).reshape(x.shape))
+        return padded
 
 
 def _pad(
