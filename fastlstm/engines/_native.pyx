@@ -71,6 +71,8 @@ cdef extern from "fastlstm.h":
         int32_t threads, groups, shares
     ctypedef struct fl_call:
         const void *x
+        const void *table
+        int64_t table_rows
         void *y
         int64_t x_stride, y_stride, steps, batch
         const int64_t *batch_sizes
@@ -104,6 +106,9 @@ cdef extern from "fastlstm.h":
     fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
     const char *fl_stack_isa(const fl_stack *stack)
     int fl_stack_lanes(const fl_stack *stack)
+    size_t fl_table_bytes(const fl_stack *stack, int64_t rows)
+    void fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows,
+                       void *table) nogil
     size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call) nogil
     bint fl_run(const fl_stack *stack, const fl_call *call) nogil
     size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call) nogil
@@ -333,10 +338,15 @@ cdef class Stack:
                     return
         PyMem_RawFree(scratch.memory)
 
+    def table(self, cnp.ndarray x not None):
+        return Table(self, x)
+
     def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None, cnp.ndarray h not None,
             cnp.ndarray c not None, cnp.ndarray y not None, int threads, noise=None,
-            cnp.ndarray cells=None):
+            cnp.ndarray cells=None, Table table=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
+        if table is not None:
+            table.give_to(&call)
         if cells is not None:
             call.cells, call.cells_stride = cnp.PyArray_DATA(cells), cnp.PyArray_STRIDE(cells, 0)
         cdef fl_noise drawn[2]  # for each direction
@@ -360,15 +370,17 @@ cdef class Stack:
             _raise()
         return 0
 
-    def call(self, x, hx, int time_axis, int threads):
+    def call(self, x, hx, int time_axis, int threads, Table table=None):
         cdef int type_number = cnp.NPY_FLOAT32 if self.shape.itemsize == 4 else cnp.NPY_FLOAT64
         cdef int ndim = cnp.PyArray_NDIM(x) if cnp.PyArray_CheckExact(x) else 0, last = ndim - 1
+        if table is not None and ndim:
+            last, ndim = ndim, ndim + 1
         cdef bint timed = time_axis >= 0, batched = last > timed
         if (
             not timed <= last <= timed + 1
-            or cnp.PyArray_TYPE(x) != type_number
+            or cnp.PyArray_TYPE(x) != (type_number if table is None else cnp.NPY_INT64)
             or not cnp.PyArray_ISNOTSWAPPED(x)
-            or cnp.PyArray_DIM(x, last) != self.shape.input
+            or (table is None and cnp.PyArray_DIM(x, last) != self.shape.input)
         ):
             return None
         if hx is not None and (type(hx) is not tuple or len(hx) != 2):
@@ -402,6 +414,9 @@ cdef class Stack:
         cdef fl_call call
         memset(&call, 0, sizeof(call))
         call.x, call.x_stride = cnp.PyArray_DATA(rows), self.shape.input * self.shape.itemsize
+        if table is not None:
+            table.give_to(&call)
+            call.x_stride = sizeof(int64_t)
         call.y, call.y_stride = cnp.PyArray_DATA(y), shape[last] * self.shape.itemsize
         call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
         call.steps, call.batch, call.threads = steps, batch, threads
@@ -487,8 +502,29 @@ cdef class Stack:
             _raise()
         _give_back(self.spare, "back", scratch)
 
-    def step(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise):
-        return Step(h, c, present, otherwise).step
+    def step(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise,
+             Table table=None):
+        return Step(h, c, present, otherwise, table).step
+
+
+cdef class Table:
+    """What `Stack.table` returns."""
+
+    cdef cnp.ndarray memory
+    cdef void *products
+    cdef int64_t rows
+
+    def __init__(self, Stack stack not None, cnp.ndarray x not None):
+        cdef int64_t x_stride = cnp.PyArray_STRIDE(x, 0)
+        cdef const void *first = cnp.PyArray_DATA(x)
+        self.rows = cnp.PyArray_DIM(x, 0)
+        self.memory = np.empty(fl_table_bytes(stack.stack, self.rows) + 64, np.uint8)
+        self.products = _aligned(cnp.PyArray_DATA(self.memory))
+        with nogil:
+            fl_fill_table(stack.stack, first, x_stride, self.rows, self.products)
+
+    cdef void give_to(self, fl_call *call) noexcept:
+        call.table, call.table_rows = self.products, self.rows
 
 
 cdef cnp.ndarray _state(hx, int n, int ndim, cnp.npy_intp *shape, int type_number):
@@ -535,11 +571,12 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
     call.threads, call.reverse, call.parity, call.noise = threads, 0, 0, NULL
     call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
     call.cells, call.cells_stride, call.cut = NULL, 0, NULL
+    call.table, call.table_rows = NULL, 0
     return call
 
 
 cdef class Step:
-    """Step(h, c, present, otherwise)
+    """Step(h, c, present, otherwise, table=None)
 --
 
     The step of one stream: B sequences through a whole stack in one call; see `Stack.step`.
@@ -552,9 +589,14 @@ cdef class Step:
     cdef fl_cut cut
     cdef int type_number
     cdef Py_ssize_t inputs, outputs
+    cdef Table table
 
-    def __init__(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise):
+    def __init__(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise,
+                 Table table=None):
         self.h, self.c, self.present, self.otherwise = h, c, present, otherwise
+        self.table = table
+        if table is not None:
+            table.give_to(&self.call)
         self.type_number = cnp.PyArray_TYPE(h)
         self.call.h, self.call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
         self.call.batch, self.call.steps = cnp.PyArray_DIM(h, 1), 1
@@ -562,6 +604,8 @@ cdef class Step:
         self.inputs, self.outputs = self.stack.shape.input, self.stack.shape.output
         self.call.x_stride = self.inputs * self.stack.shape.itemsize
         self.call.y_stride = self.outputs * self.stack.shape.itemsize
+        if table is not None:
+            self.call.x_stride = sizeof(int64_t)
 
     cdef int take_present(self) except -1:
         """Take over the stack that the layer runs on now, and how many threads there may be."""
@@ -588,6 +632,25 @@ cdef class Step:
             and cnp.PyArray_ISCARRAY_RO(array)
         )
 
+    cdef bint are_rows(self, object x):
+        """Whether these are numbers of rows of the table, for the stack that it was made of."""
+        cdef int64_t *numbers
+        cdef int64_t n
+        if (
+            not cnp.PyArray_CheckExact(x)
+            or cnp.PyArray_TYPE(x) != cnp.NPY_INT64
+            or cnp.PyArray_NDIM(x) != 1
+            or cnp.PyArray_DIM(x, 0) != self.call.batch
+            or not cnp.PyArray_ISCARRAY_RO(x)
+            or self.stack.stale
+        ):
+            return False
+        numbers = <int64_t *>cnp.PyArray_DATA(x)
+        for n in range(self.call.batch):
+            if not 0 <= numbers[n] < self.table.rows:
+                return False
+        return True
+
     cdef inline bint overlap(self, object x, object out):
         """Whether these, which fit, share memory."""
         cdef char *inputs = <char *>cnp.PyArray_DATA(x)
@@ -603,7 +666,7 @@ cdef class Step:
         cdef fl_call call
         cdef Stack stack
         cdef cnp.ndarray scratch
-        if not self.fits(x, self.inputs):
+        if not (self.fits(x, self.inputs) if self.table is None else self.are_rows(x)):
             return self.otherwise(x, out)
         if out is None:
             shape[0], shape[1] = self.call.batch, self.outputs

@@ -14,6 +14,9 @@ static int64_t at_least_one(int64_t count)
 #define HOISTED_STEPS 4
 #define HOISTED_ROWS 64
 
+/* Rows of a table are copied for so many steps at once that they stay in the first-level cache. */
+#define TABLE_BYTES (1 << 14)
+
 /* How many k each block of a panel has. Blocks are as equal as they can be. There is one if the whole panel stays in
 the first-level cache beside the rows, or if few tiles use it again. */
 static int64_t block_of(int64_t k, int64_t k_bytes, int64_t tiles, int64_t l1)
@@ -34,6 +37,10 @@ static int64_t hoist_of(const fl_caches *caches, const fl_blocking_sizes *sizes,
         return 0;
     if (sizes->inputs_first)
         return sizes->steps;
+    if (sizes->table) {
+        const int64_t most = at_least_one(TABLE_BYTES / (rows * sizes->panels * k_bytes));
+        return most < sizes->steps ? most : sizes->steps;
+    }
     if (alone ? 2 * weights <= caches->l1 : 4 * (I + sizes->outputs) * k_bytes <= 3 * caches->l1 || 2 * rows > I)
         return 0;
     int64_t steps = caches->l2 / 4 / (rows * sizes->panels * k_bytes); /* so that z stays in the second level */

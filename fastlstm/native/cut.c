@@ -190,6 +190,7 @@ int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int gro
 typedef struct {
     const fl_stack *stack;
     double steps, live; /* live: how many of the sequences are in a step, on average; 1: all */
+    double inputs;      /* of the first layer, for which products are made: none with a table of them */
     double k_bytes;     /* of one k of a panel of weights, or of one row of z */
     double cell, tile;  /* the time of the cells of a row in a panel, and of a tile in it */
     int few_units;      /* whether a sequence alone has a loop of its own */
@@ -216,6 +217,7 @@ static run_sizes run_sizes_of(const fl_stack *stack, const fl_call *call, int64_
     const double taped = call->tape ? (GATES + 1) * stack->kernels->lanes * s->itemsize * TAPE_NS : 0;
     return (run_sizes){
         .stack = stack, .steps = call->steps, .live = (double)rows / call->steps / call->batch,
+        .inputs = call->table ? 0 : s->input,
         .k_bytes = GATES * stack->kernels->lanes * s->itemsize, .cell = kind * CELL_NS + taped, .tile = kind * TILE_NS,
         .few_units = s->hidden <= FEW_UNITS && s->output == s->hidden && kind == 1 && !call->tape,
         .phases = 1 + (stack->options.layer_norm != 0) + (s->output != s->hidden),
@@ -282,7 +284,7 @@ static double run_ns(const run_sizes *run, int teams, int threads, int each, con
     const fl_shape *s = &run->stack->shape;
     const int follow = teams > 1 && s->directions == 1; /* Each layer follows the one below it. */
     const double hoisted = follow ? STEPS_BEHIND : run->steps, more = s->layers - 1;
-    const double first = step_ns(run, s->input, group, share, hoisted);
+    const double first = step_ns(run, run->inputs, group, share, hoisted);
     const double next = more > 0 ? step_ns(run, fl_inputs(s, 1), group, share, hoisted) : 0;
     double ns = run->steps * (first + more * next);
     if (follow)
@@ -334,7 +336,7 @@ static __attribute__((noinline)) fl_cut least_cut(const fl_stack *stack, const f
         groups[n] = group_of(&run, parts.most[n]);
     /* Whether input products can be first: they are made for several steps at once, and more groups than one would not
     share them as well. */
-    const int hoists = groups[0].hoists && 2 * groups[0].rows <= s->input && groups[0].tiles == 1;
+    const int hoists = groups[0].hoists && 2 * groups[0].rows <= run.inputs && groups[0].tiles == 1;
     for (int k = 0; k < seats.count; k++) {
         const share_sizes share = share_of(&run, seats.parts[k], seats.most[k]);
         for (int teams = 1; teams <= most_teams; teams += most_teams > 1 ? most_teams - 1 : 1)

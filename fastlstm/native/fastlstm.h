@@ -126,7 +126,10 @@ typedef struct {
 /* One run of a stack over packed rows: the rows of step 0, then those of step 1, and so on. Sequences are
 sorted by length, the longest first. */
 typedef struct {
-    const void *x;              /* (N, I); the values of a row lie side by side */
+    const void *x;              /* (N, I); the values of a row lie side by side. With `table`: (N,) of int64_t, the
+                                   numbers of rows of the table */
+    const void *table;          /* NULL, or what `fl_fill_table` filled. Such a run is not recorded. */
+    int64_t table_rows;         /* how many rows it has */
     void *y;                    /* (N, directions * P), filled by the run */
     int64_t x_stride, y_stride; /* bytes from row to row */
     int64_t steps, batch;       /* T and B, each at least 1 */
@@ -197,12 +200,22 @@ const char *fl_stack_isa(const fl_stack *stack);
 int fl_stack_lanes(const fl_stack *stack);
 
 /* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise, threads and cut are read, and
-whether it has a tape. */
+whether it has a tape and a table. */
 size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 
 /* Run all layers, directions and steps: equations (1) to (5), or (11) to (19). Other than 0: the call's `stop`
 ended the run, and what it fills is worth nothing. */
 int fl_run(const fl_stack *stack, const fl_call *call);
+
+/* Inputs that are rows of a table, such as the vectors of words: what the first layer makes of each of them, W_ih x + b,
+can be computed once, and calls take it from there. No bit of a result depends on it, as a sum begins with b and adds x
+before h. */
+
+/* How many bytes that takes for so many rows. */
+size_t fl_table_bytes(const fl_stack *stack, int64_t rows);
+
+/* Fill `table`, fl_table_bytes at a multiple of 64, from the rows of x (rows, I), which are `x_stride` bytes apart. */
+void fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows, void *table);
 
 /* A stream: B sequences whose steps arrive one by one, as samples of sound do. It holds their states. A program that
 runs steps for ever makes a stack and then

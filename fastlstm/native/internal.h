@@ -111,6 +111,7 @@ typedef struct {
     /* Whether the thread is the calling one. The ints are four and stand together: a copy of this structure would wait
     for single stores, 10 to 30 ns of a step. */
     int is_caller;
+    const void *table;     /* NULL, or the products of this direction; x are then numbers of its rows */
     const fl_tape *tape;   /* NULL: nothing is recorded */
     const fl_noise *noise; /* of this direction, with the rows of all sequences; NULL: nothing is random */
     fl_stop *stop;         /* NULL: it cannot be stopped */
@@ -175,10 +176,12 @@ static inline int fl_hoists_inputs(int64_t bytes)
 typedef struct fl_kernels {
     int lanes, weight_bytes, tile; /* tile: how many rows a tile has at most */
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
-    /* Of a task, only cell, batch_sizes, steps, batch, sequences, shares, split and noise are read. */
+    /* Of a task, only cell, table, batch_sizes, steps, batch, sequences, shares, split and noise are read. */
     size_t (*scratch_bytes)(const fl_task *task);
     /* Make `steps` steps, x and y of which are so many bytes apart. y has exactly H values. */
     void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
+    /* Fill a table of products, [row][panel][gate][lane], from rows x. */
+    void (*fill_table)(const fl_cell *cell, const void *x, int64_t x_stride, int64_t rows, void *table);
     /* A task is run by one thread, or by a team, each of whose threads calls `run_seated`. `load_task` loads the states
     before, so that the team need not. */
     void (*run_alone)(const fl_task *task);
@@ -240,6 +243,7 @@ typedef struct {
     int64_t inputs, outputs, panels, lanes, bytes; /* I, P, and of the weights; `bytes` has one of them */
     int64_t rows, steps;                           /* of a step; of the task */
     int inputs_first;                              /* whether W_ih x is computed for all steps at once */
+    int table;                                     /* whether it is copied from a table; I is 0 then */
     int64_t tile;                                  /* how many rows a tile has at most */
 } fl_blocking_sizes;
 
@@ -275,6 +279,18 @@ typedef struct {
 } fl_linear_cut;
 
 fl_linear_cut fl_linear_cut_of(const fl_linear *linear, const fl_linear_call *call);
+
+/* x, rounded up to a multiple of `whole`. */
+static inline int64_t fl_up(int64_t x, int64_t whole)
+{
+    return (x + whole - 1) / whole * whole;
+}
+
+/* How many bytes of a table of products a direction has for each row. */
+static inline int64_t fl_table_row(const fl_stack *stack)
+{
+    return GATES * fl_up(stack->shape.hidden, stack->kernels->lanes) * stack->shape.itemsize;
+}
 
 /* How many inputs a layer has. */
 static inline int64_t fl_inputs(const fl_shape *shape, int layer)
@@ -352,12 +368,6 @@ static inline int64_t fl_panel_rows(int64_t rows, int64_t row_bytes)
 {
     int64_t unit = row_bytes < 2048 ? 2048 / row_bytes : 1;
     return ((rows + unit - 1) / unit | 1) * unit;
-}
-
-/* x, rounded up to a multiple of `whole`. */
-static inline int64_t fl_up(int64_t x, int64_t whole)
-{
-    return (x + whole - 1) / whole * whole;
 }
 
 #endif

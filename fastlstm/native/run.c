@@ -121,7 +121,7 @@ static size_t task_size(const stack_run *run)
     for (int layer = 0; layer < s->layers && layer < 2; layer++)
         for (int group = 0; group < groups; group += step) {
             const fl_task task = {
-                .cell = &run->stack->cells[layer * s->directions],
+                .cell = &run->stack->cells[layer * s->directions], .table = layer ? NULL : run->call->table,
                 .batch_sizes = run->call->batch_sizes, .steps = run->call->steps, .batch = run->call->batch,
                 .sequences = first_sequence(run, group + 1) - first_sequence(run, group),
                 .shares = run->cut.shares, .split = run->alone ? NULL : layer ? &run->split : &run->first_split,
@@ -215,6 +215,8 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         .noise = call->noise ? &call->noise[direction] : NULL, .stop = run->stop,
         .scratch = scratch + run->tasks + run->task_size * (group * run->cut.teams + team),
     };
+    if (call->table && !layer)
+        task.table = (const char *)call->table + direction * call->table_rows * fl_table_row(run->stack);
     if (layer) {
         task.x = scratch + run->array_size * ((layer - 1) % run->arrays);
         task.x_stride = between_stride(run->stack);

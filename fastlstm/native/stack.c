@@ -82,6 +82,20 @@ fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays 
     return stack;
 }
 
+size_t fl_table_bytes(const fl_stack *stack, int64_t rows)
+{
+    return stack->shape.directions * rows * fl_table_row(stack);
+}
+
+void fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows, void *table)
+{
+    fl_mode before = fl_set_mode();
+    for (int direction = 0; direction < stack->shape.directions; direction++)
+        stack->kernels->fill_table(&stack->cells[direction], x, x_stride, rows,
+                                   (char *)table + direction * rows * fl_table_row(stack));
+    fl_restore_mode(before);
+}
+
 int fl_are_few(const fl_stack *stack, int64_t batch)
 {
     const fl_shape *s = &stack->shape;
