@@ -64,6 +64,7 @@ class Layers:
         threads: int,
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
+        table: None = None,
     ) -> None:
         """Run as the contract says; thread k runs the sequences k, k + n, ...
 
@@ -266,12 +267,22 @@ class Layers:
     def _is_reverse(self, k: int) -> bool:
         return self._cells[k].reverse
 
-    def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None:
+    def table(self, x: Array) -> None:
+        """Return None: this engine makes products as it needs them."""
+
+    def call(
+        self, x: Any, hx: Any, time_axis: int, threads: int, table: None = None
+    ) -> tuple[Any, ...] | None:
         """Refuse: this engine gains nothing by checks of its own."""
         return None
 
     def step(
-        self, h: Array, c: Array, present: Callable[[], tuple[Stack, int]], otherwise: Step
+        self,
+        h: Array,
+        c: Array,
+        present: Callable[[], tuple[Stack, int]],
+        otherwise: Step,
+        table: None = None,
     ) -> Step:
         """Return `otherwise`: this engine gains nothing by a step of its own."""
         return otherwise

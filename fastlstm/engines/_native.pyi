@@ -31,8 +31,12 @@ class Stack:
         threads: int,
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
+        table: Table | None = None,
     ) -> None: ...
-    def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None: ...
+    def table(self, x: Array) -> Table: ...
+    def call(
+        self, x: Any, hx: Any, time_axis: int, threads: int, table: Table | None = None
+    ) -> tuple[Any, ...] | None: ...
     def record(
         self,
         x: Array,
@@ -73,8 +77,10 @@ class Stack:
         c: Array,
         present: Callable[[], tuple[contract.Stack, int]],
         otherwise: contract.Step,
+        table: Table | None = None,
     ) -> contract.Step: ...
 
+class Table: ...
 class Tape: ...
 
 class Step:
@@ -84,6 +90,7 @@ class Step:
         c: Array,
         present: Callable[[], tuple[contract.Stack, int]],
         otherwise: contract.Step,
+        table: Table | None = None,
     ) -> None: ...
     def step(self, x: ArrayLike, out: Array | None = None) -> Array: ...
 

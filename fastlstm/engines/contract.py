@@ -323,6 +323,7 @@ class Stack(Protocol):
         threads: int,
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
+        table: Any = None,
     ) -> None:
         """Run whole sequences: equations (1) to (5), or (11) to (19).
 
@@ -330,7 +331,7 @@ class Stack(Protocol):
         ----------
         x : ndarray of shape (N, I)
             Packed rows. Values of a row lie side by side and are aligned; rows may lie apart. Not
-            written.
+            written. With a `table`, int64 of shape (N, 1): which of its rows each of them is.
         batch_sizes : int64 ndarray of shape (T,)
             As the module says.
         h, c : ndarrays of shape (layers * directions, B, P) and (layers * directions, B, H)
@@ -344,10 +345,31 @@ class Stack(Protocol):
             For each direction, for stacks of one layer. None: nothing is random.
         cells : ndarray of shape (N, directions * H), optional
             Filled with c after every step, for stacks of one layer. Its rows may lie apart.
+        table : object, optional
+            What `table` returned.
         """
         ...
 
-    def call(self, x: Any, hx: Any, time_axis: int, threads: int) -> tuple[Any, ...] | None:
+    def table(self, x: Array) -> Any:
+        """Make what the first layer makes of inputs that come again and again, b + W_ih x of (1).
+
+        Parameters
+        ----------
+        x : ndarray of shape (rows, I)
+            As that of `run`.
+
+        Returns
+        -------
+        object
+            For `run`, `call` and `step` of this stack, which then take numbers of these rows, all
+            within them, in place of the rows, and give the same bits. None if the engine gains
+            nothing; it is never given a table then.
+        """
+        ...
+
+    def call(
+        self, x: Any, hx: Any, time_axis: int, threads: int, table: Any = None
+    ) -> tuple[Any, ...] | None:
         """Run what the caller of a layer gives, from the checks to the results; None if it refuses.
 
         A small run takes less time than functions in Python that check and allocate for it. So
@@ -370,6 +392,8 @@ class Stack(Protocol):
             Where `x` has the steps of a batch.
         threads : int
             As for `run`.
+        table : object, optional
+            As for `run`: `x` is then int64, without the axis of features.
 
         Returns
         -------
@@ -460,6 +484,7 @@ class Stack(Protocol):
         c: Array,
         present: Callable[[], tuple[Stack, int]],
         otherwise: Step,
+        table: Any = None,
     ) -> Step:
         """Return the function that advances a stream by one step over a stack of one direction.
 
@@ -477,6 +502,9 @@ class Stack(Protocol):
             asks at first, and again when the stack that it has is `stale`.
         otherwise : callable
             Checks, converts and makes the step by `run`; it raises what is to be raised.
+        table : object, optional
+            As for `run`: the function takes B int64, which are to be within its rows, and hands
+            all else to `otherwise`, and everything if this stack, whose table it is, is `stale`.
         """
         ...
 

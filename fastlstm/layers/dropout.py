@@ -77,6 +77,10 @@ class Dropout(Layer):
 
         return y, pullback
 
+    @property
+    def _is_idle(self) -> bool:  # type: ignore[override]
+        return not (self.training and self.p)
+
     def _join(self, name: str, given: Given) -> tuple[Dropout, Given]:
         return self, given
 
@@ -87,7 +91,7 @@ class Dropout(Layer):
     def _run(self, input: Any) -> tuple[Floats, Floats | None]:
         """(output, mask); without dropout there is none."""
         x = as_any_float(input, "Dropout")
-        if not (self.training and self.p):
+        if self._is_idle:
             return x, None
         mask = dropout_mask(x, self.p, self._rng)
         return x * mask, mask

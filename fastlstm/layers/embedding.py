@@ -11,6 +11,7 @@ from ..arrays import as_gradient, as_integers, as_rows, quiet
 from ..checks import check_size
 from .chain import Given, who
 from .layer import Layer
+from .lookup import Lookup
 from .parameters import begins_drawn
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Embedding(Layer):
     stepwise = True
     weight: Any
     _takes_indices = True
+    _looks_up = True
     _fixed = Layer._fixed | {"num_embeddings", "embedding_dim", "padding_idx"}
     # The gradient is large, and is written last and at once: a pullback needs no copy of it.
     _guarded = True
@@ -87,6 +89,9 @@ class Embedding(Layer):
     def __call__(self, input: ArrayLike) -> Floats:
         """Map indices (...) to (..., embedding_dim); ValueError if one is out of range."""
         return self._views["weight"][self._arrange(input)]
+
+    def _look_up(self, input: Any) -> Lookup:
+        return Lookup(self, self._arrange(input))
 
     def vjp(self, input: ArrayLike) -> tuple[Floats, Callable[[ArrayLike], None]]:
         """Run, and return how to go backwards; see `Linear.vjp`.

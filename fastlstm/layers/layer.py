@@ -11,7 +11,8 @@ of them asks what kind of layer it is:
 - ``_outputs``: what each layer inside passes on, one after the other;
 - ``_live``: what does its work in a stream;
 - ``_check_way_back``: whether it can be trained, and so can layers before it;
-- ``_state_names``, ``_gives_steps``, ``_goes_by_chunks``, ``_takes_indices``: facts about it.
+- ``_state_names``, ``_gives_steps``, ``_goes_by_chunks``, ``_takes_indices``, and for an LSTM that
+  looks its input up (see `lookup`) ``_looks_up``, ``_takes_lookups``, ``_is_idle``: facts about it.
 
 `Layer` has an answer to each of them that is right for a layer of which only its call is known.
 """
@@ -128,10 +129,16 @@ class Layer(Parameters):
     # Attributes that are right only as long as a method is not overridden. A subclass that
     # overrides the method and does not define them gets those of `Layer`, which assume nothing.
     _dependents: ClassVar[dict[str, tuple[str, ...]]] = {
-        "__call__": ("vjp", "stream", "_join", "_live", "_goes_by_chunks", "stepwise")
+        "__call__": (
+            *("vjp", "stream", "_join", "_live", "_goes_by_chunks", "stepwise"),
+            *("_looks_up", "_takes_lookups", "_is_idle"),
+        )
     }
     _axes: int | None = None  # how many axes a batch of its input has, where that is known
     _takes_indices: bool = False  # whether its input is integers
+    _looks_up: bool = False  # whether its `_look_up` returns a `Lookup` of what it passes on
+    _takes_lookups: bool = False  # whether its input may be one
+    _is_idle: bool = False  # whether it passes on, as it is now, what it gets
 
     def __init__(
         self,

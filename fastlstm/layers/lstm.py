@@ -16,6 +16,7 @@ from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
 from .layouts import as_torch
+from .lookup import Lookup
 from .noise import draw_noise, input_factors
 from .options import options_text, zones_of
 from .parameters import undrawn
@@ -180,6 +181,7 @@ class LSTM(Recurrent):
     """
 
     _axes = 3
+    _takes_lookups = True
     _fixed = Recurrent._fixed | {"num_layers", "bidirectional", "proj_size"}
 
     def __init__(
@@ -517,6 +519,10 @@ class LSTM(Recurrent):
             if batch_first is not None and not self._is_random():
                 if done := self._at_once(input, hx, batch_first):
                     return done
+        if type(input) is Lookup:
+            return self._call_looked_up(
+                input, hx, lengths, mask, reset, masked_output, return_cells, return_gates
+            )
         batch = arrange(
             input, lengths, self.input_size, self.dtype, self.batch_first,
             mask, reset, masked_output, self._backward,
@@ -690,6 +696,47 @@ class LSTM(Recurrent):
 
         final_states = self._given_out(batch.unsort(states, initial, start))
         return (batch.output(y), final_states, *seen), pullback
+
+    def _call_looked_up(
+        self,
+        lookup: Lookup,
+        hx: Any,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        masked_output: Any,
+        return_cells: bool,
+        return_gates: bool,
+    ) -> tuple[Any, ...]:
+        """Do what a call does, if its input is to be looked up."""
+        batch_first, table = self.batch_first, None
+        seen = return_cells or return_gates or self._is_random()
+        if batch_first is not None and not seen:
+            table = self._table_of(lookup)
+        if table is None:
+            return LSTM.__call__(
+                self, lookup.rows(), hx, lengths=lengths, mask=mask, reset=reset,
+                masked_output=masked_output, return_cells=return_cells, return_gates=return_gates,
+            )  # fmt: skip
+        told = lengths is not None or mask is not None or reset is not None
+        if (
+            not told
+            and masked_output == "zero"
+            and (done := self._at_once(lookup.index, hx, bool(batch_first), table))
+        ):
+            return done
+        numbers = lookup.index[..., np.newaxis]
+        batch = arrange(
+            numbers, lengths, 1, numbers.dtype, batch_first,
+            mask, reset, masked_output, self._backward,
+        )  # fmt: skip
+        initial, start = self._begin(hx, batch)
+        states = batch.sort(initial, start)
+        y = np.empty((len(batch.x), self._directions * self._output_size), self.dtype)
+        if len(y):
+            stacks = self._whole_stacks()
+            self._run_stacks(stacks, batch.x, batch.batch_sizes, states, y, table)
+        return batch.output(y), self._given_out(batch.unsort(states, initial, start))
 
     def _record(
         self, batch: Batch, states: list[Floats], checkpoint_every: int = 0, back: bool = True

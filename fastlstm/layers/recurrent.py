@@ -11,6 +11,7 @@ from ..arrays import quiet
 from ..engines.contract import Array, Cell, Stack
 from ..initialisers import MATRIX_RULES, draw
 from .computed import Computed
+from .lookup import Ahead, Lookup
 from .options import DEFAULTS, check_option, check_options, gates_of, options_of
 from .parameters import as_parameter, begins_drawn
 
@@ -88,6 +89,8 @@ class Recurrent(Computed):
     layer_norm: Norm | None
     learn_initial_state: bool
     zoneout: float | tuple[float, float]
+
+    _ahead: Ahead | None = None  # what is made of an embedding's rows; it goes with the stacks
 
     _directions: int
     _backward: tuple[bool, ...]  # of each direction, whether it runs from the end
@@ -179,7 +182,8 @@ class Recurrent(Computed):
         return check_option(name, value) if name in DEFAULTS else super()._checked(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_packed": {}, "_whole": None, "_spare": {}}
+        without: dict[str, Any] = {"_packed": {}, "_whole": None, "_spare": {}, "_ahead": None}
+        return {**super().__getstate__(), **without}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # What an earlier version pickled lacks the options that came later.
@@ -322,6 +326,7 @@ class Recurrent(Computed):
         """Forget the stacks that are packed in these ways; streams that hold one take another."""
         if False in ways:
             self.__dict__["_whole"] = None  # as is quicker than by `__setattr__`
+            self.__dict__["_ahead"] = None
         for apart in ways:
             if pack := self._packed.pop(apart, None):
                 pack.make_stale()
@@ -361,7 +366,29 @@ class Recurrent(Computed):
             whole = self._whole = self._stacks()
         return whole
 
-    def _at_once(self, input: Any, hx: Any, time_axis: int) -> tuple[Any, ...] | None:
+    def _table_of(self, lookup: Lookup) -> Any:
+        """Return the products of an embedding's rows, which the engine takes with numbers of them.
+
+        None if they do not pay, or not yet.
+        """
+        whole, embedding = self._whole, lookup.embedding
+        _, inputs, hidden, _ = self._cells[0]
+        if (
+            whole is None
+            or whole[0].stale
+            or embedding.embedding_dim != inputs
+            or embedding.dtype != self.dtype
+        ):
+            return None
+        ahead = self._ahead
+        if ahead is None or not ahead.is_of(whole[0], embedding):
+            ahead = Ahead(whole[0], embedding, 4 * hidden * self._directions)
+            self.__dict__["_ahead"] = ahead
+        return ahead.table(lookup.index.size)
+
+    def _at_once(
+        self, input: Any, hx: Any, time_axis: int, table: Any = None
+    ) -> tuple[Any, ...] | None:
         """Return what `Stack.call` gives, None if it refuses or if more than that is to be done."""
         whole = self._whole
         # What is not packed yet is packed after the checks, so that errors come before any work.
@@ -369,6 +396,8 @@ class Recurrent(Computed):
             return None
         if hx is None and self.learn_initial_state:
             return None
+        if table is not None:
+            return whole[0].call(input, hx, time_axis, self.num_threads, table)
         return whole[0].call(input, hx, time_axis, self.num_threads)
 
     def _present(self, group: int = 0) -> tuple[Stack, int]:
@@ -376,16 +405,26 @@ class Recurrent(Computed):
         return self._whole_stacks()[group], self.num_threads
 
     def _run_stacks(
-        self, stacks: list[Stack], x: Array, batch_sizes: Array, states: list[Array], y: Array
+        self,
+        stacks: list[Stack],
+        x: Array,
+        batch_sizes: Array,
+        states: list[Array],
+        y: Array,
+        table: Any = None,
     ) -> None:
-        """Run stacks one after the other over packed rows x (N, I); y and the states are filled."""
+        """Run stacks one after the other over packed rows x (N, I); y and the states are filled.
+
+        With a `table`, x are numbers of its rows.
+        """
         last, threads = len(stacks) - 1, self.num_threads
+        more = () if table is None else (None, None, table)
         for n in range(last):
             h, c = states[n], states[n + last + 1]
             above = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
-            stacks[n].run(x, batch_sizes, h, c, above, threads)
-            x = above
-        stacks[last].run(x, batch_sizes, states[last], states[-1], y, threads)
+            stacks[n].run(x, batch_sizes, h, c, above, threads, *more)
+            x, more = above, ()
+        stacks[last].run(x, batch_sizes, states[last], states[-1], y, threads, *more)
 
     def _zeros(self, rows: int) -> list[Array]:
         """Return states of zeros for so many sequences."""

@@ -8,6 +8,7 @@ from typing import Any
 from .chain import Given, check_whole, dotted
 from .container import Container
 from .layer import Back, Layer, States
+from .lookup import Lookup
 from .stream import Chain, Live, Stream
 
 
@@ -55,8 +56,22 @@ class Sequential(Container):
 
     def _run(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
         for own, layer in self.children.items():
-            x = layer._pass(dotted(name, own), x, lengths, hx, states)
+            if layer._looks_up and self._is_before_lstm(own):
+                x = layer._look_up(x)
+            elif type(x) is not Lookup or not layer._is_idle:
+                x = layer._pass(dotted(name, own), x, lengths, hx, states)
         return x
+
+    def _is_before_lstm(self, name: str) -> bool:
+        """Whether what a layer passes on comes to an LSTM as it is."""
+        behind = iter(self.children.items())
+        for own, _ in behind:
+            if own == name:
+                break
+        for _, layer in behind:
+            if not layer._is_idle:
+                return layer._takes_lookups
+        return False
 
     def _run_vjp(
         self,

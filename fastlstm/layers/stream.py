@@ -17,11 +17,13 @@ from ..checks import check_size
 from ..engines.contract import Array, Stack, Step
 from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
+from .lookup import Lookup
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ..arrays import Floats
+    from .embedding import Embedding
     from .layer import Layer
     from .lstm import LSTM
 
@@ -127,9 +129,12 @@ class Stream:
         """
         lstm = self._lstm
         batch_first = lstm.batch_first
+        lookup, table = (x, lstm._table_of(x)) if type(x) is Lookup else (None, None)
+        if lookup is not None:
+            x = lookup.rows() if table is None else lookup.index
         if len(self._states) == 2 and batch_first is not None:
             y: Floats
-            if done := lstm._at_once(x, tuple(self._states), batch_first):
+            if done := lstm._at_once(x, tuple(self._states), batch_first, table):
                 y, states = done
                 try:
                     self._put(states)
@@ -137,6 +142,8 @@ class Stream:
                     self._put(states)
                     raise
                 return y
+        if lookup is not None and table is not None:
+            x = lookup.rows()
         x = as_float(x, lstm.dtype, "x", "Stream")
         if batch_first is None:
             if x.ndim == 3 and self.batch_size > 1:
@@ -156,6 +163,15 @@ class Stream:
             _advance(lstm, lstm._whole_stacks(), self._states, rows, batch_sizes, y)
         y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if batch_first else y
+
+    def _step_of(self, lookup: Lookup, otherwise: Step) -> Step | None:
+        """Return a step that takes numbers of an embedding's rows, None if that does not pay."""
+        table = self._lstm._table_of(lookup) if len(self._states) == 2 else None
+        if table is None:
+            return None
+        h, c = self._states
+        present = functools.partial(self._lstm._present, 0)
+        return present()[0].step(h, c, present, otherwise, table)
 
     @property
     def batch_size(self) -> int:
@@ -251,13 +267,48 @@ class Stepwise:
         return self.layer(x)
 
 
+class LookedUp:
+    """An embedding and the LSTM behind it."""
+
+    def __init__(self, embedding: Embedding, stream: Stream) -> None:
+        self._embedding, self._stream = embedding, stream
+        # What takes numbers of rows, once it pays, and the version of the embedding that it is for.
+        self._quick: Step | None = None
+        self._version = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_quick": None}
+
+    def step(self, x: Any, out: Floats | None = None) -> Any:
+        quick = self._quick
+        if quick is None or self._version != self._embedding._version:
+            return self._step(x, out)
+        if type(x) is not np.ndarray or x.dtype != np.int64:
+            x = self._embedding._arrange(x)
+        return quick(x, out)
+
+    def _step(self, x: Any, out: Floats | None = None) -> Any:
+        lookup = self._embedding._look_up(x)
+        self._quick = self._stream._step_of(lookup, self._step)
+        self._version = self._embedding._version
+        return self._stream.step(lookup.rows(), out)
+
+    def run(self, x: Any) -> Any:
+        return self._stream.run(self._embedding._look_up(x))
+
+
 class Chain:
     """Parts that pass on to each other; without parts, a step is passed on as it is."""
 
     def __init__(self, parts: list[Live]) -> None:
         self.parts: list[Live] = []
         for part in parts:
-            self.parts += part.parts if isinstance(part, Chain) else [part]
+            for own in part.parts if isinstance(part, Chain) else [part]:
+                before = self.parts[-1] if self.parts else None
+                if type(before) is Stepwise and before.layer._looks_up and type(own) is Stream:
+                    self.parts[-1] = LookedUp(before.layer, own)  # type: ignore[arg-type]
+                else:
+                    self.parts.append(own)
         self._first, self._last = self.parts[:-1], self.parts[-1] if self.parts else None
 
     def step(self, x: Any, out: Floats | None = None) -> Any:

@@ -1,4 +1,4 @@
-/* Streams against runs, without Python: the same bits, however the steps are cut into calls.
+/* Streams, and runs with a table, against runs, without Python: the same bits, however the steps are cut into calls.
 
     steps ISA
 
@@ -168,6 +168,28 @@ static void check(const steps_case *one, int isa)
     }
     EXPECT_SAME("runs");
 
+    /* The same with numbers of rows, of a table that has those of x the other way round. Numbers lie apart. */
+    int64_t *numbers = allocate(2 * T * B * sizeof *numbers);
+    void *table = allocate(fl_table_bytes(stack, T * B));
+    fl_fill_table(stack, x + (T * B - 1) * x_row, -x_row, T * B, table);
+    for (int64_t n = 0; n < T * B; n++)
+        numbers[2 * n] = T * B - 1 - n;
+    memset(got.y, GUARD, T * B * y_stride);
+    memcpy(got.h, h_0, h_bytes);
+    memcpy(got.c, c_0, c_bytes);
+    runs.table = table;
+    runs.table_rows = T * B;
+    runs.x_stride = 2 * sizeof *numbers;
+    for (int64_t t = 0; t < T; t += runs.steps) {
+        runs.x = numbers + 2 * t * B;
+        runs.y = got.y + t * B * y_stride;
+        runs.steps = t ? T - t : 1;
+        runs.scratch = allocate(fl_scratch_bytes(stack, &runs));
+        fl_run(stack, &runs);
+        free(runs.scratch);
+    }
+    EXPECT_SAME("rows of a table");
+
     /* A run from the end is one of the reversed rows, for one layer and one sequence. */
     if (s->layers == 1 && B == 1) {
         char *x_reversed = allocate(T * x_row), *y_reversed = allocate(T * y_stride);
@@ -206,7 +228,7 @@ static void check(const steps_case *one, int isa)
         for (size_t n = 0; n < sizeof arrays / sizeof *arrays; n++)
             free(arrays[n]);
     }
-    void *memory[] = {stack, x_all, x, h_all, c_all, h_0, c_0, y_all, call.scratch, truth.y, truth.h, truth.c,
+    void *memory[] = {stack, numbers, table, x_all, x, h_all, c_all, h_0, c_0, y_all, call.scratch, truth.y, truth.h, truth.c,
                       got.y, got.h, got.c, stream, other, y};
     for (size_t n = 0; n < sizeof memory / sizeof *memory; n++)
         free(memory[n]);

@@ -1,0 +1,78 @@
+"""An LSTM's input that is looked up in a table: what is made of the table's rows ahead.
+
+Behind an `Embedding`, an LSTM sees the same rows again and again. Equation (1) begins with b + W_ih
+x, which the engine native computes once for each row: a step then adds W_hh h alone. No bit of a
+result depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..arrays import Floats, Integers
+    from ..engines.contract import Stack
+    from .embedding import Embedding
+
+# A table of products is made if it has at most so many bytes for each input. The more inputs there
+# are, the longer a product takes; the larger a table is, the farther its rows are from the core. At
+# this limit, both take about the same time (docs/architecture.md, "Rows of a table").
+_BYTES_PER_INPUT = 1 << 18
+# It is made when so many rows have been looked up for each that it has: it takes about as long as
+# making the products of these, and most of its rows will be used.
+_LOOKED_UP = 2
+
+
+class Lookup:
+    """``embedding.weight[index]``, which nobody has made yet; an LSTM takes it as its input.
+
+    Parameters
+    ----------
+    embedding : Embedding
+    index : int64 ndarray
+        Within the rows of the embedding; of the shape of the LSTM's input, without the features.
+    """
+
+    __slots__ = ("embedding", "index")
+
+    def __init__(self, embedding: Embedding, index: Integers) -> None:
+        self.embedding, self.index = embedding, index
+
+    def rows(self) -> Floats:
+        """Return the input as an array."""
+        rows: Floats = self.embedding._views["weight"][self.index]
+        return rows
+
+
+class Ahead:
+    """The products of an embedding's rows for one stack: counts rows until they pay.
+
+    Parameters
+    ----------
+    stack : Stack
+    embedding : Embedding
+        With as many features, of the same dtype, as the stack takes.
+    wide : int
+        How many products a row has: 4H for each direction.
+    """
+
+    def __init__(self, stack: Stack, embedding: Embedding, wide: int) -> None:
+        self.stack, self.embedding, self.version = stack, embedding, embedding._version
+        rows, inputs = embedding.num_embeddings, embedding.embedding_dim
+        self.pays = rows * wide * embedding.dtype.itemsize <= inputs * _BYTES_PER_INPUT
+        self.left = _LOOKED_UP * rows  # how many are to be looked up before
+        self.made: Any = None
+
+    def is_of(self, stack: Stack, embedding: Embedding) -> bool:
+        """Whether the products are those of this stack and embedding, as they are now."""
+        same = self.stack is stack and self.embedding is embedding
+        return same and self.version == embedding._version
+
+    def table(self, looked_up: int) -> Any:
+        """Return what the engine takes, or None; so many rows are looked up now."""
+        if self.made is None and self.pays:
+            self.left -= looked_up
+            if self.left <= 0:
+                self.made = self.stack.table(self.embedding._views["weight"])
+                self.pays = self.made is not None
+        return self.made
