@@ -46,23 +46,31 @@ _LAYOUTS = {
 }
 
 
-def as_torch(
-    kernel: Any,
-    recurrent_kernel: Any,
-    bias: Any,
-    layout: str,
-    peephole: Any = None,
-    coupled: str | None = None,
-) -> dict[str, Array]:
+def as_torch(*given: Any) -> dict[str, Array]:
     """Return one LSTM layer's parameters under torch's names; ValueError if they do not fit.
 
-    `coupled` says which gate follows another; its rows are left out.
+    It takes what `in_blocks` takes.
 
     Examples
     --------
     >>> state = as_torch(np.ones((3, 8)), np.ones((2, 8)), None, "keras")
     >>> {name: array.shape for name, array in state.items()}
     {'weight_ih_l0': (8, 3), 'weight_hh_l0': (8, 2)}
+    """
+    return {name: np.concatenate(blocks) for name, blocks in in_blocks(*given).items()}
+
+
+def in_blocks(
+    kernel: Any,
+    recurrent_kernel: Any,
+    bias: Any,
+    layout: str,
+    peephole: Any = None,
+    coupled: str | None = None,
+) -> dict[str, list[Array]]:
+    """Return the same as blocks of rows, one behind another, which need not be copies.
+
+    `coupled` says which gate follows another; its rows are left out.
     """
     if not isinstance(layout, str) or layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, got {short(layout)}")
@@ -82,26 +90,27 @@ def as_torch(
 
     def matrices(name: str) -> Array:
         inputs = axes[name].index("I" if name == "kernel" else "P")
-        rows = np.moveaxis(arrays[name], inputs, -1)
-        return rows.reshape(d, 4, h, -1)[:, order].reshape(d, len(own) * h, -1)
+        return np.moveaxis(arrays[name], inputs, -1).reshape(d, 4, h, -1)
 
-    state: dict[str, Array] = {}
+    blocks: dict[str, list[Array]] = {}
     w_ih, w_hh = matrices("kernel"), matrices("recurrent_kernel")
     for k, end in enumerate(("_l0", "_l0_reverse")[:d]):
-        state |= {f"weight_ih{end}": w_ih[k], f"weight_hh{end}": w_hh[k]}
+        blocks |= {f"weight_ih{end}": [w_ih[k, gate] for gate in order]}
+        blocks |= {f"weight_hh{end}": [w_hh[k, gate] for gate in order]}
         if "bias" in arrays:
-            parts = arrays["bias"].reshape(d, -1, 4, h)[k][:, order]
-            b_ih, *b_hh = parts.reshape(-1, len(own) * h)
-            state |= {f"bias_ih{end}": b_ih, f"bias_hh{end}": b_hh[0] if b_hh else 0 * b_ih}
+            b_ih, *b_hh = arrays["bias"].reshape(d, -1, 4, h)[k]
+            of_hh = b_hh[0] if b_hh else 0 * b_ih
+            blocks |= {f"bias_ih{end}": [b_ih[gate] for gate in order]}
+            blocks |= {f"bias_hh{end}": [of_hh[gate] for gate in order]}
     if peephole is not None:
         parts = _peepholes(peephole, layout, d, h, own)
-        state |= {
-            f"weight_c{gate}{end}": parts[k, "ifo".index(gate)]
+        blocks |= {
+            f"weight_c{gate}{end}": [parts[k, "ifo".index(gate)]]
             for k, end in enumerate(("_l0", "_l0_reverse")[:d])
             for gate in own
             if gate != "g"
         }
-    return state
+    return blocks
 
 
 def _with_gap(value: Any, own: str) -> Any:

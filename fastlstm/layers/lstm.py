@@ -15,7 +15,7 @@ from ..sequences.packing import check_packed
 from .chain import Given, who
 from .dropout import dropout_mask, masks_of
 from .layer import Back, States, accepted
-from .layouts import as_torch
+from .layouts import in_blocks
 from .lookup import Lookup
 from .noise import draw_noise, input_factors
 from .options import options_text, zones_of
@@ -345,9 +345,9 @@ class LSTM(Recurrent):
         >>> fastlstm.LSTM.from_arrays(kernel, recurrent_kernel, bias, layout="keras")
         LSTM(3, 2)
         """
-        state = as_torch(kernel, recurrent_kernel, bias, layout, peephole, coupled)
+        state = in_blocks(kernel, recurrent_kernel, bias, layout, peephole, coupled)
         input_size, hidden_size = (
-            state[name].shape[1] for name in ("weight_ih_l0", "weight_hh_l0")
+            state[name][0].shape[1] for name in ("weight_ih_l0", "weight_hh_l0")
         )
         if dtype is None:
             first = kernel[0] if isinstance(kernel, (list, tuple)) else kernel
@@ -372,7 +372,12 @@ class LSTM(Recurrent):
                 f"from_arrays takes no arrays for {', '.join(sorted(missing))}: build an LSTM with "
                 "these options, and give it all its arrays by load_state_dict"
             )
-        lstm.load_state_dict(state)
+        if all(block.dtype == lstm.dtype for blocks in state.values() for block in blocks):
+            for name, blocks in state.items():  # at once: copies of large weights take time
+                np.concatenate(blocks, out=lstm._views[name])
+            lstm.changed()
+        else:
+            lstm.load_state_dict({n: np.concatenate(blocks) for n, blocks in state.items()})
         return lstm.eval()
 
     @overload

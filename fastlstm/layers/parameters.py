@@ -35,7 +35,7 @@ _draws: ContextVar[bool] = ContextVar("draws", default=True)
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Let layers that are made inside the block begin with zeros, for whoever fills them at once.
+    """Let layers that are made inside the block begin with anything: who makes them fills them.
 
     To draw 2.5 million numbers at random takes longer than to read them from a file.
     """
@@ -84,7 +84,8 @@ class Parameters:
                     f"{what}: a parameter cannot be called {short(name)}, as the layer has another "
                     "attribute of this name"
                 )
-        self._flat: Floats = np.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        made = np.zeros if begins_drawn() else np.empty
+        self._flat: Floats = made(sum(map(math.prod, shapes.values())), self.dtype)
         self._views = _views_of(self._flat, shapes)
         self._gradients: Floats | None = None  # as `_flat`, once asked for
         self._grad_views: dict[str, Floats] | None = None  # as `_views`
