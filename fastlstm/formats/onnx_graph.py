@@ -239,7 +239,9 @@ class Reader:
             for body in bodies:
                 if isinstance(body, Body):
                     around |= dict.fromkeys(body.captured)
-        outputs = _stripped([self._define(graph, n) if n else "" for n in proto.output])
+        outputs = [self._define(graph, n) if n else "" for n in proto.output]
+        if proto.op_type != "Split":  # into how many parts, its outputs may say
+            outputs = _stripped(outputs)
         if self._failed > known or not outputs:
             self._failed += bool(outputs)
             return  # a graph inside has operators that nobody computes

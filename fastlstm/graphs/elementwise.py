@@ -92,8 +92,10 @@ for _name in _BINARY:
 
 @ELEMENTWISE.enter(*_VARIADIC, inputs=(1, MANY))
 def _make_variadic(operator: Operator) -> Compute:
-    pair = _two_arguments(_VARIADIC[operator.type], operator)
-    return pair if len(operator.inputs) == 2 else partial(_over_all, pair)
+    ufunc = _VARIADIC[operator.type]
+    if len(operator.inputs) == 2:
+        return _two_arguments(ufunc, operator)
+    return partial(_over_all, partial(_spread, ufunc, operator.draft.limits))
 
 
 def _over_all(pair: Compute, *arrays: Array) -> Array:
@@ -102,7 +104,7 @@ def _over_all(pair: Compute, *arrays: Array) -> Array:
 
 @ELEMENTWISE.enter("Mean", inputs=(1, MANY))
 def _make_mean(operator: Operator) -> Compute:
-    return partial(_mean, _two_arguments(np.add, operator))
+    return partial(_mean, partial(_spread, np.add, operator.draft.limits))
 
 
 def _mean(pair: Compute, *arrays: Array) -> Any:
@@ -252,8 +254,8 @@ def _hard_sigmoid(alpha: float, beta: float, x: Floats) -> Floats:
     """Return alpha x + beta, between 0 and 1."""
     y = np.multiply(x, alpha, np.empty_like(x))
     y += beta
-    np.maximum(y, 0, y)
-    return np.minimum(y, 1, y)
+    np.maximum(y, 0, out=y)
+    return np.minimum(y, 1, out=y)
 
 
 def _hard_swish(x: Floats) -> Floats:
@@ -281,7 +283,7 @@ def _thresholded_relu(alpha: float, x: Floats) -> Floats:
 
 def _elu(alpha: float, x: Floats) -> Floats:
     """Return x above 0, and alpha (e^x - 1) below."""
-    y = np.minimum(x, 0, np.empty_like(x))
+    y = np.minimum(x, 0, out=np.empty_like(x))
     np.expm1(y, y)
     y *= alpha
     y += np.maximum(x, 0)
@@ -442,14 +444,15 @@ def _per_axis(axis: int, parameter: Array, x: Array) -> Array:
     return parameter.reshape(shape)
 
 
-@ELEMENTWISE.enter("DynamicQuantizeLinear", outputs=(3, 3))
+@ELEMENTWISE.enter("DynamicQuantizeLinear", outputs=(1, 3))
 def _make_dynamic_quantize(operator: Operator) -> Compute:
-    return _dynamic_quantize
+    return partial(_dynamic_quantize, len(operator.outputs))
 
 
-def _dynamic_quantize(x: Floats) -> tuple[Array, Floats, Array]:
+def _dynamic_quantize(outputs: int, x: Floats) -> Any:
     """Return x as bytes, and the scale and the zero by which these hold all of x, and 0."""
     lowest, highest = np.minimum(x.min(), 0, dtype=x.dtype), np.maximum(x.max(), 0, dtype=x.dtype)
     scale = np.asarray((highest - lowest) / x.dtype.type(255) or 1, x.dtype)
     zero = np.clip(np.rint(-lowest / scale), 0, 255).astype(np.uint8)
-    return _quantize(0, np.dtype(np.uint8), x, scale, zero), scale, np.asarray(zero)
+    found = _quantize(0, np.dtype(np.uint8), x, scale, zero), scale, np.asarray(zero)
+    return found[:outputs] if outputs > 1 else found[0]

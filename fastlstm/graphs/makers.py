@@ -87,10 +87,10 @@ def whole(operator: Operator, name: str, default: Any = _MISSING) -> int:
 
 
 def number(operator: Operator, name: str, default: Any = _MISSING) -> float:
-    """Return an attribute that is a number."""
+    """Return an attribute that is a number, as ONNX holds it: rounded to float32."""
     value = attribute(operator, name, default)
     try:
-        return float(value)
+        return float(np.float32(value))
     except (TypeError, ValueError):
         raise ValueError(f"the attribute {name!r} must be a number, got {short(value)}") from None
 

@@ -7,6 +7,7 @@ in https://onnx.ai/onnx/operators.
 
 from __future__ import annotations
 
+from ..arrays import quiet
 from .control import If, Loop, Scan
 from .elementwise import ELEMENTWISE
 from .limits import TooLarge
@@ -34,6 +35,7 @@ OPERATORS: dict[str, Maker] = {
 }
 
 
+@quiet
 def node_of(operator: Operator) -> Node:
     """Return the node that computes an operator.
 

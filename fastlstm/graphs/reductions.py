@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .limits import Limits
-from .makers import Table, allow, alone, axis_of, known_wholes, number, whole, wholes
+from .makers import Table, allow, alone, along, axis_of, known_wholes, number, whole, wholes
 from .plan import Compute, Node, Operator
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _reduce_nothing(
 ) -> Array:
     """Return the reduction of an array without elements: the value that adds nothing to others."""
     ufunc, after = how.ufunc, how.after
-    along = range(x.ndim) if axes is None else [axis_of(axis, x.ndim) for axis in axes]
-    shape = [1 if axis in along else size for axis, size in enumerate(x.shape)]
+    gone = range(x.ndim) if axes is None else [axis_of(axis, x.ndim) for axis in axes]
+    shape = [1 if axis in gone else size for axis, size in enumerate(x.shape)]
     allow(limits, shape, x.dtype)
     start: Any = int(ufunc is np.multiply)
     if ufunc is np.maximum or ufunc is np.minimum:
@@ -91,7 +91,7 @@ def _reduce_nothing(
         else:
             start = not least if x.dtype.kind == "b" else -np.inf if least else np.inf
     y = np.full(shape, start, x.dtype) if after is None else after(np.zeros(shape, x.dtype))
-    return y if keep else y.squeeze(tuple(along))
+    return y if keep else y.squeeze(tuple(gone))
 
 
 def _mean(limits: Limits, keep: bool, axes: tuple[int, ...] | None, x: Array) -> Any:
@@ -307,15 +307,16 @@ def _cumulative_sum(exclusive: bool, reverse: bool, x: Array, axis: Integers) ->
     return np.moveaxis(y[::-1] if reverse else y, 0, int(axis.item()))
 
 
-@REDUCTIONS.enter("TopK", inputs=(1, 2), outputs=(2, 2))
+@REDUCTIONS.enter("TopK", inputs=(1, 2), outputs=(1, 2))
 def _make_top(operator: Operator) -> Compute | Node:
     axis, largest = whole(operator, "axis", -1), bool(whole(operator, "largest", 1))
+    top = partial(_top, axis, largest, len(operator.outputs))
     if operator.has(1):
-        return partial(_top, axis, largest)
-    return alone(operator, partial(_top, axis, largest, count=np.array(whole(operator, "k"))))
+        return top
+    return alone(operator, partial(top, count=np.array(whole(operator, "k"))))
 
 
-def _top(axis: int, largest: bool, x: Array, count: Array) -> tuple[Array, Integers]:
+def _top(axis: int, largest: bool, outputs: int, x: Array, count: Array) -> Any:
     """Return the largest or smallest numbers along an axis in order, and their places.
 
     Of equal ones, that at the lowest place comes first.
@@ -327,5 +328,6 @@ def _top(axis: int, largest: bool, x: Array, count: Array) -> tuple[Array, Integ
         places = size - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
     else:
         places = np.argsort(x, axis, kind="stable")
-    places = places.take(range(wanted), axis)
-    return np.take_along_axis(x, places, axis), places.astype(np.int64, copy=False)
+    places = places[along(axis, slice(wanted))]
+    found = np.take_along_axis(x, places, axis)
+    return (found, places.astype(np.int64, copy=False)) if outputs > 1 else found

@@ -361,21 +361,28 @@ def _slice(
     return _Bounds(starts, ends, axes, steps)(x)
 
 
+_NO_END = (1 << 31) - 1, (1 << 63) - 1
+
+
 class _Bounds:
     """The bounds of a Slice; called with an array, it returns the slice.
 
-    They are those of Python's slices but for one case: with a step below 0, a start far below 0 is
-    the first element.
+    They are those of Python's slices but for two cases, both with a step below 0. A start far below
+    0 is the first element, and the largest integer as the end means that there is none.
     """
 
     def __init__(self, starts: Any, ends: Any, axes: Any | None, steps: Any | None) -> None:
-        self.starts, self.ends = wholes(starts), wholes(ends)
+        self.starts, ends = wholes(starts), wholes(ends)
         self.axes = wholes(range(len(self.starts)) if axes is None else axes)
         self.steps = (1,) * len(self.starts) if steps is None else wholes(steps)
-        if not len(self.starts) == len(self.ends) == len(self.axes) == len(self.steps):
+        if not len(self.starts) == len(ends) == len(self.axes) == len(self.steps):
             raise ValueError("its starts, ends, axes and steps are not equally many")
         if 0 in self.steps:
             raise ValueError("a step is 0")
+        self.ends = [
+            None if step < 0 and end in _NO_END else end
+            for end, step in zip(ends, self.steps, strict=True)
+        ]
 
     def __call__(self, x: Array) -> Array:
         axes = axes_of(self.axes, x.ndim)
@@ -452,6 +459,8 @@ def _pad(
     for axis, before, behind in zip(axes, pads, pads[len(axes) :], strict=False):
         if before < 0 or behind < 0:
             size = x.shape[axis]
+            if size + before + behind < 0:
+                raise ValueError(f"its pads cut more from axis {axis} than there is, {size}")
             x = x[along(axis, slice(max(-before, 0), size + min(behind, 0)))]
         before, behind = max(before, 0), max(behind, 0)
         size = x.shape[axis]
