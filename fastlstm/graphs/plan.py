@@ -162,9 +162,11 @@ class Draft:
 
     def plan(self, inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
         """Return the plan of all that the outputs need; some neighbours become one node in it."""
-        from .fusion import fused  # it needs the nodes of this module
+        from .fusion import fused  # they need the nodes of this module
+        from .lookups import looked_up
 
-        return Plan(fused(self, self.nodes, outputs), self.constants, inputs, outputs)
+        nodes = fused(self, looked_up(self, self.nodes, outputs), outputs)
+        return Plan(nodes, self.constants, inputs, outputs)
 
 
 class Plan:

@@ -7,7 +7,10 @@ result depends on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from ..arrays import Floats, Integers
@@ -26,6 +29,8 @@ _LOOKED_UP = 2
 class Lookup:
     """``embedding.weight[index]``, which nobody has made yet; an LSTM takes it as its input.
 
+    It has the methods of an array that bring steps and sequences into another order.
+
     Parameters
     ----------
     embedding : Embedding
@@ -42,6 +47,38 @@ class Lookup:
         """Return the input as an array."""
         rows: Floats = self.embedding._views["weight"][self.index]
         return rows
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.embedding.dtype
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return *self.index.shape, self.embedding.embedding_dim
+
+    @property
+    def size(self) -> int:
+        return self.index.size * self.embedding.embedding_dim
+
+    def take(self, indices: Integers, axis: int) -> Any:
+        if 0 <= axis < self.index.ndim:
+            return Lookup(self.embedding, self.index.take(indices, axis))
+        return self.rows().take(indices, axis)
+
+    def transpose(self, axes: Sequence[int] | None = None) -> Any:
+        *first, last = axes or (0,)
+        if last == self.index.ndim > 0 and min(first) >= 0:
+            return Lookup(self.embedding, self.index.transpose(first))
+        return self.rows().transpose(axes)
+
+    def swapaxes(self, one: int, other: int) -> Any:
+        if {one, other} <= {*range(self.index.ndim)}:
+            return Lookup(self.embedding, self.index.swapaxes(one, other))
+        return self.rows().swapaxes(one, other)
 
 
 class Ahead:

@@ -181,7 +181,6 @@ class LSTM(Recurrent):
     """
 
     _axes = 3
-    _takes_lookups = True
     _fixed = Recurrent._fixed | {"num_layers", "bidirectional", "proj_size"}
 
     def __init__(
@@ -706,12 +705,12 @@ class LSTM(Recurrent):
         self,
         lookup: Lookup,
         hx: Any,
-        lengths: Any,
-        mask: Any,
-        reset: Any,
-        masked_output: Any,
-        return_cells: bool,
-        return_gates: bool,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        masked_output: Any = "zero",
+        return_cells: bool = False,
+        return_gates: bool = False,
     ) -> tuple[Any, ...]:
         """Do what a call does, if its input is to be looked up."""
         batch_first, table = self.batch_first, None
@@ -1000,8 +999,15 @@ class LSTM(Recurrent):
         wide = self._directions * self._output_size
         return self, given.behind_lstm(name, self, features=wide, giver=who(name, self))
 
+    @property
+    def _takes_lookups(self) -> bool:  # type: ignore[override]
+        return self._ahead is None or self._ahead.pays
+
     def _pass(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
-        y, final = self._pair(self(x, hx.get(name), lengths=lengths))
+        if type(x) is Lookup:
+            y, final = self._call_looked_up(x, hx.get(name), lengths)
+        else:
+            y, final = self._pair(self(x, hx.get(name), lengths=lengths))
         if states is not None:
             states[name] = final
         return y

@@ -56,22 +56,15 @@ class Sequential(Container):
 
     def _run(self, name: str, x: Any, lengths: Any, hx: States, states: States | None) -> Any:
         for own, layer in self.children.items():
-            if layer._looks_up and self._is_before_lstm(own):
+            if type(x) is Lookup and not layer._takes_lookups:
+                if layer._is_idle:
+                    continue
+                x = x.rows()
+            if layer._looks_up:
                 x = layer._look_up(x)
-            elif type(x) is not Lookup or not layer._is_idle:
+            else:
                 x = layer._pass(dotted(name, own), x, lengths, hx, states)
-        return x
-
-    def _is_before_lstm(self, name: str) -> bool:
-        """Whether what a layer passes on comes to an LSTM as it is."""
-        behind = iter(self.children.items())
-        for own, _ in behind:
-            if own == name:
-                break
-        for _, layer in behind:
-            if not layer._is_idle:
-                return layer._takes_lookups
-        return False
+        return x.rows() if type(x) is Lookup else x
 
     def _run_vjp(
         self,
