@@ -35,7 +35,7 @@ ORDERED = True
 
 # The fields of a ModelProto, and their wire types: 0 is a number, 2 has a length.
 _FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-_GRAPH = 7
+_VERSION, _GRAPH = 1, 7
 _MOST_FIELDS = 10000
 _EXTERNAL_DATA = 13  # a field of a TensorProto
 # Where the numbers of tensors lie in a file: those in the field raw_data stay there, if they are
@@ -56,7 +56,8 @@ _LAYOUT = {
 def recognises(source: Source) -> bool:
     """Tell whether a file is a protobuf message with the fields of an ONNX model, and a graph.
 
-    A few bytes of each field are read. The last field may be cut off.
+    All of them have their version. A few bytes of each field are read. The last field may be
+    cut off.
     """
     seen = set()
     try:
@@ -65,8 +66,8 @@ def recognises(source: Source) -> bool:
                 return False
             seen.add(field.number)
     except ValueError:
-        return _GRAPH in seen
-    return _GRAPH in seen
+        pass
+    return {_VERSION, _GRAPH} <= seen
 
 
 def read(source: Source, choice: Choice = ANY) -> Content:

@@ -7,6 +7,8 @@ whose condition is known can be put into the graph that uses them.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,16 @@ from ..graphs.model import Port
 from ..graphs.operators import node_of
 from ..graphs.plan import Body, Draft, Node, Operator, Value
 from .onnx_states import PASSING, Flow
-from .onnx_tensors import Tensors, dtype_of
+from .onnx_tensors import Tensors, check_text, dtype_of
 
 if TYPE_CHECKING:
     from .budget import Budget
+
+# Constants are computed beforehand as long as that takes so many seconds together; and what is more
+# than one operation for each number that goes in, or is computed by onnx, only up to so many.
+_MOST_SECONDS = 2.0
+_MOST_PRODUCTS = 10**8
+_COSTLY = {"Conv", "ConvTranspose", "Einsum", "Gemm", "LSTM", "MatMul"}
 
 _OLDEST = 7  # the first version of ONNX's operators ("opset") that is read
 _FIELDS = {  # of an AttributeProto by its type; tensors and graphs have their own readers
@@ -117,6 +125,7 @@ class Reader:
         self._taken: dict[str, int] = {}
         self.faults: dict[str, str] = {}
         self.flow = Flow()
+        self._seconds = 0.0  # spent on constants
         self._failed = 0  # how many operators nobody can compute
         graph = Graph(draft, _versions(model.opset_import))
         self.inputs = self._main(model.graph, graph, model.ir_version >= 4)
@@ -202,6 +211,7 @@ class Reader:
     # ---- nodes ----
 
     def _node(self, proto: Any, graph: Graph) -> None:
+        check_text(proto.name, proto.domain, proto.op_type, proto.overload)
         domain, kind = _domain(proto.domain), proto.op_type
         key = (domain, kind, proto.overload)
         inputs = _stripped([graph.find(name) if name else "" for name in proto.input])
@@ -283,17 +293,30 @@ class Reader:
 
     def _add(self, draft: Draft, node: Node, domain: str, graph: Graph) -> None:
         """Add a node to the draft; what it computes from constants is a constant, and stays one."""
-        repeats = domain == "" and node.type in ("Loop", "Scan")  # nobody knows for how long
+        begun = time.monotonic()
         try:
-            draft.add(node, fold=not repeats)
+            draft.add(node, fold=self._folds(draft, node, domain))
         except ValueError as fault:
             if graph.depth == 0:
                 self._fault(node.name, str(fault))
                 return
             draft.add(node, fold=False)  # it may be in a branch that is never taken
+        self._seconds += time.monotonic() - begun
         for name in node.outputs:
             if isinstance(value := draft.constants.get(name), np.ndarray):
                 value.flags.writeable = False
+
+    def _folds(self, draft: Draft, node: Node, domain: str) -> bool:
+        """Whether a node that takes constants alone may be computed while the file is read.
+
+        Not if a few numbers could ask for hours of work; it is done at each call then.
+        """
+        if node.type in ("Loop", "Scan") or self._seconds > _MOST_SECONDS:
+            return False
+        if node.by == "numpy" and node.type not in _COSTLY and domain == "":
+            return True
+        sizes = [np.size(draft.constants[n]) for n in node.inputs if n in draft.constants]
+        return math.prod(max(1, size) for size in sizes) <= _MOST_PRODUCTS
 
     def _branch(self, proto: Any, condition: Value, graph: Graph) -> None:
         """Read an If whose condition is known: the nodes of one branch take its place."""
@@ -355,6 +378,7 @@ class Reader:
         """Let a name stand for a value, a new one if none is given, and return that."""
         if name in graph.names and (graph.outer is None or name not in graph.outer.names):
             raise ValueError(f"there are two values called {short(name)}")
+        check_text(name)
         if not name:
             raise ValueError("a value has no name")
         if value is None:
@@ -393,6 +417,7 @@ class Reader:
         In a function an attribute may refer to one of the call.
         """
         for attribute in proto.attribute:
+            check_text(attribute.name, attribute.ref_attr_name)
             if not attribute.ref_attr_name:
                 yield attribute, graph
             elif found := self._referred(attribute.ref_attr_name, graph):
@@ -481,6 +506,7 @@ _CONSTANTS = {
 
 def _kind(attribute: Any) -> str:
     """Return the type of an attribute; ValueError if it has the value of another one."""
+    check_text(attribute.name, attribute.ref_attr_name)
     kinds = type(attribute).AttributeType
     kind = str(kinds.Name(attribute.type)) if attribute.type in kinds.values() else "UNDEFINED"
     if kind == "UNDEFINED":
@@ -550,5 +576,6 @@ def _port(value: Any) -> Port:
                 raise ValueError(f"{short(value.name)} has a size below 0: {size.dim_value}")
             shape.append(int(size.dim_value))
         else:
+            check_text(size.dim_param)
             shape.append(size.dim_param or None)
     return Port(value.name, dtype, tuple(shape))

@@ -118,6 +118,7 @@ class Tensors:
         if kind == "STRING":
             raise ValueError("a tensor of strings is stored in another file")
         told = {entry.key: entry.value for entry in tensor.external_data}
+        check_text(*told, *told.values())
         path, size = self._file(told.get("location", ""))
         start = _whole(told.get("offset", "0"), "offset")
         wanted = _bytes(kind, dtype, count)
@@ -190,6 +191,13 @@ def dtype_of(data_type: int) -> np.dtype[Any]:
     except KeyError:
         raise ValueError(f"its numbers have the type {data_type}, which NumPy lacks") from None
     return dtype
+
+
+def check_text(*texts: object) -> None:
+    """Raise ValueError unless all texts are text: what is no UTF-8 comes as bytes."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{short(text)} is no text")
 
 
 def _bytes(kind: str, dtype: np.dtype[Any], count: int) -> int:
