@@ -907,6 +907,12 @@ def test_sequences_of_arrays() -> None:
     np.testing.assert_array_equal(network([x43, x43]), np.concatenate([x43, x43]))
     with pytest.raises(TypeError, match="the input 's' must be a list of arrays"):
         network.run(None, {"s": x43})
+    joined = node("ConcatFromSequence", ["s"], ["t"], axis=0)
+    network = read(model(graph([joined, node("Add", ["t", "x"], ["y"])], ["x", listed], ["y"])))
+    for _ in range(2):
+        np.testing.assert_array_equal(network(x43, [x43]), x43 + x43)
+        with pytest.raises(ValueError, match="a value is missing for the input 's'"):
+            network.run(None, {"x": x43})
 
 
 # ---- LSTMs alone --------------------------------------------------------------------------------

@@ -185,10 +185,11 @@ class GraphModel(Layer):
             _fitting(port, feeds[port.name]) if port.name in feeds else port.default
             for port in self.inputs
         ]
+        plain = not any(port.listed or port.dtype == np.dtype(object) for port in self.inputs)
         self.__dict__["_accepted"] = [
             (port.name, value.dtype, value.shape)
             for port, value in zip(self.inputs, values, strict=True)
-            if not port.listed and port.dtype != np.dtype(object)
+            if plain  # otherwise there is more to be checked
         ]
         return values
 
