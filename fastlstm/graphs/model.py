@@ -175,7 +175,7 @@ class GraphModel(Layer):
             raise TypeError(
                 f"feeds must be a dict of arrays by the names of inputs, got {type(feeds).__name__}"
             )
-        known = {port.name for port in self.inputs}
+        known = [port.name for port in self.inputs]
         if unknown := [name for name in feeds if name not in known]:
             raise ValueError(f"there is no input {quoted(unknown)}; there are {quoted(known)}")
         missing = [p.name for p in self.inputs if p.name not in feeds and p.default is None]
