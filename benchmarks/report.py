@@ -660,3 +660,59 @@ def options_ratios(results: Results) -> Drawn:
         if of_plain_cell:
             drawn[f"{group}: plain cell / this one"] = of_plain_cell
     return drawn
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def _files_row(case: Entry, results: Results) -> Row:
+    row = {"case": case["name"]}
+    row |= {name: of for name, of in _times(case, results).items() if name != "T,B,I,H"}
+    value = ratio(case, results["engines"][0], results["peers"])
+    row["ratio"] = "-" if value is None else f"{value:.2f}"
+    if case["bar"] is not None and value is not None:
+        row["bar"] = f"{case['bar']:g} {_verdict(value, case['bar'])}"
+    return row
+
+
+def _files_verdicts(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, case and figures, verdict) of every bar of a run of `files`."""
+    for case in results["cases"]:
+        value, bar = ratio(case, results["engines"][0], results["peers"]), case["bar"]
+        if value is not None and bar is not None:
+            yield "ratio", f"{case['name']} ({value:.2f} of {bar:g})", _verdict(value, bar)
+
+
+def _operators(found: Entry, first: str) -> str:
+    """Return a table of the operators of a file: the time of all of a kind in a call."""
+    ours, theirs = found[first], found["onnx"]
+    rows = [["operator", "nodes", first, "onnx's evaluator", "ratio"]]
+    whole = ours["whole"], theirs["whole"]
+    rows.append(["the whole call", "", *map(_time, whole), f"{whole[1] / whole[0]:.1f}"])
+    kinds = theirs["nodes"] | ours["nodes"]
+    for kind in sorted(kinds, key=lambda kind: -theirs["nodes"].get(kind, (0, 0))[1]):
+        (number, seconds), (before, slow) = (of["nodes"].get(kind, (0, 0)) for of in (ours, theirs))
+        count = f"{number}" if number == before else f"{number} (of {before})"
+        cells = [_time(taken) if taken else "-" for taken in (seconds, slow)]
+        rows.append([kind, count, *cells, f"{slow / seconds:.1f}" if seconds and slow else "-"])
+    return markdown_table(rows)
+
+
+def files(results: Results) -> str:
+    """Return the results of `files`: tables, and missed bars in words."""
+    first = results["engines"][0]
+    text = (
+        f"# Models from ONNX files, {title(results)}\n\n{_setting(results)}"
+        f"Medians of {_blocks(results)}, in turn. Ratio: the time of the best other (bold) / ours; "
+        "above 1, ours is faster. All outputs were checked first: at most "
+        f"{_errors(results['cases'])} of an output's greatest value apart.\n"
+    )
+    for group, members in groups(results):
+        text += f"\n## {group}\n\n" + _table([_files_row(case, results) for case in members])
+    for name, found in results["operators"].items():
+        text += (
+            f"\n## Operators of {name}\n\nSeconds of all nodes of a kind in a call, with clocks "
+            "around each node; of the whole call, without. The evaluator's plan has fastlstm's "
+            f"LSTMs, and no nodes that became one.\n\n{_operators(found, first)}"
+        )
+    return text + _missed(list(_files_verdicts(results))) + _absent(results)

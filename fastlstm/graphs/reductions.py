@@ -97,6 +97,8 @@ def _reduce_nothing(
 def _mean(limits: Limits, keep: bool, axes: tuple[int, ...] | None, x: Array) -> Any:
     if x.itemsize == 2 and x.dtype.kind not in "iu":
         return _mean(limits, keep, axes, x.astype(np.float32)).astype(x.dtype)
+    if x.size == 1 and axes is not None and len(axes) == 1 and -x.ndim <= axes[0] < x.ndim:
+        return x.reshape([1] * (x.ndim - (not keep)))  # as models of one sequence have it
     total = _reduce(_REDUCTIONS["ReduceSum"], limits, keep, axes, x)
     count = total.dtype.type(x.size // (total.size or 1))
     if x.dtype.kind in "iu":
