@@ -99,6 +99,7 @@ class Pinyin:
         )
         self.model.load_state_dict(state)
         self.model.eval()
+        self.encoder = self.model[:2]
 
     def __call__(self, sentences: Sequence[str]) -> list[list[str]]:
         """Return a reading for each character of each sentence; all sentences run in one batch."""
@@ -113,11 +114,12 @@ class Pinyin:
         if not unsure:
             return readings
 
-        embedding, lstm, logit_layer = self.model.children.values()
         ids, lengths = self._encode(sentences)
-        hidden, _ = lstm(embedding(ids), lengths=lengths)  # (B, T, 2 H)
+        hidden = self.encoder(ids, lengths=lengths)  # (B, T, 2 H)
         row, column = np.array(unsure).T
-        chosen = logit_layer(hidden[row, column + 1]).argmax(axis=1)  # +1: behind the start mark
+        chosen = self.model.logit_layer(hidden[row, column + 1]).argmax(
+            axis=1
+        )  # +1: behind the start mark
         for (row, column), index in zip(unsure, chosen, strict=True):
             readings[row][column] = self.package.idx2class[index]
         return readings

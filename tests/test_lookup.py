@@ -335,7 +335,7 @@ def test_only_tables_that_pay(native, monkeypatch):
     assert not is_ahead(model)
     model(one)
     assert is_ahead(model)
-    monkeypatch.setattr(lookup, "_BYTES_PER_INPUT", ROWS * 4 * 20 * 4 // FEATURES - 1)
+    monkeypatch.setattr(lookup, "_BYTES_PER_INPUT", ROWS * 4 * 20 * 4 // (FEATURES - 4) - 1)
     model = model_of()
     for _ in range(4):
         model(np.zeros((ROWS, 1), int))

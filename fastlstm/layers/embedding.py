@@ -37,6 +37,15 @@ class Embedding(Layer):
     ----------
     weight : ndarray of shape (num_embeddings, embedding_dim)
 
+    Notes
+    -----
+    Behind an Embedding in a `Sequential`, or behind it and a `Dropout` in evaluation, the engine
+    native computes what an LSTM makes of each row, b + W_ih x, only once. It does so when twice as
+    many rows have been looked up as there are, in calls and in steps of streams, and anew after a
+    change of parameters. That takes `num_embeddings` * 4 H * D values of memory; if these are more
+    than 256 KB for each of the inputs but four, or more than 64 MB, each row is multiplied every
+    time. No bit of a result depends on it.
+
     Examples
     --------
     >>> embedding = fastlstm.Embedding(3, 2, padding_idx=0)

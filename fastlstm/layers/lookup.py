@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from ..engines.contract import Stack
     from .embedding import Embedding
 
-# A table of products is made if it has at most so many bytes for each input. The more inputs there
-# are, the longer a product takes; the larger a table is, the farther its rows are from the core. At
-# this limit, both take about the same time (docs/architecture.md, "Rows of a table").
-_BYTES_PER_INPUT = 1 << 18
+# A table of products is made if it has at most so many bytes for each input beyond the first four.
+# The more inputs there are, the longer the products take; to copy a row of the table takes as long
+# as the products of four inputs where the table is near, and longer the larger it is (measured: see
+# "Rows of a table" in docs/architecture.md).
+_BYTES_PER_INPUT, _COPY = 1 << 18, 4
+_MOST_BYTES = 1 << 26  # of a table in any case: what a model takes is not to be a surprise
 # It is made when so many rows have been looked up for each that it has: it takes about as long as
 # making the products of these, and most of its rows will be used.
 _LOOKED_UP = 2
@@ -96,7 +98,8 @@ class Ahead:
     def __init__(self, stack: Stack, embedding: Embedding, wide: int) -> None:
         self.stack, self.embedding, self.version = stack, embedding, embedding._version
         rows, inputs = embedding.num_embeddings, embedding.embedding_dim
-        self.pays = rows * wide * embedding.dtype.itemsize <= inputs * _BYTES_PER_INPUT
+        most = min((inputs - _COPY) * _BYTES_PER_INPUT, _MOST_BYTES)
+        self.pays = rows * wide * embedding.dtype.itemsize <= most
         self.left = _LOOKED_UP * rows  # how many are to be looked up before
         self.made: Any = None
 
