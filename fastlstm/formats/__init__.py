@@ -206,7 +206,8 @@ def load(
     with _naming(path) as origin:
         content, form = _read(path, Choice(key, engine=engine), origin)
         state, description = content.state, content.structure
-        state.require(_dotted(prefix) if description is None else "")
+        if content.build is None or into is not None:  # what makes a graph says itself what is bad
+            state.require(_dotted(prefix) if description is None else "")
         if into is not None:
             told = {of: {"batch_first": value} for of, value in state.batch_first.items()}
             if description is not None:
@@ -227,6 +228,12 @@ def load(
         parts = find_parts(state, key)
         if prefix is not None:
             parts = within(parts, prefix)
+        elif content.untold and order is None:
+            raise ValueError(
+                f"{content.untold}: say the order, as in fastlstm.load(path, order="
+                f"{list(parts)[:5]!r}), with fastlstm.Last() and activations in their places; or "
+                "load it into a model by into=model, or one layer by prefix="
+            )
         left: list[str] = []
         if order is None:
             description, arrays, unsaid = inference.infer(parts, form.ORDERED)
@@ -235,7 +242,7 @@ def load(
             unused = [*left, *parts.numbers]
             unsaid = f"left out of the file: {quoted(unused)}" if unused else ""
         model = _fill(description, arrays, batch_first, options)
-    if unsaid:
+    if unsaid := "; ".join(filter(None, [unsaid, content.untold])):
         model._untold = unsaid
     if left:
         warnings.warn(f"{file_name(path)}: {unsaid}", stacklevel=2)
@@ -280,7 +287,8 @@ def load_lstm(
     -----
     UserWarning
         If arrays that stand beside the LSTM's own parameters, such as a learnt first state, are
-        left out. Also as `load` warns of a checkpoint.
+        left out. Also as `load` warns of a checkpoint, and if the file is one of Keras that has
+        weights alone, which do not tell activations.
 
     Examples
     --------
@@ -311,6 +319,8 @@ def load_lstm(
             if isinstance(layer, LSTM):
                 return layer
         lstm = cast(LSTM, _fill(*as_lstm(part), batch_first, options))
+    if content.untold:
+        warnings.warn(f"{file_name(path)}: {content.untold}", stacklevel=2)
     if left := [other for other in parts[name].arrays if other not in part.arrays]:
         what = f"what {quoted(left)} beside the LSTM's own parameters does is not known"
         warnings.warn(f"{file_name(path)}: {what}; left out", stacklevel=2)

@@ -61,6 +61,9 @@ class Content(NamedTuple):
     the model. Its state has the parameters of its LSTMs, and of what else fastlstm has a layer
     for. ``recurrent`` has the arguments of these LSTMs by the prefixes of their parameters' names,
     as `structure.recurrent` gives them.
+
+    A file of weights alone says in ``untold`` what such a file does not tell, so that no model can
+    be made of it without the caller.
     """
 
     state: State
@@ -69,6 +72,7 @@ class Content(NamedTuple):
     model: str = ""
     build: Callable[[Wish], Layer] | None = None
     recurrent: Mapping[str, dict[str, Any]] = {}
+    untold: str = ""
 
 
 ANY = Choice()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..checks import quoted, short
@@ -33,6 +33,11 @@ ORDERED = True
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 # The groups of the layers of a network: that of Keras 3, and one of late versions of Keras 2.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
+_ALONE = (
+    "a file of weights alone does not tell the order of layers, nor the activations and the "
+    "direction of LSTMs"
+)
+_UNTOLD = ("gate_activation", "cell_activation", "output_activation", "reverse")
 
 
 def recognises(source: Source) -> bool:
@@ -55,13 +60,10 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     ------
     ValueError
         If the file is damaged, or is no file of Keras.
-    ImportError
-        If the h5py library is missing.
     """
     choice.refuse_key()
     if source.members is None:
-        with hdf5.opened(source.read(0, source.size), source.budget) as file:
-            return _from_hdf5(file, source)
+        return _from_hdf5(hdf5.File(source.read(0, source.size), source.budget).root, source)
     config = _json(archive.read(source, source.members[_CONFIG]), source.budget)
     metadata = _json(archive.read(source, source.members[_METADATA]), source.budget)
     version = _version(metadata.get("keras_version") if isinstance(metadata, dict) else None)
@@ -71,8 +73,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         )
     network = keras_layers.described(config, version, source.budget)
     data = archive.read(source, source.members[_WEIGHTS])
-    with hdf5.opened(data, source.budget) as file:
-        _fill_by_class(network, file)
+    _fill_by_class(network, hdf5.File(data, source.budget).root)
     return _content(network, source)
 
 
@@ -87,6 +88,10 @@ def _from_hdf5(file: hdf5.Group, source: Source) -> Content:
             raise ValueError("it has a network, but no weights")
         _fill_by_name(network, weights)
         return _content(network, source)
+    if (names := file.texts("layer_names")) is not None:
+        return _of_weights(_layers_by_name(file, names))
+    if any(file.group(name) is not None for name in _LAYERS):
+        return _of_weights(_layers_by_class(file, source.budget))
     raise ValueError(f"an HDF5 file, but none that Keras wrote: it has {quoted(file.names())}")
 
 
@@ -105,7 +110,7 @@ def _version(text: Any) -> int:
     return int(found[1])
 
 
-def _content(network: KerasLayer, source: Source) -> Content:
+def _content(network: KerasLayer, source: Source | None) -> Content:
     """Return the content of a file with a network whose layers have their weights."""
     if network.kind not in keras_layers.NETWORKS:
         raise ValueError(f"its model is {network}: a Sequential or Functional model is expected")
@@ -114,15 +119,30 @@ def _content(network: KerasLayer, source: Source) -> Content:
         try:
             own = keras_layers.own_layers(layer)
         except ValueError as fault:
-            state.refused[f"{name}.weight_ih_l0"] = f"cannot be taken: {fault}"
+            local = "weight" if layer.kind in ("Dense", "Embedding") else "weight_ih_l0"
+            state.refused[f"{name}.{local}"] = f"cannot be taken: {fault}"
             continue
         for end, (description, arrays) in own.items():
             prefix = f"{name}{end}."
             state |= {f"{prefix}{local}": array for local, array in arrays.items()}
             if description["layer"] == "LSTM":
                 recurrent[prefix] = description
-    build = functools.partial(keras_graph.build, network, source.budget, source.size)
+    build = None
+    if source is not None:
+        build = functools.partial(keras_graph.build, network, source.budget, source.size)
     return Content(state, None, build=build, recurrent=recurrent)
+
+
+def _of_weights(layers: Iterable[KerasLayer]) -> Content:
+    """Return the content of a file of weights alone, from what its layers seem to be."""
+    network = KerasLayer("Sequential", "", {}, 3, inside=[*layers])
+    content = _content(network, None)
+    told = {
+        prefix: {name: value for name, value in given.items() if name not in _UNTOLD}
+        for prefix, given in content.recurrent.items()
+    }
+    content.state.batch_first |= dict.fromkeys(told, True)
+    return content._replace(recurrent=told, build=None, untold=_ALONE)
 
 
 # ---- weights ------------------------------------------------------------------------------------
@@ -150,7 +170,8 @@ def _fill_by_class(layer: KerasLayer, group: hdf5.Group | None) -> None:
     path = "cell/vars" if layer.kind == "LSTM" else "vars"
     own = group.group(path) if group is not None and count else None
     if own is not None and own.has_array("0"):
-        layer.weights = [own.array(str(n)) for n in range(count)]
+        more = own.has_array(str(count))
+        layer.weights = [own.array(str(n)) for n in range(count + more)]
 
 
 def _snake_case(name: str) -> str:
@@ -199,3 +220,120 @@ def _leaves(layer: KerasLayer, is_free: bool) -> Iterator[tuple[KerasLayer, bool
         yield layer, is_free
     for child in layer.inside:
         yield from _leaves(child, is_free)
+
+
+# ---- weights without a network -----------------------------------------------------------------
+
+
+def _layers_by_class(group: hdf5.Group, budget: Budget, level: int = 1) -> Iterator[KerasLayer]:
+    """Yield the layers that groups of weights seem to be.
+
+    Groups have the names of classes or, in models that are classes of their own, of attributes: so
+    LSTMs are known by their shapes.
+    """
+    budget.check("levels of modules", level)
+    for name in group.names():
+        inside = group.group(name)
+        if inside is None:
+            continue
+        if layer := _layer_of_group(inside, name):
+            yield layer
+        elif children := [*_layers_by_class(inside, budget, level + 1)]:
+            if name in _LAYERS:
+                yield from children
+            else:
+                yield KerasLayer("Sequential", _own_name(inside, name), {}, 3, inside=children)
+
+
+def _layer_of_group(group: hdf5.Group, name: str) -> KerasLayer | None:
+    """Return the layer that a group of weights seems to be; None if it is none that is known."""
+    own, kind = _own_name(group, name), re.sub(r"_\d+$", "", name)
+    ahead, back = (group.group(f"{way}_layer/cell/vars") for way in ("forward", "backward"))
+    if ahead is not None and back is not None:
+        return _in_both_ways(own, _guessed("LSTM", ahead), _guessed("LSTM", back))
+    if (cell := group.group("cell/vars")) is not None:
+        return _guessed("LSTM", cell, own)
+    place = {"dense": "vars", "embedding": "vars", "time_distributed": "layer/vars"}.get(kind)
+    if place is None or (arrays := group.group(place)) is None:
+        return None
+    return _guessed("Embedding" if kind == "embedding" else "Dense", arrays, own)
+
+
+def _own_name(group: hdf5.Group, name: str) -> str:
+    """Return the name that a layer has itself, which newer files tell."""
+    own = group.group("vars")
+    return (None if own is None else own.text("name")) or name
+
+
+def _guessed(kind: str, group: hdf5.Group, name: str = "") -> KerasLayer | None:
+    """Return a layer of this kind with the weights of a group; None if they do not fit."""
+    arrays = [group.array(str(n)) for n in range(3) if group.has_array(str(n))]
+    return _with_weights(kind, name, arrays)
+
+
+def _with_weights(kind: str, name: str, arrays: list[Array]) -> KerasLayer | None:
+    """Return a layer of this kind with these weights; None if they do not fit."""
+    if not arrays or arrays[0].ndim != 2:
+        return None
+    rows, columns = arrays[0].shape
+    if kind == "LSTM":
+        fits = len(arrays) in (2, 3) and arrays[1].shape == (columns // 4, columns)
+        config = {"units": columns // 4, "use_bias": len(arrays) == 3}
+    elif kind == "Dense":
+        fits = len(arrays) == 1 or [array.shape for array in arrays[1:]] == [(columns,)]
+        config = {"units": columns, "use_bias": len(arrays) == 2}
+    else:
+        fits, config = len(arrays) == 1, {"input_dim": rows, "output_dim": columns}
+    return KerasLayer(kind, name, config, 3, weights=arrays) if fits else None
+
+
+def _in_both_ways(
+    name: str, ahead: KerasLayer | None, back: KerasLayer | None
+) -> KerasLayer | None:
+    if ahead is None or back is None:
+        return None
+    back.config = {**back.config, "go_backwards": True}
+    return KerasLayer("Bidirectional", name, {}, 3, inside=[ahead, back])
+
+
+def _layers_by_name(file: hdf5.Group, names: list[str]) -> Iterator[KerasLayer]:
+    """Yield the layers that the lists of weights of Keras 2 seem to be, by the weights' names.
+
+    Those of a layer are called ``lstm/lstm_cell/kernel:0``; those of a network's layers stand in
+    one group.
+    """
+    for name in names:
+        group = file.group(name)
+        found: dict[str, dict[str, Array]] = {}  # weights by the names of their layers
+        for path in (group.texts("weight_names") or []) if group is not None else []:
+            assert group is not None
+            owner, _, local = path.removesuffix(":0").rpartition("/")
+            found.setdefault(owner, {})[local] = group.array(path)
+        layers: dict[str, list[KerasLayer]] = {}
+        for owner, arrays in found.items():
+            kind = next((kind for kind, own in _OWN_WEIGHTS.items() if own[0] in arrays), "")
+            if not kind or arrays.keys() - set(_OWN_WEIGHTS[kind]):
+                continue
+            parts = owner.split("/")
+            if kind == "LSTM" and len(parts) > 1 and "cell" in parts[-1]:
+                parts.pop()
+            if parts[-1].startswith(("forward_", "backward_")) and len(parts) > 1:
+                parts.pop()
+            own = "/".join(parts).removeprefix(f"{name}/")
+            weights = [arrays[local] for local in _ORDER if local in arrays]
+            if layer := _with_weights(kind, name, weights):
+                layers.setdefault(own, []).append(layer)
+        for own, ways in layers.items():
+            one = ways[0] if len(ways) == 1 else _in_both_ways(name, *ways[:2])
+            if one is not None:
+                one.name = name if len(layers) == 1 else f"{name}/{own}"
+                yield one
+
+
+_ORDER = ("embeddings", "kernel", "recurrent_kernel", "bias")
+# The weights of layers by their names in Keras 2; the first one tells the kind.
+_OWN_WEIGHTS = {
+    "LSTM": ("recurrent_kernel", "kernel", "bias"),
+    "Dense": ("kernel", "bias"),
+    "Embedding": ("embeddings",),
+}

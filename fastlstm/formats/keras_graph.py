@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..checks import quoted, short
 from ..graphs import GraphModel, Port, State
+from ..graphs import keras_functions as functions
 from ..graphs.limits import Limits
 from ..graphs.plan import Draft, Node
 from ..layers import Layer, Sequential
 from .keras_layers import NETWORKS, KerasLayer, Making, Step, step_of, walked
 
 if TYPE_CHECKING:
+    from ..graphs.plan import Compute
     from .budget import Budget
     from .format import Wish
+
+_DEEPEST = 8  # lists inside each other, as arguments of operations have them
 
 # Which layer gives a value, at which of its calls, and at which place of its results.
 _Reference = tuple[str, int, int]
 
 
 class _Call(NamedTuple):
-    """One call of a layer: what it takes, a mask that is given to it, and which call it is."""
+    """One call of a layer: which one it is, what it takes, and a mask that is given to it.
+
+    ``arguments`` are those of an operation, in which places stand for the inputs.
+    """
 
     layer: KerasLayer
     number: int
     inputs: list[_Reference]
     mask: _Reference | None = None
+    arguments: list[Any] | None = None
 
 
 class _Wiring(NamedTuple):
@@ -59,17 +68,31 @@ class _Done(NamedTuple):
 def build(network: KerasLayer, budget: Budget, size: int, wish: Wish) -> Layer:
     """Return the model of a network: a Sequential if fastlstm has its layers, or a GraphModel."""
     limits = Limits.for_file(size)
-    making = Making(wish.dtype or _precision(network), wish.engine, limits)
+    dtype = wish.dtype or _precision(network)
+    making = Making(dtype, wish.engine, limits, partial(_inside_a_layer, budget))
     builder = _Builder(network, making, budget)
     model = builder.sequential() or builder.graph()
     limits.most = wish.max_bytes
     return model
 
 
+def _inside_a_layer(
+    budget: Budget, network: KerasLayer, making: Making
+) -> tuple[Compute, Mapping[str, Layer]]:
+    """Return what computes a network of one input and output, and the layers in it."""
+    builder = _Builder(network, making, budget)
+    if len(builder.inputs) != 1 or len(builder.outputs) != 1 or builder.states:
+        raise ValueError(f"{network} inside a layer has several inputs or outputs")
+    plan = builder.draft.plan(builder.names, [builder.outputs[0].name])
+    return partial(functions.planned, plan), {
+        f"/{name}": layer for name, layer in builder.draft.layers.items()
+    }
+
+
 def _precision(network: KerasLayer) -> np.dtype[Any]:
-    """Return float64 if any weight has it, and float32 otherwise."""
+    """Return float64 if any layer has it, and float32 otherwise."""
     layers = [part for _, layer in walked(network) for part in (layer, *layer.inside)]
-    wide = any(array.dtype == np.float64 for layer in layers for array in layer.weights or ())
+    wide = any("float64" in layer.precision() for layer in layers if layer.kind != "InputLayer")
     return np.dtype(np.float64 if wide else np.float32)
 
 
@@ -79,7 +102,8 @@ class _Builder:
     def __init__(self, network: KerasLayer, making: Making, budget: Budget) -> None:
         self.making, self.budget = making, budget
         self.draft = Draft(making.engine, making.limits, making.limits.most)
-        self.steps: dict[int, Step] = {}
+        self.steps: dict[int, Step] = {}  # by the identities of layers
+        self.wirings: dict[int, _Wiring] = {}
         self.done: list[_Done] = []
         self.states: list[State] = []
         self.carried: list[tuple[str, str]] = []  # the names of final states, and of their values
@@ -108,18 +132,22 @@ class _Builder:
             if call.layer.kind in NETWORKS:
                 if mask is not None:
                     given[0] = given[0]._replace(mask=mask.name)
-                results = self._run(wiring_of(call.layer), given, f"{name}/")
+                if id(call.layer) not in self.wirings:
+                    self.wirings[id(call.layer)] = wiring_of(call.layer)
+                results = self._run(self.wirings[id(call.layer)], given, f"{name}/")
             else:
-                results = self._add(call.layer, name, given, mask)
+                results = self._add(call, name, given, mask)
             for place, value in enumerate(results):
                 values[call.layer.name, call.number, place] = value
         return [_found(values, reference, None) for _, reference in wiring.outputs]
 
     def _add(
-        self, layer: KerasLayer, path: str, inputs: list[_Value], mask: _Value | None
+        self, call: _Call, path: str, inputs: list[_Value], mask: _Value | None
     ) -> list[_Value]:
         """Add one call of a layer, and return what it gives."""
-        is_plain = mask is None
+        layer, is_plain = call.layer, mask is None
+        if not inputs:
+            raise ValueError(f"{layer} is called on nothing")
         again = id(layer) in self.steps
         if not again:
             self.steps[id(layer)] = step = step_of(layer, self.making)
@@ -135,7 +163,12 @@ class _Builder:
             outputs = inputs[:1]
         else:
             names = [value.name for value in inputs]
-            if step.takes_mask:
+            compute: Compute = step.compute
+            if step.options is not None:
+                compute = partial(compute, call.arguments, step.options)
+            if step.takes_mask and step.merges and len(inputs) > 1:
+                names += [value.mask for value in inputs]
+            elif step.takes_mask:
                 # In Keras 3, a mask does not reach a layer that is given states too, unless its
                 # caller gives it.
                 hidden = layer.version > 2 and len(inputs) > 1 and mask is None
@@ -147,7 +180,7 @@ class _Builder:
                     raise ValueError(f"{layer} is stateful, and is called twice")
                 names += self._stateful(layer, path, step, given)
             by = "fastlstm" if step.layers else "numpy"
-            self.draft.add(Node(path, layer.kind, step.compute, tuple(names), tuple(given), by))
+            self.draft.add(Node(path, layer.kind, compute, tuple(names), tuple(given), by))
         outputs = self._masked(layer, path, step, inputs, outputs, number)
         self.done.append(_Done(path, step, inputs, outputs, is_plain))
         return outputs
@@ -172,8 +205,8 @@ class _Builder:
                 return outputs
             mask = f"{path} [{number}] mask"
             names = [value.name for value in inputs] + masks * step.merges
-            compute: Any = step.mask
-            self.draft.add(Node(path, f"mask of {layer.kind}", compute, tuple(names), (mask,)))
+            assert callable(step.mask)
+            self.draft.add(Node(path, f"mask of {layer.kind}", step.mask, tuple(names), (mask,)))
         return [
             value._replace(mask=mask if place < step.masked else "")
             for place, value in enumerate(outputs)
@@ -229,11 +262,11 @@ class _Builder:
 
 
 def _shape(layer: KerasLayer) -> tuple[int | None, ...] | None:
-    """Return the shape of an input, as far as it is known."""
+    """Return the shape of an input, as far as it is known; any batch will do."""
     for option in ("batch_shape", "batch_input_shape"):
         shape = layer.config.get(option)
         if isinstance(shape, list) and all(n is None or type(n) is int for n in shape):
-            return tuple(shape)
+            return (None, *shape[1:]) if shape else ()
     return None
 
 
@@ -266,9 +299,6 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 def wiring_of(network: KerasLayer) -> _Wiring:
     """Return how the layers of a network go together; raise ValueError if that is not clear."""
-    names = [layer.name for layer in network.inside]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"several layers of {network} are called {quoted(sorted(twice))}")
     if network.kind == "Sequential":
         return _in_a_row(network)
     layers = {layer.name: layer for layer in network.inside}
@@ -359,9 +389,14 @@ def _calls(layer: KerasLayer) -> Iterator[_Call]:
     begins = layer.kind in NETWORKS and any(one.kind == "InputLayer" for one in layer.inside[:1])
     first = int(layer.version == 2 and begins)
     for number, node in enumerate(layer.calls):
+        arguments = None
         if isinstance(node, dict) and "args" in node:
-            inputs = [*_tensors(node.get("args"), layer)]
             options = node.get("kwargs")
+            if layer.kind.startswith("ops."):
+                inputs: list[_Reference] = []
+                arguments = _arguments(node["args"], inputs, layer)
+            else:
+                inputs = [*_tensors(node["args"], layer)]
         else:
             inputs, options = _of_keras2(node, layer)
         mask = None
@@ -376,7 +411,27 @@ def _calls(layer: KerasLayer) -> Iterator[_Call]:
                 continue
             else:
                 raise ValueError(f"{layer} is called with {short(name)}, which is not known here")
-        yield _Call(layer, number + first, inputs, mask)
+        yield _Call(layer, number + first, inputs, mask, arguments)
+
+
+def _arguments(value: Any, inputs: list[_Reference], layer: KerasLayer, level: int = 0) -> Any:
+    """Return the arguments of an operation; values in them are added to `inputs`."""
+    if isinstance(value, list) and level < _DEEPEST:
+        return [_arguments(one, inputs, layer, level + 1) for one in value]
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if isinstance(value, dict):
+        kind, config = value.get("class_name"), value.get("config")
+        if kind == "__keras_tensor__":
+            inputs += _tensors(value, layer)
+            return functions.Place(len(inputs) - 1)
+        if kind == "__ellipsis__":
+            return ...
+        if kind == "__slice__" and isinstance(config, dict):
+            ends = [config.get(name) for name in ("start", "stop", "step")]
+            if all(end is None or type(end) is int for end in ends):
+                return slice(*ends)
+    raise ValueError(f"{layer} is called on {short(value)}, which is not known here")
 
 
 def _of_keras2(node: Any, layer: KerasLayer) -> tuple[list[_Reference], Any]:

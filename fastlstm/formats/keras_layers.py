@@ -88,6 +88,10 @@ class KerasLayer:
             raise ValueError(f"{self}: {option} must be a number, got {short(value)}")
         return value
 
+    def integer(self, option: str, default: int) -> int:
+        """Return an option that is an int, or a list of one."""
+        return self.count(option, -(1 << 31), default)
+
     def counts(self, option: str) -> list[int]:
         """Return an option that is a list of ints."""
         value = self.config.get(option)
@@ -102,6 +106,13 @@ class KerasLayer:
             raise ValueError(f"{self}: {option}={short(value)} is not known, as {quoted(known)} is")
         return str(value)
 
+    def precision(self) -> str:
+        """Return the name of the layer's dtype or policy of dtypes."""
+        value = self.config.get("dtype")
+        if isinstance(value, dict) and isinstance(value.get("config"), dict):
+            value = value["config"].get("name")
+        return value if isinstance(value, str) else "float32"
+
     def only(self, option: str, *allowed: Any) -> None:
         """Refuse a layer that has another value of an option than these."""
         value = self.config.get(option, allowed[0])
@@ -113,6 +124,8 @@ class KerasLayer:
         weights = self.weights
         if weights is None:
             raise ValueError(f"{self} has no weights in the file")
+        if quantised := [array.dtype for array in weights if array.dtype.kind != "f"]:
+            raise ValueError(f"{self} has a weight of {quantised[0]}: it is quantised")
         if len(weights) != len(shapes):
             raise ValueError(f"{self} has {len(weights)} arrays in the file, not {len(shapes)}")
         for array, shape in zip(weights, shapes, strict=True):
@@ -122,8 +135,6 @@ class KerasLayer:
             if not fits:
                 shown = ", ".join("?" if size is None else str(size) for size in shape)
                 raise ValueError(f"{self} has a weight of shape {array.shape}, not ({shown})")
-            if array.dtype.kind != "f":
-                raise ValueError(f"{self} has a weight of {array.dtype}: it is quantised")
         return weights
 
 
@@ -145,7 +156,10 @@ def described(entry: Any, version: int, budget: Budget, level: int = 1) -> Keras
     module = module if isinstance(module, str) else ""
     if isinstance(registered, str) and ">" in registered:
         kind = registered
-    elif ".ops." in module:
+    elif ".ops." in module or (
+        # The .h5 files of Keras 3 have no modules, and operations have none of a layer's options.
+        version > 2 and not module and kind in _OPERATIONS and "trainable" not in config
+    ):
         kind = f"ops.{kind}"
     elif not any(module == own or module.startswith(f"{own}.") for own in _MODULES):
         kind = f"{module}.{kind}"
@@ -155,10 +169,14 @@ def described(entry: Any, version: int, budget: Budget, level: int = 1) -> Keras
         inside = config.get("layers")
         if not isinstance(inside, list):
             raise ValueError(f"its network is damaged: {layer} has no list of layers")
+        names = set()
         for one in inside:
             child = described(one, version, budget, level + 1)
             child.calls = one.get("inbound_nodes")
             layer.inside.append(child)
+            if child.name in names:
+                raise ValueError(f"several layers of {layer} are called {short(child.name)}")
+            names.add(child.name)
     elif kind in _WRAPPERS:
         layer.inside.append(described(config.get(_WRAPPERS[kind]), version, budget, level + 1))
         if kind == "Bidirectional":
@@ -177,20 +195,15 @@ def _backward(layer: KerasLayer, version: int, budget: Budget, level: int) -> Ke
 
 def weight_count(layer: KerasLayer) -> tuple[int, int]:
     """Return how many weights of its own a layer has: those that training changes, and others."""
-    bias = layer.flag("use_bias", True)
-    affine = layer.flag("scale", True) + layer.flag("center", True)
-    counts = {
-        "LSTM": (2 + bias, 0),
-        "LSTMCell": (2 + bias, 0),
-        "CuDNNLSTM": (3, 0),
-        "Dense": (1 + bias, 0),
-        "Conv1D": (1 + bias, 0),
-        "Embedding": (1, 0),
-        "PReLU": (1, 0),
-        "LayerNormalization": (affine, 0),
-        "BatchNormalization": (affine, 2),
-    }
-    return counts.get(layer.kind, (0, 0))
+    kind = layer.kind
+    if kind in ("LSTM", "LSTMCell"):
+        return 2 + layer.flag("use_bias", True), 0
+    if kind in ("Dense", "Conv1D"):
+        return 1 + layer.flag("use_bias", True), 0
+    if kind in ("BatchNormalization", "LayerNormalization"):
+        affine = layer.flag("scale", True) + layer.flag("center", True)
+        return affine, 2 * (kind == "BatchNormalization")
+    return {"CuDNNLSTM": 3, "Embedding": 1, "PReLU": 1}.get(kind, 0), 0
 
 
 # ---- layers that fastlstm has -------------------------------------------------------------------
@@ -476,6 +489,8 @@ class Step(NamedTuple):
         The sizes of the states that go on from call to call, which are the last outputs.
     takes_indices : bool
         Whether the inputs are indices, and may be integers.
+    options : dict, optional
+        Of an operation, whose `compute` takes its arguments and these before its values.
     """
 
     compute: Compute | None
@@ -488,14 +503,20 @@ class Step(NamedTuple):
     merges: bool = False
     states: tuple[int, ...] = ()
     takes_indices: bool = False
+    options: Mapping[str, Any] | None = None
 
 
 class Making(NamedTuple):
-    """How a model is made: the precision and the engine of its layers, its limits."""
+    """How a model is made.
+
+    That is the precision and the engine of its layers, its limits, and what computes a network
+    inside a layer.
+    """
 
     dtype: np.dtype[Any]
     engine: EngineChoice
     limits: Limits
+    network: Callable[[KerasLayer, Making], tuple[Compute, Mapping[str, Layer]]]
 
     def cast(self, array: Array) -> Array:
         """Return a weight in the model's precision."""
@@ -633,6 +654,300 @@ def _function_step(layer: KerasLayer, making: Making) -> Step:
     return Step(compute, chain={"": ReLU()} if plain else None, mask="pass")
 
 
+# ---- layers of one input -------------------------------------------------------------------------
+
+
+def _plain(compute: Compute, mask: str | Compute = "stop") -> Step:
+    return Step(compute, mask=mask)
+
+
+def _masking_step(layer: KerasLayer, making: Making) -> Step:
+    value = layer.number("mask_value", 0.0)
+    return _plain(partial(functions.masking, value), partial(functions.mask_of_value, value))
+
+
+def _softmax_step(layer: KerasLayer, making: Making) -> Step:
+    axes = layer.config.get("axis", -1)
+    axis: Any = tuple(layer.counts("axis")) if isinstance(axes, list) else layer.integer("axis", -1)
+    if isinstance(axis, tuple) and len(axis) == 1:
+        (axis,) = axis
+    chain = {"": Softmax(axis)} if axis == -1 else None
+    compute = partial(functions.masked_softmax, axis)
+    return Step(compute, chain=chain, takes_mask=True, mask="pass")
+
+
+def _prelu_step(layer: KerasLayer, making: Making) -> Step:
+    weights = layer.weights
+    if weights is None or len(weights) != 1:
+        raise ValueError(f"{layer} has no weight in the file")
+    (alpha,) = layer.arrays((None,) * weights[0].ndim)
+    return _plain(partial(functions.prelu, making.cast(alpha)), "pass")
+
+
+def _flatten_step(layer: KerasLayer, making: Making) -> Step:
+    layer.only("data_format", "channels_last", None)
+    return _plain(functions.flatten)
+
+
+def _reshape_step(layer: KerasLayer, making: Making) -> Step:
+    shape = layer.config.get("target_shape")
+    if isinstance(shape, list):
+        shape = [-1 if size is None else size for size in shape]
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        raise ValueError(f"{layer}: target_shape={short(shape)} is no shape")
+    return _plain(partial(functions.reshape, shape))
+
+
+def _permute_step(layer: KerasLayer, making: Making) -> Step:
+    axes = layer.counts("dims")
+    if sorted(axes) != list(range(1, len(axes) + 1)):
+        raise ValueError(f"{layer}: dims={short(axes)} is no order of axes")
+    return _plain(partial(functions.permute, axes))
+
+
+def _repeat_vector_step(layer: KerasLayer, making: Making) -> Step:
+    return _plain(partial(functions.repeat_vector, making.limits, layer.count("n")))
+
+
+def _up_sampling_step(layer: KerasLayer, making: Making) -> Step:
+    return _plain(partial(functions.up_sampling, making.limits, layer.count("size")))
+
+
+def _two_ends(layer: KerasLayer, option: str) -> list[int]:
+    """Return an option that is one number for both ends of a sequence, or a list of two."""
+    value = layer.config.get(option)
+    both = [value, value] if type(value) is int else value
+    if (
+        not isinstance(both, list)
+        or len(both) != 2
+        or not all(type(size) is int and size >= 0 for size in both)
+    ):
+        raise ValueError(f"{layer}: {option}={short(value)} is not known here")
+    return both
+
+
+def _padding_step(layer: KerasLayer, making: Making) -> Step:
+    layer.only("data_format", "channels_last", None)
+    before, behind = _two_ends(layer, "padding")
+    return _plain(partial(functions.zero_padding, making.limits, before, behind))
+
+
+def _cropping_step(layer: KerasLayer, making: Making) -> Step:
+    before, behind = _two_ends(layer, "cropping")
+    return _plain(partial(functions.cropping, before, behind))
+
+
+def _rescaling_step(layer: KerasLayer, making: Making) -> Step:
+    scale, offset = (np.array([layer.number(n, d)]) for n, d in (("scale", 1.0), ("offset", 0.0)))
+    compute = partial(functions.scale_and_shift, -1, making.cast(scale), making.cast(offset))
+    return _plain(compute, "pass" if layer.version > 2 else "stop")
+
+
+def _batch_norm_step(layer: KerasLayer, making: Making) -> Step:
+    """Return x times a scale plus a shift, in which the statistics of training are worked out."""
+    axis = layer.integer("axis", -1)
+    scaled, centred = layer.flag("scale", True), layer.flag("center", True)
+    weights = [
+        array.astype(np.float64) for array in layer.arrays(*[(None,)] * (2 + scaled + centred))
+    ]
+    if len({len(array) for array in weights}) > 1:
+        raise ValueError(f"{layer} has weights of different sizes")
+    *affine, mean, variance = weights
+    with np.errstate(all="ignore"):
+        scale = 1 / np.sqrt(variance + layer.number("epsilon", 1e-3))
+        scale = affine[0] * scale if scaled else scale
+        shift = (affine[-1] if centred else 0) - mean * scale
+    compute = partial(functions.scale_and_shift, axis, making.cast(scale), making.cast(shift))
+    return _plain(compute, "pass")
+
+
+def _layer_norm_step(layer: KerasLayer, making: Making) -> Step:
+    axis = layer.config.get("axis", -1)
+    axes = layer.counts("axis") if isinstance(axis, list) else [layer.integer("axis", -1)]
+    if layer.flag("rms_scaling") or not axes:
+        raise ValueError(f"{layer}: rms_scaling is not known here")
+    scaled, centred = layer.flag("scale", True), layer.flag("center", True)
+    weights = layer.arrays(*[(None,) * len(axes)] * (scaled + centred)) if scaled + centred else []
+    gamma = making.cast(weights[0]) if scaled else None
+    beta = making.cast(weights[-1]) if centred else None
+    epsilon = layer.number("epsilon", 1e-3)
+    return _plain(partial(functions.layer_normalization, axes, epsilon, gamma, beta), "pass")
+
+
+def _convolution_step(layer: KerasLayer, making: Making) -> Step:
+    layer.only("data_format", "channels_last", None)
+    filters, groups = layer.count("filters"), layer.count("groups", default=1)
+    size = layer.count("kernel_size")
+    kernel, *bias = layer.arrays(
+        (size, None, filters), *[(filters,)] * layer.flag("use_bias", True)
+    )
+    if filters % groups:
+        raise ValueError(f"{layer}: {filters} filters are not for {groups} groups")
+    options = (
+        layer.count("strides", default=1),
+        layer.count("dilation_rate", default=1),
+        layer.word("padding", "valid", ("valid", "same", "causal")),
+        groups,
+    )
+    compute, _ = _then_activated(
+        layer,
+        partial(
+            functions.convolution,
+            making.limits,
+            making.cast(kernel),
+            making.cast(bias[0]) if bias else None,
+            options,
+        ),
+        None,
+    )
+    return _plain(compute)
+
+
+def _pooling_step(layer: KerasLayer, making: Making) -> Step:
+    layer.only("data_format", "channels_last", None)
+    size = layer.count("pool_size", default=2)
+    strides = size if layer.config.get("strides") is None else layer.count("strides")
+    padding = layer.word("padding", "valid", ("valid", "same"))
+    function = functions.max_pooling if "Max" in layer.kind else functions.average_pooling
+    return _plain(partial(function, making.limits, size, strides, padding))
+
+
+def _global_average_step(layer: KerasLayer, making: Making) -> Step:
+    layer.only("data_format", "channels_last", None)
+    return Step(partial(functions.global_average, layer.flag("keepdims")), takes_mask=True)
+
+
+def _global_max_step(layer: KerasLayer, making: Making) -> Step:
+    layer.only("data_format", "channels_last", None)
+    return _plain(partial(functions.global_max, layer.flag("keepdims")))
+
+
+_BY_FEATURES = ("Dense", "Dropout", "Activation", "ReLU")  # work alike on any axes before the last
+
+
+def _time_distributed_step(layer: KerasLayer, making: Making) -> Step:
+    (inner,) = layer.inside
+    if inner.kind in NETWORKS:
+        compute, layers = making.network(inner, making)
+        step = Step(compute, layers)
+    else:
+        step = step_of(inner, making)
+    if step.states or step.outputs > 1 or step.merges or callable(step.mask):
+        raise ValueError(f"{layer}: {inner} inside it is not known here")
+    mask: str | Compute = "pass"
+    if layer.version == 2 and step.mask != "pass":
+        mask = functions.mask_of_steps
+    return Step(
+        None
+        if step.compute is None
+        else partial(functions.same_at_each_step, step.compute, step.takes_mask),
+        step.layers,
+        step.chain if inner.kind in _BY_FEATURES else None,
+        takes_mask=step.compute is not None,
+        mask=mask,
+        merges=callable(mask),
+        takes_indices=step.takes_indices,
+    )
+
+
+# ---- layers of several inputs, and operations ---------------------------------------------------
+
+
+def _merge_step(layer: KerasLayer, making: Making) -> Step:
+    computes: dict[str, Compute] = {
+        "Add": partial(functions.merge, making.limits, np.add),
+        "Subtract": partial(functions.merge, making.limits, np.subtract),
+        "Multiply": partial(functions.merge, making.limits, np.multiply),
+        "Maximum": partial(functions.merge, making.limits, np.maximum),
+        "Minimum": partial(functions.merge, making.limits, np.minimum),
+        "Average": partial(functions.average, making.limits),
+    }
+    compute, takes_mask = computes[layer.kind], False
+    if layer.version > 2:
+        masked: dict[str, Compute] = {
+            "Multiply": partial(functions.masked_product, making.limits),
+            "Maximum": partial(functions.masked_extreme, making.limits, np.maximum),
+            "Minimum": partial(functions.masked_extreme, making.limits, np.minimum),
+        }
+        takes_mask = layer.kind in masked
+        compute = masked.get(layer.kind, compute)
+    mask = functions.mask_of_all if layer.version == 2 else functions.mask_of_any
+    return Step(compute, takes_mask=takes_mask, mask=mask, merges=True)
+
+
+def _concatenate_step(layer: KerasLayer, making: Making) -> Step:
+    axis = layer.integer("axis", -1)
+    mask = partial(functions.mask_of_concatenated, axis, layer.version)
+    return Step(partial(functions.concatenate, axis), mask=mask, merges=True)
+
+
+def _dot_step(layer: KerasLayer, making: Making) -> Step:
+    axes = layer.config.get("axes")
+    both = [axes, axes] if type(axes) is int else axes
+    if not isinstance(both, list) or len(both) != 2 or not all(type(n) is int for n in both):
+        raise ValueError(f"{layer}: axes={short(axes)} is not known here")
+    compute = partial(functions.dot, making.limits, tuple(both), layer.flag("normalize"))
+    return Step(compute, merges=True)
+
+
+# Operations on values, which Keras 3 writes as if they were layers, and those of their options
+# that stand in their configs.
+_OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    **{name: (getattr(np, function), ()) for name, function in {
+        "Add": "add", "Subtract": "subtract", "Multiply": "multiply", "TrueDivide": "true_divide",
+        "Divide": "true_divide", "Power": "power", "Maximum": "maximum", "Minimum": "minimum",
+        "Equal": "equal", "NotEqual": "not_equal", "Greater": "greater", "Less": "less",
+        "GreaterEqual": "greater_equal", "LessEqual": "less_equal", "LogicalAnd": "logical_and",
+        "LogicalOr": "logical_or", "LogicalNot": "logical_not", "Where": "where",
+        "Negative": "negative", "Absolute": "abs", "Abs": "abs", "Sqrt": "sqrt", "Square": "square",
+        "Exp": "exp", "Log": "log", "Tanh": "tanh",
+    }.items()},
+    **{name: (getattr(np, function), ("axis", "keepdims")) for name, function in {
+        "Mean": "mean", "Sum": "sum", "Max": "max", "Min": "min", "Any": "any", "All": "all",
+    }.items()},
+    **{name: (getattr(np, function), ("axis",)) for name, function in {
+        "Concatenate": "concatenate", "Stack": "stack", "ExpandDims": "expand_dims",
+        "Squeeze": "squeeze", "Flip": "flip",
+    }.items()},
+    "ZerosLike": (np.zeros_like, ("dtype",)),
+    "OnesLike": (np.ones_like, ("dtype",)),
+    "Cast": (np.asarray, ("dtype",)),
+    "Transpose": (np.transpose, ("axes",)),
+    "GetItem": (functions.item, ()),
+    "Relu": (functions.relu, ()),
+    "Sigmoid": (functions.sigmoid, ()),
+    "Silu": (functions.silu, ()),
+    "Softplus": (functions.softplus, ()),
+    "Softmax": (functions.softmax, ("axis",)),
+}  # fmt: skip
+
+
+def _operation_step(layer: KerasLayer, making: Making) -> Step:
+    function, names = _OPERATIONS[layer.kind.removeprefix("ops.")]
+    options = {}
+    for name in names:
+        value = layer.config.get(name)
+        value = tuple(layer.counts(name)) if isinstance(value, list) else value
+        if name == "dtype" and value is not None:
+            options[name] = _dtype_of(layer, making)
+            continue
+        if not isinstance(value, (int, tuple, type(None))):
+            raise ValueError(f"{layer}: {name} must be a number, got {short(value)}")
+        options[name] = value
+    broadcasts = isinstance(function, np.ufunc) or function is np.where
+    compute = partial(functions.operation, making.limits, function, broadcasts)
+    return Step(compute, options=options)
+
+
+def _dtype_of(layer: KerasLayer, making: Making) -> np.dtype[Any]:
+    """Return the type of what an operation gives; all floats have the model's precision."""
+    name = layer.precision()
+    if "float" in name:
+        return making.dtype
+    return np.dtype(layer.word("dtype", "bool", ("bool", "int8", "uint8", "int32", "int64")))
+
+
+_MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 _MAKERS: dict[str, Maker] = {
     "LSTM": _lstm_step,
     "CuDNNLSTM": _lstm_step,
@@ -642,6 +957,29 @@ _MAKERS: dict[str, Maker] = {
     "Embedding": _embedding_step,
     "Activation": _activation_step,
     "Dropout": _dropout_step,
+    "Masking": _masking_step,
+    "Softmax": _softmax_step,
+    "PReLU": _prelu_step,
+    "Flatten": _flatten_step,
+    "Reshape": _reshape_step,
+    "Permute": _permute_step,
+    "RepeatVector": _repeat_vector_step,
+    "UpSampling1D": _up_sampling_step,
+    "ZeroPadding1D": _padding_step,
+    "Cropping1D": _cropping_step,
+    "Rescaling": _rescaling_step,
+    "BatchNormalization": _batch_norm_step,
+    "LayerNormalization": _layer_norm_step,
+    "Conv1D": _convolution_step,
+    "MaxPooling1D": _pooling_step,
+    "AveragePooling1D": _pooling_step,
+    "GlobalAveragePooling1D": _global_average_step,
+    "GlobalMaxPooling1D": _global_max_step,
+    "TimeDistributed": _time_distributed_step,
+    "Concatenate": _concatenate_step,
+    "Dot": _dot_step,
+    **dict.fromkeys(_MERGES, _merge_step),
+    **{f"ops.{name}": _operation_step for name in _OPERATIONS},
     **dict.fromkeys(_LAYER_FUNCTIONS, _function_step),
     **dict.fromkeys(
         [

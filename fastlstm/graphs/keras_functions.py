@@ -8,8 +8,8 @@ are first, and then values, as `functools.partial` of it is what a node computes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..arrays import Array
     from ..layers import LSTM, Embedding
     from .limits import Limits
-    from .plan import Compute
+    from .plan import Compute, Plan
 
 # ---- activations ------------------------------------------------------------------------------
 
@@ -50,6 +50,15 @@ def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Any:
     """exp(x) / sum(exp(x))."""
     y = np.exp(x - x.max(axis=axis, keepdims=True))
     return y / y.sum(axis=axis, keepdims=True)
+
+
+def masked_softmax(axis: int | tuple[int, ...], x: Array, mask: Array | None) -> Any:
+    """A softmax over what the mask uses, which is shaped as x."""
+    if mask is None:
+        return softmax(x, axis)
+    used = mask.astype(bool)
+    y = softmax(np.where(used, x, x.dtype.type(-1e9)), axis)
+    return np.where(used, y, y.dtype.type(0))
 
 
 @quiet
@@ -233,10 +242,24 @@ def embedding(layer: Embedding, x: Array) -> Any:
     return layer(x if x.dtype.kind in "iu" else x.astype(np.int32))
 
 
-def same_at_each_step(first: Compute, x: Array) -> Any:
-    """What a layer computes of each step by itself."""
-    y = first(x.reshape(-1, *x.shape[2:]))
+def same_at_each_step(first: Compute, takes_mask: bool, x: Array, mask: Any = None) -> Any:
+    """What a layer computes of each step by itself; it sees a mask that has an axis for it."""
+    steps: list[Any] = [x.reshape(-1, *x.shape[2:])]
+    if takes_mask:
+        deep = mask is not None and mask.ndim > 2
+        steps.append(mask.reshape(-1, *mask.shape[2:]) if deep else None)
+    y = first(*steps)
     return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def mask_of_steps(x: Array, mask: Any) -> Any:
+    """The mask behind a layer that works at each step, in Keras 2: of steps with any real part."""
+    return mask if mask is None or mask.ndim < 3 else mask.any(axis=tuple(range(2, mask.ndim)))
+
+
+def planned(plan: Plan, x: Array) -> Any:
+    """What a network inside a layer computes."""
+    return plan.run([x])[0]
 
 
 # ---- convolution and pooling -------------------------------------------------------------------
@@ -326,44 +349,78 @@ def global_max(keep: bool, x: Array) -> Any:
 # ---- layers of several inputs -------------------------------------------------------------------
 
 
-def add(*values: Array) -> Any:
-    """The sum; a value with fewer axes gets axes behind its batch."""
-    return _each(np.add, values)
-
-
-def multiply(*values: Array) -> Any:
-    """The product."""
-    return _each(np.multiply, values)
-
-
-def subtract(*values: Array) -> Any:
-    """The difference of two."""
-    return _each(np.subtract, values)
-
-
-def maximum(*values: Array) -> Any:
-    """The largest."""
-    return _each(np.maximum, values)
-
-
-def minimum(*values: Array) -> Any:
-    """The smallest."""
-    return _each(np.minimum, values)
-
-
-def average(*values: Array) -> Any:
-    """The mean."""
-    return add(*values) / len(values)
-
-
-def _each(function: Callable[[Any, Any], Any], values: Sequence[Array]) -> Any:
+def merge(limits: Limits, function: Callable[[Any, Any], Any], *values: Array) -> Any:
+    """One value of several by a function of two; one with fewer axes gets axes behind its batch."""
     most = max(value.ndim for value in values)
-    aligned = [value.reshape(len(value), *[1] * (most - value.ndim), *value.shape[1:])
-               for value in values]  # fmt: skip
+    aligned = [
+        value.reshape(len(value), *[1] * (most - value.ndim), *value.shape[1:]) for value in values
+    ]
+    limits.allow(np.broadcast_shapes(*[value.shape for value in aligned]), values[0].itemsize)
     result = aligned[0]
     for value in aligned[1:]:
         result = function(result, value)
     return result
+
+
+def average(limits: Limits, *values: Array) -> Any:
+    """The mean of several values."""
+    return merge(limits, np.add, *values) / len(values)
+
+
+def masked_product(limits: Limits, *values: Any) -> Any:
+    """The product of values, which are followed by their masks, as Keras 3 has it.
+
+    Where a mask does not use a value, that value is 1; where no mask uses any, the product is 0.
+    """
+    arrays, masks = _with_masks(values)
+    kept = [
+        array if mask is None else np.where(mask, array, array.dtype.type(1))
+        for array, mask in zip(arrays, masks, strict=True)
+    ]
+    y = merge(limits, np.multiply, *kept)
+    if any(mask is None for mask in masks):
+        return y
+    return np.where(np.logical_or.reduce(masks), y, y.dtype.type(0))
+
+
+def masked_extreme(limits: Limits, function: Callable[[Any, Any], Any], *values: Any) -> Any:
+    """The largest or smallest of values, which are followed by their masks, as Keras 3 has it.
+
+    Where a mask does not use a value, it is that of the others.
+    """
+    arrays, masks = _with_masks(values)
+    if not any(mask is not None for mask in masks):
+        return merge(limits, function, *arrays)
+    y, used = arrays[0], masks[0]
+    for array, mask in zip(arrays[1:], masks[1:], strict=True):
+        if mask is not None:
+            array = np.where(mask, array, y)
+        if used is not None:
+            y = np.where(used, y, array)
+        used = None if used is None or mask is None else used | mask
+        y = merge(limits, function, y, array)
+    return y
+
+
+def _with_masks(values: Sequence[Any]) -> tuple[list[Array], list[Any]]:
+    """Return arrays, and masks (B, T, 1) of them or None."""
+    half = len(values) // 2
+    masks = [None if mask is None else mask.astype(bool)[..., None] for mask in values[half:]]
+    return list(values[:half]), masks
+
+
+def dot(limits: Limits, axes: tuple[int, int], normalize: bool, x: Array, y: Array) -> Any:
+    """The sum over an axis of each of two values, for each pair of what is along the others."""
+    if normalize:
+        x, y = (
+            value / np.sqrt(np.maximum((value * value).sum(axis=axis, keepdims=True), 1e-12))
+            for value, axis in zip((x, y), axes, strict=True)
+        )
+    x, y = np.moveaxis(x, axes[0], -1), np.moveaxis(y, axes[1], 1)
+    shape = (*x.shape[:-1], *y.shape[2:])
+    limits.allow(shape, x.itemsize)
+    z = x.reshape(len(x), -1, x.shape[-1]) @ y.reshape(len(y), y.shape[1], -1)
+    return z.reshape(shape if len(shape) > 1 else (len(x), 1))
 
 
 def concatenate(axis: int, *values: Array) -> Any:
@@ -397,6 +454,47 @@ def mask_of_concatenated(axis: int, version: int, *values: Any) -> Any:
         wide.append(np.broadcast_to(mask, value.shape))
     whole = np.concatenate(wide, axis=axis)
     return whole.all(axis=-1) if version == 2 else whole.any(axis=-1)
+
+
+# ---- operations ---------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Stands in the arguments of an operation for one of its values."""
+
+    number: int
+
+
+def operation(
+    limits: Limits,
+    function: Callable[..., Any],
+    broadcasts: bool,
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+    *values: Any,
+) -> Any:
+    """Call a function of NumPy; `arguments` have places for the values, in lists too."""
+    if broadcasts:
+        shapes = [value.shape for value in values]
+        limits.allow(np.broadcast_shapes(*shapes), max(value.itemsize for value in values))
+    with np.errstate(all="ignore"):
+        return function(*_in_their_places(arguments, values), **options)
+
+
+def _in_their_places(arguments: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    return [
+        values[argument.number]
+        if isinstance(argument, Place)
+        else _in_their_places(argument, values)
+        if isinstance(argument, list)
+        else argument
+        for argument in arguments
+    ]
+
+
+def item(x: Array, key: Any) -> Any:
+    """A part of an array."""
+    return x[tuple(key) if isinstance(key, list) else key]
 
 
 # ---- LSTMs --------------------------------------------------------------------------------------
