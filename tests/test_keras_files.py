@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -775,3 +776,14 @@ def test_damaged_files(data):
             function(io.BytesIO(content))
         except ValueError as error:
             assert str(error).startswith("<BytesIO>: ")
+
+
+def test_headers_without_end():
+    """A header that continues with itself, 65535 messages each time that it is read."""
+    content = bytearray(200)
+    content[:8], content[13:15] = b"\x89HDF\r\n\x1a\n", b"\x08\x08"
+    content[40:48], content[64] = (200).to_bytes(8, "little"), 96
+    content[96:112] = struct.pack("<BxHII4x", 1, 65535, 1, 24)
+    content[112:136] = struct.pack("<2HB3x2Q", 16, 16, 0, 112, 24)
+    with pytest.raises(ValueError, match="it has .* or more messages of HDF5; at most 262"):
+        fastlstm.load(io.BytesIO(content))

@@ -1121,7 +1121,7 @@ def test_members_are_counted(monkeypatch):
 def test_every_limit_is_tested():
     """An attack or a test of its own reaches it."""
     own = {"members of a zip file", "levels of modules", "levels of graphs", "operators"}
-    own |= {"levels of messages"}
+    own |= {"levels of messages", "bytes of a network's JSON", "messages of HDF5"}
     tested = {what for _, what in ATTACKS.values()} | own
     assert set(budgets.Budget.LIMITS) == tested
 

@@ -924,7 +924,7 @@ _OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 
 def _operation_step(layer: KerasLayer, making: Making) -> Step:
     function, names = _OPERATIONS[layer.kind.removeprefix("ops.")]
-    options = {}
+    options: dict[str, Any] = {}
     for name in names:
         value = layer.config.get(name)
         value = tuple(layer.counts(name)) if isinstance(value, list) else value
