@@ -7,6 +7,7 @@ whose condition is known can be put into the graph that uses them.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -145,7 +146,8 @@ class Reader:
         """
         given = {tensor.name for tensor in proto.initializer}
         given |= {sparse.values.name for sparse in proto.sparse_initializer}
-        weights = _weights(proto) if optional else given
+        is_given = any(value.name in given for value in proto.input)
+        weights = _weights(proto) if optional and is_given else given
         ports, defaults = [], {}
         for value in proto.input:
             if value.name in given and value.name in weights:
@@ -507,11 +509,18 @@ _CONSTANTS = {
 def _kind(attribute: Any) -> str:
     """Return the type of an attribute; ValueError if it has the value of another one."""
     check_text(attribute.name, attribute.ref_attr_name)
-    kinds = type(attribute).AttributeType
-    kind = str(kinds.Name(attribute.type)) if attribute.type in kinds.values() else "UNDEFINED"
+    kind = _kinds().get(attribute.type, "UNDEFINED")
     if kind == "UNDEFINED":
         raise ValueError(f"its attribute {short(attribute.name)} has no known type")
     return kind
+
+
+@functools.cache
+def _kinds() -> dict[int, str]:
+    """Return the types of attributes by their numbers."""
+    from onnx import AttributeProto
+
+    return {number: name for name, number in AttributeProto.AttributeType.items()}
 
 
 def _weights(proto: Any) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import stat
@@ -54,10 +55,7 @@ class Tensors:
         ValueError
             If its numbers are not those that its type and sizes ask for.
         """
-        import onnx
-
-        names = onnx.TensorProto.DataType
-        kind = names.Name(tensor.data_type) if tensor.data_type in names.values() else "UNDEFINED"
+        kind = _kinds().get(tensor.data_type, "UNDEFINED")
         if kind == "UNDEFINED":
             raise ValueError(f"a tensor has the unknown type {tensor.data_type}")
         shape = tuple(tensor.dims)
@@ -74,7 +72,7 @@ class Tensors:
                 raise ValueError("a tensor of strings is stored as bytes, or any tensor twice")
             _check_count(end - start, _bytes(kind, dtype, count), "bytes", shape, kind)
             array = _numbers(self._source.read(start, end - start), dtype, count, kind)
-        elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+        elif tensor.data_location == tensor.EXTERNAL:
             array = self._beside(tensor, dtype, count, kind)
         elif tensor.HasField("raw_data"):
             data = tensor.raw_data
@@ -179,6 +177,15 @@ class Tensors:
         return path, found.st_size
 
 
+@functools.cache
+def _kinds() -> dict[int, str]:
+    """Return the types of tensors by their numbers."""
+    from onnx import TensorProto
+
+    return {number: name for name, number in TensorProto.DataType.items()}
+
+
+@functools.cache
 def dtype_of(data_type: int) -> np.dtype[Any]:
     """Return NumPy's dtype for a type of ONNX; ValueError if there is none.
 
