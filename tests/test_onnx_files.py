@@ -97,6 +97,26 @@ def same(data: bytes, feeds: Mapping[str, Any], terms: int = 16) -> GraphModel:
     return network
 
 
+def test_results_that_are_wrong_are_seen() -> None:
+    """Gates in another order, a state that is lost, a step too late, another dtype or shape."""
+    y = by_onnxruntime(model(lstm_graph()), FEEDS)[0]
+    swapped = lstm_graph()
+    for tensor in swapped.initializer[:2]:
+        w = numpy_helper.to_array(tensor).reshape(1, 4, H, -1)[:, [1, 0, 2, 3]]
+        tensor.CopyFrom(constant(tensor.name, w.reshape(1, 4 * H, -1)))
+    without = {**FEEDS, "h": np.zeros_like(H0)}
+    for wrong in (
+        by_onnxruntime(model(swapped), FEEDS)[0],
+        by_onnxruntime(model(lstm_graph()), without)[0],
+        np.roll(y, 1, axis=0),
+        y.astype("f8"),
+        y[:, 0],
+        y * np.float32(1 + 1e-4),
+    ):
+        with pytest.raises(AssertionError):
+            close([wrong], [y], 16)
+
+
 def lstm_arrays(directions: int = 1, seed: int = 0, i: int = I, h: int = H) -> dict[str, Any]:
     shapes = {"W": (4 * h, i), "R": (4 * h, h), "B": (8 * h,)}
     return {n: normal(directions, *s, seed=seed + k) for k, (n, s) in enumerate(shapes.items())}
@@ -959,6 +979,10 @@ def test_an_lstm_alone() -> None:
     into = LSTM(I, H, gate_clip=0.5, output_activation="relu", batch_first=False)
     assert load(file, into=into, prefix="enc_rnn") is into
     close([into(X, (H0, C0))[0]], [y[:, 0]], 16)
+    whole = load(file)
+    whole.load_state_dict({name: 0 * array for name, array in whole.state_dict().items()})
+    assert load(file, into=whole) is whole
+    close(whole.run(["Y", "Z"], FEEDS), [y, z], 16)
     with pytest.raises(ValueError, match="enc_rnn has gate_clip=0.5 in the file, None"):
         load(file, into=LSTM(I, H, output_activation="relu"), prefix="enc_rnn")
 
