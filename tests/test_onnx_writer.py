@@ -43,7 +43,7 @@ from fastlstm.graphs import GraphModel
 onnx = pytest.importorskip("onnx", reason="ONNX files need onnx")
 
 Arrays = dict[str, np.ndarray]
-T, B, I = 5, 3, 4  # noqa: E741 (the legend's name)
+T, B, I = 5, 4, 3  # noqa: E741 (the legend's name)
 
 
 def parameters(model: fastlstm.Layer, seed: int = 0) -> fastlstm.Layer:
@@ -85,7 +85,7 @@ def drawn(
     else:
         feeds = {"input": rng.standard_normal((*shape, I)).astype("float32")}
     if lengths:
-        feeds["lengths"] = np.array([T, 0, T - 2])
+        feeds["lengths"] = np.array([T, 0, T - 2, 1])
     if states:
         for name, layer in layers.items():
             if isinstance(layer, (LSTM, LSTMCell)):
@@ -151,8 +151,12 @@ def in_onnxruntime(data: bytes, feeds: Arrays) -> Arrays:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    ports = {port.name: port.shape for port in session.get_outputs()}
+    results = dict(zip(ports, session.run(list(ports), feeds), strict=True))
+    for name, result in results.items():  # the sizes that the file tells are those that there are
+        for told, size in zip(ports[name], result.shape, strict=True):
+            assert told == size or not isinstance(told, int), (name, ports[name], result.shape)
+    return results
 
 
 @functools.cache
@@ -368,6 +372,7 @@ MODELS: dict[str, Any] = {
     "a shortcut": lambda: Residual(LSTM(I, I)),
     "rows": lambda: Sequential(Linear(I, 6), ReLU(), Linear(6, 2), Sigmoid()),
     "one matrix": lambda: Linear(I, 3, bias=False),
+    "functions side by side": lambda: Concat(ReLU(), Sigmoid(), Tanh()),
     "a table": lambda: Embedding(7, 3),
     "words alone": lambda: Sequential(Embedding(7, 3), Last(batch_first=True)),
     "nothing": lambda: Dropout(0.5),
@@ -473,7 +478,7 @@ def sequentials(draw: Any) -> Sequential:
 def test_random_models(model, lengths, states):
     feeds = drawn(model, lengths, states)
     if lengths and any(isinstance(layer, Softmax) for _, layer in model.named_layers()):
-        feeds["lengths"] = np.array([T, T, T])  # over steps, it takes in those past the ends
+        feeds["lengths"] = np.full(B, T)  # over steps, it takes in those past the ends
     assert_runs(model, feeds)
 
 
@@ -535,6 +540,15 @@ def test_axes_and_names(tmp_path):
         tensor.name for tensor in graph.initializer
     }
     assert repr(fastlstm.load(path)) == repr(model)
+
+
+def test_features_are_told_where_they_are_known():
+    both = Concat({"a": LSTM(I, 6), "b": LSTM(I, 2, bidirectional=True)})
+    models = {10: both, I: Residual(Tanh(), Linear(I, I)), None: Concat(ReLU(), Tanh())}
+    for features, model in models.items():
+        (output,) = onnx.load_from_string(written(model)).graph.output
+        last = output.type.tensor_type.shape.dim[-1]
+        assert (last.dim_value if last.HasField("dim_value") else None) == features
 
 
 def test_states_of_several_layers_have_their_names():

@@ -387,7 +387,7 @@ def _last(graph: Graph, name: str, layer: Last, x: _Value) -> _Value:
     """Take steps; for a sequence without any step it is zeros."""
     place = _place(name, layer)
     axes = x.axes[1:]
-    if not x.has_steps or len(axes) != 2:
+    if not x.has_steps:
         raise ValueError(f"{place} (Last) needs a sequence of steps, which it is not given")
 
     def first() -> str:
