@@ -3,7 +3,8 @@
 `.npz`, `.safetensors` and `.onnx` files hold a model whole, with its structure. `.pt` files hold
 its parameters, which are loaded into a model of the same structure. A `.keras` file holds Keras'
 layers: an LSTM of several layers is several, of two biases the sum is there, and the names are
-Keras'. What the model computes is the same, to the bit, and so is a second file.
+Keras'. What the model computes is the same, to the bit, and so is a second file. Of such a model a
+`.weights.h5` file holds the parameters.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def _through(model: Any, path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of options that a .pt file does not tell
         fastlstm.save(model, path)
-    if path.suffix == ".pt":
+    if path.suffix in (".pt", ".h5"):
         twin = copy.deepcopy(model)
         twin.load_state_dict({name: 0 * a for name, a in twin.state_dict().items()})
         return fastlstm.load(path, into=twin)
@@ -199,6 +200,21 @@ def test_keras(folder, other):
         _assert_same(back, first)
         _assert_same(_through(back, folder / "b.keras"), first)
         assert (folder / "b.keras").read_bytes() == written
+        _assert_same(_through(first, folder / "w.weights.h5"), first)
+
+    check()
+
+
+@pytest.mark.parametrize("other", WHOLE)
+def test_keras_with_branches(folder, other):
+    """A file of a functional model gives a model of the graph, which computes the same."""
+    _needs(".keras", other)
+
+    @_settings(max_examples=6)
+    @given(model=_models(keras=True))
+    def check(model: Any) -> None:
+        read = _through(_through(model, folder / f"a{other}"), folder / "a.keras")
+        assert_same_bits(_run(read), _run(model))
 
     check()
 
