@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import io
 import itertools
@@ -13,6 +14,7 @@ import os
 import pathlib
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -933,6 +935,56 @@ def test_sequences_of_arrays() -> None:
         np.testing.assert_array_equal(network(x43, [x43]), x43 + x43)
         with pytest.raises(ValueError, match="a value is missing for the input 's'"):
             network.run(None, {"x": x43})
+
+
+def test_strings_and_optional_values() -> None:
+    words = port("x", [2], TensorProto.STRING)
+    lower = node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER")
+    network = read(model(graph([lower], [words], [port("y", None, TensorProto.STRING)])))
+    for given in (["A", "Bc"], np.array(["A", "Bc"]), np.array(["A", "Bc"], object)):
+        y = network(given)
+        assert y.dtype == object and y.tolist() == ["a", "bc"]
+    with pytest.raises(TypeError, match="the input 'x' must hold strings"):
+        network([1, 2])
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(FLOAT, [2]))
+    maybe = helper.make_value_info("x", kind)
+    has = node("OptionalHasElement", ["x"], ["y"])
+    network = read(model(graph([has], [maybe], [port("y", [], BOOL)]), 18))
+    assert network.run(None, {"x": None}) == [False]
+    assert network.run(None, {"x": np.ones(2, "f")}) == [True]
+
+
+def onnx_cases() -> list[Any]:
+    """Return the onnx package's cases of operators that are more than functions of arrays."""
+    kinds = ("If", "Loop", "Scan", "Identity", "Constant", "SplitToSequence", "SequenceInsert",
+             "Optional", "OptionalHasElement", "OptionalGetElement")  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as it makes them
+        found = importlib.import_module("onnx.backend.test.case.node").collect_testcases(None)
+    cases = [case for case in found if case.model and case.data_sets]
+    return [
+        case for case in cases
+        if case.model.graph.node[0].op_type in kinds and "bfloat16" not in case.name
+    ]  # fmt: skip
+
+
+CASES = onnx_cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_onnx_package_s_own_cases(case: Any) -> None:
+    def as_value(value: Any) -> Any:
+        return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
+
+    network = read(case.model.SerializeToString())
+    for inputs, outputs in case.data_sets:
+        feeds = zip((p.name for p in network.inputs), map(as_value, inputs), strict=True)
+        got = network.run(None, dict(feeds))
+        for one, other in zip(got, map(as_value, outputs), strict=True):
+            if isinstance(other, (list, tuple)):
+                close(one, other, 1)
+            else:
+                close([one], [other], 1)
 
 
 # ---- LSTMs alone --------------------------------------------------------------------------------

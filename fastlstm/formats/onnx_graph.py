@@ -571,10 +571,12 @@ def _name(proto: Any) -> str:
 
 def _port(value: Any) -> Port:
     """Return an input or output of a graph, from its ValueInfoProto."""
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        return Port(value.name, listed=kind == "sequence_type")
-    tensor = value.type.tensor_type
+    told = value.type
+    if told.HasField("optional_type"):  # which may be None, so that its type and shape are open
+        return Port(value.name, listed=told.optional_type.elem_type.HasField("sequence_type"))
+    if not told.HasField("tensor_type"):
+        return Port(value.name, listed=told.HasField("sequence_type"))
+    tensor = told.tensor_type
     dtype = dtype_of(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):
         return Port(value.name, dtype)

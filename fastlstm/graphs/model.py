@@ -185,7 +185,7 @@ class GraphModel(Layer):
             _fitting(port, feeds[port.name]) if port.name in feeds else port.default
             for port in self.inputs
         ]
-        plain = not any(port.listed or port.dtype == np.dtype(object) for port in self.inputs)
+        plain = all(type(v) is np.ndarray and v.dtype.kind != "O" for v in values)
         self.__dict__["_accepted"] = [
             (port.name, value.dtype, value.shape)
             for port, value in zip(self.inputs, values, strict=True)
@@ -214,10 +214,14 @@ class GraphModel(Layer):
         for place, value in enumerate(results):
             if not isinstance(value, np.ndarray):
                 if not isinstance(value, np.generic):
+                    if isinstance(value, (list, tuple)):
+                        results[place] = [np.array(one) for one in value]
                     continue
                 results[place] = value = np.asarray(value)
             owner = _owner(value)
-            if id(owner) in owners or not value.flags.writeable:
+            if value.dtype.kind == "U":
+                results[place] = value.astype(object)  # as strings that go in
+            elif id(owner) in owners or not value.flags.writeable:
                 results[place] = owner = value.copy()
             owners.add(id(owner))
         return results
@@ -494,6 +498,8 @@ def _fitting(port: Port, value: Any) -> Value:
         if sizes is None or (value.ndim == len(sizes) and _agree(sizes, value.shape)):
             return value
     name = f"the input {short(port.name)}"
+    if value is None and port.dtype is None:
+        return None  # an "optional" of ONNX
     if port.listed:
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{name} must be a list of arrays, got {type(value).__name__}")
