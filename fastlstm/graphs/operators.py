@@ -13,6 +13,7 @@ from .elementwise import ELEMENTWISE
 from .limits import TooLarge
 from .makers import Maker
 from .plan import FAULTS, Node, Operator, told
+from .pooling import POOLING
 from .products import conv, gemm, matmul
 from .recurrent import dynamic_quantize_lstm, lstm
 from .reductions import REDUCTIONS
@@ -24,6 +25,7 @@ OPERATORS: dict[str, Maker] = {
     **ELEMENTWISE,
     **SHAPES,
     **REDUCTIONS,
+    **POOLING,
     "Conv": conv,
     "Gemm": gemm,
     "If": If,

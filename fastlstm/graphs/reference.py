@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _IGNORED = "activation_alpha", "activation_beta", "clip"
 _LENGTHS = 4  # the place of the input sequence_lens of both
-_FEW = 64  # inputs of so few numbers may say how large a result is
+_FEW = 16  # inputs of so few numbers may say how large a result is
 
 
 def by_onnx(operator: Operator) -> Compute:
@@ -98,23 +98,22 @@ class _ByOnnx:
             node.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
         self._node = node.SerializeToString()
         self._domain, self._version = domain, operator.version
+        self._function: bool = schema.has_function
         self._limits: Limits = operator.draft.limits
         self._start()
 
     def _start(self) -> None:
-        from onnx import GraphProto, NodeProto, defs
-        from onnx.helper import make_opsetid
+        from onnx import GraphProto, NodeProto
         from onnx.reference import ReferenceEvaluator
 
         self._parsed = NodeProto.FromString(self._node)
-        self._schema = defs.get_schema(self._parsed.op_type, self._version, self._domain)
-        self._opset = make_opsetid(self._domain, self._version)
+        self._asked: Any = None  # the last shapes and few numbers that were within the limits
         self._evaluator = ReferenceEvaluator(
             GraphProto(node=[self._parsed]), opsets={self._domain: self._version}
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = "_inputs", "_outputs", "_node", "_domain", "_version", "_limits"
+        kept = "_inputs", "_outputs", "_node", "_domain", "_version", "_function", "_limits"
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -134,26 +133,40 @@ class _ByOnnx:
 
     def _ask(self, feeds: Mapping[str, Value]) -> None:
         """Ask the limits for the results, as far as their shapes are known beforehand."""
+        if not all(isinstance(x, np.ndarray) for x in feeds.values()):
+            return  # a list of arrays: what is made of these is as large as they are
+        few = {name: x for name, x in feeds.items() if x.size <= _FEW}
+        shapes = [(x.shape, x.dtype) for x in feeds.values()]
+        question = shapes, [x.tolist() for x in few.values()], self._limits.most
+        if question == self._asked:
+            return
+
         from onnx import helper, numpy_helper, shape_inference
 
-        types, data = {}, {}
-        for name, x in feeds.items():
-            if not isinstance(x, np.ndarray):
-                return  # a list of arrays: what is made of these is as large as they are
-            kind = helper.np_dtype_to_tensor_dtype(x.dtype)
-            types[name] = helper.make_tensor_type_proto(kind, x.shape)
-            if x.size <= _FEW:
-                data[name] = numpy_helper.from_array(x)
+        kinds = {name: helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in feeds.items()}
+        graph = helper.make_graph(
+            [self._parsed],
+            "one",
+            [
+                helper.make_tensor_value_info(name, kinds[name], x.shape)
+                for name, x in feeds.items()
+            ],
+            [helper.make_empty_tensor_value_info(name) for name in self._outputs],
+            [numpy_helper.from_array(x, name) for name, x in few.items()],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(self._domain, self._version)]
+        )
+        strict = not self._function  # the bodies of functions are not always understood
         try:
-            found = shape_inference.infer_node_outputs(
-                self._schema, self._parsed, types, data, opset_imports=[self._opset]
-            )
+            model = shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
         except Exception as fault:  # what onnx raises for an operator that is not as it should be
             raise ValueError(_first_line(fault)) from fault
-        for result in found.values():
-            shape = result.tensor_type.shape.dim
-            dtype = helper.tensor_dtype_to_np_dtype(result.tensor_type.elem_type)
-            self._limits.allow([axis.dim_value for axis in shape], dtype.itemsize)
+        for output in model.graph.output:
+            result = output.type.tensor_type
+            dtype = helper.tensor_dtype_to_np_dtype(result.elem_type or 1)
+            self._limits.allow([axis.dim_value for axis in result.shape.dim], dtype.itemsize)
+        self._asked = question
 
 
 def _first_line(fault: Exception) -> str:
