@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from saboteurs import edited
 
-from fastlstm.graphs import elementwise, operators, pooling, reductions, shapes
+from fastlstm.graphs import elementwise, indexing, operators, pooling, reductions, shapes
 from fastlstm.graphs.elementwise import ELEMENTWISE
+from fastlstm.graphs.indexing import INDEXING
 from fastlstm.graphs.limits import Limits, TooLarge
+from fastlstm.graphs.lists import LISTS
 from fastlstm.graphs.operators import node_of
 from fastlstm.graphs.plan import Draft, Operator
 from fastlstm.graphs.pooling import POOLING
@@ -32,7 +34,7 @@ from fastlstm.graphs.shapes import SHAPES
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-OURS = sorted([*ELEMENTWISE, *SHAPES, *REDUCTIONS, *POOLING])
+OURS = sorted([*ELEMENTWISE, *SHAPES, *INDEXING, *LISTS, *REDUCTIONS, *POOLING])
 ROOM = 1 << 30
 
 # ---- how operators are run and compared ---------------------------------------------------------
@@ -831,6 +833,7 @@ def test_the_comparison_rejects_a_wrong_value_type_or_shape():
 TABLES = {
     elementwise: "ELEMENTWISE",
     shapes: "SHAPES",
+    indexing: "INDEXING",
     reductions: "REDUCTIONS",
     pooling: "POOLING",
 }
@@ -853,7 +856,7 @@ FAULTS = [
     (shapes, "_shape", "x.shape[start:end]", "x.shape[start:]", "Shape"),
     (shapes, "_reshape_like", "a or b", "a or 1", "Reshape"),
     (shapes, "_one_hot", "np.less(indices, 0)", "np.less(indices, -9)", "OneHot"),
-    (shapes, "_parts", "end - size", "end - end", "Split"),
+    (shapes, "cuts", "end - size", "end - end", "Split"),
     (shapes, "_padding", "2 * last", "2 * last + 2", "Pad"),
     (
         shapes,
@@ -862,10 +865,10 @@ FAULTS = [
         "_Bounds(starts, ends, axes, None)",
         "Slice",
     ),
-    (shapes, "_gather", "x.take(indices, axis)", "x.take(indices, 0)", "Gather"),
-    (shapes, "_scattered", "ufunc.at(y, index, updates)", "y[index] = updates", "ScatterND"),
-    (shapes, "_reverse_sequence", "lengths - 1 - t", "lengths - 2 - t", "ReverseSequence"),
-    (shapes, "_trilu", "int(diagonal.item())", "int(diagonal.item()) + 1", "Trilu"),
+    (indexing, "_gather", "x.take(indices, axis)", "x.take(indices, 0)", "Gather"),
+    (indexing, "_scattered", "ufunc.at(y, index, updates)", "y[index] = updates", "ScatterND"),
+    (indexing, "_reverse_sequence", "lengths - 1 - t", "lengths - 2 - t", "ReverseSequence"),
+    (indexing, "_trilu", "int(diagonal.item())", "int(diagonal.item()) + 1", "Trilu"),
     (reductions, "_mean", "np.true_divide(total, count)", "total", "ReduceMean"),
     (reductions, "_softmax", "compute(axis, x)", "compute(0, x)", "Softmax"),
     (

@@ -3,7 +3,7 @@
 Most of them are ufuncs of NumPy. A ufunc spreads its arguments over each other, so that a column
 and a row, which take little, make a whole matrix: `_spread` asks before they do. Types are ONNX's:
 both arguments have one type, and so has the result. Whoever calls these has switched off NumPy's
-warnings of floating-point errors, as `Plan.run` does once for all operators.
+warnings of floating-point errors, as `GraphModel` does once for all operators.
 """
 
 from __future__ import annotations
@@ -25,21 +25,47 @@ if TYPE_CHECKING:
 ELEMENTWISE = Table()
 
 _UNARY = {
-    **{"Abs": np.absolute, "Neg": np.negative, "Sign": np.sign, "Reciprocal": np.reciprocal},
-    **{"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sqrt": np.sqrt},
-    **{"Exp": np.exp, "Log": np.log, "IsNaN": np.isnan},
-    **{"Not": np.logical_not, "BitwiseNot": np.invert},
-    **{"Sin": np.sin, "Cos": np.cos, "Tan": np.tan},
-    **{"Asin": np.arcsin, "Acos": np.arccos, "Atan": np.arctan},
-    **{"Sinh": np.sinh, "Cosh": np.cosh, "Tanh": np.tanh},
-    **{"Asinh": np.arcsinh, "Acosh": np.arccosh, "Atanh": np.arctanh},
+    "Abs": np.absolute,
+    "Neg": np.negative,
+    "Sign": np.sign,
+    "Reciprocal": np.reciprocal,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.rint,
+    "Sqrt": np.sqrt,
+    "Exp": np.exp,
+    "Log": np.log,
+    "IsNaN": np.isnan,
+    "Not": np.logical_not,
+    "BitwiseNot": np.invert,
+    "Sin": np.sin,
+    "Cos": np.cos,
+    "Tan": np.tan,
+    "Asin": np.arcsin,
+    "Acos": np.arccos,
+    "Atan": np.arctan,
+    "Sinh": np.sinh,
+    "Cosh": np.cosh,
+    "Tanh": np.tanh,
+    "Asinh": np.arcsinh,
+    "Acosh": np.arccosh,
+    "Atanh": np.arctanh,
 }
 _BINARY = {
-    **{"Add": np.add, "Sub": np.subtract, "Mul": np.multiply},
-    **{"Equal": np.equal, "Less": np.less, "LessOrEqual": np.less_equal},
-    **{"Greater": np.greater, "GreaterOrEqual": np.greater_equal},
-    **{"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor},
-    **{"BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor},
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Equal": np.equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+    "BitwiseAnd": np.bitwise_and,
+    "BitwiseOr": np.bitwise_or,
+    "BitwiseXor": np.bitwise_xor,
 }
 _VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
 
@@ -47,9 +73,20 @@ _VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
 DTYPES = {
     number: np.dtype(name)
     for number, name in {
-        **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"},
-        **{9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
-        **{14: "complex64", 15: "complex128"},
+        1: "float32",
+        2: "uint8",
+        3: "int8",
+        4: "uint16",
+        5: "int16",
+        6: "int32",
+        7: "int64",
+        9: "bool",
+        10: "float16",
+        11: "float64",
+        12: "uint32",
+        13: "uint64",
+        14: "complex64",
+        15: "complex128",
     }.items()
 }
 # Zero and one as arrays of each type. A ufunc takes these faster than Python's numbers, and
@@ -160,11 +197,7 @@ def _is_inf(negative: bool, positive: bool, x: Floats) -> Array:
     return np.isinf(x) & (np.less(x, 0) & negative | np.greater(x, 0) & positive)
 
 
-@ELEMENTWISE.enter("Where", inputs=(3, 3))
-def _make_where(operator: Operator) -> Compute:
-    return partial(_where, operator.draft.limits)
-
-
+@ELEMENTWISE.plain("Where", inputs=(3, 3), limited=True)
 def _where(limits: Limits, condition: Array, x: Array, y: Array) -> Array:
     if condition.size * x.size * y.size > SMALL and not condition.shape == x.shape == y.shape:
         _allow_spread(limits, condition, x, y)
@@ -307,12 +340,20 @@ def _celu(alpha: float, x: Floats) -> Floats:
 # erf(x) is x P(x^2) / Q(x^2) within the last bits of float32 between -4 and 4, and 1 behind. These
 # are the coefficients of Eigen, https://gitlab.com/libeigen/eigen, from the highest power down.
 _ERF_P = (
-    *(-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05),
-    *(-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+    -2.72614225801306e-10,
+    2.77068142495902e-08,
+    -2.10102402082508e-06,
+    -5.69250639462346e-05,
+    -7.34990630326855e-04,
+    -2.95459980854025e-03,
+    -1.60960333262415e-02,
 )
 _ERF_Q = (
-    *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03),
-    *(-7.37332916720468e-03, -1.42647390514189e-02),
+    -1.45660718464996e-05,
+    -2.13374055278905e-04,
+    -1.68282697438203e-03,
+    -7.37332916720468e-03,
+    -1.42647390514189e-02,
 )
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 

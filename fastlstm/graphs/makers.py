@@ -7,9 +7,9 @@ or is not computed by NumPy: see `alone`.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial, wraps
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,7 +41,7 @@ class Table(dict[str, Maker]):
         """
 
         def entered(make: Maker) -> Maker:
-            @functools.wraps(make)
+            @wraps(make)
             def checked(operator: Operator) -> Node | Compute | None:
                 _check_count("input", operator.inputs, inputs)
                 _check_count("output", operator.outputs, outputs)
@@ -51,6 +51,26 @@ class Table(dict[str, Maker]):
             return make
 
         return entered
+
+    def plain(
+        self, *names: str, inputs: tuple[int, int] = (1, 1), limited: bool = False
+    ) -> Callable[[Compute], Compute]:
+        """Return a decorator that enters a function of the inputs; with the limits before them."""
+
+        def entered(compute: Compute) -> Compute:
+            make = partial(_limited if limited else _as_it_is, compute)
+            self.enter(*names, inputs=inputs)(make)
+            return compute
+
+        return entered
+
+
+def _as_it_is(compute: Compute, operator: Operator) -> Compute:
+    return compute
+
+
+def _limited(compute: Compute, operator: Operator) -> Compute:
+    return partial(compute, operator.draft.limits)
 
 
 def _check_count(what: str, names: Sequence[str], counts: tuple[int, int]) -> None:

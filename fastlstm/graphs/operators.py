@@ -10,7 +10,9 @@ from __future__ import annotations
 from ..arrays import quiet
 from .control import If, Loop, Scan
 from .elementwise import ELEMENTWISE
+from .indexing import INDEXING
 from .limits import TooLarge
+from .lists import LISTS
 from .makers import Maker
 from .plan import FAULTS, Node, Operator, told
 from .pooling import POOLING
@@ -24,6 +26,8 @@ from .shapes import SHAPES
 OPERATORS: dict[str, Maker] = {
     **ELEMENTWISE,
     **SHAPES,
+    **INDEXING,
+    **LISTS,
     **REDUCTIONS,
     **POOLING,
     "Conv": conv,

@@ -1,4 +1,4 @@
-"""ONNX's operators that move, pick and repeat elements, and those of shapes and of lists of arrays.
+"""ONNX's operators of shapes, and those that make, move, cut and repeat arrays.
 
 What is moved or cut is a view of its input wherever NumPy can give one. What repeats asks the
 limits. An array without elements may have axes of any length, which a file gets for nothing:
@@ -80,11 +80,7 @@ def _filled(value: Array, limits: Limits, shape: Integers) -> Array:
     return np.full(sizes, value)
 
 
-@SHAPES.enter("Range", inputs=(3, 3))
-def _make_range(operator: Operator) -> Compute:
-    return partial(_range, operator.draft.limits)
-
-
+@SHAPES.plain("Range", inputs=(3, 3), limited=True)
 def _range(limits: Limits, start: Array, end: Array, step: Array) -> Any:
     if not step.item():
         raise ValueError("the step is 0")
@@ -140,11 +136,7 @@ def _shape(start: int, end: int | None, x: Array) -> Integers:
     return np.array(x.shape[start:end], np.int64)
 
 
-@SHAPES.enter("Size")
-def _make_size(operator: Operator) -> Compute:
-    return _size
-
-
+@SHAPES.plain("Size")
 def _size(x: Array) -> Integers:
     return np.array(x.size, np.int64)
 
@@ -231,11 +223,7 @@ def _unsqueeze(x: Array, axes: Integers | tuple[int, ...]) -> Array:
     return x[tuple([None if axis in new else slice(None) for axis in range(rank)])]
 
 
-@SHAPES.enter("Expand", inputs=(2, 2))
-def _make_expand(operator: Operator) -> Compute:
-    return partial(_expand, operator.draft.limits)
-
-
+@SHAPES.plain("Expand", inputs=(2, 2), limited=True)
 def _expand(limits: Limits, x: Array, shape: Integers) -> Array:
     wanted = shape.ravel().tolist()
     rank = max(x.ndim, len(wanted))
@@ -247,11 +235,7 @@ def _expand(limits: Limits, x: Array, shape: Integers) -> Array:
     return np.broadcast_to(x, sizes)
 
 
-@SHAPES.enter("Tile", inputs=(2, 2))
-def _make_tile(operator: Operator) -> Compute:
-    return partial(_tile, operator.draft.limits)
-
-
+@SHAPES.plain("Tile", inputs=(2, 2), limited=True)
 def _tile(limits: Limits, x: Array, repeats: Integers) -> Array:
     times = wholes(repeats)
     if len(times) != x.ndim:
@@ -265,10 +249,10 @@ def _tile(limits: Limits, x: Array, repeats: Integers) -> Array:
 
 @SHAPES.enter("Concat", inputs=(1, MANY))
 def _make_concat(operator: Operator) -> Compute:
-    return partial(_concat, whole(operator, "axis"), operator.draft.limits)
+    return partial(concat, whole(operator, "axis"), operator.draft.limits)
 
 
-def _concat(axis: int, limits: Limits, *arrays: Array) -> Array:
+def concat(axis: int, limits: Limits, *arrays: Array) -> Array:
     if (size := sum([x.nbytes for x in arrays])) > limits.most:
         limits.allow((size,), 1)
     return np.concatenate(arrays, axis)
@@ -281,7 +265,7 @@ def _make_split(operator: Operator) -> Compute | Node:
         raise ValueError(f"the attribute 'num_outputs' does not say {count}, as it has outputs")
     sizes = known_wholes(operator, "split", 1)
     if sizes is not None:
-        parts = _parts(axis, _checked_split(sizes, count))
+        parts = cuts(axis, _checked_split(sizes, count))
         return alone(operator, partial(_split_at, axis, sum(sizes), parts))
     if operator.has(1):
         return partial(_split, axis, count)
@@ -295,7 +279,7 @@ def _checked_split(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
     return sizes
 
 
-def _parts(axis: int, sizes: Sequence[int]) -> list[tuple[Any, ...]]:
+def cuts(axis: int, sizes: Sequence[int]) -> list[tuple[Any, ...]]:
     """Return the indices of parts of these sizes, one behind another along an axis."""
     ends = np.cumsum(sizes).tolist()
     return [along(axis, slice(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
@@ -309,7 +293,7 @@ def _split_at(axis: int, size: int, parts: Sequence[Any], x: Array) -> Any:
 
 def _split(axis: int, count: int, x: Array, split: Integers) -> Any:
     sizes = _checked_split(wholes(split), count)
-    return _split_at(axis, sum(sizes), _parts(axis, sizes), x)
+    return _split_at(axis, sum(sizes), cuts(axis, sizes), x)
 
 
 class _EvenSplit:
@@ -335,7 +319,7 @@ class _EvenSplit:
         last = size - part * (self.count - 1)
         if last < 0 or (self.even and last != part):
             raise ValueError(f"an axis of size {size} is not split into {self.count} equal parts")
-        return _parts(self.axis, [part] * (self.count - 1) + [last])
+        return cuts(self.axis, [part] * (self.count - 1) + [last])
 
 
 @SHAPES.enter("Slice", inputs=(1, 5))
@@ -491,279 +475,3 @@ def _padding(mode: str, size: int, before: int, behind: int) -> Integers:
         return places % size
     last = size - 1
     return last - np.abs(places % (2 * last) - last)
-
-
-# ---- picked by indices --------------------------------------------------------------------------
-
-
-@SHAPES.enter("Gather", inputs=(2, 2))
-def _make_gather(operator: Operator) -> Compute | Node:
-    axis, indices = whole(operator, "axis", 0), operator.constant(1)
-    if indices is not None and np.ndim(indices) == 0:
-        place = wholes(indices)[0]
-        return alone(operator, itemgetter((*along(axis, place), *[...] * (axis >= 0))))
-    return partial(_gather, axis, operator.draft.limits)
-
-
-def _gather(axis: int, limits: Limits, x: Array, indices: Integers) -> Array:
-    if indices.size * x.size > SMALL:
-        shape = x.shape
-        rest = x.size // (shape[axis] or 1)
-        if indices.size * rest > x.size + indices.size:
-            limits.allow((indices.size, rest), x.itemsize)
-    return x.take(indices, axis)
-
-
-def _places(shape: Sequence[int], rank: int) -> list[Integers]:
-    """Return the places along each axis of this shape, as they spread over an array of `rank`."""
-    found = np.indices(shape, sparse=True)
-    return [places.reshape(places.shape + (1,) * (rank - len(shape))) for places in found]
-
-
-def _one_by_one(axis: int, indices: Integers, x: Array) -> tuple[Integers, ...]:
-    """Return the index of those elements of x that have places of their own along one axis."""
-    if indices.ndim != x.ndim:
-        raise ValueError(f"its indices have {indices.ndim} axes, and not {x.ndim}")
-    places = _places(indices.shape, x.ndim)
-    places[axis_of(axis, x.ndim)] = indices
-    return tuple(places)
-
-
-@SHAPES.enter("GatherElements", inputs=(2, 2))
-def _make_gather_elements(operator: Operator) -> Compute:
-    return partial(_gather_elements, whole(operator, "axis", 0))
-
-
-def _gather_elements(axis: int, x: Array, indices: Integers) -> Array:
-    if not indices.size:
-        return np.empty(indices.shape, x.dtype)
-    return x[_one_by_one(axis, indices, x)]
-
-
-@SHAPES.enter("GatherND", inputs=(2, 2))
-def _make_gather_nd(operator: Operator) -> Compute:
-    return partial(_gather_nd, whole(operator, "batch_dims", 0), operator.draft.limits)
-
-
-def _gather_nd(batch: int, limits: Limits, x: Array, indices: Integers) -> Array:
-    depth = indices.shape[-1]
-    if not 1 <= depth <= x.ndim - batch or x.shape[:batch] != indices.shape[:batch]:
-        raise ValueError(f"indices {indices.shape} do not fit an array {x.shape}")
-    shape = indices.shape[:-1] + x.shape[batch + depth :]
-    if not indices.size:
-        return np.empty(shape, x.dtype)
-    allow(limits, shape, x.dtype)
-    picked = [indices[..., n] for n in range(depth)]
-    return x[tuple(_places(indices.shape[:batch], indices.ndim - 1) + picked)]
-
-
-_SCATTERED = {
-    "none": None,
-    "add": np.add,
-    "mul": np.multiply,
-    "max": np.maximum,
-    "min": np.minimum,
-}
-
-
-def _scattered(x: Array, index: Any, updates: Array, ufunc: np.ufunc | None) -> Array:
-    y = np.array(x)
-    if ufunc is None:
-        y[index] = updates
-    else:
-        ufunc.at(y, index, updates)
-    return y
-
-
-@SHAPES.enter("Scatter", "ScatterElements", inputs=(3, 3))
-def _make_scatter_elements(operator: Operator) -> Compute:
-    reduction = _SCATTERED[word(operator, "reduction", _SCATTERED, "none")]
-    return partial(_scatter_elements, whole(operator, "axis", 0), reduction)
-
-
-def _scatter_elements(
-    axis: int, ufunc: np.ufunc | None, x: Array, indices: Integers, updates: Array
-) -> Array:
-    if updates.shape != indices.shape:
-        raise ValueError(f"updates {updates.shape} do not fit indices {indices.shape}")
-    if not indices.size:
-        return x
-    return _scattered(x, _one_by_one(axis, indices, x), updates, ufunc)
-
-
-@SHAPES.enter("ScatterND", inputs=(3, 3))
-def _make_scatter_nd(operator: Operator) -> Compute:
-    return partial(_scatter_nd, _SCATTERED[word(operator, "reduction", _SCATTERED, "none")])
-
-
-def _scatter_nd(ufunc: np.ufunc | None, x: Array, indices: Integers, updates: Array) -> Array:
-    depth = indices.shape[-1]
-    if not 1 <= depth <= x.ndim or updates.shape != indices.shape[:-1] + x.shape[depth:]:
-        raise ValueError(
-            f"updates {updates.shape} do not fit indices {indices.shape} of an array {x.shape}"
-        )
-    return _scattered(x, tuple([indices[..., n] for n in range(depth)]), updates, ufunc)
-
-
-@SHAPES.enter("NonZero")
-def _make_non_zero(operator: Operator) -> Compute:
-    return partial(_non_zero, operator.draft.limits)
-
-
-def _non_zero(limits: Limits, x: Array) -> Integers:
-    if x.size > SMALL:
-        limits.allow((x.ndim, int(np.count_nonzero(x))), 8)
-    if not x.ndim:
-        return np.zeros((0, int(bool(x))), np.int64)
-    return np.array(np.nonzero(x), np.int64)
-
-
-@SHAPES.enter("ReverseSequence", inputs=(2, 2))
-def _make_reverse_sequence(operator: Operator) -> Compute:
-    axes = whole(operator, "batch_axis", 1), whole(operator, "time_axis", 0)
-    if sorted(axes) != [0, 1]:
-        raise ValueError(f"its axes of batch and time are {axes}, and not 0 and 1")
-    return partial(_reverse_sequence, axes[0] == 0)
-
-
-def _reverse_sequence(batch_first: bool, x: Array, lengths: Integers) -> Array:
-    """Return x where of each sequence the steps before its length are in reverse order."""
-    steps = x.swapaxes(0, 1) if batch_first else x
-    length, count = steps.shape[:2]
-    if lengths.shape != (count,):
-        raise ValueError(f"it has lengths {lengths.shape} for {count} sequences")
-    if not x.size:
-        return x
-    if lengths.min() < 0 or lengths.max() > length:
-        raise ValueError(f"a length is not between 0 and {length}")
-    t = np.arange(length)[:, None]
-    y = steps[np.where(t < lengths, lengths - 1 - t, t), np.arange(count)]
-    return y.swapaxes(0, 1) if batch_first else y
-
-
-@SHAPES.enter("Trilu", inputs=(1, 2))
-def _make_trilu(operator: Operator) -> Compute:
-    return partial(_trilu, np.triu if whole(operator, "upper", 1) else np.tril)
-
-
-def _trilu(part: Compute, x: Array, diagonal: Array | None = None) -> Any:
-    if x.ndim < 2:
-        raise ValueError(f"an array of {x.ndim} axes has no triangle")
-    if not x.size:
-        return x
-    rows, columns = x.shape[-2:]
-    k = 0 if diagonal is None else max(-rows, min(int(diagonal.item()), columns))
-    return part(x, k)
-
-
-# ---- lists of arrays ("sequences") and values that may be absent ("optional") -------------------
-
-
-def _list(*arrays: Array) -> list[Array]:
-    return list(arrays)
-
-
-@SHAPES.enter("SequenceEmpty", inputs=(0, 0))
-@SHAPES.enter("SequenceConstruct", inputs=(1, MANY))
-def _make_sequence(operator: Operator) -> Compute:
-    return _list
-
-
-@SHAPES.enter("SequenceAt", inputs=(2, 2))
-def _make_sequence_at(operator: Operator) -> Compute:
-    return _sequence_at
-
-
-def _sequence_at(arrays: list[Array], place: Array) -> Array:
-    return arrays[int(place.item())]
-
-
-@SHAPES.enter("SequenceErase", inputs=(1, 2))
-def _make_sequence_erase(operator: Operator) -> Compute:
-    return _sequence_erase
-
-
-def _sequence_erase(arrays: list[Array], place: Array | None = None) -> list[Array]:
-    kept = list(arrays)
-    del kept[-1 if place is None else int(place.item())]
-    return kept
-
-
-@SHAPES.enter("SequenceInsert", inputs=(2, 3))
-def _make_sequence_insert(operator: Operator) -> Compute:
-    return _sequence_insert
-
-
-def _sequence_insert(arrays: list[Array], x: Array, place: Array | None = None) -> list[Array]:
-    at = len(arrays) if place is None else int(place.item())
-    if not -len(arrays) <= at <= len(arrays):
-        raise ValueError(f"there is no place {at} in a sequence of {len(arrays)}")
-    return [*arrays[:at], x, *arrays[at:]]
-
-
-@SHAPES.enter("SequenceLength")
-def _make_sequence_length(operator: Operator) -> Compute:
-    return _sequence_length
-
-
-def _sequence_length(arrays: list[Array]) -> Integers:
-    return np.array(len(arrays), np.int64)
-
-
-@SHAPES.enter("ConcatFromSequence")
-def _make_concat_from_sequence(operator: Operator) -> Compute:
-    axis, new = whole(operator, "axis"), bool(whole(operator, "new_axis", 0))
-    return partial(_concat_from_sequence, axis, new, operator.draft.limits)
-
-
-def _concat_from_sequence(axis: int, new: bool, limits: Limits, arrays: list[Array]) -> Array:
-    if new:
-        arrays = [np.expand_dims(x, axis) for x in arrays]
-    return _concat(axis, limits, *arrays)
-
-
-@SHAPES.enter("SplitToSequence", inputs=(1, 2))
-def _make_split_to_sequence(operator: Operator) -> Compute:
-    keep = bool(whole(operator, "keepdims", 1))
-    return partial(_split_to_sequence, whole(operator, "axis", 0), keep, operator.draft.limits)
-
-
-def _split_to_sequence(
-    axis: int, keep: bool, limits: Limits, x: Array, split: Array | None = None
-) -> list[Array]:
-    """Return the parts of x: single ones, equal ones but for the last, or of given sizes."""
-    size = x.shape[axis]
-    if size > SMALL:
-        limits.allow((size,), 256)  # each part is an array of its own
-    if split is None:
-        parts = [along(axis, slice(n, n + 1) if keep else n) for n in range(size)]
-        return [x[part] for part in parts]
-    sizes = wholes(split)
-    if split.ndim == 0:
-        if sizes[0] < 1:
-            raise ValueError(f"a part has size {sizes[0]}")
-        sizes = (*sizes * (size // sizes[0]), *filter(None, [size % sizes[0]]))
-    elif sum(sizes) != size or min(sizes) < 0:
-        raise ValueError(f"sizes {sizes} do not add up to {size}")
-    return [x[part] for part in _parts(axis, sizes)]
-
-
-def _is_there(x: Value = None) -> Array:
-    return np.array(x is not None)
-
-
-def _element(x: Value) -> Value:
-    if x is None:
-        raise ValueError("its value is absent")
-    return x
-
-
-def _optional(x: Value = None) -> Value:
-    return x
-
-
-@SHAPES.enter("Optional", "OptionalHasElement", "OptionalGetElement", inputs=(0, 1))
-def _make_optional(operator: Operator) -> Compute:
-    if operator.type == "Optional":
-        return _optional
-    return _is_there if operator.type == "OptionalHasElement" else _element
