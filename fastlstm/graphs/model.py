@@ -14,6 +14,7 @@ from ..checks import check_dtype, check_size, quoted, short
 from ..layers import Layer
 from ..layers.stream import check_mask
 from ..terminal import printable
+from .alike import Alike
 from .plan import Value
 
 if TYPE_CHECKING:
@@ -123,10 +124,12 @@ class GraphModel(Layer):
         self.plan, self.limits = plan, limits
         self._places = {port.name: place for place, port in enumerate(self.outputs)}
         of_states = {state.input.name for state in self.states}
-        # Name, dtype and shape of the values of the last call.
-        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+        self._alike: Alike | None = None  # the last calls
         self._free = [port.name for port in self.inputs if port.name not in of_states]
         self.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_alike": None}
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Value]:
         """Run the graph, as onnxruntime's ``InferenceSession.run``.
@@ -156,21 +159,11 @@ class GraphModel(Layer):
         then.
         """
         places = None if output_names is None else self._places_of(output_names)
-        results = self._results(self._values(feeds))
+        results = self._results(feeds)
         return results if places is None else [results[place] for place in places]
 
     def _values(self, feeds: Mapping[str, Any]) -> list[Value]:
         """Return a value for each input, checked."""
-        if type(feeds) is dict and len(feeds) == len(self._accepted):
-            values: list[Value] = [
-                value
-                for name, dtype, shape in self._accepted
-                if type(value := feeds.get(name)) is np.ndarray
-                and value.dtype is dtype
-                and value.shape == shape
-            ]
-            if len(values) == len(feeds):  # as most calls are like the one before
-                return values
         if not isinstance(feeds, Mapping):
             raise TypeError(
                 f"feeds must be a dict of arrays by the names of inputs, got {type(feeds).__name__}"
@@ -185,12 +178,6 @@ class GraphModel(Layer):
             _fitting(port, feeds[port.name]) if port.name in feeds else port.default
             for port in self.inputs
         ]
-        plain = all(type(v) is np.ndarray and v.dtype.kind != "O" for v in values)
-        self.__dict__["_accepted"] = [
-            (port.name, value.dtype, value.shape)
-            for port, value in zip(self.inputs, values, strict=True)
-            if plain  # otherwise there is more to be checked
-        ]
         return values
 
     def _places_of(self, output_names: Sequence[str]) -> list[int]:
@@ -203,13 +190,23 @@ class GraphModel(Layer):
             )
         return [self._places[name] for name in output_names]
 
-    def _results(self, values: Sequence[Value]) -> list[Value]:
-        """Run the plan; what it returns shares memory with nothing else.
+    def _results(self, feeds: Mapping[str, Any]) -> list[Value]:
+        """Run the graph; what this returns shares memory with nothing else.
 
         Numbers that overflow, and the like, come out as inf and nan, without a warning.
         """
+        alike, plan = self._alike, self.plan
+        values = alike and alike.values(feeds)
         with np.errstate(all="ignore"):
-            results = self.plan.run(values)
+            if alike and values:
+                plan = alike.plan(values)
+            else:
+                values = self._values(feeds)
+                plain = all(type(v) is np.ndarray and v.dtype.kind != "O" for v in values)
+                names = [port.name for port in self.inputs]
+                # Of values that are lists or strings there is more to be checked.
+                self._alike = Alike(plan, names, values) if plain else None
+            results = plan.run(values)
         owners = {id(_owner(value)) for value in values if isinstance(value, np.ndarray)}
         for place, value in enumerate(results):
             if not isinstance(value, np.ndarray):
@@ -403,7 +400,7 @@ class GraphStream:
             )
         for name, place in self._places:
             feeds[name] = self._states[place]
-        results = model._results(model._values(feeds))
+        results = model._results(feeds)
         states = [results[place] for place in self._after]
         for state, before, after in zip(model.states, self._states, states, strict=True):
             if before.shape != after.shape or before.dtype != after.dtype:
@@ -493,9 +490,11 @@ def _owner(array: Array) -> Array:
 
 def _fitting(port: Port, value: Any) -> Value:
     """Return a value for an input; raise if its type, axes or sizes do not fit."""
-    if type(value) is np.ndarray and value.dtype == port.dtype and port.dtype.kind != "O":
-        sizes = port.shape
-        if sizes is None or (value.ndim == len(sizes) and _agree(sizes, value.shape)):
+    dtype, sizes = port.dtype, port.shape
+    # To NumPy, None as a dtype is float64.
+    if dtype is not None and dtype.kind != "O" and type(value) is np.ndarray:
+        fits = sizes is None or (value.ndim == len(sizes) and _agree(sizes, value.shape))
+        if fits and value.dtype == dtype:
             return value
     name = f"the input {short(port.name)}"
     if value is None and port.dtype is None:

@@ -184,6 +184,9 @@ class Plan:
     ----------
     nodes : list of Node
         Those that run.
+    constants : dict of str -> value
+        Those that are used.
+    inputs, outputs : tuple of str
     """
 
     def __init__(
@@ -198,10 +201,10 @@ class Plan:
         places = {name: place for place, name in enumerate(inputs)}
         self._first: list[Value] = [None] * len(inputs)  # what the slots hold before a run
         used = {name for node in self.nodes for name in node.inputs} | set(outputs)
-        for name, value in constants.items():
-            if name in used and name not in places:
-                places[name] = len(self._first)
-                self._first.append(value)
+        self.constants = {n: v for n, v in constants.items() if n in used and n not in places}
+        for name, value in self.constants.items():
+            places[name] = len(self._first)
+            self._first.append(value)
         kept = set(outputs) | set(constants)
         last = {name: n for n, node in enumerate(self.nodes) for name in node.inputs}
         places[""] = len(self._first)
