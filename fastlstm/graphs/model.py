@@ -289,6 +289,8 @@ class GraphModel(Layer):
         if len(inputs) > len(names):
             raise TypeError(f"it takes {len(names)} inputs, {quoted(names)}, got {len(inputs)}")
         feeds = dict(zip(names, inputs, strict=False))
+        if not named:
+            return feeds
         if twice := feeds.keys() & named.keys():
             raise TypeError(f"the input {quoted(sorted(twice))} is given twice")
         return feeds | dict(named)
@@ -368,6 +370,7 @@ class GraphStream:
         self._shown = not {*self._outputs}.isdisjoint(self._after)  # callers get the states too
         self._places = [(state.input.name, n) for n, state in enumerate(model.states)]
         self._names = model._free
+        self._free = frozenset(self._names)
         self._states: list[Array] = []
         self.reset()
 
@@ -392,8 +395,8 @@ class GraphStream:
             As `GraphModel.run` raises them; the states have not moved.
         """
         model = self._model
-        feeds = model._feeds(inputs, named)
-        if unknown := [name for name in feeds if name not in self._names]:
+        feeds = model._feeds(inputs, named) if inputs else named
+        if feeds.keys() != self._free and (unknown := [n for n in feeds if n not in self._free]):
             raise ValueError(
                 f"there is no input {quoted(unknown)} besides the states; there are "
                 f"{quoted(self._names) or 'none'}"
