@@ -809,7 +809,9 @@ def test_streams() -> None:
             branch, kept = copy.copy(stream), copy.deepcopy(stream)
             thawed = pickle.loads(pickle.dumps(stream))
     for other in branch, kept, thawed:
-        np.testing.assert_array_equal(other.run(x=X[2:]), whole[2:])
+        np.testing.assert_array_equal(other.run(x=X[2:3]), whole[2:3])
+        np.testing.assert_array_equal(other.run(x=X[3:4]), whole[3:4])
+        np.testing.assert_array_equal(other.run(X[4:]), whole[4:])
         np.testing.assert_array_equal(other.state["h"], h)
         np.testing.assert_array_equal(other.state["c"], c)
     stream.reset([False, True])
@@ -824,10 +826,13 @@ def test_streams() -> None:
 def test_what_a_stream_refuses() -> None:
     network = read(model(lstm_graph()))
     stream = network.stream(B)
+    stream.step(X)
     before = stream.state
     for call, kind, words in (
         (lambda: stream.step(X, X), TypeError, "it takes 1 inputs, 'x', got 2"),
         (lambda: stream.step(), ValueError, "a value is missing for the input 'x'"),
+        (lambda: stream.step(X, x=X), TypeError, "'x' is given twice"),
+        (lambda: stream.step(y=X), ValueError, "there is no input 'y' besides"),
         (lambda: stream.step(X, h=H0), ValueError, "there is no input 'h' besides the states"),
         (lambda: stream.step(X.astype("f8")), ValueError, "is given float64"),
         (lambda: stream.step(X[:, :1]), ValueError, "operator LSTM 'rnn': "),

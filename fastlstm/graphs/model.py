@@ -207,20 +207,18 @@ class GraphModel(Layer):
                 # Of values that are lists or strings there is more to be checked.
                 self._alike = Alike(plan, names, values) if plain else None
             results = plan.run(values)
-        owners = {id(_owner(value)) for value in values if isinstance(value, np.ndarray)}
+        others = {id(value) for value in values}  # of which nothing may be returned
         for place, value in enumerate(results):
-            if not isinstance(value, np.ndarray):
-                if not isinstance(value, np.generic):
-                    if isinstance(value, (list, tuple)):
-                        results[place] = [np.array(one) for one in value]
-                    continue
-                results[place] = value = np.asarray(value)
-            owner = _owner(value)
-            if value.dtype.kind == "U":
-                results[place] = value.astype(object)  # as strings that go in
-            elif id(owner) in owners or not value.flags.writeable:
-                results[place] = owner = value.copy()
-            owners.add(id(owner))
+            if (
+                value.__class__ is np.ndarray
+                and value.base is None
+                and value.dtype.kind != "U"
+                and value.flags.writeable
+                and id(value) not in others
+            ):
+                others.add(id(value))  # as is usual: an array of its own
+            else:
+                results[place] = _own(value, values, others)
         return results
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -482,6 +480,26 @@ class GraphStream:
 
     def __repr__(self) -> str:
         return f"GraphStream({self._model!r}, batch_size={self.batch_size})"
+
+
+def _own(value: Value, given: Sequence[Value], others: set[int]) -> Value:
+    """Return a result as the caller may have it: a copy, if it has memory of inputs or others.
+
+    `others` has the ids of these, and gets that of the result.
+    """
+    if isinstance(value, (list, tuple)):
+        return [np.array(one) for one in value]
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return value
+    array: Array = np.asarray(value)
+    if array.dtype.kind == "U":
+        return array.astype(object)  # as strings that go in
+    owner = _owner(array)
+    shared = any(_owner(one) is owner for one in given if isinstance(one, np.ndarray))
+    if shared or id(owner) in others or not array.flags.writeable:
+        owner = array = array.copy()
+    others.add(id(owner))
+    return array
 
 
 def _owner(array: Array) -> Array:
