@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from saboteurs import edited
 from values import normal
 
 import fastlstm
+from fastlstm.formats import keras_graph, keras_layers
+from fastlstm.graphs import keras_functions as functions
 
 pytestmark = [
     # Keras 3.15 on torch 2.13 and NumPy 2.4 warns of its own code, of .h5 files, and of masks that
@@ -315,7 +318,9 @@ def test_merging(keras, tmp_path, name, masked):
     one = layers.Masking()(x) if masked in ("one", "both") else x
     other = layers.Masking()(y) if masked in ("other", "both") else y
     merged = getattr(layers, name)()([one, other])
-    model = keras.Model([x, y], [merged, layers.LSTM(2)(merged)])
+    # Where it finds an option, Keras does not write the mask that it has worked out into the file.
+    after = [layers.LSTM(2)(merged), layers.LSTM(2)(merged, training=False)]
+    model = keras.Model([x, y], [merged, *after])
     check(model, [HOLES, HOLES[::-1].copy()], tmp_path, BOTH)
 
 
@@ -414,6 +419,126 @@ def test_a_chain_is_a_sequential(keras, tmp_path):
     np.testing.assert_array_equal(fresh(WORDS), ours(WORDS))
     fastlstm.save(ours, tmp_path / "ours.npz")
     np.testing.assert_array_equal(fastlstm.load(tmp_path / "ours.npz")(WORDS), ours(WORDS))
+
+
+# ---- any chain, and broken readers ------------------------------------------------------------
+
+# Layers by what they take and give: steps, steps; steps, one vector; one vector, one vector.
+ALONG = ["Dense", "Activation", "LeakyReLU", "LayerNormalization", "BatchNormalization", "Dropout",
+         "Conv1D same", "Conv1D causal", "UpSampling1D", "TimeDistributed Dense",
+         "PReLU shared", "lstm", "backwards", "both", "summed"]  # fmt: skip
+ENDS = ["GlobalAveragePooling1D", "GlobalMaxPooling1D", "last", "both at the end", ""]
+CELLS: dict[str, Callable[[Any], Any]] = {
+    "lstm": lambda L: L.LSTM(3, return_sequences=True, activation="relu"),
+    "backwards": lambda L: L.LSTM(2, return_sequences=True, go_backwards=True),
+    "both": lambda L: L.Bidirectional(L.LSTM(2, return_sequences=True)),
+    "summed": lambda L: L.Bidirectional(L.LSTM(3, return_sequences=True), merge_mode="sum"),
+    "last": lambda L: L.LSTM(3, recurrent_activation="hard_sigmoid"),
+    "both at the end": lambda L: L.Bidirectional(L.LSTM(2), merge_mode="ave"),
+}
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    along=st.lists(st.sampled_from(ALONG), min_size=1, max_size=4),
+    end=st.sampled_from(ENDS),
+    masked=st.booleans(),
+)
+def test_any_chain(keras, tmp_path, along, end, masked):
+    make = LAYERS | CELLS
+    layers = [make[name](keras.layers) for name in [*along, *filter(None, [end])]]
+    begin = [keras.layers.Masking()] if masked else []
+    model = row(keras, *begin, *layers)
+    check(model, [HOLES + 0.0], tmp_path)
+
+
+def _backwards(keras, **options):
+    return words(keras, keras.layers.LSTM(4, go_backwards=True, **options)), [WORDS]
+
+
+def _masked(keras, layer, **options):
+    return words(keras, getattr(keras.layers, layer)(4, **options), mask=True), [WORDS]
+
+
+def _both(keras, mask=False, **options):
+    lstm = keras.layers.LSTM(4, return_sequences=options.pop("sequences", False))
+    return words(keras, keras.layers.Bidirectional(lstm, **options), mask=mask), [WORDS]
+
+
+def _merged(keras, name):
+    x, y = keras.Input((5, 3)), keras.Input((5, 3))
+    merged = getattr(keras.layers, name)()([keras.layers.Masking()(one) for one in (x, y)])
+    y_of = keras.layers.LSTM(2)(merged, training=False)  # as in test_merging
+    return keras.Model([x, y], y_of), [HOLES, HOLES[::-1].copy()]
+
+
+def _with_states(keras):
+    x, h = keras.Input((5, 3)), keras.Input((4,))
+    y = keras.layers.LSTM(4)(keras.layers.Masking()(x), initial_state=[h, h])
+    return keras.Model([x, h], y), [HOLES, normal(4, 4)]
+
+
+def _layer(keras, name):
+    return row(keras, LAYERS[name](keras.layers)), [X]
+
+
+# By name: the module and function with a fault, the piece and what stands for it, and a model.
+FAULTS: dict[str, tuple[Any, str, str, str, Callable[[Any], Any]]] = {
+    "the order of time": (functions, "lstm", "y[:, ::-1]", "y",
+        lambda k: _backwards(k, return_sequences=True)),
+    "the last step": (functions, "lstm", "y[:, -1]", "y[:, 0]", lambda k: _masked(k, "LSTM")),
+    "the backward end": (functions, "both_ways", "back[:, 0]", "back[:, -1]",
+        lambda k: _both(k, merge_mode="sum")),
+    "masked outputs": (functions, "_run", '"zero" if zero else "last"', '"last"',
+        lambda k: _both(k, mask=True, sequences=True)),
+    "masked outputs at the end": (functions, "_run", '"zero" if zero else "last"', '"zero"',
+        lambda k: _masked(k, "LSTM")),
+    "masks of any": (functions, "mask_of_any", "np.logical_or", "np.logical_and",
+        lambda k: _merged(k, "Add")),
+    "masks side by side": (functions, "mask_of_concatenated",
+        "whole.all(axis=-1) if version == 2 else whole.any(axis=-1)", "whole.all(axis=-1)",
+        lambda k: _merged(k, "Concatenate")),
+    "a product under masks": (functions, "masked_product", "array.dtype.type(1)",
+        "array.dtype.type(0)", lambda k: _merged(k, "Multiply")),
+    "the larger under masks": (
+        functions,
+        "_with_masks",
+        "mask.astype(bool)",
+        "~mask.astype(bool)",
+        lambda k: _merged(k, "Maximum")),
+    "masks with states": (keras_graph, "_Builder._add", "layer.version > 2", "False",
+        lambda k: _with_states(k)),
+    "the slope": (keras_layers, "_slope", "0.2 if layer.version == 2 else 1 / 6", "0.2",
+        lambda k: (row(k, k.layers.Dense(4, "hard_sigmoid")), [3 * X])),
+    "padding": (functions, "_windows", "total // 2", "total - total // 2",
+        lambda k: _layer(k, "Conv1D same")),
+    "the mean of a mask": (functions, "global_average", "np.where(used, x, x.dtype.type(0))", "x",
+        lambda k: (row(k, k.layers.Masking(), k.layers.Dense(3),
+                       k.layers.GlobalAveragePooling1D()), [HOLES])),
+    "epsilon": (functions, "layer_normalization", "x.dtype.type(epsilon)", "x.dtype.type(1e-3)",
+        lambda k: _layer(k, "LayerNormalization of both")),
+    "the shift": (
+        functions,
+        "scale_and_shift",
+        "shift.reshape(shape)",
+        "scale.reshape(shape)",
+        lambda k: _layer(k, "BatchNormalization")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_broken_readers_are_rejected(keras, tmp_path, monkeypatch, name):
+    module, place, old, new, make = FAULTS[name]
+    model, inputs = make(keras)
+    check(model, inputs, tmp_path)
+    broken = edited(module, place, old, new)
+    owner, _, own = place.rpartition(".")
+    target, source = (getattr(one, owner) if owner else one for one in (module, broken))
+    monkeypatch.setattr(target, own, vars(source)[own])
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check(model, inputs, tmp_path)
 
 
 # ---- Keras 2 ---------------------------------------------------------------------------------

@@ -169,9 +169,9 @@ def _fill_by_class(layer: KerasLayer, group: hdf5.Group | None) -> None:
     count = sum(keras_layers.weight_count(layer))
     path = "cell/vars" if layer.kind == "LSTM" else "vars"
     own = group.group(path) if group is not None and count else None
-    if own is not None and own.has_array("0"):
-        more = own.has_array(str(count))
-        layer.weights = [own.array(str(n)) for n in range(count + more)]
+    if own is not None:
+        stored = [str(n) for n in range(count + 1) if own.has_array(str(n))]
+        layer.weights = [own.array(one) for one in stored] or None
 
 
 def _snake_case(name: str) -> str:

@@ -129,6 +129,8 @@ class _Builder:
             given = [_found(values, reference, call) for reference in call.inputs]
             mask = None if call.mask is None else _found(values, call.mask, call)
             name = f"{path}{call.layer.name}"
+            if not given:
+                raise ValueError(f"{call.layer} is called on nothing")
             if call.layer.kind in NETWORKS:
                 if mask is not None:
                     given[0] = given[0]._replace(mask=mask.name)
@@ -146,8 +148,6 @@ class _Builder:
     ) -> list[_Value]:
         """Add one call of a layer, and return what it gives."""
         layer, is_plain = call.layer, mask is None
-        if not inputs:
-            raise ValueError(f"{layer} is called on nothing")
         again = id(layer) in self.steps
         if not again:
             self.steps[id(layer)] = step = step_of(layer, self.making)

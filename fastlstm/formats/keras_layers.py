@@ -8,7 +8,6 @@ stands in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +39,6 @@ WRAPPED = {
 _MODULES = ("", "keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
 
 
-@dataclass
 class KerasLayer:
     """A layer as a file describes it.
 
@@ -49,13 +47,19 @@ class KerasLayer:
     file has it. ``weights`` are its own, in Keras's order; None until they are read.
     """
 
-    kind: str
-    name: str
-    config: Mapping[str, Any]
-    version: int
-    inside: list[KerasLayer] = field(default_factory=list)
-    calls: Any = None
-    weights: list[Array] | None = None
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        config: Mapping[str, Any],
+        version: int,
+        inside: list[KerasLayer] | None = None,
+        weights: list[Array] | None = None,
+    ) -> None:
+        self.kind, self.name, self.config, self.version = kind, name, config, version
+        self.inside = [] if inside is None else inside
+        self.calls: Any = None
+        self.weights = weights
 
     def __str__(self) -> str:
         return f"layer {short(self.name)} ({self.kind[:100]})"
@@ -356,7 +360,8 @@ def _bidirectional(layer: KerasLayer) -> dict[str, Own]:
     if ahead == back and not ways[0].description["reverse"]:
         reverse = {f"{name}_reverse": array for name, array in ways[1].arrays.items()}
         return {"": Own({**ahead, "bidirectional": True}, {**ways[0].arrays, **reverse})}
-    return {f"/{part.name}": way for part, way in zip(layer.inside, ways, strict=True)}
+    first, second = (f"/{part.name}" for part in layer.inside)
+    return {first: ways[0], second if second != first else f"{second}_2": ways[1]}
 
 
 def walked(network: KerasLayer, path: str = "") -> Iterator[tuple[str, KerasLayer]]:
@@ -547,10 +552,8 @@ def _made(layer: KerasLayer, making: Making) -> dict[str, Any]:
 
 def _lstm_step(layer: KerasLayer, making: Making) -> Step:
     layers = _made(layer, making)
-    return _recurrent_step(layer, layers)
-
-
-def _recurrent_step(layer: KerasLayer, layers: dict[str, Any]) -> Step:
+    if not layers:
+        raise ValueError(f"{layer}: {layer.inside[0]} inside it is not known here")
     first = layer if layer.kind != "Bidirectional" else layer.inside[0]
     sequences, states = first.flag("return_sequences"), first.flag("return_state")
     zero = first.flag("zero_output_for_mask")

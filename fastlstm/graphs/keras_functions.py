@@ -280,7 +280,8 @@ def _windows(
         before = reach - 1
     elif padding == "same":
         total = max(0, (-(-steps // stride) - 1) * stride + reach - steps)
-        before, behind = total // 2, total - total // 2
+        before = total // 2
+        behind = total - before
     if before or behind:
         limits.allow((len(x), before + steps + behind, x.shape[2]), x.itemsize)
         edges = ((0, 0), (before, behind), (0, 0))
