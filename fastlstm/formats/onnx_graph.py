@@ -20,6 +20,7 @@ from ..graphs.control import truth
 from ..graphs.model import Port
 from ..graphs.operators import node_of
 from ..graphs.plan import Body, Draft, Node, Operator, Value
+from ..graphs.reference import RANDOM
 from .onnx_states import PASSING, Flow
 from .onnx_tensors import Tensors, check_text, dtype_of
 
@@ -311,9 +312,12 @@ class Reader:
     def _folds(self, draft: Draft, node: Node, domain: str) -> bool:
         """Whether a node that takes constants alone may be computed while the file is read.
 
-        Not if a few numbers could ask for hours of work; it is done at each call then.
+        Not if a few numbers could ask for hours of work, or if it draws at random; it is done at
+        each call then.
         """
         if node.type in ("Loop", "Scan") or self._seconds > _MOST_SECONDS:
+            return False
+        if node.by == "onnx" and node.type in RANDOM:
             return False
         if node.by == "numpy" and node.type not in _COSTLY and domain == "":
             return True

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from ..checks import short
 
 _MIB = 1 << 20
+MOST_AXES = 64  # which NumPy has, before version 2 half as many
 
 
 class TooLarge(ValueError):
@@ -42,6 +43,8 @@ class Limits:
     def allow(self, shape: Iterable[int], itemsize: int) -> None:
         """Raise TooLarge if an array of this shape takes too many bytes."""
         shape = tuple(int(size) for size in shape)
+        if len(shape) > MOST_AXES:
+            raise ValueError(f"an array would have {len(shape)} axes, at most {MOST_AXES} go")
         if any(size < 0 for size in shape):
             raise ValueError(f"a shape has a size below 0: {short(shape)}")
         if (size := math.prod(shape) * itemsize) > self.most:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..checks import short
+from .limits import MOST_AXES
 from .plan import Compute, Node, Operator
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def axes_of(axes: Iterable[int], rank: int) -> list[int]:
 
 def along(axis: int, part: Any) -> tuple[Any, ...]:
     """Return the index of a part along one axis, of an array of any rank that has this axis."""
+    axis_of(axis, MOST_AXES)
     if axis < 0:
         return (..., part, *[slice(None)] * (-axis - 1))
     return (*[slice(None)] * axis, part)
@@ -166,5 +168,5 @@ def along(axis: int, part: Any) -> tuple[Any, ...]:
 
 def allow(limits: Limits, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     """Ask the limits for an array, unless it is small."""
-    if math.prod(shape) > SMALL or min(shape, default=0) < 0:
+    if len(shape) > MOST_AXES or math.prod(shape) > SMALL or min(shape, default=0) < 0:
         limits.allow(shape, dtype.itemsize)

@@ -81,7 +81,9 @@ class _Windows(NamedTuple):
 
     def parts(self) -> Any:
         """Yield, for each place in a window, which windows have it on the axis, and there where."""
-        for place in range(self.kernel):
+        lowest = self.before - (self.number - 1) * self.stride
+        highest = (self.before + self.size - 1) // self.dilation
+        for place in range(max(lowest // self.dilation, 0), min(highest + 1, self.kernel)):
             start = place * self.dilation - self.before
             first = max(-(start // self.stride), 0)
             last = min((self.size - 1 - start) // self.stride + 1, self.number)
@@ -175,6 +177,7 @@ class _Geometry(NamedTuple):
 def _pooled(ufunc: np.ufunc, nothing: Any, limits: Limits, windows: _Windows, x: Array) -> Array:
     shape = (*x.shape[: windows.axis], windows.number, *x.shape[windows.axis + 1 :])
     allow(limits, shape, x.dtype)
+    allow(limits, (windows.before + windows.size + windows.behind,), x.dtype)
     y = np.full(shape, nothing, x.dtype)
     for there, here in windows.parts():
         part = y[there]

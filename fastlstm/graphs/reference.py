@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .plan import Compute, Operator, Value
 
+# Operators that give something else at each call.
+RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform "
+    "RandomUniformLike".split()
+)
 # Options of recurrent operators that the evaluator ignores without saying so; what may stand there.
 _ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _IGNORED = "activation_alpha", "activation_beta", "clip"

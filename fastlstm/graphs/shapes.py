@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .elementwise import DTYPES
-from .limits import Limits
+from .limits import MOST_AXES, Limits
 from .makers import (
     MANY,
     SMALL,
@@ -163,8 +163,8 @@ def _reshape_like(sizes: Sequence[int], x: Array) -> Array:
     """Return x in a shape where 0 stands for the size that the axis has now."""
     if 0 in sizes[x.ndim :]:
         raise ValueError(f"the shape {tuple(sizes)} has a 0 where x, of {x.shape}, has no axis")
-    old = x.shape + (0,) * len(sizes)
-    return x.reshape(_checked_sizes([a or b for a, b in zip(sizes, old, strict=False)]))
+    old = x.shape
+    return x.reshape([size or old[axis] for axis, size in enumerate(_checked_sizes(sizes))])
 
 
 def _checked_sizes(sizes: Sequence[int]) -> Sequence[int]:
@@ -219,6 +219,8 @@ def _make_unsqueeze(operator: Operator) -> Compute | Node:
 def _unsqueeze(x: Array, axes: Integers | tuple[int, ...]) -> Array:
     wanted = wholes(axes)
     rank = x.ndim + len(wanted)
+    if rank > MOST_AXES:
+        raise ValueError(f"there would be {rank} axes, at most {MOST_AXES} go")
     new = axes_of(wanted, rank)
     return x[tuple([None if axis in new else slice(None) for axis in range(rank)])]
 
@@ -226,6 +228,8 @@ def _unsqueeze(x: Array, axes: Integers | tuple[int, ...]) -> Array:
 @SHAPES.plain("Expand", inputs=(2, 2), limited=True)
 def _expand(limits: Limits, x: Array, shape: Integers) -> Array:
     wanted = shape.ravel().tolist()
+    if (*wanted,) == x.shape:
+        return x
     rank = max(x.ndim, len(wanted))
     pairs = zip((1,) * (rank - x.ndim) + x.shape, [1] * (rank - len(wanted)) + wanted, strict=True)
     sizes = tuple([old if new == 1 else new for old, new in pairs])
@@ -381,7 +385,8 @@ class _Bounds:
         backwards = any(
             a < -1 and step < 0 for a, step in zip(self.starts, self.steps, strict=True)
         )
-        if len(set(self.axes)) < len(self.axes) or backwards:
+        known = len(set(self.axes)) == len(self.axes) <= MOST_AXES
+        if backwards or not known or max(map(abs, self.axes), default=0) > MOST_AXES:
             return None
         by_axis = dict(zip(self.axes, map(slice, self.starts, self.ends, self.steps), strict=True))
         low, high = min(self.axes, default=0), max(self.axes, default=-1)
