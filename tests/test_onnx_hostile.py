@@ -261,6 +261,22 @@ def test_hostile(name: str) -> None:
     bounded(HOSTILE[name])
 
 
+def test_a_large_file_takes_its_size_a_few_times() -> None:
+    """The numbers, those of the layer, and what is between them for a while."""
+    arrays = lstm_arrays(i=512, h=512)
+    lstm = node("LSTM", ["x", "W", "R", "B"], ["y"], hidden_size=512)
+    data = model(graph([lstm], ["x"], ["y"], arrays))
+    file = io.BytesIO(data)
+    tracemalloc.start()
+    network = load(file)
+    left, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3.5 * len(data) and left < 1.1 * len(data)
+    np.testing.assert_array_equal(
+        network.state_dict()["y.weight_hh_l0"][:512], arrays["R"][0, :512]
+    )
+
+
 def test_other_protobuf_messages_are_not_onnx() -> None:
     """Nor is anything else that begins like one."""
     for data in (

@@ -106,16 +106,18 @@ def load(
     ----------
     path : str, path-like or binary file
         A file that torch wrote (.pt, .pth; a state dict, a checkpoint, a whole module or
-        TorchScript, read without torch), a .safetensors or a .npz file. An open file is read from
-        its position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a
-        `Checkpoint` of `fit`, the parameters of its model are read.
+        TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
+        an ONNX file (.onnx) or one of Keras (.keras, .h5). An open file is read from its position
+        on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a `Checkpoint`
+        of `fit`, the parameters of its model are read.
     key : str, optional
         Which state dict to take from a torch checkpoint that holds several, as ``"model_state"``
         or, nested deeper, ``"ema.model"``. It is not needed if only one of them has names as layers
         give them.
     prefix : str, optional
         Take only this part of the model, a layer or all layers inside it: what the names of its
-        parameters begin with, as ``"encoder.lstm"``.
+        parameters begin with, as ``"encoder.lstm"``. In an ONNX file this is the name of a node,
+        with ``_`` in place of dots.
     batch_first : bool, optional
         How the LSTMs take their input, where the file does not tell: True for a torch model that
         was made with ``batch_first=True``. If it is left out, it stays undecided: unbatched and
@@ -141,7 +143,9 @@ def load(
         Otherwise, as in every torch file, the layers follow each other in the `order` given. If
         none is given, names and shapes must admit one chain only, and the common one (an embedding,
         LSTMs, a Linear); the `repr` of the model says what the file does not tell. If the names
-        have no prefix (``weight_ih_l0``), the layer itself is returned.
+        have no prefix (``weight_ih_l0``), the layer itself is returned. A file of a whole
+        network gives that network: a `fastlstm.graphs.GraphModel`, which has named inputs and
+        outputs, or the layers themselves where it is a chain of layers that fastlstm has.
 
     Raises
     ------
@@ -343,7 +347,8 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
         The arrays as they are stored, but floats of 8 and 16 bits are widened to float32, which is
         exact. Weights that torch stored once under two names share their memory. An expanded tensor
         is a read-only view of the numbers that are stored. From a `Checkpoint` of `fit`, the
-        parameters of its model are read.
+        parameters of its model are read. From an ONNX file, those of the layers in it are read,
+        under torch's names behind that of the node; they are read-only.
 
     Raises
     ------

@@ -128,7 +128,8 @@ class Loop(_Repeated):
             for parts, result in zip(collected, results[self.states :], strict=True):
                 parts.append(result)
                 size += np.asarray(result).nbytes
-            self.limits.allow((size,), 1)
+            if size > self.limits.most:
+                self.limits.allow((size,), 1)  # which says so
         arrays = [self.stacked(parts, place) for place, parts in enumerate(collected)]
         return self.results(states, arrays)
 
@@ -189,7 +190,8 @@ class Scan(_Repeated):
             for parts, result in zip(collected, results[self.states :], strict=True):
                 parts.append(result)
                 size += np.asarray(result).nbytes
-            self.limits.allow((size,), 1)
+            if size > self.limits.most:
+                self.limits.allow((size,), 1)  # which says so
         return states, collected
 
     def _batch(self, lengths: Value, own: Sequence[Array], around: Sequence[Value]) -> Any:
