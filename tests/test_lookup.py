@@ -3,9 +3,11 @@
 The model that takes them is compared with its layers one by one: the LSTM then gets an array.
 """
 
+import concurrent.futures
 import copy
 import dataclasses
 import itertools
+import os
 import pickle
 
 import numpy as np
@@ -324,6 +326,31 @@ def test_copies_and_pickles_have_none(native):
         assert lstm._ahead is None
     other = pickle.loads(pickle.dumps(model))
     assert_same_bits(other(index), model(index))
+
+
+def test_many_threads_at_once(native):
+    """They count together, and one or several of them make the products."""
+    model, index = model_of(), np.arange(ROWS).reshape(-1, 1)
+    expected = model["lstm"](model["embedding"](index))[0]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = [*pool.map(lambda _: model(index), range(64))]
+    assert is_ahead(model)
+    for y in results:
+        assert_same_bits(y, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child(native):
+    """It has the products too, and what it changes is its own."""
+    model, index = made_ahead(model_of()), np.arange(ROWS).reshape(-1, 1)
+    expected = model(index)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(model(index), expected)
+        model["embedding"].weight = 2 * model["embedding"].weight
+        os._exit(0 if same and not np.array_equal(model(index), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert_same_bits(model(index), expected)
 
 
 def test_only_tables_that_pay(native, monkeypatch):
