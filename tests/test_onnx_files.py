@@ -1044,6 +1044,25 @@ def test_an_lstm_alone() -> None:
         load(file, into=LSTM(I, H, output_activation="relu"), prefix="enc_rnn")
 
 
+def test_an_lstm_that_is_damaged_is_named() -> None:
+    data = model(lstm_graph(hidden_size=5))
+    for function in load, load_lstm, load_state:
+        with pytest.raises(ValueError, match="operator LSTM 'rnn': R must have shape"):
+            function(io.BytesIO(data))
+
+
+def test_attributes_of_another_type_than_they_say() -> None:
+    proto = lstm_graph()
+    attribute = next(a for a in proto.node[0].attribute if a.name == "hidden_size")
+    attribute.f = 4.0
+    with pytest.raises(ValueError, match="attribute 'hidden_size' is said to be INT, but has 'f'"):
+        read(model(proto))
+    attribute.ClearField("f")
+    attribute.type = onnx.AttributeProto.UNDEFINED
+    with pytest.raises(ValueError, match="attribute 'hidden_size' has no known type"):
+        read(model(proto))
+
+
 def test_what_load_refuses_of_a_graph() -> None:
     file = io.BytesIO(model(lstm_graph()))
     for options, words in (

@@ -100,6 +100,10 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         if isinstance(layer, LSTM):
             recurrent[f"{name}."] = structure.describe(layer)
 
+    for name, fault in reader.faults.items():
+        if fault.startswith("operator LSTM "):
+            state.refused[f"{name}.weight_ih_l0"] = f"cannot be read: {fault}"
+
     def build(wish: Wish) -> Layer:
         if reader.faults:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))

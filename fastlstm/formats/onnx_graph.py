@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import short
+from ..checks import quoted, short
 from ..graphs.control import truth
 from ..graphs.model import Port
 from ..graphs.operators import node_of
@@ -34,7 +34,7 @@ _MOST_PRODUCTS = 10**8
 _COSTLY = {"Conv", "ConvTranspose", "Einsum", "Gemm", "LSTM", "MatMul"}
 
 _OLDEST = 7  # the first version of ONNX's operators ("opset") that is read
-_FIELDS = {  # of an AttributeProto by its type; tensors and graphs have their own readers
+_PLAIN = {  # fields of an AttributeProto by its type, which need no readers of their own
     "FLOAT": "f",
     "INT": "i",
     "STRING": "s",
@@ -43,6 +43,14 @@ _FIELDS = {  # of an AttributeProto by its type; tensors and graphs have their o
     "INTS": "ints",
     "STRINGS": "strings",
     "TYPE_PROTOS": "type_protos",
+}
+_VALUES = _PLAIN | {
+    "TENSOR": "t",
+    "GRAPH": "g",
+    "SPARSE_TENSOR": "sparse_tensor",
+    "TENSORS": "tensors",
+    "GRAPHS": "graphs",
+    "SPARSE_TENSORS": "sparse_tensors",
 }
 
 
@@ -76,12 +84,15 @@ class Graph:
         self.repeated = repeated
         self.depth: int = outer.depth + 1 if outer else 0
         self.names: dict[str, str] = {}
-        self.captured: dict[str, str] = {}  # from values of the draft around it to its own
+        self._around: dict[str, str] = {}  # as `names`, of the graphs around it
+        self.captured: dict[str, None] = {}  # what its draft takes from the one around it, in order
 
     def find(self, name: str) -> str:
         """Return the value that a name stands for; "" for an input that a function lacks."""
         if name in self.names:
             return self.names[name]
+        if name in self._around:
+            return self._around[name]
         if self.outer is None:
             raise ValueError(f"nothing before it gives {short(name)}")
         found = self.outer.find(name)
@@ -89,8 +100,8 @@ class Graph:
             if found in self.outer.draft.constants:
                 self.draft.constants[found] = self.outer.draft.constants[found]
             else:
-                self.captured[found] = found
-        self.names[name] = found
+                self.captured[found] = None
+        self._around[name] = found
         return found
 
 
@@ -199,10 +210,7 @@ class Reader:
                 ) from fault
 
     def _results(self, outputs: Iterable[Any], graph: Graph) -> list[str]:
-        """Return the values of the outputs of a graph; each is given by a node of its own.
-
-        So what a model returns is never what it was given, nor one of its constants.
-        """
+        """Return the values of the outputs of a graph."""
         names = []
         for value in outputs:
             try:
@@ -382,7 +390,7 @@ class Reader:
 
     def _define(self, graph: Graph, name: str, value: str | None = None) -> str:
         """Let a name stand for a value, a new one if none is given, and return that."""
-        if name in graph.names and (graph.outer is None or name not in graph.outer.names):
+        if name in graph.names:
             raise ValueError(f"there are two values called {short(name)}")
         check_text(name)
         if not name:
@@ -458,9 +466,9 @@ class Reader:
             return [self._array(tensor, graph) for tensor in proto.tensors]
         if kind == "SPARSE_TENSOR":
             return self._dense(proto.sparse_tensor, graph)
-        if kind not in _FIELDS:
+        if kind not in _PLAIN:
             raise ValueError(f"its attribute {short(proto.name)} has the type {kind}")
-        value = getattr(proto, _FIELDS[kind])
+        value = getattr(proto, _PLAIN[kind])
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         elif kind == "STRINGS":
@@ -516,6 +524,11 @@ def _kind(attribute: Any) -> str:
     kind = _kinds().get(attribute.type, "UNDEFINED")
     if kind == "UNDEFINED":
         raise ValueError(f"its attribute {short(attribute.name)} has no known type")
+    fields = {field.name for field, _ in attribute.ListFields()}
+    if others := fields - {"name", "type", "doc_string", "ref_attr_name", _VALUES[kind]}:
+        raise ValueError(
+            f"its attribute {short(attribute.name)} is said to be {kind}, but has {quoted(sorted(others))}"
+        )
     return kind
 
 
