@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import struct
 import tracemalloc
 import zipfile
@@ -45,6 +46,9 @@ def with_random_weights(model: Any, seed: int = 0) -> Any:
     for weight in model.weights:
         value = rng.normal(size=weight.shape) * 0.5
         weight.assign(np.abs(value) + 0.1 if "variance" in weight.path else value)
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):  # it keeps what it makes of its weights
+            layer.finalize_state()
     return model
 
 
@@ -218,6 +222,9 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "Reshape": lambda L: L.Reshape((3, -1)),
     "Permute": lambda L: L.Permute((2, 1)),
     "Rescaling": lambda L: L.Rescaling(2.0, 0.5),
+    "Normalization": lambda L: L.Normalization(),
+    "Normalization by numbers": lambda L: L.Normalization(mean=[1, 2, 3], variance=[3, 2, 1]),
+    "Normalization by one": lambda L: L.Normalization(axis=None, mean=0.5, variance=2.0),
     "BatchNormalization": lambda L: L.BatchNormalization(),
     "BatchNormalization of steps": lambda L: L.BatchNormalization(axis=1, epsilon=0.1),
     "BatchNormalization plain": lambda L: L.BatchNormalization(scale=False, center=False),
@@ -598,10 +605,10 @@ def test_weights_of_keras_2_alone(name):
     assert fastlstm.load_state(file).keys() == state.keys()
     model.load_state_dict({local: 0 * array for local, array in state.items()})
     assert_all_close(fastlstm.load(file, into=model)(*xs), ys)
-    with pytest.warns(UserWarning, match="weights alone does not tell .* activations"):
+    with pytest.warns(UserWarning, match="weights alone do not tell .* activations"):
         one = fastlstm.load_lstm(file, prefix="second" if name == "chain" else "both")
     assert one.bidirectional and one.batch_first
-    with pytest.raises(ValueError, match="weights alone does not tell the order of layers"):
+    with pytest.raises(ValueError, match="weights alone do not tell the order of layers"):
         fastlstm.load(file)
 
 
@@ -662,6 +669,39 @@ def test_float64(keras, tmp_path):
     precise = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "gelu", dtype="float64")])
     precise.save(tmp_path / "precise.keras")
     assert fastlstm.load(tmp_path / "precise.keras")(X[:, 0].astype("float64")).dtype == np.float64
+
+
+def test_a_class_of_its_own(keras, tmp_path):
+    """What it does stands in its code alone, but its LSTMs can be taken."""
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.reader = keras.layers.LSTM(4)
+            self.both = keras.layers.Bidirectional(keras.layers.LSTM(3), name="ways")
+
+        def call(self, x):
+            return self.reader(x) + keras.ops.sum(self.both(x), axis=-1, keepdims=True)
+
+    model = Own()
+    model(X)
+    with_random_weights(model)
+    model.save(tmp_path / "own.keras")
+    words = "its model is of a class of its own, '.*Own'; weights alone do not tell the order"
+    with pytest.raises(ValueError, match=words):
+        fastlstm.load(tmp_path / "own.keras")
+    with pytest.warns(UserWarning, match=words):
+        lstm = fastlstm.load_lstm(tmp_path / "own.keras", prefix=model.reader.name)
+    expected = values_of(model.reader, [X])[0]
+    np.testing.assert_allclose(lstm(X)[0][:, -1], expected, rtol=0, atol=2e-6)
+    with pytest.warns(UserWarning, match=words):
+        assert fastlstm.load_lstm(tmp_path / "own.keras", prefix="ways").bidirectional
+
+
+def test_a_model_is_copied(small):
+    model = fastlstm.load(small)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again(X), model(X))
 
 
 # ---- what is refused -------------------------------------------------------------------------
@@ -854,7 +894,7 @@ def test_texts_that_are_no_networks(small):
         " " * (5 << 20): "bytes of a network's JSON; at most",
         "[]": "a layer must be an object",
         "{}": "a layer must have a class_name",
-        '{"class_name": "Dense", "config": {}}': "a Sequential or Functional model is expected",
+        '{"class_name": "Dense", "config": {}}': "its model is of a class of its own, 'Dense'",
         '{"class_name": "Sequential", "config": {}}': "has no list of layers",
         '{"class_name": "Sequential", "config": {"layers": []}}': "has no layers",
         '{"class_name": "Sequential", "config": {"layers": [3]}}': "a layer must be an object",

@@ -34,8 +34,7 @@ _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5
 # The groups of the layers of a network: that of Keras 3, and one of late versions of Keras 2.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
 _ALONE = (
-    "a file of weights alone does not tell the order of layers, nor the activations and the "
-    "direction of LSTMs"
+    "weights alone do not tell the order of layers, nor the activations and the direction of LSTMs"
 )
 _UNTOLD = ("gate_activation", "cell_activation", "output_activation", "reverse")
 
@@ -72,8 +71,11 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             f"it has no {_WEIGHTS}, but {quoted(source.members)}: save it with weights in HDF5"
         )
     network = keras_layers.described(config, version, source.budget)
-    data = archive.read(source, source.members[_WEIGHTS])
-    _fill_by_class(network, hdf5.File(data, source.budget).root)
+    file = hdf5.File(archive.read(source, source.members[_WEIGHTS]), source.budget).root
+    if network.kind not in keras_layers.NETWORKS:  # what it does stands in its code alone
+        untold = f"its model is of a class of its own, {short(network.kind)}; {_ALONE}"
+        return _of_weights(_layers_by_class(file, source.budget), untold)
+    _fill_by_class(network, file)
     return _content(network, source)
 
 
@@ -89,9 +91,9 @@ def _from_hdf5(file: hdf5.Group, source: Source) -> Content:
         _fill_by_name(network, weights)
         return _content(network, source)
     if (names := file.texts("layer_names")) is not None:
-        return _of_weights(_layers_by_name(file, names))
+        return _of_weights(_layers_by_name(file, names), _ALONE)
     if any(file.group(name) is not None for name in _LAYERS):
-        return _of_weights(_layers_by_class(file, source.budget))
+        return _of_weights(_layers_by_class(file, source.budget), _ALONE)
     raise ValueError(f"an HDF5 file, but none that Keras wrote: it has {quoted(file.names())}")
 
 
@@ -133,7 +135,7 @@ def _content(network: KerasLayer, source: Source | None) -> Content:
     return Content(state, None, build=build, recurrent=recurrent)
 
 
-def _of_weights(layers: Iterable[KerasLayer]) -> Content:
+def _of_weights(layers: Iterable[KerasLayer], untold: str) -> Content:
     """Return the content of a file of weights alone, from what its layers seem to be."""
     network = KerasLayer("Sequential", "", {}, 3, inside=[*layers])
     content = _content(network, None)
@@ -142,7 +144,7 @@ def _of_weights(layers: Iterable[KerasLayer]) -> Content:
         for prefix, given in content.recurrent.items()
     }
     content.state.batch_first |= dict.fromkeys(told, True)
-    return content._replace(recurrent=told, build=None, untold=_ALONE)
+    return content._replace(recurrent=told, build=None, untold=untold)
 
 
 # ---- weights ------------------------------------------------------------------------------------

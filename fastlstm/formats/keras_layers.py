@@ -207,6 +207,8 @@ def weight_count(layer: KerasLayer) -> tuple[int, int]:
     if kind in ("BatchNormalization", "LayerNormalization"):
         affine = layer.flag("scale", True) + layer.flag("center", True)
         return affine, 2 * (kind == "BatchNormalization")
+    if kind == "Normalization":
+        return 0, 3 * (layer.config.get("mean") is None)
     return {"CuDNNLSTM": 3, "Embedding": 1, "PReLU": 1}.get(kind, 0), 0
 
 
@@ -746,6 +748,23 @@ def _rescaling_step(layer: KerasLayer, making: Making) -> Step:
     return _plain(compute, "pass" if layer.version > 2 else "stop")
 
 
+def _normalization_step(layer: KerasLayer, making: Making) -> Step:
+    """Return (x - mean) / deviation along the last axis, of the weights or of the config."""
+    if layer.flag("invert") or layer.config.get("axis", -1) not in (-1, [-1], None, []):
+        raise ValueError(f"{layer}: invert, and axes but the last one, are not known here")
+    given = [layer.config.get(name) for name in ("mean", "variance")]
+    if given[0] is None:
+        given = list((layer.weights or [])[:2])
+    try:
+        mean, variance = (np.asarray(one, np.float64).reshape(-1) for one in given)
+        scale = 1 / np.maximum(np.sqrt(variance), 1e-7)
+        scale, shift = np.broadcast_arrays(scale, -mean * scale)
+    except (TypeError, ValueError) as fault:
+        raise ValueError(f"{layer} has no mean and variance in the file") from fault
+    compute = partial(functions.scale_and_shift, -1, making.cast(scale), making.cast(shift))
+    return _plain(compute, "pass" if layer.version > 2 else "stop")
+
+
 def _batch_norm_step(layer: KerasLayer, making: Making) -> Step:
     """Return x times a scale plus a shift, in which the statistics of training are worked out."""
     axis = layer.integer("axis", -1)
@@ -971,6 +990,7 @@ _MAKERS: dict[str, Maker] = {
     "ZeroPadding1D": _padding_step,
     "Cropping1D": _cropping_step,
     "Rescaling": _rescaling_step,
+    "Normalization": _normalization_step,
     "BatchNormalization": _batch_norm_step,
     "LayerNormalization": _layer_norm_step,
     "Conv1D": _convolution_step,
