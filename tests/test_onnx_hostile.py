@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 import tracemalloc
@@ -259,6 +260,34 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(name: str) -> None:
     bounded(HOSTILE[name])
+
+
+def test_names_are_shown_without_what_moves_a_cursor() -> None:
+    evil = "a\x1b[31m\n\u202eb"
+    proto = lstm_graph(name=evil)
+    proto.node.append(node("Neg", [evil], [evil + "2"], name=evil))
+    proto.input.append(port(evil, [evil, 2]))
+    proto.output.append(port(evil + "2"))
+    network = read(model(proto))
+    shown = [repr(network)]
+    calls: list[Callable[[], object]] = [
+        lambda: network.run(None, {}),
+        lambda: network.run([evil], FEEDS),
+        lambda: network.run(None, {**FEEDS, evil: np.ones(3, "f")}),
+        lambda: load_lstm(io.BytesIO(model(proto)), prefix="q"),
+    ]
+    for kind, domain in (evil, ""), ("Neg", evil), ("x" * 10**6, ""):
+        strange = graph([node(kind, ["x"], ["y"], name=evil, domain=domain)], ["x"], ["y"])
+        imports = [onnx.helper.make_opsetid(domain, 1)] if domain else []
+        calls.append(functools.partial(read, model(strange, imports=imports)))
+    for call in calls:
+        with pytest.raises(ValueError) as error:
+            call()
+        shown.append(str(error.value))
+    for text in shown:
+        assert text.replace("\n", "").isprintable() and "\x1b" not in text
+        assert len(text) < 2000
+        assert "\\x1b" in text or "xxx" in text
 
 
 def test_a_large_file_takes_its_size_a_few_times() -> None:

@@ -33,6 +33,7 @@ _MOST_SECONDS = 2.0
 _MOST_PRODUCTS = 10**8
 _COSTLY = {"Conv", "ConvTranspose", "Einsum", "Gemm", "LSTM", "MatMul"}
 
+_LONGEST_NAME = 500  # letters of an operator's type or domain
 _OLDEST = 7  # the first version of ONNX's operators ("opset") that is read
 _PLAIN = {  # fields of an AttributeProto by its type, which need no readers of their own
     "FLOAT": "f",
@@ -224,6 +225,9 @@ class Reader:
     def _node(self, proto: Any, graph: Graph) -> None:
         check_text(proto.name, proto.domain, proto.op_type, proto.overload)
         domain, kind = _domain(proto.domain), proto.op_type
+        for name in domain, kind:
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise ValueError(f"no operator is called {short(name)}")
         key = (domain, kind, proto.overload)
         inputs = _stripped([graph.find(name) if name else "" for name in proto.input])
         if key in self._functions:
@@ -526,9 +530,8 @@ def _kind(attribute: Any) -> str:
         raise ValueError(f"its attribute {short(attribute.name)} has no known type")
     fields = {field.name for field, _ in attribute.ListFields()}
     if others := fields - {"name", "type", "doc_string", "ref_attr_name", _VALUES[kind]}:
-        raise ValueError(
-            f"its attribute {short(attribute.name)} is said to be {kind}, but has {quoted(sorted(others))}"
-        )
+        what = f"its attribute {short(attribute.name)} is said to be {kind}"
+        raise ValueError(f"{what}, but has {quoted(sorted(others))}")
     return kind
 
 
