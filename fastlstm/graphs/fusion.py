@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .cells import with_cells
 from .products import Convolution, Dense
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Rewrite = Callable[["Draft", "Node", "Node"], "Node | None"]
 
 def fused(draft: Draft, nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     """Return nodes that compute the same outputs, fewer of them."""
+    nodes = with_cells(draft, nodes, outputs)
     uses = Counter(name for node in nodes for name in node.inputs)
     uses.update(outputs)
     alone: dict[str, int] = {}  # a value that one node takes: the place of the node that gives it
