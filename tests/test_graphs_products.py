@@ -371,6 +371,37 @@ def test_results_and_padding_stay_within_the_limits():
                 made.compute(*[values[name] for name in made.inputs])
 
 
+def test_a_weight_of_many_nodes_is_one_layer():
+    """A file stores it once; copies for each node could take any multiple of the file's size."""
+    w, b = np.ones((3, 5), "f4"), np.ones(5, "f4")
+    kernel = np.ones((5, 3, 2), "f4")
+    draft = Draft("auto", Limits(1 << 30), 1 << 30)
+
+    def computes(kind, attributes, *constants):
+        names = tuple("xyz"[: 1 + len(constants)])
+        for n in range(3):
+            operator = Operator(
+                f"{kind} {n}", kind, "", 17, attributes, names, ("q",), (None, *constants), draft
+            )
+            yield node_of(operator).compute
+
+    one, *others = (dense.linear for dense in computes("MatMul", {}, w))
+    assert all(other is one for other in others)
+    different = [
+        next(computes("MatMul", {}, w.copy())),
+        next(computes("Gemm", {}, w)),
+        next(computes("Gemm", {}, w, b)),
+        next(computes("Gemm", {"alpha": 2.0}, w, b)),
+        next(computes("Gemm", {"beta": 2.0}, w, b)),
+    ]
+    assert len({id(dense.linear) for dense in different} | {id(one)}) == 6
+    assert len(draft.layers) == 6
+    one, *others = (conv._linears for conv in computes("Conv", {}, kernel))
+    assert all(other is one for other in others)
+    np.testing.assert_array_equal(different[3](np.ones((1, 3), "f4")), [[2 * 3 + 1] * 5])
+    np.testing.assert_array_equal(different[4](np.ones((1, 3), "f4")), [[3 + 2] * 5])
+
+
 # ---- the check can fail -------------------------------------------------------------------------
 
 

@@ -189,7 +189,12 @@ def test_ragged_sentences(tmp_path):
 def test_cells_that_are_unrolled(tmp_path, exporter):
     torch.manual_seed(3)
     model, inputs = Cells(), (torch.randn(T, B, I),)
-    assert_as_torch(exported(tmp_path / "m.onnx", model, inputs, exporter), model, inputs)
+    read = exported(tmp_path / "m.onnx", model, inputs, exporter)
+    model.lstm = model.cell  # for the comparison: one LSTM has become of all steps
+    for name, parameter in list(model.cell.named_parameters()):
+        model.cell.register_parameter(f"{name}_l0", parameter)
+    assert_as_torch(read, model, inputs)
+    assert len(_lstms(read)) == 1
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -486,7 +486,7 @@ class Reader:
     def _body(self, proto: Any, owner: Graph, graph: Graph) -> Body:
         """Return a graph inside an operator as a plan of its own."""
         draft = Draft(graph.draft.engine, graph.draft.limits, graph.draft.room)
-        draft.layers = graph.draft.layers
+        draft.layers, draft.made = graph.draft.layers, graph.draft.made
         body = Graph(draft, owner.versions, owner, owner.attributes, graph.repeated)
         body.depth = graph.depth + 1
         given = {tensor.name for tensor in proto.initializer}

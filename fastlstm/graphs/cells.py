@@ -131,15 +131,20 @@ def _splits(split: Node, z: Array) -> bool:
 def _lstm(draft: Draft, cell: _Cell) -> Node:
     """Return the node of a cell; its LSTM is a layer of the draft, in place of the products'."""
     products = [node.compute.linear for node in (cell.given, cell.hidden)]  # type: ignore[attr-defined]
-    zeros = np.zeros(products[0].out_features, products[0].dtype)
-    biases = [zeros if one.bias is None else one.bias for one in products]
-    lstm = LSTM.from_arrays(
-        products[0].weight, products[1].weight, tuple(biases), layout="torch", engine=draft.engine
-    )
-    for name, layer in list(draft.layers.items()):
-        if any(layer is one for one in products):
-            del draft.layers[name]
-    draft.layer(cell.hidden.name, lstm)
+
+    def made() -> LSTM:
+        zeros = np.zeros(products[0].out_features, products[0].dtype)
+        biases = tuple(zeros if one.bias is None else one.bias for one in products)
+        lstm = LSTM.from_arrays(
+            products[0].weight, products[1].weight, biases, layout="torch", engine=draft.engine
+        )
+        for name, layer in list(draft.layers.items()):
+            if any(layer is one for one in products):
+                del draft.layers[name]
+        draft.layer(cell.hidden.name, lstm)
+        return lstm
+
+    lstm = draft.once("cell", products, made)  # one for all steps, where a loop was unrolled
     inputs = cell.given.inputs[0], cell.hidden.inputs[0], cell.c
     outputs = cell.last.outputs[0], cell.total.outputs[0]
     (split,) = (node for node in cell.between if node.type == "Split")

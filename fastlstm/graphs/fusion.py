@@ -67,9 +67,7 @@ def _product_and_bias(draft: Draft, first: Node, second: Node) -> Node | None:
     size = dense.linear.out_features
     if dense.linear.bias is not None or bias is None or bias.shape not in ((), (1,), (size,)):
         return None
-    return first._replace(
-        compute=dense.with_bias(draft, np.broadcast_to(bias, (size,))), outputs=second.outputs
-    )
+    return first._replace(compute=dense.with_bias(draft, bias), outputs=second.outputs)
 
 
 def _rectified(draft: Draft, first: Node, second: Node) -> Node | None:

@@ -11,9 +11,9 @@ that nobody wants. A plan does not write into the values that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from ..arrays import quiet
 from ..checks import short
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from ..layers import Layer
 
+Made = TypeVar("Made")
 Value: TypeAlias = Any  # an ndarray, a list of them, or None
 # Takes the values of a node's inputs, and returns that of its output, or a tuple where it has
 # several. A model is pickled with its plan, so it is a function of a module, `functools.partial` of
@@ -122,6 +123,8 @@ class Draft:
     nodes : list of Node
     layers : dict of str -> Layer
         The layers inside, such as LSTMs, by the names of their nodes.
+    made : dict
+        What `once` has made.
     """
 
     def __init__(self, engine: EngineChoice, limits: Limits, room: int) -> None:
@@ -129,6 +132,7 @@ class Draft:
         self.constants: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.layers: dict[str, Layer] = {}
+        self.made: dict[Hashable, tuple[Any, tuple[Value, ...]]] = {}
 
     def layer(self, name: str, layer: Layer) -> Layer:
         """Put a layer into the model, in evaluation mode, under a name like that of its node."""
@@ -138,6 +142,17 @@ class Draft:
             free, number = f"{name}_{number}", number + 1
         self.layers[free] = layer.eval()
         return layer
+
+    def once(self, kind: Hashable, constants: Sequence[Value], make: Callable[[], Made]) -> Made:
+        """Return what `make` makes of these constants, the same for all nodes that have them.
+
+        A file stores a weight once, however many nodes take it. `kind` tells what is made.
+        """
+        key = kind, tuple(map(id, constants))
+        if key not in self.made:
+            self.made[key] = make(), tuple(constants)  # which keeps the constants, and so their ids
+        made: Made = self.made[key][0]
+        return made
 
     def add(self, node: Node, fold: bool = True) -> None:
         """Add a node behind all that it takes values from.

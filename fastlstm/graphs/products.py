@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from .limits import Limits
     from .plan import Draft
+
+_Make = Callable[[], "tuple[Array, Array | None]"]
 
 _HALF = np.dtype(np.float16)  # computed in float32, as onnxruntime does
 _FLOATS = _HALF, np.dtype(np.float32), np.dtype(np.float64)
@@ -59,11 +61,18 @@ class Dense:
         self._bytes = linear.dtype.itemsize * linear.out_features / linear.in_features
 
     def with_bias(self, draft: Draft, bias: Array) -> Dense:
-        """Return it with a bias, as the layer of the draft that it was."""
-        linear = linear_of(self.linear.weight, bias, draft.engine)
-        for name, layer in draft.layers.items():
-            if layer is self.linear:
-                draft.layers[name] = linear.eval()
+        """Return it with a constant as its bias; the layer of the draft is replaced by its like."""
+        size = self.linear.out_features
+
+        def with_it() -> Linear:
+            of_all = np.broadcast_to(bias, (size,))
+            linear: Linear = linear_of(self.linear.weight, of_all, draft.engine).eval()
+            for name, layer in draft.layers.items():
+                if layer is self.linear:
+                    draft.layers[name] = linear
+            return linear
+
+        linear = draft.once("with bias", [self.linear, bias], with_it)
         return Dense(linear, self.half, self.transposed, self.limits)
 
     def __call__(self, x: Array) -> Array:
@@ -77,14 +86,21 @@ class Dense:
         return self.linear(x)
 
 
-def _dense(
-    operator: Operator, weight: Array, bias: Array | None, transposed: bool = False
-) -> Dense:
-    """Return the product with a known matrix (out, in); its layer becomes one of the graph's."""
+def _dense(operator: Operator, constants: Sequence[Array], kind: Hashable, make: _Make) -> Dense:
+    """Return the product with a matrix and a bias, or none, that `make` makes of constants.
+
+    Its layer becomes one of the graph's.
+    """
     draft = operator.draft
-    linear = linear_of(weight, bias, draft.engine)
-    draft.layer(operator.name, linear)
-    return Dense(linear, weight.dtype == _HALF, transposed, draft.limits)
+
+    def linear() -> Linear:
+        made = linear_of(*make(), draft.engine)
+        draft.layer(operator.name, made)
+        return made
+
+    layer = draft.once(("Linear", kind), constants, linear)
+    half = constants[0].dtype == _HALF
+    return Dense(layer, half, bool(operator.attributes.get("transA", 0)), draft.limits)
 
 
 def _is_matrix(value: Any) -> bool:
@@ -96,8 +112,7 @@ def _is_matrix(value: Any) -> bool:
 def matmul(operator: Operator) -> Node | Compute:
     weight = operator.constant(1)
     if operator.constant(0) is None and _is_matrix(weight):
-        dense = _dense(operator, weight.T, None)
-        return _node(operator, dense, 1)
+        return _node(operator, _dense(operator, [weight], "MatMul", lambda: (weight.T, None)), 1)
     return partial(_matmul, limits=operator.draft.limits)
 
 
@@ -120,21 +135,30 @@ def gemm(operator: Operator) -> Node | Compute | None:
     if operator.constant(0) is not None or not _is_matrix(weight):
         limits = operator.draft.limits
         return partial(_gemm, alpha=alpha, beta=beta, of_a=of_a, of_b=of_b, limits=limits)
-    if not of_b:
-        weight = weight.T
-    if alpha != 1:
-        weight = weight * weight.dtype.type(alpha)
-    size = len(weight)
-    if not operator.has(2):
-        return _node(operator, _dense(operator, weight, None, of_a), 1)
-    if isinstance(added, np.ndarray) and added.shape in ((), (1,), (1, 1), (size,), (1, size)):
+    size = weight.shape[0 if of_b else 1]
+    is_bias = isinstance(added, np.ndarray) and added.shape in _biases(size)
+
+    def arrays() -> tuple[Array, Array | None]:
+        scaled = weight if of_b else weight.T
+        if alpha != 1:
+            scaled = scaled * scaled.dtype.type(alpha)
+        if not is_bias:
+            return scaled, None
         bias = np.broadcast_to(added.reshape(-1), (size,))
-        if beta != 1:
-            bias = bias * bias.dtype.type(beta)
-        return _node(operator, _dense(operator, weight, bias, of_a), 1)
-    compute = partial(_dense_and, _dense(operator, weight, None, of_a), beta)
+        return scaled, bias if beta == 1 else bias * bias.dtype.type(beta)
+
+    constants = [weight, added] if is_bias else [weight]
+    dense = _dense(operator, constants, (alpha, beta, of_b), arrays)
+    if is_bias or not operator.has(2):
+        return _node(operator, dense, 1)
     inputs = operator.inputs[0], operator.inputs[2]
+    compute = partial(_dense_and, dense, beta)
     return Node(operator.name, operator.type, compute, inputs, operator.outputs, "fastlstm")
+
+
+def _biases(size: int) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a C that is the same for all rows."""
+    return (), (1,), (1, 1), (size,), (1, size)
 
 
 def _dense_and(dense: Dense, beta: float, a: Array, c: Array) -> Array:
@@ -366,9 +390,7 @@ def _rows(windows: Array, count: int, most: int) -> Iterator[Array]:
 class Convolution:
     """A convolution with a kernel (M, C/groups, K...) that is known."""
 
-    def __init__(
-        self, windows: Windows, weight: Array, bias: Array | None, engine: EngineChoice
-    ) -> None:
+    def __init__(self, windows: Windows, weight: Array, bias: Array | None, draft: Draft) -> None:
         self.windows, self.dtype = windows, weight.dtype
         self._rectified = False
         axis = windows.axes[0]
@@ -379,8 +401,13 @@ class Convolution:
         self._depthwise = _of_channels(weight, bias) if _is_depthwise(windows) else None
         self._linears = []
         if self._depthwise is None:
-            parts = _matrices(weight, bias, windows.groups)
-            self._linears = [linear_of(*part, engine) for part in parts]
+            self._linears = draft.once(
+                ("Conv", windows.groups),
+                [weight, bias],
+                lambda: [
+                    linear_of(*p, draft.engine) for p in _matrices(weight, bias, windows.groups)
+                ],
+            )
 
     def rectified(self) -> Convolution:
         """Return it with negative results set to 0."""
@@ -502,4 +529,4 @@ def conv(operator: Operator) -> Node | Compute:
     windows = _windows(operator.attributes, weight, limits)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{len(weight)} kernels have a bias of the shape {bias.shape}")
-    return _node(operator, Convolution(windows, weight, bias, operator.draft.engine), 1)
+    return _node(operator, Convolution(windows, weight, bias, operator.draft), 1)

@@ -94,10 +94,15 @@ def _node(operator: Operator, form: _Form, places: tuple[int, ...]) -> Node:
     weights = [operator.constant(n) for n in places]
     compute: Any
     if all(w is not None or not operator.has(n) for w, n in zip(weights, places, strict=True)):
-        layers = _layers(form, draft.engine, *weights)
-        ends = ("",) if len(layers) == 1 else ("_forward", "_reverse")
-        for layer, end in zip(layers, ends, strict=True):
-            draft.layer(name + end, layer)
+
+        def made() -> list[LSTM]:
+            layers = _layers(form, draft.engine, *weights)
+            ends = ("",) if len(layers) == 1 else ("_forward", "_reverse")
+            for layer, end in zip(layers, ends, strict=True):
+                draft.layer(name + end, layer)
+            return layers
+
+        layers = draft.once((operator.type, repr(form)), weights, made)
         compute = _Run(form, layers, operator.outputs, draft.limits)
     else:
         compute = _RunWithWeights(form, draft.engine, operator.outputs, draft.limits)
