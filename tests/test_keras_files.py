@@ -23,6 +23,7 @@ import fastlstm
 from fastlstm.formats import keras_graph, keras_layers
 from fastlstm.graphs import keras_functions as functions
 
+h5py = pytest.importorskip("h5py", reason="makes HDF5 files, and h5py is not installed")
 pytestmark = [
     # Keras 3.15 on torch 2.13 and NumPy 2.4 warns of its own code, of .h5 files, and of masks that
     # end at a layer.
@@ -941,6 +942,90 @@ def test_damaged_files(data):
             function(io.BytesIO(content))
         except ValueError as error:
             assert str(error).startswith("<BytesIO>: ")
+
+
+def _groups_in_groups(file):
+    """2^40 ways lead through 40 groups."""
+    group = file.create_group("layers")
+    for _ in range(40):
+        child = group.create_group("a")
+        group["b"] = child
+        group = child
+    group["lstm/cell/vars/0"] = [[1.0]]
+
+
+def _a_circle(file):
+    group = file.create_group("layers/lstm")
+    group["inner"] = group
+
+
+def _data(name, *arguments, **options):
+    return lambda file: file.create_dataset(f"layers/embedding/vars/{name}", *arguments, **options)
+
+
+HDF5: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "groups in groups": (_groups_in_groups, "or more messages of HDF5; at most"),
+    "a circle": (_a_circle, "or more levels of modules; at most 64"),
+    "a link": (lambda f: f.__setitem__("layers/dense", h5py.SoftLink("/x")),
+        "'dense' is a link, which may lead anywhere"),
+    "a link to a file": (lambda f: f.__setitem__("layers/dense", h5py.ExternalLink("/etc", "x")),
+        "none that Keras wrote: it has 'layers'"),
+    "compressed": (_data("0", (9, 9), "f4", compression="gzip"),
+        "array '0' is compressed, or stored outside the file"),
+    "in pieces": (_data("0", (9, 9), "f4", chunks=(3, 3)), "array '0' is stored in several pieces"),
+    "in another file": (_data("0", (9, 9), "f4", external=[("/etc/passwd", 0, 324)]),
+        "array '0' is compressed, or stored outside the file"),
+    "not there": (_data("0", (10**5, 10**5), "f4"), "array '0' of 40000000000 bytes has"),
+    "texts": (_data("0", data=["a", "b"]), "array '0' holds no numbers"),
+    "fields": (_data("0", (2, 2), [("a", "f4")]), "a type of numbers that Keras does not write"),
+    "nothing": (_data("0", dtype="f4"), "array '0' holds no numbers"),
+    "other groups": (lambda f: f.create_group("data"), "none that Keras wrote: it has 'data'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HDF5)
+def test_what_keras_does_not_write(name):
+    make, words = HDF5[name]
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        make(file)
+    with pytest.raises(ValueError) as error:
+        fastlstm.load_state(io.BytesIO(content.getvalue()))
+    assert words in str(error.value)
+
+
+def test_newer_forms_of_hdf5():
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver="latest") as file:
+        file["layers/lstm/cell/vars/0"] = [[1.0]]
+    with pytest.raises(
+        ValueError, match="an HDF5 file of a newer form than that which Keras writes"
+    ):
+        fastlstm.load(io.BytesIO(content.getvalue()))
+
+
+def test_types_of_numbers():
+    """What h5py writes of each type is read as the same numbers."""
+    values = np.array([[1.5, -2.0], [0.25, 3.0]])
+    for kind in ("<f2", "<f4", "<f8", ">f4", ">f8"):
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file.create_dataset("layers/embedding/vars/0", data=values.astype(kind))
+        found = fastlstm.load_state(io.BytesIO(content.getvalue()))["embedding.weight"]
+        np.testing.assert_array_equal(found, values)
+        assert found.dtype == ("f8" if "f8" in kind else "f4")
+
+
+def test_a_text_that_many_name():
+    """Each name leads to the same long text, which the budget counts each time."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["layer_names"] = ["x" * 100_000, *["y" * 9] * 2000]
+    data = bytearray(content.getvalue())
+    first = data.index(struct.pack("<I", 100_000))  # the reference to the long text
+    data[first + 16 : first + 16 * 2001] = data[first : first + 16] * 2000
+    with pytest.raises(ValueError, match="or more inflated bytes; at most"):
+        fastlstm.load(io.BytesIO(data))
 
 
 def test_headers_without_end():

@@ -580,6 +580,8 @@ def _lstm_step(layer: KerasLayer, making: Making) -> Step:
         compute = partial(functions.lstm, layers[""], sequences, zero)
         plain = not layers[""].reverse or not sequences
     if first.flag("time_major"):
+        if layer.kind == "Bidirectional":
+            raise ValueError(f"{layer}: time_major inside it is not known here")
         compute, plain = partial(functions.time_major, compute, sequences), False
         for one in layers.values():
             one.batch_first = True
