@@ -852,6 +852,8 @@ def test_what_a_stream_refuses() -> None:
                              [port("hn", [3])])))  # fmt: skip
     with pytest.raises(ValueError, match="so that its axis of the batch is not known"):
         fixed.stream().reset([True])
+    with pytest.raises(ValueError, match="batch_size=2: the file fixes all sizes of its states"):
+        fixed.stream(2)
 
 
 # ---- a GraphModel -------------------------------------------------------------------------------

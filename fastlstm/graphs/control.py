@@ -117,11 +117,11 @@ class Loop(_Repeated):
         runs: Any = itertools.count() if most is None else range(_whole(most, "the trip count"))
         going = condition is None or truth(condition)
         collected: list[list[Array]] = [[] for _ in range(self.collected)]
-        size = 0
+        size, true = 0, np.array(True)
         for run in runs:
             if not going:
                 break
-            inputs = [np.array(run, np.int64), np.array(True), *states, *around]
+            inputs = [np.array(run, np.int64), true, *states, *around]
             keep, *results = self.plan.run(inputs)
             going = truth(keep)
             states = results[: self.states]

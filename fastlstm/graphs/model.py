@@ -259,7 +259,8 @@ class GraphModel(Layer):
         Raises
         ------
         ValueError
-            If the graph has no inputs and outputs that belong together as a state.
+            If the graph has no inputs and outputs that belong together as a state, or if the file
+            leaves no size of these open and `batch_size` is more than 1.
         """
         return GraphStream(self, check_size("batch_size", batch_size))
 
@@ -361,6 +362,9 @@ class GraphStream:
                 "a stream needs inputs and outputs that belong together as a state, this graph has "
                 f"none; its inputs are {quoted(port.name for port in model.inputs)}"
             )
+        shapes = [state.input.shape or (None,) for state in model.states]
+        if batch_size > 1 and all(isinstance(n, int) for shape in shapes for n in shape):
+            raise ValueError(f"batch_size={batch_size}: the file fixes all sizes of its states")
         self._model, self.batch_size = model, batch_size
         names = [port.name for port in model.outputs]
         self._outputs = [names.index(name) for name in model._own_outputs()]
