@@ -711,8 +711,9 @@ def files(results: Results) -> str:
         text += f"\n## {group}\n\n" + _table([_files_row(case, results) for case in members])
     for name, found in results["operators"].items():
         text += (
-            f"\n## Operators of {name}\n\nSeconds of all nodes of a kind in a call, with clocks "
-            "around each node; of the whole call, without. The evaluator's plan has fastlstm's "
-            f"LSTMs, and no nodes that became one.\n\n{_operators(found, first)}"
+            f"\n## Operators of {name}\n\nTime of all nodes of a kind in a run of the plan for "
+            "inputs of any shapes, with a clock around each node; that of the whole call is "
+            "without. The evaluator's plan has fastlstm's LSTMs.\n\n"
+            f"{_operators(found, first)}"
         )
     return text + _missed(list(_files_verdicts(results))) + _absent(results)

@@ -175,6 +175,48 @@ def test_bars():
     assert jax.keys() <= training.keys()
 
 
+def test_bars_of_files():
+    """Whole files and steps may not be behind onnxruntime, nor may loading."""
+    pytest.importorskip("matplotlib")
+    (bars,) = evaluated(
+        "from benchmarks.files import RACES", "{name: race.bar for name, race in RACES.items()}"
+    )
+    whole = {"Silero, 100 frames": 1, "Silero, 1000 frames": 1, "tagger, 32 sentences": 1.5}
+    others = {"step of silero_vad.onnx": 1, "1,1,128,128": 2.5, "load": 1}
+    assert (whole | others).items() <= bars.items()
+
+
+def test_table_of_files():
+    """The faster form of the peer counts; an operator that became part of another has no time."""
+    results = {
+        **threaded(1, {}),
+        "peers": ["onnxruntime", "onnxruntime, bound"],
+        **{"blocks": 9, "seconds_per_block": 0.05, "beyond": None},
+        "cases": [
+            {
+                "name": "step", "group": "Steps", "dtype": "float32", "errors": {"native": 1e-6},
+                "seconds": {"native": 2e-6, "onnxruntime": 4e-6, "onnxruntime, bound": 1e-6},
+                "bar": 1,
+            }
+        ],
+        "operators": {
+            "net": {
+                "native": {"whole": 1e-5, "nodes": {"Conv": [1, 4e-6]}},
+                "onnx": {"whole": 1e-4, "nodes": {"Conv": [1, 4e-5], "Relu": [1, 2e-5]}},
+            }
+        },
+    }  # fmt: skip
+    (text,) = evaluated(
+        f"from benchmarks import report\nresults = {results!r}", "report.files(results)"
+    )
+    lines = text.splitlines()
+    assert "| step | 2.00 us | 4.00 us | **1.00 us** | 0.50 | 1 missed |" in lines
+    assert "| the whole call |  | 10.0 us | 100 us | 10.0 |" in lines
+    assert "| Conv | 1 | 4.00 us | 40.0 us | 10.0 |" in lines
+    assert "| Relu | 0 (of 1) | - | 20.0 us | - |" in lines
+    assert "Bars missed, ratio, of 1: step (0.50 of 1)." in lines
+
+
 def test_further_peers_take_part_or_are_named_as_absent():
     """Those that are installed are right; those that are not leave word why."""
     pytest.importorskip("numba")
