@@ -159,6 +159,18 @@ def test_a_graph_without_shapes_is_left_alone():
     assert for_calls_like(plan, [np.ones(3)]) is plan
 
 
+def test_what_layers_give_is_never_known():
+    """Their parameters may change between calls."""
+    operators = [("Cast", "n", "x", {"to": 1}), ("MatMul", "x w", "y", {}), ("Neg", "y", "z", {})]
+    draft = draft_of(operators, {"w": np.ones((1, 2), "f4")})
+    plan = draft.plan(["n"], ["z"])
+    made = for_calls_like(plan, [np.array([3])])
+    assert kinds(made) == ["MatMul", "Neg"]
+    (layer,) = draft.layers.values()
+    layer.weight = [[5], [6]]
+    np.testing.assert_array_equal(made.run([np.array([3])])[0], [-15, -18])
+
+
 # ---- models -------------------------------------------------------------------------------------
 
 

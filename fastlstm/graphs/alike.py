@@ -178,6 +178,7 @@ class _Followed:
         all_known = self.known.keys() >= {*given}
         shaped = by_shapes or by_numbers or (node.type in _BY_ALL_NUMBERS and all_known)
         known = shaped and (node.type in _OF_SHAPES or all_known)
+        known = known and node.by != "fastlstm"  # a layer, whose parameters may change
         known = known and all(_is_small(result) for result in results)
         names = [
             self.value(_kept(result) if known else result, shaped, known) if name else ""
