@@ -598,6 +598,35 @@ def test_a_stateful_layer_goes_on_in_a_stream():
     assert np.abs(first - second).max() > 0.01
 
 
+def test_earlier_files_of_keras_2():
+    """A list for the config of a Sequential, the class Model, options that were not there yet."""
+
+    def edited_file(name: str, version: bytes, edit: Callable[[Any], None]) -> io.BytesIO:
+        content = io.BytesIO(KERAS2.read(name))
+        with h5py.File(content, "r+") as file:
+            network = json.loads(file.attrs["model_config"])
+            edit(network)
+            file.attrs["model_config"] = json.dumps(network).encode()
+            file.attrs["keras_version"] = version
+        return io.BytesIO(content.getvalue())
+
+    def a_list(network: Any) -> None:
+        network["config"] = network["config"]["layers"][1:]  # without an InputLayer
+        for layer in network["config"]:
+            for option in ("return_state", "time_major", "dtype", "trainable"):
+                layer["config"].pop(option, None)
+
+    _, xs, ys = kept("chain.h5")
+    assert_all_close(fastlstm.load(edited_file("chain.h5", b"2.1.6", a_list))(*xs), ys)
+    _, xs, ys = kept("network.h5")
+    model = edited_file(
+        "network.h5", b"2.2.4-tf", lambda network: network.update(class_name="Model")
+    )
+    assert_all_close(fastlstm.load(model)(*xs), ys)
+    with pytest.raises(ValueError, match="it is of Keras '1.2.2'; files of Keras 2 and 3 are read"):
+        fastlstm.load(edited_file("chain.h5", b"1.2.2", a_list))
+
+
 @pytest.mark.parametrize("name", ["chain", "cudnn"])
 def test_weights_of_keras_2_alone(name):
     model = fastlstm.load(kept(f"{name}.h5")[0])
