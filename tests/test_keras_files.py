@@ -822,16 +822,16 @@ def test_code_in_a_file_is_not_run(small):
 
 EDITS: dict[str, tuple[str, Any, str]] = {
     "units that the kernel has not": ("lstm", {"units": 5}, "has a weight of shape (3, 16), not"),
-    "no units": ("lstm", {"units": None}, "units must be a number, got 'None'"),
-    "units of another type": ("lstm", {"units": "4"}, "units must be a number"),
+    "no units": ("lstm", {"units": None}, "units must be a whole number of at least 1, got 'None'"),
+    "units of another type": ("lstm", {"units": "4"}, "units must be a whole number"),
     "a bias less": ("lstm", {"use_bias": False}, "has 3 arrays in the file, not 2"),
     "a flag of another type": ("lstm", {"return_sequences": []}, "must be true or false"),
     "a function that no LSTM has": ("lstm", {"activation": "gelu"}, "activation='gelu' is none"),
     "a dropout of another type": ("lstm", {"dropout": "x"}, "dropout must be a number, got 'x'"),
     "too few units": ("dense", {"units": 3}, "has a weight of shape (12, 2), not (?, 3)"),
-    "a size below 0": ("repeat", {"n": -1}, "n must be a number, got '-1'"),
+    "a size below 0": ("repeat", {"n": -1}, "n must be a whole number of at least 1, got '-1'"),
     "a shape of words": ("reshape", {"target_shape": ["a"]}, "is no shape"),
-    "an axis of words": ("both", {"axis": "a"}, "axis must be a number"),
+    "an axis of words": ("both", {"axis": "a"}, "axis must be a whole number"),
     "a function of words": (
         "dense",
         {"activation": "nothing"},

@@ -89,7 +89,8 @@ class KerasLayer:
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{self}: {option} must be a number, got {short(value)}")
+            bound = f" of at least {least}" if least >= 0 else ""
+            raise ValueError(f"{self}: {option} must be a whole number{bound}, got {short(value)}")
         return value
 
     def integer(self, option: str, default: int) -> int:
