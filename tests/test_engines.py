@@ -204,7 +204,8 @@ def test_engines_export_what_the_contract_says(module):
         names.add(name)
     assert names == {
         "prepare", "describe", "Stack", "Stack.run", "Stack.call", "Stack.record", "Stack.saved",
-        "Stack.back", "Stack.step", "Product", "Product.run", "Product.call",
+        "Stack.back", "Stack.step", "Stack.table",
+        "Product", "Product.run", "Product.call", "Product.slide",
     }  # fmt: skip
     assert module.Stack([make_case().cell], 1).stale is False
 
