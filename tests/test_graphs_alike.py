@@ -265,3 +265,19 @@ def test_threads_with_shapes_of_their_own():
     for thread in threads:
         thread.join()
     assert not faults
+
+
+# ---- what must not be kept ----------------------------------------------------------------------
+
+
+def test_a_number_that_a_caller_writes_over_is_not_kept():
+    """What follows from it may be a view of the caller's array."""
+    nodes = [("Unsqueeze", "n axis", "end", {}), ("Slice", "x start end", "y", {})]
+    model = model_of(nodes, {"axis": [0], "start": [0]}, "x n", "y")
+    x, n = np.arange(8, dtype="f4"), np.array(3)
+    for _ in range(20):
+        assert len(model(x, n)) == 3
+    assert kinds(model._alike._plan) == ["Slice"]
+    n[...] = 5
+    assert len(model(x, np.array(3))) == 3
+    assert len(model(x, n)) == 5

@@ -275,6 +275,7 @@ OLDER = [
     ("Squeeze", 7, [X[:1, :, :1]], {"axes": [0, 2]}),
     ("Squeeze", 11, [X[:1, :, :1]], {"axes": [-1]}),
     ("Squeeze", 7, [X[:1, :, :1]], {}),
+    ("Squeeze", 13, [X[:1, :, :1], i64()], {}),
     ("Unsqueeze", 7, [X], {"axes": [0, 4]}),
     ("Unsqueeze", 11, [X], {"axes": [-1]}),
     ("Unsqueeze", 11, [X], {"axes": [1, -1]}),
@@ -292,6 +293,9 @@ OLDER = [
     ("BatchNormalization", 9, [X, *np.abs(X[0, :, :4].T)], {"epsilon": 0.1}),
     ("Dropout", 7, [X], {"ratio": 0.3}),
     ("Dropout", 10, [X], {"ratio": 0.3}),
+    ("Dropout", 7, [X], {"outputs": 2}),
+    ("Dropout", 10, [X], {"outputs": 2}),
+    ("Dropout", 12, [X], {"outputs": 2}),
     ("ArgMax", 11, [np.float32([[1, 2, 2], [3, 0, 3]])], {"axis": 1}),
     ("ArgMin", 12, [np.float32([[1, 2, 1], [3, 0, 0]])], {"axis": 1, "select_last_index": 1}),
     ("Scatter", 9, [X[0], np.array([[0, 2], [1, 0]]), X[1, :2, :2]], {"axis": 1}),
@@ -312,10 +316,26 @@ OLDER = [
     ("Celu", 12, [X], {"alpha": 0.7}),
     ("Selu", 7, [X], {}),
     ("Gelu", 20, [X * 3], {}),
+    ("Gelu", 20, [X.astype("f2") * 2], {}),
+    ("Gelu", 20, [X.astype("f2") * 2], {"approximate": "tanh"}),
     ("Erf", 13, [X * 3], {}),
     ("PRelu", 9, [X, X[:1, :, :1]], {}),
     ("Range", 11, [np.float32(0.3), np.float32(2), np.float32(0.4)], {}),
     ("OneHot", 11, [np.array([[1, -2], [5, 0]]), i64(3), np.float32([-1, 2])], {"axis": 1}),
+    ("OneHot", 11, [X[0] * 2, np.float32(3), np.float32([-1, 2])], {}),
+    ("QuantizeLinear", 21, [X.astype("f2") * 9, np.float16(0.1), np.uint16(155)], {}),
+    *[("LRN", 13, [X[None]], {"size": n, "alpha": 0.3, "bias": 1.2}) for n in (1, 3, 7)],
+    ("LpNormalization", 13, [X], {"p": 1, "axis": 1}),
+    ("LpNormalization", 13, [X * (X > 0.5)], {}),
+    ("MaxPool", 12, [np.rint(X[None])], {"kernel_shape": [2, 2], "outputs": 2}),
+    (
+        "MaxPool",
+        12,
+        [np.rint(X[None])],
+        {"kernel_shape": [2, 3], "pads": [1, 0, 0, 2], "storage_order": 1, "outputs": 2},
+    ),
+    ("MaxPool", 8, [np.rint(X)], {"kernel_shape": [3], "strides": [2], "outputs": 2}),
+    ("LRN", 13, [X[:, :, :, None]], {"size": 3}),
     ("CumSum", 14, [X, np.array(-2)], {"exclusive": 1, "reverse": 1}),
     ("ReduceMean", 13, [INTS], {"axes": [1]}),
     ("ReduceSum", 11, [INTS.astype("int32")], {"axes": [-1], "keepdims": 0}),
@@ -324,10 +344,15 @@ OLDER = [
     ("ReduceSumSquare", 18, [X], {"noop_with_empty_axes": 0}),
     ("ReduceLogSumExp", 13, [X * 100], {"axes": [0, 2]}),
     ("ReduceProd", 13, [INTS], {"axes": [0]}),
+    ("ReduceL2", 13, [INTS], {"axes": [0]}),
+    ("ReduceL2", 13, [INTS[:0].astype("int32")], {"axes": [0]}),
+    ("ReduceLogSum", 13, [np.abs(INTS).astype("int32")], {"axes": [0]}),
+    ("ReduceLogSumExp", 13, [np.int32([[7], [3]])], {"axes": [1]}),
     ("Trilu", 14, [X, np.array(-1)], {"upper": 0}),
     ("GatherND", 12, [X, np.array([[[1], [0]], [[2], [2]]])], {"batch_dims": 1}),
     ("Shape", 15, [X], {"start": -2, "end": 10}),
     ("LayerNormalization", 17, [X, X[0, 0], X[0, 1]], {"axis": -1}),
+    ("LayerNormalization", 17, [X.astype("f8"), X[0, 0].astype("f8")], {"outputs": 3}),
     ("LayerNormalization", 17, [X, X[0]], {"axis": 1, "epsilon": 0.1}),
     (
         "GroupNormalization",
@@ -359,7 +384,7 @@ OLDER = [
 def test_versions_of_old_compute_what_onnxruntime_computes(kind, version, values, attributes):
     outputs = {"Split": 2, "TopK": 2, "DynamicQuantizeLinear": 3}.get(kind, 1)
     values = [None if x is None else np.asarray(x) for x in values]
-    check(kind, *values, version=version, outputs=outputs, **attributes)
+    check(kind, *values, **{"version": version, "outputs": outputs} | attributes)
 
 
 def test_all_values_of_erf_are_within_the_last_bits():
@@ -595,6 +620,7 @@ def test_pools_are_onnxruntime_s(data):
 
 # ---- errors -------------------------------------------------------------------------------------
 
+CORNERS = {"coordinate_transformation_mode": "align_corners"}
 WRONG = [
     ("Add", [X], {}, "it has 1 inputs, and must have 2"),
     ("Add", [X, X, X], {}, "it has 3 inputs, and must have 2"),
@@ -686,9 +712,15 @@ WRONG = [
     ("Shrink", [X], {"wide": 1.0}, "it has no attribute 'wide'"),
     ("Shrink", [X], {"lambd": "wide"}, ""),
     ("Einsum", [X], {"equation": "ij"}, ""),
-    ("GRU", [X, X, X], {"hidden_size": 1, "clip": 1.0}, "its clip are not supported"),
-    ("RNN", [X, X, X, None, i64(1)], {"hidden_size": 1}, "its sequence_lens are not supported"),
-    ("GRU", [X, X, X], {"activations": ["Relu", "Tanh"]}, "its activations are not supported"),
+    ("LpNormalization", [X], {"p": 3}, "'p' must be 1 or 2"),
+    ("LRN", [X], {"size": 0}, "'size' must be at least 1, got 0"),
+    ("LRN", [X[0]], {"size": 1}, "has no channels"),
+    # Where onnx's evaluator is wrong:
+    ("ConvTranspose", [X, X], {"auto_pad": "SAME_UPPER", "strides": [5]}, "larger than the kernel"),
+    ("GridSample", [X, X], {"mode": "cubic", "padding_mode": "border"}, "cubic interpolation with"),
+    ("LpPool", [X], {"kernel_shape": [2], "ceil_mode": 1}, "ceil_mode is not"),
+    ("RoiAlign", [X, X, X], {"version": 15}, "versions before 16"),
+    ("Resize", [X, None, np.float32([1, 1, 1.5])], CORNERS, "no whole numbers"),
 ]
 
 
@@ -911,7 +943,7 @@ BROKEN = [
     ),
     (indexing, "_gather", "x.take(indices, axis)", "x.take(indices, 0)", "Gather"),
     (indexing, "_scattered", "ufunc.at(y, index, updates)", "y[index] = updates", "ScatterND"),
-    (indexing, "_reverse_sequence", "lengths - 1 - t", "lengths - 2 - t", "ReverseSequence"),
+    (indexing, "reverse_sequence", "lengths - 1 - t", "lengths - 2 - t", "ReverseSequence"),
     (indexing, "_trilu", "int(diagonal.item())", "int(diagonal.item()) + 1", "Trilu"),
     (reductions, "_mean", "np.true_divide(total, count)", "total", "ReduceMean"),
     (reductions, "_softmax", "compute(axis, x)", "compute(0, x)", "Softmax"),

@@ -466,7 +466,7 @@ BATCHWISE = Case("reverse", layout=1)
         (SIMPLE, "_Run._results", "y.transpose(0, 2, 1, 3)", "y.reshape(5, 2, 4, 6)"),
         (BATCHWISE, "_form", "layout == 1", "layout == 2"),
         (BATCHWISE, "_Run._results", "(h.swapaxes(0, 1), c.swapaxes(0, 1))", "(h, c)"),
-        (FULL, "_functions", "next(n, d)", "d"),
+        (FULL, "functions", "next(n, d)", "d"),
         (FULL, "_form", "check_size('input_forget', forget, least=None)", "0"),
         (Case(outputs=("", "Y_h")), "_Run._results", "y, h, c", "y, c, h"),
     ],

@@ -479,6 +479,45 @@ def test_outputs_are_the_caller_s_own() -> None:
         np.testing.assert_array_equal(x, [3, 4])
 
 
+def test_lists_and_constants_of_branches_are_the_caller_s_own() -> None:
+    proto = graph([node("SequenceConstruct", ["k", "l"], ["s"])], ["x"], ["s"],
+                  {"k": x43, "l": x43[:2]})  # fmt: skip
+    (got,) = read(model(proto)).run(None, {"x": x43})
+    assert [one.shape for one in got] == [(4, 3), (2, 3)]
+
+    def branch(name: str, number: float) -> Any:
+        made = node("Constant", [], [name], value_floats=[number])
+        return graph([made], [], [name])
+
+    chosen = node("If", ["c"], ["y"], then_branch=branch("a", 1), else_branch=branch("b", 2))
+    network = read(model(graph([chosen], [port("c", [], onnx.TensorProto.BOOL)], ["y"])))
+    for _ in range(2):
+        (y,) = network.run(None, {"c": np.array(True)})
+        assert y.tolist() == [1]
+        y += 1
+
+
+def test_what_is_drawn_at_random_is_drawn_in_each_call() -> None:
+    network = read(model(graph(
+        [node("RandomNormal", [], ["r"], shape=[4]), node("RandomUniformLike", ["k"], ["u"]),
+         node("Concat", ["r", "u", "x"], ["y"], axis=0)], [port("x", [1])], ["y"],
+        {"k": np.zeros(4, "f")},
+    )))  # fmt: skip
+    first, second = (network(np.zeros(1, "f")) for _ in range(2))
+    assert not np.any(first[:8] == second[:8])
+
+
+def test_an_lstm_of_constants_follows_its_parameters() -> None:
+    """It is not computed while the file is read: its weights may be others later."""
+    arrays = lstm_arrays() | {"x": X}
+    made = helper.make_node("LSTM", ["x", "W", "R", "B"], ["", "hn"], name="rnn", hidden_size=H)
+    constants = {name: arrays[name] for name in ("x", "W", "R", "B")}
+    network = read(model(graph([made, node("Add", ["hn", "z"], ["y"])], ["z"], ["y"], constants)))
+    before = network(np.zeros(1, "f"))
+    network.load_state_dict({name: 0 * value for name, value in network.state_dict().items()})
+    assert before.any() and not network(np.zeros(1, "f")).any()
+
+
 def test_a_graph_inside_may_have_names_of_its_own() -> None:
     """Its names go before those around it; both branches may have the same ones."""
     one = graph([node("Add", ["x", "k"], ["t"]), node("Add", ["t", "v"], ["u"])], [], ["u"],

@@ -9,11 +9,9 @@ import secrets
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..graphs import GraphModel
 from ..graphs.limits import Limits
-from ..graphs.plan import Draft, Node
+from ..graphs.plan import Draft
 from ..layers import LSTM
 from . import protobuf, structure
 from .format import ANY, Choice, Content, Wish
@@ -107,8 +105,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     def build(wish: Wish) -> Layer:
         if reader.faults:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))
-        names = [_own(draft, name, k, reader.inputs) for k, name in enumerate(reader.names)]
-        plan = draft.plan([port.name for port in reader.inputs], names)
+        plan = draft.plan([port.name for port in reader.inputs], reader.names)
         values = dict(zip((port.name for port in reader.outputs), reader.names, strict=True))
         pairs = states(reader.inputs, reader.outputs, values, reader.flow)
         network = GraphModel(plan, reader.inputs, reader.outputs, pairs, draft.layers, limits)
@@ -145,12 +142,3 @@ def _parsed(source: Source, key: str) -> Any:
         return onnx.ModelProto.FromString(data)
     except (DecodeError, ValueError) as fault:
         raise ValueError(f"a damaged or truncated ONNX file: {fault}") from fault
-
-
-def _own(draft: Draft, name: str, place: int, inputs: Any) -> str:
-    """Return a value for an output that is neither an input nor a constant itself."""
-    if name in draft.constants or any(port.name == name for port in inputs):
-        own = f"{name} (output {place})"
-        draft.nodes.append(Node(name, "Identity", np.copy, (name,), (own,)))
-        return own
-    return name

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # than one operation for each number that goes in, or is computed by onnx, only up to so many.
 _MOST_SECONDS = 2.0
 _MOST_PRODUCTS = 10**8
-_COSTLY = {"Conv", "ConvTranspose", "Einsum", "Gemm", "LSTM", "MatMul"}
+_COSTLY = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
 
 _LONGEST_NAME = 500  # letters of an operator's type or domain
 _OLDEST = 7  # the first version of ONNX's operators ("opset") that is read
@@ -324,12 +324,12 @@ class Reader:
     def _folds(self, draft: Draft, node: Node, domain: str) -> bool:
         """Whether a node that takes constants alone may be computed while the file is read.
 
-        Not if a few numbers could ask for hours of work, or if it draws at random; it is done at
-        each call then.
+        Not if a few numbers could ask for hours of work; it is done at each call then. Nor if
+        another call has another result: what is drawn at random, or by a layer with new weights.
         """
-        if node.type in ("Loop", "Scan") or self._seconds > _MOST_SECONDS:
+        if node.by == "fastlstm" or (node.by == "onnx" and node.type in RANDOM):
             return False
-        if node.by == "onnx" and node.type in RANDOM:
+        if node.type in ("Loop", "Scan") or self._seconds > _MOST_SECONDS:
             return False
         if node.by == "numpy" and node.type not in _COSTLY and domain == "":
             return True
@@ -410,6 +410,8 @@ class Reader:
         return value
 
     def _constant(self, graph: Graph, name: str, value: Value) -> None:
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
         graph.draft.constants[self._define(graph, name)] = value
 
     def _array(self, tensor: Any, graph: Graph) -> Value:

@@ -196,9 +196,7 @@ def _is_small(value: Any) -> bool:
 
 
 def _kept(value: Any) -> Value:
-    """Return a value that nobody may write into."""
-    array = np.asarray(value)
-    if array is value:
-        array = array.view()
+    """Return a copy that nobody may write into: the value may be a view of an input."""
+    array = np.array(value)
     array.flags.writeable = False
     return array

@@ -406,7 +406,14 @@ def _prelu(times: Compute, x: Floats, slope: Floats) -> Floats:
 @ELEMENTWISE.enter("Gelu")
 def _make_gelu(operator: Operator) -> Compute:
     exact = word(operator, "approximate", ("none", "tanh"), "none") == "none"
-    return _gelu if exact else _gelu_by_tanh
+    return partial(_in_float32, _gelu if exact else _gelu_by_tanh)
+
+
+def _in_float32(function: Compute, x: Floats) -> Any:
+    """Return f(x), of half precision as if it were float32: 1 + y loses much where y is near -1."""
+    if x.itemsize == 2:
+        return function(x.astype(np.float32)).astype(x.dtype)
+    return function(x)
 
 
 def _gelu(x: Floats) -> Floats:
@@ -470,6 +477,8 @@ def _quantize(
     axis: int, dtype: np.dtype[Any], x: Array, scale: Floats, zero: Array | None = None
 ) -> Array:
     """Return x / scale + zero, rounded; what is too far is the last number of the type."""
+    if x.itemsize == 2:
+        x, scale = x.astype(np.float32), scale.astype(np.float32)
     y = np.rint(np.true_divide(x, _per_axis(axis, scale, x)))
     if zero is not None:
         y = y + _per_axis(axis, zero, x).astype(y.dtype)

@@ -146,10 +146,10 @@ def _make_reverse_sequence(operator: Operator) -> Compute:
     axes = whole(operator, "batch_axis", 1), whole(operator, "time_axis", 0)
     if sorted(axes) != [0, 1]:
         raise ValueError(f"its axes of batch and time are {axes}, and not 0 and 1")
-    return partial(_reverse_sequence, axes[0] == 0)
+    return partial(reverse_sequence, axes[0] == 0)
 
 
-def _reverse_sequence(batch_first: bool, x: Array, lengths: Integers) -> Array:
+def reverse_sequence(batch_first: bool, x: Array, lengths: Integers) -> Array:
     """Return x where of each sequence the steps before its length are in reverse order."""
     steps = x.swapaxes(0, 1) if batch_first else x
     length, count = steps.shape[:2]

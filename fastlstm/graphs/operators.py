@@ -10,6 +10,7 @@ from __future__ import annotations
 from ..arrays import quiet
 from .control import If, Loop, Scan
 from .elementwise import ELEMENTWISE
+from .gru import GRU
 from .indexing import INDEXING
 from .limits import TooLarge
 from .lists import LISTS
@@ -30,6 +31,7 @@ OPERATORS: dict[str, Maker] = {
     **LISTS,
     **REDUCTIONS,
     **POOLING,
+    **GRU,
     "Conv": conv,
     "Gemm": gemm,
     "If": If,

@@ -44,9 +44,7 @@ def _wide(x: Array) -> Any:
 
 
 @POOLING.enter("MaxPool", "AveragePool", outputs=(1, 2))
-def _make_pool(operator: Operator) -> Compute | None:
-    if len(operator.outputs) > 1:
-        return None  # the places of the largest numbers, too
+def _make_pool(operator: Operator) -> Compute:
     kernel = wholes(attribute(operator, "kernel_shape"))
     count = len(kernel)
     geometry = _Geometry(
@@ -58,6 +56,9 @@ def _make_pool(operator: Operator) -> Compute | None:
         bool(whole(operator, "ceil_mode", 0)),
     )
     geometry.check()
+    if operator.type == "MaxPool" and len(operator.outputs) > 1:
+        by_columns = bool(whole(operator, "storage_order", 0))
+        return partial(_max_pool_and_places, geometry, by_columns, operator.draft.limits)
     if operator.type == "MaxPool":
         return partial(_max_pool, geometry, operator.draft.limits)
     padding_counts = bool(whole(operator, "count_include_pad", 0))
@@ -190,6 +191,32 @@ def _max_pool(geometry: _Geometry, limits: Limits, x: Array) -> Array:
     for windows in geometry.windows(x.shape):
         x = _pooled(np.maximum, least, limits, windows, x)
     return x
+
+
+def _max_pool_and_places(
+    geometry: _Geometry, by_columns: bool, limits: Limits, x: Array
+) -> tuple[Array, Integers]:
+    """Return the largest numbers, and the place of each among all of x: of equal ones the first.
+
+    Places are counted in rows, the last axis first, or in columns of each image.
+    """
+    inner = x.shape[2:]
+    allow(limits, x.shape, np.dtype(np.int64))
+    places = np.arange(prod(inner)).reshape(inner[::-1] if by_columns else inner)
+    places = places.T if by_columns else places
+    images = np.arange(prod(x.shape[:2])).reshape(*x.shape[:2], *[1] * len(inner))
+    places = images * prod(inner) + places
+    least = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
+    for windows in reversed(geometry.windows(x.shape)):  # so the first one comes first in a row
+        shape = (*x.shape[: windows.axis], windows.number, *x.shape[windows.axis + 1 :])
+        allow(limits, shape, np.dtype(np.int64))
+        y, found = np.full(shape, least, x.dtype), np.full(shape, -1)
+        for there, here in windows.parts():
+            better = (x[here] > y[there]) | (found[there] < 0)
+            np.copyto(y[there], x[here], where=better)
+            np.copyto(found[there], places[here], where=better)
+        x, places = y, found
+    return x, places
 
 
 def _average_pool(geometry: _Geometry, padding_counts: bool, limits: Limits, x: Floats) -> Floats:

@@ -26,7 +26,7 @@ from ..layers import LSTM
 from .plan import Node, Operator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..arrays import Array
     from ..engines import EngineChoice
@@ -115,9 +115,7 @@ def _form(operator: Operator) -> _Form:
     given = operator.attributes
     if unknown := sorted(given.keys() - _ATTRIBUTES):
         raise ValueError(f"it has no attribute {short(unknown[0])}")
-    direction = given.get("direction", "forward")
-    if not isinstance(direction, str) or direction not in _DIRECTIONS:
-        raise ValueError(f"direction must be one of {listed(_DIRECTIONS)}, got {short(direction)}")
+    way, directions = direction(given)
     layout = given.get("layout", 0)
     if layout not in (0, 1):
         raise ValueError(f"layout must be 0 or 1, got {short(layout)}")
@@ -129,42 +127,50 @@ def _form(operator: Operator) -> _Form:
         clip = None
     if clip is not None:
         clip = _as_written(check_number("clip", clip, above=0))
-    directions = _DIRECTIONS[direction]
     options = {
-        "reverse": direction == "reverse",
+        "reverse": way == "reverse",
         "coupled": "f=1-i" if check_size("input_forget", forget, least=None) else None,
         "gate_clip": clip,
     }
-    functions = _functions(given, directions)
-    return _Form(directions, hidden_size, layout == 1, options, functions)
+    found = functions(given, ("Sigmoid", "Tanh", "Tanh") * directions)
+    names = "gate_activation", "cell_activation", "output_activation"
+    arguments = [
+        dict(zip(names, found[k : k + 3], strict=True)) for k in range(0, 3 * directions, 3)
+    ]
+    return _Form(directions, hidden_size, layout == 1, options, arguments)
 
 
-def _functions(given: Any, directions: int) -> list[dict[str, Any]]:
-    """Return the activations of each direction.
+def direction(given: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the attribute that says the direction, and the number of directions."""
+    way = given.get("direction", "forward")
+    if not isinstance(way, str) or way not in _DIRECTIONS:
+        raise ValueError(f"direction must be one of {listed(_DIRECTIONS)}, got {short(way)}")
+    return way, _DIRECTIONS[way]
+
+
+def functions(given: Mapping[str, Any], usual: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the activations, of each the name and parameters; `usual` are those if none are given.
 
     Those that have parameters take them in turn from the two lists, and the defaults where a list
     has come to its end.
     """
-    names = given.get("activations") or ["Sigmoid", "Tanh", "Tanh"] * directions
-    if not isinstance(names, (list, tuple)) or len(names) != 3 * directions:
-        raise ValueError(f"activations must be {3 * directions} names, got {short(names)}")
+    names = given.get("activations") or usual
+    if not isinstance(names, (list, tuple)) or len(names) != len(usual):
+        raise ValueError(f"activations must be {len(usual)} names, got {short(names)}")
     parameters = []
     for name in ("activation_alpha", "activation_beta"):
         numbers = given.get(name, ())
         if not isinstance(numbers, (list, tuple)):
             raise ValueError(f"{name} must be a list of numbers, got {short(numbers)}")
         parameters.append(iter([_as_written(check_number(name, number)) for number in numbers]))
-    functions = []
+    found = []
     for name in names:
         if not isinstance(name, str) or name.lower() not in _FUNCTIONS:
             raise ValueError(f"activations must be of {listed(_FUNCTIONS)}, got {short(name)}")
         kind, *defaults = _FUNCTIONS[name.lower()]
         own = zip(parameters, defaults, strict=False)
-        functions.append((kind, *(next(numbers, default) for numbers, default in own)))
-    arguments = "gate_activation", "cell_activation", "output_activation"
-    return [
-        dict(zip(arguments, functions[k : k + 3], strict=True)) for k in range(0, 3 * directions, 3)
-    ]
+        found.append((kind, *(next(numbers, default) for numbers, default in own)))
+    return found
 
 
 def _as_written(number: float) -> float:

@@ -72,7 +72,7 @@ def _reduce(
     if before is not None:
         x = before(x)
     y = ufunc.reduce(x, axes, x.dtype, keepdims=keep)
-    return y if after is None else after(y)
+    return y if after is None else after(y).astype(x.dtype, copy=False)
 
 
 def _reduce_nothing(
@@ -90,7 +90,9 @@ def _reduce_nothing(
             start = np.iinfo(x.dtype).min if least else np.iinfo(x.dtype).max
         else:
             start = not least if x.dtype.kind == "b" else -np.inf if least else np.inf
-    y = np.full(shape, start, x.dtype) if after is None else after(np.zeros(shape, x.dtype))
+    y = np.full(shape, start, x.dtype)
+    if after is not None:
+        y = after(y).astype(x.dtype, copy=False)
     return y if keep else y.squeeze(tuple(gone))
 
 
@@ -112,7 +114,7 @@ def _log_sum_exp(limits: Limits, keep: bool, axes: tuple[int, ...] | None, x: Fl
     most = np.maximum.reduce(x, axes, keepdims=True)
     shift = np.where(np.isfinite(most), most, most.dtype.type(0))
     total = np.add.reduce(np.exp(x - shift), axes, keepdims=True)
-    y = np.log(total) + shift
+    y = (np.log(total) + shift).astype(x.dtype, copy=False)
     if keep:
         return y
     return np.squeeze(y, tuple(range(x.ndim)) if axes is None else axes)
@@ -194,7 +196,7 @@ def _layer_normalization(
 ) -> Any:
     """Return (x - mean) / sqrt(variance + epsilon) scale + bias, over an axis and those behind it.
 
-    If wanted, the mean and the reciprocal of the root too.
+    If wanted, the mean and the reciprocal of the root too, which are float32.
     """
     if not x.size:
         raise ValueError("there is nothing to normalise")
@@ -213,7 +215,10 @@ def _layer_normalization(
     y *= scale
     if bias is not None:
         y += bias
-    return (y, mean, inverse)[:outputs] if outputs > 1 else y
+    if outputs == 1:
+        return y
+    mean, inverse = mean.astype(np.float32, copy=False), inverse.astype(np.float32, copy=False)
+    return (y, mean, inverse)[:outputs]
 
 
 @REDUCTIONS.enter("GroupNormalization", inputs=(3, 3))
@@ -233,6 +238,47 @@ def _group_normalization(
     y = _layer_normalization(-1, epsilon, 1, y, one, none).reshape(x.shape)
     each = x.shape[1] // scale.size
     return _scaled(np.repeat(scale, each), np.repeat(bias, each), y)
+
+
+@REDUCTIONS.enter("LRN")
+def _make_response_normalization(operator: Operator) -> Compute:
+    size = whole(operator, "size")
+    if size < 1:
+        raise ValueError(f"the attribute 'size' must be at least 1, got {size}")
+    alpha, beta = number(operator, "alpha", 1e-4), number(operator, "beta", 0.75)
+    return partial(_response_normalization, size, alpha, beta, number(operator, "bias", 1.0))
+
+
+def _response_normalization(size: int, alpha: float, beta: float, bias: float, x: Floats) -> Floats:
+    """Return x / (bias + alpha / size s)^beta: s sums the squares of so many channels around."""
+    if x.ndim < 3:
+        raise ValueError(f"an array {x.shape} has no channels with axes behind")
+    square = np.square(x, dtype=np.float32 if x.itemsize == 2 else x.dtype)
+    total, channels = np.zeros_like(square), x.shape[1]
+    before = min((size - 1) // 2, channels)
+    behind = min(size // 2, channels)
+    for shift in range(-before, behind + 1):
+        here = slice(max(-shift, 0), max(channels - shift, 0))
+        total[:, here] += square[:, max(shift, 0) : channels + min(shift, 0)]
+    total *= alpha / size
+    total += bias
+    return np.divide(x, np.power(total, beta, total)).astype(x.dtype, copy=False)
+
+
+@REDUCTIONS.enter("LpNormalization")
+def _make_norm(operator: Operator) -> Compute:
+    power = whole(operator, "p", 2)
+    if power not in (1, 2):
+        raise ValueError(f"the attribute 'p' must be 1 or 2, got {power}")
+    norm = _REDUCTIONS[f"ReduceL{power}"]
+    axis = whole(operator, "axis", -1)
+    return partial(_normalised, partial(_reduce, norm, operator.draft.limits, True, (axis,)))
+
+
+def _normalised(norm: Compute, x: Floats) -> Any:
+    """Return x / |x| along an axis, and zeros where all x are."""
+    size = norm(x)
+    return np.divide(x, np.where(np.equal(size, 0), x.dtype.type(1), size))
 
 
 @REDUCTIONS.enter("BatchNormalization", inputs=(5, 5), outputs=(1, 5))
@@ -277,15 +323,17 @@ def _make_dropout(operator: Operator) -> Compute | Node | None:
             return None
     if len(operator.outputs) == 1:
         return alone(operator, _kept)
-    return alone(operator, partial(_kept_all, np.bool_ if operator.version >= 10 else None))
+    dtype = np.bool_ if operator.version >= 10 else None
+    return alone(operator, partial(_kept_all, operator.version >= 12, dtype))
 
 
 def _kept(x: Array) -> Array:
     return x
 
 
-def _kept_all(dtype: Any, x: Array) -> tuple[Array, Array]:
-    return x, np.ones(x.shape, dtype or x.dtype)
+def _kept_all(said: bool, dtype: Any, x: Array) -> tuple[Array, Array]:
+    """Return x and its mask, which says whether a value is kept; before version 12, it is zeros."""
+    return x, np.full(x.shape, said, dtype or x.dtype)
 
 
 # ---- running sums, sorting ----------------------------------------------------------------------

@@ -22,10 +22,12 @@ RANDOM = frozenset(
     "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform "
     "RandomUniformLike".split()
 )
-# Options of recurrent operators that the evaluator ignores without saying so; what may stand there.
-_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
-_IGNORED = "activation_alpha", "activation_beta", "clip"
-_LENGTHS = 4  # the place of the input sequence_lens of both
+_SAID = {
+    "ConvTranspose": "auto_pad, with strides larger than the kernel, is not supported",
+    "GridSample": "cubic interpolation with the border as padding is not supported",
+    "LpPool": "ceil_mode is not supported",
+    "RoiAlign": "versions before 16 are not supported",
+}
 _FEW = 16  # inputs of so few numbers may say how large a result is
 
 
@@ -57,24 +59,42 @@ def by_onnx(operator: Operator) -> Compute:
         raise ValueError(f"the operator {who} has a graph inside, and is not supported")
     if operator.type == "LSTM":
         raise ValueError("this form of it is not supported")  # the evaluator ignores its options
-    if operator.type in _ACTIVATIONS:
-        _refuse_ignored(operator)
+    if wrong := _wrong(operator):
+        raise ValueError(wrong)
     try:
         return _ByOnnx(operator, domain, schema)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as fault:
         raise ValueError(f"the operator {who} is not supported: {_first_line(fault)}") from fault
 
 
-def _refuse_ignored(operator: Operator) -> None:
-    """Raise ValueError if a GRU or RNN has options that the evaluator ignores."""
-    found = [name for name in _IGNORED if operator.attributes.get(name)]
-    usual = _ACTIVATIONS[operator.type]
-    if operator.attributes.get("activations", usual) not in (usual, usual * 2):
-        found.append("activations")
-    if operator.has(_LENGTHS):
-        found.append("sequence_lens")
-    if found:
-        raise ValueError(f"its {', '.join(found)} are not supported")
+def _wrong(operator: Operator) -> str:
+    """Return why the evaluator would compute other values than an operator says, without a word.
+
+    The forms were found by comparing it with onnxruntime.
+    """
+    given = operator.attributes
+    said = {
+        "ConvTranspose": _has_gaps(operator),
+        "GridSample": given.get("mode") == "cubic" and given.get("padding_mode") == "border",
+        "LpPool": given.get("ceil_mode", 0) == 1,
+        "RoiAlign": operator.version < 16,
+    }
+    if said.get(operator.type):
+        return _SAID[operator.type]
+    if operator.type == "Resize" and given.get("coordinate_transformation_mode") == "align_corners":
+        scales = operator.constant(2) if operator.has(2) else np.ones(1)
+        if scales is None or not np.array_equal(scales, np.rint(scales)):
+            return "its scales, with align_corners, are no whole numbers, which is not supported"
+    return ""
+
+
+def _has_gaps(operator: Operator) -> bool:
+    """Whether the kernel of a ConvTranspose may be smaller than its strides, with auto_pad."""
+    given, weight = operator.attributes, operator.constant(1)
+    if not str(given.get("auto_pad", "")).startswith("SAME"):
+        return False
+    kernel = given.get("kernel_shape") or ([1] if weight is None else weight.shape[2:])
+    return bool(min(kernel) < max(given.get("strides", (1,))))
 
 
 class _ByOnnx:

@@ -111,6 +111,7 @@ def _make_one_hot(operator: Operator) -> Compute:
 
 def _one_hot(axis: int, limits: Limits, indices: Array, depth: Array, values: Array) -> Any:
     size, (off, on) = int(depth.item()), values
+    indices = indices.astype(np.int64) if indices.dtype.kind == "f" else indices
     axis = axis_of(axis, indices.ndim + 1)
     allow(limits, (*indices.shape[:axis], size, *indices.shape[axis:]), values.dtype)
     places = np.arange(size).reshape(size, *[1] * (indices.ndim - axis))
@@ -195,13 +196,14 @@ def _make_transpose(operator: Operator) -> Compute:
 @SHAPES.enter("Squeeze", inputs=(1, 2))
 def _make_squeeze(operator: Operator) -> Compute | Node:
     axes = known_wholes(operator, "axes", 1)
-    if axes is not None:
-        return alone(operator, methodcaller("squeeze", axes))
-    return _squeeze if operator.has(1) else alone(operator, methodcaller("squeeze"))
+    if axes is None and operator.has(1):
+        return _squeeze
+    return alone(operator, methodcaller("squeeze", axes or None))
 
 
 def _squeeze(x: Array, axes: Integers) -> Array:
-    return x.squeeze(wholes(axes))
+    """Return x without these axes of size 1, without all of them if none is named."""
+    return x.squeeze(wholes(axes) or None)
 
 
 @SHAPES.enter("Unsqueeze", inputs=(1, 2))
