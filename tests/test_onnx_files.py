@@ -797,6 +797,7 @@ def test_states_by_name_must_be_clear() -> None:
     assert summed([h], [port("hn", [1, "q", "w"])]) == [("h", "hn")]
     assert summed([h], [port("hn", [2, "b", 4])]) == []  # another size
     assert summed([h], [port("hn", ["b", 4])]) == []  # other axes
+    assert summed([h], [port("hn", ["b", 1, 4])]) == []  # in another order
     assert summed([h], [port("hn", [1, "b", 4], TensorProto.DOUBLE)]) == []
     assert summed([port("h")], [n]) == []  # sizes that the file does not tell
     assert summed([h, port("h_in", [1, "b", 4])], [n]) == []  # two that it could be
@@ -831,6 +832,49 @@ def test_states_by_where_values_go() -> None:
     proto.node[5].CopyFrom(joins[0])
     proto.node[6].CopyFrom(joins[1])
     assert states_of(read(model(proto))) == []
+
+
+def test_names_do_not_count_against_where_values_go() -> None:
+    """The second LSTM begins with what the first one ends with: its end is no state of that."""
+    arrays = {f"{n}{k}": a for k in (0, 1) for n, a in lstm_arrays(seed=9 * k).items()}
+    lstms = [
+        node("LSTM", ["x", f"W{k}", f"R{k}", f"B{k}", "", h], ["", end], hidden_size=H)
+        for k, h, end in ((0, "h", "between"), (1, "between", "hn"))
+    ]
+    shape = [1, "b", H]
+    proto = graph(lstms, [port("x", ["t", "b", I]), port("h", shape)], [port("hn", shape)], arrays)
+    network = same(model(proto), {"x": X, "h": H0})
+    assert states_of(network) == []
+    with pytest.raises(ValueError, match="this graph has none"):
+        network.stream()
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("GRU", 3), ("RNN", 1)])
+def test_states_of_other_recurrent_operators(kind: str, gates: int) -> None:
+    arrays = {"W": normal(1, gates * H, I, seed=1), "R": normal(1, gates * H, H, seed=2)}
+    recurrent = node(kind, ["x", "W", "R", "", "", "first"], ["Y", "second"], hidden_size=H)
+    shape = [1, "b", H]
+    proto = graph([recurrent], [port("x", ["t", "b", I]), port("first", shape)],
+                  [port("Y"), port("second", shape)], arrays)  # fmt: skip
+    network = same(model(proto), {"x": X, "first": H0})
+    assert states_of(network) == [("first", "second")]
+    stream, whole = network.stream(B), network(X)
+    for t in range(T):
+        close([stream.step(X[t : t + 1])], [whole[t : t + 1]], 16)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_what_runs_backward_is_not_streamed(direction: str) -> None:
+    """It begins with zeros like other states, but a stream never comes to its beginning."""
+    d = 1 + (direction == "bidirectional")
+    ports = [port("x", ["t", "b", I]), port("h", [d, "b", H])]
+    lstm = node("LSTM", ["x", "W", "R", "B", "", "h"], ["Y", "hn"], hidden_size=H,
+                direction=direction)  # fmt: skip
+    proto = graph([lstm], ports, [port("Y"), port("hn", [d, "b", H])], lstm_arrays(d))
+    network = same(model(proto), {"x": X, "h": np.zeros((d, B, H), "f")})
+    np.testing.assert_array_equal(network(X), network(X, h=np.zeros((d, B, H), "f")))
+    with pytest.raises(ValueError, match="the state 'h' is that of a layer that runs backward"):
+        network.stream(B)
 
 
 def test_streams() -> None:

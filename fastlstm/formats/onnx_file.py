@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..graphs import GraphModel
+from ..graphs.cells import Step
 from ..graphs.limits import Limits
 from ..graphs.plan import Draft
 from ..layers import LSTM
@@ -106,6 +107,9 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         if reader.faults:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))
         plan = draft.plan([port.name for port in reader.inputs], reader.names)
+        for node in plan.nodes:
+            if isinstance(node.compute, Step):
+                reader.flow.lstm(node.inputs[1:], node.outputs)
         values = dict(zip((port.name for port in reader.outputs), reader.names, strict=True))
         pairs = states(reader.inputs, reader.outputs, values, reader.flow)
         network = GraphModel(plan, reader.inputs, reader.outputs, pairs, draft.layers, limits)

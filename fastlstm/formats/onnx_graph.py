@@ -292,9 +292,10 @@ class Reader:
     def _note_flow(self, operator: Operator) -> None:
         """Note where the operator's values go, as far as it matters for states."""
         inputs, outputs = operator.inputs, operator.outputs
-        if operator.type in ("LSTM", "DynamicQuantizeLSTM"):
-            padded = (*inputs, *[""] * 7)
-            self.flow.lstm(padded[5:7], (*outputs, "", "", "")[1:3])
+        if operator.type in ("LSTM", "DynamicQuantizeLSTM", "GRU", "RNN"):
+            begins, ends = (*inputs, *[""] * 7)[5:7], (*outputs, "", "", "")[1:3]
+            backward = operator.attributes.get("direction", "forward") != "forward"
+            self.flow.lstm(begins, ends, backward)
         elif operator.domain == "" and operator.type in PASSING:
             sources = inputs if operator.type == "Concat" else inputs[:1]
             for body in operator.attributes.values():

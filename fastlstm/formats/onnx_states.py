@@ -1,8 +1,9 @@
 """Which inputs and outputs of an ONNX graph belong together as a state that goes on.
 
-A file does not tell this. Two things do: that an input is what LSTMs begin with, and an output what
-the same LSTMs end with; and names, such as ``h`` and ``hn``. An input and an output are taken for a
-state only if their types and sizes agree, and if neither could belong to another one.
+A file does not tell this. Two things do: that an input is what an LSTM, GRU or RNN begins with, and
+an output what the same one ends with; and names, such as ``h`` and ``hn``, unless values go other
+ways. An input and an output are taken for a state only if their types and sizes agree, and if
+neither could belong to another one.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Flow:
         self._sources: defaultdict[str, list[str]] = defaultdict(list)
         self._begins: list[tuple[str, Slot]] = []  # what LSTMs begin with
         self._ends: dict[str, Slot] = {}
+        self._backward: set[int] = set()  # those that run backward, too
         self._lstms = 0
         self._visits = 0
 
@@ -49,14 +51,20 @@ class Flow:
         """Note that a value has the numbers of another one, or some of them."""
         self._sources[target].append(source)
 
-    def lstm(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Note an LSTM: its initial h and c, and its final ones."""
+    def lstm(self, inputs: Sequence[str], outputs: Sequence[str], backward: bool = False) -> None:
+        """Note an LSTM: its initial h and c, and its final ones; of a GRU or RNN, the c is ""."""
         for kind, begin, end in zip("hc", inputs, outputs, strict=True):
             if begin:
                 self._begins.append((begin, (self._lstms, kind)))
             if end:
                 self._ends[end] = self._lstms, kind
+        if backward:
+            self._backward.add(self._lstms)
         self._lstms += 1
+
+    def is_backward(self, slots: Iterable[Slot]) -> bool:
+        """Whether states are those of an LSTM that runs backward."""
+        return any(lstm in self._backward for lstm, _ in slots)
 
     def begun_by(self, inputs: Iterable[str]) -> dict[str, frozenset[Slot]]:
         """Return which states of LSTMs begin with each of these values."""
@@ -99,8 +107,19 @@ def states(
     )
     free_in = [port for port in inputs if port.name not in pairs]
     free_out = [port for port in outputs if port.name not in pairs.values()]
-    pairs |= _matched(free_in, free_out, _named_alike)
-    return [State(port, pairs[port.name]) for port in inputs if port.name in pairs]
+
+    def named(one: str, other: str) -> bool:
+        begun, ended = begins.get(one), ends[other]
+        if begun and ended and begun.isdisjoint(ended):
+            return False  # states of other LSTMs
+        return _named_alike(one, other)
+
+    pairs |= _matched(free_in, free_out, named)
+    return [
+        State(port, pairs[port.name], flow.is_backward(begins.get(port.name, ())))
+        for port in inputs
+        if port.name in pairs
+    ]
 
 
 def _matched(
@@ -127,6 +146,12 @@ def _fit(one: Port, other: Port) -> bool:
         return False
     if other.shape is None:
         return True
+    opened = [
+        {axis for axis, size in enumerate(port.shape or ()) if not isinstance(size, int)}
+        for port in (one, other)
+    ]
+    if all(opened) and opened[0].isdisjoint(opened[1]):
+        return False  # the batch is another axis: one is the other with its axes in another order
     return len(one.shape) == len(other.shape) and all(
         a == b or not (isinstance(a, int) and isinstance(b, int))
         for a, b in zip(one.shape, other.shape, strict=True)

@@ -149,11 +149,11 @@ def _lstm(draft: Draft, cell: _Cell) -> Node:
     outputs = cell.last.outputs[0], cell.total.outputs[0]
     (split,) = (node for node in cell.between if node.type == "Split")
     any_axes = _splits(split, np.zeros((2, 3, lstm.hidden_size * 4)))
-    step = _Step(lstm, any_axes, draft.limits)
+    step = Step(lstm, any_axes, draft.limits)
     return Node(cell.hidden.name, "LSTM", step, inputs, outputs, "fastlstm")
 
 
-class _Step:
+class Step:
     """A step of an LSTM: x (B, I), h and c (B, H) -> h', c'.
 
     As in the nodes that it is made of, one row goes with all others, and there may be more axes

@@ -43,10 +43,15 @@ class Port(NamedTuple):
 
 
 class State(NamedTuple):
-    """An input and an output that belong together: what one call gives, the next one takes."""
+    """An input and an output that belong together: what one call gives, the next one takes.
+
+    ``backward`` says that it is that of a layer which runs from the end to the beginning, and so
+    does not go on from call to call.
+    """
 
     input: Port
     output: str
+    backward: bool = False
 
     @property
     def batch_axis(self) -> int | None:
@@ -259,8 +264,9 @@ class GraphModel(Layer):
         Raises
         ------
         ValueError
-            If the graph has no inputs and outputs that belong together as a state, or if the file
-            leaves no size of these open and `batch_size` is more than 1.
+            If the graph has no inputs and outputs that belong together as a state, or one of a
+            layer that runs backward; or if the file leaves no size of these open and `batch_size`
+            is more than 1.
         """
         return GraphStream(self, check_size("batch_size", batch_size))
 
@@ -365,6 +371,12 @@ class GraphStream:
         shapes = [state.input.shape or (None,) for state in model.states]
         if batch_size > 1 and all(isinstance(n, int) for shape in shapes for n in shape):
             raise ValueError(f"batch_size={batch_size}: the file fixes all sizes of its states")
+        for state in model.states:
+            if state.backward:
+                raise ValueError(
+                    f"a stream goes forward only, and the state {short(state.input.name)} is that "
+                    "of a layer that runs backward, from the end of the whole sequence"
+                )
         self._model, self.batch_size = model, batch_size
         names = [port.name for port in model.outputs]
         self._outputs = [names.index(name) for name in model._own_outputs()]
