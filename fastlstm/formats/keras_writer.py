@@ -349,7 +349,7 @@ class _Graph:
             import h5py
         except ImportError as fault:
             raise ImportError(
-                'Keras files need h5py, which is not installed: pip install "fastlstm[keras]"'
+                "Keras files need h5py, which is not installed: pip install h5py"
             ) from fault
         groups: _Variables = {"": (self.name, [])}
         counts: dict[str, int] = {}

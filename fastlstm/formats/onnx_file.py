@@ -133,9 +133,7 @@ def _parsed(source: Source, key: str) -> Any:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError(
-            'an ONNX file needs the onnx package: pip install "fastlstm[onnx]"'
-        ) from error
+        raise ImportError("an ONNX file needs the onnx package: pip install onnx") from error
 
     def stand_in(start: int, end: int) -> bytes:
         place = protobuf.entry(1, key.encode()) + protobuf.entry(2, f"{start} {end}".encode())

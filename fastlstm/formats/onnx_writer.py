@@ -199,7 +199,5 @@ def _library() -> Any:
     try:
         import onnx
     except ImportError as fault:
-        raise ImportError(
-            'ONNX files need the onnx package: pip install "fastlstm[onnx]"'
-        ) from fault
+        raise ImportError("ONNX files need the onnx package: pip install onnx") from fault
     return onnx

@@ -45,9 +45,7 @@ def by_onnx(operator: Operator) -> Compute:
     try:
         import onnx
     except ImportError as fault:
-        raise ImportError(
-            f'operator {operator.type} needs onnx: pip install "fastlstm[onnx]"'
-        ) from fault
+        raise ImportError(f"operator {operator.type} needs onnx: pip install onnx") from fault
     from .plan import Body
 
     who = f"of {domain or 'ONNX'}, version {operator.version},"
