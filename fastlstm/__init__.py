@@ -1,8 +1,9 @@
 """fastlstm: LSTMs on CPUs without a deep-learning framework, with torch.nn.LSTM's shapes and names.
 
 The map: `layers` (LSTM, LSTMCell, the other layers, streams), `sequences` (ragged batches),
-`training` (losses, optimisers, data, `fit`), `formats` (model files), `engines` (who computes, the
-contract, and the numbered equations), `arrays` (what may be passed in).
+`training` (losses, optimisers, data, `fit`), `formats` (model files), `graphs` (whole networks of
+ONNX and Keras files), `engines` (who computes, the contract, and the numbered equations), `arrays`
+(what may be passed in).
 
 One step of one layer in one direction, the gates i, f, g, o in torch's order::
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from . import engines, training
 from .engines import engine_info
 from .formats import load, load_lstm, load_state, save
+from .graphs import GraphModel, GraphStream
 from .layers import (
     LSTM,
     Concat,
@@ -51,6 +53,8 @@ __all__ = [
     "Concat",
     "Dropout",
     "Embedding",
+    "GraphModel",
+    "GraphStream",
     "LSTM",
     "LSTMCell",
     "Last",

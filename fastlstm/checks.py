@@ -91,7 +91,12 @@ def check_probability(value: Any, name: str = "dropout") -> float:
 
 
 def short(name: object, quote: str = "'") -> str:
-    """Return a name of unknown origin for a message: quoted, escaped, and cut."""
+    """Return a name of unknown origin for a message: quoted, escaped, and cut.
+
+    >>> short("tags"), short((2, 3))
+    ("'tags'", '(2, 3)')
+    """
+    quote = "" if isinstance(name, tuple) else quote  # a shape reads well as it is
     name = str(name)
     return quote + repr(name[:100])[1:-1] + quote + "..." * (len(name) > 100)
 

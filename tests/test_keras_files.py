@@ -203,7 +203,8 @@ def test_a_cell_in_an_rnn(keras, tmp_path):
 ACTIVATIONS = ["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax", "elu",
                "celu", "selu", "softplus", "softsign", "silu", "swish", "gelu", "exponential",
                "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "log_sigmoid", "mish",
-               "linear"]  # fmt: skip
+               "tanh_shrink", "soft_shrink", "hard_shrink", "squareplus", "glu", "sparse_plus",
+               "sparse_sigmoid", "linear"]  # fmt: skip
 LAYERS: dict[str, Callable[[Any], Any]] = {
     "Dense": lambda L: L.Dense(4),
     "Dense without bias": lambda L: L.Dense(4, activation="tanh", use_bias=False),

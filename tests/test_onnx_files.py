@@ -262,7 +262,7 @@ def made(**fields: Any) -> Any:
 
 
 FAULTY_TENSORS = {
-    "too few numbers": (made(float_data=[1]), "FLOAT and shape '(2,)' has 1 numbers instead of 2"),
+    "too few numbers": (made(float_data=[1]), "FLOAT and shape (2,) has 1 numbers instead of 2"),
     "too many bytes": (made(raw_data=bytes(12)), "has 12 bytes instead of 8"),
     "nothing": (made(), "has 0 numbers instead of 2"),
     "another field": (made(int64_data=[1, 2]), "has 0 numbers instead of 2"),

@@ -921,9 +921,16 @@ def test_options_that_training_alone_has_are_written():
 
 def test_a_model_that_was_read_from_a_graph(tmp_path):
     graph = fastlstm.load(io.BytesIO(changed(written(LSTM(2, 1)), drop_structure)))
-    for model in (graph, Sequential(graph)):
-        with pytest.raises(TypeError, match="GraphModel|read from a graph"):
-            fastlstm.save(model, tmp_path / "m.onnx")
+    for suffix in ("onnx", "npz", "safetensors", "keras"):
+        said = (
+            rf"m\.{suffix}: a model that was read from a graph .* prefix= .* loaded: 'LSTM/layer0'"
+        )
+        with pytest.raises(TypeError, match=said):
+            fastlstm.save(graph, tmp_path / f"m.{suffix}")
+    with pytest.raises(TypeError, match="the structure of GraphModel cannot be stored"):
+        fastlstm.save(Sequential(graph), tmp_path / "m.onnx")
+    fastlstm.save(graph, tmp_path / "m.pt")  # the parameters of its layers alone
+    assert list(fastlstm.load_state(tmp_path / "m.pt")) == list(graph.state_dict())
 
 
 def test_too_large_for_protobuf(tmp_path, monkeypatch):

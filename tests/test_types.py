@@ -36,6 +36,12 @@ dx, (dh_0, dc_0) = pullback(output, states)
 state: dict[str, Array] = lstm.state_dict()
 lstm.load_state_dict(state).missing_keys.append("none")
 
+graph = fastlstm.load("model.onnx")
+if isinstance(graph, fastlstm.GraphModel):
+    outputs: list[Array] = graph.run(["y"], {"x": x})
+    going: fastlstm.GraphStream = graph.stream(batch_size=2)
+    names = [port.name for port in graph.inputs]
+
 stream = lstm.stream(batch_size=2)
 y: Array = stream.step(x[:, 0])
 stream.step(x[:, 0], out=y)

@@ -96,9 +96,14 @@ def add_to(commands: Commands) -> None:
     )
     command.set_defaults(action=_run)
     add_model(command)
-    command.add_argument("input", metavar="INPUT", type=Path, help=".npy, .csv or .wav file")
+    command.add_argument("input", metavar="INPUT", type=Path, help=".npy, .csv, .wav or .npz file")
     command.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, required=True, help=".npy, .csv or .wav file"
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help=".npy, .csv, .wav or .npz file",
     )
     command.add_argument(
         "--batch-first",

@@ -17,6 +17,7 @@ from ..checks import check_batch_first, check_dtype, quoted, short
 from ..engines import choose
 from ..engines.machine import threads
 from ..files import written_aside
+from ..graphs import GraphModel
 from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
 from ..layers.parameters import undrawn
 from . import (
@@ -143,9 +144,9 @@ def load(
         Otherwise, as in every torch file, the layers follow each other in the `order` given. If
         none is given, names and shapes must admit one chain only, and the common one (an embedding,
         LSTMs, a Linear); the `repr` of the model says what the file does not tell. If the names
-        have no prefix (``weight_ih_l0``), the layer itself is returned. A file of a whole
-        network gives that network: a `fastlstm.graphs.GraphModel`, which has named inputs and
-        outputs, or the layers themselves where it is a chain of layers that fastlstm has.
+        have no prefix (``weight_ih_l0``), the layer itself is returned. A file of a whole network
+        gives that network: a `GraphModel`, which has named inputs and outputs, or the layers
+        themselves where it is a chain of layers that fastlstm has.
 
     Raises
     ------
@@ -412,7 +413,7 @@ def save(
         If the suffix is not one of these, if it has no such option, or if the format cannot hold
         what the model computes; the sentence names the layer and its option.
     TypeError
-        If `model` is not a layer, or its structure cannot be stored.
+        If `model` is not a layer, or its structure cannot be stored, as that of a `GraphModel`.
     ImportError
         If the format needs a library that is missing.
 
@@ -441,6 +442,12 @@ def save(
     given = {"opset": opset, "names": names, "lengths": lengths, "states": states}
     options = {name: value for name, value in given.items() if value is not None}
     form = written_format(path, options)
+    if isinstance(model, GraphModel) and form.STRUCTURED:
+        inside = quoted(name for name in model.children) or "none"
+        raise TypeError(
+            f"{path}: a model that was read from a graph is not written, its file can be copied; "
+            f"one of its layers is, if prefix= (--prefix) names it when it is loaded: {inside}"
+        )
     with written_aside(path) as file, _naming(path):
         form.write(file, model, **options)
     if not form.STRUCTURED and (lost := untold.in_model(model)):

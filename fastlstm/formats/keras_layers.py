@@ -401,6 +401,13 @@ _FUNCTIONS: dict[str, Compute] = {
     "hard_tanh": functions.hard_tanh,
     "log_sigmoid": functions.log_sigmoid,
     "mish": functions.mish,
+    "tanh_shrink": functions.tanh_shrink,
+    "soft_shrink": functions.soft_shrink,
+    "hard_shrink": functions.hard_shrink,
+    "squareplus": functions.squareplus,
+    "glu": functions.glu,
+    "sparse_plus": functions.sparse_plus,
+    "sparse_sigmoid": functions.sparse_sigmoid,
 }
 # Those of which fastlstm has layers.
 _ACTIVATIONS: dict[str, type[Layer]] = {

@@ -16,7 +16,6 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_size
-from ..graphs import GraphModel
 from ..layers import Layer
 from ..layers.parameters import undrawn
 from . import structure
@@ -151,9 +150,7 @@ def _file_of(model: Layer, opset: int, options: Options) -> tuple[Any, dict[str,
             f"opset must be {_OLDEST} to {newest}, which the installed onnx knows, got {opset}"
         )
     options.check()
-    if isinstance(model, GraphModel):
-        raise TypeError("a model that was read from a graph is not written: copy its file")
-    text = structure.dumps(model)  # which refuses a layer of one's own
+    text = structure.dumps(model)  # which refuses a graph and a layer of one's own
     graph = draw(model, options)
     names = graph.named()
     helper = onnx.helper

@@ -149,6 +149,44 @@ def log_sigmoid(x: Array) -> Any:
     return -softplus(-x)
 
 
+def tanh_shrink(x: Array) -> Any:
+    """x - tanh(x)."""
+    return x - np.tanh(x)
+
+
+def soft_shrink(x: Array) -> Any:
+    """x, nearer to 0 by 0.5; 0 where it is as near already."""
+    return x - np.clip(x, -0.5, 0.5)
+
+
+def hard_shrink(x: Array) -> Any:
+    """x, or 0 from -0.5 to 0.5."""
+    return np.where(np.abs(x) <= 0.5, x.dtype.type(0), x)
+
+
+@quiet
+def squareplus(x: Array) -> Any:
+    """(x + sqrt(x^2 + 4)) / 2, which is like softplus."""
+    return (x + np.sqrt(x * x + 4)) / 2
+
+
+def glu(x: Array) -> Any:
+    """The first half of the features times the sigmoid of the second."""
+    first, second = np.split(x, 2, axis=-1)
+    return first * sigmoid(second)
+
+
+@quiet
+def sparse_plus(x: Array) -> Any:
+    """0 below -1, x above 1, and (x + 1)^2 / 4 between them."""
+    return np.where(x < 1, np.square(np.maximum(x + 1, 0)) / 4, x)
+
+
+def sparse_sigmoid(x: Array) -> Any:
+    """(x + 1) / 2, within 0 and 1."""
+    return np.clip((x + 1) / 2, 0, 1)
+
+
 def prelu(alpha: Array, x: Array) -> Any:
     """x, or alpha * x below 0."""
     return np.where(x > 0, x, alpha * x)

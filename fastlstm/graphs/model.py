@@ -341,6 +341,12 @@ class GraphStream:
     One stream belongs to one thread at a time; many streams of one model may run at once.
     ``copy.copy(stream)`` branches off at the point reached, over the same model.
 
+    Parameters
+    ----------
+    model : GraphModel
+    batch_size : int
+        As for `GraphModel.stream`.
+
     Attributes
     ----------
     batch_size : int
