@@ -798,8 +798,10 @@ def refused(saved: Saved, words: str, text: str | None = None, run: bool = False
 def test_other_layers_are_named_and_their_lstms_taken(small):
     saved = Saved(small)
     saved.layer("repeat").update(class_name="GRU")
-    refused(saved, "layer 'repeat' (GRU) is not known here; its LSTMs are loaded alone")
+    refused(saved, "layer 'repeat' (GRU) is not known here; the file's LSTMs are loaded alone")
     assert fastlstm.load_lstm(saved.file(), prefix="lstm").hidden_size == 4
+    saved.layer("repeat")["inbound_nodes"][0]["kwargs"]["slice_spec"] = {"start": 1}
+    refused(saved, "layer 'repeat' (GRU) is not known here")
     own = {"module": "mine", "class_name": "Dense", "registered_name": "Own>Dense"}
     saved.layer("repeat").update(own)
     refused(saved, "layer 'repeat' (Own>Dense) is not known here")

@@ -14,7 +14,7 @@ from ..graphs import keras_functions as functions
 from ..graphs.limits import Limits
 from ..graphs.plan import Draft, Node
 from ..layers import Layer, Sequential
-from .keras_layers import NETWORKS, KerasLayer, Making, Step, step_of, walked
+from .keras_layers import NETWORKS, KerasLayer, Making, Step, is_known, step_of, unknown, walked
 
 if TYPE_CHECKING:
     from ..graphs.plan import Compute
@@ -409,6 +409,8 @@ def _calls(layer: KerasLayer) -> Iterator[_Call]:
                 inputs += _tensors(value, layer)
             elif name == "training" and not value or value is None:
                 continue
+            elif not is_known(layer):
+                raise unknown(layer)
             else:
                 raise ValueError(f"{layer} is called with {short(name)}, which is not known here")
         yield _Call(layer, number + first, inputs, mask, arguments)

@@ -543,16 +543,21 @@ def is_known(layer: KerasLayer) -> bool:
     return layer.kind in _MAKERS or layer.kind in (*NETWORKS, "InputLayer", "LSTMCell")
 
 
+def unknown(layer: KerasLayer) -> ValueError:
+    """Return the error that a layer is none of those that are known here."""
+    return ValueError(
+        f"{layer} is not known here; the file's LSTMs are loaded alone by "
+        "fastlstm.load_lstm(path, prefix=...)"
+    )
+
+
 Maker = Callable[[KerasLayer, Making], Step]
 
 
 def step_of(layer: KerasLayer, making: Making) -> Step:
     """Return what computes a layer; raise ValueError if it is not known, or has not its weights."""
     if layer.kind not in _MAKERS:
-        raise ValueError(
-            f"{layer} is not known here; its LSTMs are loaded alone by "
-            f"fastlstm.load_lstm(path, prefix=...)"
-        )
+        raise unknown(layer)
     return _MAKERS[layer.kind](layer, making)
 
 
