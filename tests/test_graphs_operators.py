@@ -334,6 +334,7 @@ OLDER = [
         [np.rint(X[None])],
         {"kernel_shape": [2, 3], "pads": [1, 0, 0, 2], "storage_order": 1, "outputs": 2},
     ),
+    ("AveragePool", 19, [X[:1, :, :1]], {"kernel_shape": [2], "dilations": [2], "pads": [1, 1]}),
     ("MaxPool", 8, [np.rint(X)], {"kernel_shape": [3], "strides": [2], "outputs": 2}),
     ("LRN", 13, [X[:, :, :, None]], {"size": 3}),
     ("CumSum", 14, [X, np.array(-2)], {"exclusive": 1, "reverse": 1}),
@@ -721,6 +722,22 @@ WRONG = [
     ("LpPool", [X], {"kernel_shape": [2], "ceil_mode": 1}, "ceil_mode is not"),
     ("RoiAlign", [X, X, X], {"version": 15}, "versions before 16"),
     ("Resize", [X, None, np.float32([1, 1, 1.5])], CORNERS, "no whole numbers"),
+    ("Attention", [X, X, X], {"version": 23, "softcap": 2.0, "outputs": 4}, "softcap in outputs"),
+    *[
+        (kind, [X[0]], {"domain": "ai.onnx.ml", "version": 3} | given, "is not supported")
+        for kind, given in (
+            ("Normalizer", {}),
+            ("Normalizer", {"norm": "MAX"}),
+            ("LinearClassifier", {"coefficients": [1.0], "post_transform": "PROBIT"}),
+            ("LinearClassifier", {"coefficients": [1.0], "intercepts": [1.0]}),
+            ("SVMClassifier", {"coefficients": [1.0], "post_transform": "SOFTMAX"}),
+            ("TreeEnsembleClassifier", {"class_ids": [0], "post_transform": "SOFTMAX"}),
+            ("TreeEnsembleClassifier", {"class_ids": [0, 1], "post_transform": "PROBIT"}),
+        )
+    ],
+    ("Gemm", [X, X[0]], {"transA": 1}, "2 axes"),
+    ("Gemm", [INTS, INTS.T], {"alpha": 0.5}, "alpha and beta of integers"),
+    ("Gemm", [INTS, INTS.T, INTS[:, :1]], {"beta": 0.5}, "alpha and beta of integers"),
 ]
 
 

@@ -1007,6 +1007,27 @@ def test_new_parameters_take_effect() -> None:
     np.testing.assert_array_equal(before, read(model(lstm_graph()))(X))
 
 
+def test_all_layers_that_run_are_the_model_s() -> None:
+    """A weight that products with a bias and without one take, around a graph and inside it."""
+    inner = graph([node("MatMul", ["x", "W"], ["t"]), node("Add", ["t", "l"], ["u"])], [], ["u"])
+    plain = graph([node("MatMul", ["x", "W"], ["v"])], [], ["v"])
+    nodes = [
+        node("MatMul", ["x", "W"], ["a"]), node("Add", ["a", "k"], ["y0"]),
+        node("MatMul", ["x", "W"], ["y1"]),
+        node("MatMul", ["x", "W"], ["b"]), node("Add", ["b", "l"], ["y2"]),
+        node("Gemm", ["x", "W", "m"], ["y3"], alpha=0.5),
+        node("If", ["c"], ["y4"], then_branch=inner, else_branch=plain),
+    ]  # fmt: skip
+    outputs = [f"y{k}" for k in range(5)]
+    constants = {"W": x43.T, "k": normal(4, seed=1), "l": normal(4, seed=2)}
+    inputs = ["x", "m", port("c", [], BOOL)]
+    for condition in True, False:
+        feeds = {"x": x43, "m": np.zeros((4, 4), "f"), "c": np.array(condition)}
+        network = same(model(graph(nodes, inputs, outputs, constants)), feeds)
+        network.load_state_dict({name: 0 * value for name, value in network.state_dict().items()})
+        assert not any(value.any() for value in network.run(None, feeds))
+
+
 def test_sequences_of_arrays() -> None:
     """An output may be a list, and an input too."""
     listed = helper.make_tensor_sequence_value_info("s", FLOAT, None)

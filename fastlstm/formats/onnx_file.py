@@ -13,6 +13,7 @@ from ..graphs import GraphModel
 from ..graphs.cells import Step
 from ..graphs.limits import Limits
 from ..graphs.plan import Draft
+from ..graphs.products import put_back
 from ..layers import LSTM
 from . import protobuf, structure
 from .format import ANY, Choice, Content, Wish
@@ -107,6 +108,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         if reader.faults:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))
         plan = draft.plan([port.name for port in reader.inputs], reader.names)
+        put_back(draft, plan)
         for node in plan.nodes:
             if isinstance(node.compute, Step):
                 reader.flow.lstm(node.inputs[1:], node.outputs)

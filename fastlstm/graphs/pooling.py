@@ -97,12 +97,12 @@ class _Windows(NamedTuple):
                 )
 
     def counts(self, padding_counts: bool) -> Integers:
-        """Return how many places of each window are on the axis, or on its padding."""
+        """Return how many places of each window are on the axis or its padding; 1 if none is."""
         low, high = (-self.before, self.size + self.behind) if padding_counts else (0, self.size)
         starts = np.arange(self.number) * self.stride - self.before
         first = np.maximum(-((starts - low) // self.dilation), 0)
         last = np.minimum((high - 1 - starts) // self.dilation + 1, self.kernel)
-        found: Integers = np.maximum(last - first, 0)
+        found: Integers = np.maximum(last - first, 1)
         return found
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..arrays import Array
     from ..engines import EngineChoice
     from .limits import Limits
-    from .plan import Draft
+    from .plan import Draft, Plan
 
 _Make = Callable[[], "tuple[Array, Array | None]"]
 
@@ -80,6 +80,8 @@ class Dense:
             rows = x.size // self.linear.in_features
             self.limits.allow((rows, self.linear.out_features), self.linear.dtype.itemsize)
         if self.transposed:
+            if x.ndim != 2:
+                raise ValueError(f"the first factor must have 2 axes, got the shape {x.shape}")
             x = x.T
         if self.half:
             return self.linear(x.astype(np.float32)).astype(_HALF)
@@ -101,6 +103,22 @@ def _dense(operator: Operator, constants: Sequence[Array], kind: Hashable, make:
     layer = draft.once(("Linear", kind), constants, linear)
     half = constants[0].dtype == _HALF
     return Dense(layer, half, bool(operator.attributes.get("transA", 0)), draft.limits)
+
+
+def put_back(draft: Draft, plan: Plan) -> None:
+    """Put those layers into the draft that nodes of a plan use, and that are in it no more.
+
+    What became one with another node may have had its layer together with nodes that did not.
+    """
+    known, plans = {id(layer) for layer in draft.layers.values()}, [plan]
+    while plans:
+        for node in plans.pop().nodes:
+            compute: Any = node.compute
+            plans += getattr(compute, "plans", ())
+            dense = compute.args[0] if isinstance(compute, partial) and compute.args else compute
+            if isinstance(dense, Dense) and id(dense.linear) not in known:
+                known.add(id(dense.linear))
+                draft.layer(node.name or node.type, dense.linear)
 
 
 def _is_matrix(value: Any) -> bool:
@@ -180,6 +198,8 @@ def _gemm(
 ) -> Array:
     if a.ndim != 2 or b.ndim != 2:
         raise ValueError(f"the factors must have 2 axes, got the shapes {a.shape} and {b.shape}")
+    if a.dtype.kind in "iu" and not alpha.is_integer() & beta.is_integer():
+        raise ValueError(f"alpha and beta of integers cannot be {alpha} and {beta}")
     y = _matmul(a.T if of_a else a, b.T if of_b else b, limits=limits)
     if alpha != 1:
         y *= y.dtype.type(alpha)

@@ -22,12 +22,6 @@ RANDOM = frozenset(
     "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform "
     "RandomUniformLike".split()
 )
-_SAID = {
-    "ConvTranspose": "auto_pad, with strides larger than the kernel, is not supported",
-    "GridSample": "cubic interpolation with the border as padding is not supported",
-    "LpPool": "ceil_mode is not supported",
-    "RoiAlign": "versions before 16 are not supported",
-}
 _FEW = 16  # inputs of so few numbers may say how large a result is
 
 
@@ -70,29 +64,46 @@ def _wrong(operator: Operator) -> str:
 
     The forms were found by comparing it with onnxruntime.
     """
-    given = operator.attributes
-    said = {
-        "ConvTranspose": _has_gaps(operator),
-        "GridSample": given.get("mode") == "cubic" and given.get("padding_mode") == "border",
-        "LpPool": given.get("ceil_mode", 0) == 1,
-        "RoiAlign": operator.version < 16,
-    }
-    if said.get(operator.type):
-        return _SAID[operator.type]
-    if operator.type == "Resize" and given.get("coordinate_transformation_mode") == "align_corners":
-        scales = operator.constant(2) if operator.has(2) else np.ones(1)
-        if scales is None or not np.array_equal(scales, np.rint(scales)):
-            return "its scales, with align_corners, are no whole numbers, which is not supported"
-    return ""
+    given, kind = operator.attributes, operator.type
+    after = given.get("post_transform", "NONE")
+    is_border = given.get("mode") == "cubic" and given.get("padding_mode") == "border"
+    is_one = len(given.get("intercepts", ())) < 2  # one score for two classes
+    is_wrong, what = {
+        "Attention": (given.get("softcap") and len(operator.outputs) > 3, "softcap in outputs"),
+        "ConvTranspose": (_has_gaps(operator), "auto_pad, with strides larger than the kernel,"),
+        "GridSample": (is_border, "cubic interpolation with the border as padding"),
+        "LinearClassifier": (
+            after == "PROBIT" or (is_one and after != "LOGISTIC"),
+            f"post_transform {after!r:.20} of these classes",
+        ),
+        "LpPool": (given.get("ceil_mode"), "ceil_mode"),
+        "Normalizer": (given.get("norm", "MAX") == "MAX", "the norm MAX"),
+        "Resize": (_is_uneven(operator), "align_corners, with scales that are no whole numbers,"),
+        "RoiAlign": (operator.version < 16, "it, in versions before 16,"),
+        "SVMClassifier": (after not in ("NONE", "LOGISTIC"), f"post_transform {after!r:.20}"),
+        "TreeEnsembleClassifier": (
+            after == "PROBIT" or (after != "NONE" and len({*given.get("class_ids", ())}) < 2),
+            f"post_transform {after!r:.20} of these classes",
+        ),
+    }.get(kind, (False, ""))
+    return f"{what} is not supported" if is_wrong else ""
 
 
 def _has_gaps(operator: Operator) -> bool:
     """Whether the kernel of a ConvTranspose may be smaller than its strides, with auto_pad."""
     given, weight = operator.attributes, operator.constant(1)
-    if not str(given.get("auto_pad", "")).startswith("SAME"):
+    if operator.type != "ConvTranspose" or not str(given.get("auto_pad")).startswith("SAME"):
         return False
     kernel = given.get("kernel_shape") or ([1] if weight is None else weight.shape[2:])
     return bool(min(kernel) < max(given.get("strides", (1,))))
+
+
+def _is_uneven(operator: Operator) -> bool:
+    """Whether a Resize may have scales that are no whole numbers, with align_corners."""
+    if operator.attributes.get("coordinate_transformation_mode") != "align_corners":
+        return False
+    scales = operator.constant(2) if operator.has(2) else np.ones(1)
+    return scales is None or not np.array_equal(scales, np.rint(scales))
 
 
 class _ByOnnx:
