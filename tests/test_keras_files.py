@@ -519,7 +519,7 @@ FAULTS: dict[str, tuple[Any, str, str, str, Callable[[Any], Any]]] = {
         lambda k: _merged(k, "Maximum")),
     "masks with states": (keras_graph, "_Builder._add", "layer.version > 2", "False",
         lambda k: _with_states(k)),
-    "the slope": (keras_layers, "_slope", "0.2 if layer.version == 2 else 1 / 6", "0.2",
+    "the slope": (keras_layers, "KerasLayer.slope", "0.2 if self.version == 2 else 1 / 6", "0.2",
         lambda k: (row(k, k.layers.Dense(4, "hard_sigmoid")), [3 * X])),
     "padding": (functions, "_windows", "total // 2", "total - total // 2",
         lambda k: _layer(k, "Conv1D same")),

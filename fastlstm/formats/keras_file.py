@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..checks import quoted, short
-from . import archive, hdf5, keras_graph, keras_layers
+from . import archive, hdf5, keras_graph, keras_layers, keras_steps
 from .format import ANY, Choice, Content
 from .keras_layers import KerasLayer
 from .source import Source, State
@@ -162,7 +162,7 @@ def _fill_by_class(layer: KerasLayer, group: hdf5.Group | None) -> None:
             name = _snake_case(child.kind)
             taken[name] = taken.get(name, -1) + 1
             name = f"{name}_{taken[name]}" if taken[name] else name
-            if inside is not None and keras_layers.is_known(child):
+            if inside is not None and keras_steps.is_known(child):
                 _fill_by_class(child, inside.group(name))
         return
     names = keras_layers.WRAPPED.get(layer.kind, ())
@@ -187,7 +187,7 @@ def _fill_by_name(network: KerasLayer, weights: hdf5.Group) -> None:
     """Give the layers of a network their weights from groups that have their names."""
     for layer in network.inside:
         leaves = [leaf for leaf, _ in _leaves(layer, True)]
-        if not all(map(keras_layers.is_known, leaves)):
+        if not all(map(keras_steps.is_known, leaves)):
             continue
         group = weights.group(layer.config["name"]) if "name" in layer.config else None
         names = group.texts("weight_names") if group is not None else None

@@ -14,7 +14,8 @@ from ..graphs import keras_functions as functions
 from ..graphs.limits import Limits
 from ..graphs.plan import Draft, Node
 from ..layers import Layer, Sequential
-from .keras_layers import NETWORKS, KerasLayer, Making, Step, is_known, step_of, unknown, walked
+from .keras_layers import NETWORKS, KerasLayer, walked
+from .keras_steps import Making, Step, is_known, step_of, unknown
 
 if TYPE_CHECKING:
     from ..graphs.plan import Compute

@@ -536,6 +536,38 @@ def item(x: Array, key: Any) -> Any:
     return x[tuple(key) if isinstance(key, list) else key]
 
 
+# Operations on values, which Keras 3 writes as if they were layers, and those of their options
+# that stand in their configs.
+OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    **{name: (getattr(np, function), ()) for name, function in {
+        "Add": "add", "Subtract": "subtract", "Multiply": "multiply", "TrueDivide": "true_divide",
+        "Divide": "true_divide", "Power": "power", "Maximum": "maximum", "Minimum": "minimum",
+        "Equal": "equal", "NotEqual": "not_equal", "Greater": "greater", "Less": "less",
+        "GreaterEqual": "greater_equal", "LessEqual": "less_equal", "LogicalAnd": "logical_and",
+        "LogicalOr": "logical_or", "LogicalNot": "logical_not", "Where": "where",
+        "Negative": "negative", "Absolute": "abs", "Abs": "abs", "Sqrt": "sqrt", "Square": "square",
+        "Exp": "exp", "Log": "log", "Tanh": "tanh",
+    }.items()},
+    **{name: (getattr(np, function), ("axis", "keepdims")) for name, function in {
+        "Mean": "mean", "Sum": "sum", "Max": "max", "Min": "min", "Any": "any", "All": "all",
+    }.items()},
+    **{name: (getattr(np, function), ("axis",)) for name, function in {
+        "Concatenate": "concatenate", "Stack": "stack", "ExpandDims": "expand_dims",
+        "Squeeze": "squeeze", "Flip": "flip",
+    }.items()},
+    "ZerosLike": (np.zeros_like, ("dtype",)),
+    "OnesLike": (np.ones_like, ("dtype",)),
+    "Cast": (np.asarray, ("dtype",)),
+    "Transpose": (np.transpose, ("axes",)),
+    "GetItem": (item, ()),
+    "Relu": (relu, ()),
+    "Sigmoid": (sigmoid, ()),
+    "Silu": (silu, ()),
+    "Softplus": (softplus, ()),
+    "Softmax": (softmax, ("axis",)),
+}  # fmt: skip
+
+
 # ---- LSTMs --------------------------------------------------------------------------------------
 
 
