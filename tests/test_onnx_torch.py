@@ -234,9 +234,13 @@ def test_states_of_cells_are_found_by_name(tmp_path):
     torch.manual_seed(4)
     inputs = torch.randn(B, I), torch.randn(B, H), torch.randn(B, H)
     names = {"input_names": ["x", "h_in", "c_in"], "output_names": ["y", "h_out", "c_out"]}
-    read = exported(tmp_path / "m.onnx", Cell(), inputs, "torchscript", **names)
+    model = Cell()
+    read = exported(tmp_path / "m.onnx", model, inputs, "torchscript", **names)
     pairs = [(state.input.name, state.output) for state in read.states]
     assert pairs == [("h_in", "h_out"), ("c_in", "c_out")]
+    lstm = fastlstm.load_lstm(tmp_path / "m.onnx")  # the same layers are there alone
+    np.testing.assert_array_equal(lstm.weight_hh_l0, model.cell.weight_hh.detach().numpy())
+    assert list(fastlstm.load_state(tmp_path / "m.onnx")) == list(read.state_dict())
 
 
 def test_saboteurs(tmp_path):

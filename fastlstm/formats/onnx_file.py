@@ -94,6 +94,10 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         return Content(own, description)
     draft = Draft(choice.engine, limits, limits.most)
     reader = Reader(model, tensors, draft, source.budget)
+    plan = None
+    if not reader.faults:  # cells that the file spells out become LSTMs in the plan
+        plan = draft.plan([port.name for port in reader.inputs], reader.names)
+        put_back(draft, plan)
     state, recurrent = State(), {}
     for name, layer in draft.layers.items():
         state.update((f"{name}.{local}", getattr(layer, local)) for local in layer._views)
@@ -105,10 +109,8 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             state.refused[f"{name}.weight_ih_l0"] = f"cannot be read: {fault}"
 
     def build(wish: Wish) -> Layer:
-        if reader.faults:
+        if plan is None:
             raise ValueError("; ".join(list(reader.faults.values())[:5]))
-        plan = draft.plan([port.name for port in reader.inputs], reader.names)
-        put_back(draft, plan)
         for node in plan.nodes:
             if isinstance(node.compute, Step):
                 reader.flow.lstm(node.inputs[1:], node.outputs)
