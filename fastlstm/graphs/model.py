@@ -232,7 +232,8 @@ class GraphModel(Layer):
         Parameters
         ----------
         *inputs, **named
-            Values of the inputs, in order or by name. States may be left out, and are zeros then.
+            Values of the inputs, in order or by name, or one dict of them by name. States may be
+            left out, and are zeros then.
 
         Returns
         -------
@@ -280,9 +281,11 @@ class GraphModel(Layer):
     def astype(self, dtype: Precision) -> GraphModel:
         """Return a copy of the same precision; a graph has types of its own, which stay."""
         if check_dtype(dtype) != self.dtype:
+            wanted = f"dtype={str(np.dtype(dtype))!r}"
             raise ValueError(
                 "the numbers in a graph have the types that its file gives them: "
-                f"fastlstm.load_lstm(path, dtype={str(np.dtype(dtype))!r}) converts an LSTM of it"
+                f"fastlstm.load(path, {wanted}) reads a Keras file in another one, "
+                f"fastlstm.load_lstm(path, {wanted}) an LSTM out of any file"
             )
         return copy.deepcopy(self)
 
@@ -402,7 +405,7 @@ class GraphStream:
         Parameters
         ----------
         *inputs, **named
-            Values of the inputs that are not states, in order or by name.
+            Values of the inputs that are not states, in order or by name, or one dict of them.
 
         Returns
         -------
