@@ -180,8 +180,10 @@ def described(entry: Any, version: int, budget: Budget, level: int = 1) -> Keras
         kind = f"ops.{kind}"
     elif not any(module == own or module.startswith(f"{own}.") for own in _MODULES):
         kind = f"{module}.{kind}"
-    name = config.get("name", entry.get("name"))
-    layer = KerasLayer(kind, str(kind if name is None else name).replace(".", "_"), config, version)
+    name = config.get("name", entry.get("name", kind))
+    if not isinstance(name, str):
+        raise ValueError(f"its network is damaged: a layer is called {short(name)}")
+    layer = KerasLayer(kind, name.replace(".", "_"), config, version)
     if kind in NETWORKS:
         inside = config.get("layers")
         if not isinstance(inside, list):

@@ -20,7 +20,6 @@ from ..graphs.control import truth
 from ..graphs.model import Port
 from ..graphs.operators import node_of
 from ..graphs.plan import Body, Draft, Node, Operator, Value
-from ..graphs.reference import RANDOM
 from .onnx_states import PASSING, Flow
 from .onnx_tensors import Tensors, check_text, dtype_of
 
@@ -28,11 +27,17 @@ if TYPE_CHECKING:
     from .budget import Budget
 
 # Constants are computed beforehand as long as that takes so many seconds together; and what is more
-# than one operation for each number that goes in, or is computed by onnx, only up to so many.
+# than one operation for each number that goes in, only up to so many. What onnx computes may take
+# any time, as a regular expression does: only windows, which networks have as constants, are
+# computed beforehand.
 _MOST_SECONDS = 2.0
 _MOST_PRODUCTS = 10**8
-_COSTLY = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
+_COSTLY = {"Conv", "Gemm", "MatMul"}
+# These take one operation for each place in each window or, as Loops do, as many as a number says.
+_LATE = {"AveragePool", "Loop", "MaxPool", "Scan"}
+_BY_ONNX = {"BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix"}
 
+_SMALL = 256  # bytes of an attribute that may be read many times
 _LONGEST_NAME = 500  # letters of an operator's type or domain
 _OLDEST = 7  # the first version of ONNX's operators ("opset") that is read
 _PLAIN = {  # fields of an AttributeProto by its type, which need no readers of their own
@@ -236,9 +241,11 @@ class Reader:
         if domain not in graph.versions:
             raise ValueError(f"the file does not tell the version of the domain {short(domain)}")
         if domain == "" and kind == "Constant":
-            if len(proto.output) != 1 or len(proto.attribute) != 1:
+            found = [*self._attributes(proto, graph)]
+            if len(proto.output) != 1 or len(found) != 1:
                 raise ValueError("a constant needs one output and one attribute")
-            value = self._value(proto.attribute[0], graph)
+            attribute, owner = found[0]
+            value = self._value(attribute, graph, owner is not graph)
             self._constant(graph, proto.output[0], value)
             return
         if domain == "" and kind == "Identity" and len(inputs) == len(proto.output) == 1:
@@ -328,10 +335,10 @@ class Reader:
         Not if a few numbers could ask for hours of work; it is done at each call then. Nor if
         another call has another result: what is drawn at random, or by a layer with new weights.
         """
-        if node.by == "fastlstm" or (node.by == "onnx" and node.type in RANDOM):
+        if node.by == "fastlstm" or node.type in _LATE or self._seconds > _MOST_SECONDS:
             return False
-        if node.type in ("Loop", "Scan") or self._seconds > _MOST_SECONDS:
-            return False
+        if node.by == "onnx":
+            return node.type in _BY_ONNX
         if node.by == "numpy" and node.type not in _COSTLY and domain == "":
             return True
         sizes = [np.size(draft.constants[n]) for n in node.inputs if n in draft.constants]
@@ -415,19 +422,15 @@ class Reader:
             value.flags.writeable = False
         graph.draft.constants[self._define(graph, name)] = value
 
-    def _array(self, tensor: Any, graph: Graph) -> Value:
-        return self._counted(self._tensors.array(tensor), graph)
+    def _array(self, tensor: Any, graph: Graph, again: bool = False) -> Value:
+        array = self._tensors.array(tensor)
+        if again or graph.repeated:
+            graph.draft.spend(array.nbytes)
+        return array
 
     def _dense(self, sparse: Any, graph: Graph) -> Value:
         array = self._tensors.dense(sparse)
-        return self._counted(array, graph, always=True)
-
-    def _counted(self, array: Any, graph: Graph, always: bool = False) -> Any:
-        """Count an array that takes more memory than the file does."""
-        if graph.repeated or always:
-            graph.draft.room -= array.nbytes
-            if graph.draft.room < 0:
-                raise ValueError("it has functions or sparse tensors that make far more of it")
+        graph.draft.spend(array.nbytes)
         return array
 
     # ---- attributes ----
@@ -462,15 +465,20 @@ class Reader:
             return self._body(proto.g, owner, graph)
         if kind == "GRAPHS":
             return [self._body(inner, owner, graph) for inner in proto.graphs]
-        return self._value(proto, owner)
+        return self._value(proto, graph, owner is not graph)
 
-    def _value(self, proto: Any, graph: Graph) -> Any:
-        """Return the value of an attribute that is no graph; that of a Constant is an array."""
+    def _value(self, proto: Any, graph: Graph, again: bool) -> Any:
+        """Return the value of an attribute that is no graph; that of a Constant is an array.
+
+        `again` says that others may read the same attribute: it is one of a function's call.
+        """
         kind = _kind(proto)
+        if kind in _PLAIN and (again or graph.repeated) and proto.ByteSize() > _SMALL:
+            graph.draft.spend(8 * proto.ByteSize())  # a number of a list takes so much more
         if kind == "TENSOR":
-            return self._array(proto.t, graph)
+            return self._array(proto.t, graph, again)
         if kind == "TENSORS":
-            return [self._array(tensor, graph) for tensor in proto.tensors]
+            return [self._array(tensor, graph, again) for tensor in proto.tensors]
         if kind == "SPARSE_TENSOR":
             return self._dense(proto.sparse_tensor, graph)
         if kind not in _PLAIN:
@@ -488,8 +496,7 @@ class Reader:
 
     def _body(self, proto: Any, owner: Graph, graph: Graph) -> Body:
         """Return a graph inside an operator as a plan of its own."""
-        draft = Draft(graph.draft.engine, graph.draft.limits, graph.draft.room)
-        draft.layers, draft.made = graph.draft.layers, graph.draft.made
+        draft = graph.draft.inside()
         body = Graph(draft, owner.versions, owner, owner.attributes, graph.repeated)
         body.depth = graph.depth + 1
         given = {tensor.name for tensor in proto.initializer}

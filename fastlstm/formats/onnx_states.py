@@ -23,6 +23,7 @@ PASSING = {
     "Transpose", "Unsqueeze",
 }  # fmt: skip
 _MOST_VISITS = 1 << 17  # of values, for all walks together
+_MOST_PAIRS = 1 << 16  # of an input and an output
 
 # Words by which a name says that a state goes in, or comes out, and words for states.
 _IN = {"in", "init", "initial", "input", "last", "old", "past", "prev", "previous"}
@@ -125,7 +126,12 @@ def states(
 def _matched(
     inputs: Sequence[Port], outputs: Sequence[Port], belong: Callable[[str, str], bool]
 ) -> dict[str, str]:
-    """Return the pairs that fit and belong together, where each has no other partner."""
+    """Return the pairs that fit and belong together, where each has no other partner.
+
+    There are none, if the graph has too many inputs and outputs.
+    """
+    if len(inputs) * len(outputs) > _MOST_PAIRS:
+        return {}
     partners: defaultdict[str, list[str]] = defaultdict(list)
     suitors: defaultdict[str, list[str]] = defaultdict(list)
     for one in inputs:

@@ -38,18 +38,15 @@ class _Cell(NamedTuple):
 
 def with_cells(draft: Draft, nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     """Return the nodes with one for each cell among them."""
-    result = list(nodes)
-    for split in nodes:
-        if split.type != "Split" or len(split.outputs) != 4:
-            continue
-        if cell := _Nodes(result, outputs).cell(split):
-            spare = [cell.hidden, cell.given, cell.last, *cell.between]
-            result = [
-                _lstm(draft, cell) if node is cell.total else node
-                for node in result
-                if not any(node is one for one in spare)
-            ]
-    return result
+    splits = [node for node in nodes if node.type == "Split" and len(node.outputs) == 4]
+    if not splits:
+        return list(nodes)
+    around = _Nodes(nodes, outputs)
+    made: dict[int, Node | None] = {}  # what takes the place of nodes, by their identities
+    for cell in filter(None, map(around.cell, splits)):  # no two of which share a node
+        spare = [cell.hidden, cell.given, cell.last, *cell.between]
+        made |= dict.fromkeys(map(id, spare)) | {id(cell.total): _lstm(draft, cell)}
+    return [one for node in nodes if (one := made.get(id(node), node))]
 
 
 class _Nodes:
@@ -138,9 +135,8 @@ def _lstm(draft: Draft, cell: _Cell) -> Node:
         lstm = LSTM.from_arrays(
             products[0].weight, products[1].weight, biases, layout="torch", engine=draft.engine
         )
-        for name, layer in list(draft.layers.items()):
-            if any(layer is one for one in products):
-                del draft.layers[name]
+        for one in products:
+            draft.replace(one, None)
         draft.layer(cell.hidden.name, lstm)
         return lstm
 

@@ -33,6 +33,7 @@ class If:
     def __init__(self, operator: Operator) -> None:
         self.count = len(operator.outputs)
         self.branches = []
+        own = {name: place for place, name in enumerate(operator.inputs)}
         for name in ("else_branch", "then_branch"):
             body = _body(operator, name)
             if len(body.plan.outputs) < self.count:
@@ -41,7 +42,7 @@ class If:
                 )
             if len(body.plan.inputs) != len(body.captured):
                 raise ValueError(f"its {name} has inputs")
-            places = [operator.inputs.index(value) for value in body.captured]
+            places = [own[value] for value in body.captured]
             self.branches.append((body.plan, places))
         self.plans = tuple(plan for plan, _ in self.branches)
 

@@ -115,7 +115,10 @@ def _equal_sizes(places: tuple[int, ...], values: list[int], x: Array) -> Array:
 def _other(draft: Draft, first: Node, second: Node) -> Value:
     """Return the constant that a node of two inputs takes beside the first node's value, or None"""
     others = [name for name in second.inputs if name != first.outputs[0]]
-    return draft.constants.get(others[0]) if len(others) == len(second.inputs) - 1 == 1 else None
+    if not len(others) == len(second.inputs) - 1 == 1:
+        return None
+    value = draft.constants.get(others[0])
+    return value if isinstance(value, np.ndarray) else None  # and no list of arrays
 
 
 REWRITES: list[Rewrite] = [_product_and_bias, _rectified, _sizes, _sizes_are]

@@ -19,6 +19,8 @@ LISTS = Table()
 
 
 def _list(*arrays: Array) -> list[Array]:
+    if any(isinstance(x, list) for x in arrays):
+        raise ValueError("a sequence holds arrays, and no sequences")
     return list(arrays)
 
 
@@ -45,7 +47,7 @@ def _sequence_insert(arrays: list[Array], x: Array, place: Array | None = None) 
     at = len(arrays) if place is None else int(place.item())
     if not -len(arrays) <= at <= len(arrays):
         raise ValueError(f"there is no place {at} in a sequence of {len(arrays)}")
-    return [*arrays[:at], x, *arrays[at:]]
+    return [*arrays[:at], *_list(x), *arrays[at:]]
 
 
 @LISTS.plain("SequenceLength")

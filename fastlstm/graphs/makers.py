@@ -133,10 +133,13 @@ def wholes(value: Any) -> tuple[int, ...]:
 
 
 def known_wholes(operator: Operator, name: str, place: int) -> tuple[int, ...] | None:
-    """Return integers that an attribute holds or, in later versions, an input; None if unknown."""
+    """Return integers that an attribute holds or, in later versions, an input.
+
+    None if they are not known yet, or are so many that each node should not have them again.
+    """
     if operator.has(place):
         value = operator.constant(place)
-        return None if value is None else wholes(value)
+        return None if value is None or np.size(value) > MOST_AXES else wholes(value)
     return wholes(operator.attributes[name]) if name in operator.attributes else None
 
 

@@ -125,6 +125,8 @@ class Draft:
         The layers inside, such as LSTMs, by the names of their nodes.
     made : dict
         What `once` has made.
+    taken : dict
+        The constants that it has made something of, by their identities.
     """
 
     def __init__(self, engine: EngineChoice, limits: Limits, room: int) -> None:
@@ -133,23 +135,62 @@ class Draft:
         self.nodes: list[Node] = []
         self.layers: dict[str, Layer] = {}
         self.made: dict[Hashable, tuple[Any, tuple[Value, ...]]] = {}
+        self.taken: dict[int, Value] = {}
+        self._names: dict[int, str] = {}  # of layers, by their identities
+        self._numbers: dict[str, int] = {}  # how many layers have names that begin so
+
+    def inside(self) -> Draft:
+        """Return a draft for a graph inside an operator: its layers are layers of this one."""
+        draft = Draft(self.engine, self.limits, self.room)
+        draft.layers, draft.made, draft.taken = self.layers, self.made, self.taken
+        draft._names, draft._numbers = self._names, self._numbers
+        return draft
+
+    def spend(self, size: int) -> None:
+        """Count bytes of what is made of constants, beyond those that the file has itself.
+
+        Raises
+        ------
+        ValueError
+            If these are too many.
+        """
+        self.room -= size
+        if self.room < 0:
+            raise ValueError("far more would be made of its constants than it has of them")
 
     def layer(self, name: str, layer: Layer) -> Layer:
         """Put a layer into the model, in evaluation mode, under a name like that of its node."""
         name = name.replace(".", "_") or type(layer).__name__
-        free, number = name, 2
+        free, number = name, self._numbers.get(name, 1)
         while free in self.layers:
-            free, number = f"{name}_{number}", number + 1
+            number += 1
+            free = f"{name}_{number}"
+        self._numbers[name] = number
         self.layers[free] = layer.eval()
+        self._names[id(layer)] = free
         return layer
+
+    def replace(self, layer: Layer, other: Layer | None) -> None:
+        """Take a layer out of the model, if it is there; another one may take its place."""
+        if name := self._names.pop(id(layer), ""):
+            if other is None:
+                del self.layers[name]
+            else:
+                self.layers[name] = other
+                self._names[id(other)] = name
 
     def once(self, kind: Hashable, constants: Sequence[Value], make: Callable[[], Made]) -> Made:
         """Return what `make` makes of these constants, the same for all nodes that have them.
 
-        A file stores a weight once, however many nodes take it. `kind` tells what is made.
+        A file stores a weight once, however many nodes take it. `kind` tells what is made. If
+        several things are made of a constant, they `spend`.
         """
         key = kind, tuple(map(id, constants))
         if key not in self.made:
+            for constant in constants:
+                if id(constant) in self.taken:
+                    self.spend(_bytes(constant))
+                self.taken[id(constant)] = constant
             self.made[key] = make(), tuple(constants)  # which keeps the constants, and so their ids
         made: Made = self.made[key][0]
         return made
@@ -294,6 +335,8 @@ def computed(node: Node, values: Sequence[Value]) -> tuple[Value, ...]:
         result = node.compute(*values)
     except TooLarge:
         raise
+    except MemoryError as fault:
+        raise TooLarge(f"{_who(node)}: {fault or 'there is not enough memory'}") from fault
     except FAULTS as fault:
         raise told(node, fault) from fault
     return result if len(node.outputs) > 1 else (result,)
@@ -341,5 +384,5 @@ def told(node: Node | Operator, fault: Exception) -> ValueError:
 
 def _bytes(value: Value) -> int:
     if isinstance(value, (list, tuple)):
-        return sum(map(_bytes, value))
-    return int(getattr(value, "nbytes", 0))
+        return sum(map(_bytes, value)) + 8 * len(value)
+    return int(getattr(value, "nbytes", 0)) or 8 * int(getattr(value, "num_parameters", 0))

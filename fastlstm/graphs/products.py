@@ -67,9 +67,7 @@ class Dense:
         def with_it() -> Linear:
             of_all = np.broadcast_to(bias, (size,))
             linear: Linear = linear_of(self.linear.weight, of_all, draft.engine).eval()
-            for name, layer in draft.layers.items():
-                if layer is self.linear:
-                    draft.layers[name] = linear
+            draft.replace(self.linear, linear)
             return linear
 
         linear = draft.once("with bias", [self.linear, bias], with_it)

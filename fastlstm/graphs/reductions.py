@@ -289,7 +289,9 @@ def _make_batch_normalization(operator: Operator) -> Compute | Node | None:
     epsilon, known = number(operator, "epsilon", 1e-5), operator.constants[1:5]
     if any(value is None for value in known):
         return partial(_batch_normalization, epsilon)
-    scale, shift = _scale_and_shift(epsilon, *known)
+    scale, shift = operator.draft.once(
+        ("BatchNormalization", epsilon), known, partial(_scale_and_shift, epsilon, *known)
+    )
     return alone(operator, partial(_scaled, scale, shift))
 
 

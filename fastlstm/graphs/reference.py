@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .plan import Compute, Operator, Value
 
-# Operators that give something else at each call.
-RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform "
-    "RandomUniformLike".split()
-)
 _FEW = 16  # inputs of so few numbers may say how large a result is
 
 
@@ -171,7 +166,8 @@ class _ByOnnx:
             return  # a list of arrays: what is made of these is as large as they are
         few = {name: x for name, x in feeds.items() if x.size <= _FEW}
         shapes = [(x.shape, x.dtype) for x in feeds.values()]
-        question = shapes, [x.tolist() for x in few.values()], self._limits.most
+        letters = sum(_longest(x) for x in feeds.values() if x.dtype.kind == "O")
+        question = shapes, [x.ravel().tolist() for x in few.values()], letters, self._limits.most
         if question == self._asked:
             return
 
@@ -199,8 +195,19 @@ class _ByOnnx:
         for output in model.graph.output:
             result = output.type.tensor_type
             dtype = helper.tensor_dtype_to_np_dtype(result.elem_type or 1)
-            self._limits.allow([axis.dim_value for axis in result.shape.dim], dtype.itemsize)
+            # A string is split into no more parts than it has letters, or joined with others.
+            size = dtype.itemsize + 4 * letters * (dtype.kind == "O")
+            shape = [
+                axis.dim_value if axis.HasField("dim_value") else letters + 1
+                for axis in result.shape.dim
+            ]
+            self._limits.allow(shape, size)
         self._asked = question
+
+
+def _longest(strings: Value) -> int:
+    """Return how many letters the longest string has."""
+    return max(map(len, strings.flat), default=0)
 
 
 def _first_line(fault: Exception) -> str:

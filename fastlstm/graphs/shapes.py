@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import short
 from .elementwise import DTYPES
 from .limits import MOST_AXES, Limits
 from .makers import (
@@ -114,6 +115,7 @@ def _one_hot(axis: int, limits: Limits, indices: Array, depth: Array, values: Ar
     indices = indices.astype(np.int64) if indices.dtype.kind == "f" else indices
     axis = axis_of(axis, indices.ndim + 1)
     allow(limits, (*indices.shape[:axis], size, *indices.shape[axis:]), values.dtype)
+    allow(limits, (size,), np.dtype(np.int64))  # where there are no indices too
     places = np.arange(size).reshape(size, *[1] * (indices.ndim - axis))
     indices = np.expand_dims(np.where(np.less(indices, 0), indices + size, indices), axis)
     return np.where(np.equal(indices, places), on, off)
@@ -281,7 +283,7 @@ def _make_split(operator: Operator) -> Compute | Node:
 
 def _checked_split(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
     if len(sizes) != count or min(sizes) < 0:
-        raise ValueError(f"sizes {sizes} are no split into {count} outputs")
+        raise ValueError(f"sizes {short(sizes)} are no split into {count} outputs")
     return sizes
 
 
