@@ -230,12 +230,13 @@ class _Builder:
             return None
         value = self.inputs[0]
         children: dict[str, Layer] = {}
+        numbers: dict[str, int] = {}
         for done in self.done:
             chain = done.step.chain
             if chain is None or not done.is_plain or done.inputs != [value]:
                 return None
             for end, layer in chain.items():
-                children[_free(f"{done.path}{end}", children)] = layer
+                children[_free(f"{done.path}{end}", children, numbers)] = layer
             value = done.outputs[0]
         if self.outputs != [value] or not children:
             return None
@@ -283,15 +284,18 @@ def _found(
 def _unique(names: list[str]) -> list[str]:
     """Return names of which none is there twice."""
     given: dict[str, None] = {}
+    numbers: dict[str, int] = {}
     for name in names:
-        given[_free(name, given)] = None
+        given[_free(name, given, numbers)] = None
     return list(given)
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    free, number = name, 1
+def _free(name: str, taken: Mapping[str, Any], numbers: dict[str, int]) -> str:
+    """Return a name with a number behind it, if it is taken; `numbers` has the last ones."""
+    free = name
     while free in taken:
-        free, number = f"{name}_{number}", number + 1
+        numbers[name] = numbers.get(name, 0) + 1
+        free = f"{name}_{numbers[name]}"
     return free
 
 

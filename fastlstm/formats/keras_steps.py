@@ -546,7 +546,7 @@ def _merge_step(layer: KerasLayer, making: Making) -> Step:
 def _concatenate_step(layer: KerasLayer, making: Making) -> Step:
     axis = layer.integer("axis", -1)
     mask = partial(functions.mask_of_concatenated, axis, layer.version)
-    return Step(partial(functions.concatenate, axis), mask=mask, merges=True)
+    return Step(partial(functions.concatenate, making.limits, axis), mask=mask, merges=True)
 
 
 def _dot_step(layer: KerasLayer, making: Making) -> Step:

@@ -462,8 +462,9 @@ def dot(limits: Limits, axes: tuple[int, int], normalize: bool, x: Array, y: Arr
     return z.reshape(shape if len(shape) > 1 else (len(x), 1))
 
 
-def concatenate(axis: int, *values: Array) -> Any:
+def concatenate(limits: Limits, axis: int, *values: Array) -> Any:
     """The values one after the other along an axis."""
+    limits.allow((sum(value.nbytes for value in values),), 1)
     return np.concatenate(values, axis=axis)
 
 
