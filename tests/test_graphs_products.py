@@ -15,7 +15,7 @@ from fastlstm.graphs.plan import Draft, Operator
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-KINDS = {"float16": 10, "float32": 1, "float64": 11, "int32": 6, "int64": 7}
+KINDS = {"float16": 10, "float32": 1, "float64": 11, "int32": 6, "int64": 7, "uint8": 2, "int8": 3}
 
 
 def drawn(rng, *shape, dtype="float32"):
@@ -23,8 +23,11 @@ def drawn(rng, *shape, dtype="float32"):
     return rng.uniform(-1, 1, shape).astype(dtype)
 
 
-def by_onnxruntime(kind, inputs, attributes, version=17):
-    """Return what onnxruntime computes for one operator; inputs are arrays or None."""
+def by_onnxruntime(kind, inputs, attributes, version=17, gives=None):
+    """Return what onnxruntime computes for one operator; inputs are arrays or None.
+
+    The output has the type of the first input, or that which is given.
+    """
     names = ["" if x is None else f"x{n}" for n, x in enumerate(inputs)]
     given_ones = {name: x for name, x in zip(names, inputs, strict=True) if name}
     graph = onnx.helper.make_graph(
@@ -34,7 +37,7 @@ def by_onnxruntime(kind, inputs, attributes, version=17):
             onnx.helper.make_tensor_value_info(name, KINDS[str(x.dtype)], list(x.shape))
             for name, x in given_ones.items()
         ],
-        [onnx.helper.make_tensor_value_info("y", KINDS[str(inputs[0].dtype)], None)],
+        [onnx.helper.make_tensor_value_info("y", KINDS[gives or str(inputs[0].dtype)], None)],
     )
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", version)], ir_version=8
@@ -158,6 +161,41 @@ def test_one_row_does_not_depend_on_the_others():
 
 
 # ---- Gemm ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [(), (1,), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("types", ["uint8 int8", "uint8 uint8", "int8 int8"])
+@pytest.mark.parametrize("terms", [5, 258, 259])
+def test_matmul_integer(types, terms, known):
+    """Exact in onnxruntime and here, up to the largest sums that float32 holds and beyond these."""
+    rng = np.random.default_rng(terms)
+    limits = [np.iinfo(kind) for kind in types.split()]
+    a, b = (
+        rng.integers(kind.min, kind.max, shape, kind.dtype, endpoint=True)
+        for kind, shape in zip(limits, [(2, 3, terms), (terms, 4)], strict=True)
+    )
+    a[0, 0], b[:, 0] = limits[0].min, limits[1].min
+    zeros = np.array(limits[0].max, a.dtype), np.array([limits[1].max, 1, 2, 3], b.dtype)
+    for inputs in ([a, b], [a, b, zeros[0]], [a, b, None, zeros[1]], [a, b, *zeros]):
+        places = [place for place in known if place < len(inputs)]
+        got = ours("MatMulInteger", inputs, {}, places)
+        expected = by_onnxruntime("MatMulInteger", inputs, {}, gives="int32")
+        assert got.dtype == np.int32
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_matmul_integer_of_rows_and_of_other_types():
+    """A zero for each row, which onnxruntime does not take; sums beyond int32 begin anew."""
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (3, 6), np.uint8), rng.integers(0, 256, (6, 2), np.uint8)
+    zero = np.array([3, 5, 250], np.uint8)
+    expected = (a.astype(int) - zero[:, None]) @ b.astype(int)
+    np.testing.assert_array_equal(ours("MatMulInteger", [a, b, zero], {}, ()), expected)
+    many = np.full((1, 40000), 255, np.uint8)
+    expected = np.array(40000 * 255 * 255).astype(np.int32)
+    assert ours("MatMulInteger", [many, many.T.copy()], {}, ()) == expected
+    with pytest.raises(ValueError, match="it multiplies int8 and uint8, got int32"):
+        ours("MatMulInteger", [a.astype("i4"), b], {}, ())
 
 
 @pytest.mark.parametrize("known", [(), (1,), (1, 2), (0,), (2,)], ids=str)

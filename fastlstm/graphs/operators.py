@@ -17,7 +17,7 @@ from .lists import LISTS
 from .makers import Maker
 from .plan import FAULTS, Node, Operator, told
 from .pooling import POOLING
-from .products import conv, gemm, matmul
+from .products import conv, gemm, matmul, matmul_integer
 from .recurrent import dynamic_quantize_lstm, lstm
 from .reductions import REDUCTIONS
 from .reference import by_onnx
@@ -38,6 +38,7 @@ OPERATORS: dict[str, Maker] = {
     "LSTM": lstm,
     "Loop": Loop,
     "MatMul": matmul,
+    "MatMulInteger": matmul_integer,
     "Scan": Scan,
     "com.microsoft.DynamicQuantizeLSTM": dynamic_quantize_lstm,
 }

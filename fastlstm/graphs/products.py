@@ -1,4 +1,4 @@
-"""ONNX's products of matrices and convolutions: MatMul, Gemm, Conv.
+"""ONNX's products of matrices and convolutions: MatMul, MatMulInteger, Gemm, Conv.
 
 A matrix that is known when the graph is read is packed once, and multiplied by the kernels of an
 engine; a product of two computed values is NumPy's. A convolution is a product too: the windows
@@ -139,6 +139,43 @@ def _matmul(a: Array, b: Array, *, limits: Limits) -> Array:
     if a.dtype == b.dtype == _HALF:
         return np.asarray(np.matmul(a, b, dtype=np.float32)).astype(_HALF)
     return np.asarray(np.matmul(a, b))
+
+
+def matmul_integer(operator: Operator) -> Compute:
+    """Multiply bytes as floats: these hold the sums exactly, and their products are quick."""
+    b, zero = operator.constant(1), operator.constant(3)
+    is_known = b is not None and (zero is not None or not operator.has(3))
+    known = _less_zero(b, zero, _exact(b)) if is_known else None
+    return partial(_matmul_integer, operator.draft.limits, known)
+
+
+def _matmul_integer(
+    limits: Limits,
+    known: Array | None,
+    a: Array,
+    b: Array,
+    a_zero: Array | None = None,
+    b_zero: Array | None = None,
+) -> Array:
+    """Return (a - a_zero) (b - b_zero) in int32; `known` is the second factor, if it is known."""
+    exact = _exact(b)
+    if a_zero is not None and a_zero.ndim == 1:
+        a_zero = a_zero[:, None]  # one for each row
+    second = _less_zero(b, b_zero, exact) if known is None else known
+    y = _matmul(_less_zero(a, a_zero, exact), second, limits=limits)
+    return y.astype(np.int64).astype(np.int32)  # too large a sum begins anew from below
+
+
+def _exact(b: Array) -> np.dtype[Any]:
+    """Return the type of floats that holds all sums of a product of bytes with b."""
+    terms = b.shape[-2] if b.ndim > 1 else b.size
+    return np.dtype(np.float32 if terms * 255 * 255 <= 1 << 24 else np.float64)
+
+
+def _less_zero(x: Array, zero: Array | None, dtype: np.dtype[Any]) -> Array:
+    if x.dtype not in (np.int8, np.uint8):
+        raise ValueError(f"it multiplies int8 and uint8, got {x.dtype}")
+    return x.astype(dtype) if zero is None else np.subtract(x, zero, dtype=dtype)
 
 
 def gemm(operator: Operator) -> Node | Compute | None:
