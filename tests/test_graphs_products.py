@@ -160,9 +160,6 @@ def test_one_row_does_not_depend_on_the_others():
         np.testing.assert_array_equal(alone, made.compute(images)[-1:])
 
 
-# ---- Gemm ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("known", [(), (1,), (1, 3), (0, 1, 2, 3)])
 @pytest.mark.parametrize("types", ["uint8 int8", "uint8 uint8", "int8 int8"])
 @pytest.mark.parametrize("terms", [5, 258, 259])
@@ -196,6 +193,9 @@ def test_matmul_integer_of_rows_and_of_other_types():
     assert ours("MatMulInteger", [many, many.T.copy()], {}, ()) == expected
     with pytest.raises(ValueError, match="it multiplies int8 and uint8, got int32"):
         ours("MatMulInteger", [a.astype("i4"), b], {}, ())
+
+
+# ---- Gemm ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("known", [(), (1,), (1, 2), (0,), (2,)], ids=str)

@@ -110,7 +110,10 @@ def read(source: Source, choice: Choice = ANY) -> Content:
 
     def build(wish: Wish) -> Layer:
         if plan is None:
-            raise ValueError("; ".join(list(reader.faults.values())[:5]))
+            said = list(reader.faults.values())[:5]
+            if recurrent:
+                said.append("its LSTMs are loaded alone by fastlstm.load_lstm(path, prefix=...)")
+            raise ValueError("; ".join(said))
         for node in plan.nodes:
             if isinstance(node.compute, Step):
                 reader.flow.lstm(node.inputs[1:], node.outputs)
