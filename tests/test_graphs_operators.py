@@ -935,7 +935,7 @@ BROKEN = [
     (elementwise, "_power", "np.power(x, y).astype(x.dtype, copy=False)", "np.power(x, y)", "Pow"),
     (elementwise, "_clip", "np.maximum(x, lower)", "np.minimum(x, lower)", "Clip"),
     (elementwise, "_is_inf", "np.less(x, 0)", "np.greater(x, 0)", "IsInf"),
-    (elementwise, "_elu", "y *= alpha", "y *= 1", "Elu"),
+    (elementwise, "elu", "y *= alpha", "y *= 1", "Elu"),
     (
         elementwise,
         "_thresholded_relu",
@@ -944,7 +944,7 @@ BROKEN = [
         "ThresholdedRelu",
     ),
     (elementwise, "_quantize", "np.rint", "np.floor", "QuantizeLinear"),
-    (elementwise, "_gelu_by_tanh", "0.044715", "0.05", "Gelu"),
+    (elementwise, "gelu_by_tanh", "0.044715", "0.05", "Gelu"),
     (elementwise, "_cast", "x.astype(dtype)", "x.astype(dtype).astype(x.dtype)", "Cast"),
     (shapes, "_shape", "x.shape[start:end]", "x.shape[start:]", "Shape"),
     (shapes, "_reshape_like", "size or old[axis]", "size or 1", "Reshape"),

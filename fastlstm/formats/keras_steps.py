@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..checks import short
+from ..graphs import elementwise
 from ..graphs import keras_functions as functions
 from ..layers import Dropout, Last, Layer, ReLU, Sigmoid, Softmax, Tanh
 from .keras_layers import NETWORKS, KerasLayer, own_layers
@@ -31,18 +32,18 @@ _FUNCTIONS: dict[str, Compute] = {
     "relu": functions.relu,
     "relu6": functions.relu6,
     "leaky_relu": partial(functions.relu, slope=0.2),
-    "sigmoid": functions.sigmoid,
+    "sigmoid": elementwise.sigmoid,
     "tanh": np.tanh,
     "softmax": functions.softmax,
     "log_softmax": functions.log_softmax,
-    "elu": functions.elu,
-    "celu": functions.celu,
-    "selu": functions.selu,
-    "softplus": functions.softplus,
-    "softsign": functions.softsign,
+    "elu": partial(elementwise.elu, 1.0),
+    "celu": partial(elementwise.celu, 1.0),
+    "selu": partial(elementwise.selu, *elementwise.SELU),
+    "softplus": elementwise.softplus,
+    "softsign": elementwise.softsign,
     "silu": functions.silu,
     "swish": functions.silu,
-    "gelu": functions.gelu,
+    "gelu": elementwise.gelu,
     "exponential": functions.exponential,
     "hard_silu": functions.hard_silu,
     "hard_swish": functions.hard_silu,
@@ -92,7 +93,7 @@ def _leaky_relu(layer: KerasLayer) -> Compute:
 
 
 def _elu(layer: KerasLayer) -> Compute:
-    return partial(functions.elu, alpha=layer.number("alpha", 1.0))
+    return partial(elementwise.elu, layer.number("alpha", 1.0))
 
 
 def _thresholded_relu(layer: KerasLayer) -> Compute:

@@ -273,10 +273,10 @@ def _relu(x: Array) -> Array:
     return np.maximum(x, _ZERO.get(x.dtype, 0))
 
 
-def _sigmoid(x: Floats) -> Floats:
+def sigmoid(x: Floats) -> Floats:
     """Return 1 / (1 + e^-x): where e^-x overflows, it is 0, as it ought to be."""
     if x.itemsize == 2:
-        return _sigmoid(x.astype(np.float32)).astype(x.dtype)
+        return sigmoid(x.astype(np.float32)).astype(x.dtype)
     y = np.negative(x, np.empty_like(x))
     np.exp(y, y)
     y += _ONE[y.dtype]
@@ -295,12 +295,13 @@ def _hard_swish(x: Floats) -> Floats:
     return np.multiply(x, _hard_sigmoid(1 / 6, 0.5, x))
 
 
-def _softplus(x: Floats) -> Floats:
+def softplus(x: Floats) -> Floats:
     """Return log(1 + e^x)."""
     return np.logaddexp(x, _ZERO.get(x.dtype, 0))
 
 
-def _softsign(x: Floats) -> Floats:
+def softsign(x: Floats) -> Floats:
+    """Return x / (1 + |x|)."""
     y = np.absolute(x, np.empty_like(x))
     y += 1
     return np.divide(x, y, y)
@@ -314,7 +315,7 @@ def _thresholded_relu(alpha: float, x: Floats) -> Floats:
     return np.where(np.greater(x, alpha), x, x.dtype.type(0))
 
 
-def _elu(alpha: float, x: Floats) -> Floats:
+def elu(alpha: float, x: Floats) -> Floats:
     """Return x above 0, and alpha (e^x - 1) below."""
     y = np.minimum(x, 0, out=np.empty_like(x))
     np.expm1(y, y)
@@ -323,16 +324,17 @@ def _elu(alpha: float, x: Floats) -> Floats:
     return y
 
 
-def _selu(alpha: float, gamma: float, x: Floats) -> Floats:
-    y = _elu(alpha, x)
+def selu(alpha: float, gamma: float, x: Floats) -> Floats:
+    """Return gamma elu(x)."""
+    y = elu(alpha, x)
     y *= gamma
     return y
 
 
-def _celu(alpha: float, x: Floats) -> Floats:
+def celu(alpha: float, x: Floats) -> Floats:
     """Return x above 0, and alpha (e^(x / alpha) - 1) below."""
     y = np.divide(x, alpha, np.empty_like(x))
-    y = _elu(1.0, y)
+    y = elu(1.0, y)
     y *= alpha
     return y
 
@@ -375,19 +377,19 @@ def _erf(x: Array) -> Array:
     return z.astype(x.dtype, copy=False)
 
 
-_SELU = 1.67326319217681884765625, 1.05070102214813232421875  # alpha, gamma
+SELU = 1.67326319217681884765625, 1.05070102214813232421875  # alpha, gamma
 _ACTIVATIONS: dict[str, Callable[[Operator], Compute]] = {
     "Relu": _activation(_relu),
-    "Sigmoid": _activation(_sigmoid),
+    "Sigmoid": _activation(sigmoid),
     "HardSigmoid": _activation(_hard_sigmoid, ("alpha", 0.2), ("beta", 0.5)),
     "HardSwish": _activation(_hard_swish),
-    "Softplus": _activation(_softplus),
-    "Softsign": _activation(_softsign),
+    "Softplus": _activation(softplus),
+    "Softsign": _activation(softsign),
     "LeakyRelu": _activation(_leaky_relu, ("alpha", 0.01)),
     "ThresholdedRelu": _activation(_thresholded_relu, ("alpha", 1.0)),
-    "Elu": _activation(_elu, ("alpha", 1.0)),
-    "Selu": _activation(_selu, ("alpha", _SELU[0]), ("gamma", _SELU[1])),
-    "Celu": _activation(_celu, ("alpha", 1.0)),
+    "Elu": _activation(elu, ("alpha", 1.0)),
+    "Selu": _activation(selu, ("alpha", SELU[0]), ("gamma", SELU[1])),
+    "Celu": _activation(celu, ("alpha", 1.0)),
     "Erf": _activation(_erf),
 }
 for _name, _make in _ACTIVATIONS.items():
@@ -406,7 +408,7 @@ def _prelu(times: Compute, x: Floats, slope: Floats) -> Floats:
 @ELEMENTWISE.enter("Gelu")
 def _make_gelu(operator: Operator) -> Compute:
     exact = word(operator, "approximate", ("none", "tanh"), "none") == "none"
-    return partial(_in_float32, _gelu if exact else _gelu_by_tanh)
+    return partial(_in_float32, gelu if exact else gelu_by_tanh)
 
 
 def _in_float32(function: Compute, x: Floats) -> Any:
@@ -416,13 +418,13 @@ def _in_float32(function: Compute, x: Floats) -> Any:
     return function(x)
 
 
-def _gelu(x: Floats) -> Floats:
+def gelu(x: Floats) -> Floats:
     """Return x / 2 (1 + erf(x / sqrt(2)))."""
     y = _erf(np.multiply(x, math.sqrt(0.5), np.empty_like(x)))
     return _half_of(x, y)
 
 
-def _gelu_by_tanh(x: Floats) -> Floats:
+def gelu_by_tanh(x: Floats) -> Floats:
     """Return x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
     y = np.multiply(x, x, np.empty_like(x))
     y *= 0.044715

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..arrays import quiet
+from .elementwise import sigmoid, softplus
 
 if TYPE_CHECKING:
     from ..arrays import Array
@@ -40,12 +41,6 @@ def relu(x: Array, slope: float = 0.0, most: float | None = None, threshold: flo
 
 
 @quiet
-def sigmoid(x: Array) -> Any:
-    """1 / (1 + exp(-x))."""
-    return 1 / (1 + np.exp(-x))
-
-
-@quiet
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Any:
     """exp(x) / sum(exp(x))."""
     y = np.exp(x - x.max(axis=axis, keepdims=True))
@@ -68,49 +63,9 @@ def log_softmax(x: Array, axis: int = -1) -> Any:
     return x - np.log(np.exp(x).sum(axis=axis, keepdims=True))
 
 
-@quiet
-def elu(x: Array, alpha: float = 1.0) -> Any:
-    """x, or alpha (exp(x) - 1) below 0."""
-    return np.where(x > 0, x, alpha * np.expm1(x))
-
-
-@quiet
-def celu(x: Array, alpha: float = 1.0) -> Any:
-    """x, or alpha (exp(x / alpha) - 1) below 0."""
-    return np.where(x > 0, x, alpha * np.expm1(x / alpha))
-
-
-def selu(x: Array) -> Any:
-    """An elu whose constants keep mean and variance (Klambauer et al. 2017)."""
-    return 1.0507009873554805 * elu(x, 1.6732632423543772)
-
-
-@quiet
-def softplus(x: Array) -> Any:
-    """log(1 + exp(x))."""
-    return np.logaddexp(x, x.dtype.type(0))
-
-
-def softsign(x: Array) -> Any:
-    """x / (1 + |x|)."""
-    return x / (1 + np.abs(x))
-
-
 def silu(x: Array) -> Any:
     """x * sigmoid(x)."""
     return x * sigmoid(x)
-
-
-@quiet
-def gelu(x: Array, approximate: bool = False) -> Any:
-    """x times the share of the normal distribution below x, or its approximation by a tanh."""
-    if approximate:
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    share = np.asarray(_erf(x * math.sqrt(0.5)), x.dtype)
-    return 0.5 * x * (1 + share)
-
-
-_erf = np.frompyfunc(math.erf, 1, 1)
 
 
 @quiet
