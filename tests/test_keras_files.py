@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -971,7 +972,9 @@ def test_damaged_files(data):
             content[place : place + size] = (number % (1 << 8 * size)).to_bytes(size, "little")
     for function in (fastlstm.load, fastlstm.load_lstm, fastlstm.load_state):
         try:
-            function(io.BytesIO(content))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # weights that are left alone are loaded with one
+                function(io.BytesIO(content))
         except ValueError as error:
             assert str(error).startswith("<BytesIO>: ")
 

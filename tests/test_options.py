@@ -156,7 +156,7 @@ REFUSED = [
     ({"gate_activation": "Sigmoid"}, ValueError,
      f"gate_activation must be one of {NAMES}, got 'Sigmoid'"),
     ({"cell_activation": None}, ValueError, f"cell_activation must be one of {NAMES}, got 'None'"),
-    ({"output_activation": ()}, ValueError, f"output_activation must be one of {NAMES}, got '()'"),
+    ({"output_activation": ()}, ValueError, f"output_activation must be one of {NAMES}, got ()"),
     ({"gate_activation": ("relu", 1)}, ValueError, "gate_activation: relu has no parameter, got 1"),
     ({"cell_activation": ("elu", 1, 2)}, ValueError,
      "cell_activation: elu has one parameter, got 2"),
@@ -173,7 +173,7 @@ REFUSED = [
     ({"zoneout": (0.5, 2)}, ValueError,
      "zoneout must be a finite number of at least 0 and of at most 1, got 2"),
     ({"zoneout": (0.5,)}, ValueError,
-     "zoneout must be a number, or a pair for h and c, got '(0.5,)'"),
+     "zoneout must be a number, or a pair for h and c, got (0.5,)"),
     ({"zoneout": True}, TypeError, "zoneout should be a number, got: bool"),
     ({"learn_initial_state": 0}, TypeError,
      "learn_initial_state should be of type bool, got: int"),
@@ -325,7 +325,7 @@ def test_what_training_draws_can_be_changed(engine):
     raises(
         lambda: setattr(layer, "zoneout", (1, 2, 3)),
         ValueError,
-        "zoneout must be a number, or a pair for h and c, got '(1, 2, 3)'",
+        "zoneout must be a number, or a pair for h and c, got (1, 2, 3)",
     )
     assert (layer.recurrent_dropout, layer.input_dropout, layer.zoneout) == (0.5, 0.25, 0)
 
