@@ -583,3 +583,22 @@ def test_broken_writers_are_caught(keras, path, monkeypatch, name):
     monkeypatch.setattr(keras_writer, *SABOTEURS[name])
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         _check(keras, model, path)
+
+
+def test_a_layout_that_the_file_has_may_be_said(tmp_path):
+    path = tmp_path / "m.keras"
+    fastlstm.save(Sequential({"rnn": LSTM(I, H, batch_first=True, seed=1)}), path)
+    x = np.ones((2, 3, I), np.float32)
+    assert np.array_equal(fastlstm.load(path, batch_first=True)(x), fastlstm.load(path)(x))
+    raises(
+        lambda: fastlstm.load(path, batch_first=False),
+        ValueError,
+        f"{path}: batch_first=False contradicts its structure, which is batch-first",
+    )
+    fastlstm.save(fastlstm.Residual(LSTM(I, I, batch_first=True, seed=1)), path)  # a graph
+    raises(
+        lambda: fastlstm.load(path, batch_first=True),
+        ValueError,
+        f"{path}: batch_first= is for models of layers; how a graph takes its inputs stands in "
+        "their shapes",
+    )

@@ -219,12 +219,16 @@ def load(
                 told = structure.recurrent(description)
             return _load_into(into, state, told | dict(content.recurrent), key, prefix)
         if content.build is not None:
-            if order is not None or batch_first is not None:
-                raise ValueError(
-                    "order= and batch_first= are for files that do not tell them; this one does"
-                )
+            if order is not None:
+                raise ValueError("order= is for files that do not tell it; this one does")
             model = content.build(Wish(options["engine"], options.get("dtype"), max_bytes))
-            return model if prefix is None else _layer(model, prefix)
+            model = model if prefix is None else _layer(model, prefix)
+            if isinstance(model, GraphModel) and batch_first is not None:
+                raise ValueError(
+                    "batch_first= is for models of layers; how a graph takes its inputs stands in "
+                    "their shapes"
+                )
+            return _agreeing(model, batch_first)
         if description is not None:
             if order is not None:
                 raise ValueError("order= is for files that do not tell it; this one does")
@@ -621,6 +625,13 @@ def _fill(
     """Build the model that is described, and load its parameters."""
     with undrawn():
         model = structure.build(description, state=arrays, **options)
+    _agreeing(model, batch_first)
+    model.load_state_dict(arrays)
+    return model.eval()
+
+
+def _agreeing(model: Layer, batch_first: bool | None) -> Layer:
+    """Return a model whose layers take their input as the caller says; refuse a contradiction."""
     for _, layer in model.named_layers():
         if batch_first is None or not isinstance(layer, (LSTM, Last)):
             continue
@@ -631,5 +642,4 @@ def _fill(
             raise ValueError(
                 f"batch_first={batch_first} contradicts its structure, which is {major}"
             )
-    model.load_state_dict(arrays)
-    return model.eval()
+    return model
