@@ -100,10 +100,11 @@ def test_wheel_from_sdist(sdist, tmp_path):
     built = build_wheel(sdist, tmp_path, FASTLSTM_REQUIRE_NATIVE="1")
     assert built.returncode == 0, built.stdout
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 3_000_000
+    assert wheel.stat().st_size < 2_000_000
     with zipfile.ZipFile(wheel) as archive:
         files = [info.filename for info in archive.infolist() if "dist-info" not in info.filename]
-        assert sum(info.file_size for info in archive.infolist()) < 3_000_000
+        # 3.47 MB: 1.88 of kernels, the rest Python, of which ONNX and Keras files are 0.48.
+        assert sum(info.file_size for info in archive.infolist()) < 4_000_000
     patterns = "*.py", "*.pyi", "py.typed"
     modules = {
         path.relative_to(ROOT).as_posix()
