@@ -1176,8 +1176,8 @@ def test_what_load_refuses_of_a_graph() -> None:
     file = io.BytesIO(model(lstm_graph()))
     for options, words in (
         ({"dtype": "float64"}, "an ONNX graph has types of its own; load_lstm takes"),
-        ({"order": ["rnn"]}, "are for files that do not tell them"),
-        ({"batch_first": True}, "are for files that do not tell them"),
+        ({"order": ["rnn"]}, "order= is for files that do not tell it"),
+        ({"batch_first": True}, "how a graph takes its inputs stands in their shapes"),
         ({"key": "a"}, "key='a' is for torch checkpoints"),
         ({"prefix": "q"}, "nothing has the prefix 'q'"),
     ):
