@@ -22,7 +22,7 @@ IN_ASAN := ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD=`gcc -prin
 SANITIZED := build/sanitize
 COVERED := build/coverage
 
-.PHONY: demo test test-all coverage bench lint sanitize clean
+.PHONY: demo test test-all coverage bench docs lint sanitize clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
 test test-all coverage bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
@@ -51,6 +51,10 @@ coverage: $(VENV)/.coverage
 
 bench: $(VENV)/.bench
 	$(RUN) -m pytest -p benchmarks benchmarks --benchmark-only
+
+# The documentation, as build/docs/index.html; a warning is an error.
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet --jobs 2 -b html docs build/docs
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -87,6 +91,11 @@ $(VENV)/.bench: $(SETUP)
 
 $(VENV)/.coverage: $(VENV)/.dev
 	$(INSTALL) --editable ".[coverage]"
+	touch $@
+
+$(VENV)/.docs: $(SETUP)
+	$(INSTALL) --editable ".[docs]"
+	$(INSTALL) --no-deps $(G2PM) $(SERIES)
 	touch $@
 
 $(VENV)/.dev: $(SETUP)

@@ -322,34 +322,7 @@ def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+", fastlstm.__version__)
 
 
-# ---- pages that show Python -----------------------------------------------------------------
-
-
-def _blocks(text):
-    """The ```python blocks of a Markdown text, each behind as many empty lines as precede it."""
-    found = re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
-    return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in found]
-
-
-@pytest.mark.parametrize(
-    "page",
-    ["README.md", *(f"docs/{name}.md" for name in ("options", "matlab", "onnx", "keras"))],
-)
-def test_a_page_runs(page, tmp_path, monkeypatch):
-    """Every ```python block runs, one after the other, in an empty folder."""
-    path = ROOT / page
-    blocks = _blocks(path.read_text("utf-8"))
-    assert blocks, "a page shows how it is done"
-    monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"}
-    for block in blocks:
-        exec(compile(block, str(path), "exec"), names)
-
-
-def test_blocks_are_found():
-    text = "a\n```python\nx = 1\n```\n```\nno\n```\n```python\ny = 2\n```\n"
-    assert _blocks(text) == ["\n\nx = 1\n", "\n" * 8 + "y = 2\n"]
-    assert _blocks("```sh\nls\n```\n") == []
+# ---- the index of files ----------------------------------------------------------------------
 
 
 def test_the_tree_names_every_file():
