@@ -45,6 +45,7 @@ html_theme_options = {
 
 def draw_figures(app):
     """Draw docs/figures/*.py, each a function ``draw() -> Figure``, as .svg files beside them."""
+    sys.path.insert(0, str(HERE / "figures"))  # for _style.py, which they share
     for path in sorted((HERE / "figures").glob("[!_]*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)

@@ -94,8 +94,9 @@ def test_a_page_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_drawn(name):
+def test_a_figure_is_drawn(name, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(ROOT / "docs/figures")  # for _style.py, which they share
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/figures/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
