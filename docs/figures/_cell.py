@@ -11,9 +11,7 @@ WIDTH, HEIGHT = 7.4, 5.6
 LOWER, UPPER = 0.8, 4.7  # where h and c come in and go out
 
 
-def cell(
-    axes: Axes, x: float, y: float, *, step: str = "t", before: str = "t-1", **more: Any
-) -> None:
+def cell(axes: Axes, x: float, y: float) -> None:
     """Draw a cell whose lower left corner is at x, y; h and c run from its left to its right."""
     box(axes, x + WIDTH / 2, y + HEIGHT / 2, "", FAINT, WIDTH, HEIGHT, share=0.08, zorder=0)
 

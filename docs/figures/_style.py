@@ -126,7 +126,7 @@ def arrow(
 def _rounded(points: Sequence[Sequence[float]], radius: float) -> tuple[list, list]:
     """Return the places and codes of a path whose corners are curves."""
     places, codes = [points[0]], [Path.MOVETO]
-    for before, corner, after in zip(points, points[1:], points[2:]):
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         places += [_towards(corner, before, radius), corner, _towards(corner, after, radius)]
         codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
     return [*places, points[-1]], [*codes, Path.LINETO]
@@ -151,7 +151,7 @@ def grid(
     share: float = 0.25,
     zorder: float = 3,
 ) -> None:
-    """Draw rows x columns of squares, whose upper left corner is at x, y: an array seen from above."""
+    """Draw rows x columns of squares, an array, whose upper left corner is at x, y."""
     for row in range(rows):
         for column in range(columns):
             left, top = x + column * size, y - row * size

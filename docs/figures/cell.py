@@ -1,7 +1,7 @@
 """One step of an LSTM, with the names of all that is in it."""
 
-from _cell import HEIGHT, LOWER, UPPER, WIDTH, cell
-from _style import GATES, INK, NAMES, C, H, X, arrow, canvas, text
+from _cell import LOWER, UPPER, WIDTH, cell
+from _style import C, H, X, arrow, canvas, text
 from matplotlib.figure import Figure
 
 
