@@ -1,7 +1,7 @@
-"""The ratios over all machines measured, as README.md has them: ``python -m benchmarks.ranges``.
+"""The ratios over all machines measured: ``python -m benchmarks.ranges`` prints them as tables.
 
-They are made of the stored results, ``results/<machine>/*.json``. README.md holds what this prints
-between two comments, and ``--write`` puts it there.
+They are made of the stored results, ``results/<machine>/*.json``. docs/performance.md holds all of
+the tables between two comments, README.md a short one, and ``--write`` puts them there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 import re
+from collections.abc import Collection, Iterable
 
 from . import report
 from .report import Results
@@ -17,12 +18,24 @@ from .report import Results
 HERE = pathlib.Path(__file__).parent
 STORED = HERE / "results"
 README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs/performance.md"
 KINDS = {"running": "compare", "training": "train"}
 ALWAYS = 1, 2  # numbers of threads that have columns in any case; others, if there are results
 NUMBERS = (*ALWAYS, 4, 8, 16, 32, 64)
 BEGIN, END = "<!-- benchmarks.ranges -->\n", "<!-- end -->\n"
 USUAL = "torch", "onnxruntime"  # a step's lead against these is shown beside that against all
 FURTHER = {"LiteRT", "MNN", "ncnn", "tract"}  # without these a step's ratio says too much
+WORK = (  # the rows of the short table
+    "one step of a stream",
+    "one sequence",
+    "batches, up to 64 units",
+    "batches, 128 to 1024 units",
+    "ragged batches",
+    "float64, projections",
+    "training",
+    "training, ragged batches",
+    "Silero VAD's ONNX file",
+)
 
 Ratios = dict[str, dict[str, float]]  # by case and machine
 
@@ -45,28 +58,35 @@ def runs(folder: pathlib.Path) -> dict[str, Ratios]:
     return found
 
 
-def ratios(machines: dict[str, Results]) -> Ratios:
+def ratios(machines: dict[str, Results], first: str = "") -> Ratios:
     """Return the best peer's time over ours, with the first engine of each machine's results.
 
-    Steps are left out where none of the peers that are quick at them took part.
+    The best of those peers whose names begin with `first`. Steps are left out where none of the
+    peers that are quick at them took part.
     """
     found: Ratios = {}
     for machine, results in machines.items():
+        ours = results["engines"][0]
+        others = [p for p in results["peers"] if p.startswith(first) and not p.startswith(ours)]
         for case in results["cases"]:
-            times = report.ratio(case, results["engines"][0], results["peers"])
+            times = report.ratio(case, ours, others)
             quick = case.get("steps") != 1 or FURTHER & {*results["peers"]}
             if times is not None and quick:
                 found.setdefault(case["name"], {})[machine] = times
     return found
 
 
-def span(of_machines: dict[str, float]) -> str:
-    """Return the lowest and the highest ratio, and of how many machines; a loss is in bold."""
-    low, high = (f"{end(of_machines.values()):.2f}" for end in (min, max))
-    if min(of_machines.values()) < 1:
+def ends(values: Collection[float]) -> str:
+    """Return the lowest and the highest of some ratios; a loss is in bold."""
+    low, high = (f"{end(values):.2f}" for end in (min, max))
+    if min(values) < 1:
         low = f"**{low}**"
-    ends = low if low.strip("*") == high else f"{low} to {high}"
-    return f"{ends} ({len(of_machines)})"
+    return low if low.strip("*") == high else f"{low} to {high}"
+
+
+def span(of_machines: dict[str, float]) -> str:
+    """Return the lowest and the highest ratio of a case, and of how many machines."""
+    return f"{ends(of_machines.values())} ({len(of_machines)})"
 
 
 def table(runs: dict[str, Ratios]) -> str:
@@ -105,7 +125,7 @@ def machine_table(running: dict[str, Results], training: dict[str, Results]) -> 
         reads = results["limits"]["read_by_level"].items()
         rows.append(
             [
-                f"[{name}](benchmarks/results/{name}/compare.md)",
+                f"[{name}](../benchmarks/results/{name}/compare.md)",
                 f"{results['limits']['peak']['float32']:.0f}",
                 ", ".join(f"{level} {rate:.0f}" for level, rate in reads),
                 peers(results),
@@ -132,7 +152,7 @@ def step_table(machines: dict[str, Results]) -> str:
 
 
 def text(folder: pathlib.Path) -> str:
-    """Return all that README.md has of the results in a folder."""
+    """Return all tables of the results in a folder, which docs/performance.md has."""
     columns = runs(folder)
     machines = read(folder, "compare.json")
     parts = [
@@ -152,17 +172,79 @@ def text(folder: pathlib.Path) -> str:
     return "\n".join(parts)
 
 
+def work(case: str, kind: str) -> str | None:
+    """Return the row of the short table to which a case belongs; None if it has none."""
+    step, one, small, large, ragged, other, training, training_ragged, network = WORK
+    if kind == "files":
+        return network if "ilero" in case else None
+    steps, batch, _, hidden, *rest = case.split(",")
+    if kind == "train":
+        return training_ragged if "-" in steps else training
+    if steps == "1":
+        return step
+    if "-" in steps:
+        return ragged
+    if rest and not rest[-1].isdigit():
+        return other
+    if batch == "1":
+        return one
+    return small if int(hidden) <= 64 else large
+
+
+def by_work(
+    folder: pathlib.Path, numbers: Iterable[int], first: str = ""
+) -> dict[str, list[float]]:
+    """Return the ratios of all cases and machines by the rows of the short table."""
+    found: dict[str, list[float]] = {}
+    for kind in (*KINDS.values(), "files"):
+        for number in numbers:
+            machines = read(folder, f"{report.file_name(kind, number)}.json")
+            for case, of_machines in ratios(machines, first).items():
+                if row := work(case, kind):
+                    found.setdefault(row, []).extend(of_machines.values())
+    return found
+
+
+def short(folder: pathlib.Path) -> str:
+    """Return README.md's table: the ratios of each kind of work, over all cases and machines."""
+    columns = {
+        "torch's time / ours": by_work(folder, [1], "torch"),
+        "the best peer's / ours": by_work(folder, [1]),
+        "the same, more threads": by_work(folder, NUMBERS[1:]),
+    }
+    rows = [["", *columns]]
+    for row in (row for row in WORK if any(row in found for found in columns.values())):
+        rows.append([row, *(ends(f[row]) if row in f else "-" for f in columns.values())])
+    machines = sorted({path.parent.name for path in folder.glob("*/*.json")})
+    return (
+        f"{report.markdown_table(rows)}\n"
+        "The lowest and the highest ratio of all cases and machines "
+        f"({', '.join(f'`{name}`' for name in machines)}).\n"
+        "Above 1 fastlstm is faster; below it, in bold, slower. The first two columns are of one\n"
+        "thread.\n"
+    )
+
+
+def put(path: pathlib.Path, made: str) -> None:
+    """Write tables into a file, between the two comments."""
+    before, begin, after = path.read_text("utf-8").partition(BEGIN)
+    _, end, after = after.partition(END)
+    assert begin and end, f"{path.name} has no {BEGIN} and {END} for the tables"
+    path.write_text(before + begin + made + end + after, "utf-8")
+
+
 def main() -> None:
-    """Print the tables, and write them into README.md where the command line says so."""
+    """Print the tables, and write them where they belong if the command line says so."""
     parser = argparse.ArgumentParser("python -m benchmarks.ranges", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="into README.md")
-    made = text(STORED)
-    if parser.parse_args().write:
-        before, begin, after = README.read_text().partition(BEGIN)
-        _, end, after = after.partition(END)
-        assert begin and end, f"README.md has no {BEGIN} and {END} for the tables"
-        README.write_text(before + begin + made + end + after)
-    print(made)
+    parser.add_argument("--short", action="store_true", help="print README.md's table alone")
+    parser.add_argument(
+        "--write", action="store_true", help="into docs/performance.md, and README.md's"
+    )
+    arguments = parser.parse_args()
+    if arguments.write:
+        put(PAGE, text(STORED))
+        put(README, short(STORED))
+    print(short(STORED) if arguments.short else text(STORED))
 
 
 if __name__ == "__main__":

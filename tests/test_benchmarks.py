@@ -51,8 +51,8 @@ def stored(cases, peers=("torch", "torch packed", "onnxruntime", "MNN")):
 
 
 @pytest.fixture
-def printed(tmp_path):
-    """What the tables are of three machines: a, b, and c, which had few peers."""
+def both(tmp_path):
+    """What both tables are of three machines: a, b, and c, which had few peers."""
     machines = {
         "a": {
             "1,1,8,8": {"native": 1, "numpy": 9, "torch": 30, "onnxruntime": 20, "MNN": 4},
@@ -74,10 +74,37 @@ def printed(tmp_path):
     trained = stored({"100,1,8,8": {"native": 1, "torch": 2, "JAX": 1.04}}, ("torch", "JAX"))
     del trained["cases"][0]["steps"]
     (tmp_path / "b" / "train.json").write_text(json.dumps(trained))
+    networks = {
+        "Silero, 1 frame": {"native": 1, "onnxruntime": 3, "native, without the table": 1.1},
+        "step of silero.onnx": {"native": 2, "onnxruntime": 4, "onnxruntime, bound": 3},
+        "load": {"native": 2, "onnxruntime": 1},
+    }
+    of_files = stored({}, ("onnxruntime", "onnxruntime, bound", "native, without the table"))
+    of_files["cases"] = [{"name": name, "seconds": times} for name, times in networks.items()]
+    (tmp_path / "a" / "files.json").write_text(json.dumps(of_files))
     code = (
         f"import pathlib\nfrom benchmarks import ranges\nfolder = pathlib.Path({str(tmp_path)!r})"
     )
-    return evaluated(code, "ranges.text(folder)")[0].splitlines()
+    return [
+        tables.splitlines()
+        for tables in evaluated(code, "ranges.text(folder)", "ranges.short(folder)")
+    ]
+
+
+@pytest.fixture
+def printed(both):
+    return both[0]
+
+
+def test_short_table(both):
+    """A row for each kind of work; torch packed is torch, and steps need quick peers here too."""
+    _, short = both
+    assert "| one step of a stream | 15.00 to 30.00 | 4.00 to 5.50 | - |" in short
+    assert "| one sequence | **0.80** to 2.50 | **0.80** to 1.50 | 1.25 |" in short
+    assert "| batches, up to 64 units | **0.50** | **0.50** | - |" in short
+    assert "| training | 2.00 | 1.04 | - |" in short
+    assert "| Silero VAD's ONNX file | - | 1.50 to 3.00 | - |" in short
+    assert any("(`a`, `b`, `c`)" in line for line in short)
 
 
 def test_ranges_of_ratios(printed):
@@ -97,7 +124,7 @@ def test_losses_are_named(printed):
 def test_machines_and_their_peers_are_named(printed):
     (row,) = (line for line in printed if line.startswith("| [b]"))
     assert row == (
-        "| [b](benchmarks/results/b/compare.md) | 100 | L1 178, memory 15 | "
+        "| [b](../benchmarks/results/b/compare.md) | 100 | L1 178, memory 15 | "
         "torch, onnxruntime, MNN | torch, JAX | 2026-11-26, 0123456 |"
     )
     assert any(line.startswith("| [c]") and "| torch | - |" in line for line in printed)
@@ -109,11 +136,12 @@ def test_steps_against_the_usual_peers_and_all(printed):
     assert not any(line.startswith("| 1,1,8,8 | c ") for line in printed)
 
 
-def test_readme_has_the_tables_of_the_stored_results():
+@pytest.mark.parametrize("file, options", [("README.md", ["--short"]), ("docs/performance.md", [])])
+def test_pages_have_the_tables_of_the_stored_results(file, options):
     """After new results: ``python -m benchmarks.ranges --write``."""
-    assert f"<!-- benchmarks.ranges -->\n{run('-m', 'benchmarks.ranges')[:-1]}<!-- end -->" in (
-        ROOT / "README.md"
-    ).read_text(encoding="utf-8")
+    printed = run("-m", "benchmarks.ranges", *options)[:-1]
+    page = (ROOT / file).read_text(encoding="utf-8")
+    assert f"<!-- benchmarks.ranges -->\n{printed}<!-- end -->" in page
 
 
 # ---- the machine --------------------------------------------------------------------------------
