@@ -1,6 +1,7 @@
-"""MATLAB's lstmLayer: its names on our page about it, and its equations as MATLAB writes them."""
+"""MATLAB's names on our page for its users, and lstmLayer's equations as MATLAB writes them."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from values import normal
 
 from fastlstm import LSTM
 
-PAGE = (pathlib.Path(__file__).parents[1] / "docs/matlab.md").read_text("utf-8")
+PAGE = (pathlib.Path(__file__).parents[1] / "docs/coming_from/matlab.md").read_text("utf-8")
 
 # Properties and arguments of lstmLayer, as its help has them, and the values of those with names.
 NAMES = [
@@ -20,6 +21,32 @@ NAMES = [
     "RecurrentWeightsL2Factor", "BiasL2Factor", "Name", "NumInputs", "InputNames", "NumOutputs",
     "OutputNames",
 ]  # fmt: skip
+PROJECTED = [
+    "OutputProjectorSize", "InputProjectorSize", "OutputProjector", "InputProjector",
+    "OutputProjectorInitializer", "InputProjectorInitializer",
+]  # fmt: skip
+INPUT = [
+    "InputSize", "MinLength", "Normalization", "NormalizationDimension", "Mean",
+    "StandardDeviation", "Min", "Max", "SplitComplexInputs", "Name",
+]  # fmt: skip
+# Of trainingOptions, those of each solver after those of all.
+TRAINING = [
+    "MaxEpochs", "MiniBatchSize", "Shuffle", "Verbose", "VerboseFrequency", "ValidationData",
+    "ValidationFrequency", "ValidationPatience", "OutputNetwork", "ObjectiveMetricName",
+    "InitialLearnRate", "LearnRateSchedule", "LearnRateDropFactor", "LearnRateDropPeriod",
+    "L2Regularization", "GradientThreshold", "GradientThresholdMethod", "Metrics", "Plots",
+    "OutputFcn", "CheckpointPath", "CheckpointFrequency", "CheckpointFrequencyUnit",
+    "SequenceLength", "SequencePaddingValue", "SequencePaddingDirection", "InputDataFormats",
+    "TargetDataFormats", "CategoricalInputEncoding", "CategoricalTargetEncoding",
+    "ResetInputNormalization", "BatchNormalizationStatistics", "ExecutionEnvironment",
+    "WorkerLoad", "DispatchInBackground", "PreprocessingEnvironment", "Acceleration",
+    "Momentum", "GradientDecayFactor", "SquaredGradientDecayFactor", "Epsilon",
+]  # fmt: skip
+NOT_HERE = [  # options of the solvers that are not here: named, in the row that says so
+    "MaxIterations", "GradientTolerance", "StepTolerance", "LineSearchMethod", "HistorySize",
+    "MaxNumLineSearchIterations", "InitialInverseHessianFactor", "InitialDampingFactor",
+    "MaxDampingFactor", "DampingIncreaseFactor", "DampingDecreaseFactor",
+]  # fmt: skip
 VALUES = [
     "tanh", "softsign", "relu", "sigmoid", "hard-sigmoid", "glorot", "he", "orthogonal",
     "narrow-normal", "zeros", "ones", "unit-forget-gate",
@@ -28,7 +55,9 @@ VALUES = [
 
 def test_every_name_is_on_the_page():
     rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| ")]
-    assert [n for n in NAMES if not any(f"`{n}" in row for row in rows)] == []
+    names = NAMES + PROJECTED + INPUT + TRAINING
+    assert [n for n in names if not any(re.search(f"`{n}[`=]", row) for row in rows)] == []
+    assert [n for n in NOT_HERE if f"`{n}`" not in PAGE] == []
     assert [v for v in VALUES if not any(f'"{v}"' in row for row in rows)] == []
 
 
