@@ -894,14 +894,42 @@ def test_who_asks_for_numpy_is_not_warned(numpy_alone, monkeypatch):
         fastlstm.LSTM(1, 1)
 
 
+def from_an_index(text):
+    """Return what tells to install fastlstm by its name alone: no clone, file, wheel or address."""
+    return re.findall(
+        r"""pip install\b[^\n]*[ "']fastlstm(?:\[[\w,]*\])?"""
+        r"""(?:[=<>~!][^\n]*)?(?=["'`\s),.]|$)(?! @)""",
+        text,
+    )
+
+
 def test_advice_names_no_package_that_no_index_has():
-    """The advice installs fastlstm from its source."""
-    for path in [
-        *ROOT.glob("fastlstm/**/*.py"),
-        *ROOT.glob("examples/*.[pm]*"),
-        ROOT / "README.md",
-    ]:
-        assert not re.findall(r"pip install\b[^\n]*\bfastlstm\b", path.read_text()), path
+    """The advice installs fastlstm from its source, or from a wheel."""
+    for pattern in ("fastlstm/**/*.py", "examples/*.[pm]*", "docs/**/*.md", "*.md"):
+        for path in ROOT.glob(pattern):
+            assert not from_an_index(path.read_text("utf-8")), path
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["pip install fastlstm", 'pip install "fastlstm[onnx]"', "pip install -U fastlstm==0.1.0"],
+)
+def test_advice_that_names_it_is_found(line):
+    assert from_an_index(line) and from_an_index(f"`{line}`.")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install .",
+        "pip install ./fastlstm",
+        "pip install fastlstm-0.1.0-cp312-cp312-win_amd64.whl",
+        'pip install "fastlstm @ git+https://github.com/fastlstm/fastlstm"',
+        'pip install "fastlstm[numba] @ git+https://github.com/fastlstm/fastlstm"',
+    ],
+)
+def test_advice_that_works_is_not(line):
+    assert not from_an_index(line)
 
 
 def test_a_missing_engine_is_passed_over(numpy_alone):
