@@ -13,7 +13,7 @@ import pytest
 # Files that a missing library keeps from being imported, or whose examples use it.
 NEEDS = {
     "numba": ["fastlstm/engines/_numba*.py"],
-    "matplotlib": ["fastlstm/plot.py"],
+    "matplotlib": ["fastlstm/plot.py", "fastlstm/visualize.py"],
     "pandas": ["fastlstm/training/splitting.py"],
 }
 collect_ignore_glob = [

@@ -86,10 +86,17 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
+if TYPE_CHECKING:  # both are loaded when they are first used
+    from . import plot as plot
+    from . import visualize as visualize
+else:  # a type checker is to refuse names that are not there
 
     def __getattr__(name: str) -> object:
-        """Raise AttributeError, which says where to find a name of `fastlstm.training`."""
+        """Load `plot` or `visualize`; or say where to find a name of `fastlstm.training`."""
+        if name in ("plot", "visualize"):
+            from importlib import import_module
+
+            return import_module(f"fastlstm.{name}")
         if name in training.__all__:
             raise AttributeError(f"fastlstm has no {name!r}: it is fastlstm.training.{name}")
         raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")

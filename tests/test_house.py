@@ -25,7 +25,7 @@ FLOORS = [
     ["layers"],
     ["graphs"],
     ["formats", "plot"],
-    ["training"],
+    ["training", "visualize"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -53,13 +53,14 @@ class _Tape(NamedTuple):
     """What a run over one layer leaves for the way back.
 
     `kept` is what its stack recorded, None without steps; `wide` is H; `dropped` is the mask of the
-    dropout before the layer.
+    dropout before the layer; `y` (N, D*P) is what the layer handed on.
     """
 
     stack: Stack
     kept: Any
     wide: int
     dropped: Floats | None
+    y: Floats
 
 
 class LSTM(Recurrent):
@@ -685,7 +686,7 @@ class LSTM(Recurrent):
             with np.errstate(all="ignore"), self._all_or_nothing():
                 by_layer = self._by_layer(d_sorted)
                 for n in reversed(range(len(tapes))):
-                    (stack, kept, _, dropped), wanted = tapes[n], input_gradient or n > 0
+                    (stack, kept, _, dropped, _), wanted = tapes[n], input_gradient or n > 0
                     dx = self._back(stack, n, kept, dy, *by_layer[n], wanted, of_cells[n])
                     if dx is not None:
                         dy = dx if dropped is None else np.multiply(dx, dropped, out=dx)
@@ -759,7 +760,7 @@ class LSTM(Recurrent):
             if len(x):
                 every = min(checkpoint_every, len(batch.batch_sizes))
                 kept = stack.record(x, batch.batch_sizes, h, c, y, self.num_threads, every, noise)
-            tapes.append(_Tape(stack, kept, c.shape[2], dropped))
+            tapes.append(_Tape(stack, kept, c.shape[2], dropped, y))
             x = y
         return y, tapes
 
