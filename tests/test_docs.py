@@ -23,6 +23,8 @@ BLOCK = re.compile(
     r"^(?P<fence>```+)(?P<language>[^`\n]*)\n(?P<text>.*?)^(?P=fence)[ ]*$",
     re.M | re.S,
 )
+# What a page needs beside fastlstm and what every test has, in a comment that is its first line.
+NEEDS = re.compile(r"<!-- needs: ([\w, ]+) -->\n")
 RUN = {"python", "pycon", "sh", "c"}
 SHOWN = {"text", "toml", "yaml", "json", "ini", "matlab", "cpp"}  # what is not for this machine
 
@@ -30,6 +32,8 @@ SHOWN = {"text", "toml", "yaml", "json", "ini", "matlab", "cpp"}  # what is not 
 def blocks(page):
     """Return language, text and first line of the blocks of a page that are to run."""
     text = page.read_text("utf-8")
+    indented = re.search(r"^[ \t>]+```", text, re.M)
+    assert not indented, f"{page.name}: a block that is indented, as in a list, would not run"
     found = []
     for block in BLOCK.finditer(text):
         language = block["language"].strip()
@@ -41,6 +45,12 @@ def blocks(page):
             line = text.count("\n", 0, block.start("text"))
             found.append((language, block["text"], line))
     return found
+
+
+def needed(page):
+    """Return the names of the packages that a page needs, and without which it is skipped."""
+    found = NEEDS.match(page.read_text("utf-8"))
+    return found[1].split(", ") if found else []
 
 
 def run_python(text, line, page, names):
@@ -87,6 +97,8 @@ RUNNERS = {"python": run_python, "pycon": run_pycon, "sh": run_sh, "c": run_c}
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other in an empty folder, with the same names."""
+    for name in needed(ROOT / page):
+        pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     for language, text, line in blocks(ROOT / page):
@@ -104,6 +116,14 @@ def test_a_figure_is_drawn(name, monkeypatch):
     assert any(axes.has_data() for axes in figure.axes)
 
 
+def test_what_a_page_needs(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- needs: onnx, torch -->\n# a\n")
+    assert needed(page) == ["onnx", "torch"]
+    page.write_text("# a\n<!-- needs: torch -->\n")
+    assert needed(page) == []
+
+
 def test_blocks_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
@@ -113,6 +133,9 @@ def test_blocks_are_found(tmp_path):
     assert blocks(page) == [("python", "x = 1\n", 2), ("pycon", ">>> 1\n1\n", 15)]
     page.write_text("```\nwhat is it\n```\n")
     with pytest.raises(AssertionError, match="page.md, line 1: a block needs"):
+        blocks(page)
+    page.write_text("- a\n\n  ```python\n  assert False\n  ```\n")
+    with pytest.raises(AssertionError, match="page.md: a block that is indented"):
         blocks(page)
 
 
