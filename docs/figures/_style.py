@@ -6,7 +6,7 @@ module beside this one with a function ``draw() -> Figure``; it says ``from _sty
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -88,11 +88,17 @@ def box(
 
 
 def circle(
-    axes: Axes, x: float, y: float, words: str = "", color: Any = INK, radius: float = 0.26
+    axes: Axes,
+    x: float,
+    y: float,
+    words: str = "",
+    color: Any = INK,
+    radius: float = 0.26,
+    **more: Any,
 ) -> None:
     """Draw a circle with words in its middle, as of an operation on numbers."""
     axes.add_patch(Circle((x, y), radius, facecolor="white", edgecolor=color, lw=1.4, zorder=4))
-    text(axes, x, y, words, color)
+    text(axes, x, y, words, color, **more)
 
 
 def arrow(
@@ -111,7 +117,7 @@ def arrow(
         FancyArrowPatch(
             path=path,
             arrowstyle="-|>" if head else "-",
-            mutation_scale=11,
+            mutation_scale=4 + 4.5 * width,
             color=color,
             linewidth=width,
             linestyle=style,
@@ -171,14 +177,17 @@ def block(
     rows: int,
     columns: int,
     depth: int,
-    color: Any = INK,
+    color: Callable[[int, int], Any],
     size: float = 0.5,
     *,
     slant: tuple[float, float] = (0.55, 0.4),
     share: float = 0.3,
     zorder: float = 3,
 ) -> None:
-    """Draw rows x columns x depth cubes, whose front's upper left corner is at x, y."""
+    """Draw rows x columns x depth cubes, whose front's upper left corner is at x, y.
+
+    ``color(row, column)`` is the colour of the cubes at a place of the front and behind it.
+    """
     dx, dy = slant[0] * size, slant[1] * size
 
     def at(row: float, column: float, deep: float) -> tuple[float, float]:
@@ -187,14 +196,14 @@ def block(
     for row in range(rows):
         for column in range(columns):
             corners = [at(row + a, column + b, 0) for a, b in ((0, 0), (0, 1), (1, 1), (1, 0))]
-            _face(axes, corners, color, share, zorder)
+            _face(axes, corners, color(row, column), share, zorder)
     for deep in range(depth):
         for column in range(columns):
             corners = [at(0, column + b, deep + d) for b, d in ((0, 0), (1, 0), (1, 1), (0, 1))]
-            _face(axes, corners, color, share * 0.6, zorder)
+            _face(axes, corners, color(0, column), share * 0.6, zorder)
         for row in range(rows):
             corners = [at(row + a, columns, deep + d) for a, d in ((0, 0), (1, 0), (1, 1), (0, 1))]
-            _face(axes, corners, color, share * 1.6, zorder)
+            _face(axes, corners, color(row, columns - 1), share * 1.6, zorder)
 
 
 def _face(axes: Axes, corners: list, color: Any, share: float, zorder: float) -> None:
