@@ -1,23 +1,24 @@
 """How Sphinx builds the documentation: ``make docs`` writes it to build/docs/index.html."""
 
-import importlib.util
+import os
 import pathlib
 import sys
 
 import fastlstm
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-HERE = pathlib.Path(__file__).parent
-ABOUT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import building
 
 project = "fastlstm"
 author = "The fastlstm developers"
 copyright = author
 version = release = fastlstm.__version__
+
+# Which version a published site is, as the folder that it goes to is called: "dev" or a number.
+# Where nothing is said, it is for whoever built it, and has no list of other versions.
+PUBLISHED = os.environ.get("DOCS_VERSION", "")
+TAG = f"v{PUBLISHED}" if PUBLISHED[:1].isdigit() else "main"
+SITE = "https://fastlstm.github.io/fastlstm"
 
 extensions = [
     "myst_parser",
@@ -27,31 +28,76 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
+templates_path = ["_templates"]
 exclude_patterns = ["figures"]
-myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath", "smartquotes"]
+myst_enable_extensions = [
+    "attrs_block",
+    "attrs_inline",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+    "smartquotes",
+]
 myst_heading_anchors = 4
-autosummary_generate = True
-numpydoc_show_class_members = False
-nitpicky = False
+default_role = "py:obj"  # what docstrings have in single backticks
+autodoc_typehints = "none"  # docstrings tell them
+autosummary_generate = [f"reference/{p.name}" for p in (building.DOCS / "reference").glob("*.md")]
+numpydoc_show_class_members = False  # _templates/autosummary/class.rst lists them
+toc_object_entries_show_parents = "hide"
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastlstm {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_favicon = "_static/logo.svg"
+html_baseurl = f"{SITE}/{PUBLISHED}/" if PUBLISHED else ""
+html_show_sourcelink = False
+html_copy_source = False
+html_context = {
+    "github_user": "fastlstm",
+    "github_repo": "fastlstm",
+    "github_version": TAG,
+    "doc_path": "docs",
+}
 html_theme_options = {
-    "github_url": ABOUT["urls"]["Source"],
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": project},
+    "github_url": building.SOURCES,
+    "use_edit_page_button": True,
+    "header_links_before_dropdown": 5,
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "pygments_light_style": "tango",
+    "pygments_dark_style": "github-dark",
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version", "theme-version"],
 }
+if PUBLISHED:
+    html_theme_options |= {
+        "switcher": {"json_url": f"{SITE}/switcher.json", "version_match": PUBLISHED},
+        "check_switcher": False,  # it lists the site that is being built
+        "navbar_start": ["navbar-logo", "version-switcher"],
+        "show_version_warning_banner": True,
+    }
 
 
-def draw_figures(app):
-    """Draw docs/figures/*.py, each a function ``draw() -> Figure``, as .svg files beside them."""
-    sys.path.insert(0, str(HERE / "figures"))  # for _style.py, which they share
-    for path in sorted((HERE / "figures").glob("[!_]*.py")):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.draw().savefig(path.with_suffix(".svg"), bbox_inches="tight")
+def make_pages(app):
+    building.draw_figures()
+    building.copy_results()
+    building.write_help()
+    building.write_c_reference()
+
+
+def read_page(app, page, text):
+    """Let the links of a page lead to the same places on the site."""
+    text[0] = building.each_link(text[0], building.on_site(page, TAG))
+
+
+def without_edit_button(app, page, template, context, doctree):
+    if doctree is None or not (building.ROOT / building.origin(page)).exists():
+        context["theme_use_edit_page_button"] = False
 
 
 def setup(app):
-    app.connect("builder-inited", draw_figures)
+    app.connect("builder-inited", make_pages, priority=100)  # before autosummary looks for pages
+    app.connect("source-read", read_page)
+    app.connect("html-page-context", without_edit_button)

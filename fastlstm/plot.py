@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+__all__ = ["plot_forecast", "plot_history"]
+
 _PAST, _FORECAST, _TRUTH = "0.35", "tab:blue", "tab:orange"
 
 

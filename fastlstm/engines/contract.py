@@ -101,7 +101,7 @@ class Activation(NamedTuple):
     scaled_tanh      alpha tanh(beta x)                         both
     hard_sigmoid     alpha x + beta, within 0 and 1             both
     elu              x, or alpha (exp(x) - 1) where x < 0       alpha
-    softsign         x / (1 + |x|)
+    softsign         x / (1 + abs(x))
     softplus         log(1 + exp(x))
     ================ ========================================== ===============
     """

@@ -22,7 +22,7 @@ class History(dict[str, list[Any]]):
 
     "loss" is that of all batches of the epoch, each before its update. "validation_loss" is
     measured after the epoch, if there are validation data. Each metric is there under its name, and
-    for the validation data under "validation_" and its name. "lr" is the learning rate that the
+    for the validation data under ``"validation_"`` and its name. "lr" is the learning rate that the
     epoch began with, "seconds" its duration. Callbacks may add lists of their own. A history is a
     dict, so ``dict(history)`` and ``json.dumps(history)`` work.
 

@@ -42,7 +42,7 @@ def clip_grad_norm(
 
     Notes
     -----
-    The factor is max_norm / (norm + 1e-6), at most 1. Source: torch.nn.utils.clip_grad_norm_.
+    The factor is max_norm / (norm + 1e-6), at most 1. Source: ``torch.nn.utils.clip_grad_norm_``.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def clip_grad_value(model: Layer | Optimiser, value: float) -> None:
 
     Notes
     -----
-    A nan stays nan. Source: torch.nn.utils.clip_grad_value_.
+    A nan stays nan. Source: ``torch.nn.utils.clip_grad_value_``.
 
     Examples
     --------

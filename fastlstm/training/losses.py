@@ -263,7 +263,7 @@ class MSELoss(Loss):
 
 
 class L1Loss(Loss):
-    """Absolute error: l = |y - t|. Its derivative is taken to be 0 where y = t.
+    """Absolute error: ``l = |y - t|``. Its derivative is taken to be 0 where y = t.
 
     Parameters
     ----------
@@ -287,7 +287,8 @@ class L1Loss(Loss):
 class HuberLoss(Loss):
     """Squared error near 0, absolute error beyond `delta`, so that outliers count less.
 
-    With e = y - t: l = e^2 / 2 where |e| <= delta, otherwise delta (|e| - delta / 2).
+    With ``e = y - t``, ``l = e^2 / 2`` where ``|e| <= delta``, and ``delta (|e| - delta / 2)``
+    elsewhere.
 
     Parameters
     ----------
@@ -595,8 +596,8 @@ def _softmax(logits: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[
 class BCEWithLogitsLoss(Loss):
     """Binary cross-entropy from logits: each element is a yes-or-no question of its own.
 
-    With the sigmoid sigma, l = -(p t log sigma(y) + (1 - t) log(1 - sigma(y))). It is computed from
-    log(1 + exp(-|y|)), so that large |y| neither overflow nor lose digits.
+    With the sigmoid sigma, ``l = -(p t log sigma(y) + (1 - t) log(1 - sigma(y)))``. It is computed
+    from ``log(1 + exp(-|y|))``, so that large values of y neither overflow nor lose digits.
 
     Parameters
     ----------
