@@ -3,9 +3,13 @@
 MATLAB's names are in `test_matlab.py`.
 """
 
+import ast
+import importlib.util
 import inspect
 import pathlib
 import re
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -43,6 +47,61 @@ def test_torch(torch):
     for loss in losses:
         names |= (arguments(loss) | {loss.__name__}) - {"size_average", "reduce"}  # deprecated
     assert missing("torch.md", names) == []
+
+
+def test_onnx():
+    defs = pytest.importorskip("onnx").defs
+    schema = defs.get_schema("LSTM")
+    names = {*schema.attributes} | {value.name for value in [*schema.inputs, *schema.outputs]}
+    assert missing("onnx.md", names) == []
+
+
+def test_onnxruntime():
+    runtime = pytest.importorskip("onnxruntime")
+    names = public(runtime.InferenceSession) | public(runtime.SessionOptions)
+    names |= {name for name in dir(runtime.InferenceSession) if not name.startswith("_")}
+    assert missing("onnx.md", names) == []
+
+
+def keras_arguments(path, method):
+    """Return the arguments of a method that a file of Keras defines, without importing Keras."""
+    spec = importlib.util.find_spec("keras")
+    if spec is None:
+        pytest.skip("reads Keras' sources, which are not installed")
+    text = (pathlib.Path(spec.origin).parent / "src" / path).read_text("utf-8")
+    found = [
+        {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name == method
+    ]
+    assert found
+    return set().union(*found) - {"self"}
+
+
+@pytest.mark.parametrize(
+    "path, method",
+    [
+        ("layers/rnn/lstm.py", "__init__"),
+        ("layers/rnn/lstm.py", "call"),
+        ("layers/rnn/bidirectional.py", "__init__"),
+        ("layers/rnn/time_distributed.py", "__init__"),
+        ("layers/core/masking.py", "__init__"),
+        ("layers/core/embedding.py", "__init__"),
+        ("layers/core/dense.py", "__init__"),
+        ("layers/regularization/dropout.py", "__init__"),
+        ("trainers/trainer.py", "compile"),
+        ("trainers/trainer.py", "fit"),
+        ("callbacks/early_stopping.py", "__init__"),
+        ("callbacks/model_checkpoint.py", "__init__"),
+        ("callbacks/reduce_lr_on_plateau.py", "__init__"),
+        ("optimizers/adam.py", "__init__"),
+        ("optimizers/rmsprop.py", "__init__"),
+        ("optimizers/sgd.py", "__init__"),
+    ],
+)
+def test_keras(path, method):
+    names = keras_arguments(path, method) - {"states", "inputs"}  # of a cell
+    assert missing("keras.md", names) == []
 
 
 def test_a_missing_name_is_seen(tmp_path):
