@@ -43,6 +43,7 @@ default_role = "py:obj"  # what docstrings have in single backticks
 autodoc_typehints = "none"  # docstrings tell them
 autosummary_generate = [f"reference/{p.name}" for p in (building.DOCS / "reference").glob("*.md")]
 numpydoc_show_class_members = False  # _templates/autosummary/class.rst lists them
+highlight_language = "none"  # of what docstrings show: equations, mostly
 toc_object_entries_show_parents = "hide"
 
 html_theme = "pydata_sphinx_theme"
@@ -93,7 +94,8 @@ def read_page(app, page, text):
 
 
 def without_edit_button(app, page, template, context, doctree):
-    if doctree is None or not (building.ROOT / building.origin(page)).exists():
+    source = building.origin(page)
+    if not (source.startswith("docs/") and (building.ROOT / source).exists()):
         context["theme_use_edit_page_button"] = False
 
 
