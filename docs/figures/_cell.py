@@ -7,7 +7,7 @@ from typing import Any
 from _style import FAINT, GATES, INK, C, H, X, arrow, box, circle, text
 from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 6.3, 5.5
+WIDTH, HEIGHT = 6.5, 5.5
 LOWER, UPPER = 0.8, 4.7  # where h and c come in and go out
 INPUT = 0.5  # where x comes in, from below
 
@@ -22,8 +22,8 @@ def cell(axes: Axes, x: float, y: float, scale: float = 1.0) -> None:
     def line(*points: tuple[float, float], width: float = 1.6, **how: Any) -> None:
         arrow(axes, *((x + dx, y + dy) for dx, dy in points), width=width * scale, **how)
 
-    at = {"f": 1.4, "i": 2.4, "g": 3.6, "o": 4.6}
-    forget, write, read, middle = at["f"], 3.0, 5.5, 3.15
+    at = {"f": 1.4, "i": 2.5, "g": 3.7, "o": 4.8}
+    forget, write, read, middle = at["f"], 3.1, 5.75, 3.15
     # h and x go into all four.
     line((INPUT, -0.9), (INPUT, LOWER), (INPUT + 0.3, LOWER), color=X, head=False)
     line((0, LOWER), (at["o"], LOWER), (at["o"], 1.2), color=H, head=False)
@@ -33,7 +33,7 @@ def cell(axes: Axes, x: float, y: float, scale: float = 1.0) -> None:
         else:
             line((dx, 1.1), (dx, 1.47), color=H, width=1.2)
         name = "tanh" if gate == "g" else "σ"
-        box(axes, x + dx, y + 1.8, name, GATES[gate], 0.84, 0.62, fontsize=9.5 * scale)
+        box(axes, x + dx, y + 1.8, name, GATES[gate], 0.95, 0.66, fontsize=9.5 * scale)
         side, ends = (-0.16, "right") if gate in "fi" else (0.16, "left")
         text(axes, x + dx + side, y + 2.45, f"${gate}$", GATES[gate], fontsize=13 * scale, ha=ends)
     # c runs through.
@@ -46,7 +46,7 @@ def cell(axes: Axes, x: float, y: float, scale: float = 1.0) -> None:
     line((read, 3.65), (read, middle + 0.24), color=C, width=1.3)
     line((at["o"], 2.12), (at["o"], middle), (read - 0.26, middle), color=GATES["o"])
     line((read, middle), (read, LOWER), (WIDTH, LOWER), color=H, head=False)
-    box(axes, x + read, y + 3.95, "tanh", INK, 0.84, 0.56, share=0.0, fontsize=9.5 * scale)
+    box(axes, x + read, y + 3.95, "tanh", INK, 0.95, 0.56, share=0.0, fontsize=9.5 * scale)
     for dx, dy, sign in ((forget, UPPER, "×"), (write, UPPER, "+"), (write, middle, "×")):
         circle(axes, x + dx, y + dy, sign, fontsize=11 * scale)
     circle(axes, x + read, y + middle, "×", fontsize=11 * scale)

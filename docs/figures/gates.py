@@ -17,9 +17,9 @@ def draw() -> Figure:
     years, sunspots = np.loadtxt(path, delimiter=",", skiprows=2).T
     series = (sunspots[:, None, None] / 100).astype(np.float32)  # (T, 1, 1)
     x, target = series[:-1], series[1:]  # from each year to the next
-    lstm, linear = train(x, target)
-    output, _, cells, gates = lstm(x, return_cells=True, return_gates=True)
-    unit = int(gates[0].f[:, 0].std(0).argmax())  # the one whose forget gate moves most
+    model = train(x, target)
+    trace = fastlstm.visualize.trace(model, x)["0.l0"].sequence(0)
+    unit = int(trace.f.std(0).argmax())  # the one whose forget gate moves most
     shown = slice(200, None)
     time = years[:-1][shown]
 
@@ -27,19 +27,19 @@ def draw() -> Figure:
         3, size=(8, 6.6), sharex=True, height_ratios=[1.1, 1.3, 1.1]
     )
     above.plot(time, sunspots[:-1][shown], color="0.35", label="sunspots of the year")
-    above.plot(time + 1, 100 * linear(output)[shown, 0, 0], color="tab:cyan", ls="--",
+    above.plot(time + 1, 100 * model(x)[shown, 0, 0], color="tab:cyan", ls="--",
                label="what the LSTM said the year before")  # fmt: skip
     above.set(title="the series", ylabel="sunspots")
     above.legend(loc="upper left", ncols=2, frameon=False, fontsize=8.5)
     above.set_ylim(0, 255)
     for name, color in GATES.items():
-        middle.plot(time, getattr(gates[0], name)[shown, 0, unit], color=color,
+        middle.plot(time, getattr(trace, name)[shown, unit], color=color,
                     label=f"{NAMES[name]} {name}")  # fmt: skip
     middle.set(title=f"gates of unit {unit}", ylabel="gate", ylim=(-1.05, 1.45), yticks=(-1, 0, 1))
     middle.axhline(0, color="0.85", lw=0.8, zorder=0)
     middle.legend(loc="upper left", ncols=4, frameon=False, fontsize=8.5)
-    below.plot(time, cells[0][shown, 0, unit], color=C, label="cell state c")
-    below.plot(time, output[shown, 0, unit], color=H, label="output h")
+    below.plot(time, trace.c[shown, unit], color=C, label="cell state c")
+    below.plot(time, trace.h[shown, unit], color=H, label="output h")
     below.set(title=f"states of unit {unit}", ylabel="state", xlabel="year")
     below.axhline(0, color="0.85", lw=0.8, zorder=0)
     below.legend(loc="upper left", ncols=2, frameon=False, fontsize=8.5)
@@ -49,7 +49,7 @@ def draw() -> Figure:
     return figure
 
 
-def train(x: np.ndarray, target: np.ndarray) -> tuple[fastlstm.LSTM, fastlstm.Linear]:
+def train(x: np.ndarray, target: np.ndarray) -> fastlstm.Sequential:
     model = fastlstm.Sequential(fastlstm.LSTM(1, 4, seed=0), fastlstm.Linear(4, 1, seed=0))
     loss, optimizer = MSELoss(), Adam(model, lr=0.03)
     schedule = CosineAnnealingLR(optimizer, EPOCHS)
@@ -59,4 +59,4 @@ def train(x: np.ndarray, target: np.ndarray) -> tuple[fastlstm.LSTM, fastlstm.Li
         pullback(loss(prediction, target)[1])
         optimizer.step()
         schedule.step()
-    return model["0"], model["1"]
+    return model

@@ -4,14 +4,14 @@ from _cell import HEIGHT, INPUT, LOWER, UPPER, WIDTH, cell
 from _style import C, H, X, arrow, canvas, text
 from matplotlib.figure import Figure
 
-GAP, SCALE, STEPS = 0.75, 0.75, 3
+GAP, SCALE, STEPS = 0.6, 0.88, 3
 
 
 def draw() -> Figure:
-    figure, axes = canvas(24, 8.4, 0.37)
+    figure, axes = canvas(22.9, 8.4, 0.36)
     y = 1.6
     for step in range(STEPS):
-        x = 1.3 + step * (WIDTH + GAP)
+        x = 1.2 + step * (WIDTH + GAP)
         cell(axes, x, y, SCALE)
         for height, name, color in ((UPPER, "c", C), (LOWER, "h", H)):
             width = SCALE * (2.2 if name == "c" else 1.6)
@@ -29,13 +29,13 @@ def draw() -> Figure:
         end = x + WIDTH
         arrow(
             axes,
-            (end - 0.4, y + LOWER),
-            (end - 0.4, y + HEIGHT + 0.7),
+            (end - 0.3, y + LOWER),
+            (end - 0.3, y + HEIGHT + 0.7),
             color=H,
             width=1.2,
             zorder=1,
         )
-        text(axes, end - 0.4, y + HEIGHT + 1.05, f"$h_{step + 1}$", H, fontsize=11)
+        text(axes, end - 0.3, y + HEIGHT + 1.05, f"$h_{step + 1}$", H, fontsize=11)
         text(axes, x + INPUT, y - 1.2, f"$x_{step + 1}$", X, fontsize=11)
     end += GAP
     for height, name, color in ((UPPER, "c", C), (LOWER, "h", H)):
