@@ -1,4 +1,4 @@
-"""A memory made by hand, page 1 of the tutorial: gates and states as fastlstm.visualize draws them."""
+"""A memory made by hand, as fastlstm.visualize draws its gates and its state."""
 
 import numpy as np
 from matplotlib.figure import Figure
