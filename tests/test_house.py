@@ -25,8 +25,8 @@ FLOORS = [
     ["layers"],
     ["graphs"],
     ["formats", "plot"],
-    ["training", "visualize"],
-    ["cli"],
+    ["training", "panels"],
+    ["cli", "visualize"],
     ["__init__", "__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
