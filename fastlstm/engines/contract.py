@@ -246,6 +246,11 @@ class Cell:
         """Return the arrays that this cell has, by the names of the fields."""
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {array.shape}" for name, array in self.arrays().items())
+        more = "" if self.options == PLAIN else f", {self.options}"
+        return f"Cell({shapes} of {self.dtype}, reverse={self.reverse}{more})"
+
     def map(self, function: Callable[[Array], Array]) -> Cell:
         """Return a cell of what `function` makes of each array that this cell has."""
         arrays: dict[str, Any] = {name: function(array) for name, array in self.arrays().items()}

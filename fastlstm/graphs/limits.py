@@ -35,6 +35,9 @@ class Limits:
     def __init__(self, most: int) -> None:
         self.most = most
 
+    def __repr__(self) -> str:
+        return f"Limits({self.most})"
+
     @classmethod
     def for_file(cls, size: int) -> Limits:
         """Return the limits for constants that are computed while a file of this size is read."""

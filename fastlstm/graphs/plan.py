@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from ..arrays import quiet
-from ..checks import short
+from ..checks import quoted, short
 from .limits import Limits, TooLarge
 
 if TYPE_CHECKING:
@@ -290,6 +290,12 @@ class Plan:
             if name not in places:
                 raise ValueError(f"nothing gives the output {short(name)}")
         self._last = [places[name] for name in outputs]
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({len(self.nodes)} nodes, {len(self.constants)} constants, inputs: "
+            f"{quoted(self.inputs)}, outputs: {quoted(self.outputs)})"
+        )
 
     def run(self, values: Sequence[Value]) -> list[Value]:
         """Return the values of the outputs, given those of the inputs, in their orders.

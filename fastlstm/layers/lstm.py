@@ -48,6 +48,11 @@ class Gates(NamedTuple):
     g: Any
     o: Any
 
+    def __repr__(self) -> str:
+        if hasattr(self.i, "batch_sizes"):
+            return f"Gates(i, f, g, o: {self.i!r})"
+        return f"Gates(i, f, g, o: {self.i.shape} of {self.i.dtype})"
+
 
 class _Tape(NamedTuple):
     """What a run over one layer leaves for the way back.

@@ -36,6 +36,14 @@ class PackedSequence(NamedTuple):
     sorted_indices: Integers | None = None
     unsorted_indices: Integers | None = None
 
+    def __repr__(self) -> str:
+        data, sizes = np.asarray(self.data), np.asarray(self.batch_sizes, np.int64)
+        shortest = np.count_nonzero(sizes == sizes.max(initial=0))
+        return (
+            f"PackedSequence({sizes.max(initial=0)} sequences of {shortest} to {len(sizes)} steps, "
+            f"data: {data.shape} of {data.dtype})"
+        )
+
 
 def check_lengths(
     lengths: ArrayLike, batch_size: int, longest: int | None = None, least: int = 1

@@ -118,5 +118,9 @@ class State:
     made_of: dict[str, str]
     epoch: int = 0
 
+    def __repr__(self) -> str:
+        last = {name: values[-1] for name, values in self.history.items() if values}
+        return f"State(epoch {self.epoch} of {self.epochs}, {last})"
+
 
 Callback = Callable[[State], Any]

@@ -52,6 +52,15 @@ class Batch(NamedTuple):
     lengths: NDArray[np.int64] | None = None
     std: NDArray[Any] | None = None
 
+    def __repr__(self) -> str:
+        parts = []
+        for name, value in self._asdict().items():
+            if isinstance(value, np.ndarray):
+                parts.append(f"{name}: {value.shape} of {value.dtype}")
+            elif value is not None:
+                parts.append(f"{name}: {type(value).__name__}")
+        return f"Batch({', '.join(parts)})"
+
 
 class Dataset(Protocol):
     """What `fit`, `predict` and `Batches` ask of a data set.
