@@ -1,12 +1,8 @@
-"""Every block of code in README.md and in docs/ runs, and every figure is drawn.
-
-The reference names all that is public, and no link leads nowhere. `make docs` builds the site.
-"""
+"""Every block of code in README.md and in docs/ runs, and every figure is drawn."""
 
 import atexit
 import doctest
 import functools
-import importlib
 import importlib.util
 import os
 import pathlib
@@ -15,11 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import unicodedata
 
 import pytest
-
-import fastlstm
 
 ROOT = pathlib.Path(__file__).parents[1]
 MADE = "docs/performance/", "docs/reference/generated/"  # by the building of the site
@@ -177,176 +170,3 @@ def test_a_block_that_fails_is_seen(language, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError):
         RUNNERS[language](text, 0, tmp_path / "page.md", {})
-
-
-# ---- the reference -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def building():
-    """docs/building.py, which makes pages and leads links for the site."""
-    spec = importlib.util.spec_from_file_location("building", ROOT / "docs/building.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def reference(name="*"):
-    return "\n".join(
-        page.read_text("utf-8") for page in sorted(ROOT.glob(f"docs/reference/{name}.md"))
-    )
-
-
-def documented(text):
-    """Return the names in the lists of the reference, from which it makes a page for each."""
-    return set(re.findall(r"^   (fastlstm\.[\w.]+)$", text, re.M))
-
-
-def public():
-    """Return all public names: those of each module's `__all__`, or without an underscore."""
-    modules = ["fastlstm", "fastlstm.training", "fastlstm.plot", "fastlstm.visualize"]
-    for module in map(importlib.import_module, modules):
-        own = [
-            name
-            for name, value in vars(module).items()
-            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
-        ]
-        for name in getattr(module, "__all__", own):
-            yield f"{module.__name__}.{name}", getattr(module, name)
-
-
-def test_reference_names_what_is_public():
-    """A new name needs a line in a page of docs/reference."""
-    listed = documented(reference())
-    twice = {fastlstm.training.fit, fastlstm.training.predict}  # which fastlstm has too
-    for name, value in public():
-        if name in ("fastlstm.engines", "fastlstm.training"):  # packages
-            continue
-        again = name.startswith("fastlstm.training.") and value in twice
-        assert name in listed or again, f"docs/reference does not list {name}"
-    for name in listed:
-        module, _, last = name.rpartition(".")
-        assert hasattr(importlib.import_module(module), last), f"{name} is not there"
-
-
-def test_reference_of_the_c_library(building):
-    """Every function, type and constant of the header, each with what its comment says."""
-    header = building.HEADER.read_text("utf-8")
-    made = building.c_reference(header)
-    code = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
-    for name in sorted(set(re.findall(r"\b(?:fl_\w+)(?=\()", code))):
-        assert re.search(rf"^( *)(\.\. c:function::)? .*\b{name}\(", made, re.M), name
-    for name in sorted(set(re.findall(r"\b(fl_\w+);\n", code))):
-        assert f".. c:type:: {name}\n" in made, name
-    for name in set(re.findall(r"\bFL_[A-Z_]+", code)):
-        assert name in made
-    assert "equations (1) to (5)" in made
-
-
-def test_reference_of_the_command_line(building):
-    page = reference("command_line")
-    for name, _ in building.commands():
-        assert f"generated/help-{name}.txt" in page, f"command_line.md leaves out {name}"
-
-
-def test_reference_of_environment_variables():
-    sources = [ROOT / "setup.py", *ROOT.glob("fastlstm/**/*.py"), *ROOT.glob("fastlstm/**/*.pyx")]
-    text = "".join(path.read_text("utf-8") for path in sources)
-    page = reference("environment")
-    for name in set(re.findall(r"[\"'](FASTLSTM_[A-Z_]+)[\"']", text)):
-        assert f"| `{name}` |" in page, f"environment.md leaves out {name}"
-
-
-def test_reference_of_formats():
-    """Every suffix that is written has a row."""
-    from fastlstm import formats
-
-    rows = re.findall(r"^\| (`[^|]+) \|", reference("file_formats"), re.M)
-    told = {suffix for row in rows for suffix in re.findall(r"`(\.[\w.]+)`", row)}
-    assert {s for form in formats._WRITTEN for s in form.SUFFIXES} <= told
-
-
-# ---- links ---------------------------------------------------------------------------------------
-
-
-def anchors(page):
-    """Return the names under which links reach the headings of a page."""
-    text = re.sub(r"^(```+).*?^\1[ ]*$", "", page.read_text("utf-8"), flags=re.M | re.S)
-    for title in re.findall(r"^#+ (.+)$", text, re.M):
-        title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()
-        kept = [c for c in title if c in "-_ " or unicodedata.category(c)[0] in "LN"]
-        yield "".join(kept).replace(" ", "-")
-    yield from re.findall(r"^\(([\w-]+)\)=$", text, re.M)
-
-
-def dead(building, source, text):
-    """Return the links of a file of the repository that lead to nothing in it."""
-    found = []
-
-    def look(target):
-        path, place = building.resolved(target, source), ROOT / source
-        if path is not None:
-            place = ROOT / path
-            if not place.suffix and not place.exists():  # a page, as Sphinx lets it be called
-                place = place.with_name(place.name + ".md")
-        _, sharp, part = target.partition("#")
-        if re.match(r"[a-z]+:", target) or path is not None and path.endswith(".svg"):
-            return target  # elsewhere, or drawn when the site is built
-        made = path is not None and path.startswith(MADE)
-        if not (place.exists() or made):
-            found.append(target)
-        elif sharp and place.suffix == ".md" and part not in anchors(place):
-            found.append(target)
-        return target
-
-    building.each_link(text, look)
-    return found
-
-
-@pytest.mark.parametrize(
-    "link, there",
-    [
-        ("[a](../README.md)", True),
-        ("[a](../missing.md)", False),
-        ("![a](missing.png)", False),
-        ("[a](performance.md#all-machines)", True),
-        ("[a](performance.md#no-such-place)", False),
-        ("[`a`](architecture)", True),
-        ("[`a`](architectures)", False),
-        ("`[a](missing.md)`", True),
-        ("```python\nx[0](missing)\n```", True),
-        ("```{note}\n[a](missing.md)\n```", False),
-        ("[a](https://example.org/missing.md)", True),
-    ],
-)
-def test_a_dead_link_is_seen(building, link, there):
-    assert (not dead(building, "docs/page.md", link)) == there
-
-
-@pytest.mark.parametrize(
-    "page, target, leads",
-    [
-        ("options", "onnx.md#reading", "onnx.md#reading"),
-        ("options", "../benchmarks/README.md#protocol", "performance/measuring.md#protocol"),
-        (
-            "tutorial/01",
-            "../../setup.py",
-            "https://github.com/fastlstm/fastlstm/blob/main/setup.py",
-        ),
-        (
-            "options",
-            "../fastlstm/native/",
-            "https://github.com/fastlstm/fastlstm/tree/main/fastlstm/native",
-        ),
-        ("performance", "../benchmarks/results/m/compare.md", "performance/m/compare.md"),
-        ("performance", "../benchmarks/results/m/compare.png", "performance/m/compare.png"),
-        ("performance", "../benchmarks/results/m/", "performance/m/index.md"),
-        ("performance/measuring", "../docs/options.md", "../options.md"),
-        ("performance/m/compare", "train.md", "train.md"),
-        ("options", "../missing.md", "../missing.md"),
-        ("options", "#here", "#here"),
-        ("options", "https://example.org", "https://example.org"),
-    ],
-)
-def test_where_links_lead_on_the_site(building, page, target, leads):
-    assert building.on_site(page, "main")(target) == leads
