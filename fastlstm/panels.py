@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _OPEN, _SIGNED = "viridis", "RdBu_r"  # colour maps: of what goes from 0 to 1; of what has a sign
 _UP, _DOWN = "#b2182b", "#2166ac"  # the ends of the latter
 FEW = 4  # up to so many units or features are drawn as lines
-_WIDTH = 9.0  # inches, of every figure
+_WIDTH, _DPI = 9.0, 150  # of every figure: inches, and dots in each
 
 
 class Panel(NamedTuple):
@@ -58,8 +58,10 @@ def draw_timeline(
     steps = len(panels[0].values)
     if not steps:
         raise ValueError("the sequence has no steps to draw")
-    heights = [1.0 if panel.is_map else 1.15 for panel in panels]
-    figure = check_matplotlib()(figsize=(_WIDTH, sum(heights) + 0.4), layout="constrained")
+    heights = [1.05 if panel.is_map else 1.15 for panel in panels]
+    figure = check_matplotlib()(
+        figsize=(_WIDTH, sum(heights) + 0.4), dpi=_DPI, layout="constrained"
+    )
     rows = figure.subplots(
         len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
@@ -80,10 +82,17 @@ def _draw_map(figure: Figure, axes: Axes, panel: Panel) -> None:
     values = panel.values if panel.places is None else panel.values[:, panel.places]
     low, high = _limits(panel)
     count = values.shape[1]
+    # Squares have sharp edges where there is room for them; otherwise neighbours are averaged.
+    room = len(values) <= _WIDTH * _DPI / 2 and count <= _DPI / 2
     image = axes.imshow(
-        values.T, aspect="auto", cmap=_OPEN if panel.whole else _SIGNED, vmin=low, vmax=high,
+        values.T,
+        aspect="auto",
+        interpolation="nearest" if room else "auto",
+        cmap=_OPEN if panel.whole else _SIGNED,
+        vmin=low,
+        vmax=high,
         extent=(-0.5, len(values) - 0.5, count - 0.5, -0.5),
-    )  # fmt: skip
+    )
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=8)
     bar.ax.locator_params(nbins=3)
     axes.set_ylabel("unit" if panel.of_units else "feature")
@@ -103,7 +112,7 @@ def _draw_map(figure: Figure, axes: Axes, panel: Panel) -> None:
 def _draw_lines(figure: Figure, axes: Axes, panel: Panel) -> None:
     count = panel.values.shape[1]
     x = np.arange(len(panel.values))
-    mark = "." if len(x) < 3 else None
+    mark = "." if len(x) <= 60 else None
     for k, column in enumerate(panel.values.T):
         name = panel.names[k] if panel.names else f"{'unit' if panel.of_units else 'feature'} {k}"
         colour = panel.colour if count == 1 else f"C{k}"
@@ -112,8 +121,6 @@ def _draw_lines(figure: Figure, axes: Axes, panel: Panel) -> None:
         low, high = _limits(panel)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         axes.set_ylabel("unit 0" if count == 1 else "")
-    elif count == 1:
-        axes.set_ylabel(panel.names[0] if panel.names else "")
     if count > 1:  # on the line of the title
         axes.legend(
             frameon=False, fontsize="small", ncols=count, loc="lower right", borderaxespad=0,
@@ -176,7 +183,9 @@ def draw_weights(
     widths = [parts[0].shape[1] for parts in columns.values()]
     widest = max(widths)
     ratios = [max(width, widest / 4) for width in widths[:2]] + [widest / 14] * len(widths[2:])
-    figure = check_matplotlib()(figsize=(_WIDTH, 1.4 * len(rows) + 0.8), layout="constrained")
+    figure = check_matplotlib()(
+        figsize=(_WIDTH, 1.4 * len(rows) + 0.8), dpi=_DPI, layout="constrained"
+    )
     grid = figure.subplots(
         len(rows), len(columns), sharex="col", sharey=True, squeeze=False,
         gridspec_kw={"width_ratios": ratios},
@@ -211,11 +220,12 @@ def _locator(nbins: int = 9) -> Any:
 
 def _plain(axes: Axes) -> None:
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _saved(figure: Figure, path: Place) -> Figure:
     """Save the figure if there is a path, and return it."""
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path)
     return figure

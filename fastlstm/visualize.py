@@ -284,7 +284,9 @@ def plot_attribution(
         title = f"gradient of the output {one.output:.4g} by each step"
     panels.append(Panel(title, one.values.sum(axis=1, keepdims=True), bars=True))
     if one.values.shape[1] > 1:
-        panels.append(Panel("of each feature", one.values, as_map=True))
+        known = [names] if isinstance(names, str) else names or ()
+        known = known if len(known) == one.values.shape[1] else ()
+        panels.append(Panel("of each feature", one.values, names=known, as_map=True))
     return draw_timeline(panels, labels, path)
 
 
@@ -361,4 +363,6 @@ def _top_panel(title: str, values: NDArray[Any], names: str | Sequence[str] | No
     names, count = [names] if isinstance(names, str) else names or (), values.shape[1]
     if names and len(names) != count:
         raise ValueError(f"Expected a name for each of {count} series, got {len(names)}")
+    if len(names) == 1:  # on the side there is no room for it
+        title = f"{title}: {names[0]}"
     return Panel(title, values, names=names)

@@ -137,8 +137,7 @@ def test_the_series_above():
     level = np.arange(6.0)
     figure = plot_gates(found, series=level, names="level (m)", labels=list("abcdef"))
     drawn = panels(figure)
-    np.testing.assert_array_equal(lines(drawn["series"]), level[:, None])
-    assert drawn["series"].get_ylabel() == "level (m)"
+    np.testing.assert_array_equal(lines(drawn["series: level (m)"]), level[:, None])
     assert [tick.get_text() for tick in drawn["output h"].get_xticklabels()] == list("abcdef")
     dates = np.datetime64("2020-01-30") + np.arange(6)
     last = panels(plot_gates(found, labels=dates))["output h"]
@@ -315,15 +314,15 @@ def test_saved(tmp_path):
     image = pytest.importorskip("matplotlib.image")
     lstm, x = LSTM(2, 6, seed=0), normal(9, 2)
     found = trace(lstm, x)
-    plot_gates(found, path=tmp_path / "gates.png")
-    plot_states(found, path=tmp_path / "states.png")
+    plot_gates(found, signals="f", path=tmp_path / "gates.png")
+    plot_states(found, signals="c", path=tmp_path / "states.png")
     plot_weights(lstm, path=tmp_path / "weights.png")
     plot_attribution(attribution(lstm, x), path=tmp_path / "attribution.png")
     for name in ("gates", "states", "weights", "attribution"):
         picture = image.imread(tmp_path / f"{name}.png")
         assert picture.shape[1] == 1350 and picture.std() > 0.01
-    plot_weights(lstm, path=tmp_path / "weights.svg")
-    assert b"<svg" in (tmp_path / "weights.svg").read_bytes()
+    plot_gates(found, signals="f", path=tmp_path / "gates.svg")
+    assert b"<svg" in (tmp_path / "gates.svg").read_bytes()
 
 
 def test_what_is_loaded():
