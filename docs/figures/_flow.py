@@ -23,8 +23,8 @@ class Flow:
         *,
         columns: int = 1,
         rows: int = 1,
-        depth: int = 3,
-        gap: float = 0.85,
+        depth: int = 2,
+        gap: float = 0.62,
         note: str = "",
     ) -> "Flow":
         """Draw an array, time to the right, features down, samples into the depth."""
@@ -38,19 +38,19 @@ class Flow:
         text(self.axes, middle, MIDDLE - rows * SIZE / 2 - 0.32, shape, family="monospace")
         if note:
             below = MIDDLE - rows * SIZE / 2 - 0.66
-            text(self.axes, middle, below, note, fontsize=8.5, va="top", linespacing=1.25)
+            text(self.axes, middle, below, note, fontsize=9, va="top", linespacing=1.25)
         self.x += width + 0.1
         return self
 
     def layer(
-        self, name: str, color: Any, note: str = "", width: float = 1.7, gap: float = 0.65
+        self, name: str, color: Any, note: str = "", width: float = 1.45, gap: float = 0.55
     ) -> "Flow":
         """Draw a layer."""
         self._arrow_to(gap)
         box(self.axes, self.x + width / 2, MIDDLE, name, color, width, 1.0, fontsize=10.5)
         if note:
             place = self.x + width / 2, MIDDLE - 0.68
-            text(self.axes, *place, note, fontsize=8.5, va="top", linespacing=1.25)
+            text(self.axes, *place, note, fontsize=9, va="top", linespacing=1.25)
         self.x += width + 0.1
         return self
 

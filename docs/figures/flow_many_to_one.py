@@ -6,15 +6,15 @@ from matplotlib.figure import Figure
 
 
 def draw() -> Figure:
-    flow = Flow(20.6)
-    flow.array("window", "(B, 24, 1)", X, columns=5, note="24 readings")
+    flow = Flow(16.6)
+    flow.array("window", "(B, 24, 1)", X, columns=4, note="24 readings")
     flow.layer("LSTM", H, "reads them\none by one")
-    flow.array("output", "(B, 24, 24)", H, columns=5, rows=4, note="24 numbers\nfor each reading")
-    flow.layer("Last", "0.35", "takes the step where\nthe reading ended")
+    flow.array("output", "(B, 24, 24)", H, columns=4, rows=4, note="24 numbers\nfor each reading")
+    flow.layer("Last", "0.35", "takes the\nlast step")
     flow.array("summary", "(B, 24)", H, columns=1, rows=4, note="24 numbers\nfor the window")
     flow.layer("Linear", GATES["i"])
     flow.array(
-        "answer", "(B, 1) or (B, 3)", GATES["i"], columns=1, rows=3, gap=1.2,
+        "answer", "(B, 1) or (B, 3)", GATES["i"], columns=1, rows=3, gap=1.0,
         note="a number, or a score\nfor each of 3 classes",
     )  # fmt: skip
     return flow.figure
