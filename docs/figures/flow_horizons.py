@@ -15,5 +15,7 @@ def draw() -> Figure:
     flow.layer("Linear", GATES["i"])
     flow.array("flat", "(B, 12)", GATES["i"], rows=5, note="12 values")
     flow.layer("reshape", "0.35")
-    flow.array("forecast", "(B, 6, 2)", GATES["i"], columns=3, rows=2, note="6 weeks of\nflow and snow")
+    flow.array(
+        "forecast", "(B, 6, 2)", GATES["i"], columns=3, rows=2, note="6 weeks of\nflow and snow"
+    )
     return flow.figure

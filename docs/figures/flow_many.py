@@ -12,5 +12,12 @@ def draw() -> Figure:
     flow.layer("LSTM", H, "reads them\nweek by week")
     flow.array("output", "(B, 104, 24)", H, columns=4, rows=5, note="24 numbers\nfor every week")
     flow.layer("Linear", GATES["i"], "the same weights\nin every week")
-    flow.array("prediction", "(B, 104, 2)", GATES["i"], columns=4, rows=2, note="flow and snow\nin every week")
+    flow.array(
+        "prediction",
+        "(B, 104, 2)",
+        GATES["i"],
+        columns=4,
+        rows=2,
+        note="flow and snow\nin every week",
+    )
     return flow.figure

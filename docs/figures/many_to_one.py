@@ -13,7 +13,9 @@ def draw() -> Figure:
     hours = np.arange(96) / 12
     figure, axes = plots(size=(8, 3))
     axes.plot(hours, page["then"][shown], color=TRUTH, lw=3, alpha=0.8, label="what came")
-    axes.plot(hours, page["ways"]["persistence"][shown], "--", color="0.6", lw=1, label="persistence")
+    axes.plot(
+        hours, page["ways"]["persistence"][shown], "--", color="0.6", lw=1, label="persistence"
+    )
     label = "LSTM, half an hour before"
     axes.plot(hours, page["forecast"][shown], color=FORECAST, lw=1.5, label=label)
     low = page["then"][shown].min()
@@ -22,5 +24,7 @@ def draw() -> Figure:
         ha="center", arrowprops={"arrowstyle": "->", "color": "0.4"}, color="0.3", fontsize=9,
     )  # fmt: skip
     axes.set(xlabel="hours", ylabel="°C", xlim=(hours[0], hours[-1]))
-    figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=3, loc="outside upper left")
+    figure.legend(
+        *axes.get_legend_handles_labels(), frameon=False, ncols=3, loc="outside upper left"
+    )
     return figure

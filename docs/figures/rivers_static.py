@@ -11,10 +11,14 @@ def draw() -> Figure:
     which = int(np.argmax([one[0, page["HEIGHT"]] for one in page["test"]]))
     years = np.arange(52, 208) / 52
     figure, all_axes = plots(2, size=(8, 4.4), sharex=True)
-    for k, (axes, label) in enumerate(zip(all_axes, ("flow [mm a week]", "snow [mm]"), strict=True)):
+    for k, (axes, label) in enumerate(
+        zip(all_axes, ("flow [mm a week]", "snow [mm]"), strict=True)
+    ):
         axes.plot(years, page["truth"][which, 52:, k], color=TRUTH, lw=3, alpha=0.8, label="truth")
         without, known = (page["simulated"][name][which, 52:, k] for name in ("without", "with"))
-        axes.plot(years, without, "--", color="0.55", lw=1.2, label="LSTM, from rain and temperature")
+        axes.plot(
+            years, without, "--", color="0.55", lw=1.2, label="LSTM, from rain and temperature"
+        )
         axes.plot(years, known, color=FORECAST, lw=1.5, label="LSTM, height and sand as well")
         axes.set_ylabel(label)
     all_axes[1].set(xlabel="years", xticks=range(1, 5))
