@@ -32,7 +32,7 @@ class Flow:
         width = columns * SIZE + deep
         self._arrow_to(gap)
         top = MIDDLE + rows * SIZE / 2
-        block(self.axes, self.x, top, rows, columns, depth, color, SIZE)
+        block(self.axes, self.x, top, rows, columns, depth, lambda row, column: color, SIZE)
         middle = self.x + width / 2
         text(self.axes, middle, top + 0.4 * SIZE * depth + 0.32, name, fontsize=10.5)
         text(self.axes, middle, MIDDLE - rows * SIZE / 2 - 0.32, shape, family="monospace")
