@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _OPEN, _SIGNED = "viridis", "RdBu_r"  # colour maps: of what goes from 0 to 1; of what has a sign
 _UP, _DOWN = "#b2182b", "#2166ac"  # the ends of the latter
 FEW = 4  # up to so many units or features are drawn as lines
-_WIDTH, _DPI = 9.0, 150  # of every figure: inches, and dots in each
+_WIDTH, _DPI = 8.0, 150  # of every figure: inches, and dots in each
 
 
 class Panel(NamedTuple):
@@ -93,7 +93,9 @@ def _draw_map(figure: Figure, axes: Axes, panel: Panel) -> None:
         vmax=high,
         extent=(-0.5, len(values) - 0.5, count - 0.5, -0.5),
     )
-    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=8)
+    bar = figure.colorbar(
+        image, ax=axes, pad=0.01, aspect=8, extend=_beyond(panel.values, high), extendfrac=0.08
+    )
     bar.ax.locator_params(nbins=3)
     axes.set_ylabel("unit" if panel.of_units else "feature")
     if count <= 2 * FEW:
@@ -143,12 +145,23 @@ def _draw_bars(figure: Figure, axes: Axes, panel: Panel) -> None:
 
 def _limits(panel: Panel) -> tuple[float, float]:
     """Return the ends of the scale: 0 and 1 of gates, otherwise alike on both sides of 0."""
-    finite = panel.values[np.isfinite(panel.values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if panel.whole:
-        return min(low, 0.0), max(high, 1.0)
-    bound = max(-low, high)
-    return -(bound or 1.0), bound or 1.0
+        finite = panel.values[np.isfinite(panel.values)]
+        return float(finite.min(initial=0)), float(finite.max(initial=1))
+    # As colours, a few large states shall not make the others pale.
+    bound = _bound(panel.values, 99.5 if panel.is_map and panel.of_units else 100)
+    return -bound, bound
+
+
+def _bound(values: NDArray[Any], percent: float) -> float:
+    """Return a percentile of the sizes of numbers, without nan and inf; 1 if that is 0."""
+    sizes = np.abs(values[np.isfinite(values)])
+    return float(np.percentile(sizes, percent)) or 1.0 if sizes.size else 1.0
+
+
+def _beyond(values: NDArray[Any], bound: float) -> Literal["both", "neither"]:
+    """Tell whether a colour bar must show that there are values beyond its ends."""
+    return "both" if (np.abs(values) > bound * 1.000001).any() else "neither"
 
 
 def _label_steps(axes: Axes, steps: int, labels: ArrayLike | None) -> None:
@@ -178,8 +191,7 @@ def draw_weights(
     row: those of the input's features, those of units, and columns of one value for each unit.
     """
     everything = np.concatenate([part.ravel() for parts in columns.values() for part in parts])
-    sizes = np.abs(everything[np.isfinite(everything)])
-    bound = float(np.percentile(sizes, 99.5)) or 1.0 if sizes.size else 1.0
+    bound = _bound(everything, 99.5)
     widths = [parts[0].shape[1] for parts in columns.values()]
     widest = max(widths)
     ratios = [max(width, widest / 4) for width in widths[:2]] + [widest / 14] * len(widths[2:])
@@ -204,9 +216,8 @@ def draw_weights(
             if np.isnan(part).all():
                 axes.set_facecolor("0.9")
             axes.tick_params(left=k == 0, bottom=k < 2, labelbottom=k < 2 and axes is grid[-1, k])
-    beyond = sizes.size and sizes.max() > bound
     bar = figure.colorbar(
-        image, ax=grid, pad=0.01, aspect=40, extend="both" if beyond else "neither"
+        image, ax=grid, pad=0.01, aspect=40, extend=_beyond(everything, bound), extendfrac=0.02
     )
     bar.set_label("weight")
     return _saved(figure, path)

@@ -61,7 +61,8 @@ def test_gates_of_many_units_are_colours():
             assert image.get_clim() == (0, 1)
         else:
             low, high = image.get_clim()
-            assert -low == high == pytest.approx(np.abs(getattr(found["l0"], name)[:, 1]).max())
+            sizes = np.abs(getattr(found["l0"], name)[:, 1])
+            assert -low == high == pytest.approx(np.percentile(sizes, 99.5))
 
 
 def test_similar_units_are_side_by_side():
@@ -320,7 +321,7 @@ def test_saved(tmp_path):
     plot_attribution(attribution(lstm, x), path=tmp_path / "attribution.png")
     for name in ("gates", "states", "weights", "attribution"):
         picture = image.imread(tmp_path / f"{name}.png")
-        assert picture.shape[1] == 1350 and picture.std() > 0.01
+        assert picture.shape[1] == 1200 and picture.std() > 0.01
     plot_gates(found, signals="f", path=tmp_path / "gates.svg")
     assert b"<svg" in (tmp_path / "gates.svg").read_bytes()
 

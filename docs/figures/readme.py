@@ -13,10 +13,10 @@ def draw() -> Figure:
     trace = fastlstm.visualize.trace(model, x)
     figure = fastlstm.visualize.plot_gates(
         trace,
-        signals="ifoc",
+        signals="ifc",
         series=100 * np.concatenate([x, said], axis=1),
         names=["sunspots of the year", "what the LSTM said the year before"],
         labels=years,
     )
-    figure.set_size_inches(9, 5)
+    figure.set_size_inches(8, 4)
     return figure
