@@ -95,7 +95,6 @@ $(VENV)/.coverage: $(VENV)/.dev
 
 $(VENV)/.docs: $(SETUP)
 	$(INSTALL) --editable ".[docs]"
-	$(INSTALL) --no-deps $(G2PM) $(SERIES)
 	touch $@
 
 $(VENV)/.dev: $(SETUP)
