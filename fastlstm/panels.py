@@ -149,7 +149,7 @@ def _limits(panel: Panel) -> tuple[float, float]:
         finite = panel.values[np.isfinite(panel.values)]
         return float(finite.min(initial=0)), float(finite.max(initial=1))
     # As colours, a few large states shall not make the others pale.
-    bound = _bound(panel.values, 99.5 if panel.is_map and panel.of_units else 100)
+    bound = _bound(panel.values, 98 if panel.is_map and panel.of_units else 100)
     return -bound, bound
 
 

@@ -101,7 +101,7 @@ def plot_gates(
     Notes
     -----
     All axes share the steps: ``figure.axes[0].set_xlim(900, 1000)`` shows a part of them. Colours
-    of i, f and o go from 0 to 1. Those of g, c and h end at the 99.5th percentile of all sizes, so
+    of i, f and o go from 0 to 1. Those of g, c and h end at the 98th percentile of all sizes, so
     that a few large values do not make the others pale; the colour bar then ends in points.
 
     Examples

@@ -374,6 +374,29 @@ def test_an_lstm_that_runs_twice():
     )
 
 
+def test_an_lstm_in_two_places():
+    lstm = LSTM(3, 3, seed=0)
+    x = normal(5, 3)
+    found = trace(Sequential({"a": lstm, "b": lstm}), x)
+    assert list(found.layers) == ["a.l0", "a.l0.run2"]
+    assert_same_bits(found["a.l0.run2"].h, found.output)
+
+
+def test_several_inputs_and_outputs():
+    class Both(Layer):
+        def __init__(self):
+            super().__init__(children={"lstm": LSTM(3, 3, seed=0)})
+
+        def forward(self, input):
+            first, second = input
+            return self.lstm(first)[0], second
+
+    x = normal(5, 3)
+    found = trace(Both(), (x, x[:2]))
+    assert repr(found).splitlines()[1] == "  input: (5, 3) float32, (2, 3) float32"
+    assert repr(found).splitlines()[-2] == "  output: (5, 3) float32, (2, 3) float32"
+
+
 def test_one_sequence(engine):
     """Of a batch in any layout, what the sequence alone gives."""
     x, lengths = normal(6, 3, 3), [2, 6, 3]
@@ -438,6 +461,9 @@ def test_a_graph(tmp_path, functions):
     assert isinstance(model, fastlstm.GraphModel)
     found = trace(model, x)
     assert_same_bits(found.output, model(x))
+    by_name = trace(model, {"x": x})
+    assert repr(by_name).splitlines()[1] == "  input: 'x' (5, 2, 3) float32"
+    assert_same_bits(by_name.output, found.output)
     forward, backward = found.layers.values()
     assert (forward.reverse, backward.reverse) == (False, True)
     # NumPy's exp and ours are each within 2 u of the truth, of numbers up to e.

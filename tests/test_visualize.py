@@ -62,7 +62,7 @@ def test_gates_of_many_units_are_colours():
         else:
             low, high = image.get_clim()
             sizes = np.abs(getattr(found["l0"], name)[:, 1])
-            assert -low == high == pytest.approx(np.percentile(sizes, 99.5))
+            assert -low == high == pytest.approx(np.percentile(sizes, 98))
 
 
 def test_similar_units_are_side_by_side():
@@ -144,6 +144,16 @@ def test_the_series_above():
     last = panels(plot_gates(found, labels=dates))["output h"]
     assert last.xaxis.get_major_formatter()(3, 0) == "2020-02-02"
     assert last.xaxis.get_major_formatter()(6, 0) == ""
+
+
+def test_a_series_of_many_features():
+    x, names = normal(9, 6), [*"abcdef"]
+    found = trace(LSTM(6, 8, seed=0), x)
+    drawn = panels(plot_gates(found, names=names))
+    np.testing.assert_array_equal(colours(drawn["input"]), x)
+    assert [tick.get_text() for tick in drawn["input"].get_yticklabels()] == names
+    found.input = fastlstm.pack_sequence([x])  # which the arrays of the layer are not
+    assert "input" not in panels(plot_gates(found))
 
 
 def test_states_of_all_layers():
@@ -252,6 +262,9 @@ def test_attribution_of_words():
     assert len(drawn) == 2  # the input is indices
     ticks = [tick.get_text() for tick in drawn["of each feature"].get_xticklabels()]
     assert ticks == words
+    weights = np.arange(4.0)
+    drawn = panels(plot_attribution(found, series=weights, names="weight"))
+    np.testing.assert_array_equal(lines(drawn["series: weight"]), weights[:, None])
 
 
 # ---- what is refused ------------------------------------------------------------------------

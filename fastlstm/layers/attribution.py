@@ -140,7 +140,8 @@ def attribution(
         that begins with an Embedding, whose default is the zero vector.
     points : int
         At how many points integrated gradients take the gradient. They are those of Gauss and
-        Legendre, so few are enough where the model is smooth.
+        Legendre, so few are enough where the model is smooth; one with ReLU may take more, until
+        the contributions add up.
     lengths : B ints, optional
         The real steps of each sequence, as the model takes them.
     **options
