@@ -49,6 +49,8 @@ class Test(NamedTuple):
     ----------
     step : str
         What a step is called, in the plural.
+    unit : str
+        What the values, the forecasts and their errors are measured in.
     times, values : array of shape (T,)
     first : int array of shape (N,)
         The first step of each forecast.
@@ -61,6 +63,7 @@ class Test(NamedTuple):
     """
 
     step: str
+    unit: str
     times: np.ndarray
     values: np.ndarray
     first: np.ndarray
@@ -107,7 +110,8 @@ def sunspots(seeds: Iterable[int]) -> Test:
         forecasts.append(np.maximum(forecast[..., 0], 0))
     rules = {"as 11 years before": seasonal_naive(values, first, horizon, season=11)[..., 0]}
     panels = {"sunspots a year": np.zeros_like(values)}
-    return Test("years", years, values, first, truth[..., 0], rules, np.array(forecasts), panels)
+    forecasts, truth = np.array(forecasts), truth[..., 0]
+    return Test("years", "sunspots", years, values, first, truth, rules, forecasts, panels)
 
 
 def co2(seeds: Iterable[int]) -> Test:
@@ -135,7 +139,8 @@ def co2(seeds: Iterable[int]) -> Test:
     truth = values[first[:, None] + np.arange(horizon)]
     year_before = np.append(np.full(season, np.nan), values[:-season])
     panels = {"CO2 [ppm]": np.zeros_like(values), "growth in 12 months [ppm]": year_before}
-    return Test("months", months, values, first, truth, rules, np.array(forecasts) + before, panels)
+    levels = np.array(forecasts) + before
+    return Test("months", "ppm", months, values, first, truth, rules, levels, panels)
 
 
 def read(name: str) -> list[list[str]]:
@@ -179,7 +184,8 @@ def show(test: Test) -> None:
     begun = test.times[test.first[[0, -1]]]
     begun = " to ".join(f"{t:g}" if t.dtype.kind == "f" else str(t) for t in begun)
     title = next(iter(test.panels))
-    print(f"{title}: {count} forecasts of {horizon} {test.step}, begun in {begun}\n")
+    print(f"{title}: {count} forecasts of {horizon} {test.step}, begun in {begun}")
+    print(f"Errors in {test.unit}:\n")
     print(f"{'':36}{'RMSE':>8}{'MAE':>8}")
     for name, error in errors(test).items():
         print(f"{name:36}" + "".join(f"{value:#8.3g}" for value in error))

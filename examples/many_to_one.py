@@ -9,8 +9,9 @@ epochs in batches of 50, and the losses of training and test are printed after e
     pip install .
     python examples/many_to_one.py
 
-The test loss becomes 0.00005; a constant guess of 0.5 has 0.008. The program takes a fraction of a
-second.
+The test loss becomes 0.00005; a constant guess of 0.5 has 0.009. The roots of these are in the
+unit of the numbers, which are between 0 and 1: the mean is missed by 0.007, and by 0.096. The
+program takes a fraction of a second.
 """
 
 import numpy as np
@@ -44,10 +45,15 @@ def main(seed: int = 0) -> History:
     model.load_state_dict(
         {name: rng.uniform(-bound, bound, w.shape) for name, w in model.state_dict().items()}
     )
-    return fastlstm.fit(
+    history = fastlstm.fit(
         model, train, MSELoss(), Adam(model, lr=0.01), EPOCHS, BATCH,
-        validation=test, shuffle=False, callbacks=[report],
+        validation=test, shuffle=False, callbacks=[report], progress=False,
     )  # fmt: skip
+    missed = {"by the LSTM": fastlstm.predict(model, test), "by a guess of 0.5": 0.5}
+    for who, told in missed.items():
+        error = np.sqrt(np.mean((told - test[1]) ** 2))
+        print(f"The mean of ten numbers between 0 and 1 is missed {who} by {error:.4f}")
+    return history
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
 Rain falls into a bucket. The water runs out faster when the bucket is fuller, and some flows over
 the rim when there is too much. So the flow of a day depends on the rain of many days before, and
 not linearly. An LSTM with a Linear on every step learns the flow from 64 series of rain and of flow
-that was measured with errors. It is compared with the true flow of series that it has not seen, by
-the Nash-Sutcliffe efficiency (1: perfect, 0: as good as the mean); so is the best linear filter of
-40 days.
+that was measured with errors. It is compared with the true flow of series that it has not seen: by
+the root mean squared error in mm a day, and by the Nash-Sutcliffe efficiency (1: perfect, 0: as
+good as the mean). So is the best linear filter of 40 days.
 
     pip install .
     python examples/regression.py
 
-The LSTM reaches 0.99 and the filter 0.83. The program takes a second.
+The error of the LSTM is 0.03 to 0.04 mm a day, that of the filter 0.18; the efficiency is 0.99 and
+0.83. The program takes a second.
 """
 
 import numpy as np
@@ -46,7 +47,10 @@ def linear_filter(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, days: int = 
 
 
 def main(seed: int = 0) -> dict[str, float]:
-    """Train, print, and return the efficiency of the network and of the filter."""
+    """Train, print, and return the efficiency of the network and of the filter, and their errors.
+
+    The errors are in mm a day.
+    """
     rng = np.random.default_rng(0)
     x, flow = bucket(rng, 64, 200)
     x_test, y_test = bucket(rng, 32, 200)
@@ -70,14 +74,14 @@ def main(seed: int = 0) -> dict[str, float]:
             optimizer.step()
             total += loss * len(batch)
         if epoch % 10 == 0:
-            print(f"epoch {epoch}: mean squared error {total / len(x):.5f}")
+            print(f"epoch {epoch}: error {np.sqrt(total / len(x)):.3f} mm a day")
 
-    figures = {
-        "lstm": nse(model(x_test), y_test),
-        "filter": nse(linear_filter(x, y, x_test), y_test),
-    }
-    print(f"Efficiency on unseen rain: LSTM {figures['lstm']:.3f}, ", end="")
-    print(f"linear filter {figures['filter']:.3f}")
+    figures = {}
+    print("On unseen rain:")
+    for way, told in (("lstm", model(x_test)), ("filter", linear_filter(x, y, x_test))):
+        error = float(np.sqrt(np.mean((told - y_test) ** 2)))
+        figures |= {way: nse(told, y_test), f"{way} error": error}
+        print(f"{way:8} error {error:.3f} mm a day, efficiency {figures[way]:.3f}")
     return figures
 
 

@@ -9,8 +9,9 @@ zero at the beginning of each chunk: it cannot know what was more than 20 days a
     pip install .
     python examples/truncated.py
 
-The Nash-Sutcliffe efficiency (1: perfect) on days that the network has not seen is 0.99, and 0.39
-without the states. The program takes a second or two.
+On days that the network has not seen, the root mean squared error is 0.006 to 0.009 mm a day, and
+0.08 without the states; the Nash-Sutcliffe efficiency (1: perfect) is 0.99 and 0.39. The program
+takes a second or two.
 """
 
 import numpy as np
@@ -69,23 +70,31 @@ def train(
 
 
 def main(seed: int = 0) -> dict[str, float]:
-    """Train with and without carried states, print and return the efficiency of both."""
+    """Train with and without carried states, print and return the efficiency of both.
+
+    Their errors in mm a day are returned, too.
+    """
     rng = np.random.default_rng(0)
     x, y = lake(rng, 16_000)
     x_test, y_test = lake(rng, 4_000)
     to_unit = Standardizer.fit(y)
     x, x_test = x.astype("float32"), x_test.astype("float32")
-    y, y_test = (to_unit.transform(part).astype("float32") for part in (y, y_test))
+    y = to_unit.transform(y).astype("float32")
 
     lstm, linear = train(as_streams(x), as_streams(y), True, seed)
-    carried = nse(linear(lstm(x_test)[0]), y_test)
+    carried = linear(lstm(x_test)[0])
     lstm, linear = train(as_streams(x), as_streams(y), False, seed)
-    chunks = x_test.reshape(-1, CHUNK, 1)
-    cut = nse(linear(lstm(chunks)[0]).reshape(-1, 1), y_test)
-    print(f"Efficiency on 4,000 unseen days, trained in chunks of {CHUNK} days:")
-    print(f"states carried from chunk to chunk  {carried:.3f}")
-    print(f"every chunk begun at zero           {cut:.3f}")
-    return {"carried": carried, "cut": cut}
+    cut = linear(lstm(x_test.reshape(-1, CHUNK, 1))[0]).reshape(-1, 1)
+    mean = np.zeros_like(y_test)
+    told = {"carried": carried, "cut": cut, "mean": mean}
+    flows = {way: to_unit.inverse(values) for way, values in told.items()}  # in mm a day
+    figures = {way: nse(flow, y_test) for way, flow in flows.items()}
+    names = "states carried from chunk to chunk", "every chunk begun at zero", "the mean flow"
+    print(f"On 4,000 unseen days, trained in chunks of {CHUNK} days:")
+    for name, (way, flow) in zip(names, flows.items(), strict=True):
+        figures[f"{way} error"] = error = float(np.sqrt(np.mean((flow - y_test) ** 2)))
+        print(f"{name:34}  error {error:.4f} mm a day, efficiency {figures[way]:6.3f}")
+    return figures
 
 
 if __name__ == "__main__":

@@ -48,10 +48,27 @@ class Constant:
 # --- regression, truncated ------------------------------------------------------------------------
 
 
+def error_by(efficiency, truth):
+    """Return the root mean squared error, in the unit of the truth, of what has an efficiency."""
+    return np.sqrt(1 - efficiency) * truth.std(dtype=float)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-def test_regression(seed):
+def test_regression(seed, capsys):
     figures = regression.main(seed)
     assert figures["lstm"] > 0.98 and 0.7 < figures["filter"] < 0.9
+    rng = np.random.default_rng(0)
+    regression.bucket(rng, 64, 200)
+    _, flow = regression.bucket(rng, 32, 200)  # in mm a day
+    out = capsys.readouterr().out
+    for way in ("lstm", "filter"):
+        error = figures[f"{way} error"]
+        assert error == pytest.approx(error_by(figures[way], flow), rel=1e-4)
+        assert f"{way:8} error {error:.3f} mm a day, efficiency {figures[way]:.3f}\n" in out
+    # What is printed while it trains is nearly that error, and that of the measurements.
+    (last,) = re.findall(r"epoch 60: error (\S+) mm a day\n", out)
+    both = np.hypot(figures["lstm error"], 0.1 * flow.std())
+    assert float(last) == pytest.approx(both, rel=0.2)
 
 
 def test_the_bucket_by_hand():
@@ -74,9 +91,17 @@ def test_the_filter_is_the_best_one():
     assert nse(regression.linear_filter(x, y, x, days=2), y) < 0.8
 
 
-def test_truncated():
+def test_truncated(capsys):
     figures = truncated.main()
-    assert figures["carried"] > 0.98 and figures["cut"] < 0.6
+    assert figures["carried"] > 0.98 and figures["cut"] < 0.6 and abs(figures["mean"]) < 0.05
+    rng = np.random.default_rng(0)
+    truncated.lake(rng, 16_000)
+    _, flow = truncated.lake(rng, 4_000)  # in mm a day
+    out = capsys.readouterr().out
+    for way in ("carried", "cut", "mean"):
+        error = figures[f"{way} error"]
+        assert error == pytest.approx(error_by(figures[way], flow), rel=1e-4)
+        assert f"error {error:.4f} mm a day, efficiency {figures[way]:6.3f}\n" in out
 
 
 def test_the_lake_by_hand():
@@ -113,8 +138,13 @@ def program(name, way):
 def test_many_to_one_as_its_twins(capsys):
     """Its losses are those of a loop by hand to the last digit, and near torch's."""
     many_to_one.main()
-    printed = losses(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    printed = losses(out)
     assert printed.shape == (50, 2)
+    missed = np.array(re.findall(r"between 0 and 1 is missed by .* by (\S+)\n", out), float)
+    assert missed[0] == pytest.approx(np.sqrt(printed[-1, 1]), abs=1e-4)
+    x = np.random.default_rng(0).random((1000, 10), dtype=np.float32)  # what it draws first
+    assert missed[1] == pytest.approx(np.sqrt(np.mean((x[800:].mean(axis=1) - 0.5) ** 2)), abs=1e-4)
     assert printed[-1].max() < 1e-4 < printed[0].min()
     np.testing.assert_array_equal(printed, losses(program("with_fastlstm.py", "loop")))
 
@@ -261,8 +291,18 @@ def test_basicmotions_says_what_it_needs(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_multi(seed):
+def test_multi(seed, capsys):
     figures = multi.main(seed)
+    out = capsys.readouterr().out
+    assert "Root mean square errors over 20 steps, in the units of x, y and z:\n" in out
+    for way, values in figures.items():
+        assert f"{way:20} " + " ".join(f"{value:7.3f}" for value in values) + "\n" in out
+    series = multi.lorenz(5000)
+    series += 0.02 * series.std(axis=0) * np.random.default_rng(0).standard_normal(series.shape)
+    first = np.arange(4000, 5000 - multi.HORIZON + 1)
+    then = series[first[:, None] + np.arange(multi.HORIZON)]
+    away = np.sqrt(((then - series[first - 1][:, None]) ** 2).mean(axis=(0, 1)))
+    np.testing.assert_allclose(figures["persistence"], away, rtol=1e-4)
     lstm, linear, persistence = (figures[way] for way in ("lstm", "linear", "persistence"))
     assert lstm.shape == (3,) and (lstm < 0.1 * persistence).all() and (lstm < 0.15 * linear).all()
 

@@ -34,6 +34,7 @@ def test_every_seed_beats_the_season_before(name, least, capsys):
         drift = errors["as last year, and the last growth"]
         assert all(np.less(errors[model], drift).all() for model in others[-4:])
     out = capsys.readouterr().out
+    assert {"sunspots": "Errors in sunspots:\n", "co2": "Errors in ppm:\n"}[name] in out
     for model, (rmse, mae) in errors.items():
         assert f"{model:36}{rmse:#8.3g}{mae:#8.3g}\n" in out
     assert out.endswith(f"; the picture: {name}.png\n")
