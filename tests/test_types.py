@@ -42,6 +42,13 @@ if isinstance(graph, fastlstm.GraphModel):
     going: fastlstm.GraphStream = graph.stream(batch_size=2)
     names = [port.name for port in graph.inputs]
 
+trace: fastlstm.visualize.Trace = fastlstm.visualize.trace(lstm, x, lengths=[5, 3])
+forget: Array = trace["l1"].sequence(0).f
+fastlstm.visualize.plot_gates(trace, "l1", signals="fc", path="gates.png").set_size_inches(8, 4)
+which = fastlstm.visualize.attribution(lstm, x, output=(0, -1, 2), method="gradient")
+share: float = which.output - which.baseline_output
+fastlstm.plot.plot_history({"loss": [1.0, 0.5]})
+
 stream = lstm.stream(batch_size=2)
 y: Array = stream.step(x[:, 0])
 stream.step(x[:, 0], out=y)

@@ -1,5 +1,7 @@
 """Pictures of gates, states, weights and attributions: what is drawn, by value."""
 
+import inspect
+import re
 import subprocess
 import sys
 
@@ -319,6 +321,20 @@ def test_layers_of_different_steps():
     )
     drawn = panels(plot_states(found, layers=["b.l0"]))
     assert list(drawn) == ["b.l0: cell state c", "b.l0: output h"]  # the input has other steps
+
+
+@pytest.mark.parametrize("name", fastlstm.visualize.__all__)
+def test_everything_is_documented(name):
+    thing = getattr(fastlstm.visualize, name)
+    doc = inspect.getdoc(thing)
+    assert doc.splitlines()[0].endswith(".") and ">>> " in doc.split("Examples\n--------\n")[1]
+    if isinstance(thing, type):
+        assert "Attributes\n----------" in doc
+        return
+    assert "Returns\n-------" in doc and "Raises\n------" in doc
+    for argument in inspect.signature(thing).parameters.values():
+        pattern = rf"^[*]*(\w+, )*{argument.name}(, \w+)*( :|$)"
+        assert re.search(pattern, doc, re.MULTILINE), argument
 
 
 # ---- files and what is loaded ------------------------------------------------------------------
