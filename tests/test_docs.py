@@ -124,14 +124,17 @@ def test_a_page_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_drawn(name, monkeypatch):
+def test_a_figure_is_drawn(name, tmp_path, monkeypatch):
+    """It shows something, and leaves no file behind."""
     pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "docs/figures")  # for _style.py, which they share
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/figures/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     figure = module.draw()
     assert any(axes.has_data() for axes in figure.axes)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_page_needs(tmp_path):
