@@ -54,7 +54,7 @@ def as_float(value: Any, dtype: np.dtype[Any], name: str = "input", owner: str =
             return array.astype(dtype)
     way_out = f'Convert {name}: {name}.astype("{dtype}")'
     if array.dtype.name in ("float32", "float64"):
-        way_out += f', or convert model: build it with dtype="{array.dtype}"'
+        way_out += f', or convert model: model.astype("{array.dtype}")'
     raise ValueError(
         f"{owner} {name} dtype ({array.dtype}) does not match weight dtype ({dtype}). {way_out}"
     )

@@ -70,7 +70,7 @@ def test_linear_errors():
     raises(lambda: linear(1.0), ValueError, "Linear: Expected input of shape (..., 3), got ()")
     raises(lambda: linear(normal(2, 3, dtype="float64")), ValueError,
            "Linear input dtype (float64) does not match weight dtype (float32). Convert input: "
-           'input.astype("float32"), or convert model: build it with dtype="float64"')  # fmt: skip
+           'input.astype("float32"), or convert model: model.astype("float64")')  # fmt: skip
     raises(lambda: Linear(0, 2), ValueError, "in_features must be greater than zero, got 0")
     raises(lambda: Linear(2, 1.0), TypeError, "out_features should be of type int, got: float")
     raises(lambda: Linear(2, 1, 0), TypeError, "bias should be of type bool, got: int")

@@ -101,7 +101,7 @@ INPUTS = [
     (dict(input=X[:0, 0]), ValueError, "Expected sequence length to be larger than 0 in RNN"),
     (dict(input=X.astype(float)), ValueError,
      "RNN input dtype (float64) does not match weight dtype (float32). Convert input: "
-     'input.astype("float32"), or convert model: build it with dtype="float64"'),
+     'input.astype("float32"), or convert model: model.astype("float64")'),
     (dict(input=X.astype(int)), ValueError,
      "RNN input dtype (int64) does not match weight dtype (float32). Convert input: "
      'input.astype("float32")'),
@@ -131,7 +131,7 @@ INPUTS = [
      "Expected hidden[0] size (2, 4), got [2, 3]"),
     (dict(input=X, hx=(H, C.astype(float))), ValueError,
      "LSTM hx[1] dtype (float64) does not match weight dtype (float32). Convert hx[1]: "
-     'hx[1].astype("float32"), or convert model: build it with dtype="float64"'),
+     'hx[1].astype("float32"), or convert model: model.astype("float64")'),
     (dict(input=X, lengths=[5]), ValueError,
      "Expected `len(lengths)` to be equal to batch_size, but got 1 (batch_size=2)"),
     (dict(input=X, lengths=[[5, 5]]), ValueError,

@@ -28,7 +28,7 @@ CELL = [
      "LSTMCell: Expected hx[0] to be 1D as the input, got 2D"),
     (dict(input=X[0].astype(float)), ValueError,
      "LSTMCell input dtype (float64) does not match weight dtype (float32). Convert input: "
-     'input.astype("float32"), or convert model: build it with dtype="float64"'),
+     'input.astype("float32"), or convert model: model.astype("float64")'),
 ]  # fmt: skip
 
 

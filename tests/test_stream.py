@@ -338,7 +338,7 @@ x, H = _input(), np.ones((2, B, 5), np.float32)
 OUT = "out must be a writable C-contiguous float32 array of shape (3, 5), got "
 DTYPE = (
     "dtype (float64) does not match weight dtype (float32). Convert {0}: "
-    '{0}.astype("float32"), or convert model: build it with dtype="float64"'
+    '{0}.astype("float32"), or convert model: model.astype("float64")'
 )
 ERRORS = {
     "step_rows": (lambda s: s.step(x[0, :2]), ValueError, "x must have shape (3, 4), got (2, 4)"),
