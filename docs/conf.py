@@ -42,8 +42,8 @@ myst_heading_anchors = 4
 default_role = "py:obj"  # what docstrings have in single backticks
 autodoc_typehints = "none"  # docstrings tell them
 autosummary_generate = [f"reference/{p.name}" for p in (building.DOCS / "reference").glob("*.md")]
-# Whatever is documented has a docstring, that begins with a sentence, whose sections are known and in
-# order, and whose parameters are there, have types that are written well, and end in a full stop.
+# Whatever is documented has a docstring that begins with a sentence; its sections are known and in
+# order, and its parameters are there and have descriptions that end in a full stop.
 numpydoc_validation_checks = {
     *("GL01", "GL02", "GL03", "GL05", "GL06", "GL07", "GL08"),
     *("SS01", "SS03", "SS04", "SS05", "SS06"),

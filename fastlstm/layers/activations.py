@@ -33,7 +33,21 @@ class _Activation(Layer):
         super().__init__()
 
     def __call__(self, input: ArrayLike) -> Floats:
-        """Return an array of the input's shape; ValueError if it has no axis that is asked for."""
+        """Apply the function to every value.
+
+        Parameters
+        ----------
+        input : array of any shape
+
+        Returns
+        -------
+        ndarray of the input's shape
+
+        Raises
+        ------
+        ValueError
+            If it has no axis that is asked for.
+        """
         return self._value(input)
 
     def _value(self, input: Any) -> Floats:

@@ -47,7 +47,16 @@ class Dropout(Layer):
 
     @quiet
     def __call__(self, input: ArrayLike) -> Floats:
-        """Return an array of the input's shape; the input itself in evaluation."""
+        """Drop values in training, and pass on the input as it is in evaluation.
+
+        Parameters
+        ----------
+        input : array of any shape
+
+        Returns
+        -------
+        ndarray of the input's shape
+        """
         return self._run(input)[0]
 
     @quiet

@@ -87,7 +87,12 @@ class Embedding(Layer):
             self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | np.random.Generator | None = None) -> None:
-        """Draw the weights anew from N(0, 1); the padding row is zeros."""
+        """Draw the weights anew from N(0, 1); the padding row is zeros.
+
+        Parameters
+        ----------
+        seed : int or numpy.random.Generator, optional
+        """
         weight = np.random.default_rng(seed).standard_normal(
             self._views["weight"].shape, self.dtype.type
         )
@@ -96,7 +101,21 @@ class Embedding(Layer):
         self._set({"weight": weight})
 
     def __call__(self, input: ArrayLike) -> Floats:
-        """Map indices (...) to (..., embedding_dim); ValueError if one is out of range."""
+        """Look up the vectors of indices.
+
+        Parameters
+        ----------
+        input : array of int of shape (...)
+
+        Returns
+        -------
+        ndarray of shape (..., embedding_dim)
+
+        Raises
+        ------
+        ValueError
+            If an index is out of range.
+        """
         return self._views["weight"][self._arrange(input)]
 
     def _look_up(self, input: Any) -> Lookup:

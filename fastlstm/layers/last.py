@@ -143,7 +143,18 @@ class Last(Layer):
         return Chain([])
 
     def __call__(self, input: ArrayLike, *, lengths: ArrayLike | None = None) -> Floats:
-        """Map (T, B, F), (B, T, F) or (T, F), and B lengths, to (B, F) or (F,)."""
+        """Take where the reading of each sequence has ended.
+
+        Parameters
+        ----------
+        input : array of shape (T, B, F), (B, T, F) with `batch_first`, or (T, F)
+        lengths : array of int of shape (B,), optional
+            The real steps of each sequence; all T if left out.
+
+        Returns
+        -------
+        ndarray of shape (B, F), or (F,)
+        """
         x, places = self._arrange(input, lengths)
         return self._run(x, places)
 

@@ -379,6 +379,15 @@ class Layer(Parameters):
         """Return the gates whose rows an own parameter has, in turn, as "ifgo"; "" for other rows.
 
         Each gate has as many rows. Optimisers take a factor for each of them.
+
+        Parameters
+        ----------
+        name : str
+            A parameter of the layer itself.
+
+        Returns
+        -------
+        str
         """
         return ""
 
@@ -396,6 +405,15 @@ class Layer(Parameters):
         """Switch the layer and its children to training (dropout on) or, False, to evaluation.
 
         Evaluation gives back the memory that only training needs.
+
+        Parameters
+        ----------
+        mode : bool
+
+        Returns
+        -------
+        Layer
+            The layer itself.
         """
         for _, layer in self.named_layers():
             layer.training = bool(mode)
@@ -407,7 +425,13 @@ class Layer(Parameters):
         """Give back the memory that only training needs."""
 
     def eval(self: _Own) -> _Own:
-        """Switch to evaluation: ``train(False)``."""
+        """Switch to evaluation: ``train(False)``.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+        """
         return self.train(False)
 
     def __repr__(self) -> str:

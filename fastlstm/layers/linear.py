@@ -94,13 +94,32 @@ class Linear(Computed):
         self._copied = -1, None
 
     def reset_parameters(self, seed: int | np.random.Generator | None = None) -> None:
-        """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
+        """Draw the parameters anew from U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+        Parameters
+        ----------
+        seed : int or numpy.random.Generator, optional
+        """
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.in_features)
         self._set({n: uniform(rng, v.shape, bound, self.dtype) for n, v in self._views.items()})
 
     def __call__(self, input: ArrayLike) -> Floats:
-        """Map (..., in_features) to (..., out_features); ValueError if they do not fit."""
+        """Multiply by the weight and add the bias.
+
+        Parameters
+        ----------
+        input : array of shape (..., in_features)
+
+        Returns
+        -------
+        ndarray of shape (..., out_features)
+
+        Raises
+        ------
+        ValueError
+            If the features do not fit.
+        """
         version, weights = self._packed
         if version == self._version:  # else the weights are packed after the checks
             y: Floats | None = weights.call(input, self.num_threads)

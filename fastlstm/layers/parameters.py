@@ -269,6 +269,16 @@ class Parameters:
         An optimiser that has made steps by then begins with moments of 0 for them. To begin as it
         did for the others, make another one.
 
+        Parameters
+        ----------
+        *names : str
+            As those of `freeze`.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+
         Examples
         --------
         >>> fastlstm.Linear(2, 1).freeze().unfreeze("bias").requires_grad
@@ -371,7 +381,18 @@ class Parameters:
         self.changed()
 
     def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Yield (prefix of its parameters' names, layer) for this layer and all inside it."""
+        """Go through this layer and all inside it.
+
+        Parameters
+        ----------
+        prefix : str
+            What comes before the names.
+
+        Yields
+        ------
+        (str, Layer)
+            What the names of a layer's parameters begin with, as "encoder.lstm.", and the layer.
+        """
         yield prefix, self  # type: ignore[misc]  # every object of this class is a Layer
         for name, child in self.children.items():
             yield from child.named_layers(f"{prefix}{name}.")

@@ -117,7 +117,7 @@ typedef struct {
     int32_t threads, groups, teams, seats, shares, inputs_first;
 } fl_cut;
 
-/* How the way back is cut: into `groups` of sequences, and in each step the units of a group into `shares`, whose
+/* How the backward pass is cut: into `groups` of sequences, and in each step the units of a group into `shares`, whose
 threads meet. All threads meet after each chunk of steps. */
 typedef struct {
     int32_t threads, groups, shares;
@@ -158,7 +158,7 @@ typedef struct {
                                    returns other than 0 */
 } fl_call;
 
-/* The way back through a recorded call. */
+/* The backward pass through a recorded call. */
 typedef struct {
     const fl_call *call; /* as it ran, except for h and c, which are not read, and threads, which may differ */
     const void *dy;      /* (N, directions * P) */
@@ -257,8 +257,8 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call);
 call, as it ran; its scratch memory is used. Its checkpoint_interval must be 0. */
 void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells);
 
-/* How many bytes of scratch memory the way back needs. Its cut is read, and whether dx is wanted; and of its call, steps,
-batch, batch_sizes, checkpoint_interval, noise and threads. */
+/* How many bytes of scratch memory the backward pass needs. Its cut is read, and whether dx is wanted; and of its
+call, steps, batch, batch_sizes, checkpoint_interval, noise and threads. */
 size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back);
 
 /* Go back through all directions and steps: equations (6) to (10), or those of (19) to (11) backward. The tape

@@ -88,6 +88,15 @@ class Loss:
     ) -> float:
         """Return what "mean" divides by: the sum of the weights of all elements that count.
 
+        Parameters
+        ----------
+        prediction, target, weights, mask
+            As in a call.
+
+        Returns
+        -------
+        float
+
         Examples
         --------
         >>> y = np.zeros((2, 3))
@@ -465,6 +474,15 @@ class CrossEntropyLoss(Loss):
         mask: ArrayLike | None = None,
     ) -> float:
         """Return what "mean" divides by: the sum of the class weights of all targets that count.
+
+        Parameters
+        ----------
+        prediction, target, weights, mask
+            As in a call.
+
+        Returns
+        -------
+        float
 
         Examples
         --------
