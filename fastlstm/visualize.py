@@ -17,7 +17,7 @@ from .arrays import as_array
 from .checks import quoted
 from .layers import LSTM, LSTMCell
 from .layers.attribution import Attribution, attribution
-from .layers.tracing import SIGNALS, LayerTrace, Trace, trace
+from .layers.tracing import SIGNALS, LayerTrace, Trace, input_of, trace
 from .panels import FEW, Panel, draw_timeline, draw_weights
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def _top(
     steps = len(layer.sequence(sequence).c)
     if series is not None:
         return [_top_panel("series", _columns(series, steps), names)]
-    values = layer.like(trace.input, sequence) if isinstance(trace, Trace) else None
+    values = input_of(trace, layer, sequence) if isinstance(trace, Trace) else None
     return [] if values is None else [_top_panel("input", values, names)]
 
 

@@ -53,16 +53,6 @@ class Layout(NamedTuple):
         one = sequences[number]
         return one if self.lengths is None else one[: self.lengths[number]]
 
-    def like(self, value: Any, array: Any, number: int) -> Floats | None:
-        """Return one sequence (T, K) of floats that lie as `array` does; None of anything else."""
-        if is_pack(value) != is_pack(array):
-            return None
-        data, other = (value.data, array.data) if is_pack(value) else (value, array)
-        if getattr(data, "shape", ())[:-1] != other.shape[:-1] or data.dtype.kind != "f":
-            return None
-        one: Floats = self.one(value, number)
-        return one
-
 
 class LayerTrace:
     """What one layer of an LSTM did in one direction: its gates and states after every step.
@@ -131,22 +121,6 @@ class LayerTrace:
         """
         signals = {name: self._layout.one(v, number) for name, v in self.signals().items()}
         return LayerTrace(self.name, self.reverse, Layout(False, False), signals)
-
-    def like(self, values: Any, number: int = 0) -> Floats | None:
-        """Return one sequence (T, K) of values that lie as the arrays of this layer.
-
-        Parameters
-        ----------
-        values : Any
-            Such as the input of the model.
-        number : int
-            Which sequence of the batch.
-
-        Returns
-        -------
-        ndarray, or None if the values are no numbers in this layout
-        """
-        return self._layout.like(values, self.c, number)
 
     def __repr__(self) -> str:
         return f"LayerTrace({self.name!r}: {self._shapes()} {self._dtype()})"
@@ -312,6 +286,23 @@ def without_states(model: Layer, result: Any, hx: Any) -> Any:
     """Return the output out of what a call returned that may have final states beside it."""
     stated = isinstance(model, LSTM) or (hx is not None and not isinstance(model, LSTMCell))
     return result[0] if stated else result
+
+
+def input_of(trace: Trace, layer: LayerTrace, sequence: int) -> Floats | None:
+    """Return the model's input (T, I) for one sequence of a layer.
+
+    None if that is no array of floats with a row for each step of the layer.
+    """
+    given, like = trace.input, layer.c
+    if is_pack(given) != is_pack(like):
+        return None
+    data, other = (given.data, like.data) if is_pack(given) else (given, like)
+    if not isinstance(data, np.ndarray) or data.dtype.kind != "f":
+        return None
+    if data.shape[:-1] != other.shape[:-1]:
+        return None
+    one: Floats = layer._layout.one(given, sequence)
+    return one
 
 
 class _LSTMRuns:
