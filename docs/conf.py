@@ -57,6 +57,12 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"fastlstm {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# Pages at the top that have none below them have nothing to show at their side.
+html_sidebars = {
+    page.stem: []
+    for page in building.DOCS.glob("*.md")
+    if "{toctree}" not in page.read_text("utf-8")
+}
 html_favicon = "_static/logo.svg"
 html_baseurl = f"{SITE}/{PUBLISHED}/" if PUBLISHED else ""
 html_show_sourcelink = False
@@ -75,7 +81,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "pygments_light_style": "tango",
-    "pygments_dark_style": "github-dark",
+    "pygments_dark_style": "monokai",
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version", "theme-version"],
 }
