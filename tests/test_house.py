@@ -1,4 +1,4 @@
-"""The rules of the house: what imports what, what is documented, what pages show."""
+"""The rules of the code: what imports what, what is documented, what pages show."""
 
 import ast
 import fnmatch
@@ -290,7 +290,7 @@ def test_all_is_sorted_and_there(package):
         assert getattr(package, name) is not None
 
 
-def test_the_door_has_these_names_and_no_others():
+def test_the_package_has_these_names_and_no_others():
     assert set(fastlstm.__all__) == DOOR
     public = {name for name, value in vars(fastlstm).items() if not inspect.ismodule(value)}
     assert {name for name in public if not name.startswith("_")} <= DOOR | {"TYPE_CHECKING"}

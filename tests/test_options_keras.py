@@ -1,11 +1,12 @@
 """Options of the recurrence against Keras 3, on torch: functions, go_backwards, both dropouts.
 
-`test_mask.py` has its masks.
+`test_mask.py` has its masks. And how Keras counts the epochs of a plateau, as our page says it.
 """
 
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import fastlstm
 from fastlstm.engines import load
 from fastlstm.engines.contract import Cell, Noise
 from fastlstm.sequences.packing import uniform_sizes
+from fastlstm.training import SGD, ReduceLROnPlateau
 
 I, H, T, B = 3, 9, 5, 4
 
@@ -211,3 +213,31 @@ def test_the_rule_of_input_dropout(keras, engine, monkeypatch):
         return _ours(values | {"x": values["x"] * mask[:, None]}, engine)
 
     _assert_agree(ours, expected, engine)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside of Keras
+@pytest.mark.parametrize("cooldown", [0, 1, 3])
+@pytest.mark.parametrize("patience", [1, 2, 4])
+def test_the_plateau_of_keras_is_ours_with_one_less(keras, patience, cooldown):
+    theirs = keras.optimizers.SGD(1.0)
+    callback = keras.callbacks.ReduceLROnPlateau(
+        "loss", factor=0.9, patience=patience, min_delta=0.1, cooldown=cooldown, mode="min"
+    )
+    callback.set_model(types.SimpleNamespace(optimizer=theirs))
+    callback.on_train_begin()
+    ours = SGD(fastlstm.Linear(1, 1), lr=1.0)
+    schedule = ReduceLROnPlateau(
+        ours,
+        factor=0.9,
+        patience=patience - 1,
+        threshold=0.1,
+        threshold_mode="abs",
+        cooldown=max(cooldown - 1, 0),
+    )
+    rates = []
+    for epoch, loss in enumerate(np.random.default_rng(0).random(40) * np.linspace(2, 0, 40)):
+        callback.on_epoch_end(epoch, {"loss": loss})
+        schedule.step(loss)
+        rates.append((float(theirs.learning_rate), ours.lr))
+    np.testing.assert_allclose(*np.transpose(rates), rtol=1e-5)
+    assert rates[-1][1] < 1  # it was reduced

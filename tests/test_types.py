@@ -159,7 +159,7 @@ def test_the_package_says_that_it_has_types():
 
 
 def _functions():
-    """Every public function and method of the door, as (name, function)."""
+    """Every public function and method of the package, as (name, function)."""
     for package in (fastlstm, fastlstm.training):
         for name in package.__all__:
             thing = getattr(package, name)
