@@ -37,6 +37,13 @@ WORK = (  # the rows of the short table
     "Silero VAD's ONNX file",
 )
 
+ALONE = {  # what is timed of the kernels in C, with the names in the results
+    "one call for each sample": "nanoseconds",
+    "blocks of 64 samples": "in_blocks",
+    "sizes fixed, one call for each": "fixed",
+    "sizes fixed, blocks of 64": "fixed_in_blocks",
+}
+
 Ratios = dict[str, dict[str, float]]  # by case and machine
 
 
@@ -151,12 +158,44 @@ def step_table(machines: dict[str, Results]) -> str:
     return report.markdown_table(rows) if len(rows) > 1 else ""
 
 
+def program_table(training: dict[str, Results]) -> str:
+    """Return how long whole programs took, in seconds, and the memory of a training step."""
+    programs = {m: results["program"] for m, results in training.items() if "program" in results}
+    names = list(
+        dict.fromkeys(name for program in programs.values() for name in program["seconds"])
+    )
+    rows = [["machine", *names, "a step's memory: torch's / ours"]]
+    for machine, program in programs.items():
+        seconds = [
+            f"{program['seconds'][n]:.2f} s" if n in program["seconds"] else "-" for n in names
+        ]
+        memory = [case["torch"] / case["ours"] for case in training[machine]["memory"]]
+        rows.append([machine, *seconds, ends(memory)])
+    return report.markdown_table(rows) if programs else ""
+
+
+def alone_table(running: dict[str, Results]) -> str:
+    """Return how long the kernels take in C, beside a program whose sizes are fixed."""
+    rows = []
+    for machine, results in running.items():
+        entries = [entry for entry in results.get("c_program", []) if "fixed" in entry]
+        for what, key in ALONE.items() if entries else ():
+            rows.append([machine, what, *(f"{entry[key]:.0f}" for entry in entries)])
+    return (
+        report.markdown_table(
+            [["machine", "ns a sample", *(entry["sizes"] for entry in entries)], *rows]
+        )
+        if rows
+        else ""
+    )
+
+
 def text(folder: pathlib.Path) -> str:
     """Return all tables of the results in a folder, which docs/performance.md has."""
     columns = runs(folder)
-    machines = read(folder, "compare.json")
+    machines, trained = read(folder, "compare.json"), read(folder, "train.json")
     parts = [
-        machine_table(machines, read(folder, "train.json")),
+        machine_table(machines, trained),
         "Ratio: the best peer's time / ours, with the engine `native`; the lowest and the highest\n"
         "of the machines, whose number is in brackets. In bold it is below 1: we are behind.\n"
         "Steps are those of machines on which LiteRT, MNN, ncnn or tract took part.\n",
@@ -164,11 +203,18 @@ def text(folder: pathlib.Path) -> str:
         "Behind, of all that was measured:\n",
         losses(columns),
     ]
-    if steps := step_table(machines):
-        parts += [
-            "A step of a stream against the usual peers, and against the best of all:\n",
-            steps,
-        ]
+    further = {
+        "A step of a stream against the usual peers, and against the best of all:": step_table(
+            machines
+        ),
+        "A whole program, many to one (1000 x 10 x 1, hidden 10, batches of 50, Adam, 50 epochs; "
+        "process and imports\nincluded), and the peak memory of one step of training:": (
+            program_table(trained)
+        ),
+        "The kernels alone, called from C for one sequence, beside a C program whose sizes are "
+        "fixed when it is compiled, and\nwhose tanh is off by up to 0.0014:": alone_table(machines),
+    }
+    parts += [f"{said}\n\n{made}" for said, made in further.items() if made]
     return "\n".join(parts)
 
 

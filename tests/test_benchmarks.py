@@ -69,10 +69,16 @@ def both(tmp_path):
         peers = {"peers": ("torch",)} if name == "c" else {}
         (tmp_path / name).mkdir()
         (tmp_path / name / "compare.json").write_text(json.dumps(stored(cases, **peers)))
+    alone = {"sizes": "I 1, H 8", "nanoseconds": 55.4, "in_blocks": 50.6}
+    of_b = stored(machines["b"])
+    of_b["c_program"] = [alone | {"fixed": 46.1, "fixed_in_blocks": 40}]
+    (tmp_path / "b" / "compare.json").write_text(json.dumps(of_b))
     of_four = stored({"100,1,8,8": {"native": 4, "torch": 5}})
     (tmp_path / "a" / "compare-4threads.json").write_text(json.dumps(of_four))
     trained = stored({"100,1,8,8": {"native": 1, "torch": 2, "JAX": 1.04}}, ("torch", "JAX"))
     del trained["cases"][0]["steps"]
+    trained["program"] = {"seconds": {"fastlstm.fit": 0.5, "torch, slices": 2.25}}
+    trained["memory"] = [{"ours": 2, "torch": 3}, {"ours": 4, "torch": 10}]
     (tmp_path / "b" / "train.json").write_text(json.dumps(trained))
     networks = {
         "Silero, 1 frame": {"native": 1, "onnxruntime": 3, "native, without the table": 1.1},
@@ -134,6 +140,14 @@ def test_steps_against_the_usual_peers_and_all(printed):
     assert "| 1,1,8,8 | a | 30.0 | 20.0 | MNN | 4.0 |" in printed
     assert "| 1,1,8,8 | b | 15.0 | 25.0 | MNN | 5.5 |" in printed
     assert not any(line.startswith("| 1,1,8,8 | c ") for line in printed)
+
+
+def test_programs_and_kernels(printed):
+    heads = "fastlstm.fit | torch, slices | a step's memory: torch's / ours |"
+    assert f"| machine | {heads}" in printed
+    assert "| b | 0.50 s | 2.25 s | 1.50 to 2.50 |" in printed
+    assert "| b | one call for each sample | 55 |" in printed
+    assert "| b | sizes fixed, blocks of 64 | 40 |" in printed
 
 
 @pytest.mark.parametrize("file, options", [("README.md", ["--short"]), ("docs/performance.md", [])])
