@@ -31,19 +31,29 @@ from fastlstm.sequences.packing import batch_sizes_of
 ROOT = pathlib.Path(__file__).parents[1]
 NATIVE, PROGRAMS = ROOT / "fastlstm" / "native", ROOT / "tests" / "native"
 FLAGS = "-std=c11 -ffp-contract=off -pthread -Wall -Wextra -Werror".split()
+WINDOWS = ["-static", "-Wa,-muse-unaligned-vector-move"]  # GCC does not align its stack there
 COMPILERS = {
     "gcc": ["gcc"],
     "clang": ["clang"],
-    "arm64": ["aarch64-linux-gnu-gcc", "-static"],  # runs in an emulator
+    "arm64": ["aarch64-linux-gnu-gcc", "-static"],
+    "windows": ["x86_64-w64-mingw32-gcc-posix", *WINDOWS],
 }
+if os.name == "nt":
+    COMPILERS = {"gcc": ["gcc", *WINDOWS]}
+RUN_BY = {"arm64": ["qemu-aarch64"], "windows": ["wine64"]}
 ARM64 = platform.machine().lower() in ("arm64", "aarch64")
 HERE = ("neon",) if ARM64 else ("avx512", "avx2")
+ISAS = {"arm64": ("neon",), "windows": ("avx512", "avx2")}
 TARGETS = [
-    (compiler, isa)
-    for compiler in COMPILERS
-    for isa in ("baseline", *(("neon",) if compiler == "arm64" else HERE))
+    (compiler, isa) for compiler in COMPILERS for isa in ("baseline", *ISAS.get(compiler, HERE))
 ]
 LEVELS = ["-O0", pytest.param("-O3", marks=pytest.mark.slow)]  # of optimisation
+
+
+def find(tool):
+    """The path of a program, or else the test is skipped."""
+    path = shutil.which(tool) or shutil.which(tool, path="/usr/lib/wine")  # Debian's place
+    return path or pytest.skip(f"no {tool} here")
 
 
 class Call(NamedTuple):
@@ -287,7 +297,31 @@ def truth_of_back(name):
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def start_wine(tmp_path_factory):
+    """Starts Wine when it is first asked to, in a folder of its own, until the tests are over.
+
+    Without that it would start for each program, which takes seconds, and end after it.
+    """
+    folder, patch = tmp_path_factory.mktemp("wine"), pytest.MonkeyPatch()
+
+    @functools.cache
+    def start():
+        patch.setenv("WINEPREFIX", str(folder))
+        patch.setenv("WINEDEBUG", "-all")
+        patch.setenv("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=")  # not wanted
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        subprocess.run([find("wineserver"), "--persistent"], check=True, **quiet)
+        subprocess.run([find("wine64"), "wineboot"], check=True, **quiet)
+
+    yield start
+    if start.cache_info().currsize:
+        subprocess.run([find("wineserver"), "--kill", "--wait"])
+        shutil.rmtree(folder)  # 0.7 GB
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory, start_wine):
     """The command of a program, compiled when it is first asked for."""
     folder, extra = tmp_path_factory.mktemp("native"), shlex.split(os.environ.get("CFLAGS", ""))
 
@@ -307,17 +341,18 @@ def build(tmp_path_factory):
 
     @functools.cache
     def command(compiler, program, level):
-        emulator = ["qemu-aarch64"] * (compiler == "arm64")
-        for tool in (COMPILERS[compiler][0], *emulator):
-            if not shutil.which(tool):
-                pytest.skip(f"no {tool} here")
+        tools = [COMPILERS[compiler][0], *RUN_BY.get(compiler, ())]
+        _, *emulator = map(find, tools)
+        if "wine64" in tools:
+            start_wine()
         # so that calls ask whether to stop
         often = ("-DCLOCK_WORK=30000", "-DASK_NS=0") * (program == "threads")
         options = (*COMPILERS[compiler], *FLAGS, level, *often, f"-I{NATIVE}", *extra)
         objects = compiled(options, f"{compiler}{level}{len(often)}")
         source = PROGRAMS / f"{program}.c"  # or another folder's, whose path is given
-        made = folder / f"{source.stem}-{compiler}{level}"
-        run([*options, source, *objects, "-lm", "-o", made])
+        made = folder / f"{source.stem}-{compiler}{level}.exe"
+        header = ["-include", PROGRAMS / "windows.h"] * ({*WINDOWS} <= {*options})
+        run([*options, *header, source, *objects, "-lm", "-o", made])
         return [*emulator, made]
 
     return command
@@ -565,13 +600,14 @@ def test_benchmark_of_meetings(build):
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_threads_that_meet(build, compiler):
     """Teams whose threads are late or missing do all their work; calls share the pool."""
-    fork = ["fork"] * (compiler != "arm64")  # the emulator cannot
+    # the emulator cannot, and Windows has none
+    fork = ["fork"] * (compiler not in RUN_BY and hasattr(os, "fork"))
     command = [*build(compiler, "teams", "-O0"), "100", *fork]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("compiler", ["gcc"])
+@pytest.mark.parametrize("compiler", ["gcc", "windows"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_threads(build, level, compiler):
     """Callers and threads at once get one thread's bits, or are stopped, and nothing races."""

@@ -1,8 +1,8 @@
 /* The data caches of this machine: what the processor says of itself (x86), or the system of it. */
 
-#include "internal.h"
+#include "system.h"
 
-#include <pthread.h>
+#include "internal.h"
 
 /* Where nothing tells, or what it tells cannot be: those of a small machine of today. */
 static const fl_caches usual = {.l1 = 32 << 10, .l2 = 512 << 10, .l3 = 8 << 20, .l3_sharers = 4};
@@ -148,7 +148,7 @@ static void look(void)
 
 fl_caches fl_caches_here(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, look);
+    static fl_once once = FL_ONCE;
+    fl_call_once(&once, look);
     return here;
 }

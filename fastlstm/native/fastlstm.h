@@ -17,7 +17,7 @@ A stack is packed once and then run. This makes one step of one sequence, with I
     fl_run(stack, &call);
 
 Nothing is checked: sizes and pointers must be right. (C11's aligned_alloc wants a multiple of 64 bytes; round
-up where the C library insists on that.)
+up where the C library insists on that. Windows has _aligned_malloc in its place.)
 
 Legend, the same in all of fastlstm: T steps, B sequences, I inputs, H hidden units, P outputs (H, or those of
 the projection), N = the sum of all batch sizes, which is the number of rows; gates i, f, g, o; `d` before a

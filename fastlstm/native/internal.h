@@ -218,6 +218,10 @@ struct fl_stack {
     fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
 };
 
+/* Whether this x86 machine has vectors of so many bytes, 32 or 64, with the instructions of AVX2 and FMA, or of AVX-512
+F, DQ, BW and VL too. */
+int fl_has_vectors(int bytes);
+
 /* Whether the steps of so many sequences are those of small plain layers, which `few_steps` makes. */
 int fl_are_few(const fl_stack *stack, int64_t batch);
 

@@ -13,6 +13,40 @@ static const fl_instruction_set *const table[] = {
 };
 enum { COUNT = sizeof table / sizeof *table };
 
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+
+/* What leaf 1 and leaf 7 of cpuid tell, and the sets of registers that the system keeps when it changes threads. */
+enum {
+    FMA3 = 1 << 12, XGETBV = 1 << 27, AVX = 1 << 28,
+    AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30,
+    KEPT_256 = 0x6, KEPT_512 = 0xe6,
+};
+#define AVX512VL (1u << 31)
+
+static int has(unsigned told, unsigned wanted)
+{
+    return (told & wanted) == wanted;
+}
+
+/* GCC and Clang have __builtin_cpu_supports, but with the libraries of Visual Studio it does not link. */
+int fl_has_vectors(int bytes)
+{
+    unsigned a, b, c, d, kept, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, FMA3 | XGETBV | AVX))
+        return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (!has(kept, KEPT_256) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has(b, AVX2))
+        return 0;
+#if defined(__APPLE__)
+    kept |= KEPT_512; /* macOS begins to keep them when a thread first uses them. */
+#endif
+    return bytes <= 32 || (has(kept, KEPT_512) && has(b, AVX512F | AVX512DQ | AVX512BW | AVX512VL));
+}
+
+#endif
+
 const char *fl_isa_name(int isa)
 {
     return isa >= 0 && isa < COUNT ? table[isa]->name : NULL;

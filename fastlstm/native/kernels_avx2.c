@@ -4,7 +4,7 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
+#include "x86.h"
 
 #define ISA avx2
 #define VECTOR_BYTES 32
@@ -24,7 +24,7 @@
 
 static int there(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return fl_has_vectors(VECTOR_BYTES);
 }
 
 #include "isa.inc"

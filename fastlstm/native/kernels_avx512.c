@@ -4,7 +4,7 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
+#include "x86.h"
 
 #define ISA avx512
 #define VECTOR_BYTES 64
@@ -26,9 +26,7 @@
 
 static int there(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512bw");
+    return fl_has_vectors(VECTOR_BYTES);
 }
 
 #include "isa.inc"

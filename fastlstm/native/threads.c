@@ -5,49 +5,9 @@ Threads are made when a call first asks for them, and are kept: the pool. After 
 so that a call that follows at once finds them ready, and then they sleep. Calls that come at once share the pool. No
 thread waits for one that has not begun: the others do the work of a thread that comes late. */
 
-#define _POSIX_C_SOURCE 200809L
-#define _DARWIN_C_SOURCE /* for _SC_NPROCESSORS_ONLN */
+#include "system.h"
 
 #include "internal.h"
-
-#include <time.h>
-
-#if !defined(__unix__) && !defined(__APPLE__)
-
-static int64_t now(void)
-{
-    return clock() * (INT64_C(1000000000) / CLOCKS_PER_SEC);
-}
-
-void fl_together(int threads, void (*work)(void *context, int thread), void *context)
-{
-    (void)threads;
-    work(context, 0);
-}
-
-void fl_set_processors(int32_t number)
-{
-    (void)number;
-}
-
-static inline void pause_after(int64_t pauses)
-{
-    (void)pauses; /* There is one thread, which has nobody to wait for. */
-}
-
-#else
-
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
-static int64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
-}
 
 static inline void spin(void)
 {
@@ -67,7 +27,7 @@ static inline void pause_after(int64_t pauses)
     if (pauses < AWAKE_PAUSES)
         spin();
     else
-        sched_yield();
+        fl_yield();
 }
 
 /* ---- the pool --------------------------------------------------------------------------------------- */
@@ -93,8 +53,8 @@ typedef struct {
     void (*work)(void *context, int thread);
     void *context;
     int number; /* of this thread in the call */
-    _Alignas(64) pthread_mutex_t lock;
-    pthread_cond_t wake;
+    _Alignas(64) fl_lock lock;
+    fl_condition wake;
 } worker;
 
 static call taken;
@@ -106,11 +66,11 @@ static struct {
     _Atomic int callers;                /* how many calls there are now */
     _Atomic int made;                   /* how many workers there are */
     _Atomic(call *) hungry;             /* the calls that have fewer workers than they asked for */
-    pthread_mutex_t lock;               /* of the list of the hungry, and of making workers */
+    fl_lock lock;                       /* of the list of the hungry, and of making workers */
     worker workers[WORKERS];
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} pool = {.lock = FL_LOCK};
 static _Alignas(64) _Atomic int processors; /* that all calls share; 0: nobody has asked yet */
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static fl_once once = FL_ONCE;
 
 /* The number of the lowest bit in a set, which is not empty. */
 static inline int lowest(uint64_t set)
@@ -129,9 +89,9 @@ static void wake(call *call, int most)
         worker *w = &pool.workers[lowest(one)];
         if (!(atomic_fetch_and(&pool.asleep, ~one) & one))
             continue; /* It did not sleep yet, and saw the offer. */
-        pthread_mutex_lock(&w->lock); /* If it is about to wait, it has begun when this lock is had. */
-        pthread_mutex_unlock(&w->lock);
-        pthread_cond_signal(&w->wake);
+        fl_take(&w->lock); /* If it is about to wait, it has begun when this lock is had. */
+        fl_release(&w->lock);
+        fl_signal(&w->wake);
         most--;
     }
 }
@@ -145,17 +105,17 @@ static void sleep_unless_offered(worker *self, uint64_t own)
         atomic_fetch_and(&pool.asleep, ~own);
         return;
     }
-    pthread_mutex_lock(&self->lock);
+    fl_take(&self->lock);
     while (atomic_load(&pool.asleep) & own)
-        pthread_cond_wait(&self->wake, &self->lock);
-    pthread_mutex_unlock(&self->lock);
+        fl_wait(&self->wake, &self->lock);
+    fl_release(&self->lock);
 }
 
 /* Wait for an offer and take it. */
 static call *take_offer(worker *self, uint64_t own)
 {
     const int yields = self - pool.workers + 1 >= processors; /* There are more threads than processors. */
-    for (int64_t end = now() + AWAKE_NS;;) {
+    for (int64_t end = fl_now() + AWAKE_NS;;) {
         for (int spins = 0; spins < 32; spins++) {
             call *offer = atomic_load_explicit(&self->offer, memory_order_relaxed);
             if (offer && atomic_compare_exchange_strong(&self->offer, &offer, &taken))
@@ -163,15 +123,15 @@ static call *take_offer(worker *self, uint64_t own)
             spin();
         }
         if (yields)
-            sched_yield();
-        if (now() >= end) {
+            fl_yield();
+        if (fl_now() >= end) {
             sleep_unless_offered(self, own);
-            end = now() + AWAKE_NS;
+            end = fl_now() + AWAKE_NS;
         }
     }
 }
 
-static void *run_worker(void *worker_)
+static FL_THREAD run_worker(void *worker_)
 {
     worker *self = worker_;
     const uint64_t own = UINT64_C(1) << (self - pool.workers);
@@ -181,34 +141,28 @@ static void *run_worker(void *worker_)
         self->work(self->context, self->number);
         atomic_store_explicit(&self->offer, NULL, memory_order_release);
     }
-    return NULL;
+    return 0;
 }
 
-/* Make the pool as large as this. Its threads block all signals, which are the program's. */
+/* Make the pool as large as this. */
 static void make_workers(int count)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    pthread_mutex_lock(&pool.lock);
+    fl_take(&pool.lock);
     for (int made; (made = pool.made) < count; pool.made++) {
         worker *w = &pool.workers[made];
-        pthread_t thread;
-        pthread_mutex_init(&w->lock, NULL);
-        pthread_cond_init(&w->wake, NULL);
-        if (pthread_create(&thread, NULL, run_worker, w))
+        fl_init_lock(&w->lock);
+        fl_init_condition(&w->wake);
+        if (!fl_start_thread(run_worker, w))
             break;
-        pthread_detach(thread);
         atomic_fetch_or(&pool.idle, UINT64_C(1) << made);
     }
-    pthread_mutex_unlock(&pool.lock);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    fl_release(&pool.lock);
 }
 
 /* A forked child has none of its parent's threads, whatever they were doing. It makes its own. */
 static void forget(void)
 {
-    pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    fl_init_lock(&pool.lock);
     pool.idle = pool.asleep = 0;
     pool.callers = pool.made = 0;
     pool.hungry = NULL;
@@ -218,9 +172,9 @@ static void forget(void)
 
 static void begin(void)
 {
-    pthread_atfork(NULL, NULL, forget);
+    fl_after_fork(forget);
     int unknown = 0;
-    atomic_compare_exchange_strong(&processors, &unknown, (int)sysconf(_SC_NPROCESSORS_ONLN));
+    atomic_compare_exchange_strong(&processors, &unknown, fl_processors_online());
 }
 
 void fl_set_processors(int32_t number)
@@ -285,13 +239,13 @@ static void feed(void)
 
 static void remove_hungry(call *call)
 {
-    pthread_mutex_lock(&pool.lock);
+    fl_take(&pool.lock);
     if (pool.hungry == call)
         pool.hungry = call->next;
     for (struct call *one = pool.hungry; one; one = one->next)
         if (one->next == call)
             one->next = call->next;
-    pthread_mutex_unlock(&pool.lock);
+    fl_release(&pool.lock);
 }
 
 /* Take back what no worker of a call has begun, and wait for the others. */
@@ -314,7 +268,7 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
         work(context, 0);
         return;
     }
-    pthread_once(&once, begin);
+    fl_call_once(&once, begin);
     call own = {.work = work, .context = context, .threads = at_most(threads, MOST_THREADS)};
     const int part = fair_part(&own, atomic_fetch_add(&pool.callers, 1) + 1);
     int hungry = 0;
@@ -324,13 +278,13 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
             make_workers(at_most(pool.made + part - own.given, most_threads(own.threads) - 1));
             give(&own, part - own.given);
         }
-        hungry = own.given < own.threads - 1 && !pthread_mutex_trylock(&pool.lock);
+        hungry = own.given < own.threads - 1 && fl_try_take(&pool.lock);
     }
     if (hungry) {
         own.next = pool.hungry;
         pool.hungry = &own;
         feed(); /* A call may have ended meanwhile. */
-        pthread_mutex_unlock(&pool.lock);
+        fl_release(&pool.lock);
     }
 
     work(context, 0);
@@ -340,15 +294,13 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
     if (own.workers) {
         take_back(&own);
         atomic_fetch_or(&pool.idle, own.workers);
-        if (atomic_load_explicit(&pool.hungry, memory_order_relaxed) && !pthread_mutex_trylock(&pool.lock)) {
+        if (atomic_load_explicit(&pool.hungry, memory_order_relaxed) && fl_try_take(&pool.lock)) {
             feed();
-            pthread_mutex_unlock(&pool.lock);
+            fl_release(&pool.lock);
         }
     }
     atomic_fetch_sub(&pool.callers, 1);
 }
-
-#endif
 
 /* ---- teams --------------------------------------------------------------------------------------- */
 
@@ -499,7 +451,7 @@ void fl_await_team(fl_team *team, int64_t phases, const fl_stop *stop)
 void fl_ask(fl_stop *stop)
 {
     stop->work = 0;
-    int64_t time = now();
+    int64_t time = fl_now();
     if (time < stop->time)
         return;
     stop->time = time + ASK_NS;
