@@ -39,6 +39,12 @@ def check_size(name: str, value: Any, least: int | None = 1) -> int:
     return int(value)
 
 
+def check_not_newer(part: str, version: Any, known: int) -> None:
+    """Raise ValueError if a part of a file is of a version that only a newer fastlstm knows."""
+    if type(version) is int and version > known:
+        raise ValueError(f"{part} was written by a newer fastlstm: install that to read it")
+
+
 def check_batch_first(value: Any) -> bool | None:
     """Return `value`; raise unless it is a bool, or None for a layout that is undecided."""
     return None if value is None else check_bool("batch_first", value)

@@ -1040,9 +1040,13 @@ HOSTILE = {
         npz(__structure__=entry("[1]")),
         "must be an object of a version and a structure",
     ),
-    "version": (
+    "newer version": (
         npz(__structure__=entry('{"version": 2, "structure": {}}')),
-        "its structure must have version 1, got 2",
+        "its structure was written by a newer fastlstm: install that to read it",
+    ),
+    "older version": (
+        npz(__structure__=entry('{"version": 0, "structure": {}}')),
+        "its structure must have version 1, got 0",
     ),
     "no text": (npz(__structure__=npy("<f8", (), bytes(8))), "'__structure__' must be one string"),
     "bad text": (npz(__structure__=npy("|S2", (), b"\xff{")), "its structure is damaged JSON"),

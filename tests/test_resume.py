@@ -509,6 +509,9 @@ def test_checkpoints_that_do_not_say_what_they_are_of(tmp_path):
         "a checkpoint of version 1, expected 2 (1 does not say of which data and options it is); "
         "begin anew with another file",
     )
+    entries[0]["version"] = 3
+    _write(path, *entries)
+    _refused(path, "the checkpoint was written by a newer fastlstm: install that to read it")
 
 
 # ---- where it is written --------------------------------------------------------------------

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ..checks import quoted
+from ..checks import check_not_newer, quoted
 from ..layers import (
     LSTM,
     Concat,
@@ -224,6 +224,7 @@ def loads(text: str | bytes) -> Any:
     if not isinstance(entry, dict) or entry.keys() != {"version", "structure"}:
         raise ValueError("its structure must be an object of a version and a structure")
     version = entry["version"]
+    check_not_newer("its structure", version, _VERSION)
     if type(version) is not int or version != _VERSION:
         got = version if type(version) is int else type(version).__name__
         raise ValueError(f"its structure must have version {_VERSION}, got {got}")

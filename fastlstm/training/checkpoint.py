@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_size
+from ..checks import check_not_newer, check_size
 from ..files import check_writable, written_aside
 from ..formats import npz
 from ..formats.source import Source
@@ -265,6 +265,7 @@ def _read(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
         raise ValueError(f"this is no checkpoint of a training: it has no text {npz.TRAINING!r}")
     source.budget.check("bytes of a training's JSON", text.nbytes)
     tree = _put_together(json.loads(text.item()), arrays)
+    check_not_newer("the checkpoint", tree["version"], _VERSION)
     if tree["version"] != _VERSION:
         raise ValueError(
             f"a checkpoint of version {tree['version']}, expected {_VERSION} (1 does not say of "

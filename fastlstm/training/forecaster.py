@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import column_names, is_column
-from ..checks import check_size
+from ..checks import check_not_newer, check_size
 from ..files import written_aside
 from ..formats import load, npz
 from ..formats.source import Source, file_name, opened
@@ -506,6 +506,7 @@ def _check_notes(notes: dict[str, Any] | None) -> dict[str, Any]:
     """Return the arguments in a file's notes; `Forecaster` itself checks their values."""
     if notes is None or notes.get("kind") != _KIND:
         raise ValueError("it holds no forecaster, as `Forecaster.save` and `fastlstm train` write")
+    check_not_newer("its forecaster", notes.get("version"), _VERSION)
     arguments = {name: notes[name] for name in notes if name not in ("kind", "version")}
     if notes.get("version") != _VERSION or arguments.keys() != {*_KEPT, "mean", "scale"}:
         raise ValueError(
