@@ -10,8 +10,11 @@ import contextlib
 import glob
 import itertools
 import os
+import pathlib
 import re
 import shlex
+import shutil
+import subprocess
 import time
 from logging import INFO
 
@@ -52,8 +55,8 @@ class BuildNative(build_ext):
                     "bits on every machine, and not right for inf and nan: build without it"
                 )
         try:
-            if self.compiler.compiler_type == "msvc":
-                raise CompileError("MSVC lacks the vector types of GCC and Clang")
+            if self.compiler.compiler_type in ("msvc", "mingw32"):
+                fit_to_windows(ext, self.compiler, self.plat_name)
             self.compile_side_by_side()
             super().build_extension(ext)
         except (BaseError, CCompilerError) as error:
@@ -93,6 +96,59 @@ class BuildNative(build_ext):
                     raise
 
         self.compiler.compile = compile_each
+
+
+# ---- Windows --------------------------------------------------------------------------------
+
+PROCESSORS = {"win32": "i686", "win-amd64": "x86_64", "win-arm64": "aarch64"}
+
+
+def fit_to_windows(ext, compiler, plat_name):
+    """Say what the extension asks of a compiler in the words of the one that is to be used."""
+    gcc = [flag for flag in ext.extra_compile_args if flag != "-pthread"]
+    if compiler.compiler_type == "msvc":
+        use_clang_cl(compiler, plat_name)
+        target = f"--target={PROCESSORS[plat_name]}-pc-windows-msvc"
+        ext.extra_compile_args = [target, *(f"/clang:{flag}" for flag in gcc)]
+        ext.extra_link_args = []
+    else:
+        # GCC's stack is not aligned to the vectors that it keeps there (its bug 54412), Clang's is.
+        unaligned = [] if is_clang(compiler.compiler_so[0]) else ["-Wa,-muse-unaligned-vector-move"]
+        ext.extra_compile_args = [*unaligned, *gcc]
+        ext.extra_link_args = ["-static-libgcc"]  # so that no library of MinGW need be found
+
+
+def use_clang_cl(compiler, plat_name):
+    """Put clang-cl in the place of Visual Studio's own compiler, whose libraries it uses.
+
+    It is the one that CC names, or that is on the PATH, came with Visual Studio or with LLVM.
+    """
+    if not compiler.initialized:
+        compiler.initialize(plat_name)
+    tools = [folder for folder in pathlib.Path(compiler.cc).parents if folder.name == "Tools"]
+    programs = os.environ.get("ProgramFiles", r"C:\Program Files")
+    folders = [
+        *(folder / "Llvm" / kind / "bin" for folder in tools for kind in ("x64", "ARM64", "")),
+        pathlib.Path(programs, "LLVM", "bin"),
+    ]
+    name = os.environ.get("CC") or "clang-cl"
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(map(str, folders)))
+    if not found or "clang-cl" not in os.path.basename(found).lower():
+        raise CompileError(
+            f"{name} is not a clang-cl that is here, and Visual Studio's own compiler lacks the "
+            "vectors and atomics of GCC and Clang: add its component C++ Clang tools for Windows"
+        )
+    compiler.cc = found
+    # an option of the own compiler alone, at which Clang would warn for each source
+    compiler.compile_options = [option for option in compiler.compile_options if option != "/GL"]
+
+
+def is_clang(compiler):
+    """Whether this compiler, of whatever name, is Clang."""
+    with contextlib.suppress(OSError):
+        told = subprocess.run([compiler, "--version"], capture_output=True, text=True)
+        return "clang" in told.stdout.lower()
+    return False
 
 
 native = Extension(
