@@ -1,4 +1,4 @@
-"""What output and h_n are, of two layers in two directions over four steps."""
+"""What output, h_n and c_n are, of two layers in two directions over four steps."""
 
 from _style import FAINT, INK, H, arrow, box, canvas, text
 from matplotlib.figure import Figure
@@ -36,7 +36,8 @@ def draw() -> Figure:
     frame(axes, middle, 5.55, STEPS * WIDE - 0.35, 2.55, INK)
     text(axes, middle, 7.3, "output (T, B, 2 H): the upper layer, every step", INK, fontsize=11)
     frame(axes, SHOWN, 3.9, 2.0, 5.85, H)
-    text(axes, SHOWN, 7.5, "h_n (4, B, H): every layer,\nthe end of its reading", H, fontsize=11)
+    words = "h_n (4, B, H): every layer,\nthe end of its reading\n(c_n: the same of c)"
+    text(axes, SHOWN, 7.5, words, H, fontsize=11)
     arrow(axes, (LEFT - 0.5, 0.55), (LEFT + 3 * WIDE + 0.5, 0.55), color=FAINT)
     text(axes, middle, 0.2, "time", FAINT)
     return figure

@@ -20,7 +20,7 @@ def steps(x: float) -> list[tuple[int, float]]:
 
 def row(axes, x: float, y: float, color, words: str, back: bool = False) -> None:
     """Draw the cells of one layer in one direction, joined by their states."""
-    text(axes, x + 0.7, y, words, color, fontsize=9, ha="right")
+    text(axes, x + 0.55, y, words, color, fontsize=9, ha="right")
     for step, at in steps(x):
         box(axes, at, y, "LSTM", color, 1.15, 0.85, fontsize=8)
         ends = [(at - WIDE + 0.6, y), (at - 0.6, y)]
@@ -47,11 +47,13 @@ def bidirectional(axes, x: float) -> None:
     row(axes, x, 2.6, FIRST, "forward")
     row(axes, x, 4.5, SECOND, "backward", back=True)
     for step, at in steps(x):
-        for dx in (-0.35, 0.35):
-            arrow(axes, (at, 1.2), (at, 1.5), (at + dx, 1.5), (at + dx, 2.15), color=X, head=dx < 0)
-        arrow(axes, (at + 0.35, 2.1), (at + 0.35, 4.05), color=X, zorder=1)
-        arrow(axes, (at - 0.35, 3.05), (at - 0.35, 6.2), color=FIRST, zorder=1)
-        arrow(axes, (at + 0.35, 4.95), (at + 0.35, 6.2), color=SECOND)
+        # Each passes by the other direction's box: neither reads what the other has made.
+        arrow(axes, (at, 1.2), (at, 2.15), color=X)
+        by = [(at, 1.55), (at + 0.82, 1.55), (at + 0.82, 3.6), (at + 0.2, 3.6), (at + 0.2, 4.05)]
+        arrow(axes, *by, color=X)
+        by = [(at - 0.2, 3.05), (at - 0.2, 3.35), (at - 0.82, 3.35), (at - 0.82, 5.45)]
+        arrow(axes, *by, (at - 0.275, 5.45), (at - 0.275, 6.2), color=FIRST)
+        arrow(axes, (at + 0.275, 4.95), (at + 0.275, 6.2), color=SECOND)
         box(axes, at, 6.45, "", INK, 1.15, 0.45, share=0.0)
         box(axes, at - 0.275, 6.45, "", FIRST, 0.5, 0.34, share=0.5, rounded=0.05)
         box(axes, at + 0.275, 6.45, "", SECOND, 0.5, 0.34, share=0.5, rounded=0.05)

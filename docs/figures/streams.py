@@ -25,7 +25,7 @@ def draw() -> Figure:
             x += length * WIDE
             arrow(axes, (x - 0.17, y), (x + 0.19, y), color=H, width=1.3)
         arrow(axes, (left - 0.45, y), (left + 0.19, y), color=H, width=1.3)
-        text(axes, x + 0.4, y, "(h, c), the same bits", H, fontsize=9.5, ha="left")
+        text(axes, x + 0.4, y, "the same (h, c)", H, fontsize=9.5, ha="left")
     text(axes, left + STEPS * WIDE / 2, 0.4, "an arrow is the state, which the stream keeps "
          "from call to call", FAINT, fontsize=9.5)  # fmt: skip
     return figure
