@@ -311,18 +311,6 @@ def test_every_module_says_what_it_is_for():
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), name
 
 
-def test_version_and_its_date():
-    """The newest dated heading of the changelog, the citation and the package agree."""
-    assert re.fullmatch(r"\d+\.\d+\.\d+", fastlstm.__version__)
-    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    first, newest, *_ = re.findall(r"^## (.*)$", changelog, re.M)
-    assert first == "[Unreleased]"
-    version, date = re.fullmatch(r"\[(.*)\] - (\d{4}-\d\d-\d\d)", newest).groups()
-    citation = (ROOT / "CITATION.cff").read_text("utf-8")
-    assert version == fastlstm.__version__
-    assert re.findall(r"^(?:version|date-released): (.*)$", citation, re.M) == [version, date]
-
-
 def test_the_address_is_the_same_everywhere():
     """Of the source and of the documentation, as pyproject.toml has them."""
     urls = re.findall(r'^\w+ = "(https://.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
