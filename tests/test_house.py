@@ -316,6 +316,7 @@ def test_the_address_is_the_same_everywhere():
     urls = re.findall(r'^\w+ = "(https://.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
     source, site = "https://github.com/fastlstm/fastlstm", "https://fastlstm.github.io/fastlstm"
     images = "https://raw.githubusercontent.com/fastlstm/fastlstm/main/docs/images/"
+    index = "https://pypi.org/p/fastlstm", "https://test.pypi.org/p/fastlstm"  # of a release
     assert urls and all(url.startswith((source, site)) for url in urls)
     pages = [
         *ROOT.glob("*.md"),
@@ -325,7 +326,7 @@ def test_the_address_is_the_same_everywhere():
     ]
     for page in pages:
         for url in re.findall(r"https://[\w./-]*fastlstm[\w./-]*", page.read_text("utf-8")):
-            assert url.startswith((source, site, images)), f"{page}: {url}"
+            assert url.startswith((source, site, images, *index)), f"{page}: {url}"
 
 
 # ---- the index of files ----------------------------------------------------------------------
