@@ -59,6 +59,7 @@ docs: $(VENV)/.docs
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	PATH=$(abspath $(VENV)/bin):$$PATH cython-lint fastlstm/engines/_native.pyx
 	$(RUN) -m mypy
 
 # Linux and GCC. The package is built apart; -k leaves out what takes long there: other processes,

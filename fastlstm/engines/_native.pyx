@@ -1,8 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, annotation_typing=False
+# cython: freethreading_compatible=True
 """The C kernels of fastlstm/native: pointers out of arrays, memory to work in, the GIL off, one call.
 
 The contract, the legend and the numbered equations are in `contract.py`; how it is fast stands
 in ``docs/architecture.md``.
+
+Any of this may run in many threads at once, also in a Python without the GIL. What threads share
+is complete before another one sees it, and does not change afterwards, but for three things:
+`Stack.idle` and `Step.busy`, which are exchanged in one go, and `Stack.stale`, which says the same
+to whoever sees it early or late. The dict `spare` is Python's, whose methods are safe.
 """
 
 import itertools
@@ -25,6 +31,38 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # what it raises is left to `_raise`
+
+
+cdef extern from *:
+    """
+    /* Put a value into a place and return what was there, in one go for all threads. With the GIL, which nobody hands
+    over meanwhile, that is so in any case. */
+    #ifdef Py_GIL_DISABLED
+    static inline void *exchange(void **place, void *value)
+    {
+        return __atomic_exchange_n(place, value, __ATOMIC_ACQ_REL);
+    }
+    static inline int exchange_flag(int *place, int value)
+    {
+        return __atomic_exchange_n(place, value, __ATOMIC_ACQ_REL);
+    }
+    #else
+    static inline void *exchange(void **place, void *value)
+    {
+        void *before = *place;
+        *place = value;
+        return before;
+    }
+    static inline int exchange_flag(int *place, int value)
+    {
+        int before = *place;
+        *place = value;
+        return before;
+    }
+    #endif
+    """
+    void *exchange(void **place, void *value) noexcept nogil
+    int exchange_flag(int *place, int value) noexcept nogil
 
 
 cdef extern from "fastlstm.h":
@@ -189,8 +227,7 @@ cdef int _raise() except -1:
     return -1
 
 
-cdef struct Scratch:
-    void *memory
+cdef struct Scratch:  # it begins with this, and has so many bytes behind it
     size_t size
 
 
@@ -265,7 +302,7 @@ cdef class Stack:
     cdef size_t bytes
     cdef dict spare
     cdef fl_shape shape
-    cdef Scratch idle[4]  # which calls take and give back
+    cdef Scratch *idle[4]  # which calls take and give back
     cdef bint reverse  # of a stack of one direction; of two, the second one is in any case
     cdef fl_cut cut  # if it has threads, work is cut like this
     cdef fl_back_cut back_cut
@@ -301,7 +338,7 @@ cdef class Stack:
 
     def __dealloc__(self):
         for k in range(4):
-            PyMem_RawFree(self.idle[k].memory)
+            PyMem_RawFree(self.idle[k])
 
     @property
     def isa(self):
@@ -313,30 +350,33 @@ cdef class Stack:
         """How many units of a layer share a vector."""
         return fl_stack_lanes(self.stack)
 
-    cdef Scratch take(self, size_t size) except *:
+    cdef Scratch *take(self, size_t size) except NULL:
         """Memory of at least so many bytes that no other call has."""
-        cdef Scratch scratch = Scratch(NULL, 0)
+        cdef Scratch *scratch = NULL
         cdef int k
         for k in range(4):
-            if self.idle[k].memory != NULL:
-                scratch = self.idle[k]
-                self.idle[k] = Scratch(NULL, 0)
-                break
-        if scratch.size < size:
-            PyMem_RawFree(scratch.memory)
-            scratch = Scratch(PyMem_RawMalloc(size + 64), size)
-            if scratch.memory == NULL:
+            if self.idle[k] != NULL:
+                scratch = <Scratch *>exchange(<void **>&self.idle[k], NULL)
+                if scratch != NULL:
+                    break
+        if scratch == NULL or scratch.size < size:
+            PyMem_RawFree(scratch)
+            scratch = <Scratch *>PyMem_RawMalloc(sizeof(Scratch) + 64 + size)
+            if scratch == NULL:
                 raise MemoryError()
+            scratch.size = size
         return scratch
 
-    cdef void give(self, Scratch scratch) noexcept:
+    cdef void give(self, Scratch *scratch) noexcept:
         cdef int k
         if scratch.size <= _KEEP_BYTES:
             for k in range(4):
-                if self.idle[k].memory == NULL:
-                    self.idle[k] = scratch
-                    return
-        PyMem_RawFree(scratch.memory)
+                if self.idle[k] == NULL:
+                    # What another thread has put there meanwhile goes on to the next place.
+                    scratch = <Scratch *>exchange(<void **>&self.idle[k], scratch)
+                    if scratch == NULL:
+                        return
+        PyMem_RawFree(scratch)
 
     def table(self, cnp.ndarray x not None):
         return Table(self, x)
@@ -357,9 +397,9 @@ cdef class Stack:
         """Run in memory that no other call has; short work keeps the GIL."""
         call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * rows)
         call.cut = &self.cut if self.cut.threads else NULL
-        cdef Scratch scratch = self.take(fl_scratch_bytes(self.stack, call))
+        cdef Scratch *scratch = self.take(fl_scratch_bytes(self.stack, call))
         cdef bint stopped
-        call.scratch = _aligned(scratch.memory)
+        call.scratch = _aligned(scratch + 1)
         if self.bytes * rows < _WORTH_GIL:
             stopped = fl_run(self.stack, call)
         else:
@@ -510,6 +550,7 @@ cdef class Stack:
 cdef class Table:
     """What `Stack.table` returns."""
 
+    cdef Stack stack
     cdef cnp.ndarray memory
     cdef void *products
     cdef int64_t rows
@@ -517,7 +558,7 @@ cdef class Table:
     def __init__(self, Stack stack not None, cnp.ndarray x not None):
         cdef int64_t x_stride = cnp.PyArray_STRIDE(x, 0)
         cdef const void *first = cnp.PyArray_DATA(x)
-        self.rows = cnp.PyArray_DIM(x, 0)
+        self.stack, self.rows = stack, cnp.PyArray_DIM(x, 0)
         self.memory = np.empty(fl_table_bytes(stack.stack, self.rows) + 64, np.uint8)
         self.products = _aligned(cnp.PyArray_DATA(self.memory))
         with nogil:
@@ -590,6 +631,7 @@ cdef class Step:
     cdef int type_number
     cdef Py_ssize_t inputs, outputs
     cdef Table table
+    cdef int busy  # whether a step is being made
 
     def __init__(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise,
                  Table table=None):
@@ -642,6 +684,7 @@ cdef class Step:
             or cnp.PyArray_NDIM(x) != 1
             or cnp.PyArray_DIM(x, 0) != self.call.batch
             or not cnp.PyArray_ISCARRAY_RO(x)
+            or self.stack is not self.table.stack
             or self.stack.stale
         ):
             return False
@@ -662,10 +705,17 @@ cdef class Step:
         )
 
     def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+        if exchange_flag(&self.busy, 1):
+            raise RuntimeError(
+                "two threads step one stream at once: a stream belongs to one thread at a time"
+            )
+        try:
+            return self.go(x, out)
+        finally:
+            exchange_flag(&self.busy, 0)
+
+    cdef go(self, x, out):
         cdef cnp.npy_intp shape[2]
-        cdef fl_call call
-        cdef Stack stack
-        cdef cnp.ndarray scratch
         if not (self.fits(x, self.inputs) if self.table is None else self.are_rows(x)):
             return self.otherwise(x, out)
         if out is None:
@@ -676,16 +726,16 @@ cdef class Step:
             or self.overlap(x, out)
         ):
             return self.otherwise(x, out)
-        if self.stack.stale:
+        # A table goes with the stack that it was made of, if that became stale just now too.
+        if self.stack.stale and self.table is None:
             self.take_present()
         self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
         self.call.parity ^= 1
         if self.stack.bytes * self.call.batch < _WORTH_GIL:
             fl_run(self.stack.stack, &self.call)
-        else:  # with what another thread cannot change, whatever it does to this stream meanwhile
-            call, stack, scratch = self.call, self.stack, self.scratch
+        else:
             with nogil:
-                fl_run(stack.stack, &call)
+                fl_run(self.stack.stack, &self.call)
         return out
 
 

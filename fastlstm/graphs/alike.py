@@ -115,9 +115,10 @@ class Alike:
 
     def plan(self, values: Sequence[Value]) -> Plan:
         """Return the plan for a further call: after some calls, one for those that are alike."""
-        if self._left:
-            self._left -= 1
-            if not self._left:
+        left = self._left
+        if left:
+            self._left = left - 1  # threads may count a call twice, or not at all
+            if left == 1:
                 # A ValueError of an operator comes to the caller, as from a run of the plan.
                 self._plan = for_calls_like(self._plan, values)
         return self._plan

@@ -116,7 +116,13 @@ class Embedding(Layer):
         ValueError
             If an index is out of range.
         """
-        return self._views["weight"][self._arrange(input)]
+        return self._rows(self._arrange(input))
+
+    def _rows(self, index: Integers) -> Floats:
+        """Return these rows of the weight, all of one version."""
+        with self._exclusive():
+            rows: Floats = self._views["weight"][index]
+        return rows
 
     def _look_up(self, input: Any) -> Lookup:
         return Lookup(self, self._arrange(input))
@@ -137,7 +143,7 @@ class Embedding(Layer):
             `padding_idx` none, as torch's.
         """
         index = self._arrange(input)
-        y = self._views["weight"][index]
+        y = self._rows(index)
         shape, index = y.shape, index.ravel()
 
         def pullback(d_output: ArrayLike) -> None:

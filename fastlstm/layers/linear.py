@@ -171,7 +171,9 @@ class Linear(Computed):
         array([[10., 20.]], dtype=float32)
         """
         x = self._arrange(input)
-        y, weight = self._run(x), self._copy_of_weight()
+        with self._exclusive():  # the weight of the way back is that of the run
+            weights, weight = self._product(), self._copy_of_weight()
+        y = self._run(x, weights)
         shape = y.shape
 
         def pullback(d_output: ArrayLike) -> Floats | None:
@@ -194,10 +196,10 @@ class Linear(Computed):
             )
         return x
 
-    def _run(self, x: Floats) -> Floats:
+    def _run(self, x: Floats, weights: Product | None = None) -> Floats:
+        weights = weights or self._product()
         rows = as_rows(x)
         y = np.empty((len(rows), self.out_features), self.dtype)
-        weights = self._product()
         for start in range(0, len(rows), self._most_rows):
             piece = slice(start, start + self._most_rows)
             weights.run(rows[piece], y[piece], self.num_threads)
@@ -207,9 +209,12 @@ class Linear(Computed):
         """Return the engine's product with the parameters as they are now."""
         version, weights = self._packed
         if version != self._version:
-            version, views = self._version, self._views
-            weights = self._engine.Product(views["weight"], views.get("bias"))
-            self._packed = version, weights
+            with self._exclusive():
+                version, weights = self._packed
+                if version != self._version:  # no other thread has packed them meanwhile
+                    version, views = self._version, self._views
+                    weights = self._engine.Product(views["weight"], views.get("bias"))
+                    self._packed = version, weights
         product: Product = weights
         return product
 
@@ -219,7 +224,10 @@ class Linear(Computed):
         return self, given._replace(features=features, giver=giver, directions=False)
 
     def _copy_of_weight(self) -> Floats:
-        """Return a copy of the weight, for pullbacks that are called after it has changed."""
+        """Return a copy of the weight, for pullbacks that are called after it has changed.
+
+        In `_exclusive`.
+        """
         version, weight = self._copied
         if weight is None or version != self._version:
             version, weight = self._version, self._views["weight"].copy()

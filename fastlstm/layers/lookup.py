@@ -47,8 +47,7 @@ class Lookup:
 
     def rows(self) -> Floats:
         """Return the input as an array."""
-        rows: Floats = self.embedding._views["weight"][self.index]
-        return rows
+        return self.embedding._rows(self.index)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -84,19 +83,20 @@ class Lookup:
 
 
 class Ahead:
-    """The products of an embedding's rows for one stack: counts rows until they pay.
+    """The products of an embedding's rows for an LSTM's stacks: counts rows until they pay.
 
     Parameters
     ----------
-    stack : Stack
+    stacks : list of Stack
+        Of all groups; the first one takes the products, and no other stack may.
     embedding : Embedding
-        With as many features, of the same dtype, as the stack takes.
+        With as many features, of the same dtype, as the first stack takes.
     wide : int
         How many products a row has: 4H for each direction.
     """
 
-    def __init__(self, stack: Stack, embedding: Embedding, wide: int) -> None:
-        self.stack, self.embedding, self.version = stack, embedding, embedding._version
+    def __init__(self, stacks: list[Stack], embedding: Embedding, wide: int) -> None:
+        self.stacks, self.embedding, self.version = stacks, embedding, embedding._version
         rows, inputs = embedding.num_embeddings, embedding.embedding_dim
         most = min((inputs - _COPY) * _BYTES_PER_INPUT, _MOST_BYTES)
         self.pays = rows * wide * embedding.dtype.itemsize <= most
@@ -105,14 +105,20 @@ class Ahead:
 
     def is_of(self, stack: Stack, embedding: Embedding) -> bool:
         """Whether the products are those of this stack and embedding, as they are now."""
-        same = self.stack is stack and self.embedding is embedding
+        same = self.stacks[0] is stack and self.embedding is embedding
         return same and self.version == embedding._version
 
-    def table(self, looked_up: int) -> Any:
-        """Return what the engine takes, or None; so many rows are looked up now."""
+    def is_made(self, looked_up: int) -> bool:
+        """Whether there is what the engine takes, `made`; so many rows are looked up now."""
         if self.made is None and self.pays:
             self.left -= looked_up
             if self.left <= 0:
-                self.made = self.stack.table(self.embedding._views["weight"])
-                self.pays = self.made is not None
-        return self.made
+                with self.embedding._exclusive():
+                    self._make()
+        return self.made is not None
+
+    def _make(self) -> None:
+        """Make the products, unless another thread has made them, or has changed the rows."""
+        if self.made is None and self.version == self.embedding._version:
+            self.made = self.stacks[0].table(self.embedding._views["weight"])
+            self.pays = self.made is not None

@@ -719,11 +719,11 @@ class LSTM(Recurrent):
         return_gates: bool = False,
     ) -> tuple[Any, ...]:
         """Do what a call does, if its input is to be looked up."""
-        batch_first, table = self.batch_first, None
+        batch_first, ahead = self.batch_first, None
         seen = return_cells or return_gates or self._is_random()
         if batch_first is not None and not seen:
-            table = self._table_of(lookup)
-        if table is None:
+            ahead = self._ahead_of(lookup)
+        if ahead is None:
             return LSTM.__call__(
                 self, lookup.rows(), hx, lengths=lengths, mask=mask, reset=reset,
                 masked_output=masked_output, return_cells=return_cells, return_gates=return_gates,
@@ -732,7 +732,7 @@ class LSTM(Recurrent):
         if (
             not told
             and masked_output == "zero"
-            and (done := self._at_once(lookup.index, hx, bool(batch_first), table))
+            and (done := self._at_once(lookup.index, hx, bool(batch_first), ahead))
         ):
             return done
         numbers = lookup.index[..., np.newaxis]
@@ -744,8 +744,8 @@ class LSTM(Recurrent):
         states = batch.sort(initial, start)
         y = np.empty((len(batch.x), self._directions * self._output_size), self.dtype)
         if len(y):
-            stacks = self._whole_stacks()
-            self._run_stacks(stacks, batch.x, batch.batch_sizes, states, y, table)
+            sizes, table = batch.batch_sizes, ahead.made
+            self._run_stacks(ahead.stacks, batch.x, sizes, states, y, table)
         return batch.output(y), self._given_out(batch.unsort(states, initial, start))
 
     def _record(

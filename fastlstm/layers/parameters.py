@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
+import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -90,6 +92,7 @@ class Parameters:
         self._gradients: Floats | None = None  # as `_flat`, once asked for
         self._grad_views: dict[str, Floats] | None = None  # as `_views`
         self._version = 0  # counts the changes of the parameters
+        self._process_locks: dict[int, Any] = {}  # see `_exclusive`
 
     def __getattr__(self, name: str) -> Any:
         attributes = self.__dict__
@@ -178,22 +181,30 @@ class Parameters:
         """Return for pickle and copy a buffer of its own, with shapes in place of views."""
         shapes = {name: view.shape for name, view in self._views.items()}
         without = {"_gradients": None, "_grad_views": None}
-        return {**self.__dict__, "_flat": self._flat.copy(), "_views": shapes, **without}
+        with self._exclusive():
+            flat = self._flat.copy()
+        state = {**self.__dict__, "_flat": flat, "_views": shapes, **without}
+        del state["_process_locks"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copy what comes out of a pickle: it may be a mapped file, read-only or shared."""
         flat, children = np.array(state["_flat"]), dict(state["children"])
         views = _views_of(flat, state["_views"])
-        self.__dict__.update(state, _flat=flat, _views=views, children=children)
+        self.__dict__.update(state, _flat=flat, _views=views, children=children, _process_locks={})
 
     def _own_grads(self) -> dict[str, Floats]:
         """The gradients of this layer's own parameters, views by their names; zeros at first."""
-        if self._gradients is None:
-            self._gradients = np.zeros_like(self._flat)
-        if self._grad_views is None:
-            shapes = {name: view.shape for name, view in self._views.items()}
-            self._grad_views = _views_of(self._gradients, shapes)
-        return self._grad_views
+        views = self._grad_views
+        if views is None:
+            with self._exclusive():  # two threads could keep views of what the other has replaced
+                if self._gradients is None:
+                    self._gradients = np.zeros_like(self._flat)
+                views = self._grad_views
+                if views is None:
+                    shapes = {name: view.shape for name, view in self._views.items()}
+                    self._grad_views = views = _views_of(self._gradients, shapes)
+        return views
 
     def _learnt_grads(self) -> dict[str, Floats]:
         """Those of `_own_grads` that are not frozen; a pullback adds into them."""
@@ -362,9 +373,23 @@ class Parameters:
                 assert layer._gradients is not None
                 yield layer, layer._flat, layer._gradients
 
+    def _exclusive(self) -> Any:
+        """Return a context for one thread at a time, in which parameters are written or copied.
+
+        So what a run makes of them is of one version, whatever other threads assign meanwhile. The
+        same thread may enter again. It is a lock, and a forked child has one of its own: its
+        parent's may be held by a thread that the child does not have.
+        """
+        locks, process = self._process_locks, os.getpid()
+        return locks.get(process) or locks.setdefault(process, threading.RLock())
+
     def changed(self) -> None:
-        """Tell the layer that its parameters were written: what is packed from them is stale."""
-        self.__dict__["_version"] += 1
+        """Tell the layer that its parameters were written: what is packed from them is stale.
+
+        Who writes them is in a block of `_exclusive` until then.
+        """
+        with self._exclusive():
+            self.__dict__["_version"] += 1
 
     def _set(self, values: Mapping[str, Array]) -> None:
         """Copy arrays of the right shapes into the parameters of these names."""
@@ -375,10 +400,12 @@ class Parameters:
                 )
             if not _fits(value, self.dtype):
                 raise ValueError(f"{name} holds numbers beyond {self.dtype}")
-        with np.errstate(under="ignore"):
-            for name, value in values.items():
-                self._views[name][...] = value
-        self.changed()
+        with self._exclusive(), np.errstate(under="ignore"):
+            try:
+                for name, value in values.items():
+                    self._views[name][...] = value
+            finally:  # Ctrl-C may end it
+                self.changed()
 
     def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Go through this layer and all inside it.
@@ -420,11 +447,11 @@ class Parameters:
         -------
         dict of str -> ndarray
         """
-        return {
-            prefix + name: view.copy()
-            for prefix, layer in self.named_layers()
-            for name, view in layer._views.items()
-        }
+        state: dict[str, Floats] = {}
+        for prefix, layer in self.named_layers():
+            with layer._exclusive():
+                state |= {prefix + name: view.copy() for name, view in layer._views.items()}
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
         """Take all parameters from a mapping with torch's names.

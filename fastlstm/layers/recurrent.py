@@ -193,8 +193,11 @@ class Recurrent(Computed):
         self._engine.prepare(self.dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in ("num_threads", "zoneout") and "_packed" in self.__dict__:
+        if name not in ("num_threads", "zoneout") or "_packed" not in self.__dict__:
+            super().__setattr__(name, value)
+            return
+        with self._exclusive():  # or another thread could go on packing with what was there before
+            super().__setattr__(name, value)
             self._options = options_of(self)
             self._discard(True, False)  # so that streams take it over
 
@@ -319,8 +322,9 @@ class Recurrent(Computed):
 
     def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale."""
-        super().changed()
-        self._discard(True, False)
+        with self._exclusive():
+            super().changed()
+            self._discard(True, False)
 
     def _discard(self, *ways: bool) -> None:
         """Forget the stacks that are packed in these ways; streams that hold one take another."""
@@ -339,12 +343,23 @@ class Recurrent(Computed):
         back. Such stacks run forward as well, and where no layers are in a group, there is one way
         only, so that there are never more than two packed copies.
         """
-        d, count = self._directions, len(self._suffixes)
         apart = (apart or back) and self._is_grouped
+        if stacks := self._packed_stacks(apart, back):
+            return stacks
+        with self._exclusive():
+            # Another thread may have packed them while this one waited.
+            return self._packed_stacks(apart, back) or self._pack(apart, back)
+
+    def _packed_stacks(self, apart: bool, back: bool) -> list[Stack] | None:
+        """Return the stacks of the present version if they are packed."""
         pack = self._packed.get(apart)
         if pack and pack.version == self._version and (pack.back or not back):
             return pack.stacks
-        del pack
+        return None
+
+    def _pack(self, apart: bool, back: bool) -> list[Stack]:
+        """Pack the present version. In `_exclusive`."""
+        d, count = self._directions, len(self._suffixes)
         self._discard(apart)  # its memory is there to take again
         version, cells = self._version, [self._cell(k) for k in range(count)]
         groups = [slice(k, k + d) for k in range(0, count, d)] if apart else self._groups
@@ -354,9 +369,7 @@ class Recurrent(Computed):
             )
             for group in groups
         ]
-        pack = _Pack(version, back, stacks)
-        if self._packed.setdefault(apart, pack) is not pack or version != self._version:
-            pack.make_stale()  # another thread was faster, or has changed the parameters
+        self._packed[apart] = _Pack(version, back, stacks)
         return stacks
 
     def _whole_stacks(self) -> list[Stack]:
@@ -366,8 +379,8 @@ class Recurrent(Computed):
             whole = self._whole = self._stacks()
         return whole
 
-    def _table_of(self, lookup: Lookup) -> Any:
-        """Return the products of an embedding's rows, which the engine takes with numbers of them.
+    def _ahead_of(self, lookup: Lookup) -> Ahead | None:
+        """Return the products of an embedding's rows, and the stacks that take numbers of them.
 
         None if they do not pay, or not yet.
         """
@@ -382,22 +395,25 @@ class Recurrent(Computed):
             return None
         ahead = self._ahead
         if ahead is None or not ahead.is_of(whole[0], embedding):
-            ahead = Ahead(whole[0], embedding, 4 * hidden * self._directions)
+            ahead = Ahead(whole, embedding, 4 * hidden * self._directions)
             self.__dict__["_ahead"] = ahead
-        return ahead.table(lookup.index.size)
+        return ahead if ahead.is_made(lookup.index.size) else None
 
     def _at_once(
-        self, input: Any, hx: Any, time_axis: int, table: Any = None
+        self, input: Any, hx: Any, time_axis: int, ahead: Ahead | None = None
     ) -> tuple[Any, ...] | None:
         """Return what `Stack.call` gives, None if it refuses or if more than that is to be done."""
+        if ahead is not None:
+            stacks = ahead.stacks
+            if len(stacks) > 1 or (hx is None and self.learn_initial_state):
+                return None
+            return stacks[0].call(input, hx, time_axis, self.num_threads, ahead.made)
         whole = self._whole
         # What is not packed yet is packed after the checks, so that errors come before any work.
         if whole is None or whole[0].stale or len(whole) > 1:
             return None
         if hx is None and self.learn_initial_state:
             return None
-        if table is not None:
-            return whole[0].call(input, hx, time_axis, self.num_threads, table)
         return whole[0].call(input, hx, time_axis, self.num_threads)
 
     def _present(self, group: int = 0) -> tuple[Stack, int]:
@@ -437,8 +453,9 @@ class Recurrent(Computed):
         """Return what sequences begin with if no states are given: zeros, or the learned states."""
         states = self._zeros(rows)
         if self.learn_initial_state:
-            for state, name in zip(each_cell(states), self._initial_names, strict=True):
-                state[...] = self._views[name]
+            with self._exclusive():
+                for state, name in zip(each_cell(states), self._initial_names, strict=True):
+                    state[...] = self._views[name]
         return states
 
     def _add_start_gradients(self, d_start: list[Array]) -> None:

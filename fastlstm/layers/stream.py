@@ -129,12 +129,12 @@ class Stream:
         """
         lstm = self._lstm
         batch_first = lstm.batch_first
-        lookup, table = (x, lstm._table_of(x)) if type(x) is Lookup else (None, None)
+        lookup, ahead = (x, lstm._ahead_of(x)) if type(x) is Lookup else (None, None)
         if lookup is not None:
-            x = lookup.rows() if table is None else lookup.index
+            x = lookup.rows() if ahead is None else lookup.index
         if len(self._states) == 2 and batch_first is not None:
             y: Floats
-            if done := lstm._at_once(x, tuple(self._states), batch_first, table):
+            if done := lstm._at_once(x, tuple(self._states), batch_first, ahead):
                 y, states = done
                 try:
                     self._put(states)
@@ -142,7 +142,7 @@ class Stream:
                     self._put(states)
                     raise
                 return y
-        if lookup is not None and table is not None:
+        if lookup is not None and ahead is not None:
             x = lookup.rows()
         x = as_float(x, lstm.dtype, "x", "Stream")
         if batch_first is None:
@@ -166,12 +166,12 @@ class Stream:
 
     def _step_of(self, lookup: Lookup, otherwise: Step) -> Step | None:
         """Return a step that takes numbers of an embedding's rows, None if that does not pay."""
-        table = self._lstm._table_of(lookup) if len(self._states) == 2 else None
-        if table is None:
+        ahead = self._lstm._ahead_of(lookup) if len(self._states) == 2 else None
+        if ahead is None:
             return None
         h, c = self._states
         present = functools.partial(self._lstm._present, 0)
-        return present()[0].step(h, c, present, otherwise, table)
+        return ahead.stacks[0].step(h, c, present, otherwise, ahead.made)
 
     @property
     def batch_size(self) -> int:
@@ -288,9 +288,9 @@ class LookedUp:
         return quick(x, out)
 
     def _step(self, x: Any, out: Floats | None = None) -> Any:
-        lookup = self._embedding._look_up(x)
+        lookup, version = self._embedding._look_up(x), self._embedding._version
         self._quick = self._stream._step_of(lookup, self._step)
-        self._version = self._embedding._version
+        self._version = version  # another thread may have changed it meanwhile
         return self._stream.step(lookup.rows(), out)
 
     def run(self, x: Any) -> Any:

@@ -315,7 +315,7 @@ class _LSTMRuns:
         # All ways to run an LSTM lead to `_record` now.
         vars(lstm).update(
             _at_once=lambda *arguments: None,
-            _table_of=lambda lookup: None,
+            _ahead_of=lambda lookup: None,
             _run=self._run,
             _record=self._record,
         )

@@ -225,8 +225,9 @@ class Training:
             names = (name for name, p in self.model.state_dict().items() if not is_finite(p))
             name = next(names)
             for layer, parameters, before in buffers:
-                parameters[...] = before
-                layer.changed()
+                with layer._exclusive():
+                    parameters[...] = before
+                    layer.changed()
             if not is_finite(self.model.state_dict()[name]):
                 raise self._fault("a parameter is not finite", batch, f"the parameter {name}")
             wrong = f"with lr {self.state.optimizer.lr:g} a parameter would not be finite"

@@ -139,12 +139,14 @@ class Optimiser:
         with np.errstate(all="ignore"):
             for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
                 buffers = [parameters, gradients, *(self._moments[n][number] for n in needed)]
-                for where, lr_factor, decay_factor, missed in self._blocks[number]:
-                    p, g, *moments = (buffer[where] for buffer in buffers)
-                    scratch = self._scratch[:, : p.size]
-                    rates = lr * lr_factor, weight_decay * decay_factor
-                    self._update(p, g, moments, scratch, *rates, self.steps - missed)
-                if self._blocks[number]:
+                if not self._blocks[number]:
+                    continue
+                with layer._exclusive():
+                    for where, lr_factor, decay_factor, missed in self._blocks[number]:
+                        p, g, *moments = (buffer[where] for buffer in buffers)
+                        scratch = self._scratch[:, : p.size]
+                        rates = lr * lr_factor, weight_decay * decay_factor
+                        self._update(p, g, moments, scratch, *rates, self.steps - missed)
                     layer.changed()
 
     def zero_grad(self) -> None:
