@@ -12,11 +12,10 @@ import building
 project = "fastlstm"
 author = "The fastlstm developers"
 copyright = author
-version = release = fastlstm.__version__
-
 # Which version a published site is, as the folder that it goes to is called: "dev" or a number.
 # Where nothing is said, it is for whoever built it, and has no list of other versions.
 PUBLISHED = os.environ.get("DOCS_VERSION", "")
+version = release = "dev" if PUBLISHED == "dev" else fastlstm.__version__
 TAG = f"v{PUBLISHED}" if PUBLISHED[:1].isdigit() else "main"
 SITE = "https://fastlstm.github.io/fastlstm"
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import ctypes
 import dataclasses
 import importlib
 import inspect
@@ -1119,4 +1120,21 @@ def test_a_containers_quota(tmp_path, monkeypatch, files, expected):
     for name, text in {"proc/self/cgroup": "0::/a/b\n", **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    assert cpus(tmp_path) == expected
+
+
+@pytest.mark.parametrize("mask, expected", [(0b1011, 3), (1 << 63, 1), (0, 6), (None, 6)])
+def test_processors_of_windows(tmp_path, monkeypatch, mask, expected):
+    """Those that the process may run on; all, if it has several groups of them or nothing tells."""
+
+    def get_mask(process, here, there):
+        assert process.value == ctypes.c_void_p(-1).value
+        here._obj.value, there._obj.value = mask or 0, 0b111111
+        return mask is not None
+
+    kernel = types.SimpleNamespace(GetProcessAffinityMask=get_mask)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "WinDLL", {"kernel32": kernel}.get, raising=False)
     assert cpus(tmp_path) == expected

@@ -311,23 +311,12 @@ def test_every_module_says_what_it_is_for():
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), name
 
 
-def test_version_and_its_date():
-    """The newest dated heading of the changelog, the citation and the package agree."""
-    assert re.fullmatch(r"\d+\.\d+\.\d+", fastlstm.__version__)
-    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    first, newest, *_ = re.findall(r"^## (.*)$", changelog, re.M)
-    assert first == "[Unreleased]"
-    version, date = re.fullmatch(r"\[(.*)\] - (\d{4}-\d\d-\d\d)", newest).groups()
-    citation = (ROOT / "CITATION.cff").read_text("utf-8")
-    assert version == fastlstm.__version__
-    assert re.findall(r"^(?:version|date-released): (.*)$", citation, re.M) == [version, date]
-
-
 def test_the_address_is_the_same_everywhere():
     """Of the source and of the documentation, as pyproject.toml has them."""
     urls = re.findall(r'^\w+ = "(https://.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
     source, site = "https://github.com/fastlstm/fastlstm", "https://fastlstm.github.io/fastlstm"
     images = "https://raw.githubusercontent.com/fastlstm/fastlstm/main/docs/images/"
+    index = "https://pypi.org/p/fastlstm", "https://test.pypi.org/p/fastlstm"  # of a release
     assert urls and all(url.startswith((source, site)) for url in urls)
     pages = [
         *ROOT.glob("*.md"),
@@ -337,7 +326,7 @@ def test_the_address_is_the_same_everywhere():
     ]
     for page in pages:
         for url in re.findall(r"https://[\w./-]*fastlstm[\w./-]*", page.read_text("utf-8")):
-            assert url.startswith((source, site, images)), f"{page}: {url}"
+            assert url.startswith((source, site, images, *index)), f"{page}: {url}"
 
 
 # ---- the index of files ----------------------------------------------------------------------

@@ -15,8 +15,9 @@ def draw() -> Figure:
     back = np.arange(STEPS)[::-1]  # how many steps lie between an input and the last output
     cases = [  # and where the name stands, as a factor, where two curves are close
         ("plain RNN", "tab:gray", None, 1),
+        ("plain RNN, orthogonal weights", "black", "orthogonal", 1 / 60),
         ("LSTM, $f$ near 0.5 (bias 0)", "tab:red", 0.0, 1),
-        ("LSTM, $f$ near 0.73 (bias 1)", "tab:orange", 1.0, 1),
+        ("LSTM, $f$ near 0.73 (bias 1)", "tab:orange", 1.0, 3),
         ("LSTM, $f$ near 0.95 (bias 3)", "tab:green", 3.0, 1 / 4),
         ("LSTM, $f$ near 0.99 (bias 5)", "tab:blue", 5.0, 4),
     ]
@@ -33,9 +34,9 @@ def draw() -> Figure:
     return figure
 
 
-def network(forget: float | None, seed: int) -> fastlstm.LSTM:
+def network(forget: float | str | None, seed: int) -> fastlstm.LSTM:
     """Return an untrained LSTM with this bias of its forget gates, or a plain RNN."""
-    if forget is not None:
+    if isinstance(forget, float):
         lstm = fastlstm.LSTM(4, UNITS, dtype="float64", seed=seed)
         lstm.bias_ih_l0 = lstm.bias_ih_l0 + forget * np.repeat([0, 1, 0, 0], UNITS)
         return lstm
@@ -45,6 +46,9 @@ def network(forget: float | None, seed: int) -> fastlstm.LSTM:
     rnn.weight_ih_l0 = rnn.weight_ih_l0 * candidate[:, None]
     rnn.weight_hh_l0 = rnn.weight_hh_l0 * candidate[:, None]
     rnn.bias_ih_l0 = rnn.bias_ih_l0 * candidate + np.repeat([1000.0, -1000.0, 0.0, 1000.0], UNITS)
+    if forget == "orthogonal":
+        weights, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(UNITS, UNITS)))
+        rnn.weight_hh_l0 = np.kron([[0], [0], [1], [0]], weights)
     return rnn
 
 

@@ -6,8 +6,10 @@ Also its caches, as the environment or Linux tells; the native engine asks the p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -116,12 +118,25 @@ def cpus(root: str | os.PathLike[str] = "/") -> int:
 
     `root` is where the files of Linux's control groups, versions 2 and 1, are looked for.
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    count = _allowed() or os.cpu_count() or 1
     for quota, period in _quotas(os.fspath(root)):
         if quota > 0:
             count = min(count, max(1, quota // period))
     return count
+
+
+def _allowed() -> int:
+    """Return how many processors this process may run on, or 0 where nothing tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    if sys.platform == "win32":
+        here, there = ctypes.c_size_t(), ctypes.c_size_t()  # sets, with a bit for each processor
+        own = ctypes.c_void_p(-1)  # this process
+        kernel = ctypes.WinDLL("kernel32")
+        # No bit is set if the process runs in several groups, of up to 64 processors each.
+        if kernel.GetProcessAffinityMask(own, ctypes.byref(here), ctypes.byref(there)):
+            return here.value.bit_count()
+    return 0
 
 
 def _quotas(root: str) -> Iterator[tuple[int, int]]:
