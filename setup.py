@@ -20,6 +20,7 @@ from logging import INFO
 
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
@@ -30,6 +31,18 @@ INEXACT = re.compile(
     "|reciprocal-math|no-signed-zeros|fp-contract=(?!off).*|fp-model=(?!strict).*)"
 )
 FLAGS = {name: shlex.split(os.environ.get(name, "")) for name in ("CFLAGS", "LDFLAGS")}
+
+
+class BuildAnew(build):
+    """Builds into empty folders: what an earlier build left there would be packed."""
+
+    def run(self):
+        bdist = self.get_finalized_command("bdist").bdist_base
+        for folder in (self.build_lib, bdist):
+            # only a folder that setuptools has named, such as build/lib.linux-x86_64-cpython-311
+            if os.path.basename(folder).startswith(("lib", "bdist.")):
+                shutil.rmtree(folder, ignore_errors=True)
+        super().run()
 
 
 class BuildNative(build_ext):
@@ -174,4 +187,4 @@ native = Extension(
     optional=os.environ.get("FASTLSTM_REQUIRE_NATIVE") != "1",
 )
 
-setup(ext_modules=[native], cmdclass={"build_ext": BuildNative})
+setup(ext_modules=[native], cmdclass={"build": BuildAnew, "build_ext": BuildNative})

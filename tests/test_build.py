@@ -1,6 +1,6 @@
 """The package as a user gets it: an sdist, a wheel from it, a fresh environment, a run there."""
 
-import importlib.util
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -14,11 +14,14 @@ import zipfile
 import numpy as np
 import pytest
 
+# To look for the module pip would keep setuptools from being imported later in this process.
+INSTALLED = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
+
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="environments have other folders"),
     *(
-        pytest.mark.skipif(not importlib.util.find_spec(tool), reason=f"needs {tool}, to build")
-        for tool in ("pip", "setuptools", "Cython")
+        pytest.mark.skipif(tool not in INSTALLED, reason=f"needs {tool}, to build")
+        for tool in ("pip", "setuptools", "cython")
     ),
 ]
 
@@ -59,6 +62,15 @@ def build_wheel(sdist, folder, **environment):
     return python(*command, cwd=folder, **environment)
 
 
+def build_sdist(source):
+    """Return the path of an sdist, which lies beside its sources."""
+    code = "import setuptools.build_meta; setuptools.build_meta.build_sdist('..')"
+    made = python("-c", code, cwd=source)
+    assert made.returncode == 0, made.stdout
+    (path,) = source.parent.glob("*.tar.gz")
+    return path
+
+
 def run_installed(wheel, folder):
     """Install into an environment of its own, which sees NumPy where it is; run `RUN` there."""
     prefix = folder / "environment"
@@ -79,20 +91,43 @@ def run_installed(wheel, folder):
 def sdist(tmp_path_factory):
     """The path of an sdist that is made of a copy of the sources alone."""
     folder = tmp_path_factory.mktemp("sdist")
-    copy = shutil.copytree(ROOT, folder / "source", ignore=MADE)
-    code = "import setuptools.build_meta; setuptools.build_meta.build_sdist('..')"
-    made = python("-c", code, cwd=copy)
-    assert made.returncode == 0, made.stdout
-    (path,) = folder.glob("*.tar.gz")
-    return path
+    return build_sdist(shutil.copytree(ROOT, folder / "source", ignore=MADE))
 
 
-def test_sdist_holds_the_sources(sdist):
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastlstm/native").iterdir()}
-    assert sources and names >= {*sources, "fastlstm/engines/_native.pyx"}
-    assert "fastlstm/engines/_native.c" not in names
+def in_sdist(path):
+    """The names in an sdist, as they are in the repository."""
+    with tarfile.open(path) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def test_sdist_holds_the_repository(sdist):
+    """All but what is made, pictures that can be drawn again, and the settings of services."""
+    files = {
+        path.relative_to(ROOT)
+        for folder in ("benchmarks", "docs", "examples", "fastlstm", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".so", ".pyd")
+        if not any(part == "__pycache__" or part[0] == "." for part in path.relative_to(ROOT).parts)
+    }
+    made = ["docs/figures/*.svg", "docs/performance/*", "docs/reference/generated/*"]
+    left_out = {
+        path
+        for path in files
+        if any(map(path.match, ("benchmarks/results/*/*.png", "fastlstm/engines/_native.c", *made)))
+    }
+    named = "CHANGELOG.md CITATION.cff CODE_OF_CONDUCT.md CONTRIBUTING.md LICENSE MANIFEST.in"
+    named += " Makefile README.md SECURITY.md conftest.py pyproject.toml setup.py"
+    names = in_sdist(sdist)
+    assert names >= {path.as_posix() for path in files - left_out} | {*named.split()}
+    assert not names & {path.as_posix() for path in left_out}
+    assert sdist.stat().st_size < 3_000_000  # 2.0 MB, 0.8 of which are the tests and their data
+
+
+def test_an_index_shows_it(sdist):
+    """The description can be rendered, and no field of the metadata is unknown."""
+    pytest.importorskip("twine", reason="needs twine, as an index checks what it gets")
+    checked = python("-m", "twine", "check", "--strict", sdist, cwd=sdist.parent)
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.slow
@@ -125,34 +160,60 @@ def test_without_a_compiler(sdist, tmp_path):
     assert run_installed(wheel, tmp_path) in ("numba", "numpy")
 
 
-def leave(*extensions):
-    """Put an extension of an earlier build in each place, newer than its sources."""
-    for path in extensions:
+def leave(*paths):
+    """Put a file of an earlier build in each place, newer than its sources."""
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"of an earlier build")
 
 
-def test_an_engine_of_an_earlier_build_hides_no_failure(tmp_path):
-    """It is neither packed nor left where it would be loaded."""
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=MADE)
-    name = f"fastlstm/engines/_native{SUFFIX}"
-    in_place, built = source / name, source / "build" / "earlier" / name
-    leave(in_place, built)
-    command = ["setup.py", "build_ext", "--inplace", "--build-lib", "build/earlier"]
+ENGINE = f"fastlstm/engines/_native{SUFFIX}"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A copy of the sources, with an engine of an earlier build beside them."""
+    copy = shutil.copytree(ROOT, tmp_path / "source", ignore=MADE)
+    leave(copy / ENGINE)
+    return copy
+
+
+def test_an_engine_of_an_earlier_build_hides_no_failure(source):
+    """It does not stay where it would be loaded, or packed by what follows; all else stays."""
+    built, other = source / "out" / ENGINE, source / "out" / "other"
+    leave(built, other)
+    command = "setup.py build --build-lib out --build-base out build_ext --inplace".split()
     failed = python(*command, cwd=source, **NO_COMPILER)
     assert failed.returncode == 0 and "could not be built" in failed.stdout, failed.stdout
-    assert not in_place.exists() and not built.exists()
+    assert not (source / ENGINE).exists() and not built.exists()
+    assert other.exists()  # only folders that setuptools named are emptied
 
-    default = f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-    built = source / "build" / default / name
-    leave(in_place, built)
+
+def test_no_wheel_has_what_an_earlier_build_left(source, tmp_path):
+    """An engine, and a module that there no longer is, in every folder that a build leaves."""
+    platform = sysconfig.get_platform()
+    lib = source / "build" / f"lib.{platform}-{sys.implementation.cache_tag}"
+    bdist = source / "build" / f"bdist.{platform}" / "wheel"
+    removed = "fastlstm/engines/_removed.py"
+    leave(lib / ENGINE, lib / removed, bdist / ENGINE, bdist / removed)
+    listed = source / "fastlstm.egg-info" / "SOURCES.txt"
+    listed.parent.mkdir()
+    listed.write_text(f"{ENGINE}\nbuild/{lib.name}/{ENGINE}\n")
     failed = build_wheel(source, tmp_path, **NO_COMPILER)
     assert failed.returncode == 0 and "could not be built" in failed.stdout, failed.stdout
-    assert in_place.exists() and not built.exists()  # nothing was to be built in place
+    assert (source / ENGINE).exists()  # nothing was to be built in place
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert "fastlstm/__init__.py" in names and name not in names
+        names = {*archive.namelist()}
+    assert "fastlstm/__init__.py" in names and not names & {ENGINE, removed}
+    assert not [n for n in in_sdist(build_sdist(source)) if n.endswith((ENGINE, removed))]
+
+
+def test_an_editable_install_loads_no_engine_of_an_earlier_build(source):
+    code = "import setuptools.build_meta; setuptools.build_meta.build_editable('..')"
+    failed = python("-c", code, cwd=source, **NO_COMPILER)
+    assert failed.returncode == 0 and "could not be built" in failed.stdout, failed.stdout
+    assert not (source / ENGINE).exists()
 
 
 def test_required_without_a_compiler(sdist, tmp_path):
