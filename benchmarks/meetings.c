@@ -129,13 +129,11 @@ static const struct {
     void (*meet)(int thread, int64_t phase);
     int shares; /* of a team, for each thread */
 } ways[] = {
-    {"counter", meet_counter, 1},
-    {"counter-flag", meet_flag, 1},
-    {"all-read-all", meet_all, 1},
-    {"gathered", meet_gathered, 1},
-    {"dissemination", meet_dissemination, 1},
-    {"team", meet_team, 1},
+    /* clang-format off: a way in each line */
+    {"counter", meet_counter, 1},    {"counter-flag", meet_flag, 1},           {"all-read-all", meet_all, 1},
+    {"gathered", meet_gathered, 1},  {"dissemination", meet_dissemination, 1}, {"team", meet_team, 1},
     {"team-2-shares", meet_team, 2},
+    /* clang-format on */
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

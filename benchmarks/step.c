@@ -93,8 +93,10 @@ static double median(fl_stream *stream, const fl_call *call, int block)
 static void print_times(const fl_stack *stack, int64_t I, int64_t H)
 {
     fl_stream *stream = fl_make_stream(allocate(fl_stream_bytes(stack, 1)), stack, 1);
-    const fl_call call = {.x = draw(BLOCK * I, sizeof(float), 1), .y = allocate(BLOCK * H * sizeof(float)),
-                          .x_stride = I * sizeof(float), .y_stride = H * sizeof(float)};
+    const fl_call call = {.x = draw(BLOCK * I, sizeof(float), 1),
+                          .y = allocate(BLOCK * H * sizeof(float)),
+                          .x_stride = I * sizeof(float),
+                          .y_stride = H * sizeof(float)};
     double one = median(stream, &call, 1), block = median(stream, &call, BLOCK), sum = 0;
     fl_set_states(stream, NULL, NULL);
     timed(stream, &call, BLOCK, 1);
@@ -120,19 +122,30 @@ int main(int argc, char **argv)
         return 1;
     }
     enum { W_IH, W_HH, BIAS, W_HR, X, Y, STATE, CELL, ARRAYS };
-    int64_t counts[ARRAYS] = {4 * H * I, 4 * H * P, 4 * H, P < H ? P * H : 0,
-                              B * I, B * P, B * P, B * H};
+    int64_t counts[ARRAYS] = {4 * H * I, 4 * H * P, 4 * H, P < H ? P * H : 0, B * I, B * P, B * P, B * H};
     void *arrays[ARRAYS];
     for (int n = 0; n < ARRAYS; n++)
         arrays[n] = draw(counts[n], itemsize, n < X ? 1 / sqrt((double)H) : n == X ? 1 : 0);
 
-    fl_shape shape = {.itemsize = itemsize, .layers = 1, .directions = 1,
-                      .input = I, .hidden = H, .output = P, .caches = written ? &CACHES : NULL};
-    fl_arrays parameters = {.w_ih = arrays[W_IH], .w_hh = arrays[W_HH], .b = arrays[BIAS],
-                            .w_hr = P < H ? arrays[W_HR] : NULL};
+    fl_shape shape = {.itemsize = itemsize,
+                      .layers = 1,
+                      .directions = 1,
+                      .input = I,
+                      .hidden = H,
+                      .output = P,
+                      .caches = written ? &CACHES : NULL};
+    fl_arrays parameters = {
+        .w_ih = arrays[W_IH], .w_hh = arrays[W_HH], .b = arrays[BIAS], .w_hr = P < H ? arrays[W_HR] : NULL};
     fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, &parameters);
-    fl_call call = {.x = arrays[X], .x_stride = I * itemsize, .y = arrays[Y], .y_stride = P * itemsize,
-                    .steps = 1, .batch = B, .h = arrays[STATE], .c = arrays[CELL], .threads = 1};
+    fl_call call = {.x = arrays[X],
+                    .x_stride = I * itemsize,
+                    .y = arrays[Y],
+                    .y_stride = P * itemsize,
+                    .steps = 1,
+                    .batch = B,
+                    .h = arrays[STATE],
+                    .c = arrays[CELL],
+                    .threads = 1};
     call.scratch = allocate(fl_scratch_bytes(stack, &call));
     if (!written) {
         print_times(stack, I, H);

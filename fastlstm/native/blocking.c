@@ -33,8 +33,8 @@ static int64_t hoist_of(const fl_caches *caches, const fl_blocking_sizes *sizes,
 {
     const int64_t rows = sizes->rows, I = sizes->inputs, far = weights > caches->l2;
     const int alone = rows <= sizes->tile; /* In a step, nothing uses weights twice, and the tile may not be whole. */
-    if (rows == 0) /* A part may be empty. */
-        return 0;
+    if (rows == 0)
+        return 0; /* A part may be empty. */
     if (sizes->inputs_first)
         return sizes->steps;
     if (sizes->table) {

@@ -177,7 +177,7 @@ int64_t fl_first_sequence(const fl_call *call, int64_t rows, int groups, int gro
         return group ? call->batch : 0;
     if (!call->batch_sizes)
         return call->batch * group / groups;
-    int64_t sequence = 0, left = rows * group / groups; /* rows that the groups before this one are to have */
+    int64_t sequence = 0, left = rows * group / groups;   /* rows that the groups before this one are to have */
     for (int64_t t = call->steps; left > 0 && t > 0; t--) /* sequences of t steps; the longest come first */
         for (; sequence < call->batch_sizes[t - 1] && left > 0; sequence++)
             left -= t;
@@ -216,9 +216,13 @@ static run_sizes run_sizes_of(const fl_stack *stack, const fl_call *call, int64_
     const double kind = call->noise || stack->cells->kind == FL_GENERAL ? GENERAL_CELLS : 1;
     const double taped = call->tape ? (GATES + 1) * stack->kernels->lanes * s->itemsize * TAPE_NS : 0;
     return (run_sizes){
-        .stack = stack, .steps = call->steps, .live = (double)rows / call->steps / call->batch,
+        .stack = stack,
+        .steps = call->steps,
+        .live = (double)rows / call->steps / call->batch,
         .inputs = call->table ? 0 : s->input,
-        .k_bytes = GATES * stack->kernels->lanes * s->itemsize, .cell = kind * CELL_NS + taped, .tile = kind * TILE_NS,
+        .k_bytes = GATES * stack->kernels->lanes * s->itemsize,
+        .cell = kind * CELL_NS + taped,
+        .tile = kind * TILE_NS,
         .few_units = s->hidden <= FEW_UNITS && s->output == s->hidden && kind == 1 && !call->tape,
         .phases = 1 + (stack->options.layer_norm != 0) + (s->output != s->hidden),
     };
@@ -228,7 +232,8 @@ static run_sizes run_sizes_of(const fl_stack *stack, const fl_call *call, int64_
 static group_sizes group_of(const run_sizes *run, int sequences)
 {
     const int even = run->live == 1;
-    return (group_sizes){.rows = run->live * sequences, .tiles = most_of(sequences, run->stack->kernels->tile),
+    return (group_sizes){.rows = run->live * sequences,
+                         .tiles = most_of(sequences, run->stack->kernels->tile),
                          .hoists = run->steps > 3 && (sequences > 1 || even),
                          .few = run->few_units && sequences == 1 && even};
 }
@@ -238,7 +243,9 @@ static share_sizes share_of(const run_sizes *run, int seats, int panels)
 {
     const fl_shape *s = &run->stack->shape;
     const int wide = s->output == s->hidden ? 0 : most_of(s->output, WIDTH * run->stack->kernels->lanes);
-    return (share_sizes){.panels = panels, .wide = most_of(wide, seats), .meetings = run->phases * meeting_ns(seats),
+    return (share_sizes){.panels = panels,
+                         .wide = most_of(wide, seats),
+                         .meetings = run->phases * meeting_ns(seats),
                          .others = 1 - 1.0 / seats};
 }
 
@@ -347,16 +354,23 @@ static __attribute__((noinline)) fl_cut least_cut(const fl_stack *stack, const f
                 double ns = run_ns(&run, teams, all, 1, &groups[n], &share);
                 if (ns < least) {
                     least = ns;
-                    best = (fl_cut){.threads = all, .groups = parts.parts[n], .teams = teams,
-                                    .seats = seats.parts[k], .shares = seats.parts[k]};
+                    best = (fl_cut){.threads = all,
+                                    .groups = parts.parts[n],
+                                    .teams = teams,
+                                    .seats = seats.parts[k],
+                                    .shares = seats.parts[k]};
                 }
                 const int first = hoists && n == 0 && k > 0 && (teams == 1 || s->directions == 2);
                 for (int makers = 2 * all; first && makers <= threads; makers *= 2) {
                     const double with = first_ns(&run, ns, teams, all, makers, &groups[0], &share);
                     if (with < least) {
                         least = with;
-                        best = (fl_cut){.threads = makers, .groups = 1, .teams = teams, .seats = seats.parts[k],
-                                        .shares = seats.parts[k], .inputs_first = 1};
+                        best = (fl_cut){.threads = makers,
+                                        .groups = 1,
+                                        .teams = teams,
+                                        .seats = seats.parts[k],
+                                        .shares = seats.parts[k],
+                                        .inputs_first = 1};
                     }
                 }
                 if (all == 1 || all > parts.parts[n] || call->batch < FINE_ROWS * finer)

@@ -91,10 +91,10 @@ typedef struct fl_stack fl_stack;
 /* The arrays of one layer in one direction, C-contiguous: its parameters, which are read, or their gradients,
 which are added to. The rows of gate i come first, then those of f, g and o. */
 typedef struct {
-    void *w_ih; /* (4H, I); above the first layer (4H, directions * P) */
-    void *w_hh; /* (4H, P) */
-    void *b;    /* (4H,) */
-    void *w_hr; /* (P, H); NULL without a projection */
+    void *w_ih;               /* (4H, I); above the first layer (4H, directions * P) */
+    void *w_hh;               /* (4H, P) */
+    void *b;                  /* (4H,) */
+    void *w_hr;               /* (P, H); NULL without a projection */
     void *w_ci, *w_cf, *w_co; /* (H,): the peepholes of (13); NULL without */
     void *ln;                 /* (4H,): the gains of (14); NULL without FL_NORM_GATES */
     void *ln_ih, *ln_hh;      /* (4H,): the gains of (12); NULL without FL_NORM_SUMS */
@@ -140,37 +140,37 @@ typedef struct {
     void *cells;                /* NULL, or, for a stack of one layer, (N, directions * H): filled with c after each
                                    step, where cells_stride is the bytes from row to row */
     int64_t cells_stride;
-    void *scratch;              /* memory of fl_scratch_bytes at a multiple of 64, with any content */
-    int32_t threads;            /* how many threads may work, the caller among them. No value depends on it. A
-                                   real-time thread should ask for 1: with more it may wait for others. */
-    const fl_cut *cut;          /* NULL: that which takes the least time. For tests and measurements: this one, with
-                                   scratch memory for it. */
-    const fl_noise *noise;      /* for each direction, for stacks of one layer; NULL: nothing is random */
-    int32_t reverse;            /* if 1, run from the end of each sequence to its start; for one direction only */
-    int32_t parity;             /* for a stream, 0 and 1 in turn from call to call: a call then begins with the
-                                   weights that the call before used last. It changes the time and no value. */
-    void *tape;                 /* NULL, or, for a stack of one layer, memory of fl_tape_bytes at a multiple of 64,
-                                   which the run fills for `fl_back` */
+    void *scratch;               /* memory of fl_scratch_bytes at a multiple of 64, with any content */
+    int32_t threads;             /* how many threads may work, the caller among them. No value depends on it. A
+                                    real-time thread should ask for 1: with more it may wait for others. */
+    const fl_cut *cut;           /* NULL: that which takes the least time. For tests and measurements: this one, with
+                                    scratch memory for it. */
+    const fl_noise *noise;       /* for each direction, for stacks of one layer; NULL: nothing is random */
+    int32_t reverse;             /* if 1, run from the end of each sequence to its start; for one direction only */
+    int32_t parity;              /* for a stream, 0 and 1 in turn from call to call: a call then begins with the
+                                    weights that the call before used last. It changes the time and no value. */
+    void *tape;                  /* NULL, or, for a stack of one layer, memory of fl_tape_bytes at a multiple of 64,
+                                    which the run fills for `fl_back` */
     int64_t checkpoint_interval; /* 0: the tape holds the gates (or what they are computed from) and cells of all
-                                   steps. n > 0: it holds the states at every n-th step, and `fl_back` computes the
-                                   others again. */
-    int (*stop)(void);          /* NULL, or asked by the calling thread now and then: the run ends early when it
-                                   returns other than 0 */
+                                    steps. n > 0: it holds the states at every n-th step, and `fl_back` computes the
+                                    others again. */
+    int (*stop)(void);           /* NULL, or asked by the calling thread now and then: the run ends early when it
+                                    returns other than 0 */
 } fl_call;
 
 /* The backward pass through a recorded call. */
 typedef struct {
-    const fl_call *call; /* as it ran, except for h and c, which are not read, and threads, which may differ */
-    const void *dy;      /* (N, directions * P) */
-    int64_t dy_stride;   /* bytes from row to row */
-    void *dh, *dc;       /* (directions, B, P) and (directions, B, H): the gradients of the states after the run,
-                            replaced by those of the states before it */
-    void *dx;            /* (N, I), filled, with rows side by side; NULL: not wanted */
+    const fl_call *call;       /* as it ran, except for h and c, which are not read, and threads, which may differ */
+    const void *dy;            /* (N, directions * P) */
+    int64_t dy_stride;         /* bytes from row to row */
+    void *dh, *dc;             /* (directions, B, P) and (directions, B, H): the gradients of the states after the run,
+                                  replaced by those of the states before it */
+    void *dx;                  /* (N, I), filled, with rows side by side; NULL: not wanted */
     const void *const *dcells; /* for each direction (N, H), the gradients of the cells of `fl_saved`, or NULL; NULL:
                                   there are none */
-    const fl_arrays *dw; /* for each direction, the gradients of its parameters, which are added to */
-    void *scratch;       /* memory of fl_back_scratch_bytes at a multiple of 64 */
-    const fl_back_cut *cut; /* as that of `fl_call` */
+    const fl_arrays *dw;       /* for each direction, the gradients of its parameters, which are added to */
+    void *scratch;             /* memory of fl_back_scratch_bytes at a multiple of 64 */
+    const fl_back_cut *cut;    /* as that of `fl_call` */
 } fl_back_call;
 
 /* The number of the instruction set with this name, or, for NULL, of the best that this machine has. -1: the name
@@ -279,8 +279,8 @@ typedef struct {
 
 /* As `fl_stack_bytes` and `fl_pack`: w is (outputs, inputs), and b is (outputs,) or NULL. */
 size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa);
-fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa,
-                          const void *w, const void *b);
+fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa, const void *w,
+                          const void *b);
 
 /* Multiply. It needs no scratch memory. */
 void fl_run_linear(const fl_linear *linear, const fl_linear_call *call);

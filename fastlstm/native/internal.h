@@ -4,8 +4,8 @@ fastlstm.h; L is the number of lanes of a vector. */
 #ifndef FASTLSTM_INTERNAL_H
 #define FASTLSTM_INTERNAL_H
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) \
-    || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(__ASSOCIATIVE_MATH__) \
+    || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
 #error "with -ffast-math or a part of it results are not the same bits everywhere: compile without"
 #endif
 
@@ -193,7 +193,7 @@ typedef struct fl_kernels {
     void (*saved)(const fl_task *task, void *gates, void *cells);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
     size_t (*back_scratch_bytes)(const fl_back_task *back);
-    void (*begin_back)(const fl_back_task *back); /* once, before the threads come */
+    void (*begin_back)(const fl_back_task *back);       /* once, before the threads come */
     void (*back)(const fl_back_task *back, int thread); /* in every thread */
     void (*pack_linear)(fl_linear *linear, const void *w, const void *b);
     /* Up to LINEAR_ROWS rows, for the panels of outputs from `from` to `to`. */
@@ -324,11 +324,12 @@ seat s % seats, whose thread finds in its caches what the share needs. The share
 comes late, are done by the others. */
 typedef struct {
     int seats, shares;
-    fl_begun *begun;   /* [share]: how many phases of it some thread has begun, */
-    fl_line *finished; /* and how many are finished. They lie apart, so that in the usual case a share's own thread alone
-                          touches `begun`. */
+    /* [share]: how many phases of it some thread has begun, and how many are finished. They lie apart, so that in the
+    usual case a share's own thread alone touches `begun`. */
+    fl_begun *begun;
+    fl_line *finished;
     _Alignas(64) _Atomic int64_t over; /* how many phases are known to be over; it may be behind */
-    _Atomic uint64_t empty; /* the seats whose threads are known not to be there, a bit for each */
+    _Atomic uint64_t empty;            /* the seats whose threads are known not to be there, a bit for each */
 } fl_team;
 
 /* The bytes of a team of so many shares, at a multiple of 64, and that team, made in this memory. */

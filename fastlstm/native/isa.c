@@ -19,9 +19,15 @@ enum { COUNT = sizeof table / sizeof *table };
 
 /* What leaf 1 and leaf 7 of cpuid tell, and the sets of registers that the system keeps when it changes threads. */
 enum {
-    FMA3 = 1 << 12, XGETBV = 1 << 27, AVX = 1 << 28,
-    AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30,
-    KEPT_256 = 0x6, KEPT_512 = 0xe6,
+    FMA3 = 1 << 12,
+    XGETBV = 1 << 27,
+    AVX = 1 << 28,
+    AVX2 = 1 << 5,
+    AVX512F = 1 << 16,
+    AVX512DQ = 1 << 17,
+    AVX512BW = 1 << 30,
+    KEPT_256 = 0x6,
+    KEPT_512 = 0xe6,
 };
 #define AVX512VL (1u << 31)
 

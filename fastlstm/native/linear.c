@@ -18,15 +18,14 @@ size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int is
     return fl_up(sizeof(fl_linear), 64) + fl_up(inputs * whole * kernels->weight_bytes, 64) + whole * itemsize;
 }
 
-fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa,
-                          const void *w, const void *b)
+fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs, int isa, const void *w,
+                          const void *b)
 {
     const fl_kernels *kernels = fl_kernels_of(isa, itemsize);
     int64_t whole = fl_up(outputs, WIDTH * kernels->lanes);
     fl_linear *linear = memory;
     char *places = (char *)memory + fl_up(sizeof(fl_linear), 64);
-    *linear = (fl_linear){kernels, inputs, outputs, places,
-                          places + fl_up(inputs * whole * kernels->weight_bytes, 64)};
+    *linear = (fl_linear){kernels, inputs, outputs, places, places + fl_up(inputs * whole * kernels->weight_bytes, 64)};
     kernels->pack_linear(linear, w, b);
     return linear;
 }

@@ -17,8 +17,8 @@ inline because a step of a small layer takes little more than a hundred nanoseco
 typedef unsigned fl_mode;
 
 enum {
-    FL_MODE = 0x9fc0,   /* results and operands that are denormal are zero; all exceptions are masked */
-    FL_FLAGS = 0x3f,    /* the exceptions that there were */
+    FL_MODE = 0x9fc0, /* results and operands that are denormal are zero; all exceptions are masked */
+    FL_FLAGS = 0x3f,  /* the exceptions that there were */
     FL_INEXACT = 0x20,
 };
 

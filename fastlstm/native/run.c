@@ -26,7 +26,7 @@ typedef struct {
     int arrays;       /* that layers hand to the next: two, in turn, are enough if they run one after the other */
     int pieces;       /* of the products of inputs, if these come first */
     size_t array_size, task_size, team_size, inputs_size, tasks, teams, inputs, seats;
-    fl_stop *stop;    /* NULL: it cannot be stopped */
+    fl_stop *stop; /* NULL: it cannot be stopped */
 } stack_run;
 
 /* ---- what lies where ----------------------------------------------------------------------------- */
@@ -121,10 +121,16 @@ static size_t task_size(const stack_run *run)
     for (int layer = 0; layer < s->layers && layer < 2; layer++)
         for (int group = 0; group < groups; group += step) {
             const fl_task task = {
-                .cell = &run->stack->cells[layer * s->directions], .table = layer ? NULL : run->call->table,
-                .batch_sizes = run->call->batch_sizes, .steps = run->call->steps, .batch = run->call->batch,
+                .cell = &run->stack->cells[layer * s->directions],
+                .table = layer ? NULL : run->call->table,
+                .batch_sizes = run->call->batch_sizes,
+                .steps = run->call->steps,
+                .batch = run->call->batch,
                 .sequences = first_sequence(run, group + 1) - first_sequence(run, group),
-                .shares = run->cut.shares, .split = run->alone ? NULL : layer ? &run->split : &run->first_split,
+                .shares = run->cut.shares,
+                .split = run->alone ? NULL
+                    : layer         ? &run->split
+                                    : &run->first_split,
                 .noise = run->call->noise,
             };
             size_t size = run->stack->kernels->scratch_bytes(&task);
@@ -204,15 +210,27 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
     const int is_first = layer == 0 && direction < run->cut.teams;
     fl_task task = {
         .cell = &run->stack->cells[cell],
-        .x = call->x, .x_stride = call->x_stride, .y = call->y, .y_stride = call->y_stride,
+        .x = call->x,
+        .x_stride = call->x_stride,
+        .y = call->y,
+        .y_stride = call->y_stride,
         .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
         .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
-        .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch,
-        .rows = run->rows, .first_sequence = first, .sequences = first_sequence(run, group + 1) - first,
-        .split = run->alone ? NULL : is_first ? &run->first_split : &run->split,
-        .reverse = direction || call->reverse, .parity = call->parity,
-        .shares = run->cut.shares, .is_caller = is_caller,
-        .noise = call->noise ? &call->noise[direction] : NULL, .stop = run->stop,
+        .batch_sizes = call->batch_sizes,
+        .steps = call->steps,
+        .batch = call->batch,
+        .rows = run->rows,
+        .first_sequence = first,
+        .sequences = first_sequence(run, group + 1) - first,
+        .split = run->alone ? NULL
+            : is_first      ? &run->first_split
+                            : &run->split,
+        .reverse = direction || call->reverse,
+        .parity = call->parity,
+        .shares = run->cut.shares,
+        .is_caller = is_caller,
+        .noise = call->noise ? &call->noise[direction] : NULL,
+        .stop = run->stop,
         .scratch = scratch + run->tasks + run->task_size * (group * run->cut.teams + team),
     };
     if (call->table && !layer)
@@ -277,7 +295,9 @@ static fl_task nth_task(const stack_run *run, const fl_place *place, int team, i
 static void run_task(const stack_run *run, const fl_place *place, int team, int n, int number)
 {
     const fl_task task = nth_task(run, place, team, n);
-    fl_seat seat = {.team = team_of(run, place->group, team), .number = number, .loaded = is_loaded(run, n),
+    fl_seat seat = {.team = team_of(run, place->group, team),
+                    .number = number,
+                    .loaded = is_loaded(run, n),
                     .phase = first_phase(run, n)};
     if (run->by_layers) {
         seat.loaded = is_loaded(run, team);
@@ -394,8 +414,11 @@ static void take_places(void *context, int thread)
     fl_mode before = fl_set_mode();
     for (int k = 0; k < cut->groups && !stopped(run); k++) {
         const fl_place place = {
-            .thread = thread, .group = (thread / (cut->teams * cut->seats) + k) % cut->groups,
-            .team = thread / cut->seats % cut->teams, .seat = thread % cut->seats, .is_home = k == 0,
+            .thread = thread,
+            .group = (thread / (cut->teams * cut->seats) + k) % cut->groups,
+            .team = thread / cut->seats % cut->teams,
+            .seat = thread % cut->seats,
+            .is_home = k == 0,
         };
         if (cut->inputs_first) {
             make_inputs(run, &place);

@@ -59,8 +59,12 @@ size_t fl_stack_bytes(const fl_shape *shape, int isa)
 }
 
 static const fl_options plain = {
-    .gate_clip = INFINITY, .cell_clip = INFINITY, .proj_clip = INFINITY,
-    .gate = {.function = FL_SIGMOID}, .cell = {.function = FL_TANH}, .output = {.function = FL_TANH},
+    .gate_clip = INFINITY,
+    .cell_clip = INFINITY,
+    .proj_clip = INFINITY,
+    .gate = {.function = FL_SIGMOID},
+    .cell = {.function = FL_TANH},
+    .output = {.function = FL_TANH},
 };
 
 fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
@@ -133,19 +137,35 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     const int units_apart = s->output == s->hidden && !stack->options.layer_norm;
     fl_place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
-        .task = {
-            .cell = &stack->cells[direction], .x = call->x, .x_stride = call->x_stride,
-            .y = (char *)call->y + direction * s->output * s->itemsize, .y_stride = call->y_stride,
-            .batch_sizes = call->batch_sizes, .steps = call->steps, .batch = call->batch, .rows = rows,
-            .sequences = call->batch, .reverse = direction || call->reverse,
-            .shares = 1, /* No units are split where a segment is computed again. */
-            .tape = tape, .noise = call->noise ? &call->noise[direction] : NULL, .stop = stop,
-        },
-        .dy = (const char *)back->dy + direction * s->output * s->itemsize, .dy_stride = back->dy_stride,
+        .task =
+            {
+                .cell = &stack->cells[direction],
+                .x = call->x,
+                .x_stride = call->x_stride,
+                .y = (char *)call->y + direction * s->output * s->itemsize,
+                .y_stride = call->y_stride,
+                .batch_sizes = call->batch_sizes,
+                .steps = call->steps,
+                .batch = call->batch,
+                .rows = rows,
+                .sequences = call->batch,
+                .reverse = direction || call->reverse,
+                .shares = 1, /* No units are split where a segment is computed again. */
+                .tape = tape,
+                .noise = call->noise ? &call->noise[direction] : NULL,
+                .stop = stop,
+            },
+        .dy = (const char *)back->dy + direction * s->output * s->itemsize,
+        .dy_stride = back->dy_stride,
         .dh = (char *)back->dh + direction * state * s->output,
         .dc = (char *)back->dc + direction * state * s->hidden,
-        .dcells = back->dcells ? back->dcells[direction] : NULL, .dx = back->dx, .add_dx = direction,
-        .threads = cut.threads, .groups = cut.groups, .shares = units_apart ? cut.shares : 1, .scratch = back->scratch,
+        .dcells = back->dcells ? back->dcells[direction] : NULL,
+        .dx = back->dx,
+        .add_dx = direction,
+        .threads = cut.threads,
+        .groups = cut.groups,
+        .shares = units_apart ? cut.shares : 1,
+        .scratch = back->scratch,
     };
     if (back->dw)
         task.dw = back->dw[direction];

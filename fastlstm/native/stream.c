@@ -26,15 +26,22 @@ static size_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t bat
     const int few = fl_are_few(stack, batch);
     const int64_t padded = fl_up(s->hidden, kernels->lanes) * s->itemsize;
     fl_stream stream = {
-        .stack = stack, .few = few,
-        .h_row = few ? padded : s->output * s->itemsize, .c_row = few ? padded : s->hidden * s->itemsize,
-        .call = {.steps = STREAM_STEPS, .batch = batch, .threads = 1,
-                 .x_stride = s->input * s->itemsize, .y_stride = s->output * s->itemsize},
+        .stack = stack,
+        .few = few,
+        .h_row = few ? padded : s->output * s->itemsize,
+        .c_row = few ? padded : s->hidden * s->itemsize,
+        .call = {.steps = STREAM_STEPS,
+                 .batch = batch,
+                 .threads = 1,
+                 .x_stride = s->input * s->itemsize,
+                 .y_stride = s->output * s->itemsize},
     };
     const int hoist = few && s->layers == 1 && fl_hoists_inputs(s->input * GATES * padded);
     const size_t bytes[] = {
-        s->layers * batch * stream.h_row, s->layers * batch * stream.c_row,
-        few ? (s->layers > 1) * padded : 0, few ? (s->layers > 2) * padded : 0,
+        s->layers * batch * stream.h_row,
+        s->layers * batch * stream.c_row,
+        few ? (s->layers > 1) * padded : 0,
+        few ? (s->layers > 2) * padded : 0,
         few ? (size_t)(hoist * STREAM_STEPS * GATES * padded) : fl_scratch_bytes(stack, &stream.call),
     };
     void **places[] = {
@@ -50,8 +57,11 @@ static size_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t bat
     *memory = stream;
     for (int layer = 0; few && layer < s->layers; layer++)
         memory->layers[layer] = (fl_few){
-            .cell = &stack->cells[layer], .h = (char *)stream.call.h + layer * padded,
-            .c = (char *)stream.call.c + layer * padded, .z = stream.call.scratch, .hoist = hoist ? STREAM_STEPS : 0,
+            .cell = &stack->cells[layer],
+            .h = (char *)stream.call.h + layer * padded,
+            .c = (char *)stream.call.c + layer * padded,
+            .z = stream.call.scratch,
+            .hoist = hoist ? STREAM_STEPS : 0,
         };
     return at;
 }

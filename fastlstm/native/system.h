@@ -65,7 +65,7 @@ static inline void fl_call_once(fl_once *once, void (*function)(void))
     pthread_once(once, function);
 }
 
-/* Start a thread that nobody waits for, which blocks all signals: they are the program's. Return whether there is one. */
+/* Start a thread that nobody waits for, which blocks all signals: they are the program's. Return whether it exists. */
 static inline int fl_start_thread(FL_THREAD function(void *), void *context)
 {
     sigset_t all, before;

@@ -88,7 +88,7 @@ static void wake(call *call, int most)
             continue; /* Another thread wakes it. */
         worker *w = &pool.workers[lowest(one)];
         if (!(atomic_fetch_and(&pool.asleep, ~one) & one))
-            continue; /* It did not sleep yet, and saw the offer. */
+            continue;      /* It did not sleep yet, and saw the offer. */
         fl_take(&w->lock); /* If it is about to wait, it has begun when this lock is had. */
         fl_release(&w->lock);
         fl_signal(&w->wake);

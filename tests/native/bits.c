@@ -76,26 +76,49 @@ static void give(const void *values, int64_t count, size_t size)
         abort();
 }
 
+/* clang-format off: each number beside those that it belongs to */
 enum {
-    ITEMSIZE, LAYERS, DIRECTIONS, I, H, P, T, B, THREADS, REVERSE, RAGGED, INTERVAL, OPTIONS, PEEPHOLES, NOISE, HEAD
+    ITEMSIZE,
+    LAYERS,
+    DIRECTIONS,
+    I,
+    H,
+    P,
+    T,
+    B,
+    THREADS,
+    REVERSE,
+    RAGGED,
+    INTERVAL,
+    OPTIONS,
+    PEEPHOLES,
+    NOISE,
+    HEAD
 };
+/* clang-format on */
 
 static fl_options take_options(void)
 {
     const double *given = take(16, sizeof *given);
     const fl_options options = {
-        .gate_clip = given[0], .cell_clip = given[1], .proj_clip = given[2], .coupled = (int32_t)given[3],
-        .gate = {(int32_t)given[4], given[5], given[6]}, .cell = {(int32_t)given[7], given[8], given[9]},
-        .output = {(int32_t)given[10], given[11], given[12]}, .layer_norm = (int32_t)given[13],
-        .zoneout_h = given[14], .zoneout_c = given[15],
+        .gate_clip = given[0],
+        .cell_clip = given[1],
+        .proj_clip = given[2],
+        .coupled = (int32_t)given[3],
+        .gate = {(int32_t)given[4], given[5], given[6]},
+        .cell = {(int32_t)given[7], given[8], given[9]},
+        .output = {(int32_t)given[10], given[11], given[12]},
+        .layer_norm = (int32_t)given[13],
+        .zoneout_h = given[14],
+        .zoneout_c = given[15],
     };
     return options;
 }
 
 /* The arrays of a cell with so many inputs, in the order in which they stand in the input, and how many numbers each
 has: 0 if it is not there. Return how many arrays there may be. */
-static int arrays_of(const int64_t *head, const fl_options *options, int64_t inputs, fl_arrays *arrays,
-                     void **places[], int64_t counts[])
+static int arrays_of(const int64_t *head, const fl_options *options, int64_t inputs, fl_arrays *arrays, void **places[],
+                     int64_t counts[])
 {
     const int64_t h = head[H], p = head[P];
     const int norm = options ? options->layer_norm : 0;
@@ -141,10 +164,15 @@ int main(int argc, char **argv)
     if (argc > 5)
         caches = (fl_caches){atoll(argv[2]), atoll(argv[3]), atoll(argv[4]), atoi(argv[5])};
     const fl_shape shape = {
-        .itemsize = (int32_t)size, .layers = (int32_t)head[LAYERS],
+        .itemsize = (int32_t)size,
+        .layers = (int32_t)head[LAYERS],
         .directions = (int32_t)head[DIRECTIONS],
-        .input = head[I], .hidden = head[H], .output = head[P], .back = back,
-        .options = head[OPTIONS] ? &options : NULL, .caches = argc > 5 ? &caches : NULL,
+        .input = head[I],
+        .hidden = head[H],
+        .output = head[P],
+        .back = back,
+        .options = head[OPTIONS] ? &options : NULL,
+        .caches = argc > 5 ? &caches : NULL,
     };
     fl_arrays *parameters = allocate(cells * sizeof *parameters);
     memset(parameters, 0, cells * sizeof *parameters);
@@ -158,9 +186,12 @@ int main(int argc, char **argv)
                 *places[n] = take(counts[n], size);
     }
     fl_call call = {
-        .steps = head[T], .batch = head[B], .threads = (int32_t)head[THREADS],
+        .steps = head[T],
+        .batch = head[B],
+        .threads = (int32_t)head[THREADS],
         .reverse = (int32_t)head[REVERSE],
-        .x_stride = head[I] * (int64_t)size, .y_stride = wide * (int64_t)size,
+        .x_stride = head[I] * (int64_t)size,
+        .y_stride = wide * (int64_t)size,
     };
     int64_t rows = head[T] * head[B];
     if (head[RAGGED]) {

@@ -12,16 +12,22 @@
 
 static void forward(const fl_caches *caches, const int64_t *n)
 {
-    const fl_blocking_sizes sizes = {.inputs = n[0], .outputs = n[1], .panels = n[2], .lanes = n[3], .bytes = n[4],
-                                     .rows = n[5], .steps = n[6], .tile = n[7]};
+    const fl_blocking_sizes sizes = {.inputs = n[0],
+                                     .outputs = n[1],
+                                     .panels = n[2],
+                                     .lanes = n[3],
+                                     .bytes = n[4],
+                                     .rows = n[5],
+                                     .steps = n[6],
+                                     .tile = n[7]};
     const fl_blocking b = fl_blocking_of(caches, &sizes);
     printf("%" PRId64 " %" PRId64 " %" PRId64 " %d\n", b.hoist, b.x, b.k, b.ahead);
 }
 
 static void back(const fl_caches *caches, const int64_t *n)
 {
-    const fl_back_sizes sizes = {.inputs = n[0], .hidden = n[1], .outputs = n[2], .lanes = n[3], .bytes = n[4],
-                                 .rows = n[5]};
+    const fl_back_sizes sizes = {
+        .inputs = n[0], .hidden = n[1], .outputs = n[2], .lanes = n[3], .bytes = n[4], .rows = n[5]};
     const fl_back_blocking b = fl_back_blocking_of(caches, &sizes);
     printf("%" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %d %d\n", b.blocks, b.dz_panels, b.sum_rows, b.sum_columns,
            b.fetch_ih, b.fetch_hh);

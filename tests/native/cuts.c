@@ -46,8 +46,12 @@ static void answer(const int64_t *n, const char *question, const int *own, int n
     fl_stack *stack = calloc(1, sizeof(fl_stack) + sizeof(fl_cell));
     stack->caches = (fl_caches){n[0], n[1], n[2], (int32_t)n[3]};
     stack->kernels = &kernels;
-    stack->shape = (fl_shape){.itemsize = (int32_t)n[6], .layers = (int32_t)n[7], .directions = (int32_t)n[8],
-                              .input = n[9], .hidden = n[10], .output = n[11]};
+    stack->shape = (fl_shape){.itemsize = (int32_t)n[6],
+                              .layers = (int32_t)n[7],
+                              .directions = (int32_t)n[8],
+                              .input = n[9],
+                              .hidden = n[10],
+                              .output = n[11]};
     stack->cells->kind = n[12] ? FL_GENERAL : FL_PLAIN;
     stack->options.layer_norm = (int32_t)n[13];
     const fl_call call = {.steps = n[14], .batch = n[15], .threads = (int32_t)n[17], .tape = n[18] ? stack : NULL};
@@ -81,8 +85,7 @@ int main(void)
         char question[8] = "";
         int length = 0;
         sscanf(at, "%7s%n", question, &length);
-        int numbers = sscanf(at + length, "%d %d %d %d %d %d", &own[0], &own[1], &own[2], &own[3], &own[4],
-                             &own[5]);
+        int numbers = sscanf(at + length, "%d %d %d %d %d %d", &own[0], &own[1], &own[2], &own[3], &own[4], &own[5]);
         if (found == 1)
             printf("%.0f %.0f\n", meeting_ns((int)n[0]), start_ns((int)n[0]));
         else if (found == 11 && question[0] == 'l') {

@@ -72,8 +72,13 @@ typedef struct {
 
 static void check(const steps_case *one, int isa)
 {
-    const fl_shape shape = {.itemsize = one->itemsize, .layers = one->layers, .directions = 1, .input = one->I,
-                            .hidden = one->H, .output = one->P, .options = one->options};
+    const fl_shape shape = {.itemsize = one->itemsize,
+                            .layers = one->layers,
+                            .directions = 1,
+                            .input = one->I,
+                            .hidden = one->H,
+                            .output = one->P,
+                            .options = one->options};
     const fl_shape *s = &shape;
     const int64_t T = one->steps, B = one->batch, size = s->itemsize, I = one->I, H = one->H, P = one->P;
     const int64_t all = B + 1, x_row = I * size, y_row = P * size, y_stride = (P + PADDING) * size;
@@ -83,8 +88,10 @@ static void check(const steps_case *one, int isa)
     for (int layer = 0; layer < s->layers; layer++) {
         const int64_t inputs = layer ? P : I;
         parameters[layer] = (fl_arrays){
-            .w_ih = draw(4 * H * inputs, size, bound), .w_hh = draw(4 * H * P, size, bound),
-            .b = draw(4 * H, size, 1), .w_hr = P < H ? draw(P * H, size, bound) : NULL,
+            .w_ih = draw(4 * H * inputs, size, bound),
+            .w_hh = draw(4 * H * P, size, bound),
+            .b = draw(4 * H, size, 1),
+            .w_hr = P < H ? draw(P * H, size, bound) : NULL,
         };
         if (s->options) {
             parameters[layer].w_ci = draw(H, size, bound);
@@ -103,8 +110,15 @@ static void check(const steps_case *one, int isa)
     copy_rows(x, B * x_row, x_all, all * x_row, B * x_row, T);
     copy_rows(h_0, B * y_row, h_all, all * y_row, B * y_row, s->layers);
     copy_rows(c_0, B * H * size, c_all, all * H * size, B * H * size, s->layers);
-    fl_call call = {.x = x_all, .y = y_all, .x_stride = x_row, .y_stride = y_row, .steps = T, .batch = all,
-                    .h = h_all, .c = c_all, .threads = 1};
+    fl_call call = {.x = x_all,
+                    .y = y_all,
+                    .x_stride = x_row,
+                    .y_stride = y_row,
+                    .steps = T,
+                    .batch = all,
+                    .h = h_all,
+                    .c = c_all,
+                    .threads = 1};
     call.scratch = allocate(fl_scratch_bytes(stack, &call));
     fl_run(stack, &call);
     results truth = {allocate(T * B * y_stride), allocate(h_bytes), allocate(c_bytes)};
@@ -198,8 +212,16 @@ static void check(const steps_case *one, int isa)
         memset(y_reversed, GUARD, T * y_stride);
         memcpy(got.h, h_0, h_bytes);
         memcpy(got.c, c_0, c_bytes);
-        fl_call back = {.x = x_reversed, .y = y_reversed, .x_stride = x_row, .y_stride = y_stride, .steps = T,
-                        .batch = 1, .h = got.h, .c = got.c, .threads = 1, .reverse = 1};
+        fl_call back = {.x = x_reversed,
+                        .y = y_reversed,
+                        .x_stride = x_row,
+                        .y_stride = y_stride,
+                        .steps = T,
+                        .batch = 1,
+                        .h = got.h,
+                        .c = got.c,
+                        .threads = 1,
+                        .reverse = 1};
         back.scratch = allocate(fl_scratch_bytes(stack, &back));
         fl_run(stack, &back);
         for (int64_t t = 0; t < T; t++)
@@ -228,8 +250,8 @@ static void check(const steps_case *one, int isa)
         for (size_t n = 0; n < sizeof arrays / sizeof *arrays; n++)
             free(arrays[n]);
     }
-    void *memory[] = {stack, numbers, table, x_all, x, h_all, c_all, h_0, c_0, y_all, call.scratch, truth.y, truth.h, truth.c,
-                      got.y, got.h, got.c, stream, other, y};
+    void *memory[] = {stack,        numbers, table,   x_all,   x,     h_all, c_all, h_0,    c_0,   y_all,
+                      call.scratch, truth.y, truth.h, truth.c, got.y, got.h, got.c, stream, other, y};
     for (size_t n = 0; n < sizeof memory / sizeof *memory; n++)
         free(memory[n]);
 }
@@ -244,19 +266,24 @@ int main(int argc, char **argv)
         for (int H = 1; H <= 70; H++) /* all sizes of small layers, and some larger ones */
             check(&(steps_case){itemsize, 1, H % 3 ? 1 : 6, H, H, 8, 1, NULL}, isa);
         const fl_options options = {
-            .gate_clip = 3, .cell_clip = 2, .proj_clip = INFINITY, .layer_norm = FL_NORM_SUMS, .zoneout_c = 0.1,
-            .gate = {.function = FL_SIGMOID}, .cell = {.function = FL_TANH}, .output = {.function = FL_TANH},
+            .gate_clip = 3,
+            .cell_clip = 2,
+            .proj_clip = INFINITY,
+            .layer_norm = FL_NORM_SUMS,
+            .zoneout_c = 0.1,
+            .gate = {.function = FL_SIGMOID},
+            .cell = {.function = FL_TANH},
+            .output = {.function = FL_TANH},
         };
+        /* clang-format off: a case in each line */
         const steps_case cases[] = {
             {itemsize, 1, 130, 33, 33, 140, 1, NULL}, /* W_ih x is hoisted */
-            {itemsize, 2, 3, 19, 19, 9, 1, NULL},
-            {itemsize, 4, 1, 40, 40, 9, 1, NULL},
-            {itemsize, 3, 5, 12, 12, 70, 3, NULL},
-            {itemsize, 2, 5, 23, 11, 9, 1, NULL},
-            {itemsize, 1, 2, 150, 150, 9, 1, NULL},
-            {itemsize, 2, 4, 17, 17, 9, 1, &options},
+            {itemsize, 2, 3, 19, 19, 9, 1, NULL},      {itemsize, 4, 1, 40, 40, 9, 1, NULL},
+            {itemsize, 3, 5, 12, 12, 70, 3, NULL},     {itemsize, 2, 5, 23, 11, 9, 1, NULL},
+            {itemsize, 1, 2, 150, 150, 9, 1, NULL},    {itemsize, 2, 4, 17, 17, 9, 1, &options},
             {itemsize, 1, 4, 17, 17, 70, 2, &options},
         };
+        /* clang-format on */
         for (size_t n = 0; n < sizeof cases / sizeof *cases; n++)
             check(&cases[n], isa);
     }

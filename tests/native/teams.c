@@ -131,7 +131,8 @@ static void run_team(int seats, int shares, const member *members, int count, in
     atomic_store(&job.stop.stopped, 1);
     pthread_join(stopped, NULL);
     if (count == 1 && seats < 64)
-        check(job.team->empty == ((UINT64_C(1) << seats) - 1) - (UINT64_C(1) << members->seat), "empty seats not known");
+        check(job.team->empty == ((UINT64_C(1) << seats) - 1) - (UINT64_C(1) << members->seat),
+              "empty seats not known");
     const int64_t last = (phases - 1) % 2;
     check(!memcmp(job.made[last], expected[last], sizeof *expected), "a team has made other numbers");
     for (int k = 0; k < count; k++)
@@ -149,16 +150,14 @@ static void run_teams(void)
     int count = 0;
     for (int seat = 0; seat < seats; seat++)
         switch (random_number() % 4) {
-        case 0: /* It never comes. */
-            break;
+        case 0: /* It never comes. */ break;
         case 1: /* It leaves early. */
             members[count++] = (member){.seat = seat, .phases = (int64_t)(random_number() % (uint64_t)phases)};
             break;
         case 2: /* It comes late, */
             members[count++] = (member){.seat = seat, .late = (int64_t)(random_number() % 300000), .phases = phases};
             break;
-        default: /* or in time. */
-            members[count++] = (member){.seat = seat, .phases = phases};
+        default: /* or in time. */ members[count++] = (member){.seat = seat, .phases = phases};
         }
     /* Somebody stays, perhaps in the seat of another. */
     members[count++] = (member){.seat = (int)(random_number() % (uint64_t)seats), .phases = phases};
@@ -227,10 +226,10 @@ static void tell_late(void)
 typedef struct {
     int threads, least;
     _Atomic int64_t come;
-    _Atomic uint64_t numbers; /* those that threads were given, a bit for each */
-    pthread_t by[MOST];       /* who had which */
-    _Atomic int64_t *begun;   /* NULL, or counts calls whose `least` threads have come */
-    const _Atomic int64_t *end;     /* NULL, or does not end until this is 1 */
+    _Atomic uint64_t numbers;   /* those that threads were given, a bit for each */
+    pthread_t by[MOST];         /* who had which */
+    _Atomic int64_t *begun;     /* NULL, or counts calls whose `least` threads have come */
+    const _Atomic int64_t *end; /* NULL, or does not end until this is 1 */
 } meeting;
 
 static void come(void *meeting_, int number)

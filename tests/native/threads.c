@@ -25,27 +25,39 @@ typedef struct {
 } work;
 
 static const fl_options normed = {
-    .gate_clip = 2, .cell_clip = 2, .proj_clip = 2, .gate = {.function = FL_SIGMOID}, .cell = {.function = FL_TANH},
-    .output = {.function = FL_SOFTPLUS}, .layer_norm = FL_NORM_SUMS, .zoneout_h = 0.1, .zoneout_c = 0.1,
+    .gate_clip = 2,
+    .cell_clip = 2,
+    .proj_clip = 2,
+    .gate = {.function = FL_SIGMOID},
+    .cell = {.function = FL_TANH},
+    .output = {.function = FL_SOFTPLUS},
+    .layer_norm = FL_NORM_SUMS,
+    .zoneout_h = 0.1,
+    .zoneout_c = 0.1,
 };
 
 static const fl_options bounded = {
-    .gate_clip = 2, .cell_clip = 2, .proj_clip = INFINITY, .coupled = FL_F_FROM_I,
-    .gate = {.function = FL_HARD_SIGMOID}, .cell = {.function = FL_TANH}, .output = {.function = FL_SOFTSIGN},
+    .gate_clip = 2,
+    .cell_clip = 2,
+    .proj_clip = INFINITY,
+    .coupled = FL_F_FROM_I,
+    .gate = {.function = FL_HARD_SIGMOID},
+    .cell = {.function = FL_TANH},
+    .output = {.function = FL_SOFTSIGN},
 };
 
 static work works[] = {
-    {.shape = {4, 1, 1, 32, 256, 256, 0, &bounded}, .steps = 12, .batch = 3}, /* units */
-    {.shape = {4, 2, 1, 32, 300, 250, 0, &normed}, .steps = 8, .batch = 3}, /* units, then rows, then outputs */
-    {.shape = {4, 2, 1, 16, 40, 40}, .steps = 12, .batch = 32},   /* sequences */
-    {.shape = {4, 2, 2, 16, 64, 64}, .steps = 60, .batch = 2},    /* directions */
-    {.shape = {4, 2, 1, 32, 256, 256}, .steps = 12, .batch = 1},  /* units */
-    {.shape = {4, 2, 1, 32, 300, 250}, .steps = 8, .batch = 2},   /* units, then outputs */
-    {.shape = {4, 1, 2, 16, 40, 40, 1}, .steps = 16, .batch = 32},             /* back: rows */
-    {.shape = {4, 1, 1, 32, 256, 256, 1}, .steps = 8, .batch = 2},             /* units */
-    {.shape = {4, 1, 1, 32, 128, 90, 1}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
-    {.shape = {4, 1, 1, 32, 256, 256, 1, &bounded}, .steps = 8, .batch = 2},   /* units */
-    {.shape = {4, 1, 1, 32, 128, 90, 1, &normed}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
+    {.shape = {4, 1, 1, 32, 256, 256, 0, &bounded, NULL}, .steps = 12, .batch = 3}, /* units */
+    {.shape = {4, 2, 1, 32, 300, 250, 0, &normed, NULL}, .steps = 8, .batch = 3},   /* units, then rows, then outputs */
+    {.shape = {4, 2, 1, 16, 40, 40, 0, NULL, NULL}, .steps = 12, .batch = 32},      /* sequences */
+    {.shape = {4, 2, 2, 16, 64, 64, 0, NULL, NULL}, .steps = 60, .batch = 2},       /* directions */
+    {.shape = {4, 2, 1, 32, 256, 256, 0, NULL, NULL}, .steps = 12, .batch = 1},     /* units */
+    {.shape = {4, 2, 1, 32, 300, 250, 0, NULL, NULL}, .steps = 8, .batch = 2},      /* units, then outputs */
+    {.shape = {4, 1, 2, 16, 40, 40, 1, NULL, NULL}, .steps = 16, .batch = 32},      /* back: rows */
+    {.shape = {4, 1, 1, 32, 256, 256, 1, NULL, NULL}, .steps = 8, .batch = 2},      /* units */
+    {.shape = {4, 1, 1, 32, 128, 90, 1, NULL, NULL}, .steps = 22, .batch = 3, .interval = 9},    /* rows, run again */
+    {.shape = {4, 1, 1, 32, 256, 256, 1, &bounded, NULL}, .steps = 8, .batch = 2},               /* units */
+    {.shape = {4, 1, 1, 32, 128, 90, 1, &normed, NULL}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
 };
 enum { WORKS = sizeof works / sizeof *works };
 
@@ -81,8 +93,8 @@ static int go_back(const work *w, const fl_call *call, const cuts *cuts, float *
 {
     const fl_shape *s = &w->shape;
     int64_t I = s->input, H = s->hidden, P = s->output;
-    fl_back_call way = {.call = call, .dy = numbers + 20, .dy_stride = call->y_stride,
-                        .cut = cuts ? &cuts->back : NULL};
+    fl_back_call way = {
+        .call = call, .dy = numbers + 20, .dy_stride = call->y_stride, .cut = cuts ? &cuts->back : NULL};
     fl_arrays dw[2];
 #define PLACE(pointer, count) (pointer = results, results += count)
     PLACE(way.dx, w->steps * w->batch * I);
@@ -130,12 +142,17 @@ static float *run(const work *w, int threads, const cuts *cuts, int (*stop)(void
     size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
     size_t results = results_of(w) * sizeof(float);
     fl_call call = {
-        .x = numbers, .x_stride = s->input * (int64_t)sizeof(float),
+        .x = numbers,
+        .x_stride = s->input * (int64_t)sizeof(float),
         .y = memset(allocate(results), 0, results),
         .y_stride = s->directions * s->output * (int64_t)sizeof(float),
-        .steps = w->steps, .batch = w->batch,
-        .h = memset(allocate(states), 0, states), .c = memset(allocate(states), 0, states),
-        .threads = threads, .cut = cuts ? &cuts->forward : NULL, .checkpoint_interval = w->interval,
+        .steps = w->steps,
+        .batch = w->batch,
+        .h = memset(allocate(states), 0, states),
+        .c = memset(allocate(states), 0, states),
+        .threads = threads,
+        .cut = cuts ? &cuts->forward : NULL,
+        .checkpoint_interval = w->interval,
         .stop = s->back ? NULL : stop,
     };
     if (s->back)
@@ -175,8 +192,10 @@ static cuts draw_cuts(const work *w, uint64_t *state)
     const fl_shape *s = &w->shape;
     const int64_t teams = s->directions == 2 ? 2 : s->layers;
     cuts cuts = {
-        .forward = {.threads = draw(state, MOST_THREADS), .groups = draw(state, 4),
-                    .teams = draw(state, 2) == 1 ? 1 : (int32_t)teams, .seats = draw(state, 4)},
+        .forward = {.threads = draw(state, MOST_THREADS),
+                    .groups = draw(state, 4),
+                    .teams = draw(state, 2) == 1 ? 1 : (int32_t)teams,
+                    .seats = draw(state, 4)},
         .back = {.threads = draw(state, MOST_THREADS), .groups = draw(state, 4), .shares = draw(state, 4)},
     };
     cuts.forward.shares = cuts.forward.seats + draw(state, 4) - 1;
@@ -193,7 +212,9 @@ static void *caller(void *first)
         const work *w = &works[((long)(size_t)first + n) % WORKS];
         const cuts cuts = draw_cuts(w, &state);
         float *results = run(w, draw(&state, MOST_THREADS), n % 2 ? &cuts : NULL,
-                             n % 3 == 0 ? NULL : n % 3 == 1 ? go_on : at_once);
+                             n % 3 == 0       ? NULL
+                                 : n % 3 == 1 ? go_on
+                                              : at_once);
         if (!results && n % 3 == 2)
             continue;
         if (!results || memcmp(results, w->expected, results_of(w) * sizeof(float))) {
@@ -216,9 +237,17 @@ int main(int argc, char **argv)
     fl_arrays parameters[4]; /* of at most two layers in two directions */
     for (int k = 0; k < 4; k++)
         parameters[k] = (fl_arrays){
-            .w_ih = numbers + 4 * k, .w_hh = numbers + 4 * k + 1, .b = numbers + 4 * k + 2, .w_hr = numbers + 4 * k + 3,
-            .w_ci = numbers + k, .w_cf = numbers + k, .w_co = numbers + k,
-            .ln_ih = numbers + k, .ln_hh = numbers + k, .ln_c = numbers + k, .b_c = numbers + k,
+            .w_ih = numbers + 4 * k,
+            .w_hh = numbers + 4 * k + 1,
+            .b = numbers + 4 * k + 2,
+            .w_hr = numbers + 4 * k + 3,
+            .w_ci = numbers + k,
+            .w_cf = numbers + k,
+            .w_co = numbers + k,
+            .ln_ih = numbers + k,
+            .ln_hh = numbers + k,
+            .ln_c = numbers + k,
+            .b_c = numbers + k,
         };
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
