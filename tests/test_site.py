@@ -156,6 +156,12 @@ TEXTS = sorted(
 )
 
 
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(building, page):
+    found = dead(building, page, (ROOT / page).read_text("utf-8"))
+    assert not found, f"{page} links to what is not there: {', '.join(found)}"
+
+
 @pytest.mark.parametrize(
     "link, there",
     [
