@@ -71,3 +71,11 @@ def test_files_that_do_not_agree(tmp_path, file, old, new, said):
     assert old in FILES[file]
     (tmp_path / file).write_text(FILES[file].replace(old, new), "utf-8")
     assert said in release(tmp_path, "v1.2.0")
+
+
+def test_the_tests_of_wheels_are_there():
+    """Files that pyproject.toml names for cibuildwheel; one that was renamed stops a release."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8").partition("[tool.cibuildwheel]")[2]
+    named = re.findall(r"tests/test_\w+\.py", text)
+    assert "tests/test_native.py" in named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
