@@ -172,7 +172,7 @@ class Linear(Computed):
         """
         x = self._arrange(input)
         with self._exclusive():  # the weight of the way back is that of the run
-            weights, weight = self._product(), self._copy_of_weight()
+            weights, weight = self._newest_product(), self._copy_of_weight()
         y = self._run(x, weights)
         shape = y.shape
 
@@ -210,11 +210,17 @@ class Linear(Computed):
         version, weights = self._packed
         if version != self._version:
             with self._exclusive():
-                version, weights = self._packed
-                if version != self._version:  # no other thread has packed them meanwhile
-                    version, views = self._version, self._views
-                    weights = self._engine.Product(views["weight"], views.get("bias"))
-                    self._packed = version, weights
+                return self._newest_product()
+        product: Product = weights
+        return product
+
+    def _newest_product(self) -> Product:
+        """Return the same, packed now unless another thread has done so. In `_exclusive`."""
+        version, weights = self._packed
+        if version != self._version:
+            version, views = self._version, self._views
+            weights = self._engine.Product(views["weight"], views.get("bias"))
+            self._packed = version, weights
         product: Product = weights
         return product
 

@@ -34,6 +34,17 @@ _LIKE_A_PARAMETER = re.compile(r"(.*\.)?(weight|bias)", re.DOTALL)
 
 _draws: ContextVar[bool] = ContextVar("draws", default=True)
 
+_forks = 0  # how many forks there are between this process and the one that began as a program
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 @contextmanager
 def undrawn() -> Iterator[None]:
@@ -380,16 +391,15 @@ class Parameters:
         same thread may enter again. It is a lock, and a forked child has one of its own: its
         parent's may be held by a thread that the child does not have.
         """
-        locks, process = self._process_locks, os.getpid()
-        return locks.get(process) or locks.setdefault(process, threading.RLock())
+        locks = self._process_locks
+        return locks.get(_forks) or locks.setdefault(_forks, threading.RLock())
 
     def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale.
 
         Who writes them is in a block of `_exclusive` until then.
         """
-        with self._exclusive():
-            self.__dict__["_version"] += 1
+        self.__dict__["_version"] += 1
 
     def _set(self, values: Mapping[str, Array]) -> None:
         """Copy arrays of the right shapes into the parameters of these names."""

@@ -322,9 +322,8 @@ class Recurrent(Computed):
 
     def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale."""
-        with self._exclusive():
-            super().changed()
-            self._discard(True, False)
+        super().changed()
+        self._discard(True, False)
 
     def _discard(self, *ways: bool) -> None:
         """Forget the stacks that are packed in these ways; streams that hold one take another."""
@@ -369,7 +368,9 @@ class Recurrent(Computed):
             )
             for group in groups
         ]
-        self._packed[apart] = _Pack(version, back, stacks)
+        self._packed[apart] = pack = _Pack(version, back, stacks)
+        if version != self._version:
+            pack.make_stale()  # somebody has written parameters without `_exclusive`
         return stacks
 
     def _whole_stacks(self) -> list[Stack]:
