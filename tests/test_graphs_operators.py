@@ -335,6 +335,15 @@ OLDER = [
         {"kernel_shape": [2, 3], "pads": [1, 0, 0, 2], "storage_order": 1, "outputs": 2},
     ),
     ("AveragePool", 19, [X[:1, :, :1]], {"kernel_shape": [2], "dilations": [2], "pads": [1, 1]}),
+    # windows that lie in the padding as a whole, and one that holds nothing but -inf
+    ("MaxPool", 12, [X[:1, :, :1]], {"kernel_shape": [2], "dilations": [2], "pads": [1, 1]}),
+    (
+        "MaxPool",
+        12,
+        [X[None, :1, :1].astype("f8")],
+        {"kernel_shape": [2, 2], "dilations": [2, 1], "pads": [1, 0, 1, 0], "outputs": 1},
+    ),
+    ("MaxPool", 12, [np.full_like(X, -np.inf)], {"kernel_shape": [2], "dilations": [2]}),
     ("MaxPool", 8, [np.rint(X)], {"kernel_shape": [3], "strides": [2], "outputs": 2}),
     ("LRN", 13, [X[:, :, :, None]], {"size": 3}),
     ("CumSum", 14, [X, np.array(-2)], {"exclusive": 1, "reverse": 1}),
@@ -975,6 +984,7 @@ BROKEN = [
     (reductions, "_top", "np.argsort(x, axis, kind='stable')", "np.argsort(-x, axis)", "TopK"),
     (reductions, "_arg", "x.shape[axis] - 1 - places", "x.shape[axis] - places", "ArgMax"),
     (pooling, "_max_pool", "-np.inf", "0", "MaxPool"),
+    (pooling, "_max_pool", "_lowest(x.dtype)", "-np.inf", "MaxPool"),
     (
         pooling,
         "_average_pool",

@@ -19,6 +19,8 @@ from .plan import Compute, Operator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from ..arrays import Array, Floats, Integers
 
 POOLING = Table()
@@ -105,6 +107,13 @@ class _Windows(NamedTuple):
         found: Integers = np.maximum(last - first, 1)
         return found
 
+    def are_empty(self) -> NDArray[np.bool_]:
+        """Return which windows lie in the padding as a whole."""
+        empty = np.ones(self.number, bool)
+        for there, _ in self.parts():
+            empty[there[self.axis]] = False
+        return empty
+
 
 class _Geometry(NamedTuple):
     """How windows slide: each is a number for each axis, and pads those before and behind it."""
@@ -190,7 +199,13 @@ def _max_pool(geometry: _Geometry, limits: Limits, x: Array) -> Array:
     least = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     for windows in geometry.windows(x.shape):
         x = _pooled(np.maximum, least, limits, windows, x)
+        x[along(windows.axis, windows.are_empty())] = _lowest(x.dtype)
     return x
+
+
+def _lowest(dtype: np.dtype[Any]) -> Any:
+    """Return what the largest number of no numbers is: the lowest finite one, as in onnxruntime."""
+    return np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min
 
 
 def _max_pool_and_places(
@@ -206,11 +221,10 @@ def _max_pool_and_places(
     places = places.T if by_columns else places
     images = np.arange(prod(x.shape[:2])).reshape(*x.shape[:2], *[1] * len(inner))
     places = images * prod(inner) + places
-    least = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     for windows in reversed(geometry.windows(x.shape)):  # so the first one comes first in a row
         shape = (*x.shape[: windows.axis], windows.number, *x.shape[windows.axis + 1 :])
         allow(limits, shape, np.dtype(np.int64))
-        y, found = np.full(shape, least, x.dtype), np.full(shape, -1)
+        y, found = np.full(shape, _lowest(x.dtype), x.dtype), np.full(shape, -1)
         for there, here in windows.parts():
             better = (x[here] > y[there]) | (found[there] < 0)
             np.copyto(y[there], x[here], where=better)
