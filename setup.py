@@ -172,7 +172,7 @@ native = Extension(
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=[
         "-std=c11",
-        # -O3 takes a third more of the compiler's time, and saves none of ours.
+        # -O3 takes a quarter more of the compiler's time, and saves none of ours.
         "-O2",
         "-fpeel-loops",
         "-Wno-ignored-optimization-argument",  # Clang does without peeling

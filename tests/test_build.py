@@ -149,6 +149,17 @@ def test_wheel_from_sdist(sdist, tmp_path):
     assert "fastlstm/engines/_native.pyi" in modules
     assert {*files} == modules | {f"fastlstm/engines/_native{SUFFIX}"}
     assert run_installed(wheel, tmp_path) == "native"
+    # Its own tests, as the sdist has them, where there are neither sources nor a compiler.
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.glob("fastlstm-*/")
+    for name in ("fastlstm", "setup.py"):
+        (unpacked / name).rename(tmp_path / name)
+    options = "-q --require-native -p no:cacheprovider -k native tests/test_stream.py"
+    run = python(
+        "-m", "pytest", *options.split(), cwd=unpacked, prefix=tmp_path / "environment", PATH=""
+    )
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout
 
 
 def test_without_a_compiler(sdist, tmp_path):
@@ -232,3 +243,18 @@ def test_inexact_mathematics_is_refused(sdist, tmp_path, name, flags):
     assert built.returncode != 0 and f"{name} holds {flags.split()[-1]}" in built.stdout
     assert "build without it" in built.stdout
     assert not [*tmp_path.glob("*.whl")]
+
+
+@pytest.mark.parametrize(
+    "system, kinds",
+    [("linux", ("manylinux", "musllinux")), ("macos", ("macosx",)), ("windows", ("win",))],
+)
+def test_wheels_of_a_release(system, kinds):
+    """Those that cibuildwheel reads out of pyproject.toml."""
+    pytest.importorskip("cibuildwheel", reason="needs cibuildwheel, which says what it would build")
+    command = ["-m", "cibuildwheel", "--print-build-identifiers", "--platform", system]
+    printed = python(*command, cwd=ROOT)
+    assert printed.returncode == 0, printed.stdout
+    wheels = {name.partition("_")[0] for name in printed.stdout.split()}
+    pythons = ("cp310", "cp311", "cp312", "cp313", "cp314", "cp314t")
+    assert wheels == {f"{python}-{kind}" for python in pythons for kind in kinds}

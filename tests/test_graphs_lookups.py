@@ -168,7 +168,7 @@ def test_as_many_rows_as_are_allowed(native):
         plan.run([np.zeros((101, 1), int)])
 
 
-@pytest.mark.parametrize("engine", ["numba", "numpy"])
+@pytest.mark.parametrize("engine", ["numba", "numpy"], indirect=True)
 def test_engines_that_make_the_rows(engine):
     node, constants = lstm("x", "y")
     gather = ("Gather", {}, ("table", "words"), ("x",))
