@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -160,6 +161,19 @@ def test_calls_share_no_work_space():
             assert_same(lstm(inputs[k]), expected[k])
 
     together(calls)
+
+
+def test_small_calls_share_no_work_space():
+    """They take and give back work spaces so often that some do it at the same moment."""
+    lstm, x = LSTM(5, 33, seed=0, num_threads=1).eval(), normal(THREADS, 6, 1, 5)
+    expected = [lstm(own)[0] for own in x]
+
+    def calls(thread):
+        own = x[thread]
+        outputs = np.stack([lstm(own)[0] for _ in range(5000)])
+        assert (outputs == expected[thread]).all()
+
+    together(calls, times=4)
 
 
 def test_streams_of_one_layer_are_apart():
@@ -346,6 +360,85 @@ def test_products_made_ahead_are_of_old_or_new_weights(changed):
     with meanwhile(change):
         together(calls)
     assert any(one is not None and one.made is not None for one in ahead)
+
+
+@contextlib.contextmanager
+def half_written(layer):
+    """Another thread has written a part of the parameters, not yet the rest; then it goes on."""
+    (_, parameters, _) = next(iter(layer.buffers()))
+    right = parameters.copy()
+    with layer._exclusive():
+        parameters[::2] = np.nan
+        yield
+        time.sleep(0.1)
+        parameters[...] = right
+        layer.changed()
+
+
+@pytest.mark.parametrize("name", [name for name in SHARED if name != "sequential"])
+@pytest.mark.parametrize("what", ["call", "state_dict", "copy", "vjp"])
+def test_what_is_made_waits_for_the_rest(name, what):
+    """Nothing is packed or copied between two writes; no thread's luck is needed to see it."""
+    make, x = SHARED[name]
+    layer, work = (
+        make(1),
+        {
+            "call": lambda layer: layer(x),
+            "state_dict": lambda layer: [*layer.state_dict().values()],
+            "copy": lambda layer: copy.deepcopy(layer)(x),
+            "vjp": lambda layer: layer.vjp(x)[0],
+        }[what],
+    )
+    expected = work(make(1))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with half_written(layer):
+            got = pool.submit(work, layer)
+        assert_same(got.result(60), expected)
+
+
+@pytest.mark.parametrize("changed", ["lstm", "embedding"])
+def test_products_made_ahead_wait_for_the_rest(native, changed):
+    index, model = RNG.integers(0, 9, (6, 2)), stacked(0)
+    expected = [model(index) for _ in range(2)][0]  # the second one begins to count
+    embedding, lstm, _ = model
+    lstm._ahead.left = 1  # the next call makes them
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with half_written({"lstm": lstm, "embedding": embedding}[changed]):
+            got = pool.submit(model, index)
+        assert_same(got.result(60), expected)
+    assert_same(model(index), expected)
+
+
+def test_a_step_that_looks_up_sees_a_change_during_the_step_before(native):
+    """The table that a stream took belongs to the version that was there before it took it."""
+    model, other, index = stacked(0), Embedding(9, 5, seed=5), np.array([3])
+    for _ in range(4):
+        model(np.arange(9))
+    assert model[1]._ahead.made is not None
+    stream = model.stream()
+    part = stream._part.parts[0]
+    step_of = part._stream._step_of
+
+    def changed_meanwhile(*arguments):
+        step = step_of(*arguments)
+        model[0].load_state_dict(other.state_dict())
+        return step
+
+    part._stream._step_of = changed_meanwhile
+    stream.step(index)
+    stream.reset()
+    assert_same(stream.step(index), model(index[None])[0])
+
+
+def test_settings_wait_for_what_is_packed():
+    lstm = LSTM(5, 20, seed=0)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with lstm._exclusive():  # as a thread does that packs
+            set_it = pool.submit(setattr, lstm, "zoneout", 0.5)
+            time.sleep(0.1)
+            assert lstm.zoneout == 0
+        set_it.result(60)
+    assert lstm.zoneout == 0.5
 
 
 def test_settings_change_meanwhile():

@@ -280,6 +280,8 @@ class Step(Protocol):
         ValueError, TypeError
             If a shape or dtype does not fit, or `out` shares memory with `x`; the state has not
             moved.
+        RuntimeError
+            If another thread makes a step of the same stream now (engine native).
         """
         ...
 

@@ -90,9 +90,10 @@ class Layer(Parameters):
     They are changed by assigning to them or by `load_state_dict`, so that a layer knows when its
     weights have changed. Assigning to another name that begins with "weight" or "bias" is refused,
     because it would be a misspelt parameter; an attribute that is called so is set before
-    ``super().__init__``. A layer may be run from many threads at once, but not
-    while another thread changes its parameters. Pullbacks add into `grads`, so only one thread at
-    a time may call those of a layer.
+    ``super().__init__``. A layer of this
+    package may be run from many threads at once, also while another thread changes its parameters:
+    each call takes all the old ones or all the new ones. Pullbacks add into `grads`, so only one
+    thread at a time may call those of a layer; if several do, sums are lost, and nothing else.
 
     Examples
     --------

@@ -168,8 +168,10 @@ class LSTM(Recurrent):
 
     Notes
     -----
-    The equations are in `fastlstm.engines`. Safe to call from many threads at once. Source of
-    names, shapes and order: torch.nn.LSTM.
+    The equations are in `fastlstm.engines`. Safe to call from many threads at once, also while one
+    of them assigns weights: each call takes all the old ones or all the new ones. (Only learned
+    initial states are read a moment before the weights are.) Source of names, shapes and order:
+    torch.nn.LSTM.
 
     Examples
     --------
