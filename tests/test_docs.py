@@ -108,7 +108,7 @@ def run_c(text, line, page, names):
     subprocess.run(["./program"], check=True)
 
 
-C_FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'fastlstm/native'}"]
+C_FLAGS = ["-std=c11", "-O0", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'fastlstm/native'}"]
 RUNNERS = {"python": run_python, "pycon": run_pycon, "sh": run_sh, "c": run_c}
 
 
@@ -123,6 +123,7 @@ def test_a_page_runs(page, tmp_path, monkeypatch):
         RUNNERS[language](text, line, ROOT / page, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn(name, tmp_path, monkeypatch):
     """It shows something, and leaves no file behind."""

@@ -44,8 +44,16 @@ RUN_BY = {"arm64": ["qemu-aarch64"], "windows": ["wine64"]}
 ARM64 = platform.machine().lower() in ("arm64", "aarch64")
 HERE = ("neon",) if ARM64 else ("avx512", "avx2")
 ISAS = {"arm64": ("neon",), "windows": ("avx512", "avx2")}
+
+
+def case(compiler, *others):
+    """The parameters of a test; what runs under Wine is slow."""
+    slow = [pytest.mark.slow] * (compiler == "windows")
+    return pytest.param(compiler, *others, marks=slow)
+
+
 TARGETS = [
-    (compiler, isa) for compiler in COMPILERS for isa in ("baseline", *ISAS.get(compiler, HERE))
+    case(compiler, isa) for compiler in COMPILERS for isa in ("baseline", *ISAS.get(compiler, HERE))
 ]
 LEVELS = ["-O0", pytest.param("-O3", marks=pytest.mark.slow)]  # of optimisation
 
@@ -597,7 +605,7 @@ def test_benchmark_of_meetings(build):
     assert subprocess.check_output(command) == b""
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("compiler", [case(compiler) for compiler in COMPILERS])
 def test_threads_that_meet(build, compiler):
     """Teams whose threads are late or missing do all their work; calls share the pool."""
     # the emulator cannot, and Windows has none
@@ -607,7 +615,7 @@ def test_threads_that_meet(build, compiler):
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "windows"])
+@pytest.mark.parametrize("compiler", [case("gcc"), case("windows")])
 @pytest.mark.parametrize("level", LEVELS)
 def test_threads(build, level, compiler):
     """Callers and threads at once get one thread's bits, or are stopped, and nothing races."""
