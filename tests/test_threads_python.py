@@ -47,13 +47,21 @@ def together(work, times=1):
 
     def rounds(thread):
         results = []
-        for _ in range(times):
-            barrier.wait(60)
-            results.append(work(thread))
+        try:
+            for _ in range(times):
+                barrier.wait(60)
+                results.append(work(thread))
+        except threading.BrokenBarrierError:
+            pass  # another thread has failed, and tells why
+        except BaseException:
+            barrier.abort()
+            raise
         return results
 
     with restless(), concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        return [*zip(*pool.map(rounds, range(THREADS)), strict=True)]
+        each = [*pool.map(rounds, range(THREADS))]
+    assert all(len(results) == times for results in each)
+    return [*zip(*each, strict=True)]
 
 
 def normal(*shape):
@@ -277,7 +285,7 @@ def meanwhile(work):
     def repeat():
         try:
             n = 0
-            while not done.is_set():
+            while not done.wait(1e-4):  # locks are not fair: who takes them at once starves others
                 work(n)
                 n += 1
         except BaseException as fault:
@@ -407,6 +415,45 @@ def test_products_made_ahead_wait_for_the_rest(native, changed):
             got = pool.submit(model, index)
         assert_same(got.result(60), expected)
     assert_same(model(index), expected)
+
+
+def test_a_call_takes_the_products_and_the_weights_of_one_version(native):
+    """Between the two, another thread loads and packs new weights."""
+    index, model, other = RNG.integers(0, 9, (6, 2)), stacked(0), LSTM(5, 20, 2, seed=5)
+    for _ in range(4):
+        expected = model(index)
+    lstm = model[1]
+    assert lstm._ahead.made is not None
+    ahead_of = lstm._ahead_of
+
+    def changed_meanwhile(lookup):
+        ahead = ahead_of(lookup)
+        lstm.load_state_dict(other.state_dict())
+        lstm._whole_stacks()
+        return ahead
+
+    vars(lstm)["_ahead_of"] = changed_meanwhile
+    assert_same(model(index), expected)
+
+
+def test_a_call_waits_for_an_optimisers_step():
+    linear, x, calls = Linear(30, 20, seed=0), normal(3, 30), []
+
+    class Slow(fastlstm.training.SGD):
+        def _update(self, p, *more):
+            right = p.copy()
+            p[...] = np.nan
+            linear.changed()
+            calls.append(pool.submit(linear, x))
+            time.sleep(0.1)
+            p[...] = right
+            super()._update(p, *more)
+
+    optimiser = Slow(linear, lr=1.0)
+    linear.zero_grad()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        optimiser.step()
+        assert_same_bits(calls[0].result(60), linear(x))
 
 
 def test_a_step_that_looks_up_sees_a_change_during_the_step_before(native):
