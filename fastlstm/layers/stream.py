@@ -33,8 +33,8 @@ class Stream:
 
     A stream keeps the states between calls; the weights stay the layer's and are shared by all
     its streams. One stream belongs to one thread at a time, and the engine native refuses a step
-    while another one is made; many streams of one layer may run at once. A stream always evaluates, dropout off whatever the layer's mode.
-    ``copy.copy(stream)`` branches off at the point reached.
+    while another one is made; many streams of one layer may run at once. A stream always evaluates,
+    dropout off whatever the layer's mode. ``copy.copy(stream)`` branches off at the point reached.
 
     Parameters
     ----------
