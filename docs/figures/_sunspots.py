@@ -1,4 +1,4 @@
-"""An LSTM of sixteen units that has learnt to say the sunspots of the next year, for figures."""
+"""An LSTM that has learnt to say the sunspots of the next year, for figures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 import fastlstm
 from fastlstm.training import Adam, CosineAnnealingLR, MSELoss
 
-EPOCHS = 300
-
 
 class Trained(NamedTuple):
     """The model, and the years and hundreds of sunspots (T, 1) that it reads."""
@@ -23,16 +21,16 @@ class Trained(NamedTuple):
 
 
 @functools.cache
-def trained() -> Trained:
+def trained(units: int = 16, epochs: int = 300, lr: float = 0.02) -> Trained:
     path = pathlib.Path(__file__).with_name("sunspots.csv")
     years, sunspots = np.loadtxt(path, delimiter=",", skiprows=2, dtype=np.float32).T
     series = sunspots[:, np.newaxis] / 100
     x, target = series[:-1], series[1:]
-    lstm, linear = fastlstm.LSTM(1, 16, seed=0), fastlstm.Linear(16, 1, seed=0)
+    lstm, linear = fastlstm.LSTM(1, units, seed=0), fastlstm.Linear(units, 1, seed=0)
     model = fastlstm.Sequential({"lstm": lstm, "linear": linear})
-    loss, optimizer = MSELoss(), Adam(model, lr=0.02)
-    schedule = CosineAnnealingLR(optimizer, EPOCHS)
-    for _ in range(EPOCHS):
+    loss, optimizer = MSELoss(), Adam(model, lr)
+    schedule = CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
         optimizer.zero_grad()
         prediction, pullback = model.vjp(x)
         pullback(loss(prediction, target)[1])

@@ -1,33 +1,24 @@
 """The gates of an LSTM of four units, trained on the yearly numbers of sunspots, over a century."""
 
-import pathlib
-
-import numpy as np
 from _style import GATES, NAMES, C, H, plots
+from _sunspots import trained
 from matplotlib.figure import Figure
 
 import fastlstm
-from fastlstm.training import Adam, CosineAnnealingLR, MSELoss
-
-EPOCHS = 400
 
 
 def draw() -> Figure:
-    path = pathlib.Path(__file__).with_name("sunspots.csv")
-    years, sunspots = np.loadtxt(path, delimiter=",", skiprows=2).T
-    series = (sunspots[:, None, None] / 100).astype(np.float32)  # (T, 1, 1)
-    x, target = series[:-1], series[1:]  # from each year to the next
-    model = train(x, target)
-    trace = fastlstm.visualize.trace(model, x)["0.l0"].sequence(0)
+    model, time, x = trained(units=4, epochs=400, lr=0.03)
+    trace = fastlstm.visualize.trace(model, x)["lstm.l0"]
     unit = int(trace.f.std(0).argmax())  # the one whose forget gate moves most
     shown = slice(200, None)
-    time = years[:-1][shown]
+    time = time[shown]
 
     figure, (above, middle, below) = plots(
         3, size=(8, 6.6), sharex=True, height_ratios=[1.1, 1.3, 1.1]
     )
-    above.plot(time, sunspots[:-1][shown], color="0.35", label="sunspots of the year")
-    above.plot(time + 1, 100 * model(x)[shown, 0, 0], color="tab:cyan", ls="--",
+    above.plot(time, 100 * x[shown, 0], color="0.35", label="sunspots of the year")
+    above.plot(time + 1, 100 * model(x)[shown, 0], color="tab:cyan", ls="--",
                label="what the LSTM said the year before")  # fmt: skip
     above.set(title="the series", ylabel="sunspots")
     above.legend(loc="upper left", ncols=2, frameon=False, fontsize=8.5)
@@ -47,16 +38,3 @@ def draw() -> Figure:
         axes.set_title(axes.get_title(), loc="left", fontsize=10, weight="bold")
         axes.set_title("")
     return figure
-
-
-def train(x: np.ndarray, target: np.ndarray) -> fastlstm.Sequential:
-    model = fastlstm.Sequential(fastlstm.LSTM(1, 4, seed=0), fastlstm.Linear(4, 1, seed=0))
-    loss, optimizer = MSELoss(), Adam(model, lr=0.03)
-    schedule = CosineAnnealingLR(optimizer, EPOCHS)
-    for _ in range(EPOCHS):
-        optimizer.zero_grad()
-        prediction, pullback = model.vjp(x)
-        pullback(loss(prediction, target)[1])
-        optimizer.step()
-        schedule.step()
-    return model
