@@ -15,6 +15,8 @@ NEEDS = {
     "numba": ["fastlstm/engines/_numba*.py"],
     "matplotlib": ["fastlstm/plot.py", "fastlstm/visualize.py"],
     "pandas": ["fastlstm/training/splitting.py"],
+    "torch": ["fastlstm/torch/*.py"],
+    "fastlstm.engines._native": ["fastlstm/torch/*.py"],
 }
 collect_ignore_glob = [
     file

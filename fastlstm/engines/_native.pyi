@@ -47,7 +47,17 @@ class Stack:
         threads: int,
         checkpoint_every: int = 0,
         noise: Sequence[Noise] | None = None,
+        memory: Array | None = None,
     ) -> Tape: ...
+    def recorded(
+        self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, memory: Array
+    ) -> Tape:
+        """Return the tape of a run that `record` kept in this `memory`, without checkpoints.
+
+        `x` and `y` are those of the run, or copies; of `h` and `c` only the shapes count. The
+        memory need not lie where it lay, but it must be as far from a multiple of 64 bytes.
+        """
+
     def force_cuts(
         self, forward: Sequence[int] | None = None, back: Sequence[int] | None = None
     ) -> None:
@@ -82,6 +92,10 @@ class Stack:
 
 class Table: ...
 class Tape: ...
+
+class Sample:
+    def __init__(self, arrays: Sequence[Array]) -> None: ...
+    def holds(self) -> bool: ...
 
 class Step:
     def __init__(

@@ -24,7 +24,7 @@ from .machine import Caches, asked_caches, cpus
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cnp.import_array()
 
@@ -474,15 +474,17 @@ cdef class Stack:
 
     def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
                cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None, int threads,
-               int64_t checkpoint_every=0, noise=None):
+               int64_t checkpoint_every=0, noise=None, cnp.ndarray memory=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
         call.reverse, call.checkpoint_interval = self.reverse, checkpoint_every
         call.cut = &self.cut if self.cut.threads else NULL
         cdef Tape tape = Tape()
-        tape.spare, tape.arrays = self.spare, (x, batch_sizes, y, noise)
+        tape.arrays = x, batch_sizes, y, noise
         call.noise = _fill_noise(tape.noise, noise)
-        tape.memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
-        call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
+        if memory is None:
+            tape.spare = self.spare
+            memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
+        self.lay(tape, &call, memory)
         cdef cnp.ndarray scratch = _borrow(self.spare, "scratch", fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
@@ -495,6 +497,25 @@ cdef class Stack:
         call.cut = NULL
         tape.call = call
         return tape
+
+    def recorded(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
+                 cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None,
+                 cnp.ndarray memory not None):
+        cdef fl_call call = _call_of(x, batch_sizes, h, c, y, 1)
+        call.reverse = self.reverse
+        cdef Tape tape = Tape()
+        tape.arrays = x, batch_sizes, y, None
+        self.lay(tape, &call, memory)
+        tape.call = call
+        return tape
+
+    cdef int lay(self, Tape tape, fl_call *call, cnp.ndarray memory) except -1:
+        """Place the tape of a call into memory, which must be large enough."""
+        cdef size_t needed = fl_tape_bytes(self.stack, call) + 64
+        if <size_t>cnp.PyArray_NBYTES(memory) < needed:
+            raise ValueError(f"a tape of {needed} bytes, got {cnp.PyArray_NBYTES(memory)}")
+        tape.memory, call.tape = memory, _aligned(cnp.PyArray_DATA(memory))
+        return 0
 
     def force_cuts(self, forward=None, back=None):
         cdef fl_cut cut
@@ -618,6 +639,47 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
     call.cells, call.cells_stride, call.cut = NULL, 0, NULL
     call.table, call.table_rows = NULL, 0
     return call
+
+
+cdef class Sample:
+    """Sample(arrays)
+--
+
+    Some values of arrays, by which one sees later that somebody has written into them.
+
+    One value of each row is kept, each time in another column, so that a write to a whole row or
+    column, or to all of them, is seen. The arrays have one or two axes, and are C-contiguous.
+    """
+
+    cdef list arrays, kept
+
+    def __init__(self, arrays):
+        self.arrays, self.kept = [*arrays], []
+        for array in self.arrays:
+            self.kept.append(np.empty(len(array) * array.itemsize, np.uint8))
+        self.compare(True)
+
+    def holds(self):
+        """Whether the arrays have the values that they had."""
+        return self.compare(False)
+
+    cdef bint compare(self, bint keep):
+        cdef cnp.ndarray array, kept
+        cdef int64_t rows, columns, item, n, row
+        cdef const char *value
+        cdef char *to
+        for n in range(len(self.arrays)):
+            array, kept = self.arrays[n], self.kept[n]
+            rows, item = cnp.PyArray_DIM(array, 0), cnp.PyArray_ITEMSIZE(array)
+            columns = cnp.PyArray_DIM(array, 1) if cnp.PyArray_NDIM(array) == 2 else 1
+            to = <char *>cnp.PyArray_DATA(kept)
+            for row in range(rows if columns else 0):
+                value = <const char *>cnp.PyArray_DATA(array) + (row * columns + row % columns) * item
+                if keep:
+                    memcpy(to + row * item, value, item)
+                elif memcmp(to + row * item, value, item) != 0:
+                    return False
+        return True
 
 
 cdef class Step:

@@ -1,0 +1,152 @@
+"""LSTM and LSTMCell: torch's own modules, whose work on the CPU is done by engine native."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .operator import lstm as _operator
+
+_PLAIN = Tensor, torch.nn.Parameter
+_DTYPES = torch.float32, torch.float64
+
+
+def _is_served(input: Tensor, weights: list[Any]) -> bool:
+    """Whether the operator takes these; all else goes to torch's own."""
+    w = weights[0]
+    if (
+        not isinstance(w, Tensor)
+        or input.dtype not in _DTYPES
+        or input.dtype is not w.dtype
+        or input.device.type != "cpu"
+        or w.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    return (
+        type(input) in _PLAIN
+        and all(type(weight) in _PLAIN for weight in weights)
+        and input.layout is torch.strided
+        and input.numel() > 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+class LSTM(torch.nn.LSTM):
+    """`torch.nn.LSTM`, faster on the CPU."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Do what `torch.nn.LSTM.forward` does."""
+        packed = isinstance(input, PackedSequence)
+        x: Tensor = input.data if packed else input
+        weights = self._weights()
+        if not (isinstance(x, Tensor) and _is_served(x, weights)):
+            return super().forward(input, hx)
+        d, unbatched = 1 + self.bidirectional, False
+        if packed:
+            batch_sizes: Tensor | None = input.batch_sizes
+            batch = int(input.batch_sizes[0])
+            if x.dim() != 2:
+                return super().forward(input, hx)
+        else:
+            batch_sizes = None
+            unbatched = x.dim() == 2
+            if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+                return super().forward(input, hx)
+            if unbatched:
+                x = x.unsqueeze(0 if self.batch_first else 1)
+            batch = x.shape[0 if self.batch_first else 1]
+        size = self.proj_size or self.hidden_size
+        cells = self.num_layers * d
+        if hx is None:
+            h_0 = x.new_zeros((cells, batch, size))
+            c_0 = h_0 if size == self.hidden_size else x.new_zeros((cells, batch, self.hidden_size))
+        else:
+            h_0, c_0 = hx
+            if unbatched and h_0.dim() == 2 and c_0.dim() == 2:
+                h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
+            if h_0.shape != (cells, batch, size) or c_0.shape != (cells, batch, self.hidden_size):
+                return super().forward(input, hx)
+            if packed:
+                h_0, c_0 = self.permute_hidden((h_0, c_0), input.sorted_indices)
+        if self.dropout and self.training and self.num_layers > 1:
+            output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights)
+        else:
+            output, h_n, c_n = _operator(
+                x, batch_sizes, h_0, c_0, weights,
+                self.bias, self.num_layers, self.bidirectional, self.batch_first and not packed,
+            )  # fmt: skip
+        if packed:
+            unsorted = input.unsorted_indices
+            result = PackedSequence(output, batch_sizes, input.sorted_indices, unsorted)
+            return result, self.permute_hidden((h_n, c_n), unsorted)
+        if unbatched:
+            output = output.squeeze(0 if self.batch_first else 1)
+            h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
+        return output, (h_n, c_n)
+
+    def _weights(self) -> list[Any]:
+        """Return the parameters in torch's order, as they are now."""
+        own = self._parameters
+        try:
+            return [own[name] for name in self._flat_weights_names]
+        except KeyError:  # a parametrization computes them
+            return [getattr(self, name) for name in self._flat_weights_names]
+
+    def _with_dropout(
+        self, x: Tensor, batch_sizes: Tensor | None, h_0: Tensor, c_0: Tensor, weights: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run layer by layer, with torch's own dropout between them: the same masks as torch's."""
+        swap = self.batch_first and batch_sizes is None
+        x = x.transpose(0, 1) if swap else x
+        d, each, states = 1 + self.bidirectional, len(weights) // self.num_layers, []
+        for k, (h, c) in enumerate(zip(h_0.split(d), c_0.split(d), strict=True)):
+            if k:
+                x = torch.dropout(x, self.dropout, True)
+            own = weights[k * each : (k + 1) * each]
+            x, *final = _operator(
+                x, batch_sizes, h, c, own, self.bias, 1, self.bidirectional, False
+            )
+            states.append(final)
+        h_n, c_n = map(torch.cat, zip(*states, strict=True))
+        return (x.transpose(0, 1) if swap else x), h_n, c_n
+
+
+class LSTMCell(torch.nn.LSTMCell):
+    """`torch.nn.LSTMCell`, faster on the CPU."""
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `torch.nn.LSTMCell.forward` does."""
+        own = self._parameters
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        try:
+            weights: list[Any] = [own[name] for name in names]
+        except KeyError:
+            weights = [getattr(self, name) for name in names]
+        if not (
+            isinstance(input, Tensor)
+            and _is_served(input, weights)
+            and input.dim() in (1, 2)
+            and input.shape[-1] == self.input_size
+        ):
+            return super().forward(input, hx)
+        x = input.unsqueeze(0) if input.dim() == 2 else input[None, None]
+        shape = (x.shape[1], self.hidden_size) if input.dim() == 2 else (self.hidden_size,)
+        if hx is None:
+            h_0 = c_0 = x.new_zeros((1, x.shape[1], self.hidden_size))
+        else:
+            h_0, c_0 = hx
+            if h_0.shape != shape or c_0.shape != shape:
+                return super().forward(input, hx)
+            h_0, c_0 = (state.reshape(1, -1, self.hidden_size) for state in (h_0, c_0))
+        _, h_n, c_n = _operator(x, None, h_0, c_0, weights, self.bias, 1, False, False)
+        return h_n.reshape(shape), c_n.reshape(shape)
