@@ -33,6 +33,14 @@ class Stack:
         cells: Array | None = None,
         table: Table | None = None,
     ) -> None: ...
+    def run_at(
+        self, x: int, h: int, c: int, y: int, steps: int, batch: int, threads: int
+    ) -> None:
+        """Do what `run` does with C-contiguous memory at these addresses, for `batch` rows a step.
+
+        For tensors of other libraries: it takes a third of the time that views as arrays take.
+        """
+
     def table(self, x: Array) -> Table: ...
     def call(
         self, x: Any, hx: Any, time_axis: int, threads: int, table: Table | None = None

@@ -24,7 +24,7 @@ from .machine import Caches, asked_caches, cpus
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 cnp.import_array()
 
@@ -393,6 +393,17 @@ cdef class Stack:
         call.noise = _fill_noise(drawn, noise)
         self.go(&call, cnp.PyArray_DIM(x, 0))
 
+    def run_at(self, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y, int64_t steps, int64_t batch,
+               int threads):
+        cdef fl_call call
+        memset(&call, 0, sizeof(call))
+        call.x, call.x_stride = <const void *>x, self.shape.input * self.shape.itemsize
+        call.y = <void *>y
+        call.y_stride = self.shape.directions * self.shape.output * self.shape.itemsize
+        call.h, call.c = <void *>h, <void *>c
+        call.steps, call.batch, call.threads = steps, batch, threads
+        self.go(&call, steps * batch)
+
     cdef int go(self, fl_call *call, int64_t rows) except -1:
         """Run in memory that no other call has; short work keeps the GIL."""
         call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * rows)
@@ -665,21 +676,39 @@ cdef class Sample:
 
     cdef bint compare(self, bint keep):
         cdef cnp.ndarray array, kept
-        cdef int64_t rows, columns, item, n, row
-        cdef const char *value
-        cdef char *to
+        cdef int64_t rows, columns, n
         for n in range(len(self.arrays)):
             array, kept = self.arrays[n], self.kept[n]
-            rows, item = cnp.PyArray_DIM(array, 0), cnp.PyArray_ITEMSIZE(array)
-            columns = cnp.PyArray_DIM(array, 1) if cnp.PyArray_NDIM(array) == 2 else 1
-            to = <char *>cnp.PyArray_DATA(kept)
-            for row in range(rows if columns else 0):
-                value = <const char *>cnp.PyArray_DATA(array) + (row * columns + row % columns) * item
-                if keep:
-                    memcpy(to + row * item, value, item)
-                elif memcmp(to + row * item, value, item) != 0:
+            rows, columns = cnp.PyArray_DIM(array, 0), 1
+            if cnp.PyArray_NDIM(array) == 2:
+                columns = cnp.PyArray_DIM(array, 1)
+            if columns == 0:
+                continue
+            if cnp.PyArray_ITEMSIZE(array) == 4:
+                if not _same[int32_t](<int32_t *>cnp.PyArray_DATA(array),
+                                      <int32_t *>cnp.PyArray_DATA(kept), rows, columns, keep):
                     return False
+            elif not _same[int64_t](<int64_t *>cnp.PyArray_DATA(array),
+                                    <int64_t *>cnp.PyArray_DATA(kept), rows, columns, keep):
+                return False
         return True
+
+
+ctypedef fused bits:
+    int32_t
+    int64_t
+
+
+cdef bint _same(bits *values, bits *kept, int64_t rows, int64_t columns, bint keep) noexcept nogil:
+    """Whether the kept values are one of each row, each time in another column; or keep them."""
+    cdef int64_t row, column = 0
+    cdef bits differ = 0
+    for row in range(rows):
+        if keep:
+            kept[row] = values[row * columns + column]
+        differ |= kept[row] ^ values[row * columns + column]
+        column = column + 1 if column + 1 < columns else 0
+    return differ == 0
 
 
 cdef class Step:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .operator import lstm as _operator
+from .operator import lstm, run_padded
+from .packs import stack_of
 
 _PLAIN = Tensor, torch.nn.Parameter
 _DTYPES = torch.float32, torch.float64
+_ROWS = torch.contiguous_format
 
 
 def _is_served(input: Tensor, weights: list[Any]) -> bool:
@@ -39,6 +41,20 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
     )
 
 
+def _is_unseen(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor]) -> bool:
+    """Whether neither autograd nor a mode nor a profiler nor a compiler looks at a run."""
+    return not (
+        torch.compiler.is_compiling()
+        or (
+            torch.is_grad_enabled()
+            and any(tensor.requires_grad for tensor in (x, h_0, c_0, *weights))
+        )
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
 class LSTM(torch.nn.LSTM):
     """`torch.nn.LSTM`, faster on the CPU."""
 
@@ -49,46 +65,56 @@ class LSTM(torch.nn.LSTM):
         weights = self._weights()
         if not (isinstance(x, Tensor) and _is_served(x, weights)):
             return super().forward(input, hx)
-        d, unbatched = 1 + self.bidirectional, False
-        if packed:
-            batch_sizes: Tensor | None = input.batch_sizes
-            batch = int(input.batch_sizes[0])
-            if x.dim() != 2:
-                return super().forward(input, hx)
+        batch_sizes: Tensor | None = input.batch_sizes if packed else None
+        time_major, unbatched = packed or not self.batch_first, not packed and x.dim() == 2
+        if unbatched:
+            x = x.unsqueeze(1 if time_major else 0)
+        if x.dim() != 3 - packed or x.shape[-1] != self.input_size:
+            return super().forward(input, hx)
+        if batch_sizes is None:
+            batch = x.shape[1 if time_major else 0]
         else:
-            batch_sizes = None
-            unbatched = x.dim() == 2
-            if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
-                return super().forward(input, hx)
-            if unbatched:
-                x = x.unsqueeze(0 if self.batch_first else 1)
-            batch = x.shape[0 if self.batch_first else 1]
-        size = self.proj_size or self.hidden_size
-        cells = self.num_layers * d
+            batch = int(batch_sizes[0])
+        cells = self.num_layers * (1 + self.bidirectional)
+        h_shape = cells, batch, self.proj_size or self.hidden_size
+        c_shape = cells, batch, self.hidden_size
         if hx is None:
-            h_0 = x.new_zeros((cells, batch, size))
-            c_0 = h_0 if size == self.hidden_size else x.new_zeros((cells, batch, self.hidden_size))
+            h_0, c_0 = x.new_zeros(h_shape), x.new_zeros(c_shape)
         else:
             h_0, c_0 = hx
             if unbatched and h_0.dim() == 2 and c_0.dim() == 2:
                 h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
-            if h_0.shape != (cells, batch, size) or c_0.shape != (cells, batch, self.hidden_size):
+            if (
+                h_0.shape != h_shape
+                or c_0.shape != c_shape
+                or not (h_0.dtype is c_0.dtype is x.dtype)
+                or h_0.device != x.device
+                or c_0.device != x.device
+            ):
                 return super().forward(input, hx)
             if packed:
                 h_0, c_0 = self.permute_hidden((h_0, c_0), input.sorted_indices)
         if self.dropout and self.training and self.num_layers > 1:
-            output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights)
+            output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
+        elif not packed and _is_unseen(x, h_0, c_0, weights):
+            # The operator would take as long again for a step of a small layer.
+            if hx is not None:
+                h_0, c_0 = h_0.clone(memory_format=_ROWS), c_0.clone(memory_format=_ROWS)
+            stack = stack_of(weights, len(weights) // cells, 1 + self.bidirectional, False)
+            features = (1 + self.bidirectional) * h_shape[2]
+            output = run_padded(stack, x if time_major else x.transpose(0, 1), h_0, c_0, features)
+            output, h_n, c_n = output if time_major else output.transpose(0, 1), h_0, c_0
         else:
-            output, h_n, c_n = _operator(
+            output, h_n, c_n = lstm(
                 x, batch_sizes, h_0, c_0, weights,
-                self.bias, self.num_layers, self.bidirectional, self.batch_first and not packed,
+                self.bias, self.num_layers, self.bidirectional, not time_major,
             )  # fmt: skip
         if packed:
             unsorted = input.unsorted_indices
             result = PackedSequence(output, batch_sizes, input.sorted_indices, unsorted)
             return result, self.permute_hidden((h_n, c_n), unsorted)
         if unbatched:
-            output = output.squeeze(0 if self.batch_first else 1)
+            output = output.squeeze(1 if time_major else 0)
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
         return output, (h_n, c_n)
 
@@ -101,22 +127,25 @@ class LSTM(torch.nn.LSTM):
             return [getattr(self, name) for name in self._flat_weights_names]
 
     def _with_dropout(
-        self, x: Tensor, batch_sizes: Tensor | None, h_0: Tensor, c_0: Tensor, weights: list[Tensor]
+        self,
+        x: Tensor,
+        batch_sizes: Tensor | None,
+        h_0: Tensor,
+        c_0: Tensor,
+        weights: list[Tensor],
+        time_major: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run layer by layer, with torch's own dropout between them: the same masks as torch's."""
-        swap = self.batch_first and batch_sizes is None
-        x = x.transpose(0, 1) if swap else x
+        x = x if time_major else x.transpose(0, 1)
         d, each, states = 1 + self.bidirectional, len(weights) // self.num_layers, []
         for k, (h, c) in enumerate(zip(h_0.split(d), c_0.split(d), strict=True)):
             if k:
                 x = torch.dropout(x, self.dropout, True)
             own = weights[k * each : (k + 1) * each]
-            x, *final = _operator(
-                x, batch_sizes, h, c, own, self.bias, 1, self.bidirectional, False
-            )
+            x, *final = lstm(x, batch_sizes, h, c, own, self.bias, 1, self.bidirectional, False)
             states.append(final)
         h_n, c_n = map(torch.cat, zip(*states, strict=True))
-        return (x.transpose(0, 1) if swap else x), h_n, c_n
+        return x if time_major else x.transpose(0, 1), h_n, c_n
 
 
 class LSTMCell(torch.nn.LSTMCell):
@@ -148,5 +177,5 @@ class LSTMCell(torch.nn.LSTMCell):
             if h_0.shape != shape or c_0.shape != shape:
                 return super().forward(input, hx)
             h_0, c_0 = (state.reshape(1, -1, self.hidden_size) for state in (h_0, c_0))
-        _, h_n, c_n = _operator(x, None, h_0, c_0, weights, self.bias, 1, False, False)
+        _, h_n, c_n = lstm(x, None, h_0, c_0, weights, self.bias, 1, False, False)
         return h_n.reshape(shape), c_n.reshape(shape)

@@ -157,7 +157,7 @@ def _rows(tensor: Tensor) -> Array:
 
 
 def _copy(state: Tensor) -> Tensor:
-    return state.detach().clone(memory_format=torch.contiguous_format)
+    return state.clone(memory_format=torch.contiguous_format)
 
 
 @torch.library.impl(_library, "lstm", "CPU")
@@ -178,13 +178,30 @@ def _lstm(
         x, batch_sizes, (h_0, c_0), weights, has_biases, num_layers, bidirectional
     )
     stack = stack_of(weights, sizes.each, sizes.directions, False)
-    h, c = _copy(h_0), _copy(c_0)
+    if batch_sizes is None:
+        h, c = _copy(h_0), _copy(c_0)
+        output = run_padded(stack, x, h, c, sizes.directions * sizes.P)
+        return _time_major(output, batch_first), h, c
+    h, c, rows = _copy(h_0), _copy(c_0), _rows(x)
     output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
-    rows = _rows(x)
     if len(rows):
-        y = output.numpy().reshape(len(rows), -1)
-        stack.run(rows, of_steps, h.numpy(), c.numpy(), y, torch.get_num_threads())
-    return _time_major(output, batch_first), h, c
+        stack.run(rows, of_steps, h.numpy(), c.numpy(), output.numpy(), torch.get_num_threads())
+    return output, h, c
+
+
+def run_padded(stack: Any, x: Tensor, h: Tensor, c: Tensor, features: int) -> Tensor:
+    """Run a stack over x (T, B, I), and return y; h and c, C-contiguous, become the final states.
+
+    Nothing is checked, and nobody sees it: autograd, modes and profilers are the caller's.
+    """
+    (steps, batch, _), x = x.shape, x.contiguous()
+    output = x.new_empty((steps, batch, features))
+    if steps and batch:
+        stack.run_at(
+            x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr(), steps, batch,
+            torch.get_num_threads(),
+        )  # fmt: skip
+    return output
 
 
 @torch.library.impl(_library, "lstm_layer", "CPU")

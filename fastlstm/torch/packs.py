@@ -134,7 +134,10 @@ def as_array(tensor: torch.Tensor) -> Array:
 
 def _versions(weights: Sequence[torch.Tensor]) -> list[int]:
     """Count how often operators of torch have written each of them."""
-    return [0 if w.is_inference() else w._version for w in weights]
+    try:
+        return [w._version for w in weights]
+    except RuntimeError:  # a tensor made in inference mode does not count
+        return []
 
 
 _one = np.zeros((4, 1), np.float32)
