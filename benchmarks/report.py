@@ -717,3 +717,27 @@ def files(results: Results) -> str:
             f"{_operators(found, first)}"
         )
     return text + _missed(list(_files_verdicts(results))) + _absent(results)
+
+
+# ---- inside torch -------------------------------------------------------------------------------
+
+
+def torch_host(results: Results) -> str:
+    """Return the results of `torch_host`: a table for each group, and missed bars in words."""
+    (ours,), (peer,) = results["engines"], results["peers"]
+    text = (
+        f"# torch's programs with our modules, {title(results)}\n\n{_setting(results)}"
+        f"Medians of {_blocks(results)}, in turn. Ratio: the time of {peer} / that of {ours}; "
+        f"above 1, ours is faster. All results were checked first: at most "
+        f"{_errors(results['cases'])} of each one's greatest value from torch in float64.\n"
+    )
+    for group, members in groups(results):
+        rows = []
+        for case in members:
+            row = _files_row(case, results)
+            for name in results["others"]:
+                if name in case["seconds"]:
+                    row[name] = _time(case["seconds"][name])
+            rows.append(row)
+        text += f"\n## {group}\n\n" + _table(rows)
+    return text + _missed(list(_files_verdicts(results))) + _absent(results)

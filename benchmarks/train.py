@@ -223,9 +223,9 @@ def check(name: str, case: Case, contestant: Contestant, expected: Weights) -> f
     worst = 0.0
     for what, right in expected.items():
         assert got[what].shape == right.shape, f"{name}, {case.name}, {what}: {got[what].shape}"
-        error = float(np.abs(got[what] - right).max() / np.abs(right).max())
+        error = float(np.abs(got[what] - right).max() / (np.abs(right).max() or 1))
         assert error <= TOLERANCE[case.dtype], (
-            f"{name} is wrong in case {case.name}: its gradient of {what} differs from the truth "
+            f"{name} is wrong in case {case.name}: {what} differs from the truth "
             f"by {error:.1e} of the greatest value, expected {TOLERANCE[case.dtype]:.0e} at most"
         )
         worst = max(worst, error)
