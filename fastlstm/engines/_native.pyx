@@ -24,7 +24,7 @@ from .machine import Caches, asked_caches, cpus
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cnp.import_array()
 
@@ -656,10 +656,11 @@ cdef class Sample:
     """Sample(arrays)
 --
 
-    Some values of arrays, by which one sees later that somebody has written into them.
+    Values of arrays, by which one sees later that somebody has written into them.
 
-    One value of each row is kept, each time in another column, so that a write to a whole row or
-    column, or to all of them, is seen. The arrays have one or two axes, and are C-contiguous.
+    Of an array of up to 16 KiB all values are kept. Of a larger one it is one value of each row, each
+    time in another column, so that a write to a whole row or column, or to all of them, is seen. The
+    arrays have one or two axes, and are C-contiguous.
     """
 
     cdef list arrays, kept
@@ -667,7 +668,8 @@ cdef class Sample:
     def __init__(self, arrays):
         self.arrays, self.kept = [*arrays], []
         for array in self.arrays:
-            self.kept.append(np.empty(len(array) * array.itemsize, np.uint8))
+            rows = len(array) if array.nbytes > 16384 else array.size
+            self.kept.append(np.empty(rows * array.itemsize, np.uint8))
         self.compare(True)
 
     def holds(self):
@@ -676,15 +678,19 @@ cdef class Sample:
 
     cdef bint compare(self, bint keep):
         cdef cnp.ndarray array, kept
-        cdef int64_t rows, columns, n
+        cdef int64_t rows, columns, size, n
         for n in range(len(self.arrays)):
             array, kept = self.arrays[n], self.kept[n]
             rows, columns = cnp.PyArray_DIM(array, 0), 1
             if cnp.PyArray_NDIM(array) == 2:
                 columns = cnp.PyArray_DIM(array, 1)
-            if columns == 0:
-                continue
-            if cnp.PyArray_ITEMSIZE(array) == 4:
+            size = cnp.PyArray_NBYTES(array)
+            if size == cnp.PyArray_NBYTES(kept):
+                if keep:
+                    memcpy(cnp.PyArray_DATA(kept), cnp.PyArray_DATA(array), size)
+                elif memcmp(cnp.PyArray_DATA(kept), cnp.PyArray_DATA(array), size) != 0:
+                    return False
+            elif cnp.PyArray_ITEMSIZE(array) == 4:
                 if not _same[int32_t](<int32_t *>cnp.PyArray_DATA(array),
                                       <int32_t *>cnp.PyArray_DATA(kept), rows, columns, keep):
                     return False
