@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .operator import lstm, run_padded
 from .packs import stack_of
+from .resets import run_with_resets
 
 _PLAIN = Tensor, torch.nn.Parameter
 _DTYPES = torch.float32, torch.float64
@@ -58,8 +59,10 @@ def _is_unseen(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor]) -> bo
 class LSTM(torch.nn.LSTM):
     """`torch.nn.LSTM`, faster on the CPU."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, reset: Any = None) -> Any:
         """Do what `torch.nn.LSTM.forward` does."""
+        if reset is not None:
+            return run_with_resets(self, input, hx, reset)
         packed = isinstance(input, PackedSequence)
         x: Tensor = input.data if packed else input
         weights = self._weights()
