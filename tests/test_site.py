@@ -51,8 +51,8 @@ def documented(text):
 
 def public():
     """Return all public names: those of each module's `__all__`, or without an underscore."""
-    modules = ["fastlstm", "fastlstm.training", "fastlstm.plot", "fastlstm.visualize"]
-    for module in map(importlib.import_module, modules):
+    modules = "", ".training", ".plot", ".visualize", ".torch"
+    for module in (importlib.import_module(f"fastlstm{name}") for name in modules):
         own = [
             name
             for name, value in vars(module).items()

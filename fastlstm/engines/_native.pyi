@@ -33,9 +33,7 @@ class Stack:
         cells: Array | None = None,
         table: Table | None = None,
     ) -> None: ...
-    def run_at(
-        self, x: int, h: int, c: int, y: int, steps: int, batch: int, threads: int
-    ) -> None:
+    def run_at(self, x: int, h: int, c: int, y: int, steps: int, batch: int, threads: int) -> None:
         """Do what `run` does with C-contiguous memory at these addresses, for `batch` rows a step.
 
         For tensors of other libraries: it takes a third of the time that views as arrays take.

@@ -1,7 +1,8 @@
-"""A drop-in for `torch.nn.LSTM` that is faster on CPUs.
+"""A drop-in for `torch.nn.LSTM` that is faster on CPUs, for those who stay with torch.
 
-`LSTM` and `LSTMCell` are torch's own modules but for their work, which engine native does;
-`accelerate` makes those of an existing model so, in place, and `restore` undoes it.
+`LSTM` and `LSTMCell` are torch's own modules but for their work, which engine native does, forward
+and backward, by operators that torch knows. `accelerate` makes the LSTMs of an existing model so,
+in place, and `restore` undoes it. Nothing else in fastlstm imports torch.
 """
 
 from .modules import LSTM, LSTMCell
