@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 LEFT, WIDTH, LINE = 0.5, 15.0, 1.25
 FLOORS = [  # from the top: (name, share of the width, colour) of what stands side by side
-    [("cli", 0.5, "tab:gray"), ("visualize", 0.5, "tab:cyan")],
+    [("cli", 0.28, "tab:gray"), ("torch", 0.3, "tab:purple"), ("visualize", 0.42, "tab:cyan")],
     [("training", 1, "tab:green")],
     [("formats", 0.68, "tab:orange"), ("plot", 0.32, "tab:cyan")],
     [("graphs", 1, "tab:orange")],
@@ -14,6 +14,7 @@ FLOORS = [  # from the top: (name, share of the width, colour) of what stands si
 ]
 SAID = {
     "cli": "the command line",
+    "torch": "a drop-in for torch.nn.LSTM",
     "visualize": "pictures of gates, states and weights",
     "training": "losses, optimisers, data, fit, forecasts",
     "formats": "model files",
