@@ -156,6 +156,19 @@ def _rows(tensor: Tensor) -> Array:
     return as_array(tensor).reshape(-1, tensor.shape[-1])
 
 
+def _memory(size: int) -> Tensor:
+    """Return bytes for a tape, which begin at a multiple of 64.
+
+    Linux gives memory page by page when it is first written, which for a large tape can take longer
+    than the run that it is of. NumPy asks for huge pages, torch does not.
+    """
+    if size < 1 << 22:  # as little as NumPy does not ask for either
+        return torch.empty(size, dtype=torch.uint8)
+    memory = np.empty(size + 63, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return torch.from_numpy(memory[begin : begin + size])
+
+
 def _copy(state: Tensor) -> Tensor:
     return state.clone(memory_format=torch.contiguous_format)
 
@@ -223,7 +236,7 @@ def _lstm_layer(
     output = input.new_empty((*input.shape[:-1], sizes.directions * sizes.P))
     x = _rows(input)
     needed = _tape_bytes(len(x), h.shape[1], sizes, input.element_size())
-    tape = torch.empty(needed, dtype=torch.uint8)
+    tape = _memory(needed)
     if len(x):
         y, threads = output.numpy().reshape(len(x), -1), torch.get_num_threads()
         stack.record(x, of_steps, h.numpy(), c.numpy(), y, threads, memory=tape.numpy())
