@@ -147,6 +147,8 @@ class LSTM(torch.nn.LSTM):
         if unbatched:
             x = x.unsqueeze(1 if time_major else 0)
         if x.dim() != 3 - packed or x.shape[-1] != self.input_size:
+            if packed:  # of which torch checks nothing, and reads beyond the rows
+                self.check_input(x, batch_sizes)
             return super().forward(input, hx)
         if batch_sizes is None:
             batch = x.shape[1 if time_major else 0]
@@ -168,6 +170,8 @@ class LSTM(torch.nn.LSTM):
                 or h_0.device != x.device
                 or c_0.device != x.device
             ):
+                if packed:
+                    self.check_forward_args(x, (h_0, c_0), batch_sizes)
                 return super().forward(input, hx)
             if packed:
                 h_0, c_0 = self.permute_hidden((h_0, c_0), input.sorted_indices)

@@ -42,6 +42,11 @@ def _run(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
         raise RuntimeError("reset decides what is computed, and cannot be given in a transform")
     packed = isinstance(input, PackedSequence)
     x: Tensor = input.data if packed else input
+    unbatched = not packed and x.dim() == 2
+    if hx is not None:
+        h_0, c_0 = (state.unsqueeze(1) if unbatched else state for state in hx)
+        whole = x.unsqueeze(0 if lstm.batch_first else 1) if unbatched else x
+        lstm.check_forward_args(whole, (h_0, c_0), input.batch_sizes if packed else None)
     told = as_array(reset.detach().cpu() if isinstance(reset, Tensor) else reset, "reset")
     backward = (False, True)[: 1 + lstm.bidirectional]
     if not packed and told.dtype == bool and told.shape == x.shape[:-1]:
@@ -67,12 +72,11 @@ def _run(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
     together = PackedSequence(
         _Reorder.apply(x.flatten(0, -2), index, inverse), torch.from_numpy(pieces.batch_sizes)
     )
-    d, count, unbatched = len(backward), len(pieces.sequences), not packed and x.dim() == 2
+    d, count = len(backward), len(pieces.sequences)
     if hx is not None:
         # For each direction: the states of some sequences go to the pieces with which these begin.
         starts = []
-        for given in hx:
-            state = given.unsqueeze(1) if unbatched else given
+        for state in (h_0, c_0):
             each = [
                 state.new_zeros((state.shape[0] // d, count, state.shape[2])).index_copy(
                     1, tensor(end.first[0]), state[k::d].index_select(1, tensor(end.first[1]))
