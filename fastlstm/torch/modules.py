@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .operator import lstm, run_padded
-from .packs import stack_of
+from .packs import forget, stack_of
 from .resets import run_with_resets
 
 _PLAIN = Tensor, torch.nn.Parameter
@@ -56,7 +58,35 @@ def _is_unseen(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor]) -> bo
     )
 
 
-class LSTM(torch.nn.LSTM):
+def _are_states(hx: Any) -> bool:
+    """Whether this is a pair of tensors, so that their shapes can be looked at."""
+    return (
+        isinstance(hx, (tuple, list))
+        and len(hx) == 2
+        and isinstance(hx[0], Tensor)
+        and isinstance(hx[1], Tensor)
+    )
+
+
+class _OfTorch(torch.nn.Module):
+    """What torch does with its modules where it may not notice that ours are others."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Torch exchanges no tensors that have weak references, as packs have.
+        forget(self._parameters.values())
+        return super()._apply(fn, recurse)
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """Return torch's own module with these parameters, for `torch.jit.script` to compile."""
+        torchs = {LSTM: torch.nn.LSTM, LSTMCell: torch.nn.LSTMCell}.get(type(self))
+        if torchs is None:
+            return self
+        other = copy.copy(self)
+        other.__class__ = torchs
+        return other
+
+
+class LSTM(_OfTorch, torch.nn.LSTM):
     """`torch.nn.LSTM` with the work on the CPU done by engine native.
 
     It is a `torch.nn.LSTM`: constructor, parameters, state dict, hooks, errors and numbers are
@@ -160,6 +190,8 @@ class LSTM(torch.nn.LSTM):
         if hx is None:
             h_0, c_0 = x.new_zeros(h_shape), x.new_zeros(c_shape)
         else:
+            if not _are_states(hx):
+                return super().forward(input, hx)
             h_0, c_0 = hx
             if unbatched and h_0.dim() == 2 and c_0.dim() == 2:
                 h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
@@ -175,21 +207,26 @@ class LSTM(torch.nn.LSTM):
                 return super().forward(input, hx)
             if packed:
                 h_0, c_0 = self.permute_hidden((h_0, c_0), input.sorted_indices)
-        if self.dropout and self.training and self.num_layers > 1:
-            output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
-        elif not packed and _is_unseen(x, h_0, c_0, weights):
-            # The operator would take as long again for a step of a small layer.
-            if hx is not None:
-                h_0, c_0 = h_0.clone(memory_format=_ROWS), c_0.clone(memory_format=_ROWS)
-            stack = stack_of(weights, len(weights) // cells, 1 + self.bidirectional, False)
-            features = (1 + self.bidirectional) * h_shape[2]
-            output = run_padded(stack, x if time_major else x.transpose(0, 1), h_0, c_0, features)
-            output, h_n, c_n = output if time_major else output.transpose(0, 1), h_0, c_0
-        else:
-            output, h_n, c_n = lstm(
-                x, batch_sizes, h_0, c_0, weights,
-                self.bias, self.num_layers, self.bidirectional, not time_major,
-            )  # fmt: skip
+        try:
+            if self.dropout and self.training and self.num_layers > 1:
+                output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
+            elif not packed and _is_unseen(x, h_0, c_0, weights):
+                # The operator would take as long again for a step of a small layer.
+                if hx is not None:
+                    h_0, c_0 = h_0.clone(memory_format=_ROWS), c_0.clone(memory_format=_ROWS)
+                stack = stack_of(weights, len(weights) // cells, 1 + self.bidirectional, False)
+                features = (1 + self.bidirectional) * h_shape[2]
+                output = run_padded(
+                    stack, x if time_major else x.transpose(0, 1), h_0, c_0, features
+                )
+                output, h_n, c_n = output if time_major else output.transpose(0, 1), h_0, c_0
+            else:
+                output, h_n, c_n = lstm(
+                    x, batch_sizes, h_0, c_0, weights,
+                    self.bias, self.num_layers, self.bidirectional, not time_major,
+                )  # fmt: skip
+        except ValueError:  # weights that do not belong together: torch says it in its own words
+            return super().forward(input, hx)
         if packed:
             unsorted = input.unsorted_indices
             result = PackedSequence(output, batch_sizes, input.sorted_indices, unsorted)
@@ -204,8 +241,9 @@ class LSTM(torch.nn.LSTM):
         own = self._parameters
         try:
             return [own[name] for name in self._flat_weights_names]
-        except KeyError:  # a parametrization computes them
-            return [getattr(self, name) for name in self._flat_weights_names]
+        except KeyError:  # a parametrization computes them: as often as for torch's own forward
+            self._update_flat_weights()
+            return self._flat_weights
 
     def _with_dropout(
         self,
@@ -229,7 +267,7 @@ class LSTM(torch.nn.LSTM):
         return x if time_major else x.transpose(0, 1), h_n, c_n
 
 
-class LSTMCell(torch.nn.LSTMCell):
+class LSTMCell(_OfTorch, torch.nn.LSTMCell):
     """`torch.nn.LSTMCell` with the work on the CPU done by engine native.
 
     What `LSTM` says holds here too. A loop over a cell still pays torch for every step: where the
@@ -284,9 +322,20 @@ class LSTMCell(torch.nn.LSTMCell):
         if hx is None:
             h_0 = c_0 = x.new_zeros((1, x.shape[1], self.hidden_size))
         else:
+            if not _are_states(hx):
+                return super().forward(input, hx)
             h_0, c_0 = hx
-            if h_0.shape != shape or c_0.shape != shape:
+            if (
+                h_0.shape != shape
+                or c_0.shape != shape
+                or not (h_0.dtype is c_0.dtype is x.dtype)
+                or h_0.device != x.device
+                or c_0.device != x.device
+            ):
                 return super().forward(input, hx)
             h_0, c_0 = (state.reshape(1, -1, self.hidden_size) for state in (h_0, c_0))
-        _, h_n, c_n = lstm(x, None, h_0, c_0, weights, self.bias, 1, False, False)
+        try:
+            _, h_n, c_n = lstm(x, None, h_0, c_0, weights, self.bias, 1, False, False)
+        except ValueError:  # as in LSTM
+            return super().forward(input, hx)
         return h_n.reshape(shape), c_n.reshape(shape)

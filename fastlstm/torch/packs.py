@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +37,8 @@ class _Pack:
     ) -> None:
         self.versions, self.places = _versions(weights), [w.data_ptr() for w in weights]
         self.back, self.spare = back, spare
+        _check(weights, each, directions)
         arrays = [as_array(w) for w in weights]
-        _check_shapes(arrays, each, directions)
         # What is not contiguous has been copied, and later writes to it would not be seen.
         self.is_watched = all(w.is_contiguous() for w in weights)
         self.sample = _native.Sample(arrays)
@@ -100,21 +100,28 @@ def stack_of(
     return pack.stack
 
 
-def _check_shapes(arrays: Sequence[Array], each: int, directions: int) -> None:
+def forget(weights: Iterable[torch.Tensor | None]) -> None:
+    """Drop all that is kept of these parameters."""
+    gone = set(map(id, weights))
+    for key in [key for key in [*_packs] if gone.intersection(key)]:
+        _packs.pop(key, None)
+
+
+def _check(weights: Sequence[torch.Tensor], each: int, directions: int) -> None:
     """Refuse what a kernel in C would read beyond."""
-    (gates, inputs), outputs = arrays[0].shape, arrays[1].shape[-1]
-    for n, array in enumerate(arrays):
+    (gates, inputs), outputs = weights[0].shape, weights[1].shape[-1]
+    for n, w in enumerate(weights):
         features = inputs if n < each * directions else directions * outputs
         shape = {0: (gates, features), 1: (gates, outputs)}.get(n % each, (gates,))
         if each % 2 and n % each == each - 1:
             shape = outputs, gates // 4
-        if array.shape != shape or array.dtype != arrays[0].dtype:
+        if w.shape != shape or w.dtype is not weights[0].dtype or w.device.type != "cpu":
             raise ValueError(
-                f"Expected weight {n} of shape {shape} and dtype {arrays[0].dtype}, "
-                f"got {array.shape}, {array.dtype}"
+                f"Expected weight {n} of shape {shape} and {weights[0].dtype} on the CPU, "
+                f"got {tuple(w.shape)}, {w.dtype} on {w.device}"
             )
     if gates % 4 or (outputs != gates // 4 and not each % 2):
-        raise ValueError(f"Expected 4H rows and H columns of W_hh, got {arrays[1].shape}")
+        raise ValueError(f"Expected 4H rows and H columns of W_hh, got {tuple(weights[1].shape)}")
 
 
 @quiet
