@@ -33,10 +33,48 @@ class Stack:
         cells: Array | None = None,
         table: Table | None = None,
     ) -> None: ...
-    def run_at(self, x: int, h: int, c: int, y: int, steps: int, batch: int, threads: int) -> None:
-        """Do what `run` does with C-contiguous memory at these addresses, for `batch` rows a step.
+    def run_at(
+        self, steps: tuple[int, int, int, int], x: int, h: int, c: int, y: int, threads: int
+    ) -> None:
+        """Do what `run` does with C-contiguous memory at these addresses.
 
         For tensors of other libraries: it takes a third of the time that views as arrays take.
+        `steps` are where the sizes of the steps are, the number of steps, that of sequences and
+        that of rows. The first is 0 if every step has all sequences. This and the next two check
+        nothing.
+        """
+
+    def record_at(
+        self,
+        steps: tuple[int, int, int, int],
+        x: int,
+        h: int,
+        c: int,
+        y: int,
+        tape: int,
+        room: int,
+        threads: int,
+    ) -> None:
+        """Do what `record` does, without checkpoints, with a tape in `room` bytes there."""
+
+    def back_at(
+        self,
+        steps: tuple[int, int, int, int],
+        x: int,
+        y: int,
+        tape: int,
+        room: int,
+        dy: int,
+        dh: int,
+        dc: int,
+        dx: int,
+        dw: Sequence[tuple[int, int, int, int]],
+        threads: int,
+    ) -> None:
+        """Do what `back` does with a run that `record_at` kept; `dx` may be 0.
+
+        `dw` has for each direction where the gradients of W_ih, W_hh, b and W_hr are; 0: no W_hr.
+        The tape need not lie where it lay, but must be as far from a multiple of 64 bytes.
         """
 
     def table(self, x: Array) -> Table: ...
@@ -53,17 +91,7 @@ class Stack:
         threads: int,
         checkpoint_every: int = 0,
         noise: Sequence[Noise] | None = None,
-        memory: Array | None = None,
     ) -> Tape: ...
-    def recorded(
-        self, x: Array, batch_sizes: Array, h: Array, c: Array, y: Array, memory: Array
-    ) -> Tape:
-        """Return the tape of a run that `record` kept in this `memory`, without checkpoints.
-
-        `x` and `y` are those of the run, or copies; of `h` and `c` only the shapes count. The
-        memory need not lie where it lay, but it must be as far from a multiple of 64 bytes.
-        """
-
     def force_cuts(
         self, forward: Sequence[int] | None = None, back: Sequence[int] | None = None
     ) -> None:

@@ -393,16 +393,57 @@ cdef class Stack:
         call.noise = _fill_noise(drawn, noise)
         self.go(&call, cnp.PyArray_DIM(x, 0))
 
-    def run_at(self, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y, int64_t steps, int64_t batch,
-               int threads):
+    def run_at(self, steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y, int threads):
+        cdef int64_t rows
+        cdef fl_call call = self.call_at(steps, x, h, c, y, threads, &rows)
+        self.go(&call, rows)
+
+    def record_at(self, steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y, uintptr_t tape,
+                  size_t room, int threads):
+        cdef int64_t rows
+        cdef fl_call call = self.call_at(steps, x, h, c, y, threads, &rows)
+        self.lay(&call, tape, room)
+        self.go(&call, rows)
+
+    def back_at(self, steps, uintptr_t x, uintptr_t y, uintptr_t tape, size_t room, uintptr_t dy,
+                uintptr_t dh, uintptr_t dc, uintptr_t dx, dw, int threads):
+        cdef int64_t rows
+        cdef fl_call run = self.call_at(steps, x, dh, dc, y, threads, &rows)
+        self.lay(&run, tape, room)
+        run.reverse = self.reverse
+        cdef fl_back_call call
+        cdef fl_arrays gradients[2]  # of each direction
+        memset(gradients, 0, sizeof(gradients))
+        for direction, places in enumerate(dw):
+            gradients[direction].w_ih = <void *><uintptr_t>places[0]
+            gradients[direction].w_hh = <void *><uintptr_t>places[1]
+            gradients[direction].b = <void *><uintptr_t>places[2]
+            gradients[direction].w_hr = <void *><uintptr_t>places[3]
+        call.dy, call.dy_stride, call.dcells = <const void *>dy, run.y_stride, NULL
+        call.dh, call.dc, call.dx = <void *>dh, <void *>dc, <void *>dx
+        self.go_back(&run, &call, gradients, rows)
+
+    cdef fl_call call_at(self, tuple steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y,
+                         int threads, int64_t *rows):
+        """A call on C-contiguous memory at these addresses, and how many rows it has."""
         cdef fl_call call
+        cdef uintptr_t batch_sizes
         memset(&call, 0, sizeof(call))
+        batch_sizes, call.steps, call.batch, rows[0] = steps
+        call.batch_sizes, call.threads = <const int64_t *>batch_sizes, threads
         call.x, call.x_stride = <const void *>x, self.shape.input * self.shape.itemsize
         call.y = <void *>y
         call.y_stride = self.shape.directions * self.shape.output * self.shape.itemsize
         call.h, call.c = <void *>h, <void *>c
-        call.steps, call.batch, call.threads = steps, batch, threads
-        self.go(&call, steps * batch)
+        return call
+
+    cdef int lay(self, fl_call *call, uintptr_t tape, size_t room) except -1:
+        """Place the tape of a call into the room at this address."""
+        cdef size_t needed = fl_tape_bytes(self.stack, call) + 64
+        if room < needed:
+            raise ValueError(f"a tape of {needed} bytes, got {room}")
+        call.tape = _aligned(<void *>tape)
+        return 0
 
     cdef int go(self, fl_call *call, int64_t rows) except -1:
         """Run in memory that no other call has; short work keeps the GIL."""
@@ -485,17 +526,15 @@ cdef class Stack:
 
     def record(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
                cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None, int threads,
-               int64_t checkpoint_every=0, noise=None, cnp.ndarray memory=None):
+               int64_t checkpoint_every=0, noise=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
         call.reverse, call.checkpoint_interval = self.reverse, checkpoint_every
         call.cut = &self.cut if self.cut.threads else NULL
         cdef Tape tape = Tape()
-        tape.arrays = x, batch_sizes, y, noise
+        tape.spare, tape.arrays = self.spare, (x, batch_sizes, y, noise)
         call.noise = _fill_noise(tape.noise, noise)
-        if memory is None:
-            tape.spare = self.spare
-            memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
-        self.lay(tape, &call, memory)
+        tape.memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
+        call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
         cdef cnp.ndarray scratch = _borrow(self.spare, "scratch", fl_scratch_bytes(self.stack, &call))
         cdef bint stopped
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
@@ -508,25 +547,6 @@ cdef class Stack:
         call.cut = NULL
         tape.call = call
         return tape
-
-    def recorded(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None,
-                 cnp.ndarray h not None, cnp.ndarray c not None, cnp.ndarray y not None,
-                 cnp.ndarray memory not None):
-        cdef fl_call call = _call_of(x, batch_sizes, h, c, y, 1)
-        call.reverse = self.reverse
-        cdef Tape tape = Tape()
-        tape.arrays = x, batch_sizes, y, None
-        self.lay(tape, &call, memory)
-        tape.call = call
-        return tape
-
-    cdef int lay(self, Tape tape, fl_call *call, cnp.ndarray memory) except -1:
-        """Place the tape of a call into memory, which must be large enough."""
-        cdef size_t needed = fl_tape_bytes(self.stack, call) + 64
-        if <size_t>cnp.PyArray_NBYTES(memory) < needed:
-            raise ValueError(f"a tape of {needed} bytes, got {cnp.PyArray_NBYTES(memory)}")
-        tape.memory, call.tape = memory, _aligned(cnp.PyArray_DATA(memory))
-        return 0
 
     def force_cuts(self, forward=None, back=None):
         cdef fl_cut cut
@@ -560,23 +580,30 @@ cdef class Stack:
         for direction, cell in enumerate(dw):
             gradients[direction] = _addresses(cell)
         run.threads = threads
-        call.call, call.dw, call.dcells = &run, gradients, NULL
-        call.cut = &self.back_cut if self.back_cut.threads else NULL
+        call.dcells = NULL
         if dcells is not None:
             for direction, cells in enumerate(dcells):
                 more[direction] = _address(cells)
             call.dcells = more
         call.dy, call.dy_stride = cnp.PyArray_DATA(dy), cnp.PyArray_STRIDE(dy, 0)
         call.dh, call.dc, call.dx = _address(dh), _address(dc), _address(dx)
-        cdef cnp.ndarray scratch = _borrow(self.spare, "back", fl_back_scratch_bytes(self.stack, &call))
+        self.go_back(&run, &call, gradients, cnp.PyArray_DIM(dy, 0))
+
+    cdef int go_back(self, fl_call *run, fl_back_call *call, const fl_arrays *gradients,
+                     int64_t rows) except -1:
+        """Go back through a call that was recorded."""
+        call.call, call.dw = run, gradients
+        call.cut = &self.back_cut if self.back_cut.threads else NULL
+        cdef cnp.ndarray scratch = _borrow(self.spare, "back", fl_back_scratch_bytes(self.stack, call))
         cdef bint stopped
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
-        run.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(dy, 0))
+        run.stop = _stop_of(<double>self.bytes * rows)
         with nogil:
-            stopped = fl_back(self.stack, &call)
+            stopped = fl_back(self.stack, call)
         if stopped:
             _raise()
         _give_back(self.spare, "back", scratch)
+        return 0
 
     def step(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise,
              Table table=None):

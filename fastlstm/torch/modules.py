@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .operator import lstm, run_padded
+from .operator import Steps, lstm, run
 from .packs import forget, stack_of
 from .resets import run_with_resets
 
@@ -216,9 +216,9 @@ class LSTM(_OfTorch, torch.nn.LSTM):
                     h_0, c_0 = h_0.clone(memory_format=_ROWS), c_0.clone(memory_format=_ROWS)
                 stack = stack_of(weights, len(weights) // cells, 1 + self.bidirectional, False)
                 features = (1 + self.bidirectional) * h_shape[2]
-                output = run_padded(
-                    stack, x if time_major else x.transpose(0, 1), h_0, c_0, features
-                )
+                rows = x if time_major else x.transpose(0, 1)
+                steps = Steps(None, rows.shape[0], batch, rows.shape[0] * batch)
+                output = run(stack, rows, steps, h_0, c_0, features)
                 output, h_n, c_n = output if time_major else output.transpose(0, 1), h_0, c_0
             else:
                 output, h_n, c_n = lstm(

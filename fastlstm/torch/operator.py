@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.contract import Array, Cell
-from .packs import VECTOR_BYTES, as_array, stack_of
+from .packs import VECTOR_BYTES, stack_of
 
 _library = torch.library.Library("fastlstm", "DEF")
 _library.define(
@@ -59,6 +58,20 @@ class _Sizes(NamedTuple):
     P: int
 
 
+class Steps(NamedTuple):
+    """How many sequences each step has."""
+
+    sizes: Tensor | None  # contiguous; None: `batch` at every step
+    number: int
+    batch: int
+    rows: int
+
+    @property
+    def told(self) -> tuple[int, int, int, int]:
+        """The same, as engine native is told."""
+        return 0 if self.sizes is None else self.sizes.data_ptr(), *self[1:]
+
+
 def _sizes(weights: Sequence[Tensor], num_layers: int, bidirectional: bool) -> _Sizes:
     w_ih, w_hh, directions = weights[0], weights[1], 1 + bidirectional
     each = len(weights) // (num_layers * directions)
@@ -73,8 +86,8 @@ def _checked(
     has_biases: bool,
     num_layers: int,
     bidirectional: bool,
-) -> tuple[_Sizes, Array]:
-    """Refuse what a kernel in C would read beyond; return the sizes, and those of the steps.
+) -> tuple[_Sizes, Steps]:
+    """Refuse what a kernel in C would read beyond; return the sizes, and the steps.
 
     A padded input is (T, B, I). The shapes of the weights are checked when they are packed.
     """
@@ -96,22 +109,24 @@ def _checked(
             f"got {[*input.shape]}"
         )
     if batch_sizes is None:
-        steps, batch = input.shape[0], input.shape[1]
-        of_steps = _even(steps, batch)
+        number, batch = input.shape[0], input.shape[1]
+        steps = Steps(None, number, batch, number * batch)
     else:
-        of_steps, batch = as_array(batch_sizes), states[0].shape[1]
+        of_steps, batch = batch_sizes.contiguous(), states[0].shape[1]
+        array = of_steps.numpy()
         if (
-            of_steps.dtype != np.int64
-            or of_steps.ndim != 1
-            or of_steps.sum() != len(input)
-            or (of_steps[:1] != batch).any()
-            or (of_steps < 1).any()
-            or (of_steps[1:] > of_steps[:-1]).any()
+            array.dtype != np.int64
+            or array.ndim != 1
+            or array.sum() != len(input)
+            or (array[:1] != batch).any()
+            or (array < 1).any()
+            or (array[1:] > array[:-1]).any()
         ):
             raise ValueError(
                 f"Expected batch_sizes that begin with {batch} as the states, never increase and "
-                f"add up to {len(input)} rows, got {of_steps.tolist()!s:.100}"
+                f"add up to {len(input)} rows, got {array.tolist()!s:.100}"
             )
+        steps = Steps(of_steps, len(array), batch, len(input))
     for tensor, shape in (
         (input, input.shape),
         (states[0], (cells, batch, sizes.P)),
@@ -122,13 +137,7 @@ def _checked(
                 f"Expected input and states of {dtype}, states of shapes {(cells, batch, sizes.P)} "
                 f"and {(cells, batch, sizes.H)}, got {tensor.dtype} of {[*tensor.shape]}"
             )
-    return sizes, of_steps
-
-
-@functools.lru_cache(64)
-def _even(steps: int, batch: int) -> Array:
-    """Return the sizes of the steps of a padded input; nobody writes them."""
-    return np.full(steps, batch, np.int64)
+    return sizes, steps
 
 
 def _tape_bytes(rows: Any, batch: Any, sizes: _Sizes, itemsize: int) -> Any:
@@ -144,16 +153,14 @@ def _tape_bytes(rows: Any, batch: Any, sizes: _Sizes, itemsize: int) -> Any:
     return sum((count * itemsize + 63) // 64 * 64 for count in values) * sizes.directions + 64
 
 
+_tape_room = functools.lru_cache(64)(_tape_bytes)  # which is not for symbolic numbers
+
+
 # ---- kernels of the CPU ------------------------------------------------------------------------
 
 
 def _time_major(input: Tensor, batch_first: bool) -> Tensor:
     return input.transpose(0, 1) if batch_first else input
-
-
-def _rows(tensor: Tensor) -> Array:
-    """Return the packed rows (N, features) of a tensor, padded or packed."""
-    return as_array(tensor).reshape(-1, tensor.shape[-1])
 
 
 def _memory(size: int) -> Tensor:
@@ -170,7 +177,7 @@ def _memory(size: int) -> Tensor:
 
 
 def _copy(state: Tensor) -> Tensor:
-    return state.clone(memory_format=torch.contiguous_format)
+    return state.detach().clone(memory_format=torch.contiguous_format)
 
 
 @torch.library.impl(_library, "lstm", "CPU")
@@ -187,33 +194,25 @@ def _lstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run layers on top of each other: equations (1) to (5)."""
     x = _time_major(input, batch_first)
-    sizes, of_steps = _checked(
+    sizes, steps = _checked(
         x, batch_sizes, (h_0, c_0), weights, has_biases, num_layers, bidirectional
     )
     stack = stack_of(weights, sizes.each, sizes.directions, False)
-    if batch_sizes is None:
-        h, c = _copy(h_0), _copy(c_0)
-        output = run_padded(stack, x, h, c, sizes.directions * sizes.P)
-        return _time_major(output, batch_first), h, c
-    h, c, rows = _copy(h_0), _copy(c_0), _rows(x)
-    output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
-    if len(rows):
-        stack.run(rows, of_steps, h.numpy(), c.numpy(), output.numpy(), torch.get_num_threads())
-    return output, h, c
+    h, c = _copy(h_0), _copy(c_0)
+    output = run(stack, x, steps, h, c, sizes.directions * sizes.P)
+    return _time_major(output, batch_first), h, c
 
 
-def run_padded(stack: Any, x: Tensor, h: Tensor, c: Tensor, features: int) -> Tensor:
-    """Run a stack over x (T, B, I), and return y; h and c, C-contiguous, become the final states.
+def run(stack: Any, x: Tensor, steps: Steps, h: Tensor, c: Tensor, features: int) -> Tensor:
+    """Run a stack over x, and return y; h and c, C-contiguous, become the final states.
 
     Nothing is checked, and nobody sees it: autograd, modes and profilers are the caller's.
     """
-    (steps, batch, _), x = x.shape, x.contiguous()
-    output = x.new_empty((steps, batch, features))
-    if steps and batch:
-        stack.run_at(
-            x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr(), steps, batch,
-            torch.get_num_threads(),
-        )  # fmt: skip
+    x = x.contiguous()
+    output = x.new_empty((*x.shape[:-1], features))
+    if steps.rows:
+        places = x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr()
+        stack.run_at(steps.told, *places, torch.get_num_threads())
     return output
 
 
@@ -228,18 +227,14 @@ def _lstm_layer(
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one layer, and keep a tape of it."""
-    sizes, of_steps = _checked(
-        input, batch_sizes, (h_0, c_0), weights, has_biases, 1, bidirectional
-    )
+    sizes, steps = _checked(input, batch_sizes, (h_0, c_0), weights, has_biases, 1, bidirectional)
     stack = stack_of(weights, sizes.each, sizes.directions, True)
-    h, c = _copy(h_0), _copy(c_0)
-    output = input.new_empty((*input.shape[:-1], sizes.directions * sizes.P))
-    x = _rows(input)
-    needed = _tape_bytes(len(x), h.shape[1], sizes, input.element_size())
-    tape = _memory(needed)
-    if len(x):
-        y, threads = output.numpy().reshape(len(x), -1), torch.get_num_threads()
-        stack.record(x, of_steps, h.numpy(), c.numpy(), y, threads, memory=tape.numpy())
+    x, h, c = input.contiguous(), _copy(h_0), _copy(c_0)
+    output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
+    tape = _memory(_tape_room(steps.rows, steps.batch, sizes, x.element_size()))
+    if steps.rows:
+        places = x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr(), tape.data_ptr()
+        stack.record_at(steps.told, *places, len(tape), torch.get_num_threads())
     return output, h, c, tape
 
 
@@ -258,37 +253,39 @@ def _lstm_layer_backward(
     input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Go back through one layer: equations (6) to (10)."""
-    sizes, of_steps = _checked(
+    sizes, steps = _checked(
         input, batch_sizes, (d_h_n, d_c_n), weights, has_biases, 1, bidirectional
     )
     if d_output.shape != output.shape or d_output.dtype is not output.dtype:
         raise ValueError(f"Expected d_output of {[*output.shape]}, got {[*d_output.shape]}")
     stack = stack_of(weights, sizes.each, sizes.directions, True)
-    dh, dc = _copy(d_h_n), _copy(d_c_n)
-    d_input = input.new_empty(input.shape if input_gradient else 0)
-    d_weights = [torch.zeros(w.shape, dtype=w.dtype) for w in weights]
-    x, y = _rows(input), _rows(output)
-    if len(x):
-        each = [d_weights[k : k + sizes.each] for k in range(0, len(weights), sizes.each)]
-        dw = [_cell_of_gradients([d.numpy() for d in of_cell]) for of_cell in each]
+    x, y, dy = input.contiguous(), output.contiguous(), d_output.contiguous()
+    dh, dc, dx = _copy(d_h_n), _copy(d_c_n), input.new_empty(input.shape if input_gradient else 0)
+    # The engine adds to gradients, and that of b is those of b_ih and b_hh.
+    dw = [w.new_zeros(w.shape) for w in weights]
+    if steps.rows:
         if tape.data_ptr() % 64:  # it has been copied to a place that is aligned otherwise
             tape = tape.clone()
-        h, c, dx = dh.numpy(), dc.numpy(), d_input.numpy().reshape(-1, sizes.I)
-        recorded = stack.recorded(x, of_steps, h, c, y, as_array(tape))
-        stack.back(
-            recorded, _rows(d_output), h, c, dx if input_gradient else None, dw,
-            torch.get_num_threads(),
+        b = None if has_biases else x.new_zeros(4 * sizes.H)
+        of_cells = [dw[k : k + sizes.each] for k in range(0, len(dw), sizes.each)]
+        places = [
+            (
+                of[0].data_ptr(),
+                of[1].data_ptr(),
+                (of[2] if b is None else b).data_ptr(),
+                of[-1].data_ptr() if sizes.each % 2 else 0,
+            )
+            for of in of_cells
+        ]
+        stack.back_at(
+            steps.told, x.data_ptr(), y.data_ptr(), tape.data_ptr(), len(tape),
+            dy.data_ptr(), dh.data_ptr(), dc.data_ptr(), dx.data_ptr() if input_gradient else 0,
+            places, torch.get_num_threads(),
         )  # fmt: skip
-        if has_biases:
-            for of_cell in each:
-                of_cell[3].copy_(of_cell[2])
-    return d_input, dh, dc, d_weights
-
-
-def _cell_of_gradients(arrays: list[Array]) -> Cell:
-    """Arrays to which an engine adds; that of b is b_ih's."""
-    b = arrays[2] if len(arrays) > 3 else np.zeros(len(arrays[0]), arrays[0].dtype)
-    return Cell(arrays[0], arrays[1], b, arrays[-1] if len(arrays) % 2 else None)
+        if b is None:
+            for of in of_cells:
+                of[3].copy_(of[2])
+    return dx, dh, dc, dw
 
 
 # ---- kernels for tensors that have shapes alone ------------------------------------------------
