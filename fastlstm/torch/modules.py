@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from .dynamo import trace
 from .operator import Steps, lstm, run
 from .packs import forget, stack_of
 from .resets import run_with_resets
@@ -124,6 +125,10 @@ class LSTM(_OfTorch, torch.nn.LSTM):
     >>> output.shape, lstm.weight_ih_l0.grad.shape
     (torch.Size([2, 5, 4]), torch.Size([16, 3]))
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        trace(cls)
 
     def forward(self, input: Any, hx: Any = None, *, reset: Any = None) -> Any:
         """Run, as `torch.nn.LSTM` does.
@@ -265,6 +270,9 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             states.append(final)
         h_n, c_n = map(torch.cat, zip(*states, strict=True))
         return x if time_major else x.transpose(0, 1), h_n, c_n
+
+
+trace(LSTM)
 
 
 class LSTMCell(_OfTorch, torch.nn.LSTMCell):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .dynamo import untraced
 from .packs import VECTOR_BYTES, stack_of
 
 _library = torch.library.Library("fastlstm", "DEF")
@@ -181,6 +182,7 @@ def _copy(state: Tensor) -> Tensor:
 
 
 @torch.library.impl(_library, "lstm", "CPU")
+@untraced
 def _lstm(
     input: Tensor,
     batch_sizes: Tensor | None,
@@ -217,6 +219,7 @@ def run(stack: Any, x: Tensor, steps: Steps, h: Tensor, c: Tensor, features: int
 
 
 @torch.library.impl(_library, "lstm_layer", "CPU")
+@untraced
 def _lstm_layer(
     input: Tensor,
     batch_sizes: Tensor | None,
@@ -239,6 +242,7 @@ def _lstm_layer(
 
 
 @torch.library.impl(_library, "lstm_layer_backward", "CPU")
+@untraced
 def _lstm_layer_backward(
     d_output: Tensor,
     d_h_n: Tensor,
@@ -354,6 +358,7 @@ def _fake_lstm_layer_backward(
 
 
 @torch.library.impl(_library, "lstm", "Autograd")
+@untraced
 def _lstm_autograd(
     input: Tensor,
     batch_sizes: Tensor | None,
@@ -386,6 +391,7 @@ def _lstm_autograd(
 
 
 @torch.library.impl(_library, "lstm_layer", "Autograd")
+@untraced
 def _lstm_layer_autograd(*args: Any) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
         return lstm_layer(*args)
@@ -414,6 +420,7 @@ class _Layer(torch.autograd.Function):
         return output, h_n, c_n
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *d_results: Tensor) -> Any:
         input, batch_sizes, h_0, c_0, output, tape, *weights = ctx.saved_tensors
         if torch.is_grad_enabled():

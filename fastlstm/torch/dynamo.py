@@ -1,0 +1,88 @@
+"""What Dynamo, the tracer of `torch.compile`, is told about the modules and kernels here.
+
+Dynamo refuses every instance of `torch.nn.LSTM`: there is a graph break, and an error with
+``fullgraph=True``. It would trace torch's own LSTM as thousands of operators, while ours is one.
+Its setting ``torch._dynamo.config.allow_rnn`` would have ours traced, and with them every other
+LSTM, GRU and RNN of the process. So Dynamo's table of what wraps a value, by its exact class, gets
+an entry for our classes alone, which wraps them as any other module. If a later torch has no such
+table, our modules are what torch's are to it: not in the graph, with the same numbers.
+
+The import of Dynamo takes as long as that of torch, so nobody imports it before it is needed: what
+is done to its table waits for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import weakref
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_NAME = "torch._dynamo"
+_traced: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def trace(cls: type) -> None:
+    """Have Dynamo trace the modules of exactly this class."""
+    _traced.add(cls)
+    # While it is being imported, it is among the modules without its parts.
+    if hasattr(sys.modules.get(_NAME), "variables"):
+        _tell(sys.modules[_NAME])
+
+
+def untraced(function: _F) -> _F:
+    """Have Dynamo leave this function, a kernel, and what it calls to Python.
+
+    Kernels are called by torch's dispatcher, so Dynamo does not meet them where it traces. But
+    where a program's graph has broken it looks at every function that runs, as if it were the
+    program's. ``torch.compiler.disable`` says the same, imports Dynamo and takes its time at every
+    call.
+    """
+    with contextlib.suppress(AttributeError):
+        frames = torch._C._dynamo.eval_frame
+        skip = frames._FrameAction.SKIP
+        strategy = frames._FrameExecStrategy(skip, skip)
+        frames.set_code_exec_strategy(function.__code__, strategy)
+    return function
+
+
+def _tell(dynamo: Any) -> None:
+    def wrap(builder: Any, module: torch.nn.Module) -> Any:
+        with dynamo.config.patch(allow_rnn=True):  # in this thread
+            return builder.wrap_module(module)
+
+    with contextlib.suppress(AttributeError):
+        builder = dynamo.variables.builder.VariableBuilder
+        for trace_numpy in (True, False):
+            builder._type_dispatch_impl(trace_numpy).update(dict.fromkeys(_traced, wrap))
+
+
+class _Wait(MetaPathFinder):
+    """Finds Dynamo, the first time that it is imported, as it would be found without this."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
+        if name != _NAME:
+            return None
+        sys.meta_path.remove(self)
+        spec: ModuleSpec | None = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _tell(module)
+
+            vars(spec.loader)["exec_module"] = exec_module
+        return spec
+
+
+if _NAME not in sys.modules:
+    sys.meta_path.insert(0, _Wait())
