@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import io
 import itertools
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import twins
 from errors import raises
 from support import assert_same_bits
 from test_threads_python import THREADS, together
 from twins import (
+    DTYPES,
     Act,
     Given,
     Module,
@@ -36,7 +39,6 @@ from twins import (
 
 from fastlstm.torch import LSTM, accelerate, packs, restore
 
-DTYPES = ["float32", "float64"]
 FORMS = ["padded", "unbatched", "packed", "unsorted"]
 nn = torch.nn
 prune = pytest.importorskip("torch.nn.utils.prune")
@@ -47,29 +49,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _alone() -> Any:
-    """Let torch compute in one thread: work so small takes it many times as long in two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def alike(*settings: Setting, dtypes: Any = DTYPES, **options: Any) -> Callable[[Act], Any]:
-    """Make a test of an act: it is done in each dtype and, one after the other, in each setting."""
-
-    def of(act: Act) -> Any:
-        @pytest.mark.parametrize("dtype", dtypes)
-        def test(dtype: str) -> None:
-            for setting in settings or [Setting()]:
-                assert_alike(act, LSTM, setting, dtype, **options)
-
-        return test
-
-    return of
-
-
+alike = functools.partial(twins.alike, LSTM)
 DEEP = Setting(num_layers=2, bidirectional=True)
 IN_EVERY_FORM = [DEEP._replace(form=form) for form in FORMS]
 

@@ -19,6 +19,7 @@ import pytest
 from gradients import assert_within, roundings, spread
 
 torch: Any = pytest.importorskip("torch", reason="compares with torch, which is not installed")
+pytest.importorskip("fastlstm.torch", exc_type=ImportError)  # without engine native
 rnn = torch.nn.utils.rnn
 
 Tensor = Any
@@ -209,3 +210,22 @@ def assert_same_error(act: Act, cls: type, setting: Setting, dtype: str = "float
             act(module, given)
         errors.append((caught.type, str(caught.value)))
     assert errors[1] == errors[0]
+
+
+DTYPES = ["float32", "float64"]
+
+
+def alike(
+    cls: type, *settings: Setting, dtypes: list[str] = DTYPES, **options: Any
+) -> Callable[[Act], Callable[[str], None]]:
+    """Make a test of an act: it is done in each dtype and, one after the other, in each setting."""
+
+    def of(act: Act) -> Callable[[str], None]:
+        @pytest.mark.parametrize("dtype", dtypes)
+        def test(dtype: str) -> None:
+            for setting in settings or [Setting()]:
+                assert_alike(act, cls, setting, dtype, **options)
+
+        return test
+
+    return of

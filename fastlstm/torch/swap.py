@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
 from .modules import LSTM, LSTMCell
 
@@ -19,7 +22,8 @@ def accelerate(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     Parameters
     ----------
     model : Module
-        Classes of others that derive from torch's are left alone: they may do something else.
+        Classes of others that derive from torch's are left alone: they may do something else. Those
+        that torch makes for parametrized modules are swapped too.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def accelerate(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     >>> type(model["lstm"]) is fastlstm.torch.LSTM
     True
     """
-    return _swap(model, _OURS)
+    return _swap(model, _OURS, "accelerate")
 
 
 def restore(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -62,13 +66,21 @@ def restore(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     >>> type(lstm) is torch.nn.LSTM
     True
     """
-    return _swap(model, _TORCHS)
+    return _swap(model, _TORCHS, "restore")
 
 
-def _swap(model: torch.nn.Module, classes: dict[type, type]) -> dict[str, torch.nn.Module]:
+def _swap(model: torch.nn.Module, classes: dict[type, type], who: str) -> dict[str, Any]:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{who} takes a torch.nn.Module, got {type(model).__name__}")
     swapped = {}
     for name, module in model.named_modules():
-        if type(module) in classes:
-            module.__class__ = classes[type(module)]
-            swapped[name] = module
+        old = type(module)
+        if old in classes:
+            module.__class__ = classes[old]
+        elif is_parametrized(module) and old.__base__ in classes:
+            # Torch has made a class for this module, with a property for each such parameter.
+            module.__class__ = type(old.__name__, (classes[old.__base__],), dict(vars(old)))
+        else:
+            continue
+        swapped[name] = module
     return swapped
