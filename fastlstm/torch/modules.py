@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .dynamo import trace
-from .operator import Steps, lstm, run
-from .packs import forget, stack_of
+from .operator import is_seen, lstm, lstm_unseen, step_unseen
+from .packs import forget
 from .resets import run_with_resets
 
 _PLAIN = Tensor, torch.nn.Parameter
 _DTYPES = torch.float32, torch.float64
-_ROWS = torch.contiguous_format
 
 
 def _is_served(input: Tensor, weights: list[Any]) -> bool:
@@ -42,20 +41,6 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
         and torch.autograd.forward_ad._current_level < 0
-    )
-
-
-def _is_unseen(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor]) -> bool:
-    """Whether neither autograd nor a mode nor a profiler nor a compiler looks at a run."""
-    return not (
-        torch.compiler.is_compiling()
-        or (
-            torch.is_grad_enabled()
-            and any(tensor.requires_grad for tensor in (x, h_0, c_0, *weights))
-        )
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._autograd._profiler_enabled()
     )
 
 
@@ -215,21 +200,17 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         try:
             if self.dropout and self.training and self.num_layers > 1:
                 output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
-            elif not packed and _is_unseen(x, h_0, c_0, weights):
-                # The operator would take as long again for a step of a small layer.
-                if hx is not None:
-                    h_0, c_0 = h_0.clone(memory_format=_ROWS), c_0.clone(memory_format=_ROWS)
-                stack = stack_of(weights, len(weights) // cells, 1 + self.bidirectional, False)
-                features = (1 + self.bidirectional) * h_shape[2]
-                rows = x if time_major else x.transpose(0, 1)
-                steps = Steps(None, rows.shape[0], batch, rows.shape[0] * batch)
-                output = run(stack, rows, steps, h_0, c_0, features)
-                output, h_n, c_n = output if time_major else output.transpose(0, 1), h_0, c_0
-            else:
+            elif is_seen():
                 output, h_n, c_n = lstm(
                     x, batch_sizes, h_0, c_0, weights,
                     self.bias, self.num_layers, self.bidirectional, not time_major,
                 )  # fmt: skip
+            else:
+                output, h_n, c_n = lstm_unseen(
+                    x if time_major else x.transpose(0, 1), batch_sizes, h_0, c_0, weights,
+                    self.bias, self.num_layers, self.bidirectional,
+                )  # fmt: skip
+                output = output if time_major else output.transpose(0, 1)
         except ValueError:  # weights that do not belong together: torch says it in its own words
             return super().forward(input, hx)
         if packed:
@@ -325,25 +306,32 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
             and input.shape[-1] == self.input_size
         ):
             return super().forward(input, hx)
-        x = input.unsqueeze(0) if input.dim() == 2 else input[None, None]
-        shape = (x.shape[1], self.hidden_size) if input.dim() == 2 else (self.hidden_size,)
+        is_batch = input.dim() == 2
+        x = input if is_batch else input.unsqueeze(0)
+        shape = (len(x), self.hidden_size) if is_batch else (self.hidden_size,)
         if hx is None:
-            h_0 = c_0 = x.new_zeros((1, x.shape[1], self.hidden_size))
+            h = c = x.new_zeros((len(x), self.hidden_size))
         else:
             if not _are_states(hx):
                 return super().forward(input, hx)
-            h_0, c_0 = hx
+            h, c = hx
             if (
-                h_0.shape != shape
-                or c_0.shape != shape
-                or not (h_0.dtype is c_0.dtype is x.dtype)
-                or h_0.device != x.device
-                or c_0.device != x.device
+                h.shape != shape
+                or c.shape != shape
+                or not (h.dtype is c.dtype is x.dtype)
+                or h.device != x.device
+                or c.device != x.device
             ):
                 return super().forward(input, hx)
-            h_0, c_0 = (state.reshape(1, -1, self.hidden_size) for state in (h_0, c_0))
+            if not is_batch:
+                h, c = h.unsqueeze(0), c.unsqueeze(0)
         try:
-            _, h_n, c_n = lstm(x, None, h_0, c_0, weights, self.bias, 1, False, False)
+            if is_seen():
+                each = (tensor.unsqueeze(0) for tensor in (h, c))
+                states = lstm(x.unsqueeze(0), None, *each, weights, self.bias, 1, False, False)
+                h, c = (state.squeeze(0) for state in states[1:])
+            else:
+                h, c = step_unseen(x, h, c, weights, self.bias)
         except ValueError:  # as in LSTM
             return super().forward(input, hx)
-        return h_n.reshape(shape), c_n.reshape(shape)
+        return (h, c) if is_batch else (h.squeeze(0), c.squeeze(0))

@@ -14,7 +14,7 @@ each step has, as in torch's PackedSequence. States are (layers * D, B, P) and (
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,16 +128,15 @@ def _checked(
                 f"add up to {len(input)} rows, got {array.tolist()!s:.100}"
             )
         steps = Steps(of_steps, len(array), batch, len(input))
-    for tensor, shape in (
-        (input, input.shape),
-        (states[0], (cells, batch, sizes.P)),
-        (states[1], (cells, batch, sizes.H)),
+    h, c = states
+    h_shape, c_shape = (cells, batch, sizes.P), (cells, batch, sizes.H)
+    if not (
+        input.dtype is h.dtype is c.dtype is dtype and h.shape == h_shape and c.shape == c_shape
     ):
-        if tensor.dtype is not dtype or tensor.shape != shape:
-            raise ValueError(
-                f"Expected input and states of {dtype}, states of shapes {(cells, batch, sizes.P)} "
-                f"and {(cells, batch, sizes.H)}, got {tensor.dtype} of {[*tensor.shape]}"
-            )
+        raise ValueError(
+            f"Expected input and states of {dtype}, states of shapes {h_shape} and {c_shape}, got "
+            f"{input.dtype}, {h.dtype} of {[*h.shape]} and {c.dtype} of {[*c.shape]}"
+        )
     return sizes, steps
 
 
@@ -178,7 +177,7 @@ def _memory(size: int) -> Tensor:
 
 
 def _copy(state: Tensor) -> Tensor:
-    return state.detach().clone(memory_format=torch.contiguous_format)
+    return state.clone(memory_format=torch.contiguous_format)
 
 
 @torch.library.impl(_library, "lstm", "CPU")
@@ -199,23 +198,21 @@ def _lstm(
     sizes, steps = _checked(
         x, batch_sizes, (h_0, c_0), weights, has_biases, num_layers, bidirectional
     )
+    output, h_n, c_n = _run(sizes, steps, x, h_0, c_0, weights)
+    return _time_major(output, batch_first), h_n, c_n
+
+
+def _run(
+    sizes: _Sizes, steps: Steps, input: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run layers. Of tensors only the numbers of values count: those of one step may lack T."""
     stack = stack_of(weights, sizes.each, sizes.directions, False)
-    h, c = _copy(h_0), _copy(c_0)
-    output = run(stack, x, steps, h, c, sizes.directions * sizes.P)
-    return _time_major(output, batch_first), h, c
-
-
-def run(stack: Any, x: Tensor, steps: Steps, h: Tensor, c: Tensor, features: int) -> Tensor:
-    """Run a stack over x, and return y; h and c, C-contiguous, become the final states.
-
-    Nothing is checked, and nobody sees it: autograd, modes and profilers are the caller's.
-    """
-    x = x.contiguous()
-    output = x.new_empty((*x.shape[:-1], features))
+    x, h, c = input.contiguous(), _copy(h_0), _copy(c_0)
+    output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
     if steps.rows:
         places = x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr()
         stack.run_at(steps.told, *places, torch.get_num_threads())
-    return output
+    return output, h, c
 
 
 @torch.library.impl(_library, "lstm_layer", "CPU")
@@ -231,6 +228,13 @@ def _lstm_layer(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one layer, and keep a tape of it."""
     sizes, steps = _checked(input, batch_sizes, (h_0, c_0), weights, has_biases, 1, bidirectional)
+    return _record(sizes, steps, input, h_0, c_0, weights)
+
+
+def _record(
+    sizes: _Sizes, steps: Steps, input: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run one layer as `_run` does, and keep a tape of it."""
     stack = stack_of(weights, sizes.each, sizes.directions, True)
     x, h, c = input.contiguous(), _copy(h_0), _copy(c_0)
     output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
@@ -260,13 +264,34 @@ def _lstm_layer_backward(
     sizes, steps = _checked(
         input, batch_sizes, (d_h_n, d_c_n), weights, has_biases, 1, bidirectional
     )
-    if d_output.shape != output.shape or d_output.dtype is not output.dtype:
-        raise ValueError(f"Expected d_output of {[*output.shape]}, got {[*d_output.shape]}")
+    shape = (*input.shape[:-1], sizes.directions * sizes.P)
+    for tensor in (d_output, output):
+        if tensor.shape != shape or tensor.dtype is not input.dtype:
+            raise ValueError(f"Expected outputs of {[*shape]}, got {[*tensor.shape]}")
+    return _go_back(
+        sizes, steps, (d_output, d_h_n, d_c_n), input, weights, has_biases, output, tape,
+        input_gradient,
+    )  # fmt: skip
+
+
+def _go_back(
+    sizes: _Sizes,
+    steps: Steps,
+    d_results: Sequence[Tensor],
+    input: Tensor,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    output: Tensor,
+    tape: Tensor,
+    input_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Go back through what `_record` has run."""
     stack = stack_of(weights, sizes.each, sizes.directions, True)
-    x, y, dy = input.contiguous(), output.contiguous(), d_output.contiguous()
-    dh, dc, dx = _copy(d_h_n), _copy(d_c_n), input.new_empty(input.shape if input_gradient else 0)
+    x, y, dy = input.contiguous(), output.contiguous(), d_results[0].contiguous()
+    dh, dc = _copy(d_results[1]), _copy(d_results[2])
+    dx = input.new_empty(input.shape if input_gradient else 0)
     # The engine adds to gradients, and that of b is those of b_ih and b_hh.
-    dw = [w.new_zeros(w.shape) for w in weights]
+    dw = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights]
     if steps.rows:
         if tape.data_ptr() % 64:  # it has been copied to a place that is aligned otherwise
             tape = tape.clone()
@@ -371,23 +396,17 @@ def _lstm_autograd(
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run layer by layer if somebody will ask for gradients, and all layers at once otherwise."""
-    if not torch.is_grad_enabled() or not any(
-        tensor.requires_grad for tensor in (input, h_0, c_0, *weights)
-    ):
+    if not _ask_for_gradients(input, h_0, c_0, *weights):
         with torch._C._AutoDispatchBelowAutograd():
             return lstm(
                 input, batch_sizes, h_0, c_0, weights,
                 has_biases, num_layers, bidirectional, batch_first,
             )  # fmt: skip
-    x, d, per_layer = _time_major(input, batch_first), 1 + bidirectional, len(weights) // num_layers
-    h, c = h_0.split(d), c_0.split(d)
-    states = []
-    for k in range(num_layers):
-        own = weights[k * per_layer : (k + 1) * per_layer]
-        x, *final = _Layer.apply(x, batch_sizes, h[k], c[k], has_biases, bidirectional, *own)
-        states.append(final)
-    h_n, c_n = (of[0] if num_layers == 1 else torch.cat(of) for of in zip(*states, strict=True))
-    return _time_major(x, batch_first), h_n, c_n
+    x = _time_major(input, batch_first)
+    output, h_n, c_n = _layers(
+        False, x, batch_sizes, h_0, c_0, weights, has_biases, num_layers, bidirectional
+    )
+    return _time_major(output, batch_first), h_n, c_n
 
 
 @torch.library.impl(_library, "lstm_layer", "Autograd")
@@ -397,70 +416,190 @@ def _lstm_layer_autograd(*args: Any) -> Any:
         return lstm_layer(*args)
 
 
+def _ask_for_gradients(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _layers(
+    direct: bool,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run layers, of each of which autograd knows, and nobody else if they are called directly."""
+    options = direct, has_biases, bidirectional
+    if num_layers == 1:
+        return _Layer.apply(options, x, batch_sizes, h_0, c_0, *weights)
+    d, per_layer, states = 1 + bidirectional, len(weights) // num_layers, []
+    for k, (h, c) in enumerate(zip(h_0.split(d), c_0.split(d), strict=True)):
+        own = weights[k * per_layer : (k + 1) * per_layer]
+        x, *final = _Layer.apply(options, x, batch_sizes, h, c, *own)
+        states.append(final)
+    h_n, c_n = (torch.cat(of) for of in zip(*states, strict=True))
+    return x, h_n, c_n
+
+
+def _are_plain(tensors: Sequence[Tensor]) -> bool:
+    return all(type(tensor) is Tensor for tensor in tensors)
+
+
 class _Layer(torch.autograd.Function):
     """One layer, with its gradients."""
 
     @staticmethod
     def forward(
         ctx: Any,
+        options: tuple[bool, bool, bool],
         input: Tensor,
         batch_sizes: Tensor | None,
         h_0: Tensor,
         c_0: Tensor,
-        has_biases: bool,
-        bidirectional: bool,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output, h_n, c_n, tape = lstm_layer(
-                input, batch_sizes, h_0, c_0, weights, has_biases, bidirectional
-            )
+        direct, *kinds = options
+        given: Any = (input, batch_sizes, h_0, c_0, weights, *kinds)
+        if direct:
+            output, h_n, c_n, tape = _lstm_layer(*given)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                output, h_n, c_n, tape = lstm_layer(*given)
         ctx.save_for_backward(input, batch_sizes, h_0, c_0, output, tape, *weights)
-        ctx.options = has_biases, bidirectional
+        ctx.options = options
         return output, h_n, c_n
 
     @staticmethod
     @untraced
     def backward(ctx: Any, *d_results: Tensor) -> Any:
         input, batch_sizes, h_0, c_0, output, tape, *weights = ctx.saved_tensors
+        (direct, *kinds), wanted = ctx.options, ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return _differentiable(ctx, d_results, input, batch_sizes, h_0, c_0, weights)
-        wanted = ctx.needs_input_grad
-        d_input, d_h_0, d_c_0, d_weights = lstm_layer_backward(
-            *d_results, input, batch_sizes, weights, *ctx.options, output, tape, wanted[0]
+            given = input, batch_sizes, h_0, c_0
+            again = functools.partial(_layer_of_torch, *given, weights, *kinds)
+            return _by_torch(again, d_results, [None, *given, *weights], wanted)
+        direct = direct and _are_plain(d_results) and not is_seen()
+        go_back: Any = _lstm_layer_backward if direct else lstm_layer_backward
+        d_input, d_h_0, d_c_0, d_weights = go_back(
+            *d_results, input, batch_sizes, weights, *kinds, output, tape, wanted[1]
         )
-        found = d_input, None, d_h_0, d_c_0, None, None, *d_weights
+        found = None, d_input, None, d_h_0, d_c_0, *d_weights
         return tuple(d if want else None for d, want in zip(found, wanted, strict=True))
 
 
-def _differentiable(
-    ctx: Any,
-    d_results: tuple[Tensor, ...],
+def _layer_of_torch(
     input: Tensor,
     batch_sizes: Tensor | None,
     h_0: Tensor,
     c_0: Tensor,
     weights: list[Tensor],
-) -> tuple[Tensor | None, ...]:
-    """Return gradients that can be differentiated again: those of torch's own operators."""
-    has_biases, bidirectional = ctx.options
+    has_biases: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `lstm_layer` does, by torch's own operators, which can be differentiated twice."""
     if batch_sizes is None:
         steps, batch = input.shape[:2]
         batch_sizes = torch.full((steps,), batch, dtype=torch.int64)
     # Torch has no second derivative of oneDNN's LSTM, which it does not take for packed rows.
-    rows = input.flatten(0, -2)
-    output, h_n, c_n = torch._VF.lstm(
-        rows, batch_sizes, (h_0, c_0), weights, has_biases, 1, 0.0, True, bidirectional
+    rows, h_n, c_n = torch._VF.lstm(
+        input.flatten(0, -2), batch_sizes, (h_0, c_0), weights, has_biases,
+        1, 0.0, True, bidirectional,
+    )  # fmt: skip
+    return rows.view(*input.shape[:-1], -1), h_n, c_n
+
+
+def _by_torch(
+    forward: Callable[[], Any], d_results: Sequence[Tensor], given: Sequence[Any], wanted: Any
+) -> tuple[Tensor | None, ...]:
+    """Return gradients of what torch's own operators give; they can be differentiated again."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        results = forward()
+    asked = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
+    found = iter(
+        torch.autograd.grad(
+            results, asked, d_results, create_graph=differentiable, allow_unused=True
+        )
     )
-    given = [input, h_0, c_0, *weights]
-    places = [0, 2, 3, *range(6, 6 + len(weights))]
-    wanted = [place for place in places if ctx.needs_input_grad[place]]
-    found = torch.autograd.grad(
-        (output, h_n, c_n),
-        [tensor for tensor, place in zip(given, places, strict=True) if place in wanted],
-        (d_results[0].flatten(0, -2), *d_results[1:]),
-        create_graph=True,
-        allow_unused=True,
+    return tuple(next(found) if want else None for want in wanted)
+
+
+class _Step(torch.autograd.Function):
+    """One step of a cell, with its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, has_biases: bool, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.sizes, batch = _sizes(weights, 1, False), len(x)
+        ctx.steps = Steps(None, 1, batch, batch)
+        y, _, c_n, tape = _record(ctx.sizes, ctx.steps, x, h, c, weights)
+        ctx.save_for_backward(x, h, c, y, tape, *weights)
+        ctx.has_biases = has_biases
+        return y, c_n
+
+    @staticmethod
+    @untraced
+    def backward(ctx: Any, *d_states: Tensor) -> Any:
+        x, h, c, y, tape, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled() or not _are_plain(d_states) or is_seen():
+            again = functools.partial(torch._VF.lstm_cell, x, (h, c), *weights)
+            return _by_torch(again, d_states, [None, x, h, c, *weights], wanted)
+        dx, dh, dc, dw = _go_back(
+            ctx.sizes, ctx.steps, (d_states[0], torch.zeros_like(h), d_states[1]), x, weights,
+            ctx.has_biases, y, tape, wanted[1],
+        )  # fmt: skip
+        found = None, dx, dh, dc, *dw
+        return tuple(d if want else None for d, want in zip(found, wanted, strict=True))
+
+
+# ---- below the operators -----------------------------------------------------------------------
+
+
+def is_seen() -> bool:
+    """Whether a mode, a profiler or a compiler looks at what operators run.
+
+    If none does, modules call what is below the operators, which take as long again for a step of a
+    small layer.
+    """
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._autograd._profiler_enabled()
     )
-    by_place = dict(zip(wanted, found, strict=True))
-    return tuple(by_place.get(place) for place in range(6 + len(weights)))
+
+
+@untraced
+def lstm_unseen(
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `lstm` does, where it is not seen; a padded x is (T, B, I)."""
+    options = has_biases, num_layers, bidirectional
+    if _ask_for_gradients(x, h_0, c_0, *weights):
+        return _layers(True, x, batch_sizes, h_0, c_0, weights, *options)
+    sizes, steps = _checked(x, batch_sizes, (h_0, c_0), weights, *options)
+    return _run(sizes, steps, x, h_0, c_0, weights)
+
+
+@untraced
+def step_unseen(
+    x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor], has_biases: bool
+) -> tuple[Tensor, Tensor]:
+    """Run one step of a cell where it is not seen: x (B, I), h and c (B, H), which fit."""
+    if _ask_for_gradients(x, h, c, *weights):
+        return _Step.apply(has_biases, x, h, c, *weights)
+    sizes, batch = _sizes(weights, 1, False), len(x)
+    _, h_n, c_n = _run(sizes, Steps(None, 1, batch, batch), x, h, c, weights)
+    return h_n, c_n
