@@ -70,10 +70,20 @@ GRID = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_option(form, dtype):
-    """Outputs, states, and gradients of the input, of states and of every parameter."""
+    """Outputs, states, and gradients of the input, of states and of every parameter.
+
+    Results lie in memory as torch's do: whether `view` takes them depends on it.
+    """
+
+    def act(module, given):
+        results = given.run(module)
+        given.back(results)
+        strides = {"strides": [result.stride() for result in results]}
+        return named(results) | given.gradients(module) | strides
+
     for setting in GRID:
         if setting.form == form:
-            assert_alike(train, LSTM, setting, dtype)
+            assert_alike(act, LSTM, setting, dtype)
 
 
 SIZES = {
@@ -162,6 +172,17 @@ def test_tensors_that_are_expanded(module: Module, given: Given):
     output, h_n, c_n = given.run(module, x)
     (output.sum() + h_n.sum() + c_n.sum()).backward()
     return given.gradients(module)
+
+
+@alike(DEEP, DEEP._replace(form="unsorted"))
+def test_one_tensor_for_both_states(module: Module, given: Given):
+    given.hx = (given.h_0, given.h_0)
+    results = given.run(module)
+    given.back(results)
+    with torch.no_grad():
+        later = given.run(module)
+    assert torch.equal(later[0], results[0])  # nobody wrote it
+    return named(later) | given.gradients(module)
 
 
 @alike(DEEP)
@@ -462,6 +483,21 @@ def test_other_dtypes(dtype):
         return given.run(module, given.x.to(dtype))
 
     _equal(act, DEEP)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_gradients_of_each_sample():
+    """In float32: torch refuses them in float64."""
+
+    def act(module, given):
+        def total(parameters, x):
+            call = torch.func.functional_call
+            return call(module, parameters, (x.unsqueeze(1),))[0].square().sum()
+
+        each = torch.vmap(torch.func.grad(total), (None, 1))
+        return [*each(dict(module.named_parameters()), given.x).values()]
+
+    _equal(act)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -1007,6 +1043,10 @@ BAD_CALLS: dict[str, tuple[Any, ...]] = {
     "cx rows": (X, _zeros(STATE, (2, 2, 5))),
     "cx features": (X, _zeros(STATE, (2, 3, 4))),
     "hx unbatched layers": (X[:, 0], _zeros((3, 5), FLAT)),
+    "pack of fewer rows": (rnn.PackedSequence(X[0], torch.tensor([3, 1])),),
+    "pack that grows": (rnn.PackedSequence(X[0], torch.tensor([1, 2])),),
+    "pack of nothing": (rnn.PackedSequence(X[0, :0], torch.tensor([], dtype=torch.int64)),),
+    "pack with sizes of int32": (rnn.PackedSequence(X[0], torch.tensor([3], dtype=torch.int32)),),
     "pack of another dtype": (_pack(X.double()),),
     "pack of integers": (_pack(X.long()),),
     "pack, hx of one": (_pack(X), _zeros(STATE)),

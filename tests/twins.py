@@ -9,6 +9,7 @@ that torch.nn.LSTM refuses must be refused with the same sentence (`assert_same_
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -192,8 +193,9 @@ def assert_alike(
     """
     values = values_of(setting)
     _, rest = _outcome(act, torch.nn.LSTM, setting, dtype, values)
-    allowed = torch.nn.LSTM.forward
-    with mock.patch.object(torch.nn.LSTM, "forward", _forbidden if engine else allowed):
+    with contextlib.ExitStack() as patches:
+        for own in (torch.nn.LSTM, torch.nn.LSTMCell) if engine else ():
+            patches.enter_context(mock.patch.object(own, "forward", _forbidden))
         got, got_rest = _outcome(act, cls, setting, dtype, values)
     assert got_rest == rest
     count = steps * roundings("native", setting.terms)
