@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .dynamo import trace
-from .operator import is_seen, lstm, lstm_unseen, step_unseen
+from .operator import PLAIN, is_seen, lstm, lstm_unseen, step_unseen
 from .packs import forget
 from .resets import run_with_resets
 
-_PLAIN = Tensor, torch.nn.Parameter
+_TENSORS = *PLAIN, FakeTensor, FunctionalTensor
 _DTYPES = torch.float32, torch.float64
 
 
@@ -32,10 +34,11 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
     ):
         return False
     if torch.compiler.is_compiling():
-        return True
+        # ONNX has an operator for torch's own LSTM, and none for ours.
+        return not (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
     return (
-        type(input) in _PLAIN
-        and all(type(weight) in _PLAIN for weight in weights)
+        type(input) in _TENSORS
+        and _are_like(input, *weights)
         and input.layout is torch.strided
         and input.numel() > 0
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -44,13 +47,20 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
     )
 
 
-def _are_states(hx: Any) -> bool:
+def _are_like(input: Tensor, *others: Tensor) -> bool:
+    """Whether these are of kinds that go with this input, which torch tells by their classes."""
+    kinds = PLAIN if type(input) in PLAIN else _TENSORS
+    return all(type(tensor) in kinds for tensor in others)
+
+
+def _are_states(hx: Any, input: Tensor) -> bool:
     """Whether this is a pair of tensors, so that their shapes can be looked at."""
     return (
         isinstance(hx, (tuple, list))
         and len(hx) == 2
         and isinstance(hx[0], Tensor)
         and isinstance(hx[1], Tensor)
+        and (torch.compiler.is_compiling() or _are_like(input, *hx))
     )
 
 
@@ -61,6 +71,10 @@ class _OfTorch(torch.nn.Module):
         # Torch exchanges no tensors that have weak references, as packs have.
         forget(self._parameters.values())
         return super()._apply(fn, recurse)
+
+    def _in_graph(self, tracer: Any, *args: Any) -> Any:
+        """Return what a graph of torch.fx has for torch's own modules: a call of the module."""
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, {})
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """Return torch's own module with these parameters, for `torch.jit.script` to compile."""
@@ -159,6 +173,8 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             return run_with_resets(self, input, hx, reset)
         packed = isinstance(input, PackedSequence)
         x: Tensor = input.data if packed else input
+        if isinstance(x, torch.fx.Proxy):
+            return self._in_graph(x.tracer, input, hx)
         weights = self._weights()
         if not (isinstance(x, Tensor) and _is_served(x, weights)):
             return super().forward(input, hx)
@@ -180,7 +196,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         if hx is None:
             h_0, c_0 = x.new_zeros(h_shape), x.new_zeros(c_shape)
         else:
-            if not _are_states(hx):
+            if not _are_states(hx, x):
                 return super().forward(input, hx)
             h_0, c_0 = hx
             if unbatched and h_0.dim() == 2 and c_0.dim() == 2:
@@ -200,7 +216,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         try:
             if self.dropout and self.training and self.num_layers > 1:
                 output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
-            elif is_seen():
+            elif is_seen(x):
                 output, h_n, c_n = lstm(
                     x, batch_sizes, h_0, c_0, weights,
                     self.bias, self.num_layers, self.bidirectional, not time_major,
@@ -293,6 +309,8 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
         RuntimeError, ValueError
             As torch's.
         """
+        if isinstance(input, torch.fx.Proxy):
+            return self._in_graph(input.tracer, input, hx)
         own = self._parameters
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
         try:
@@ -312,7 +330,7 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
         if hx is None:
             h = c = x.new_zeros((len(x), self.hidden_size))
         else:
-            if not _are_states(hx):
+            if not _are_states(hx, input):
                 return super().forward(input, hx)
             h, c = hx
             if (
@@ -326,7 +344,7 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
             if not is_batch:
                 h, c = h.unsqueeze(0), c.unsqueeze(0)
         try:
-            if is_seen():
+            if is_seen(x):
                 each = (tensor.unsqueeze(0) for tensor in (h, c))
                 states = lstm(x.unsqueeze(0), None, *each, weights, self.bias, 1, False, False)
                 h, c = (state.squeeze(0) for state in states[1:])

@@ -14,12 +14,14 @@ each step has, as in torch's PackedSequence. States are (layers * D, B, P) and (
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .dynamo import untraced
 from .packs import VECTOR_BYTES, stack_of
@@ -168,7 +170,12 @@ def _memory(size: int) -> Tensor:
 
     Linux gives memory page by page when it is first written, which for a large tape can take longer
     than the run that it is of. NumPy asks for huge pages, torch does not.
+
+    A run leaves gaps between what it writes. Those of a small tape are zeros, so that two runs have
+    the same bytes, as `torch.library.opcheck` wants it; in a large one that would take time.
     """
+    if size < 1 << 16:
+        return torch.zeros(size, dtype=torch.uint8)
     if size < 1 << 22:  # as little as NumPy does not ask for either
         return torch.empty(size, dtype=torch.uint8)
     memory = np.empty(size + 63, np.uint8)
@@ -379,6 +386,48 @@ def _fake_lstm_layer_backward(
     )
 
 
+# ---- operations, for torch.utils.flop_counter --------------------------------------------------
+
+
+def _flops(input: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
+    """Return two for each product of a row and a matrix, as torch counts them; shapes come in."""
+    return 2 * math.prod(input[:-1]) * sum(math.prod(w) for w in weights if len(w) == 2)
+
+
+@register_flop_formula([torch.ops.fastlstm.lstm, torch.ops.fastlstm.lstm_layer])
+def _flops_forward(
+    input: Sequence[int],
+    batch_sizes: Any,
+    h_0: Any,
+    c_0: Any,
+    weights: Sequence[Sequence[int]],
+    *options: Any,
+    **results: Any,
+) -> int:
+    return _flops(input, weights)
+
+
+@register_flop_formula(torch.ops.fastlstm.lstm_layer_backward)
+def _flops_backward(
+    d_output: Any,
+    d_h_n: Any,
+    d_c_n: Any,
+    input: Sequence[int],
+    batch_sizes: Any,
+    weights: Sequence[Sequence[int]],
+    has_biases: bool,
+    bidirectional: bool,
+    output: Any,
+    tape: Any,
+    input_gradient: bool,
+    **results: Any,
+) -> int:
+    """Return those of the gradients of the matrices, and of what they are multiplied with."""
+    each = len(weights) // (1 + bidirectional)
+    not_needed = [] if input_gradient else weights[::each]
+    return 2 * _flops(input, weights) - _flops(input, not_needed)
+
+
 # ---- autograd ----------------------------------------------------------------------------------
 
 
@@ -481,7 +530,7 @@ class _Layer(torch.autograd.Function):
             given = input, batch_sizes, h_0, c_0
             again = functools.partial(_layer_of_torch, *given, weights, *kinds)
             return _by_torch(again, d_results, [None, *given, *weights], wanted)
-        direct = direct and _are_plain(d_results) and not is_seen()
+        direct = direct and _are_plain(d_results) and not is_seen(input)
         go_back: Any = _lstm_layer_backward if direct else lstm_layer_backward
         d_input, d_h_0, d_c_0, d_weights = go_back(
             *d_results, input, batch_sizes, weights, *kinds, output, tape, wanted[1]
@@ -546,7 +595,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *d_states: Tensor) -> Any:
         x, h, c, y, tape, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        if torch.is_grad_enabled() or not _are_plain(d_states) or is_seen():
+        if torch.is_grad_enabled() or not _are_plain(d_states) or is_seen(x):
             again = functools.partial(torch._VF.lstm_cell, x, (h, c), *weights)
             return _by_torch(again, d_states, [None, x, h, c, *weights], wanted)
         dx, dh, dc, dw = _go_back(
@@ -560,14 +609,19 @@ class _Step(torch.autograd.Function):
 # ---- below the operators -----------------------------------------------------------------------
 
 
-def is_seen() -> bool:
-    """Whether a mode, a profiler or a compiler looks at what operators run.
+PLAIN = Tensor, torch.nn.Parameter
+"""Tensors that are memory and nothing else."""
+
+
+def is_seen(tensor: Tensor) -> bool:
+    """Whether a mode, a profiler or a compiler, of whom this may be, looks at what operators run.
 
     If none does, modules call what is below the operators, which take as long again for a step of a
     small layer.
     """
     return bool(
         torch.compiler.is_compiling()
+        or type(tensor) not in PLAIN
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._autograd._profiler_enabled()
