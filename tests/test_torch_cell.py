@@ -116,6 +116,23 @@ def test_copies(way, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_state_dict_by_exchanged_tensors(dtype):
+    """As torch does it where a program has asked for that, also for a cell that has run."""
+
+    def act(module, given):
+        cell = cell_of(module)
+        unroll(cell, given)
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            cell.load_state_dict({name: 2 * value for name, value in cell.state_dict().items()})
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+        return twins.named(list(unroll(cell, given)))
+
+    assert_alike(torch.no_grad()(act), LSTM, Setting(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_second_derivatives_and_transforms(dtype):
     def act(module, given):
         cell = cell_of(module)

@@ -78,7 +78,7 @@ def values_of(setting: Setting) -> dict[str, np.ndarray]:
         return (*batch, T, wide) if setting.batch_first and batch else (T, *batch, wide)
 
     module = torch.nn.LSTM(**setting.arguments(), device="meta")
-    values = {n: normal(*p.shape, scale=0.5) for n, p in module.named_parameters()}
+    values = {n: normal(*p.shape, scale=1 / np.sqrt(H)) for n, p in module.named_parameters()}
     values |= {"x": normal(*steps(setting.I)), "d_output": normal(*steps(D * (P or H)))}
     for name, wide in {"h": P or H, "c": H}.items():
         for kind in (f"{name}_0", f"d_{name}_n"):

@@ -72,6 +72,10 @@ class _OfTorch(torch.nn.Module):
         forget(self._parameters.values())
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        forget(self._parameters.values())
+        super()._load_from_state_dict(*args, **options)
+
     def _in_graph(self, tracer: Any, *args: Any) -> Any:
         """Return what a graph of torch.fx has for torch's own modules: a call of the module."""
         return tracer.create_proxy("call_module", tracer.path_of_module(self), args, {})
