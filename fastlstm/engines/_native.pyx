@@ -680,23 +680,23 @@ cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp
 
 
 cdef class Sample:
-    """Sample(arrays)
+    """Sample(arrays, whole=False)
 --
 
     Values of arrays, by which one sees later that somebody has written into them.
 
-    Of an array of up to 16 KiB all values are kept. Of a larger one it is one value of each row, each
-    time in another column, so that a write to a whole row or column, or to all of them, is seen. The
+    Of an array of up to 16 KiB all values are kept. Of a larger one, if not `whole`, it is one of each
+    row and of each column, so that a write to a whole row or column, or to all of them, is seen. The
     arrays have one or two axes, and are C-contiguous.
     """
 
     cdef list arrays, kept
 
-    def __init__(self, arrays):
+    def __init__(self, arrays, bint whole=False):
         self.arrays, self.kept = [*arrays], []
         for array in self.arrays:
-            rows = len(array) if array.nbytes > 16384 else array.size
-            self.kept.append(np.empty(rows * array.itemsize, np.uint8))
+            count = array.size if whole or array.nbytes <= 16384 else max(array.shape)
+            self.kept.append(np.empty(count * array.itemsize, np.uint8))
         self.compare(True)
 
     def holds(self):
@@ -733,13 +733,14 @@ ctypedef fused bits:
 
 
 cdef bint _same(bits *values, bits *kept, int64_t rows, int64_t columns, bint keep) noexcept nogil:
-    """Whether the kept values are one of each row, each time in another column; or keep them."""
-    cdef int64_t row, column = 0
+    """Whether the kept values are those of a diagonal that begins anew at each edge; or keep them."""
+    cdef int64_t n, row = 0, column = 0
     cdef bits differ = 0
-    for row in range(rows):
+    for n in range(max(rows, columns)):
         if keep:
-            kept[row] = values[row * columns + column]
-        differ |= kept[row] ^ values[row * columns + column]
+            kept[n] = values[row * columns + column]
+        differ |= kept[n] ^ values[row * columns + column]
+        row = row + 1 if row + 1 < rows else 0
         column = column + 1 if column + 1 < columns else 0
     return differ == 0
 

@@ -41,7 +41,7 @@ class _Pack:
         arrays = [as_array(w) for w in weights]
         # What is not contiguous has been copied, and later writes to it would not be seen.
         self.is_watched = all(w.is_contiguous() for w in weights)
-        self.sample = _native.Sample(arrays)
+        self.sample = _native.Sample(arrays, whole=not self.versions)
         cells = [_cell(arrays[k : k + each]) for k in range(0, len(arrays), each)]
         if directions == 2:
             for k in range(1, len(cells), 2):
@@ -49,13 +49,15 @@ class _Pack:
         self.stack = _native.Stack(cells, directions, back, spare if back else None)
         # The entry goes when one of the parameters does, so that an identity that is found among
         # the entries is that of the same tensor.
-        self.owners = [weakref.ref(w, lambda _: _packs.pop(key, None)) for w in weights]
+        self.owners = [_Owner(w, _drop) for w in weights]
+        for owner in self.owners:
+            owner.key = key
 
     def is_of(self, weights: Sequence[torch.Tensor], back: bool) -> bool:
         """Whether nobody has written the parameters since.
 
-        Every operator of torch that writes counts the version up. A write through `.data` does not,
-        so some values are looked at too.
+        Operators of torch count the version up when they write. Fused optimisers do not, nor does
+        who writes through `.data` or an array of NumPy, so some values are looked at too.
         """
         return (
             (self.back or not back)
@@ -67,6 +69,16 @@ class _Pack:
 
 
 _packs: dict[tuple[int, ...], _Pack] = {}  # by the identities of the parameters
+
+
+class _Owner(weakref.ref[torch.Tensor]):
+    """A parameter of which a pack is kept, under this key."""
+
+    key: tuple[int, ...]
+
+
+def _drop(owner: Any) -> None:
+    _packs.pop(owner.key, None)
 
 
 def stack_of(
@@ -102,9 +114,10 @@ def stack_of(
 
 def forget(weights: Iterable[torch.Tensor | None]) -> None:
     """Drop all that is kept of these parameters."""
-    gone = set(map(id, weights))
-    for key in [key for key in [*_packs] if gone.intersection(key)]:
-        _packs.pop(key, None)
+    for weight in weights:
+        for owner in [] if weight is None else weakref.getweakrefs(weight):
+            if isinstance(owner, _Owner):
+                _drop(owner)
 
 
 def _check(weights: Sequence[torch.Tensor], each: int, directions: int) -> None:
@@ -140,10 +153,10 @@ def as_array(tensor: torch.Tensor) -> Array:
 
 
 def _versions(weights: Sequence[torch.Tensor]) -> list[int]:
-    """Count how often operators of torch have written each of them."""
+    """Count how often operators of torch have written each of them; [] if one does not count."""
     try:
         return [w._version for w in weights]
-    except RuntimeError:  # a tensor made in inference mode does not count
+    except RuntimeError:  # it has been made in inference mode
         return []
 
 
