@@ -218,7 +218,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             if packed:
                 h_0, c_0 = self.permute_hidden((h_0, c_0), input.sorted_indices)
         try:
-            if self.dropout and self.training and self.num_layers > 1:
+            if self.num_layers > 1 and self.training and self.dropout:
                 output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
             elif is_seen(x):
                 output, h_n, c_n = lstm(
