@@ -147,6 +147,9 @@ def test_second_derivatives_and_transforms(dtype):
         got |= {f"second {k}": g for k, g in enumerate(second)}
         return got | {
             "grad": torch.func.grad(total)(x),
+            "vectorized": torch.autograd.functional.jacobian(
+                lambda x: cell(x)[0], x.detach(), vectorize=True
+            ),
             "jvp": torch.func.jvp(total, (x,), (2 * x,))[1],
         }
 

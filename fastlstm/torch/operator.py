@@ -526,10 +526,9 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *d_results: Tensor) -> Any:
         input, batch_sizes, h_0, c_0, output, tape, *weights = ctx.saved_tensors
         (direct, *kinds), wanted = ctx.options, ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            given = input, batch_sizes, h_0, c_0
-            again = functools.partial(_layer_of_torch, *given, weights, *kinds)
-            return _by_torch(again, d_results, [None, *given, *weights], wanted)
+        if _takes_torchs_own(d_results):
+            given = ctx.options, input, batch_sizes, h_0, c_0, *weights
+            return _by_torch(_layer_of_torch, d_results, given, wanted)
         direct = direct and _are_plain(d_results) and not is_seen(input)
         go_back: Any = _lstm_layer_backward if direct else lstm_layer_backward
         d_input, d_h_0, d_c_0, d_weights = go_back(
@@ -539,16 +538,25 @@ class _Layer(torch.autograd.Function):
         return tuple(d if want else None for d, want in zip(found, wanted, strict=True))
 
 
+def _takes_torchs_own(d_results: Sequence[Tensor]) -> bool:
+    """Whether a way back is torch's own: it is differentiated in turn, or many go at once."""
+    return (
+        torch.is_grad_enabled()
+        or any(map(torch._C._functorch.is_legacy_batchedtensor, d_results))
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
 def _layer_of_torch(
+    options: tuple[bool, bool, bool],
     input: Tensor,
     batch_sizes: Tensor | None,
     h_0: Tensor,
     c_0: Tensor,
-    weights: list[Tensor],
-    has_biases: bool,
-    bidirectional: bool,
+    *weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what `lstm_layer` does, by torch's own operators, which can be differentiated twice."""
+    """Do what `_Layer` does, by torch's own operators, which can be differentiated twice."""
+    _, has_biases, bidirectional = options
     if batch_sizes is None:
         steps, batch = input.shape[:2]
         batch_sizes = torch.full((steps,), batch, dtype=torch.int64)
@@ -560,14 +568,25 @@ def _layer_of_torch(
     return rows.view(*input.shape[:-1], -1), h_n, c_n
 
 
+def _step_of_torch(
+    has_biases: bool, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do what `_Step` does, by torch's own operators."""
+    h_n, c_n = torch._VF.lstm_cell(x, (h, c), *weights)
+    return h_n, c_n
+
+
 def _by_torch(
-    forward: Callable[[], Any], d_results: Sequence[Tensor], given: Sequence[Any], wanted: Any
+    forward: Callable[..., Any], d_results: Sequence[Tensor], given: Sequence[Any], wanted: Any
 ) -> tuple[Tensor | None, ...]:
     """Return gradients of what torch's own operators give; they can be differentiated again."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        results = forward()
-    asked = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
+        # Where some of these come from others, autograd would go on from one to the next: from a
+        # layer's input, through the layers below, to its own state, a part of the states of all.
+        views = [t.view_as(t) if want else t for t, want in zip(given, wanted, strict=True)]
+        results = forward(*views)
+    asked = [view for view, want in zip(views, wanted, strict=True) if want]
     found = iter(
         torch.autograd.grad(
             results, asked, d_results, create_graph=differentiable, allow_unused=True
@@ -595,9 +614,9 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *d_states: Tensor) -> Any:
         x, h, c, y, tape, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        if torch.is_grad_enabled() or not _are_plain(d_states) or is_seen(x):
-            again = functools.partial(torch._VF.lstm_cell, x, (h, c), *weights)
-            return _by_torch(again, d_states, [None, x, h, c, *weights], wanted)
+        if _takes_torchs_own(d_states) or not _are_plain(d_states) or is_seen(x):
+            given = ctx.has_biases, x, h, c, *weights
+            return _by_torch(_step_of_torch, d_states, given, wanted)
         dx, dh, dc, dw = _go_back(
             ctx.sizes, ctx.steps, (d_states[0], torch.zeros_like(h), d_states[1]), x, weights,
             ctx.has_biases, y, tape, wanted[1],

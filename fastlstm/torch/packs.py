@@ -98,7 +98,7 @@ def stack_of(
     back : bool
         Whether gradients will be asked for. Such a stack has one layer.
     """
-    key = tuple(map(id, weights))
+    key = (each, directions, *map(id, weights))
     pack = _packs.get(key)
     if pack is not None and pack.is_of(weights, back):
         return pack.stack
