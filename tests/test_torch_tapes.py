@@ -1,4 +1,4 @@
-"""The memory of tapes in fastlstm.torch: where it begins, and tapes of more than 4 MB."""
+"""Memory that fastlstm.torch lends to tapes and gradients, and takes back when nobody has them."""
 
 import copy
 
@@ -10,19 +10,68 @@ ours = pytest.importorskip("fastlstm.torch", exc_type=ImportError)
 operator = ours.operator
 
 
-@pytest.mark.parametrize("size", [0, 64, 5000, 1 << 22, (1 << 22) + 1, 20_000_001])
-def test_a_tape_begins_at_a_multiple_of_64(size):
+@pytest.fixture
+def stack():
+    weights = [*torch.nn.LSTM(2, 3).parameters()]
+    return operator.stack_of(weights, 4, 1, True)
+
+
+@pytest.mark.parametrize("size", [0, 64, 65_535, 65_536, (1 << 22) + 1, 20_000_001])
+def test_a_tape_begins_at_a_multiple_of_64(stack, size):
     """Otherwise the pass back would copy it."""
-    for memory in [operator._memory(size) for _ in range(3)]:
+    for memory in [operator._tape(stack, size) for _ in range(3)]:
         assert memory.shape == (size,) and memory.dtype is torch.uint8
         assert memory.data_ptr() % 64 == 0
         memory.fill_(7)
 
 
+@pytest.mark.parametrize("shape, values, dtype", [((999,), False, "u1"), ((9, 8), True, "f4")])
+def test_memory_is_taken_again_when_nobody_has_it(stack, shape, values, dtype):
+    lent = [stack.lend(name, shape, values) for name in "aab"]
+    places = [array.ctypes.data for array in lent]
+    lent[0] = lent[0][1:2]  # the rest of which is nobody's, but its memory is not free
+    lent.append(stack.lend("a", shape, values))
+    places.append(lent[3].ctypes.data)
+    for n, array in enumerate(lent):
+        assert array.dtype == dtype and (n == 0 or array.shape == shape)
+        array[:] = n
+    assert all((array == n).all() for n, array in enumerate(lent))
+    assert len(set(places)) == 4 and not any(place % 64 for place in places)
+    del array
+    lent.clear()
+    taken = [stack.lend(name, shape, values) for name in "ab"]
+    assert taken[0].ctypes.data in {*places[:2], places[3]}
+    assert taken[1].ctypes.data == places[2]
+    del stack
+    taken[0][:] = 7  # memory outlives the stack
+
+
+def test_what_somebody_holds_stays():
+    """Tapes, gradients and views of these, through further steps."""
+    torch.manual_seed(0)
+    lstm = ours.LSTM(128, 128)
+    x = torch.randn(3, 40, 20, 128)
+    held = []
+    for given in x:
+        lstm.zero_grad(set_to_none=True)
+        lstm(given)[0].square().sum().backward()
+        held.append((lstm.weight_ih_l0.grad, lstm.weight_hh_l0.grad[5:]))
+    copies = [tuple(grad.clone() for grad in pair) for pair in held]
+    outputs = [lstm(given)[0].square().sum() for given in x]  # so many tapes at once
+    for output, pair, expected in zip(outputs, held, copies, strict=True):
+        lstm.zero_grad(set_to_none=True)
+        output.backward()
+        assert torch.equal(lstm.weight_ih_l0.grad, expected[0])
+        assert torch.equal(lstm.weight_hh_l0.grad[5:], expected[1])
+        assert all(map(torch.equal, pair, expected))
+
+
 def test_gradients_by_a_large_tape(monkeypatch):
     sizes = []
-    take = operator._memory
-    monkeypatch.setattr(operator, "_memory", lambda size: sizes.append(size) or take(size))
+    take = operator._tape
+    monkeypatch.setattr(
+        operator, "_tape", lambda stack, size: sizes.append(size) or take(stack, size)
+    )
     torch.manual_seed(0)
     slow = torch.nn.LSTM(3, 32)
     fast = copy.deepcopy(slow)

@@ -77,6 +77,14 @@ class Stack:
         The tape need not lie where it lay, but must be as far from a multiple of 64 bytes.
         """
 
+    def lend(self, name: str, shape: Sequence[int], values: bool) -> Array:
+        """Return an array of one or two axes, of values or of bytes, at a multiple of 64.
+
+        It holds anything. Its memory is that of the array before of this name, if nobody has that
+        any more: what has been written before is at hand, while new memory comes page by page when
+        it is first written, which can take longer than the run that it is for.
+        """
+
     def table(self, x: Array) -> Table: ...
     def call(
         self, x: Any, hx: Any, time_axis: int, threads: int, table: Table | None = None

@@ -423,6 +423,24 @@ cdef class Stack:
         call.dh, call.dc, call.dx = <void *>dh, <void *>dc, <void *>dx
         self.go_back(&run, &call, gradients, rows)
 
+    def lend(self, str name, shape, bint values):
+        cdef cnp.npy_intp dims[2]
+        cdef size_t size = self.shape.itemsize if values else 1
+        cdef int kind = cnp.NPY_UINT8, n
+        if values:
+            kind = cnp.NPY_FLOAT32 if size == 4 else cnp.NPY_FLOAT64
+        for n in range(len(shape)):
+            dims[n] = shape[n]
+            size *= dims[n]
+        cdef Lent lent = Lent()
+        lent.name, lent.spare = name, self.spare
+        lent.memory = _borrow(self.spare, name, size)
+        cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(
+            len(shape), dims, kind, _aligned(cnp.PyArray_DATA(lent.memory))
+        )
+        cnp.set_array_base(array, lent)
+        return array
+
     cdef fl_call call_at(self, tuple steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y,
                          int threads, int64_t *rows):
         """A call on C-contiguous memory at these addresses, and how many rows it has."""
@@ -661,6 +679,17 @@ cdef class Tape:
 
     def __del__(self):
         _give_back(self.spare, "tape", self.memory)
+
+
+cdef class Lent:
+    """The owner of an array's memory, which is spare again when nobody has the array."""
+
+    cdef str name
+    cdef dict spare
+    cdef cnp.ndarray memory
+
+    def __del__(self):
+        _give_back(self.spare, self.name, self.memory)
 
 
 cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,

@@ -165,22 +165,22 @@ def _time_major(input: Tensor, batch_first: bool) -> Tensor:
     return input.transpose(0, 1) if batch_first else input
 
 
-def _memory(size: int) -> Tensor:
+def _tape(stack: Any, size: int) -> Tensor:
     """Return bytes for a tape, which begin at a multiple of 64.
-
-    Linux gives memory page by page when it is first written, which for a large tape can take longer
-    than the run that it is of. NumPy asks for huge pages, torch does not.
 
     A run leaves gaps between what it writes. Those of a small tape are zeros, so that two runs have
     the same bytes, as `torch.library.opcheck` wants it; in a large one that would take time.
     """
     if size < 1 << 16:
         return torch.zeros(size, dtype=torch.uint8)
-    if size < 1 << 22:  # as little as NumPy does not ask for either
-        return torch.empty(size, dtype=torch.uint8)
-    memory = np.empty(size + 63, np.uint8)
-    begin = -memory.ctypes.data % 64
-    return torch.from_numpy(memory[begin : begin + size])
+    return torch.from_numpy(stack.lend("tape", (size,), False))
+
+
+def _gradient(stack: Any, number: int, of: Tensor) -> Tensor:
+    """Return zeros for the gradient of a weight."""
+    if of.nbytes < 1 << 17:  # for more than this the C library asks the system each time
+        return torch.zeros_like(of, memory_format=torch.contiguous_format)
+    return torch.from_numpy(stack.lend(f"gradient {number}", of.shape, True)).zero_()
 
 
 def _copy(state: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ def _record(
     stack = stack_of(weights, sizes.each, sizes.directions, True)
     x, h, c = input.contiguous(), _copy(h_0), _copy(c_0)
     output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
-    tape = _memory(_tape_room(steps.rows, steps.batch, sizes, x.element_size()))
+    tape = _tape(stack, _tape_room(steps.rows, steps.batch, sizes, x.element_size()))
     if steps.rows:
         places = x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr(), tape.data_ptr()
         stack.record_at(steps.told, *places, len(tape), torch.get_num_threads())
@@ -298,7 +298,7 @@ def _go_back(
     dh, dc = _copy(d_results[1]), _copy(d_results[2])
     dx = input.new_empty(input.shape if input_gradient else 0)
     # The engine adds to gradients, and that of b is those of b_ih and b_hh.
-    dw = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights]
+    dw = [_gradient(stack, k, w) for k, w in enumerate(weights)]
     if steps.rows:
         if tape.data_ptr() % 64:  # it has been copied to a place that is aligned otherwise
             tape = tape.clone()
