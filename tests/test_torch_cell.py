@@ -220,3 +220,38 @@ def test_bad_calls(call, training):
             return cell(*BAD_CALLS[call])
 
     assert _outcome(LSTMCell, act) == _outcome(nn.LSTMCell, act)
+
+
+BAD_WEIGHTS: dict[str, tuple[int, int]] = {
+    "weight_ih": (20, 4),  # of another input
+    "weight_hh": (20, 4),
+    "bias_hh": (16, 1),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+def test_weights_that_do_not_fit(name, training):
+    """They are torch's to refuse, before anything is read beyond its end."""
+    errors = []
+    for cls in (nn.LSTMCell, LSTMCell):
+        cell = cls(3, 5)
+        value = torch.ones(BAD_WEIGHTS[name])
+        setattr(cell, name, nn.Parameter(value if "weight" in name else value[:, 0]))
+        with torch.set_grad_enabled(training), pytest.raises(RuntimeError) as caught:
+            cell(torch.ones(2, 3))
+        errors.append(str(caught.value))
+    assert errors[1] == errors[0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_of_other_units(training):
+    """All of them fit each other, and not the cell's sizes."""
+    errors = []
+    for cls in (nn.LSTMCell, LSTMCell):
+        cell, other = cls(3, 5), cls(3, 64)
+        cell._parameters.update(other._parameters)
+        with torch.set_grad_enabled(training), pytest.raises(RuntimeError) as caught:
+            cell(torch.ones(2, 3))
+        errors.append(str(caught.value))
+    assert errors[1] == errors[0]

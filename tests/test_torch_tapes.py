@@ -85,3 +85,32 @@ def test_gradients_by_a_large_tape(monkeypatch):
     off = np.sqrt(10_000 * 37) * np.finfo("float32").eps
     for got, expected in zip(fast.parameters(), slow.parameters(), strict=True):
         assert (got.grad - expected.grad).abs().max() < off * expected.grad.abs().max()
+
+
+def test_a_tape_that_is_not_contiguous():
+    """What saves tensors may give them back in another layout: the values count."""
+    torch.manual_seed(0)
+    module, x, state = torch.nn.LSTM(3, 4), torch.randn(5, 2, 3), torch.zeros(1, 2, 4)
+    w = [p.detach() for p in module.parameters()]
+    output, *_, tape = operator.lstm_layer(x, None, state, state, w, True, False)
+    strided = torch.zeros(2 * len(tape), dtype=torch.uint8)[::2].copy_(tape)
+    moved = torch.zeros(len(tape) + 1, dtype=torch.uint8)[1:].copy_(tape)
+    (*expected, expected_w), *others = (
+        operator.lstm_layer_backward(
+            output.cos(), state, state, x, None, w, True, False, output, one, True
+        )
+        for one in (tape, strided, moved)
+    )
+    for *got, got_w in others:
+        assert all(map(torch.equal, [*got, *got_w], [*expected, *expected_w]))
+
+
+@pytest.mark.parametrize("bad", [lambda t: t[:-1], lambda t: t.view(1, -1), lambda t: t[:0]])
+def test_a_tape_that_is_too_small(bad):
+    module, x, state = torch.nn.LSTM(3, 4), torch.randn(5, 2, 3), torch.zeros(1, 2, 4)
+    w = [p.detach() for p in module.parameters()]
+    output, *_, tape = operator.lstm_layer(x, None, state, state, w, True, False)
+    with pytest.raises(ValueError, match="a tape of "):
+        operator.lstm_layer_backward(
+            output, state, state, x, None, w, True, False, output, bad(tape), True
+        )

@@ -220,7 +220,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         try:
             if self.num_layers > 1 and self.training and self.dropout:
                 output, h_n, c_n = self._with_dropout(x, batch_sizes, h_0, c_0, weights, time_major)
-            elif is_seen(x):
+            elif is_seen(x, h_0, c_0):
                 output, h_n, c_n = lstm(
                     x, batch_sizes, h_0, c_0, weights,
                     self.bias, self.num_layers, self.bidirectional, not time_major,
@@ -348,7 +348,7 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
             if not is_batch:
                 h, c = h.unsqueeze(0), c.unsqueeze(0)
         try:
-            if is_seen(x):
+            if is_seen(x, h, c):
                 each = (tensor.unsqueeze(0) for tensor in (h, c))
                 states = lstm(x.unsqueeze(0), None, *each, weights, self.bias, 1, False, False)
                 h, c = (state.squeeze(0) for state in states[1:])

@@ -126,8 +126,9 @@ def _checked(
             or (array[1:] > array[:-1]).any()
         ):
             raise ValueError(
-                f"Expected batch_sizes that begin with {batch} as the states, never increase and "
-                f"add up to {len(input)} rows, got {array.tolist()!s:.100}"
+                f"Expected batch_sizes of int64 that begin with {batch} as the states, never "
+                f"increase and add up to {len(input)} rows, got {array.tolist()!s:.100} of "
+                f"{array.dtype}"
             )
         steps = Steps(of_steps, len(array), batch, len(input))
     h, c = states
@@ -140,6 +141,19 @@ def _checked(
             f"{input.dtype}, {h.dtype} of {[*h.shape]} and {c.dtype} of {[*c.shape]}"
         )
     return sizes, steps
+
+
+def _checked_step(
+    x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]
+) -> tuple[_Sizes, Steps]:
+    """Do what `_checked` does for a step of a cell: x (B, I), h and c (B, H)."""
+    sizes, batch = _sizes(weights, 1, False), len(x)
+    if not (x.shape[1] == sizes.I and h.shape == c.shape == (batch, sizes.H)):
+        raise ValueError(
+            f"Expected x (B, {sizes.I}), h and c (B, {sizes.H}), "
+            f"got {[*x.shape]}, {[*h.shape]} and {[*c.shape]}"
+        )
+    return sizes, Steps(None, 1, batch, batch)
 
 
 def _tape_bytes(rows: Any, batch: Any, sizes: _Sizes, itemsize: int) -> Any:
@@ -183,8 +197,8 @@ def _gradient(stack: Any, number: int, of: Tensor) -> Tensor:
     return torch.from_numpy(stack.lend(f"gradient {number}", of.shape, True)).zero_()
 
 
-def _copy(state: Tensor) -> Tensor:
-    return state.clone(memory_format=torch.contiguous_format)
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 @torch.library.impl(_library, "lstm", "CPU")
@@ -300,8 +314,8 @@ def _go_back(
     # The engine adds to gradients, and that of b is those of b_ih and b_hh.
     dw = [_gradient(stack, k, w) for k, w in enumerate(weights)]
     if steps.rows:
-        if tape.data_ptr() % 64:  # it has been copied to a place that is aligned otherwise
-            tape = tape.clone()
+        if tape.data_ptr() % 64 or not tape.is_contiguous():  # it has been copied on its way
+            tape = _copy(tape)
         b = None if has_biases else x.new_zeros(4 * sizes.H)
         of_cells = [dw[k : k + sizes.each] for k in range(0, len(dw), sizes.each)]
         places = [
@@ -494,7 +508,7 @@ def _layers(
 
 
 def _are_plain(tensors: Sequence[Tensor]) -> bool:
-    return all(type(tensor) is Tensor for tensor in tensors)
+    return all(type(tensor) is Tensor and not _is_put_off(tensor) for tensor in tensors)
 
 
 class _Layer(torch.autograd.Function):
@@ -582,8 +596,9 @@ def _by_torch(
     """Return gradients of what torch's own operators give; they can be differentiated again."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Where some of these come from others, autograd would go on from one to the next: from a
-        # layer's input, through the layers below, to its own state, a part of the states of all.
+        # Where two of these are one, or some come from others, autograd would go on from one to the
+        # next: from a layer's input, through the layers below, to its own state, a part of the
+        # states of all.
         views = [t.view_as(t) if want else t for t, want in zip(given, wanted, strict=True)]
         results = forward(*views)
     asked = [view for view, want in zip(views, wanted, strict=True) if want]
@@ -602,8 +617,7 @@ class _Step(torch.autograd.Function):
     def forward(
         ctx: Any, has_biases: bool, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.sizes, batch = _sizes(weights, 1, False), len(x)
-        ctx.steps = Steps(None, 1, batch, batch)
+        ctx.sizes, ctx.steps = _checked_step(x, h, c, weights)
         y, _, c_n, tape = _record(ctx.sizes, ctx.steps, x, h, c, weights)
         ctx.save_for_backward(x, h, c, y, tape, *weights)
         ctx.has_biases = has_biases
@@ -629,18 +643,27 @@ class _Step(torch.autograd.Function):
 
 
 PLAIN = Tensor, torch.nn.Parameter
-"""Tensors that are memory and nothing else."""
+"""Tensors that are memory and nothing else, but for those that `_is_put_off` knows."""
 
 
-def is_seen(tensor: Tensor) -> bool:
-    """Whether a mode, a profiler or a compiler, of whom this may be, looks at what operators run.
+def _is_put_off(tensor: Tensor) -> bool:
+    """Whether torch has yet to negate the values, or to fill memory with zeros.
+
+    The imaginary part of what is conjugate is such a tensor, and a derivative that is zero. On the
+    way to an operator, torch makes others of them.
+    """
+    return tensor.is_neg() or tensor._is_zerotensor()
+
+
+def is_seen(*tensors: Tensor) -> bool:
+    """Whether a mode, a profiler or a compiler, of whom these may be, looks at what operators run.
 
     If none does, modules call what is below the operators, which take as long again for a step of a
     small layer.
     """
     return bool(
         torch.compiler.is_compiling()
-        or type(tensor) not in PLAIN
+        or any(type(tensor) not in PLAIN or _is_put_off(tensor) for tensor in tensors)
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._autograd._profiler_enabled()
@@ -670,9 +693,8 @@ def lstm_unseen(
 def step_unseen(
     x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor], has_biases: bool
 ) -> tuple[Tensor, Tensor]:
-    """Run one step of a cell where it is not seen: x (B, I), h and c (B, H), which fit."""
+    """Run one step of a cell where it is not seen: x (B, I), h and c (B, H), of one dtype."""
     if _ask_for_gradients(x, h, c, *weights):
         return _Step.apply(has_biases, x, h, c, *weights)
-    sizes, batch = _sizes(weights, 1, False), len(x)
-    _, h_n, c_n = _run(sizes, Steps(None, 1, batch, batch), x, h, c, weights)
+    _, h_n, c_n = _run(*_checked_step(x, h, c, weights), x, h, c, weights)
     return h_n, c_n

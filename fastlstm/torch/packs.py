@@ -39,8 +39,9 @@ class _Pack:
         self.back, self.spare = back, spare
         _check(weights, each, directions)
         arrays = [as_array(w) for w in weights]
-        # What is not contiguous has been copied, and later writes to it would not be seen.
-        self.is_watched = all(w.is_contiguous() for w in weights)
+        # What is not contiguous, or yet to be negated, has been copied, and later writes to it
+        # would not be seen.
+        self.is_watched = all(w.is_contiguous() and not w.is_neg() for w in weights)
         self.sample = _native.Sample(arrays, whole=not self.versions)
         cells = [_cell(arrays[k : k + each]) for k in range(0, len(arrays), each)]
         if directions == 2:
@@ -148,7 +149,7 @@ def _cell(arrays: Sequence[Array]) -> Cell:
 
 def as_array(tensor: torch.Tensor) -> Array:
     """Return what a tensor on the CPU holds, C-contiguous; not a copy if it is so already."""
-    array: Array = tensor.detach().contiguous().numpy()
+    array: Array = tensor.contiguous().numpy(force=True)
     return array
 
 
