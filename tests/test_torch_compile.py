@@ -241,6 +241,7 @@ assert ("torch._dynamo" in sys.modules) == {known}
 {then}
 compiled = torch.compile(lstm, backend="eager", fullgraph=True)
 assert torch.equal(compiled(x)[0], lstm(x)[0])
+assert not [finder for finder in sys.meta_path if "fastlstm" in type(finder).__module__]
 """
 
 
@@ -251,6 +252,7 @@ assert torch.equal(compiled(x)[0], lstm(x)[0])
         ("", ""),
         ("", "import threading; t = threading.Thread(target=__import__, args=['torch._dynamo']);"
              "t.start(); import torch._dynamo; t.join()"),
+        ("", "import importlib.util; assert importlib.util.find_spec('torch._dynamo')"),
     ],
 )  # fmt: skip
 def test_dynamo_is_imported_by_those_who_use_it(first, then):

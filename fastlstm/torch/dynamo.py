@@ -14,12 +14,11 @@ is done to its table waits for that.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 import weakref
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -66,19 +65,19 @@ def _tell(dynamo: Any) -> None:
 
 
 class _Wait(MetaPathFinder):
-    """Finds Dynamo, the first time that it is imported, as it would be found without this."""
+    """Finds Dynamo, as it would be found without this, until it has been imported."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
-        if name != _NAME:
-            return None
-        sys.meta_path.remove(self)
-        spec: ModuleSpec | None = importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name, path, target) if name == _NAME else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
                 _tell(module)
+                # Not before: who looks for a spec may only want to know whether there is one.
+                with contextlib.suppress(ValueError):
+                    sys.meta_path.remove(self)
 
             vars(spec.loader)["exec_module"] = exec_module
         return spec
