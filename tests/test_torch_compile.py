@@ -209,6 +209,51 @@ def test_packed_sequences_break_the_graph_around_the_operator():
     assert targets.count(OPS.lstm.default) == 1
 
 
+def test_what_torchs_own_code_does_is_beside_the_graph():
+    """As torch's LSTM is: other dtypes, autocast, transforms, and `reset`, which goes by values."""
+    (x,) = inputs((5, 4))
+    lstm, half = ours.LSTM(3, 4), ours.LSTM(3, 4, dtype=torch.bfloat16)
+    reset, weights = torch.rand(5, 4) < 0.3, dict(lstm.named_parameters())
+
+    def with_autocast(x: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return lstm(x)[0]
+
+    def of_weights(weights: Any, x: Any) -> Any:
+        return torch.func.functional_call(lstm, weights, (x,))[0].sum()
+
+    def with_grad(x: Any) -> Any:
+        return torch.func.grad(of_weights)(weights, x)
+
+    def with_reset(x: Any) -> Any:
+        return lstm(x, reset=reset)[0]
+
+    for function in (lambda x: half(x.bfloat16())[0], with_autocast, with_grad, with_reset):
+        with pytest.raises(dynamo.exc.Unsupported):
+            torch.compile(function, backend="aot_eager", fullgraph=True)(x)
+        compiled = torch.compile(function, backend="aot_eager")
+        assert_same_bits(compiled(x), function(x))
+
+
+@pytest.mark.parametrize("optimiser", ["SGD", "Adam"])
+def test_compiled_training(optimiser):
+    """The graph stays, and the weights change."""
+    x, y = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
+    models = Model(num_layers=2), Model(num_layers=2)
+    models[1].load_state_dict(models[0].state_dict())
+    counter = CompileCounter("aot_eager")
+    for model, call in zip(
+        models, (models[0], torch.compile(models[1], backend=counter)), strict=True
+    ):
+        of = getattr(torch.optim, optimiser)(model.parameters(), lr=0.01)
+        for _ in range(10):
+            of.zero_grad()
+            (call(x)[0] - y).square().mean().backward()
+            of.step()
+    assert_same_bits(models[1].state_dict(), models[0].state_dict())
+    assert counter.frame_count == 1
+
+
 def test_kernels_are_not_compiled():
     """Dynamo looks at every function that runs where a graph has broken, but not at kernels."""
     lstm, x = ours.LSTM(3, 4), torch.ones(5, 2, 3, requires_grad=True)

@@ -84,7 +84,7 @@ FAULTS = {  # (what fails, function, how it stands there, what stands there inst
         "_Reorder.apply(d_rows, inverse, index)", "_Reorder.apply(d_rows, index, inverse)",
     ),
     "states go to the wrong pieces": (
-        "deep", "_run",
+        "deep", "run_with_resets",
         "end.last[0][np.argsort(end.last[1])]", "np.arange(len(end.last[0]))",
     ),
     "both directions begin anew at step 0": (

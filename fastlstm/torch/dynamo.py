@@ -53,6 +53,20 @@ def untraced(function: _F) -> _F:
     return function
 
 
+def beside_graphs(function: _F) -> _F:
+    """Have Dynamo break a graph for this function, and leave it and what it calls to Python."""
+    vars(function)["_torchdynamo_disable"] = True
+    return untraced(function)
+
+
+def is_transformed() -> bool:
+    """Whether this runs in a transform of torch.func: a constant to Dynamo, which guards these."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+vars(is_transformed)["_dynamo_marked_constant"] = True  # torch.compiler would import Dynamo
+
+
 def _tell(dynamo: Any) -> None:
     def wrap(builder: Any, module: torch.nn.Module) -> Any:
         with dynamo.config.patch(allow_rnn=True):  # in this thread

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .dynamo import trace
+from .dynamo import beside_graphs, is_transformed, trace
 from .operator import PLAIN, is_seen, lstm, lstm_unseen, step_unseen
 from .packs import forget
 from .resets import run_with_resets
@@ -25,7 +25,8 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
     """Whether the operator takes these; all else goes to torch's own."""
     w = weights[0]
     if (
-        not isinstance(w, Tensor)
+        is_transformed()
+        or not isinstance(w, Tensor)
         or input.dtype not in _DTYPES
         or input.dtype is not w.dtype
         or input.device.type != "cpu"
@@ -41,7 +42,6 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
         and _are_like(input, *weights)
         and input.layout is torch.strided
         and input.numel() > 0
-        and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
         and torch.autograd.forward_ad._current_level < 0
     )
@@ -181,7 +181,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             return self._in_graph(x.tracer, input, hx)
         weights = self._weights()
         if not (isinstance(x, Tensor) and _is_served(x, weights)):
-            return super().forward(input, hx)
+            return self._by_torch(input, hx)
         batch_sizes: Tensor | None = input.batch_sizes if packed else None
         time_major, unbatched = packed or not self.batch_first, not packed and x.dim() == 2
         if unbatched:
@@ -189,7 +189,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         if x.dim() != 3 - packed or x.shape[-1] != self.input_size:
             if packed:  # of which torch checks nothing, and reads beyond the rows
                 self.check_input(x, batch_sizes)
-            return super().forward(input, hx)
+            return self._by_torch(input, hx)
         if batch_sizes is None:
             batch = x.shape[1 if time_major else 0]
         else:
@@ -201,7 +201,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             h_0, c_0 = x.new_zeros(h_shape), x.new_zeros(c_shape)
         else:
             if not _are_states(hx, x):
-                return super().forward(input, hx)
+                return self._by_torch(input, hx)
             h_0, c_0 = hx
             if unbatched and h_0.dim() == 2 and c_0.dim() == 2:
                 h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
@@ -214,7 +214,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             ):
                 if packed:
                     self.check_forward_args(x, (h_0, c_0), batch_sizes)
-                return super().forward(input, hx)
+                return self._by_torch(input, hx)
             if packed:
                 h_0, c_0 = self.permute_hidden((h_0, c_0), input.sorted_indices)
         try:
@@ -232,7 +232,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
                 )  # fmt: skip
                 output = output if time_major else output.transpose(0, 1)
         except ValueError:  # weights that do not belong together: torch says it in its own words
-            return super().forward(input, hx)
+            return self._by_torch(input, hx)
         if packed:
             unsorted = input.unsorted_indices
             result = PackedSequence(output, batch_sizes, input.sorted_indices, unsorted)
@@ -241,6 +241,12 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             output = output.squeeze(1 if time_major else 0)
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
         return output, (h_n, c_n)
+
+    def _by_torch(self, input: Any, hx: Any) -> Any:
+        """Run torch's own code, which torch.compile has in no graph, while torch.export has."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return _torchs_forward(self, input, hx)
+        return super().forward(input, hx)
 
     def _weights(self) -> list[Any]:
         """Return the parameters in torch's order, as they are now."""
@@ -274,6 +280,11 @@ class LSTM(_OfTorch, torch.nn.LSTM):
 
 
 trace(LSTM)
+
+
+@beside_graphs
+def _torchs_forward(lstm: LSTM, input: Any, hx: Any) -> Any:
+    return torch.nn.LSTM.forward(lstm, input, hx)
 
 
 class LSTMCell(_OfTorch, torch.nn.LSTMCell):

@@ -5,8 +5,6 @@ The pieces between resets are sequences of their own, packed, which any LSTM of 
 
 from __future__ import annotations
 
-import functools
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,29 +14,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..arrays import as_array
 from ..sequences import batch, packing
+from .dynamo import beside_graphs, is_transformed
 
 if TYPE_CHECKING:
     from .modules import LSTM
 
 
+@beside_graphs  # what is computed depends on values
 def run_with_resets(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
     """Do what ``lstm(input, hx)`` does with states of zeros before the steps of `reset`."""
-    # What is computed depends on values, so that torch.compile is to leave it alone. To tell it so
-    # imports half of torch's compiler, for which nobody waits who has not done so already.
-    run = _left_alone() if "torch._dynamo" in sys.modules else _run
-    return run(lstm, input, hx, reset)
-
-
-run_with_resets._torchdynamo_disable = True  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _left_alone() -> Any:
-    return torch.compiler.disable(_run)
-
-
-def _run(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if is_transformed():
         raise RuntimeError("reset decides what is computed, and cannot be given in a transform")
     packed = isinstance(input, PackedSequence)
     x: Tensor = input.data if packed else input
