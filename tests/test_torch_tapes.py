@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 
+import fastlstm
+
 torch = pytest.importorskip("torch")
 ours = pytest.importorskip("fastlstm.torch", exc_type=ImportError)
 operator = ours.operator
@@ -114,3 +116,29 @@ def test_a_tape_that_is_too_small(bad):
         operator.lstm_layer_backward(
             output, state, state, x, None, w, True, False, output, bad(tape), True
         )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [(1, 1), (3, 7), (100, 100)])  # the last one adds up sums of 4096
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"proj_size": 3}])
+def test_gradients_are_those_that_fastlstm_adds_to_zeros(rows, options, threads, monkeypatch):
+    """To the bit, and whatever the memory has held before that is filled with them."""
+    take = operator._gradient
+    monkeypatch.setattr(operator, "_gradient", lambda *given: take(*given).fill_(np.nan))
+    torch.manual_seed(0)
+    lstm = ours.LSTM(5, 19, **options)
+    layer = fastlstm.LSTM(5, 19, engine="native", num_threads=threads, **options)
+    layer.load_state_dict({name: value.numpy() for name, value in lstm.state_dict().items()})
+    x = torch.randn(*rows, 5, requires_grad=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        output, _ = lstm(x)
+        d_output = torch.randn_like(output)
+        output.backward(d_output)
+    finally:
+        torch.set_num_threads(before)
+    _, pullback = layer.vjp(x.detach().numpy())
+    assert np.array_equal(pullback(d_output.numpy())[0], x.grad.numpy())
+    for name, parameter in lstm.named_parameters():
+        assert np.array_equal(layer.grads[name], parameter.grad.numpy()), name

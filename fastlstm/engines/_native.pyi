@@ -74,6 +74,7 @@ class Stack:
         """Do what `back` does with a run that `record_at` kept; `dx` may be 0.
 
         `dw` has for each direction where the gradients of W_ih, W_hh, b and W_hr are; 0: no W_hr.
+        They are filled, not added to, if there are any rows.
         The tape need not lie where it lay, but must be as far from a multiple of 64 bytes.
         """
 

@@ -134,6 +134,7 @@ cdef extern from "fastlstm.h":
         void *dx
         const void *const *dcells
         const fl_arrays *dw
+        int32_t fill_dw
         void *scratch
         const fl_back_cut *cut
     int fl_isa(const char *name)
@@ -419,7 +420,7 @@ cdef class Stack:
             gradients[direction].w_hh = <void *><uintptr_t>places[1]
             gradients[direction].b = <void *><uintptr_t>places[2]
             gradients[direction].w_hr = <void *><uintptr_t>places[3]
-        call.dy, call.dy_stride, call.dcells = <const void *>dy, run.y_stride, NULL
+        call.dy, call.dy_stride, call.dcells, call.fill_dw = <const void *>dy, run.y_stride, NULL, 1
         call.dh, call.dc, call.dx = <void *>dh, <void *>dc, <void *>dx
         self.go_back(&run, &call, gradients, rows)
 
@@ -598,7 +599,7 @@ cdef class Stack:
         for direction, cell in enumerate(dw):
             gradients[direction] = _addresses(cell)
         run.threads = threads
-        call.dcells = NULL
+        call.dcells, call.fill_dw = NULL, 0
         if dcells is not None:
             for direction, cells in enumerate(dcells):
                 more[direction] = _address(cells)

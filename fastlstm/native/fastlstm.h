@@ -169,6 +169,7 @@ typedef struct {
     const void *const *dcells; /* for each direction (N, H), the gradients of the cells of `fl_saved`, or NULL; NULL:
                                   there are none */
     const fl_arrays *dw;       /* for each direction, the gradients of its parameters, which are added to */
+    int32_t fill_dw;           /* 1: those are filled instead, if there are any rows; whatever they hold before */
     void *scratch;             /* memory of fl_back_scratch_bytes at a multiple of 64 */
     const fl_back_cut *cut;    /* as that of `fl_call` */
 } fl_back_call;

@@ -134,7 +134,7 @@ typedef struct {
     void *dh, *dc, *dx;
     const void *dcells; /* (N, H), or NULL */
     fl_arrays dw;
-    int add_dx;                  /* whether to add to dx instead of filling it */
+    int add_dx, fill_dw;         /* whether to add to dx instead of filling it, and to fill dw instead of adding */
     int threads, groups, shares; /* as fl_back_cut has them */
     void *scratch;
 } fl_back_task;

@@ -162,6 +162,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
         .dcells = back->dcells ? back->dcells[direction] : NULL,
         .dx = back->dx,
         .add_dx = direction,
+        .fill_dw = back->fill_dw,
         .threads = cut.threads,
         .groups = cut.groups,
         .shares = units_apart ? cut.shares : 1,

@@ -191,10 +191,10 @@ def _tape(stack: Any, size: int) -> Tensor:
 
 
 def _gradient(stack: Any, number: int, of: Tensor) -> Tensor:
-    """Return zeros for the gradient of a weight."""
+    """Return a tensor for the gradient of a weight; it holds anything."""
     if of.nbytes < 1 << 17:  # for more than this the C library asks the system each time
-        return torch.zeros_like(of, memory_format=torch.contiguous_format)
-    return torch.from_numpy(stack.lend(f"gradient {number}", of.shape, True)).zero_()
+        return torch.empty_like(of, memory_format=torch.contiguous_format)
+    return torch.from_numpy(stack.lend(f"gradient {number}", of.shape, True))
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -311,12 +311,11 @@ def _go_back(
     x, y, dy = input.contiguous(), output.contiguous(), d_results[0].contiguous()
     dh, dc = _copy(d_results[1]), _copy(d_results[2])
     dx = input.new_empty(input.shape if input_gradient else 0)
-    # The engine adds to gradients, and that of b is those of b_ih and b_hh.
     dw = [_gradient(stack, k, w) for k, w in enumerate(weights)]
     if steps.rows:
         if tape.data_ptr() % 64 or not tape.is_contiguous():  # it has been copied on its way
             tape = _copy(tape)
-        b = None if has_biases else x.new_zeros(4 * sizes.H)
+        b = None if has_biases else x.new_empty(4 * sizes.H)
         of_cells = [dw[k : k + sizes.each] for k in range(0, len(dw), sizes.each)]
         places = [
             (
@@ -332,9 +331,11 @@ def _go_back(
             dy.data_ptr(), dh.data_ptr(), dc.data_ptr(), dx.data_ptr() if input_gradient else 0,
             places, torch.get_num_threads(),
         )  # fmt: skip
-        if b is None:
+        if b is None:  # the engine has filled those of b_ih
             for of in of_cells:
                 of[3].copy_(of[2])
+    else:
+        torch._foreach_zero_(dw)
     return dx, dh, dc, dw
 
 
