@@ -214,3 +214,17 @@ def test_what_is_given_stays_as_it_was():
     lstm(x, hx, reset=reset)
     lstm(x[:1], hx, reset=reset[:1])
     assert all(map(torch.equal, (x, reset, *hx), before))
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_class_of_ones_own_runs_its_forward_once(at):
+    class Doubles(fastlstm.torch.LSTM):
+        def forward(self, input, hx=None, *, reset=None):
+            return super().forward(2 * input, hx, reset=reset)
+
+    lstm, plain = Doubles(3, 4), fastlstm.torch.LSTM(3, 4)
+    plain.load_state_dict(lstm.state_dict())
+    x, reset = torch.ones(5, 2, 3), torch.zeros(5, 2, dtype=torch.bool)
+    reset[at] = True
+    hx = torch.ones(1, 2, 4), torch.ones(1, 2, 4)
+    assert torch.equal(lstm(x, hx, reset=reset)[0], plain(2 * x, hx, reset=reset)[0])

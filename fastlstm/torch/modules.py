@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,8 +110,8 @@ class LSTM(_OfTorch, torch.nn.LSTM):
     -----
     The engine takes as many threads as ``torch.get_num_threads()`` says at each call. It packs the
     weights once for each version of the parameters. What is written through ``parameter.data``,
-    past torch's count of versions, is noticed too, but for writes of single values: of each row of
-    a parameter of more than 16 KiB one value is looked at. ``with torch.no_grad():
+    past torch's count of versions, is noticed too, but for writes of single values: of each row and
+    each column of a parameter of more than 16 KiB one value is looked at. ``with torch.no_grad():
     parameter[...] = value`` is always noticed.
 
     The output of a sequence is the same, bit for bit, whatever the batch around it, the padding
@@ -174,7 +175,9 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         True
         """
         if reset is not None:
-            return run_with_resets(self, input, hx, reset)
+            # Not self.forward: a class that derives from this one may have its own, which runs now.
+            run = functools.partial(LSTM.forward, self)
+            return run_with_resets(run, self, input, hx, reset)
         packed = isinstance(input, PackedSequence)
         x: Tensor = input.data if packed else input
         if isinstance(x, torch.fx.Proxy):

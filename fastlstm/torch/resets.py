@@ -5,6 +5,7 @@ The pieces between resets are sequences of their own, packed, which any LSTM of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 
 @beside_graphs  # what is computed depends on values
-def run_with_resets(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
-    """Do what ``lstm(input, hx)`` does with states of zeros before the steps of `reset`."""
+def run_with_resets(
+    run: Callable[[Any, Any], Any], lstm: LSTM, input: Any, hx: Any, reset: Any
+) -> Any:
+    """Do what ``run(input, hx)`` of `lstm` does, with zeros for states before steps of `reset`."""
     if is_transformed():
         raise RuntimeError("reset decides what is computed, and cannot be given in a transform")
     packed = isinstance(input, PackedSequence)
@@ -37,7 +40,7 @@ def run_with_resets(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
     if not packed and told.dtype == bool and told.shape == x.shape[:-1]:
         steps = told.T if lstm.batch_first else told
         if not steps[1:].any():
-            return lstm.forward(input, _begun_anew(hx, steps[:1], len(backward)))
+            return run(input, _begun_anew(hx, steps[:1], len(backward)))
     rows: Any = np.zeros((*x.shape[:-1], 1), np.float32)  # only where they go is asked for
     if packed:
         order = (None if part is None else part.cpu().numpy() for part in input[2:])
@@ -46,7 +49,7 @@ def run_with_resets(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
         rows, None, 1, np.dtype(np.float32), lstm.batch_first, reset=told, backward=backward
     )
     if not isinstance(pieces, batch.Pieces):  # there are no sequences
-        return lstm.forward(input, hx)
+        return run(input, hx)
 
     def tensor(array: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(x.device)
@@ -70,7 +73,7 @@ def run_with_resets(lstm: LSTM, input: Any, hx: Any, reset: Any) -> Any:
             ]
             starts.append(torch.stack(each, 1).flatten(0, 1))
         hx = tuple(starts)
-    result, final = lstm.forward(together, hx)
+    result, final = run(together, hx)
     y = _Reorder.apply(result.data, inverse, index)
     states = []
     for state in final:
