@@ -360,6 +360,17 @@ def test_many_gradients_at_once(module: Module, given: Given):
     return {f"gradient {k}": gradient for k, gradient in enumerate(found)}
 
 
+@alike(*IN_EVERY_FORM[2:], Setting(), dtypes=["float64"])  # for oneDNN's way back torch has none
+def test_forward_mode_over_the_way_back(module: Module, given: Given):
+    results = given.run(module)
+    with torch.autograd.forward_ad.dual_level():
+        d = [torch.autograd.forward_ad.make_dual(d, d.flip(0)) for d in given.d]
+        leaves = [given.x, *given.hx, *module.parameters()]
+        found = torch.autograd.grad(results, leaves, d)
+        both = map(torch.autograd.forward_ad.unpack_dual, found)
+        return {f"{k} {kind}": t for k, two in enumerate(both) for kind, t in enumerate(two)}
+
+
 @pytest.mark.parametrize("form", ["padded", "unsorted"])
 def test_gradcheck(form):
     """Finite differences, of the first and of the second order."""

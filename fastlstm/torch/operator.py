@@ -557,6 +557,7 @@ def _takes_torchs_own(d_results: Sequence[Tensor]) -> bool:
     """Whether a way back is torch's own: it is differentiated in turn, or many go at once."""
     return (
         torch.is_grad_enabled()
+        or torch.autograd.forward_ad._current_level >= 0
         or any(map(torch._C._functorch.is_legacy_batchedtensor, d_results))
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
