@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -279,3 +282,30 @@ def _distributed(rank: int, store: str) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_in_distributed_data_parallel(tmp_path):
     torch.multiprocessing.spawn(_distributed, (str(tmp_path / "store"),), nprocs=2)
+
+
+@pytest.mark.parametrize(
+    "missing, says",
+    [
+        ("torch", "fastlstm.torch needs torch, which is missing: pip install torch"),
+        ("fastlstm.engines._native", "fastlstm.torch computes with engine native alone: "),
+    ],
+)
+def test_what_is_missing_is_said(missing, says):
+    program = f"import sys; sys.modules[{missing!r}] = None; import fastlstm.torch"
+    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"ImportError: {says}")
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_the_engine_of_other_layers_does_not_matter(engine):
+    """FASTLSTM_ENGINE chooses for layers of fastlstm; here it is always native."""
+    program = "import fastlstm.torch, torch; fastlstm.torch.LSTM(3, 4)(torch.ones(2, 1, 3))"
+    env = os.environ | {"FASTLSTM_ENGINE": engine}
+    subprocess.run([sys.executable, "-c", program], env=env, check=True)
+
+
+def test_torch_is_not_imported_by_others():
+    program = "import fastlstm, sys; fastlstm.LSTM(3, 4); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -5,6 +5,11 @@ and backward, by operators that torch knows. `accelerate` makes the LSTMs of an 
 in place, and `restore` undoes it. Nothing else in fastlstm imports torch.
 """
 
+try:
+    import torch  # noqa: F401 (asked for here, to say what is missing)
+except ModuleNotFoundError as fault:
+    raise ImportError("fastlstm.torch needs torch, which is missing: pip install torch") from fault
+
 from .modules import LSTM, LSTMCell
 from .swap import accelerate, restore
 
