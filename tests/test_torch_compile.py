@@ -63,6 +63,10 @@ def inputs(*shapes: tuple[int, int]) -> list[Any]:
     return [torch.randn(*shape, 3) for shape in shapes]
 
 
+def pieces(*lengths: int) -> list[Any]:
+    return [torch.randn(length, 3) for length in lengths]
+
+
 def assert_same_bits(actual: Any, expected: Any) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
@@ -209,6 +213,17 @@ def test_packed_sequences_break_the_graph_around_the_operator():
     assert targets.count(OPS.lstm.default) == 1
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_packed_sequences_in_a_graph(backend):
+    """Where Dynamo takes values of tensors for symbols."""
+    lstm, packed = ours.LSTM(3, 4, bidirectional=True), rnn.pack_sequence(pieces(5, 3, 1))
+    compiled = torch.compile(lstm, backend=backend, fullgraph=True)
+    with dynamo.config.patch(capture_scalar_outputs=True):
+        for data in (packed, rnn.pack_sequence(pieces(4, 4))):
+            (got, states), (expected, others) = compiled(data), lstm(data)
+            assert_same_bits((got.data, states), (expected.data, others))
+
+
 def test_what_torchs_own_code_does_is_beside_the_graph():
     """As torch's LSTM is: other dtypes, autocast, transforms, and `reset`, which goes by values."""
     (x,) = inputs((5, 4))
@@ -332,6 +347,41 @@ def test_exported(options, strict, dynamic):
         assert_same_bits(program.module()(x), model(x))
         kept = program.run_decompositions({})
         assert_same_bits(kept.module()(x), model(x))
+
+
+class Tagger(nn.Module):
+    """Packed rows in, and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = ours.LSTM(3, 4, 2, bidirectional=True)
+
+    def forward(self, rows: Any, batch_sizes: Any) -> Any:
+        output, _ = self.lstm(rnn.PackedSequence(rows, batch_sizes))
+        return output.data
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_packed_sequences_are_exported(strict):
+    """Of any lengths."""
+    Dim, model = torch.export.Dim, Tagger().eval()
+    shapes = {"rows": {0: Dim("rows")}, "batch_sizes": {0: Dim("steps")}}
+    given = rnn.pack_sequence(pieces(5, 3, 1))[:2]
+    program = torch.export.export(model, given, dynamic_shapes=shapes, strict=strict)
+    for packed in (given, rnn.pack_sequence(pieces(7, 7, 2, 2))[:2]):
+        assert_same_bits(program.module()(*packed), model(*packed))
+
+
+@pytest.mark.filterwarnings("ignore")  # as torch imports its compiler
+@pytest.mark.slow  # a C++ compiler runs
+def test_exported_programs_are_compiled_ahead(tmp_path, monkeypatch):
+    """By AOTInductor, for a process that has imported fastlstm.torch."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    (x,), lstm = inputs((5, 4)), ours.LSTM(3, 8, 2).eval()
+    path = torch._inductor.aoti_compile_and_package(
+        torch.export.export(lstm, (x,)), package_path=str(tmp_path / "model.pt2")
+    )
+    assert_same_bits(torch._inductor.aoti_load_package(path)(x), lstm(x))
 
 
 def test_exported_programs_run_in_another_process(tmp_path):

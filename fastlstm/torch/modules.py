@@ -196,7 +196,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
         if batch_sizes is None:
             batch = x.shape[1 if time_major else 0]
         else:
-            batch = int(batch_sizes[0])
+            batch = batch_sizes[0].item()  # a symbol, where a program is exported
         cells = self.num_layers * (1 + self.bidirectional)
         h_shape = cells, batch, self.proj_size or self.hidden_size
         c_shape = cells, batch, self.hidden_size
