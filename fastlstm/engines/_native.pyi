@@ -34,22 +34,27 @@ class Stack:
         table: Table | None = None,
     ) -> None: ...
     def run_at(
-        self, steps: tuple[int, int, int, int], x: int, h: int, c: int, y: int, threads: int
+        self,
+        steps: tuple[int, int, int, int],
+        states: tuple[int, int, int, int],
+        x: int,
+        y: int,
+        threads: int,
     ) -> None:
         """Do what `run` does with C-contiguous memory at these addresses.
 
         For tensors of other libraries: it takes a third of the time that views as arrays take.
         `steps` are where the sizes of the steps are, the number of steps, that of sequences and
-        that of rows. The first is 0 if every step has all sequences. This and the next two check
+        that of rows. The first is 0 if every step has all sequences. `states` are where h_0 and c_0
+        are, and where h and c of the end go; h_0 may be 0 for zeros. This and the next two check
         nothing.
         """
 
     def record_at(
         self,
         steps: tuple[int, int, int, int],
+        states: tuple[int, int, int, int],
         x: int,
-        h: int,
-        c: int,
         y: int,
         tape: int,
         room: int,
@@ -60,22 +65,22 @@ class Stack:
     def back_at(
         self,
         steps: tuple[int, int, int, int],
+        states: tuple[int, int, int, int],
         x: int,
         y: int,
         tape: int,
         room: int,
         dy: int,
-        dh: int,
-        dc: int,
         dx: int,
-        dw: Sequence[tuple[int, int, int, int]],
+        dw: Sequence[tuple[int, int, int, int, int]],
         threads: int,
     ) -> None:
-        """Do what `back` does with a run that `record_at` kept; `dx` may be 0.
+        """Do what `back` does with a run that `record_at` kept.
 
-        `dw` has for each direction where the gradients of W_ih, W_hh, b and W_hr are; 0: no W_hr.
-        They are filled, not added to, if there are any rows.
-        The tape need not lie where it lay, but must be as far from a multiple of 64 bytes.
+        `states` are where the gradients of the final states are, and where those of h_0 and c_0 go.
+        `dx` may be 0. `dw` has for each direction where the gradients of W_ih, W_hh, b, b again and
+        W_hr go; 0: there is none, or not again. They are filled, not added to, if there are any
+        rows. The tape need not lie where it lay, but must be as far from a multiple of 64 bytes.
         """
 
     def lend(self, name: str, shape: Sequence[int], values: bool) -> Array:

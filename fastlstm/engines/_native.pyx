@@ -394,35 +394,42 @@ cdef class Stack:
         call.noise = _fill_noise(drawn, noise)
         self.go(&call, cnp.PyArray_DIM(x, 0))
 
-    def run_at(self, steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y, int threads):
+    def run_at(self, steps, states, uintptr_t x, uintptr_t y, int threads):
         cdef int64_t rows
-        cdef fl_call call = self.call_at(steps, x, h, c, y, threads, &rows)
+        cdef fl_call call = self.call_at(steps, states, x, y, threads, &rows)
         self.go(&call, rows)
 
-    def record_at(self, steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y, uintptr_t tape,
-                  size_t room, int threads):
+    def record_at(self, steps, states, uintptr_t x, uintptr_t y, uintptr_t tape, size_t room,
+                  int threads):
         cdef int64_t rows
-        cdef fl_call call = self.call_at(steps, x, h, c, y, threads, &rows)
+        cdef fl_call call = self.call_at(steps, states, x, y, threads, &rows)
         self.lay(&call, tape, room)
         self.go(&call, rows)
 
-    def back_at(self, steps, uintptr_t x, uintptr_t y, uintptr_t tape, size_t room, uintptr_t dy,
-                uintptr_t dh, uintptr_t dc, uintptr_t dx, dw, int threads):
+    def back_at(self, steps, states, uintptr_t x, uintptr_t y, uintptr_t tape, size_t room,
+                uintptr_t dy, uintptr_t dx, dw, int threads):
         cdef int64_t rows
-        cdef fl_call run = self.call_at(steps, x, dh, dc, y, threads, &rows)
+        cdef fl_call run = self.call_at(steps, states, x, y, threads, &rows)
         self.lay(&run, tape, room)
         run.reverse = self.reverse
         cdef fl_back_call call
         cdef fl_arrays gradients[2]  # of each direction
+        cdef uintptr_t again[2]
+        cdef int direction
         memset(gradients, 0, sizeof(gradients))
-        for direction, places in enumerate(dw):
+        for direction in range(self.shape.directions):
+            places = dw[direction]
             gradients[direction].w_ih = <void *><uintptr_t>places[0]
             gradients[direction].w_hh = <void *><uintptr_t>places[1]
-            gradients[direction].b = <void *><uintptr_t>places[2]
-            gradients[direction].w_hr = <void *><uintptr_t>places[3]
+            gradients[direction].b, again[direction] = <void *><uintptr_t>places[2], places[3]
+            gradients[direction].w_hr = <void *><uintptr_t>places[4]
         call.dy, call.dy_stride, call.dcells, call.fill_dw = <const void *>dy, run.y_stride, NULL, 1
-        call.dh, call.dc, call.dx = <void *>dh, <void *>dc, <void *>dx
+        call.dh, call.dc, call.dx = run.h, run.c, <void *>dx
         self.go_back(&run, &call, gradients, rows)
+        for direction in range(self.shape.directions):
+            if again[direction]:
+                memcpy(<void *>again[direction], gradients[direction].b,
+                       4 * self.shape.hidden * self.shape.itemsize)
 
     def lend(self, str name, shape, bint values):
         cdef cnp.npy_intp dims[2]
@@ -442,18 +449,25 @@ cdef class Stack:
         cnp.set_array_base(array, lent)
         return array
 
-    cdef fl_call call_at(self, tuple steps, uintptr_t x, uintptr_t h, uintptr_t c, uintptr_t y,
-                         int threads, int64_t *rows):
+    cdef fl_call call_at(self, tuple steps, tuple states, uintptr_t x, uintptr_t y, int threads,
+                         int64_t *rows):
         """A call on C-contiguous memory at these addresses, and how many rows it has."""
         cdef fl_call call
-        cdef uintptr_t batch_sizes
+        cdef uintptr_t batch_sizes, h_0, c_0, h, c
         memset(&call, 0, sizeof(call))
         batch_sizes, call.steps, call.batch, rows[0] = steps
         call.batch_sizes, call.threads = <const int64_t *>batch_sizes, threads
         call.x, call.x_stride = <const void *>x, self.shape.input * self.shape.itemsize
         call.y = <void *>y
         call.y_stride = self.shape.directions * self.shape.output * self.shape.itemsize
+        h_0, c_0, h, c = states
         call.h, call.c = <void *>h, <void *>c
+        cdef size_t size = self.shape.layers * self.shape.directions * call.batch * self.shape.itemsize
+        if h_0:
+            memcpy(call.h, <const void *>h_0, size * self.shape.output)
+        else:
+            memset(call.h, 0, size * self.shape.output)
+        memcpy(call.c, <const void *>c_0, size * self.shape.hidden)
         return call
 
     cdef int lay(self, fl_call *call, uintptr_t tape, size_t room) except -1:

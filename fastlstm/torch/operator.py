@@ -197,10 +197,6 @@ def _gradient(stack: Any, number: int, of: Tensor) -> Tensor:
     return torch.from_numpy(stack.lend(f"gradient {number}", of.shape, True))
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
 @torch.library.impl(_library, "lstm", "CPU")
 @untraced
 def _lstm(
@@ -228,11 +224,15 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run layers. Of tensors only the numbers of values count: those of one step may lack T."""
     stack = stack_of(weights, sizes.each, sizes.directions, False)
-    x, h, c = input.contiguous(), _copy(h_0), _copy(c_0)
+    x, h_0, c_0 = input.contiguous(), h_0.contiguous(), c_0.contiguous()
     output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
-    if steps.rows:
-        places = x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr()
-        stack.run_at(steps.told, *places, torch.get_num_threads())
+    if not steps.rows:
+        return output, h_0.clone(), c_0.clone()
+    h, c = torch.empty_like(h_0), torch.empty_like(c_0)
+    stack.run_at(
+        steps.told, (h_0.data_ptr(), c_0.data_ptr(), h.data_ptr(), c.data_ptr()),
+        x.data_ptr(), output.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
     return output, h, c
 
 
@@ -249,20 +249,24 @@ def _lstm_layer(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one layer, and keep a tape of it."""
     sizes, steps = _checked(input, batch_sizes, (h_0, c_0), weights, has_biases, 1, bidirectional)
-    return _record(sizes, steps, input, h_0, c_0, weights)
+    stack = stack_of(weights, sizes.each, sizes.directions, True)
+    return _record(stack, sizes, steps, input, h_0, c_0)
 
 
 def _record(
-    sizes: _Sizes, steps: Steps, input: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]
+    stack: Any, sizes: _Sizes, steps: Steps, input: Tensor, h_0: Tensor, c_0: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one layer as `_run` does, and keep a tape of it."""
-    stack = stack_of(weights, sizes.each, sizes.directions, True)
-    x, h, c = input.contiguous(), _copy(h_0), _copy(c_0)
+    x, h_0, c_0 = input.contiguous(), h_0.contiguous(), c_0.contiguous()
     output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
     tape = _tape(stack, _tape_room(steps.rows, steps.batch, sizes, x.element_size()))
-    if steps.rows:
-        places = x.data_ptr(), h.data_ptr(), c.data_ptr(), output.data_ptr(), tape.data_ptr()
-        stack.record_at(steps.told, *places, len(tape), torch.get_num_threads())
+    if not steps.rows:
+        return output, h_0.clone(), c_0.clone(), tape
+    h, c = torch.empty_like(h_0), torch.empty_like(c_0)
+    stack.record_at(
+        steps.told, (h_0.data_ptr(), c_0.data_ptr(), h.data_ptr(), c.data_ptr()),
+        x.data_ptr(), output.data_ptr(), tape.data_ptr(), len(tape), torch.get_num_threads(),
+    )  # fmt: skip
     return output, h, c, tape
 
 
@@ -289,16 +293,18 @@ def _lstm_layer_backward(
     for tensor in (d_output, output):
         if tensor.shape != shape or tensor.dtype is not input.dtype:
             raise ValueError(f"Expected outputs of {[*shape]}, got {[*tensor.shape]}")
+    stack = stack_of(weights, sizes.each, sizes.directions, True)
     return _go_back(
-        sizes, steps, (d_output, d_h_n, d_c_n), input, weights, has_biases, output, tape,
+        stack, sizes, steps, (d_output, d_h_n, d_c_n), input, weights, has_biases, output, tape,
         input_gradient,
     )  # fmt: skip
 
 
 def _go_back(
+    stack: Any,
     sizes: _Sizes,
     steps: Steps,
-    d_results: Sequence[Tensor],
+    d_results: tuple[Tensor, Tensor | None, Tensor],
     input: Tensor,
     weights: Sequence[Tensor],
     has_biases: bool,
@@ -306,36 +312,33 @@ def _go_back(
     tape: Tensor,
     input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Go back through what `_record` has run."""
-    stack = stack_of(weights, sizes.each, sizes.directions, True)
+    """Go back through what `_record` has run; the gradient of h_n may be None, for zeros."""
     x, y, dy = input.contiguous(), output.contiguous(), d_results[0].contiguous()
-    dh, dc = _copy(d_results[1]), _copy(d_results[2])
+    d_h_n, d_c_n = d_results[1], d_results[2].contiguous()
+    if d_h_n is not None:
+        d_h_n = d_h_n.contiguous()
     dx = input.new_empty(input.shape if input_gradient else 0)
     dw = [_gradient(stack, k, w) for k, w in enumerate(weights)]
-    if steps.rows:
-        if tape.data_ptr() % 64 or not tape.is_contiguous():  # it has been copied on its way
-            tape = _copy(tape)
-        b = None if has_biases else x.new_empty(4 * sizes.H)
-        of_cells = [dw[k : k + sizes.each] for k in range(0, len(dw), sizes.each)]
-        places = [
-            (
-                of[0].data_ptr(),
-                of[1].data_ptr(),
-                (of[2] if b is None else b).data_ptr(),
-                of[-1].data_ptr() if sizes.each % 2 else 0,
-            )
-            for of in of_cells
-        ]
-        stack.back_at(
-            steps.told, x.data_ptr(), y.data_ptr(), tape.data_ptr(), len(tape),
-            dy.data_ptr(), dh.data_ptr(), dc.data_ptr(), dx.data_ptr() if input_gradient else 0,
-            places, torch.get_num_threads(),
-        )  # fmt: skip
-        if b is None:  # the engine has filled those of b_ih
-            for of in of_cells:
-                of[3].copy_(of[2])
-    else:
+    if not steps.rows:
         torch._foreach_zero_(dw)
+        assert d_h_n is not None
+        return dx, d_h_n.clone(), d_c_n.clone(), dw
+    if tape.data_ptr() % 64 or not tape.is_contiguous():  # it has been copied on its way
+        tape = tape.clone(memory_format=torch.contiguous_format)
+    dc = torch.empty_like(d_c_n)
+    dh = torch.empty_like(dc if d_h_n is None else d_h_n)
+    b = None if has_biases else x.new_empty(4 * sizes.H)
+    places = [d.data_ptr() for d in dw]
+    each, of_cells = sizes.each, []
+    for k in range(0, len(dw), each):
+        biases = places[k + 2 : k + 4] if b is None else [b.data_ptr(), 0]
+        of_cells.append((*places[k : k + 2], *biases, places[k + each - 1] if each % 2 else 0))
+    stack.back_at(
+        steps.told,
+        (0 if d_h_n is None else d_h_n.data_ptr(), d_c_n.data_ptr(), dh.data_ptr(), dc.data_ptr()),
+        x.data_ptr(), y.data_ptr(), tape.data_ptr(), len(tape), dy.data_ptr(),
+        dx.data_ptr() if input_gradient else 0, of_cells, torch.get_num_threads(),
+    )  # fmt: skip
     return dx, dh, dc, dw
 
 
@@ -620,7 +623,8 @@ class _Step(torch.autograd.Function):
         ctx: Any, has_biases: bool, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.sizes, ctx.steps = _checked_step(x, h, c, weights)
-        y, _, c_n, tape = _record(ctx.sizes, ctx.steps, x, h, c, weights)
+        ctx.stack = stack_of(weights, len(weights), 1, True)
+        y, _, c_n, tape = _record(ctx.stack, ctx.sizes, ctx.steps, x, h, c)
         ctx.save_for_backward(x, h, c, y, tape, *weights)
         ctx.has_biases = has_biases
         return y, c_n
@@ -633,8 +637,11 @@ class _Step(torch.autograd.Function):
         if _takes_torchs_own(d_states) or not _are_plain(d_states) or is_seen(x):
             given = ctx.has_biases, x, h, c, *weights
             return _by_torch(_step_of_torch, d_states, given, wanted)
+        # Nobody has written the weights since, or they could not have been taken out. The first way
+        # back lets go of their stack, as somebody may keep the graph while others are packed.
+        stack, ctx.stack = ctx.stack or stack_of(weights, len(weights), 1, True), None
         dx, dh, dc, dw = _go_back(
-            ctx.sizes, ctx.steps, (d_states[0], torch.zeros_like(h), d_states[1]), x, weights,
+            stack, ctx.sizes, ctx.steps, (d_states[0], None, d_states[1]), x, weights,
             ctx.has_biases, y, tape, wanted[1],
         )  # fmt: skip
         found = None, dx, dh, dc, *dw
