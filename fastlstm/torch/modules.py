@@ -193,10 +193,8 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             if packed:  # of which torch checks nothing, and reads beyond the rows
                 self.check_input(x, batch_sizes)
             return self._by_torch(input, hx)
-        if batch_sizes is None:
-            batch = x.shape[1 if time_major else 0]
-        else:
-            batch = batch_sizes[0].item()  # a symbol, where a program is exported
+        batch: Any  # a symbol, where a program is exported
+        batch = x.shape[1 if time_major else 0] if batch_sizes is None else batch_sizes[0].item()
         cells = self.num_layers * (1 + self.bidirectional)
         h_shape = cells, batch, self.proj_size or self.hidden_size
         c_shape = cells, batch, self.hidden_size
