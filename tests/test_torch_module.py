@@ -360,7 +360,7 @@ def test_many_gradients_at_once(module: Module, given: Given):
     return {f"gradient {k}": gradient for k, gradient in enumerate(found)}
 
 
-@alike(*IN_EVERY_FORM[2:], Setting(), dtypes=["float64"])  # for oneDNN's way back torch has none
+@alike(Setting(), Setting("unsorted"), dtypes=["float64"])  # torch has none for oneDNN's way back
 def test_forward_mode_over_the_way_back(module: Module, given: Given):
     results = given.run(module)
     with torch.autograd.forward_ad.dual_level():
@@ -1344,7 +1344,7 @@ def test_a_module_goes_with_its_last_reference():
 
 
 def test_memory_of_many_calls():
-    """In training with an optimiser, in evaluation, packed: what 100 calls hold is all."""
+    """In training with an optimiser, in evaluation, packed: what 50 calls hold is all."""
     resource = pytest.importorskip("resource")
     given = Given(Setting(form="packed", H=64, lengths=(20, 20, 9), num_layers=2))
     module = given.module(LSTM)
@@ -1361,10 +1361,10 @@ def test_memory_of_many_calls():
         unit = 1 if sys.platform == "darwin" else 1024
         return len(gc.get_objects()), unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    objects, memory = calls(100)
-    more_objects, more_memory = calls(400)
-    assert more_objects - objects < 100
-    # A tape of one call has 100 kB, its weights 200 kB: leaks would show as 100 MB.
+    objects, memory = calls(50)
+    more_objects, more_memory = calls(200)
+    assert more_objects - objects < 50
+    # A tape of one call has 100 kB, its weights 200 kB: leaks would show as 60 MB.
     assert more_memory - memory < 20e6
 
 
