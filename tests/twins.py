@@ -62,6 +62,11 @@ class Setting(NamedTuple):
         return max(max(self.I, wide) + P + 1, 4 * self.H, max(self.lengths) * len(self.lengths))
 
 
+FORMS = ["padded", "unbatched", "packed", "unsorted"]
+DEEP = Setting(num_layers=2, bidirectional=True)
+IN_EVERY_FORM = [DEEP._replace(form=form) for form in FORMS]
+
+
 @functools.cache
 def values_of(setting: Setting) -> dict[str, np.ndarray]:
     """Draw parameters, input, states and the outputs' gradients: float64, exact in float32."""
