@@ -18,7 +18,7 @@ from .operator import PLAIN, is_seen, lstm, lstm_unseen, step_unseen
 from .packs import forget
 from .resets import run_with_resets
 
-_TENSORS = *PLAIN, FakeTensor, FunctionalTensor
+_TENSORS = PLAIN | {FakeTensor, FunctionalTensor}
 _DTYPES = torch.float32, torch.float64
 
 
@@ -51,7 +51,7 @@ def _is_served(input: Tensor, weights: list[Any]) -> bool:
 def _are_like(input: Tensor, *others: Tensor) -> bool:
     """Whether these are of kinds that go with this input, which torch tells by their classes."""
     kinds = PLAIN if type(input) in PLAIN else _TENSORS
-    return all(type(tensor) in kinds for tensor in others)
+    return kinds.issuperset(map(type, others))
 
 
 def _are_states(hx: Any, input: Tensor) -> bool:

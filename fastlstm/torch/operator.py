@@ -180,13 +180,9 @@ def _time_major(input: Tensor, batch_first: bool) -> Tensor:
 
 
 def _tape(stack: Any, size: int) -> Tensor:
-    """Return bytes for a tape, which begin at a multiple of 64.
-
-    A run leaves gaps between what it writes. Those of a small tape are zeros, so that two runs have
-    the same bytes, as `torch.library.opcheck` wants it; in a large one that would take time.
-    """
-    if size < 1 << 16:
-        return torch.zeros(size, dtype=torch.uint8)
+    """Return bytes for a tape, which begin at a multiple of 64."""
+    if size < 1 << 20:
+        return torch.empty(size, dtype=torch.uint8)
     return torch.from_numpy(stack.lend("tape", (size,), False))
 
 
@@ -215,24 +211,36 @@ def _lstm(
     sizes, steps = _checked(
         x, batch_sizes, (h_0, c_0), weights, has_biases, num_layers, bidirectional
     )
-    output, h_n, c_n = _run(sizes, steps, x, h_0, c_0, weights)
+    stack = stack_of(weights, sizes.each, sizes.directions, False)
+    output, h_n, c_n = _run(stack, sizes, steps, x, h_0, c_0)
     return _time_major(output, batch_first), h_n, c_n
 
 
 def _run(
-    sizes: _Sizes, steps: Steps, input: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]
+    stack: Any,
+    sizes: _Sizes,
+    steps: Steps,
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    tape: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run layers. Of tensors only the numbers of values count: those of one step may lack T."""
-    stack = stack_of(weights, sizes.each, sizes.directions, False)
+    """Run layers. Of tensors only the numbers of values count: those of one step may lack T.
+
+    If there is a tape, this is one layer, and is recorded.
+    """
     x, h_0, c_0 = input.contiguous(), h_0.contiguous(), c_0.contiguous()
     output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
     if not steps.rows:
         return output, h_0.clone(), c_0.clone()
-    h, c = torch.empty_like(h_0), torch.empty_like(c_0)
-    stack.run_at(
-        steps.told, (h_0.data_ptr(), c_0.data_ptr(), h.data_ptr(), c.data_ptr()),
-        x.data_ptr(), output.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
+    h, c, threads = torch.empty_like(h_0), torch.empty_like(c_0), torch.get_num_threads()
+    states = h_0.data_ptr(), c_0.data_ptr(), h.data_ptr(), c.data_ptr()
+    if tape is None:
+        stack.run_at(steps.told, states, x.data_ptr(), output.data_ptr(), threads)
+    else:
+        stack.record_at(
+            steps.told, states, x.data_ptr(), output.data_ptr(), tape.data_ptr(), len(tape), threads
+        )
     return output, h, c
 
 
@@ -250,24 +258,11 @@ def _lstm_layer(
     """Run one layer, and keep a tape of it."""
     sizes, steps = _checked(input, batch_sizes, (h_0, c_0), weights, has_biases, 1, bidirectional)
     stack = stack_of(weights, sizes.each, sizes.directions, True)
-    return _record(stack, sizes, steps, input, h_0, c_0)
-
-
-def _record(
-    stack: Any, sizes: _Sizes, steps: Steps, input: Tensor, h_0: Tensor, c_0: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run one layer as `_run` does, and keep a tape of it."""
-    x, h_0, c_0 = input.contiguous(), h_0.contiguous(), c_0.contiguous()
-    output = x.new_empty((*x.shape[:-1], sizes.directions * sizes.P))
-    tape = _tape(stack, _tape_room(steps.rows, steps.batch, sizes, x.element_size()))
-    if not steps.rows:
-        return output, h_0.clone(), c_0.clone(), tape
-    h, c = torch.empty_like(h_0), torch.empty_like(c_0)
-    stack.record_at(
-        steps.told, (h_0.data_ptr(), c_0.data_ptr(), h.data_ptr(), c.data_ptr()),
-        x.data_ptr(), output.data_ptr(), tape.data_ptr(), len(tape), torch.get_num_threads(),
-    )  # fmt: skip
-    return output, h, c, tape
+    room = _tape_room(steps.rows, steps.batch, sizes, input.element_size())
+    # A run leaves gaps between what it writes. Those of a small tape are zeros, so that two runs
+    # have the same bytes, as `torch.library.opcheck` wants it; in a large one that would take time.
+    tape = torch.zeros(room, dtype=torch.uint8) if room < 1 << 16 else _tape(stack, room)
+    return *_run(stack, sizes, steps, input, h_0, c_0, tape), tape
 
 
 @torch.library.impl(_library, "lstm_layer_backward", "CPU")
@@ -312,7 +307,7 @@ def _go_back(
     tape: Tensor,
     input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Go back through what `_record` has run; the gradient of h_n may be None, for zeros."""
+    """Go back through what `_run` has recorded; the gradient of h_n may be None, for zeros."""
     x, y, dy = input.contiguous(), output.contiguous(), d_results[0].contiguous()
     d_h_n, d_c_n = d_results[1], d_results[2].contiguous()
     if d_h_n is not None:
@@ -484,7 +479,11 @@ def _lstm_layer_autograd(*args: Any) -> Any:
 
 
 def _ask_for_gradients(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return False
 
 
 def _layers(
@@ -509,10 +508,6 @@ def _layers(
         states.append(final)
     h_n, c_n = (torch.cat(of) for of in zip(*states, strict=True))
     return x, h_n, c_n
-
-
-def _are_plain(tensors: Sequence[Tensor]) -> bool:
-    return all(type(tensor) is Tensor and not _is_put_off(tensor) for tensor in tensors)
 
 
 class _Layer(torch.autograd.Function):
@@ -547,7 +542,7 @@ class _Layer(torch.autograd.Function):
         if _takes_torchs_own(d_results):
             given = ctx.options, input, batch_sizes, h_0, c_0, *weights
             return _by_torch(_layer_of_torch, d_results, given, wanted)
-        direct = direct and _are_plain(d_results) and not is_seen(input)
+        direct = direct and not is_seen(input, *d_results)
         go_back: Any = _lstm_layer_backward if direct else lstm_layer_backward
         d_input, d_h_0, d_c_0, d_weights = go_back(
             *d_results, input, batch_sizes, weights, *kinds, output, tape, wanted[1]
@@ -624,7 +619,8 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.sizes, ctx.steps = _checked_step(x, h, c, weights)
         ctx.stack = stack_of(weights, len(weights), 1, True)
-        y, _, c_n, tape = _record(ctx.stack, ctx.sizes, ctx.steps, x, h, c)
+        tape = _tape(ctx.stack, _tape_room(len(x), len(x), ctx.sizes, x.element_size()))
+        y, _, c_n = _run(ctx.stack, ctx.sizes, ctx.steps, x, h, c, tape)
         ctx.save_for_backward(x, h, c, y, tape, *weights)
         ctx.has_biases = has_biases
         return y, c_n
@@ -634,7 +630,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *d_states: Tensor) -> Any:
         x, h, c, y, tape, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        if _takes_torchs_own(d_states) or not _are_plain(d_states) or is_seen(x):
+        if _takes_torchs_own(d_states) or is_seen(x, *d_states):
             given = ctx.has_biases, x, h, c, *weights
             return _by_torch(_step_of_torch, d_states, given, wanted)
         # Nobody has written the weights since, or they could not have been taken out. The first way
@@ -651,17 +647,17 @@ class _Step(torch.autograd.Function):
 # ---- below the operators -----------------------------------------------------------------------
 
 
-PLAIN = Tensor, torch.nn.Parameter
-"""Tensors that are memory and nothing else, but for those that `_is_put_off` knows."""
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
+"""Classes of tensors that are memory and nothing else, but for those that are put off."""
 
 
-def _is_put_off(tensor: Tensor) -> bool:
-    """Whether torch has yet to negate the values, or to fill memory with zeros.
+def _are_put_off(tensors: Sequence[Tensor]) -> bool:
+    """Whether torch has yet to negate the values of one, or to fill memory with zeros.
 
     The imaginary part of what is conjugate is such a tensor, and a derivative that is zero. On the
     way to an operator, torch makes others of them.
     """
-    return tensor.is_neg() or tensor._is_zerotensor()
+    return any(map(Tensor.is_neg, tensors)) or any(map(Tensor._is_zerotensor, tensors))
 
 
 def is_seen(*tensors: Tensor) -> bool:
@@ -672,7 +668,8 @@ def is_seen(*tensors: Tensor) -> bool:
     """
     return bool(
         torch.compiler.is_compiling()
-        or any(type(tensor) not in PLAIN or _is_put_off(tensor) for tensor in tensors)
+        or not PLAIN.issuperset(map(type, tensors))
+        or _are_put_off(tensors)
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._autograd._profiler_enabled()
@@ -695,7 +692,8 @@ def lstm_unseen(
     if _ask_for_gradients(x, h_0, c_0, *weights):
         return _layers(True, x, batch_sizes, h_0, c_0, weights, *options)
     sizes, steps = _checked(x, batch_sizes, (h_0, c_0), weights, *options)
-    return _run(sizes, steps, x, h_0, c_0, weights)
+    stack = stack_of(weights, sizes.each, sizes.directions, False)
+    return _run(stack, sizes, steps, x, h_0, c_0)
 
 
 @untraced
@@ -705,5 +703,6 @@ def step_unseen(
     """Run one step of a cell where it is not seen: x (B, I), h and c (B, H), of one dtype."""
     if _ask_for_gradients(x, h, c, *weights):
         return _Step.apply(has_biases, x, h, c, *weights)
-    _, h_n, c_n = _run(*_checked_step(x, h, c, weights), x, h, c, weights)
+    sizes, steps = _checked_step(x, h, c, weights)
+    _, h_n, c_n = _run(stack_of(weights, len(weights), 1, False), sizes, steps, x, h, c)
     return h_n, c_n
