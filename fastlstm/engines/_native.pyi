@@ -15,7 +15,7 @@ class Stack:
         cells: Sequence[Cell],
         directions: int,
         back: bool = False,
-        spare: dict[str, Any] | None = None,
+        spare: dict[str, Any] | Spare | None = None,
     ) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -86,9 +86,10 @@ class Stack:
     def lend(self, name: str, shape: Sequence[int], values: bool) -> Array:
         """Return an array of one or two axes, of values or of bytes, at a multiple of 64.
 
-        It holds anything. Its memory is that of the array before of this name, if nobody has that
-        any more: what has been written before is at hand, while new memory comes page by page when
-        it is first written, which can take longer than the run that it is for.
+        It holds anything. Its memory is spare memory, such as that of the array before of this
+        name, if nobody has that any more: what has been written before is at hand, while new memory
+        comes page by page when it is first written, which can take longer than the run that it is
+        for.
         """
 
     def table(self, x: Array) -> Table: ...
@@ -137,6 +138,11 @@ class Stack:
         otherwise: contract.Step,
         table: Table | None = None,
     ) -> contract.Step: ...
+
+class Spare:
+    def __init__(self, limit: int) -> None: ...
+    @property
+    def bytes(self) -> int: ...
 
 class Table: ...
 class Tape: ...

@@ -199,6 +199,8 @@ cdef int _ISA = _choose_isa()
 
 # Larger scratch memory is given back: beside its call it costs nothing.
 cdef size_t _KEEP_BYTES = 1 << 23
+# So many pieces of spare memory are kept at most.
+cdef Py_ssize_t _PIECES = 256
 # Work of a step, in bytes of weights times rows, that takes longer than handing over the GIL does.
 cdef size_t _WORTH_GIL = 1 << 18
 # Work, in bytes of weights times rows, that takes so long that Ctrl-C would be waited for.
@@ -236,18 +238,64 @@ cdef inline void *_aligned(void *memory) noexcept nogil:
     return <void *>((<uintptr_t>memory + 63) & ~<uintptr_t>63)
 
 
-cdef cnp.ndarray _borrow(dict spare, str name, size_t size):
+cdef cnp.ndarray _borrow(spare, str name, size_t size):
     """Memory of at least so many bytes, that of this name in `spare` if it is not much larger."""
-    cdef cnp.ndarray memory = None if spare is None else spare.pop(name, None)
+    cdef cnp.ndarray memory = None
     size += 64
+    if type(spare) is Spare:
+        memory = (<Spare>spare).take(size)
+    elif spare is not None:
+        memory = spare.pop(name, None)
     if memory is not None and size <= <size_t>cnp.PyArray_SIZE(memory) <= 2 * size:
         return memory
     return np.empty(size, np.uint8)
 
 
-cdef void _give_back(dict spare, str name, cnp.ndarray memory) noexcept:
-    if spare is not None and memory is not None:
+cdef void _give_back(spare, str name, cnp.ndarray memory) noexcept:
+    if memory is None:
+        return
+    if type(spare) is Spare:
+        (<Spare>spare).give(memory)
+    elif spare is not None:
         spare[name] = memory
+
+
+cdef class Spare:
+    """Spare(limit)
+--
+
+    Memory that many stacks hand on to each other: what was given back last, up to so many bytes
+    and a number of pieces that is looked through in no time.
+    """
+
+    cdef list held
+    cdef size_t limit
+
+    def __init__(self, size_t limit):
+        self.held, self.limit = [], limit
+
+    @property
+    def bytes(self):
+        """How many bytes are held."""
+        return sum([len(memory) for memory in self.held])
+
+    cdef cnp.ndarray take(self, size_t size):
+        """Memory of at least so many bytes, and not much more; None if there is none."""
+        cdef Py_ssize_t n
+        for n in range(len(self.held) - 1, -1, -1):
+            if size <= <size_t>len(self.held[n]) <= 2 * size:
+                return self.held.pop(n)
+        return None
+
+    cdef void give(self, cnp.ndarray memory) noexcept:
+        cdef size_t total = 0
+        cdef Py_ssize_t n
+        self.held.append(memory)
+        for n in range(len(self.held) - 1, -1, -1):
+            total += len(self.held[n])
+            if total > self.limit or len(self.held) - n > _PIECES:
+                del self.held[: n + 1]
+                return
 
 
 cdef inline void *_address(cnp.ndarray array) noexcept:
@@ -301,7 +349,7 @@ cdef class Stack:
     cdef fl_stack *stack
     cdef cnp.ndarray memory  # NumPy asks for huge pages, which spare large weights many misses
     cdef size_t bytes
-    cdef dict spare
+    cdef object spare
     cdef fl_shape shape
     cdef Scratch *idle[4]  # which calls take and give back
     cdef bint reverse  # of a stack of one direction; of two, the second one is in any case
@@ -309,7 +357,7 @@ cdef class Stack:
     cdef fl_back_cut back_cut
     cdef public bint stale
 
-    def __init__(self, cells, int directions, bint back=False, dict spare=None):
+    def __init__(self, cells, int directions, bint back=False, spare=None):
         if self.stack != NULL:
             raise TypeError("a stack is packed once")
         self.shape.input, self.shape.hidden, self.shape.output = cells[0].sizes
@@ -690,7 +738,7 @@ cdef class Tape:
     cdef fl_noise noise[2]
     cdef cnp.ndarray memory
     cdef tuple arrays
-    cdef dict spare
+    cdef object spare
 
     def __del__(self):
         _give_back(self.spare, "tape", self.memory)
@@ -700,7 +748,7 @@ cdef class Lent:
     """The owner of an array's memory, which is spare again when nobody has the array."""
 
     cdef str name
-    cdef dict spare
+    cdef object spare
     cdef cnp.ndarray memory
 
     def __del__(self):

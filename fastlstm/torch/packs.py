@@ -33,10 +33,9 @@ class _Pack:
         each: int,
         directions: int,
         back: bool,
-        spare: dict[str, Any],
     ) -> None:
         self.versions, self.places = _versions(weights), [w.data_ptr() for w in weights]
-        self.back, self.spare = back, spare
+        self.back = back
         _check(weights, each, directions)
         arrays = [as_array(w) for w in weights]
         # What is not contiguous, or yet to be negated, has been copied, and later writes to it
@@ -47,7 +46,7 @@ class _Pack:
         if directions == 2:
             for k in range(1, len(cells), 2):
                 vars(cells[k])["reverse"] = True
-        self.stack = _native.Stack(cells, directions, back, spare if back else None)
+        self.stack = _native.Stack(cells, directions, back, _spare if back else None)
         # The entry goes when one of the parameters does, so that an identity that is found among
         # the entries is that of the same tensor.
         self.owners = [_Owner(w, _drop) for w in weights]
@@ -68,6 +67,10 @@ class _Pack:
             and self.sample.holds()
         )
 
+
+# Training packs the weights anew and fills other tapes and gradients at every step. Fresh memory
+# would cost a tenth of the time: the system gives it page by page. All LSTMs hand on the same.
+_spare = _native.Spare(1 << 28)
 
 _packs: dict[tuple[int, ...], _Pack] = {}  # by the identities of the parameters
 
@@ -103,13 +106,11 @@ def stack_of(
     pack = _packs.get(key)
     if pack is not None and pack.is_of(weights, back):
         return pack.stack
-    spare: dict[str, Any] = {}
     if pack is not None:
-        # Training packs the weights anew at every step: the memory is there to take again.
-        spare, back = pack.spare, back or pack.back
+        back = back or pack.back
         _packs.pop(key, None)
-        del pack
-    pack = _packs[key] = _Pack(key, weights, each, directions, back, spare)
+        del pack  # so that its memory is there to take again
+    pack = _packs[key] = _Pack(key, weights, each, directions, back)
     return pack.stack
 
 
