@@ -109,10 +109,11 @@ class LSTM(_OfTorch, torch.nn.LSTM):
     Notes
     -----
     The engine takes as many threads as ``torch.get_num_threads()`` says at each call. It packs the
-    weights once for each version of the parameters. What is written through ``parameter.data``,
-    past torch's count of versions, is noticed too, but for writes of single values: of each row and
-    each column of a parameter of more than 16 KiB one value is looked at. ``with torch.no_grad():
-    parameter[...] = value`` is always noticed.
+    weights once for each version of the parameters. What is written past torch's count of versions,
+    through ``parameter.data``, another tensor or array of the same memory, or by a fused optimiser,
+    is noticed too, but for writes of single values: of each row and each column of a parameter of
+    more than 16 KiB one value is looked at. ``with torch.no_grad(): parameter[...] = value`` is
+    always noticed.
 
     The output of a sequence is the same, bit for bit, whatever the batch around it, the padding
     and the number of threads, and that of a `fastlstm.LSTM` with engine native.
