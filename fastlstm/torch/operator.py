@@ -318,6 +318,8 @@ def _go_back(
         torch._foreach_zero_(dw)
         assert d_h_n is not None
         return dx, d_h_n.clone(), d_c_n.clone(), dw
+    if tape.dtype is not torch.uint8:  # a hook that saves tensors has made numbers of it
+        raise TypeError(f"Expected a tape of torch.uint8, as it was saved, got {tape.dtype}")
     if tape.data_ptr() % 64 or not tape.is_contiguous():  # it has been copied on its way
         tape = tape.clone(memory_format=torch.contiguous_format)
     dc = torch.empty_like(d_c_n)
