@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .dynamo import beside_graphs, is_transformed, trace
 from .operator import PLAIN, is_seen, lstm, lstm_unseen, step_unseen
-from .packs import forget
+from .packs import Misfit, forget
 from .resets import run_with_resets
 
 _TENSORS = PLAIN | {FakeTensor, FunctionalTensor}
@@ -62,6 +62,16 @@ def _are_states(hx: Any, input: Tensor) -> bool:
         and isinstance(hx[0], Tensor)
         and isinstance(hx[1], Tensor)
         and (torch.compiler.is_compiling() or _are_like(input, *hx))
+    )
+
+
+def _fit(x: Tensor, h: Tensor, c: Tensor, h_shape: Any, c_shape: Any) -> bool:
+    """Whether states have the shapes that they must have, and the dtype and device of x."""
+    return (
+        h.shape == h_shape
+        and c.shape == c_shape
+        and h.dtype is c.dtype is x.dtype
+        and h.device == x.device == c.device
     )
 
 
@@ -207,13 +217,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
             h_0, c_0 = hx
             if unbatched and h_0.dim() == 2 and c_0.dim() == 2:
                 h_0, c_0 = h_0.unsqueeze(1), c_0.unsqueeze(1)
-            if (
-                h_0.shape != h_shape
-                or c_0.shape != c_shape
-                or not (h_0.dtype is c_0.dtype is x.dtype)
-                or h_0.device != x.device
-                or c_0.device != x.device
-            ):
+            if not _fit(x, h_0, c_0, h_shape, c_shape):
                 if packed:
                     self.check_forward_args(x, (h_0, c_0), batch_sizes)
                 return self._by_torch(input, hx)
@@ -233,7 +237,7 @@ class LSTM(_OfTorch, torch.nn.LSTM):
                     self.bias, self.num_layers, self.bidirectional,
                 )  # fmt: skip
                 output = output if time_major else output.transpose(0, 1)
-        except ValueError:  # weights that do not belong together: torch says it in its own words
+        except Misfit:  # weights that do not belong together: torch says it in its own words
             return self._by_torch(input, hx)
         if packed:
             unsorted = input.unsorted_indices
@@ -350,13 +354,7 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
             if not _are_states(hx, input):
                 return super().forward(input, hx)
             h, c = hx
-            if (
-                h.shape != shape
-                or c.shape != shape
-                or not (h.dtype is c.dtype is x.dtype)
-                or h.device != x.device
-                or c.device != x.device
-            ):
+            if not _fit(x, h, c, shape, shape):
                 return super().forward(input, hx)
             if not is_batch:
                 h, c = h.unsqueeze(0), c.unsqueeze(0)
@@ -367,6 +365,6 @@ class LSTMCell(_OfTorch, torch.nn.LSTMCell):
                 h, c = (state.squeeze(0) for state in states[1:])
             else:
                 h, c = step_unseen(x, h, c, weights, self.bias)
-        except ValueError:  # as in LSTM
+        except Misfit:  # as in LSTM
             return super().forward(input, hx)
         return (h, c) if is_batch else (h.squeeze(0), c.squeeze(0))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .dynamo import untraced
-from .packs import VECTOR_BYTES, stack_of
+from .packs import VECTOR_BYTES, Misfit, stack_of
 
 _library = torch.library.Library("fastlstm", "DEF")
 _library.define(
@@ -97,7 +97,7 @@ def _checked(
     cells = num_layers * (1 + bidirectional)
     kinds = (4 * cells, 5 * cells) if has_biases else (2 * cells, 3 * cells)
     if num_layers < 1 or len(weights) not in kinds:
-        raise ValueError(
+        raise Misfit(
             f"Expected {kinds[0]} weights for num_layers={num_layers}, has_biases={has_biases}, "
             f"bidirectional={bidirectional}, or {kinds[1]} with projections, got {len(weights)}"
         )
@@ -107,7 +107,7 @@ def _checked(
     sizes = _sizes(weights, num_layers, bidirectional)
     packed = batch_sizes is not None
     if input.dim() != 3 - packed or input.shape[-1] != sizes.I:
-        raise ValueError(
+        raise Misfit(
             f"Expected {'packed rows (N, ' if packed else 'input (T, B, '}{sizes.I}), "
             f"got {[*input.shape]}"
         )
@@ -125,7 +125,7 @@ def _checked(
             or (array < 1).any()
             or (array[1:] > array[:-1]).any()
         ):
-            raise ValueError(
+            raise Misfit(
                 f"Expected batch_sizes of int64 that begin with {batch} as the states, never "
                 f"increase and add up to {len(input)} rows, got {array.tolist()!s:.100} of "
                 f"{array.dtype}"
@@ -136,7 +136,7 @@ def _checked(
     if not (
         input.dtype is h.dtype is c.dtype is dtype and h.shape == h_shape and c.shape == c_shape
     ):
-        raise ValueError(
+        raise Misfit(
             f"Expected input and states of {dtype}, states of shapes {h_shape} and {c_shape}, got "
             f"{input.dtype}, {h.dtype} of {[*h.shape]} and {c.dtype} of {[*c.shape]}"
         )
@@ -149,7 +149,7 @@ def _checked_step(
     """Do what `_checked` does for a step of a cell: x (B, I), h and c (B, H)."""
     sizes, batch = _sizes(weights, 1, False), len(x)
     if not (x.shape[1] == sizes.I and h.shape == c.shape == (batch, sizes.H)):
-        raise ValueError(
+        raise Misfit(
             f"Expected x (B, {sizes.I}), h and c (B, {sizes.H}), "
             f"got {[*x.shape]}, {[*h.shape]} and {[*c.shape]}"
         )

@@ -23,6 +23,10 @@ else:
         raise ImportError(f"fastlstm.torch computes with engine native alone: {fault}") from fault
 
 
+class Misfit(ValueError):
+    """Arguments that do not belong together, such as weights of other layers."""
+
+
 class _Pack:
     """The stack of one version of some parameters, and what tells whether it still is theirs."""
 
@@ -131,12 +135,12 @@ def _check(weights: Sequence[torch.Tensor], each: int, directions: int) -> None:
         if each % 2 and n % each == each - 1:
             shape = outputs, gates // 4
         if w.shape != shape or w.dtype is not weights[0].dtype or w.device.type != "cpu":
-            raise ValueError(
+            raise Misfit(
                 f"Expected weight {n} of shape {shape} and {weights[0].dtype} on the CPU, "
                 f"got {tuple(w.shape)}, {w.dtype} on {w.device}"
             )
     if gates % 4 or (outputs != gates // 4 and not each % 2):
-        raise ValueError(f"Expected 4H rows and H columns of W_hh, got {tuple(weights[1].shape)}")
+        raise Misfit(f"Expected 4H rows and H columns of W_hh, got {tuple(weights[1].shape)}")
 
 
 @quiet
