@@ -169,7 +169,8 @@ native = Extension(
     ["fastlstm/engines/_native.pyx", *sorted(glob.glob("fastlstm/native/*.c"))],
     depends=sorted(glob.glob("fastlstm/native/*.[hi]*")),
     include_dirs=["fastlstm/native", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    # FL_API: the extension exports nothing of the C library that it holds
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("FL_API", "")],
     extra_compile_args=[
         "-std=c11",
         # -O3 takes a quarter more of the compiler's time, and saves none of ours.

@@ -35,6 +35,14 @@ static void *allocate(size_t bytes)
     return memset(memory, 0, whole);
 }
 
+static void expect(fl_status status)
+{
+    if (!status)
+        return;
+    fprintf(stderr, "%s\n", fl_error_string(status));
+    exit(1);
+}
+
 static void *draw(int64_t count, int itemsize, double bound)
 {
     static uint64_t state = 1;
@@ -54,7 +62,7 @@ static void run(const fl_stack *stack, fl_call *call, long steps)
 {
     for (long n = 0; n < steps; n++) {
         call->parity ^= 1;
-        fl_run(stack, call);
+        expect(fl_run(stack, call));
     }
 }
 
@@ -92,13 +100,15 @@ static double median(fl_stream *stream, const fl_call *call, int block)
 
 static void print_times(const fl_stack *stack, int64_t I, int64_t H)
 {
-    fl_stream *stream = fl_make_stream(allocate(fl_stream_bytes(stack, 1)), stack, 1);
+    fl_stream *stream;
+    const size_t bytes = fl_stream_bytes(stack, 1);
+    expect(fl_make_stream(allocate(bytes), bytes, stack, 1, &stream));
     const fl_call call = {.x = draw(BLOCK * I, sizeof(float), 1),
                           .y = allocate(BLOCK * H * sizeof(float)),
                           .x_stride = I * sizeof(float),
                           .y_stride = H * sizeof(float)};
     double one = median(stream, &call, 1), block = median(stream, &call, BLOCK), sum = 0;
-    fl_set_states(stream, NULL, NULL);
+    expect(fl_set_states(stream, NULL, NULL));
     timed(stream, &call, BLOCK, 1);
     for (int64_t n = 0; n < BLOCK * H; n++)
         sum += ((float *)call.y)[n];
@@ -127,17 +137,24 @@ int main(int argc, char **argv)
     for (int n = 0; n < ARRAYS; n++)
         arrays[n] = draw(counts[n], itemsize, n < X ? 1 / sqrt((double)H) : n == X ? 1 : 0);
 
-    fl_shape shape = {.itemsize = itemsize,
+    fl_shape shape = {.struct_size = sizeof shape,
+                      .itemsize = itemsize,
                       .layers = 1,
                       .directions = 1,
                       .input = I,
                       .hidden = H,
                       .output = P,
                       .caches = written ? &CACHES : NULL};
-    fl_arrays parameters = {
-        .w_ih = arrays[W_IH], .w_hh = arrays[W_HH], .b = arrays[BIAS], .w_hr = P < H ? arrays[W_HR] : NULL};
-    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, &parameters);
-    fl_call call = {.x = arrays[X],
+    fl_arrays parameters = {.struct_size = sizeof parameters,
+                            .w_ih = arrays[W_IH],
+                            .w_hh = arrays[W_HH],
+                            .b = arrays[BIAS],
+                            .w_hr = P < H ? arrays[W_HR] : NULL};
+    fl_stack *stack;
+    const size_t bytes = fl_stack_bytes(&shape, isa);
+    expect(fl_pack(allocate(bytes), bytes, &shape, isa, &parameters, &stack));
+    fl_call call = {.struct_size = sizeof call,
+                    .x = arrays[X],
                     .x_stride = I * itemsize,
                     .y = arrays[Y],
                     .y_stride = P * itemsize,
@@ -146,7 +163,8 @@ int main(int argc, char **argv)
                     .h = arrays[STATE],
                     .c = arrays[CELL],
                     .threads = 1};
-    call.scratch = allocate(fl_scratch_bytes(stack, &call));
+    call.scratch_size = fl_scratch_bytes(stack, &call);
+    call.scratch = allocate(call.scratch_size);
     if (!written) {
         print_times(stack, I, H);
         return 0;

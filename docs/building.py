@@ -169,7 +169,9 @@ _DECLARED = re.compile(
 
 def header_parts(text: str) -> Iterator[tuple[str, str]]:
     """Yield the comments of a header, each with what is declared behind it; one may be empty."""
-    for match in _DECLARED.finditer(text[: text.rindex("#endif")]):
+    text = re.sub(r"^#ifdef __cplusplus\n.*?^#endif\n", "", text, flags=re.M | re.S)
+    text = text[: text.rindex("#endif")].replace("FL_API ", "")
+    for match in _DECLARED.finditer(text):
         if match["alone"]:
             yield "", f"{match['alone']};"
         else:

@@ -584,7 +584,9 @@ int main(void)
 {run}
     memcpy(run, y, sizeof run);
     memset(y, 0, sizeof y);
+    {{
 {stream}
+    }}
     puts(memcmp(run, y, sizeof run) ? "other values" : run[0] == 0 ? "zeros" : "the same");
 }}
 """

@@ -69,7 +69,12 @@ cdef extern from "fastlstm.h":
     ctypedef struct fl_activation:
         int32_t function
         double alpha, beta
+    ctypedef enum fl_status:
+        FL_OK
+        FL_STOPPED
+    const char *fl_error_string(int status)
     ctypedef struct fl_options:
+        size_t struct_size
         double gate_clip, cell_clip, proj_clip
         int32_t coupled
         fl_activation gate, cell, output
@@ -79,12 +84,14 @@ cdef extern from "fastlstm.h":
         int64_t l1, l2, l3
         int32_t l3_sharers
     ctypedef struct fl_shape:
+        size_t struct_size
         int32_t itemsize, layers, directions
         int64_t input, hidden, output
         int32_t back
         const fl_options *options
         const fl_caches *caches
     ctypedef struct fl_arrays:
+        size_t struct_size
         void *w_ih
         void *w_hh
         void *b
@@ -108,6 +115,7 @@ cdef extern from "fastlstm.h":
     ctypedef struct fl_back_cut:
         int32_t threads, groups, shares
     ctypedef struct fl_call:
+        size_t struct_size
         const void *x
         const void *table
         int64_t table_rows
@@ -117,15 +125,18 @@ cdef extern from "fastlstm.h":
         void *h
         void *c
         void *scratch
+        size_t scratch_size
         void *cells
         int64_t cells_stride
         const fl_cut *cut
         const fl_noise *noise
         int32_t threads, reverse, parity
         void *tape
+        size_t tape_size
         int64_t checkpoint_interval
         int (*stop)() noexcept nogil
     ctypedef struct fl_back_call:
+        size_t struct_size
         const fl_call *call
         const void *dy
         int64_t dy_stride
@@ -136,36 +147,52 @@ cdef extern from "fastlstm.h":
         const fl_arrays *dw
         int32_t fill_dw
         void *scratch
+        size_t scratch_size
         const fl_back_cut *cut
     int fl_isa(const char *name)
     const char *fl_isa_name(int isa)
     fl_caches fl_caches_here()
-    void fl_set_processors(int32_t processors)
+    fl_status fl_set_processors(int32_t processors)
     size_t fl_stack_bytes(const fl_shape *shape, int isa)
-    fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
+    fl_status fl_pack(void *memory, size_t size, const fl_shape *shape, int isa,
+                      const fl_arrays *parameters, fl_stack **stack)
     const char *fl_stack_isa(const fl_stack *stack)
     int fl_stack_lanes(const fl_stack *stack)
     size_t fl_table_bytes(const fl_stack *stack, int64_t rows)
-    void fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows,
-                       void *table) nogil
+    fl_status fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows,
+                            void *table, size_t size) nogil
     size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call) nogil
-    bint fl_run(const fl_stack *stack, const fl_call *call) nogil
+    fl_status fl_run(const fl_stack *stack, const fl_call *call) nogil
     size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call) nogil
-    void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates,
-                  void *cells) nogil
+    fl_status fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates,
+                       void *cells) nogil
     size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back) nogil
-    bint fl_back(const fl_stack *stack, const fl_back_call *back) nogil
+    fl_status fl_back(const fl_stack *stack, const fl_back_call *back) nogil
     ctypedef struct fl_linear:
         pass
     ctypedef struct fl_linear_call:
+        size_t struct_size
         const void *x
         void *y
         int64_t x_stride, y_stride, rows
         int32_t threads
     size_t fl_linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa)
-    fl_linear *fl_pack_linear(void *memory, int32_t itemsize, int64_t inputs, int64_t outputs,
-                              int isa, const void *w, const void *b)
-    void fl_run_linear(const fl_linear *linear, const fl_linear_call *call) nogil
+    fl_status fl_pack_linear(void *memory, size_t size, int32_t itemsize, int64_t inputs,
+                             int64_t outputs, int isa, const void *w, const void *b,
+                             fl_linear **linear)
+    fl_status fl_run_linear(const fl_linear *linear, const fl_linear_call *call) nogil
+
+
+cdef int _expect(fl_status status) except -1:
+    """Raise what a signal's handler raised during a call that was stopped, or say what was refused.
+
+    Layers check what they are given, so what C refuses is a fault of ours.
+    """
+    if status == FL_OK:
+        return 0
+    if status == FL_STOPPED:
+        return -1
+    raise RuntimeError(f"the native engine was called wrongly: {fl_error_string(status).decode()}")
 
 
 def _choose_isa():
@@ -190,7 +217,7 @@ def _isa_name(int isa):
     return name.decode() if name != NULL else None
 
 
-fl_set_processors(cpus())
+_expect(fl_set_processors(cpus()))
 
 cdef fl_caches _CACHES = fl_caches_here()  # or those of FASTLSTM_CACHES, to which work is cut
 if (asked := asked_caches()) is not None:
@@ -223,11 +250,6 @@ cdef Stop _stop_of(double work):
     if work > _WORTH_ASKING and threading.get_ident() == threading.main_thread().ident:
         return _interrupted
     return NULL
-
-
-cdef int _raise() except -1:
-    """What a signal's handler raised during a call."""
-    return -1
 
 
 cdef struct Scratch:  # it begins with this, and has so many bytes behind it
@@ -305,6 +327,7 @@ cdef inline void *_address(cnp.ndarray array) noexcept:
 cdef fl_arrays _addresses(cell):
     """Where the arrays of a cell are; the cell must outlive what is returned."""
     return fl_arrays(
+        sizeof(fl_arrays),
         _address(cell.w_ih), _address(cell.w_hh), _address(cell.b), _address(cell.w_hr),
         _address(cell.w_ci), _address(cell.w_cf), _address(cell.w_co), _address(cell.ln),
         _address(cell.ln_ih), _address(cell.ln_hh), _address(cell.ln_c), _address(cell.b_c),
@@ -318,6 +341,7 @@ cdef int _fill_activation(fl_activation *to, activation) except -1:
 
 
 cdef int _fill_options(fl_options *to, options) except -1:
+    to.struct_size = sizeof(fl_options)
     to.gate_clip, to.cell_clip = options.gate_clip, options.cell_clip
     to.proj_clip = options.proj_clip
     to.coupled = ("", "f=1-i", "i=1-f").index(options.coupled)
@@ -360,6 +384,7 @@ cdef class Stack:
     def __init__(self, cells, int directions, bint back=False, spare=None):
         if self.stack != NULL:
             raise TypeError("a stack is packed once")
+        self.shape.struct_size = sizeof(fl_shape)
         self.shape.input, self.shape.hidden, self.shape.output = cells[0].sizes
         self.shape.itemsize = cells[0].dtype.itemsize
         self.shape.directions, self.shape.back = directions, back
@@ -377,9 +402,9 @@ cdef class Stack:
         cdef fl_arrays *arrays = <fl_arrays *>cnp.PyArray_DATA(places)
         for k, cell in enumerate(cells):
             arrays[k] = _addresses(cell)
-        self.stack = fl_pack(
-            _aligned(cnp.PyArray_DATA(self.memory)), &self.shape, _ISA, arrays
-        )
+        _expect(fl_pack(
+            _aligned(cnp.PyArray_DATA(self.memory)), self.bytes, &self.shape, _ISA, arrays, &self.stack
+        ))
         self.shape.options = NULL  # The stack has its own copy.
 
     def __del__(self):
@@ -467,6 +492,7 @@ cdef class Stack:
         memset(gradients, 0, sizeof(gradients))
         for direction in range(self.shape.directions):
             places = dw[direction]
+            gradients[direction].struct_size = sizeof(fl_arrays)
             gradients[direction].w_ih = <void *><uintptr_t>places[0]
             gradients[direction].w_hh = <void *><uintptr_t>places[1]
             gradients[direction].b, again[direction] = <void *><uintptr_t>places[2], places[3]
@@ -503,6 +529,7 @@ cdef class Stack:
         cdef fl_call call
         cdef uintptr_t batch_sizes, h_0, c_0, h, c
         memset(&call, 0, sizeof(call))
+        call.struct_size = sizeof(call)
         batch_sizes, call.steps, call.batch, rows[0] = steps
         call.batch_sizes, call.threads = <const int64_t *>batch_sizes, threads
         call.x, call.x_stride = <const void *>x, self.shape.input * self.shape.itemsize
@@ -520,9 +547,9 @@ cdef class Stack:
 
     cdef int lay(self, fl_call *call, uintptr_t tape, size_t room) except -1:
         """Place the tape of a call into the room at this address."""
-        cdef size_t needed = fl_tape_bytes(self.stack, call) + 64
-        if room < needed:
-            raise ValueError(f"a tape of {needed} bytes, got {room}")
+        call.tape_size = fl_tape_bytes(self.stack, call)
+        if room < call.tape_size + 64:
+            raise ValueError(f"a tape of {call.tape_size + 64} bytes, got {room}")
         call.tape = _aligned(<void *>tape)
         return 0
 
@@ -530,18 +557,17 @@ cdef class Stack:
         """Run in memory that no other call has; short work keeps the GIL."""
         call.reverse, call.stop = self.reverse, _stop_of(<double>self.bytes * rows)
         call.cut = &self.cut if self.cut.threads else NULL
-        cdef Scratch *scratch = self.take(fl_scratch_bytes(self.stack, call))
-        cdef bint stopped
+        call.scratch_size = fl_scratch_bytes(self.stack, call)
+        cdef Scratch *scratch = self.take(call.scratch_size)
+        cdef fl_status status
         call.scratch = _aligned(scratch + 1)
         if self.bytes * rows < _WORTH_GIL:
-            stopped = fl_run(self.stack, call)
+            status = fl_run(self.stack, call)
         else:
             with nogil:
-                stopped = fl_run(self.stack, call)
+                status = fl_run(self.stack, call)
         self.give(scratch)
-        if stopped:
-            _raise()
-        return 0
+        return _expect(status)
 
     def call(self, x, hx, int time_axis, int threads, Table table=None):
         cdef int type_number = cnp.NPY_FLOAT32 if self.shape.itemsize == 4 else cnp.NPY_FLOAT64
@@ -592,6 +618,7 @@ cdef class Stack:
             batch_sizes[t] = batch
         cdef fl_call call
         memset(&call, 0, sizeof(call))
+        call.struct_size = sizeof(call)
         call.x, call.x_stride = cnp.PyArray_DATA(rows), self.shape.input * self.shape.itemsize
         if table is not None:
             table.give_to(&call)
@@ -614,16 +641,17 @@ cdef class Stack:
         cdef Tape tape = Tape()
         tape.spare, tape.arrays = self.spare, (x, batch_sizes, y, noise)
         call.noise = _fill_noise(tape.noise, noise)
-        tape.memory = _borrow(self.spare, "tape", fl_tape_bytes(self.stack, &call))
+        call.tape_size = fl_tape_bytes(self.stack, &call)
+        tape.memory = _borrow(self.spare, "tape", call.tape_size)
         call.tape = _aligned(cnp.PyArray_DATA(tape.memory))
-        cdef cnp.ndarray scratch = _borrow(self.spare, "scratch", fl_scratch_bytes(self.stack, &call))
-        cdef bint stopped
+        call.scratch_size = fl_scratch_bytes(self.stack, &call)
+        cdef cnp.ndarray scratch = _borrow(self.spare, "scratch", call.scratch_size)
+        cdef fl_status status
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         call.stop = _stop_of(<double>self.bytes * cnp.PyArray_DIM(x, 0))
         with nogil:
-            stopped = fl_run(self.stack, &call)
-        if stopped:
-            _raise()
+            status = fl_run(self.stack, &call)
+        _expect(status)
         _give_back(self.spare, "scratch", scratch)
         call.cut = NULL
         tape.call = call
@@ -640,7 +668,8 @@ cdef class Stack:
 
     def saved(self, Tape tape not None):
         cdef fl_call call = tape.call
-        cdef cnp.ndarray scratch = np.empty(fl_scratch_bytes(self.stack, &call) + 64, np.uint8)
+        call.scratch_size = fl_scratch_bytes(self.stack, &call)
+        cdef cnp.ndarray scratch = np.empty(call.scratch_size + 64, np.uint8)
         cdef cnp.ndarray gates, cells
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         x, _, y, _ = tape.arrays
@@ -648,7 +677,9 @@ cdef class Stack:
         for direction in range(self.shape.directions):
             gates = np.empty((len(x), 4 * self.shape.hidden), y.dtype)
             cells = np.empty((len(x), self.shape.hidden), y.dtype)
-            fl_saved(self.stack, &call, direction, cnp.PyArray_DATA(gates), cnp.PyArray_DATA(cells))
+            _expect(fl_saved(
+                self.stack, &call, direction, cnp.PyArray_DATA(gates), cnp.PyArray_DATA(cells)
+            ))
             result.append((gates, cells))
         return result
 
@@ -673,16 +704,16 @@ cdef class Stack:
     cdef int go_back(self, fl_call *run, fl_back_call *call, const fl_arrays *gradients,
                      int64_t rows) except -1:
         """Go back through a call that was recorded."""
-        call.call, call.dw = run, gradients
+        call.struct_size, call.call, call.dw = sizeof(fl_back_call), run, gradients
         call.cut = &self.back_cut if self.back_cut.threads else NULL
-        cdef cnp.ndarray scratch = _borrow(self.spare, "back", fl_back_scratch_bytes(self.stack, call))
-        cdef bint stopped
+        call.scratch_size = fl_back_scratch_bytes(self.stack, call)
+        cdef cnp.ndarray scratch = _borrow(self.spare, "back", call.scratch_size)
+        cdef fl_status status
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         run.stop = _stop_of(<double>self.bytes * rows)
         with nogil:
-            stopped = fl_back(self.stack, call)
-        if stopped:
-            _raise()
+            status = fl_back(self.stack, call)
+        _expect(status)
         _give_back(self.spare, "back", scratch)
         return 0
 
@@ -703,10 +734,13 @@ cdef class Table:
         cdef int64_t x_stride = cnp.PyArray_STRIDE(x, 0)
         cdef const void *first = cnp.PyArray_DATA(x)
         self.stack, self.rows = stack, cnp.PyArray_DIM(x, 0)
-        self.memory = np.empty(fl_table_bytes(stack.stack, self.rows) + 64, np.uint8)
+        cdef size_t size = fl_table_bytes(stack.stack, self.rows)
+        cdef fl_status status
+        self.memory = np.empty(size + 64, np.uint8)
         self.products = _aligned(cnp.PyArray_DATA(self.memory))
         with nogil:
-            fl_fill_table(stack.stack, first, x_stride, self.rows, self.products)
+            status = fl_fill_table(stack.stack, first, x_stride, self.rows, self.products, size)
+        _expect(status)
 
     cdef void give_to(self, fl_call *call) noexcept:
         call.table, call.table_rows = self.products, self.rows
@@ -758,16 +792,15 @@ cdef class Lent:
 cdef fl_call _call_of(cnp.ndarray x, cnp.ndarray batch_sizes, cnp.ndarray h, cnp.ndarray c,
                       cnp.ndarray y, int threads):
     cdef fl_call call
+    memset(&call, 0, sizeof(call))
+    call.struct_size = sizeof(call)
     call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
     call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
     call.h, call.c = cnp.PyArray_DATA(h), cnp.PyArray_DATA(c)
     call.batch = cnp.PyArray_DIM(h, cnp.PyArray_NDIM(h) - 2)
     call.batch_sizes = <const int64_t *>cnp.PyArray_DATA(batch_sizes)
     call.steps = cnp.PyArray_DIM(batch_sizes, 0)
-    call.threads, call.reverse, call.parity, call.noise = threads, 0, 0, NULL
-    call.tape, call.checkpoint_interval, call.scratch, call.stop = NULL, 0, NULL, NULL
-    call.cells, call.cells_stride, call.cut = NULL, 0, NULL
-    call.table, call.table_rows = NULL, 0
+    call.threads = threads
     return call
 
 
@@ -858,6 +891,7 @@ cdef class Step:
                  Table table=None):
         self.h, self.c, self.present, self.otherwise = h, c, present, otherwise
         self.table = table
+        self.call.struct_size = sizeof(fl_call)
         if table is not None:
             table.give_to(&self.call)
         self.type_number = cnp.PyArray_TYPE(h)
@@ -877,7 +911,8 @@ cdef class Step:
         cdef cnp.ndarray scratch
         stack, call.threads = self.present()
         call.cut = &stack.cut if stack.cut.threads else NULL
-        scratch = np.empty(fl_scratch_bytes(stack.stack, &call) + 64, np.uint8)
+        call.scratch_size = fl_scratch_bytes(stack.stack, &call)
+        scratch = np.empty(call.scratch_size + 64, np.uint8)
         call.scratch = _aligned(cnp.PyArray_DATA(scratch))
         # Nothing fails from here on: a stack never meets scratch memory that is too small for it, nor does a cut.
         self.cut = stack.cut
@@ -952,11 +987,13 @@ cdef class Step:
             self.take_present()
         self.call.x, self.call.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out)
         self.call.parity ^= 1
+        cdef fl_status status
         if self.stack.bytes * self.call.batch < _WORTH_GIL:
-            fl_run(self.stack.stack, &self.call)
+            status = fl_run(self.stack.stack, &self.call)
         else:
             with nogil:
-                fl_run(self.stack.stack, &self.call)
+                status = fl_run(self.stack.stack, &self.call)
+        _expect(status)
         return out
 
 
@@ -984,24 +1021,27 @@ cdef class Product:
         b = None if b is None else np.ascontiguousarray(b)
         self.bytes = fl_linear_bytes(itemsize, inputs, outputs, _ISA)
         self.memory = np.empty(self.bytes + 64, np.uint8)
-        self.linear = fl_pack_linear(
-            _aligned(cnp.PyArray_DATA(self.memory)), itemsize, inputs, outputs, _ISA,
-            cnp.PyArray_DATA(w), NULL if b is None else cnp.PyArray_DATA(b),
-        )
+        _expect(fl_pack_linear(
+            _aligned(cnp.PyArray_DATA(self.memory)), self.bytes, itemsize, inputs, outputs, _ISA,
+            cnp.PyArray_DATA(w), NULL if b is None else cnp.PyArray_DATA(b), &self.linear,
+        ))
 
     def run(self, cnp.ndarray x not None, cnp.ndarray y not None, int threads):
         cdef fl_linear_call call
+        call.struct_size = sizeof(call)
         call.x, call.x_stride = cnp.PyArray_DATA(x), cnp.PyArray_STRIDE(x, 0)
         call.y, call.y_stride = cnp.PyArray_DATA(y), cnp.PyArray_STRIDE(y, 0)
         call.rows, call.threads = cnp.PyArray_DIM(x, 0), threads
         self.go(&call)
 
-    cdef void go(self, const fl_linear_call *call) noexcept:
+    cdef int go(self, const fl_linear_call *call) except -1:
+        cdef fl_status status
         if self.bytes * call.rows < _WORTH_GIL:
-            fl_run_linear(self.linear, call)
+            status = fl_run_linear(self.linear, call)
         else:
             with nogil:
-                fl_run_linear(self.linear, call)
+                status = fl_run_linear(self.linear, call)
+        return _expect(status)
 
     def call(self, x, int threads):
         cdef int ndim = cnp.PyArray_NDIM(x) if cnp.PyArray_CheckExact(x) else 0
@@ -1017,6 +1057,7 @@ cdef class Product:
         shape[ndim - 1] = self.outputs
         cdef size_t itemsize = cnp.PyArray_ITEMSIZE(x)
         cdef fl_linear_call call
+        call.struct_size = sizeof(call)
         call.rows, call.threads = cnp.PyArray_SIZE(x) // self.inputs, threads
         if call.rows == 0 or <double>self.bytes * call.rows > _WORTH_ASKING:
             return None
@@ -1057,6 +1098,7 @@ cdef class Product:
         cdef char *results = <char *>cnp.PyArray_DATA(y)
         cdef const char *images = <const char *>cnp.PyArray_DATA(x)
         cdef fl_linear_call call
+        call.struct_size = sizeof(call)
         call.x, call.x_stride, call.y_stride = laid_out, size, self.outputs * item
         call.threads = threads
         for first in range(0, rows, at_once):

@@ -25,8 +25,9 @@ A whole model from one file is `fl_model`, below.
 Every function checks its arguments before any work, and changes nothing if it refuses them. Functions that do
 something return an `fl_status`, FL_OK if they did it. Functions that return a number of bytes return 0 if their
 arguments are refused; the function that takes the memory then says why. What cannot be seen is not checked: pointers
-must lead to arrays of the sizes that are said. All numbers of bytes returned are multiples of 64, as aligned_alloc
-wants them, and all memory that the caller brings begins at a multiple of 64. (Windows has _aligned_malloc.)
+must lead to arrays of the sizes that are said, and what is filled may not overlap what is read. All numbers of bytes
+returned are multiples of 64, as aligned_alloc wants them, and all memory that the caller brings begins at a multiple of
+64. (Windows has _aligned_malloc.)
 
 A structure that may grow begins with `struct_size`, its sizeof where the program was compiled: a later library takes
 the fields that it adds as zeros. In an array of such structures all have the same. Structures without it stay as they
@@ -46,15 +47,18 @@ the cell. */
 /* The version of this header, 10000 major + 100 minor + patch; `fl_version` tells that of the library. */
 #define FL_VERSION 100
 
-/* What the library exports. A program that is linked to fastlstm's DLL on Windows defines FL_DLL. */
+/* What the library exports. A program that is linked to fastlstm's DLL on Windows defines FL_DLL. One that is compiled
+along with the sources, and is to export nothing of them, defines FL_API as nothing. */
+#ifndef FL_API
 #if defined(_WIN32) && defined(FL_BUILD_DLL)
 #define FL_API __declspec(dllexport)
 #elif defined(_WIN32) && defined(FL_DLL)
 #define FL_API __declspec(dllimport)
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && !defined(_WIN32)
 #define FL_API __attribute__((visibility("default")))
 #else
 #define FL_API
+#endif
 #endif
 
 #ifdef __cplusplus
@@ -120,7 +124,7 @@ enum {
 /* What equations (11) to (19) take beside arrays. The plain cell's are clips of INFINITY, FL_SIGMOID for the
 gates, FL_TANH for the cell and the output, and zeros. */
 typedef struct {
-    size_t struct_size; /* sizeof(fl_options) */
+    size_t struct_size;                     /* sizeof(fl_options) */
     double gate_clip, cell_clip, proj_clip; /* INFINITY: none */
     int32_t coupled;                        /* 0, FL_F_FROM_I (f = 1 - i) or FL_I_FROM_F (i = 1 - f). In all arrays,
                                                the rows of the gate that follows are zeros. */
@@ -141,7 +145,7 @@ typedef struct {
 
 /* The sizes of a stack of layers. Each layer has one or two directions; its output goes into the next. */
 typedef struct {
-    size_t struct_size; /* sizeof(fl_shape) */
+    size_t struct_size;            /* sizeof(fl_shape) */
     int32_t itemsize;              /* bytes of a value: 4 for float, 8 for double */
     int32_t layers, directions;    /* at least 1; 1 or 2 */
     int64_t input, hidden, output; /* I of the first layer, H, P; there is a projection if P is not H */
@@ -160,10 +164,11 @@ typedef struct fl_stack fl_stack;
 which are added to. The rows of gate i come first, then those of f, g and o. */
 typedef struct {
     size_t struct_size; /* sizeof(fl_arrays) */
-    void *w_ih;               /* (4H, I); above the first layer (4H, directions * P) */
-    void *w_hh;               /* (4H, P) */
-    void *b;                  /* (4H,): the one bias, which is the sum of torch's two, bias_ih + bias_hh; NULL: zeros */
-    void *w_hr;               /* (P, H); NULL without a projection */
+    void *w_ih;         /* (4H, I); above the first layer (4H, directions * P) */
+    void *w_hh;         /* (4H, P) */
+    void *b;            /* (4H,): the one bias, which is the sum of torch's two, bias_ih + bias_hh. That of parameters
+                           may be NULL: zeros */
+    void *w_hr;         /* (P, H); NULL without a projection */
     void *w_ci, *w_cf, *w_co; /* (H,): the peepholes of (13); NULL without */
     void *ln;                 /* (4H,): the gains of (14); NULL without FL_NORM_GATES */
     void *ln_ih, *ln_hh;      /* (4H,): the gains of (12); NULL without FL_NORM_SUMS */
@@ -195,7 +200,7 @@ typedef struct {
 /* One run of a stack over packed rows: the rows of step 0, then those of step 1, and so on. Sequences are
 sorted by length, the longest first. */
 typedef struct {
-    size_t struct_size; /* sizeof(fl_call) */
+    size_t struct_size;         /* sizeof(fl_call) */
     const void *x;              /* (N, I); the values of a row lie side by side. With `table`: (N,) of int64_t, the
                                    numbers of rows of the table */
     const void *table;          /* NULL, or what `fl_fill_table` filled. Such a run is not recorded. */
@@ -232,7 +237,7 @@ typedef struct {
 
 /* The backward pass through a recorded call. */
 typedef struct {
-    size_t struct_size; /* sizeof(fl_back_call) */
+    size_t struct_size;        /* sizeof(fl_back_call) */
     const fl_call *call;       /* as it ran, except for h and c, which are not read, and threads, which may differ */
     const void *dy;            /* (N, directions * P) */
     int64_t dy_stride;         /* bytes from row to row */
@@ -321,8 +326,7 @@ FL_API fl_status fl_step(fl_stream *stream, const void *x, void *y);
 
 /* Advance all sequences by so many steps, which is quicker than one by one and gives the same bits. x is (steps, B, I)
 and y (steps, B, P); strides are the bytes from row to row, of which each step has B. 0 steps do nothing. */
-FL_API fl_status fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y,
-                          int64_t y_stride);
+FL_API fl_status fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
 
 /* Write the states into h (layers, B, P) and c (layers, B, H), or replace them by those. With NULL, `fl_get_states`
 leaves one out, and `fl_set_states` makes it zeros. */
@@ -381,13 +385,13 @@ typedef struct fl_model fl_model;
 
 /* What a model is. */
 typedef struct {
-    size_t struct_size;     /* sizeof(fl_model_info), set by the caller */
-    int32_t itemsize;       /* bytes of a value of its outputs, and of its inputs unless they are indices */
-    int32_t indices;        /* 1: inputs are int64_t numbers of rows of an embedding, one for each step */
-    int64_t input, output;  /* values of a step of one sequence */
-    int32_t steps;          /* 1: it can be run step by step; 0: it needs whole sequences (two directions) */
-    int32_t last;           /* 1: a run gives the output of its last step only */
-    double sample_rate;     /* of the signal it was made for, in Hz; 0: not said */
+    size_t struct_size;    /* sizeof(fl_model_info), set by the caller */
+    int32_t itemsize;      /* bytes of a value of its outputs, and of its inputs unless they are indices */
+    int32_t indices;       /* 1: inputs are int64_t numbers of rows of an embedding, one for each step */
+    int64_t input, output; /* values of a step of one sequence */
+    int32_t steps;         /* 1: it can be run step by step; 0: it needs whole sequences (two directions) */
+    int32_t last;          /* 1: a run gives the output of its last step only */
+    double sample_rate;    /* of the signal it was made for, in Hz; 0: not said */
 } fl_model_info;
 
 /* How many bytes the packed weights of a model take. `bytes` begin at a multiple of 8. */

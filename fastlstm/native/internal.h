@@ -75,6 +75,7 @@ static inline int fl_saved_values(const fl_cell *cell)
 struct fl_linear {
     const struct fl_kernels *kernels;
     int64_t inputs, outputs;
+    int32_t itemsize;
     void *w, *b;
 };
 
@@ -177,7 +178,7 @@ typedef struct fl_kernels {
     int lanes, weight_bytes, tile; /* tile: how many rows a tile has at most */
     void (*pack)(fl_cell *cell, const fl_arrays *parameters);
     /* Of a task, only cell, table, batch_sizes, steps, batch, sequences, shares, split and noise are read. */
-    size_t (*scratch_bytes)(const fl_task *task);
+    int64_t (*scratch_bytes)(const fl_task *task);
     /* Make `steps` steps, x and y of which are so many bytes apart. y has exactly H values. */
     void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
     /* Fill a table of products, [row][panel][gate][lane], from rows x. */
@@ -192,7 +193,7 @@ typedef struct fl_kernels {
     /* Of a recorded task with all sequences, the gates and cells that `fl_saved` fills. */
     void (*saved)(const fl_task *task, void *gates, void *cells);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
-    size_t (*back_scratch_bytes)(const fl_back_task *back);
+    int64_t (*back_scratch_bytes)(const fl_back_task *back);
     void (*begin_back)(const fl_back_task *back);       /* once, before the threads come */
     void (*back)(const fl_back_task *back, int thread); /* in every thread */
     void (*pack_linear)(fl_linear *linear, const void *w, const void *b);
@@ -225,7 +226,10 @@ int fl_has_vectors(int bytes);
 /* Whether the steps of so many sequences are those of small plain layers, which `few_steps` makes. */
 int fl_are_few(const fl_stack *stack, int64_t batch);
 
-/* The instruction set of a number that fl_isa returned, and its kernels for values of so many bytes. */
+/* Whether there is an instruction set of this number, and this machine has it. */
+int fl_isa_is_here(int isa);
+
+/* The instruction set of such a number, and its kernels for values of so many bytes; NULL if they are not compiled in. */
 const fl_instruction_set *fl_instruction_set_of(int isa);
 const fl_kernels *fl_kernels_of(int isa, int32_t itemsize);
 
@@ -233,7 +237,7 @@ const fl_kernels *fl_kernels_of(int isa, int32_t itemsize);
 int64_t fl_rows_of(const fl_call *call);
 
 /* Place a direction's arrays in the tape of a call of so many rows, and return the bytes of the whole tape. */
-size_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction);
+int64_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction);
 
 fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows);
 
@@ -374,5 +378,74 @@ static inline int64_t fl_panel_rows(int64_t rows, int64_t row_bytes)
     int64_t unit = row_bytes < 2048 ? 2048 / row_bytes : 1;
     return ((rows + unit - 1) / unit | 1) * unit;
 }
+
+/* ---- checks.c: what the public functions ask before any work ------------------------------------------ */
+
+/* Functions that return a status return FL_OK if all is right. Those that return a structure of the caller's return
+NULL if it is not, and set the status in any case. They return the structure itself or, if it is that of another
+version, `own`, which they fill. */
+
+const void *fl_known_of_other(const void *given, void *own, size_t size, fl_status *status);
+
+/* A structure that begins with struct_size. The usual case costs two comparisons and copies nothing. */
+static inline const void *fl_known(const void *given, void *own, size_t size, fl_status *status)
+{
+    size_t told;
+    *status = FL_NULL;
+    if (!given)
+        return NULL;
+    memcpy(&told, given, sizeof told);
+    if (told != size)
+        return fl_known_of_other(given, own, size, status);
+    *status = FL_OK;
+    return given;
+}
+
+/* The n-th of an array of them, which lie as far apart as the first one says. */
+const fl_arrays *fl_nth_arrays(const fl_arrays *given, int n, fl_arrays *own, fl_status *status);
+
+/* A number of bytes as public functions return it: 0 if no memory can have so many. */
+size_t fl_size(int64_t bytes);
+
+/* Memory that has to have so many bytes. */
+fl_status fl_check_memory(const void *memory, size_t size, int64_t needed);
+
+/* An array of values, and one of rows, each of which is filled with so many bytes or, for 0, read. */
+fl_status fl_check_array(const void *array, int64_t itemsize);
+fl_status fl_check_rows(const void *array, int64_t stride, int64_t rows, int64_t filled, int64_t itemsize);
+
+fl_status fl_check_isa(int isa, int32_t itemsize);
+fl_status fl_check_options(const fl_options *options, int projected);
+
+/* Fill the shape, and the options if there are any, with what is given. */
+fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_options *options);
+
+/* Fill the n-th arrays with what is given: the parameters of a cell, or the gradients of a direction. */
+fl_status fl_check_parameters(const fl_shape *shape, const fl_arrays *given, int n, fl_arrays *own);
+fl_status fl_check_gradients(const fl_stack *stack, const fl_arrays *given, int direction, fl_arrays *own);
+
+/* Whether so many rows can be run at all. */
+fl_status fl_check_batch(const fl_stack *stack, int64_t batch, int64_t steps);
+
+/* A call: what its sizes depend on; all of it but the scratch memory; and the same of one that was recorded, whose h and
+c are not read. */
+const fl_call *fl_check_work(const fl_stack *stack, const fl_call *given, fl_call *own, fl_status *status);
+const fl_call *fl_check_call(const fl_stack *stack, const fl_call *given, fl_call *own, fl_status *status);
+const fl_call *fl_check_recorded(const fl_stack *stack, const fl_call *given, fl_call *own, fl_status *status);
+
+fl_status fl_check_back_cut(const fl_stack *stack, const fl_back_cut *cut, int64_t batch);
+fl_status fl_check_back(const fl_stack *stack, const fl_back_call *back, int64_t rows);
+
+fl_status fl_check_linear(int32_t itemsize, int64_t inputs, int64_t outputs, int isa);
+const fl_linear_call *fl_check_product(const fl_linear *linear, const fl_linear_call *given, fl_linear_call *own,
+                                       fl_status *status);
+
+/* ---- what public functions do behind their checks ------------------------------------------------------ */
+
+int64_t fl_stack_bytes_of(const fl_shape *shape, int isa);
+int64_t fl_scratch_bytes_of(const fl_stack *stack, const fl_call *call);
+int64_t fl_tape_bytes_of(const fl_stack *stack, const fl_call *call);
+fl_status fl_run_checked(const fl_stack *stack, const fl_call *call);
+void fl_run_linear_checked(const fl_linear *linear, const fl_linear_call *call);
 
 #endif

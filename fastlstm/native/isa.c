@@ -53,6 +53,20 @@ int fl_has_vectors(int bytes)
 
 #endif
 
+/* The processor is asked once: that of a virtual machine takes long to answer. */
+int fl_isa_is_here(int isa)
+{
+    static _Atomic signed char known[COUNT]; /* 0: nobody has asked yet; 1: it is there; -1: it is not */
+    if (isa < 0 || isa >= COUNT)
+        return 0;
+    signed char here = atomic_load_explicit(&known[isa], memory_order_relaxed);
+    if (!here) {
+        here = table[isa]->there() ? 1 : -1;
+        atomic_store_explicit(&known[isa], here, memory_order_relaxed);
+    }
+    return here > 0;
+}
+
 const char *fl_isa_name(int isa)
 {
     return isa >= 0 && isa < COUNT ? table[isa]->name : NULL;
@@ -61,8 +75,8 @@ const char *fl_isa_name(int isa)
 int fl_isa(const char *name)
 {
     for (int isa = 0; isa < COUNT; isa++)
-        if (name ? !strcmp(name, table[isa]->name) : table[isa]->there())
-            return table[isa]->there() ? isa : -2;
+        if (name ? !strcmp(name, table[isa]->name) : fl_isa_is_here(isa))
+            return fl_isa_is_here(isa) ? isa : -2;
     return -1;
 }
 

@@ -25,7 +25,7 @@ typedef struct {
     fl_tape tapes[2]; /* of each direction, if the run is recorded */
     int arrays;       /* that layers hand to the next: two, in turn, are enough if they run one after the other */
     int pieces;       /* of the products of inputs, if these come first */
-    size_t array_size, task_size, team_size, inputs_size, tasks, teams, inputs, seats;
+    int64_t array_size, task_size, team_size, inputs_size, tasks, teams, inputs, seats;
     fl_stop *stop; /* NULL: it cannot be stopped */
 } stack_run;
 
@@ -41,7 +41,7 @@ int64_t fl_rows_of(const fl_call *call)
     return rows;
 }
 
-size_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction)
+int64_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, int64_t rows, int direction)
 {
     const fl_shape *s = &stack->shape;
     int64_t lanes = stack->kernels->lanes, units = fl_up(s->hidden, lanes);
@@ -52,7 +52,7 @@ size_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, 
     int64_t panel_rows = interval ? 0 : fl_panel_rows(rows, values * lanes * s->itemsize);
     int64_t counts[] = {call->batch * s->output, segments * units * call->batch, panel_rows * units * values,
                         panel_rows * units};
-    size_t at[5] = {0};
+    int64_t at[5] = {0};
     for (int n = 0; n < 4; n++)
         at[n + 1] = at[n] + fl_up(counts[n] * s->itemsize, 64);
     char *begin = (char *)call->tape + direction * at[4];
@@ -64,10 +64,18 @@ size_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call, 
     return at[4] * s->directions;
 }
 
-size_t fl_tape_bytes(const fl_stack *stack, const fl_call *call)
+int64_t fl_tape_bytes_of(const fl_stack *stack, const fl_call *call)
 {
     fl_tape tape;
     return fl_place_tape(&tape, stack, call, fl_rows_of(call), 0);
+}
+
+size_t fl_tape_bytes(const fl_stack *stack, const fl_call *given)
+{
+    fl_call own;
+    fl_status status;
+    const fl_call *call = stack && stack->shape.layers == 1 ? fl_check_work(stack, given, &own, &status) : NULL;
+    return call ? fl_size(fl_tape_bytes_of(stack, call)) : 0;
 }
 
 /* The bytes from row to row of what one layer hands to the next. Rows at a multiple of 256 bytes would share few
@@ -113,11 +121,11 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
 
 /* The bytes of scratch memory of one task. Layers above the second need as many as the second, and where all steps
 have all sequences, the first and the last group are the smallest and the largest. */
-static size_t task_size(const stack_run *run)
+static int64_t task_size(const stack_run *run)
 {
     const fl_shape *s = &run->stack->shape;
     const int groups = run->cut.groups, step = run->call->batch_sizes || groups < 3 ? 1 : groups - 1;
-    size_t most = 0;
+    int64_t most = 0;
     for (int layer = 0; layer < s->layers && layer < 2; layer++)
         for (int group = 0; group < groups; group += step) {
             const fl_task task = {
@@ -133,7 +141,7 @@ static size_t task_size(const stack_run *run)
                                     : &run->first_split,
                 .noise = run->call->noise,
             };
-            size_t size = run->stack->kernels->scratch_bytes(&task);
+            const int64_t size = run->stack->kernels->scratch_bytes(&task);
             if (most < size)
                 most = size;
         }
@@ -141,7 +149,7 @@ static size_t task_size(const stack_run *run)
 }
 
 /* Find out how threads share the run, and return the bytes of all its scratch memory. */
-static size_t prepare_teams(stack_run *run)
+static int64_t prepare_teams(stack_run *run)
 {
     const int64_t teams = run->cut.groups * run->cut.teams;
     run->split = (fl_split){
@@ -158,14 +166,28 @@ static size_t prepare_teams(stack_run *run)
     run->teams = run->tasks + teams * run->task_size;
     run->inputs = run->teams + teams * run->team_size;
     run->seats = run->inputs + teams * run->inputs_size;
-    return run->seats + teams * run->cut.seats * sizeof(fl_line);
+    return run->seats + teams * run->cut.seats * (int64_t)sizeof(fl_line);
 }
 
-size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call)
+/* The bytes of all its scratch memory; it is ready to run then. */
+static int64_t prepare_scratch(stack_run *run)
+{
+    return run->alone ? run->tasks + task_size(run) : prepare_teams(run);
+}
+
+int64_t fl_scratch_bytes_of(const fl_stack *stack, const fl_call *call)
 {
     stack_run run;
     prepare(&run, stack, call);
-    return run.alone ? run.tasks + task_size(&run) : prepare_teams(&run);
+    return prepare_scratch(&run);
+}
+
+size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *given)
+{
+    fl_call own;
+    fl_status status;
+    const fl_call *call = stack ? fl_check_work(stack, given, &own, &status) : NULL;
+    return call ? fl_size(fl_scratch_bytes_of(stack, call)) : 0;
 }
 
 static fl_team *team_of(const stack_run *run, int group, int team)
@@ -448,7 +470,6 @@ static void run_alone(const stack_run *run)
 
 static void run_together(stack_run *run)
 {
-    prepare_teams(run);
     make_teams(run);
     const int directions = run->by_layers ? 1 : run->cut.teams;
     for (int direction = 0; is_loaded(run, 0) && direction < directions; direction++) {
@@ -458,25 +479,57 @@ static void run_together(stack_run *run)
     fl_together(run->cut.threads, take_places, run);
 }
 
-int fl_run(const fl_stack *stack, const fl_call *call)
+/* Run what is prepared. */
+static fl_status go(stack_run *run)
 {
-    stack_run run;
-    fl_stop stop = {.ask = call->stop};
-    prepare(&run, stack, call);
-    run.stop = call->stop ? &stop : NULL;
+    fl_stop stop = {.ask = run->call->stop};
+    run->stop = stop.ask ? &stop : NULL;
     fl_mode before = fl_set_mode();
-    if (run.alone)
-        run_alone(&run);
+    if (run->alone)
+        run_alone(run);
     else
-        run_together(&run);
+        run_together(run);
     fl_restore_mode(before);
-    return stop.stopped;
+    return stop.stopped ? FL_STOPPED : FL_OK;
 }
 
-void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *gates, void *cells)
+fl_status fl_run_checked(const fl_stack *stack, const fl_call *call)
 {
     stack_run run;
     prepare(&run, stack, call);
+    if (!run.alone)
+        prepare_teams(&run);
+    return go(&run);
+}
+
+fl_status fl_run(const fl_stack *stack, const fl_call *given)
+{
+    fl_call own;
+    fl_status status = FL_NULL;
+    const fl_call *call = stack ? fl_check_call(stack, given, &own, &status) : NULL;
+    if (!call)
+        return status;
+    stack_run run;
+    prepare(&run, stack, call);
+    status = fl_check_memory(call->scratch, call->scratch_size, prepare_scratch(&run));
+    return status ? status : go(&run);
+}
+
+fl_status fl_saved(const fl_stack *stack, const fl_call *given, int direction, void *gates, void *cells)
+{
+    fl_call own;
+    fl_status status = FL_NULL;
+    const fl_call *call = stack ? fl_check_recorded(stack, given, &own, &status) : NULL;
+    if (!call)
+        return status;
+    const int64_t size = stack->shape.itemsize;
+    if (direction < 0 || direction >= stack->shape.directions || call->checkpoint_interval)
+        return FL_BAD_CALL;
+    stack_run run;
+    prepare(&run, stack, call);
+    if ((status = fl_check_array(gates, size)) || (status = fl_check_array(cells, size))
+        || (status = fl_check_memory(call->scratch, call->scratch_size, prepare_scratch(&run))))
+        return status;
     run.stop = NULL;
     run.cut = alone;
     run.alone = 1;
@@ -484,4 +537,5 @@ void fl_saved(const fl_stack *stack, const fl_call *call, int direction, void *g
     fl_mode before = fl_set_mode();
     stack->kernels->saved(&task, gates, cells);
     fl_restore_mode(before);
+    return FL_OK;
 }

@@ -6,10 +6,10 @@
 /* ---- packing --------------------------------------------------------------------------------- */
 
 /* Place the arrays of all cells behind the stack and return the bytes of the whole. `stack` may be NULL. */
-static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kernels *kernels)
+static int64_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kernels *kernels)
 {
-    int cells = shape->layers * shape->directions;
-    size_t at = fl_up(sizeof(fl_stack) + cells * sizeof(fl_cell), 64);
+    const int cells = shape->layers * shape->directions;
+    int64_t at = fl_up(sizeof(fl_stack) + cells * (int64_t)sizeof(fl_cell), 64);
     const int64_t H = shape->hidden, P = shape->output, wide = (int64_t)WIDTH * kernels->lanes;
     const int64_t units = fl_up(H, kernels->lanes), gates = units * GATES;
     const int64_t value = shape->itemsize, weight = kernels->weight_bytes;
@@ -53,9 +53,13 @@ static size_t place_cells(fl_stack *stack, const fl_shape *shape, const fl_kerne
     return at;
 }
 
-size_t fl_stack_bytes(const fl_shape *shape, int isa)
+size_t fl_stack_bytes(const fl_shape *given, int isa)
 {
-    return place_cells(NULL, shape, fl_kernels_of(isa, shape->itemsize));
+    fl_shape shape;
+    fl_options options;
+    if (fl_check_shape(given, isa, &shape, &options))
+        return 0;
+    return fl_size(place_cells(NULL, &shape, fl_kernels_of(isa, shape.itemsize)));
 }
 
 static const fl_options plain = {
@@ -67,37 +71,70 @@ static const fl_options plain = {
     .output = {.function = FL_TANH},
 };
 
-fl_stack *fl_pack(void *memory, const fl_shape *shape, int isa, const fl_arrays *parameters)
+fl_status fl_pack(void *memory, size_t size, const fl_shape *given, int isa, const fl_arrays *parameters,
+                  fl_stack **packed)
 {
+    fl_shape shape;
+    fl_options options;
+    fl_arrays arrays;
+    if (!packed)
+        return FL_NULL;
+    fl_status status = fl_check_shape(given, isa, &shape, &options);
+    if (status)
+        return status;
+    const fl_kernels *kernels = fl_kernels_of(isa, shape.itemsize);
+    const int cells = shape.layers * shape.directions;
+    for (int k = 0; k < cells; k++)
+        if ((status = fl_check_parameters(&shape, parameters, k, &arrays)))
+            return status;
+    if ((status = fl_check_memory(memory, size, place_cells(NULL, &shape, kernels))))
+        return status;
     fl_stack *stack = memory;
-    stack->shape = *shape;
+    stack->shape = shape;
     stack->shape.options = NULL;
     stack->shape.caches = NULL;
-    stack->options = shape->options ? *shape->options : plain;
-    stack->caches = shape->caches ? *shape->caches : fl_caches_here();
+    stack->options = shape.options ? options : plain;
+    stack->caches = shape.caches ? *shape.caches : fl_caches_here();
     stack->isa = fl_instruction_set_of(isa);
-    stack->kernels = fl_kernels_of(isa, shape->itemsize);
-    place_cells(stack, shape, stack->kernels);
-    for (int k = 0; k < shape->layers * shape->directions; k++) {
-        stack->kernels->pack(&stack->cells[k], &parameters[k]);
-        if (shape->back)
-            stack->kernels->pack_back(&stack->cells[k], &parameters[k]);
+    stack->kernels = kernels;
+    place_cells(stack, &shape, kernels);
+    for (int k = 0; k < cells; k++) {
+        const fl_arrays *own = fl_nth_arrays(parameters, k, &arrays, &status);
+        kernels->pack(&stack->cells[k], own);
+        if (shape.back)
+            kernels->pack_back(&stack->cells[k], own);
     }
-    return stack;
+    *packed = stack;
+    return FL_OK;
+}
+
+/* How many bytes a table of so many rows has; 0 if it cannot be. */
+static int64_t table_bytes(const fl_stack *stack, int64_t rows)
+{
+    const int64_t row = stack->shape.directions * fl_table_row(stack);
+    return rows < 1 || rows > INT64_MAX / row ? 0 : rows * row;
 }
 
 size_t fl_table_bytes(const fl_stack *stack, int64_t rows)
 {
-    return stack->shape.directions * rows * fl_table_row(stack);
+    return stack ? fl_size(table_bytes(stack, rows)) : 0;
 }
 
-void fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows, void *table)
+fl_status fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, int64_t rows, void *table, size_t size)
 {
+    if (!stack)
+        return FL_NULL;
+    if (rows < 1)
+        return FL_BAD_CALL;
+    fl_status status = fl_check_rows(x, x_stride, rows, 0, stack->shape.itemsize);
+    if (status || (status = fl_check_memory(table, size, table_bytes(stack, rows))))
+        return status;
     fl_mode before = fl_set_mode();
     for (int direction = 0; direction < stack->shape.directions; direction++)
         stack->kernels->fill_table(&stack->cells[direction], x, x_stride, rows,
                                    (char *)table + direction * rows * fl_table_row(stack));
     fl_restore_mode(before);
+    return FL_OK;
 }
 
 int fl_are_few(const fl_stack *stack, int64_t batch)
@@ -109,12 +146,12 @@ int fl_are_few(const fl_stack *stack, int64_t batch)
 
 const char *fl_stack_isa(const fl_stack *stack)
 {
-    return stack->isa->name;
+    return stack ? stack->isa->name : NULL;
 }
 
 int fl_stack_lanes(const fl_stack *stack)
 {
-    return stack->kernels->lanes;
+    return stack ? stack->kernels->lanes : 0;
 }
 
 /* ---- the way back ------------------------------------------------------------------------------- */
@@ -135,6 +172,8 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
     int64_t rows = fl_rows_of(call);
     const fl_back_cut cut = back->cut ? *back->cut : fl_back_cut_of(stack, call, rows);
     const int units_apart = s->output == s->hidden && !stack->options.layer_norm;
+    fl_arrays own;
+    fl_status status;
     fl_place_tape(tape, stack, call, rows, direction);
     fl_back_task task = {
         .task =
@@ -169,15 +208,33 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
         .scratch = back->scratch,
     };
     if (back->dw)
-        task.dw = back->dw[direction];
+        task.dw = *fl_nth_arrays(back->dw, direction, &own, &status);
     return task;
 }
 
-size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *back)
+static int64_t back_scratch_bytes(const fl_stack *stack, const fl_back_call *back)
 {
     fl_tape tape;
-    const fl_back_task task = back_task_of(stack, back, 0, &tape, NULL);
-    return stack->kernels->back_scratch_bytes(&task);
+    fl_back_call sizes = *back;
+    sizes.dw = NULL;
+    sizes.dcells = NULL;
+    const fl_back_task task = back_task_of(stack, &sizes, 0, &tape, NULL);
+    return fl_up(stack->kernels->back_scratch_bytes(&task), 64);
+}
+
+size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *given)
+{
+    fl_back_call back;
+    fl_call own;
+    fl_status status;
+    const fl_back_call *taken = stack && stack->shape.back ? fl_known(given, &back, sizeof back, &status) : NULL;
+    if (!taken)
+        return 0;
+    back = *taken;
+    back.call = fl_check_work(stack, back.call, &own, &status);
+    if (!back.call || stack->shape.layers > 1 || (back.cut && fl_check_back_cut(stack, back.cut, back.call->batch)))
+        return 0;
+    return fl_size(back_scratch_bytes(stack, &back));
 }
 
 static void take_back(void *context, int thread)
@@ -188,7 +245,7 @@ static void take_back(void *context, int thread)
     fl_restore_mode(before);
 }
 
-int fl_back(const fl_stack *stack, const fl_back_call *back)
+static fl_status go_back(const fl_stack *stack, const fl_back_call *back)
 {
     fl_stop stop = {.ask = back->call->stop};
     for (int direction = 0; direction < stack->shape.directions && !stop.stopped; direction++) {
@@ -201,5 +258,27 @@ int fl_back(const fl_stack *stack, const fl_back_call *back)
         else
             take_back(&run, 0);
     }
-    return stop.stopped;
+    return stop.stopped ? FL_STOPPED : FL_OK;
+}
+
+fl_status fl_back(const fl_stack *stack, const fl_back_call *given)
+{
+    fl_back_call back;
+    fl_call own;
+    fl_arrays arrays;
+    fl_status status = FL_NULL;
+    const fl_back_call *taken = stack ? fl_known(given, &back, sizeof back, &status) : NULL;
+    if (!taken)
+        return status;
+    if (!stack->shape.back)
+        return FL_UNSUPPORTED;
+    back = *taken;
+    back.call = fl_check_recorded(stack, back.call, &own, &status);
+    if (!back.call || (status = fl_check_back(stack, &back, fl_rows_of(back.call))))
+        return status;
+    for (int direction = 0; direction < stack->shape.directions; direction++)
+        if ((status = fl_check_gradients(stack, back.dw, direction, &arrays)))
+            return status;
+    status = fl_check_memory(back.scratch, back.scratch_size, back_scratch_bytes(stack, &back));
+    return status ? status : go_back(stack, &back);
 }

@@ -19,7 +19,7 @@ struct fl_stream {
 };
 
 /* Place a stream's arrays behind it and return the bytes of the whole. `memory` may be NULL. */
-static size_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t batch)
+static int64_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t batch)
 {
     const fl_shape *s = &stack->shape;
     const fl_kernels *kernels = stack->kernels;
@@ -37,17 +37,17 @@ static size_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t bat
                  .y_stride = s->output * s->itemsize},
     };
     const int hoist = few && s->layers == 1 && fl_hoists_inputs(s->input * GATES * padded);
-    const size_t bytes[] = {
+    const int64_t bytes[] = {
         s->layers * batch * stream.h_row,
         s->layers * batch * stream.c_row,
         few ? (s->layers > 1) * padded : 0,
         few ? (s->layers > 2) * padded : 0,
-        few ? (size_t)(hoist * STREAM_STEPS * GATES * padded) : fl_scratch_bytes(stack, &stream.call),
+        few ? hoist * STREAM_STEPS * GATES * padded : fl_scratch_bytes_of(stack, &stream.call),
     };
     void **places[] = {
         &stream.call.h, &stream.call.c, &stream.between[0], &stream.between[1], &stream.call.scratch,
     };
-    size_t at = fl_up(sizeof stream + (few ? s->layers * sizeof(fl_few) : 0), 64);
+    int64_t at = fl_up(sizeof stream + (few ? s->layers * sizeof(fl_few) : 0), 64);
     for (int n = 0; n < 5; n++) {
         *places[n] = memory ? (char *)memory + at : NULL;
         at = fl_up(at + bytes[n], 64);
@@ -66,17 +66,29 @@ static size_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t bat
     return at;
 }
 
-size_t fl_stream_bytes(const fl_stack *stack, int64_t batch)
+static fl_status check_stream(const fl_stack *stack, int64_t batch)
 {
-    return place_stream(NULL, stack, batch);
+    if (!stack)
+        return FL_NULL;
+    return stack->shape.directions == 1 ? fl_check_batch(stack, batch, STREAM_STEPS) : FL_UNSUPPORTED;
 }
 
-fl_stream *fl_make_stream(void *memory, const fl_stack *stack, int64_t batch)
+size_t fl_stream_bytes(const fl_stack *stack, int64_t batch)
 {
+    return check_stream(stack, batch) ? 0 : fl_size(place_stream(NULL, stack, batch));
+}
+
+fl_status fl_make_stream(void *memory, size_t size, const fl_stack *stack, int64_t batch, fl_stream **made)
+{
+    if (!made)
+        return FL_NULL;
+    fl_status status = check_stream(stack, batch);
+    if (status || (status = fl_check_memory(memory, size, place_stream(NULL, stack, batch))))
+        return status;
     fl_stream *stream = memory;
     place_stream(stream, stack, batch);
-    fl_set_states(stream, NULL, NULL);
-    return stream;
+    *made = stream;
+    return fl_set_states(stream, NULL, NULL);
 }
 
 /* ---- states ------------------------------------------------------------------------------------------ */
@@ -97,20 +109,36 @@ static void get(char *to, int64_t width, const char *own, int64_t row, int64_t r
         memcpy(to + n * width, own + n * row, width);
 }
 
-void fl_set_states(fl_stream *stream, const void *h, const void *c)
+/* Whether a state, which may be NULL, is where values may be. */
+static int is_misplaced(const fl_stream *stream, const void *state)
 {
+    return state && fl_check_array(state, stream->stack->shape.itemsize);
+}
+
+fl_status fl_set_states(fl_stream *stream, const void *h, const void *c)
+{
+    if (!stream)
+        return FL_NULL;
+    if (is_misplaced(stream, h) || is_misplaced(stream, c))
+        return FL_BAD_ALIGNMENT;
     const fl_shape *s = &stream->stack->shape;
     const int64_t rows = s->layers * stream->call.batch;
     put(stream->call.h, stream->h_row, h, s->output * s->itemsize, rows);
     put(stream->call.c, stream->c_row, c, s->hidden * s->itemsize, rows);
+    return FL_OK;
 }
 
-void fl_get_states(const fl_stream *stream, void *h, void *c)
+fl_status fl_get_states(const fl_stream *stream, void *h, void *c)
 {
+    if (!stream)
+        return FL_NULL;
+    if (is_misplaced(stream, h) || is_misplaced(stream, c))
+        return FL_BAD_ALIGNMENT;
     const fl_shape *s = &stream->stack->shape;
     const int64_t rows = s->layers * stream->call.batch;
     get(h, s->output * s->itemsize, stream->call.h, stream->h_row, rows);
     get(c, s->hidden * s->itemsize, stream->call.c, stream->c_row, rows);
+    return FL_OK;
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------- */
@@ -135,13 +163,7 @@ static void few_steps(fl_stream *stream, int64_t steps, const char *x, int64_t x
     }
 }
 
-void fl_step(fl_stream *stream, const void *x, void *y)
-{
-    const fl_call *call = &stream->call;
-    fl_steps(stream, 1, x, call->x_stride, y, call->y_stride);
-}
-
-void fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
+static void advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
 {
     if (stream->few) {
         fl_mode before = fl_set_mode();
@@ -158,9 +180,36 @@ void fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride,
         call.y = y;
         call.steps = now;
         call.parity = stream->call.parity;
-        fl_run(stream->stack, &call);
+        fl_run_checked(stream->stack, &call);
         stream->call.parity ^= now & 1;
         x = (const char *)x + now * call.batch * x_stride;
         y = (char *)y + now * call.batch * y_stride;
     }
+}
+
+fl_status fl_step(fl_stream *stream, const void *x, void *y)
+{
+    if (!stream || !x || !y)
+        return FL_NULL;
+    if (((uintptr_t)x | (uintptr_t)y) & (uintptr_t)(stream->stack->shape.itemsize - 1))
+        return FL_BAD_ALIGNMENT;
+    advance(stream, 1, x, stream->call.x_stride, y, stream->call.y_stride);
+    return FL_OK;
+}
+
+fl_status fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
+{
+    if (!stream)
+        return FL_NULL;
+    if (steps <= 0)
+        return steps ? FL_BAD_CALL : FL_OK;
+    if (steps > INT64_MAX / stream->call.batch)
+        return FL_TOO_LARGE;
+    const int64_t rows = steps * stream->call.batch, size = stream->stack->shape.itemsize;
+    fl_status status = fl_check_rows(x, x_stride, rows, 0, size);
+    if (!status)
+        status = fl_check_rows(y, y_stride, rows, stream->call.y_stride, size);
+    if (!status)
+        advance(stream, steps, x, x_stride, y, y_stride);
+    return status;
 }

@@ -177,9 +177,12 @@ static void begin(void)
     atomic_compare_exchange_strong(&processors, &unknown, fl_processors_online());
 }
 
-void fl_set_processors(int32_t number)
+fl_status fl_set_processors(int32_t number)
 {
+    if (number < 1)
+        return FL_BAD_CALL;
     processors = number;
+    return FL_OK;
 }
 
 static int at_most(int x, int y)

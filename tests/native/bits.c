@@ -57,6 +57,14 @@ static int check(void)
     return 0;
 }
 
+static void expect(fl_status status)
+{
+    if (!status)
+        return;
+    fprintf(stderr, "%s\n", fl_error_string(status));
+    exit(1);
+}
+
 static void *take(int64_t count, size_t size)
 {
     void *memory = allocate(count * size);
@@ -101,6 +109,7 @@ static fl_options take_options(void)
 {
     const double *given = take(16, sizeof *given);
     const fl_options options = {
+        .struct_size = sizeof options,
         .gate_clip = given[0],
         .cell_clip = given[1],
         .proj_clip = given[2],
@@ -164,6 +173,7 @@ int main(int argc, char **argv)
     if (argc > 5)
         caches = (fl_caches){atoll(argv[2]), atoll(argv[3]), atoll(argv[4]), atoi(argv[5])};
     const fl_shape shape = {
+        .struct_size = sizeof shape,
         .itemsize = (int32_t)size,
         .layers = (int32_t)head[LAYERS],
         .directions = (int32_t)head[DIRECTIONS],
@@ -179,6 +189,7 @@ int main(int argc, char **argv)
     void **places[16];
     int64_t counts[16];
     for (int64_t k = 0; k < cells; k++) { /* one after the other, as they stand in the input */
+        parameters[k].struct_size = sizeof *parameters;
         const int64_t inputs = k < head[DIRECTIONS] ? head[I] : wide;
         const int arrays = arrays_of(head, shape.options, inputs, &parameters[k], places, counts);
         for (int n = 0; n < arrays; n++)
@@ -186,6 +197,7 @@ int main(int argc, char **argv)
                 *places[n] = take(counts[n], size);
     }
     fl_call call = {
+        .struct_size = sizeof call,
         .steps = head[T],
         .batch = head[B],
         .threads = (int32_t)head[THREADS],
@@ -216,26 +228,30 @@ int main(int argc, char **argv)
     if (head[NOISE])
         call.noise = noise;
 
-    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(&shape, isa)), &shape, isa, parameters);
+    fl_stack *stack;
+    size_t bytes = fl_stack_bytes(&shape, isa);
+    expect(fl_pack(allocate(bytes), bytes, &shape, isa, parameters, &stack));
     if (back || saved) {
         call.checkpoint_interval = back ? head[INTERVAL] : 0;
-        call.tape = allocate(fl_tape_bytes(stack, &call));
+        call.tape_size = fl_tape_bytes(stack, &call);
+        call.tape = allocate(call.tape_size);
     }
-    call.scratch = allocate(fl_scratch_bytes(stack, &call));
-    fl_run(stack, &call);
+    call.scratch_size = fl_scratch_bytes(stack, &call);
+    call.scratch = allocate(call.scratch_size);
+    expect(fl_run(stack, &call));
     give(call.y, rows * wide, size);
     give(call.h, of_h, size);
     give(call.c, of_c, size);
     for (int direction = 0; saved && direction < head[DIRECTIONS]; direction++) {
         void *gates = allocate(rows * 4 * head[H] * size), *states = allocate(rows * head[H] * size);
-        fl_saved(stack, &call, direction, gates, states);
+        expect(fl_saved(stack, &call, direction, gates, states));
         give(gates, rows * 4 * head[H], size);
         give(states, rows * head[H], size);
     }
     if (!back)
         return check();
 
-    fl_back_call way = {.call = &call, .dy_stride = call.y_stride};
+    fl_back_call way = {.struct_size = sizeof way, .call = &call, .dy_stride = call.y_stride};
     way.dy = take(rows * wide, size);
     way.dh = take(of_h, size);
     way.dc = take(of_c, size);
@@ -243,14 +259,16 @@ int main(int argc, char **argv)
     fl_arrays *dw = allocate(cells * sizeof *dw);
     memset(dw, 0, cells * sizeof *dw);
     for (int64_t k = 0; k < cells; k++) {
+        dw[k].struct_size = sizeof *dw;
         const int arrays = arrays_of(head, shape.options, head[I], &dw[k], places, counts);
         for (int n = 0; n < arrays; n++)
             if (counts[n])
                 *places[n] = zeros(counts[n], size);
     }
     way.dw = dw;
-    way.scratch = allocate(fl_back_scratch_bytes(stack, &way));
-    fl_back(stack, &way);
+    way.scratch_size = fl_back_scratch_bytes(stack, &way);
+    way.scratch = allocate(way.scratch_size);
+    expect(fl_back(stack, &way));
     give(way.dx, rows * head[I], size);
     give(way.dh, of_h, size);
     give(way.dc, of_c, size);

@@ -27,6 +27,14 @@ static void *allocate(size_t bytes)
     return memset(memory, 0xff, bytes / 64 * 64 + 64);
 }
 
+static void right(fl_status status)
+{
+    if (!status)
+        return;
+    printf("%s\n", fl_error_string(status));
+    exit(1);
+}
+
 static void *draw(int64_t count, int itemsize, double bound)
 {
     static uint64_t state = 1;
@@ -72,7 +80,8 @@ typedef struct {
 
 static void check(const steps_case *one, int isa)
 {
-    const fl_shape shape = {.itemsize = one->itemsize,
+    const fl_shape shape = {.struct_size = sizeof shape,
+                            .itemsize = one->itemsize,
                             .layers = one->layers,
                             .directions = 1,
                             .input = one->I,
@@ -88,6 +97,7 @@ static void check(const steps_case *one, int isa)
     for (int layer = 0; layer < s->layers; layer++) {
         const int64_t inputs = layer ? P : I;
         parameters[layer] = (fl_arrays){
+            .struct_size = sizeof *parameters,
             .w_ih = draw(4 * H * inputs, size, bound),
             .w_hh = draw(4 * H * P, size, bound),
             .b = draw(4 * H, size, 1),
@@ -101,7 +111,9 @@ static void check(const steps_case *one, int isa)
             parameters[layer].b_c = draw(H, size, 1);
         }
     }
-    fl_stack *stack = fl_pack(allocate(fl_stack_bytes(s, isa)), s, isa, parameters);
+    fl_stack *stack;
+    size_t bytes = fl_stack_bytes(s, isa);
+    right(fl_pack(allocate(bytes), bytes, s, isa, parameters, &stack));
 
     /* The truth: a run of one sequence more. x is (T, all, I), of which the stream takes the first B in each step. */
     char *x_all = draw(T * all * I, size, 3), *x = allocate(T * B * x_row);
@@ -110,7 +122,8 @@ static void check(const steps_case *one, int isa)
     copy_rows(x, B * x_row, x_all, all * x_row, B * x_row, T);
     copy_rows(h_0, B * y_row, h_all, all * y_row, B * y_row, s->layers);
     copy_rows(c_0, B * H * size, c_all, all * H * size, B * H * size, s->layers);
-    fl_call call = {.x = x_all,
+    fl_call call = {.struct_size = sizeof call,
+                    .x = x_all,
                     .y = y_all,
                     .x_stride = x_row,
                     .y_stride = y_row,
@@ -119,8 +132,9 @@ static void check(const steps_case *one, int isa)
                     .h = h_all,
                     .c = c_all,
                     .threads = 1};
-    call.scratch = allocate(fl_scratch_bytes(stack, &call));
-    fl_run(stack, &call);
+    call.scratch_size = fl_scratch_bytes(stack, &call);
+    call.scratch = allocate(call.scratch_size);
+    right(fl_run(stack, &call));
     results truth = {allocate(T * B * y_stride), allocate(h_bytes), allocate(c_bytes)};
     memset(truth.y, GUARD, T * B * y_stride);
     for (int64_t t = 0; t < T; t++)
@@ -135,57 +149,67 @@ static void check(const steps_case *one, int isa)
     expect(!memcmp(got.c, truth.c, c_bytes), what ": c", one)
 
     /* A stream, all at once, and in calls of other lengths: 1, 1, 2, 3, 1, 1, 2, 3, ... It runs on from what it was. */
-    fl_stream *stream = fl_make_stream(allocate(fl_stream_bytes(stack, B)), stack, B);
+    fl_stream *stream, *other;
+    bytes = fl_stream_bytes(stack, B);
+    right(fl_make_stream(allocate(bytes), bytes, stack, B, &stream));
     memset(got.y, GUARD, T * B * y_stride);
-    fl_set_states(stream, h_0, c_0);
-    fl_steps(stream, T, x, x_row, got.y, y_stride);
-    fl_get_states(stream, got.h, got.c);
+    right(fl_set_states(stream, h_0, c_0));
+    right(fl_steps(stream, T, x, x_row, got.y, y_stride));
+    right(fl_get_states(stream, got.h, got.c));
     EXPECT_SAME("a block");
     memset(got.y, GUARD, T * B * y_stride);
-    fl_set_states(stream, h_0, c_0);
+    right(fl_set_states(stream, h_0, c_0));
     for (int64_t t = 0, n = 0, now; t < T; t += now, n++) {
         now = n % 4 < 2 ? 1 : n % 4;
         if (now > T - t)
             now = T - t;
         if (t == T / 2) { /* The states come out and go back in. */
-            fl_get_states(stream, got.h, got.c);
-            fl_set_states(stream, NULL, NULL);
-            fl_set_states(stream, got.h, got.c);
+            right(fl_get_states(stream, got.h, got.c));
+            right(fl_set_states(stream, NULL, NULL));
+            right(fl_set_states(stream, got.h, got.c));
         }
-        fl_steps(stream, now, x + t * B * x_row, x_row, got.y + t * B * y_stride, y_stride);
+        right(fl_steps(stream, now, x + t * B * x_row, x_row, got.y + t * B * y_stride, y_stride));
     }
-    fl_get_states(stream, got.h, NULL);
-    fl_get_states(stream, NULL, got.c);
+    right(fl_get_states(stream, got.h, NULL));
+    right(fl_get_states(stream, NULL, got.c));
     EXPECT_SAME("blocks");
     memset(got.y, GUARD, T * B * y_stride);
-    fl_set_states(stream, h_0, c_0);
+    right(fl_set_states(stream, h_0, c_0));
     char *y = allocate(B * y_row);
     for (int64_t t = 0; t < T; t++) {
-        fl_step(stream, x + t * B * x_row, y);
+        right(fl_step(stream, x + t * B * x_row, y));
         copy_rows(got.y + t * B * y_stride, y_stride, y, y_row, y_row, B);
     }
-    fl_get_states(stream, got.h, got.c);
+    right(fl_get_states(stream, got.h, got.c));
     EXPECT_SAME("steps");
 
     /* Runs of the same sequences, in two calls. */
     memset(got.y, GUARD, T * B * y_stride);
     memcpy(got.h, h_0, h_bytes);
     memcpy(got.c, c_0, c_bytes);
-    fl_call runs = {.x_stride = x_row, .y_stride = y_stride, .batch = B, .h = got.h, .c = got.c, .threads = 1};
+    fl_call runs = {.struct_size = sizeof runs,
+                    .x_stride = x_row,
+                    .y_stride = y_stride,
+                    .batch = B,
+                    .h = got.h,
+                    .c = got.c,
+                    .threads = 1};
     for (int64_t t = 0; t < T; t += runs.steps) {
         runs.x = x + t * B * x_row;
         runs.y = got.y + t * B * y_stride;
         runs.steps = t ? T - t : T / 3 + 1;
-        runs.scratch = allocate(fl_scratch_bytes(stack, &runs));
-        fl_run(stack, &runs);
+        runs.scratch_size = fl_scratch_bytes(stack, &runs);
+        runs.scratch = allocate(runs.scratch_size);
+        right(fl_run(stack, &runs));
         free(runs.scratch);
     }
     EXPECT_SAME("runs");
 
     /* The same with numbers of rows, of a table that has those of x the other way round. Numbers lie apart. */
     int64_t *numbers = allocate(2 * T * B * sizeof *numbers);
-    void *table = allocate(fl_table_bytes(stack, T * B));
-    fl_fill_table(stack, x + (T * B - 1) * x_row, -x_row, T * B, table);
+    bytes = fl_table_bytes(stack, T * B);
+    void *table = allocate(bytes);
+    right(fl_fill_table(stack, x + (T * B - 1) * x_row, -x_row, T * B, table, bytes));
     for (int64_t n = 0; n < T * B; n++)
         numbers[2 * n] = T * B - 1 - n;
     memset(got.y, GUARD, T * B * y_stride);
@@ -198,8 +222,9 @@ static void check(const steps_case *one, int isa)
         runs.x = numbers + 2 * t * B;
         runs.y = got.y + t * B * y_stride;
         runs.steps = t ? T - t : 1;
-        runs.scratch = allocate(fl_scratch_bytes(stack, &runs));
-        fl_run(stack, &runs);
+        runs.scratch_size = fl_scratch_bytes(stack, &runs);
+        runs.scratch = allocate(runs.scratch_size);
+        right(fl_run(stack, &runs));
         free(runs.scratch);
     }
     EXPECT_SAME("rows of a table");
@@ -212,7 +237,8 @@ static void check(const steps_case *one, int isa)
         memset(y_reversed, GUARD, T * y_stride);
         memcpy(got.h, h_0, h_bytes);
         memcpy(got.c, c_0, c_bytes);
-        fl_call back = {.x = x_reversed,
+        fl_call back = {.struct_size = sizeof back,
+                        .x = x_reversed,
                         .y = y_reversed,
                         .x_stride = x_row,
                         .y_stride = y_stride,
@@ -222,8 +248,9 @@ static void check(const steps_case *one, int isa)
                         .c = got.c,
                         .threads = 1,
                         .reverse = 1};
-        back.scratch = allocate(fl_scratch_bytes(stack, &back));
-        fl_run(stack, &back);
+        back.scratch_size = fl_scratch_bytes(stack, &back);
+        back.scratch = allocate(back.scratch_size);
+        right(fl_run(stack, &back));
         for (int64_t t = 0; t < T; t++)
             memcpy(got.y + t * y_stride, y_reversed + (T - 1 - t) * y_stride, y_stride);
         EXPECT_SAME("from the end");
@@ -233,15 +260,16 @@ static void check(const steps_case *one, int isa)
     }
 
     /* New streams and NULL begin with zeros. */
-    fl_stream *other = fl_make_stream(allocate(fl_stream_bytes(stack, B)), stack, B);
-    fl_set_states(stream, NULL, NULL);
-    fl_get_states(stream, got.h, got.c);
+    bytes = fl_stream_bytes(stack, B);
+    right(fl_make_stream(allocate(bytes), bytes, stack, B, &other));
+    right(fl_set_states(stream, NULL, NULL));
+    right(fl_get_states(stream, got.h, got.c));
     for (int64_t n = 0; n < h_bytes; n++)
         expect(!got.h[n], "no zero in h", one);
     for (int64_t n = 0; n < c_bytes; n++)
         expect(!got.c[n], "no zero in c", one);
-    fl_step(stream, x, truth.y);
-    fl_step(other, x, got.y);
+    right(fl_step(stream, x, truth.y));
+    right(fl_step(other, x, got.y));
     expect(!memcmp(got.y, truth.y, B * y_row), "a new stream", one);
 
     for (int layer = 0; layer < s->layers; layer++) {
@@ -266,6 +294,7 @@ int main(int argc, char **argv)
         for (int H = 1; H <= 70; H++) /* all sizes of small layers, and some larger ones */
             check(&(steps_case){itemsize, 1, H % 3 ? 1 : 6, H, H, 8, 1, NULL}, isa);
         const fl_options options = {
+            .struct_size = sizeof options,
             .gate_clip = 3,
             .cell_clip = 2,
             .proj_clip = INFINITY,

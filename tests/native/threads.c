@@ -25,6 +25,7 @@ typedef struct {
 } work;
 
 static const fl_options normed = {
+    .struct_size = sizeof normed,
     .gate_clip = 2,
     .cell_clip = 2,
     .proj_clip = 2,
@@ -37,6 +38,7 @@ static const fl_options normed = {
 };
 
 static const fl_options bounded = {
+    .struct_size = sizeof bounded,
     .gate_clip = 2,
     .cell_clip = 2,
     .proj_clip = INFINITY,
@@ -47,17 +49,27 @@ static const fl_options bounded = {
 };
 
 static work works[] = {
-    {.shape = {4, 1, 1, 32, 256, 256, 0, &bounded, NULL}, .steps = 12, .batch = 3}, /* units */
-    {.shape = {4, 2, 1, 32, 300, 250, 0, &normed, NULL}, .steps = 8, .batch = 3},   /* units, then rows, then outputs */
-    {.shape = {4, 2, 1, 16, 40, 40, 0, NULL, NULL}, .steps = 12, .batch = 32},      /* sequences */
-    {.shape = {4, 2, 2, 16, 64, 64, 0, NULL, NULL}, .steps = 60, .batch = 2},       /* directions */
-    {.shape = {4, 2, 1, 32, 256, 256, 0, NULL, NULL}, .steps = 12, .batch = 1},     /* units */
-    {.shape = {4, 2, 1, 32, 300, 250, 0, NULL, NULL}, .steps = 8, .batch = 2},      /* units, then outputs */
-    {.shape = {4, 1, 2, 16, 40, 40, 1, NULL, NULL}, .steps = 16, .batch = 32},      /* back: rows */
-    {.shape = {4, 1, 1, 32, 256, 256, 1, NULL, NULL}, .steps = 8, .batch = 2},      /* units */
-    {.shape = {4, 1, 1, 32, 128, 90, 1, NULL, NULL}, .steps = 22, .batch = 3, .interval = 9},    /* rows, run again */
-    {.shape = {4, 1, 1, 32, 256, 256, 1, &bounded, NULL}, .steps = 8, .batch = 2},               /* units */
-    {.shape = {4, 1, 1, 32, 128, 90, 1, &normed, NULL}, .steps = 22, .batch = 3, .interval = 9}, /* rows, run again */
+    {.shape = {sizeof(fl_shape), 4, 1, 1, 32, 256, 256, 0, &bounded, NULL}, .steps = 12, .batch = 3}, /* units */
+    {.shape = {sizeof(fl_shape), 4, 2, 1, 32, 300, 250, 0, &normed, NULL},
+     .steps = 8,
+     .batch = 3}, /* units, then rows, then outputs */
+    {.shape = {sizeof(fl_shape), 4, 2, 1, 16, 40, 40, 0, NULL, NULL}, .steps = 12, .batch = 32},  /* sequences */
+    {.shape = {sizeof(fl_shape), 4, 2, 2, 16, 64, 64, 0, NULL, NULL}, .steps = 60, .batch = 2},   /* directions */
+    {.shape = {sizeof(fl_shape), 4, 2, 1, 32, 256, 256, 0, NULL, NULL}, .steps = 12, .batch = 1}, /* units */
+    {.shape = {sizeof(fl_shape), 4, 2, 1, 32, 300, 250, 0, NULL, NULL},
+     .steps = 8,
+     .batch = 2}, /* units, then outputs */
+    {.shape = {sizeof(fl_shape), 4, 1, 2, 16, 40, 40, 1, NULL, NULL}, .steps = 16, .batch = 32}, /* back: rows */
+    {.shape = {sizeof(fl_shape), 4, 1, 1, 32, 256, 256, 1, NULL, NULL}, .steps = 8, .batch = 2}, /* units */
+    {.shape = {sizeof(fl_shape), 4, 1, 1, 32, 128, 90, 1, NULL, NULL},
+     .steps = 22,
+     .batch = 3,
+     .interval = 9}, /* rows, run again */
+    {.shape = {sizeof(fl_shape), 4, 1, 1, 32, 256, 256, 1, &bounded, NULL}, .steps = 8, .batch = 2}, /* units */
+    {.shape = {sizeof(fl_shape), 4, 1, 1, 32, 128, 90, 1, &normed, NULL},
+     .steps = 22,
+     .batch = 3,
+     .interval = 9}, /* rows, run again */
 };
 enum { WORKS = sizeof works / sizeof *works };
 
@@ -70,6 +82,15 @@ static void *allocate(size_t bytes)
     if (!memory)
         abort();
     return memory;
+}
+
+/* Whether a call was stopped; one that was refused ends the program. */
+static int was_stopped(fl_status status)
+{
+    if (status <= FL_STOPPED)
+        return status == FL_STOPPED;
+    fprintf(stderr, "%s\n", fl_error_string(status));
+    exit(1);
 }
 
 /* How many results there are: y, and of the way back dx, dh, dc and, for each direction, dw. */
@@ -93,9 +114,12 @@ static int go_back(const work *w, const fl_call *call, const cuts *cuts, float *
 {
     const fl_shape *s = &w->shape;
     int64_t I = s->input, H = s->hidden, P = s->output;
-    fl_back_call way = {
-        .call = call, .dy = numbers + 20, .dy_stride = call->y_stride, .cut = cuts ? &cuts->back : NULL};
-    fl_arrays dw[2];
+    fl_back_call way = {.struct_size = sizeof way,
+                        .call = call,
+                        .dy = numbers + 20,
+                        .dy_stride = call->y_stride,
+                        .cut = cuts ? &cuts->back : NULL};
+    fl_arrays dw[2] = {{.struct_size = sizeof *dw}, {.struct_size = sizeof *dw}};
 #define PLACE(pointer, count) (pointer = results, results += count)
     PLACE(way.dx, w->steps * w->batch * I);
     PLACE(way.dh, s->directions * w->batch * P);
@@ -104,7 +128,8 @@ static int go_back(const work *w, const fl_call *call, const cuts *cuts, float *
         PLACE(dw[k].w_ih, 4 * H * I);
         PLACE(dw[k].w_hh, 4 * H * P);
         PLACE(dw[k].b, 4 * H);
-        PLACE(dw[k].w_hr, P * H);
+        if (P < H)
+            PLACE(dw[k].w_hr, P * H);
         if (s->options) {
             PLACE(dw[k].w_ci, H);
             PLACE(dw[k].w_cf, H);
@@ -119,8 +144,9 @@ static int go_back(const work *w, const fl_call *call, const cuts *cuts, float *
     }
 #undef PLACE
     way.dw = dw;
-    way.scratch = allocate(fl_back_scratch_bytes(w->stack, &way));
-    int stopped = fl_back(w->stack, &way);
+    way.scratch_size = fl_back_scratch_bytes(w->stack, &way);
+    way.scratch = allocate(way.scratch_size);
+    int stopped = was_stopped(fl_back(w->stack, &way));
     free(way.scratch);
     return stopped;
 }
@@ -142,6 +168,7 @@ static float *run(const work *w, int threads, const cuts *cuts, int (*stop)(void
     size_t states = s->layers * s->directions * w->batch * s->hidden * sizeof(float);
     size_t results = results_of(w) * sizeof(float);
     fl_call call = {
+        .struct_size = sizeof call,
         .x = numbers,
         .x_stride = s->input * (int64_t)sizeof(float),
         .y = memset(allocate(results), 0, results),
@@ -156,9 +183,9 @@ static float *run(const work *w, int threads, const cuts *cuts, int (*stop)(void
         .stop = s->back ? NULL : stop,
     };
     if (s->back)
-        call.tape = allocate(fl_tape_bytes(w->stack, &call));
-    call.scratch = allocate(fl_scratch_bytes(w->stack, &call));
-    int stopped = fl_run(w->stack, &call);
+        call.tape = allocate(call.tape_size = fl_tape_bytes(w->stack, &call));
+    call.scratch = allocate(call.scratch_size = fl_scratch_bytes(w->stack, &call));
+    int stopped = was_stopped(fl_run(w->stack, &call));
     if (s->back) {
         call.stop = stop;
         stopped |= go_back(w, &call, cuts, (float *)call.y + w->steps * w->batch * s->directions * s->output);
@@ -228,30 +255,43 @@ static void *caller(void *first)
     return NULL;
 }
 
+/* A stack of at most two layers in two directions. */
+static fl_stack *pack(const fl_shape *shape, int isa)
+{
+    const int norm = shape->options && shape->options->layer_norm;
+    fl_arrays parameters[4];
+    for (int k = 0; k < 4; k++) {
+        float *more = shape->options ? numbers + k : NULL, *gains = norm ? numbers + k : NULL;
+        parameters[k] = (fl_arrays){
+            .struct_size = sizeof *parameters,
+            .w_ih = numbers + 4 * k,
+            .w_hh = numbers + 4 * k + 1,
+            .b = numbers + 4 * k + 2,
+            .w_hr = shape->output < shape->hidden ? numbers + 4 * k + 3 : NULL,
+            .w_ci = more,
+            .w_cf = more,
+            .w_co = more,
+            .ln_ih = gains,
+            .ln_hh = gains,
+            .ln_c = gains,
+            .b_c = gains,
+        };
+    }
+    fl_stack *stack;
+    const size_t bytes = fl_stack_bytes(shape, isa);
+    was_stopped(fl_pack(allocate(bytes), bytes, shape, isa, parameters, &stack));
+    return stack;
+}
+
 int main(int argc, char **argv)
 {
     rounds = argc > 1 ? atol(argv[1]) : 100;
     uint64_t state = 1;
     for (int n = 0; n < MOST; n++)
         numbers[n] = (float)random_number(&state) / (1 << 24) / 4 - 0.125f;
-    fl_arrays parameters[4]; /* of at most two layers in two directions */
-    for (int k = 0; k < 4; k++)
-        parameters[k] = (fl_arrays){
-            .w_ih = numbers + 4 * k,
-            .w_hh = numbers + 4 * k + 1,
-            .b = numbers + 4 * k + 2,
-            .w_hr = numbers + 4 * k + 3,
-            .w_ci = numbers + k,
-            .w_cf = numbers + k,
-            .w_co = numbers + k,
-            .ln_ih = numbers + k,
-            .ln_hh = numbers + k,
-            .ln_c = numbers + k,
-            .b_c = numbers + k,
-        };
     int isa = fl_isa(NULL);
     for (work *w = works; w < works + WORKS; w++) {
-        w->stack = fl_pack(allocate(fl_stack_bytes(&w->shape, isa)), &w->shape, isa, parameters);
+        w->stack = pack(&w->shape, isa);
         w->expected = run(w, 1, NULL, NULL);
         if (run(w, 1, NULL, at_once)) {
             fprintf(stderr, "not stopped: work %d\n", (int)(w - works));
