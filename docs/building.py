@@ -170,7 +170,7 @@ _DECLARED = re.compile(
 def header_parts(text: str) -> Iterator[tuple[str, str]]:
     """Yield the comments of a header, each with what is declared behind it; one may be empty."""
     text = re.sub(r"^#ifdef __cplusplus\n.*?^#endif\n", "", text, flags=re.M | re.S)
-    text = text[: text.rindex("#endif")].replace("FL_API ", "")
+    text = re.sub("^FL_API ", "", text[: text.rindex("#endif")], flags=re.M)
     for match in _DECLARED.finditer(text):
         if match["alone"]:
             yield "", f"{match['alone']};"

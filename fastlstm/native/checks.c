@@ -28,7 +28,7 @@ const char *fl_error_string(int status)
         [FL_BAD_ISA] = "no instruction set has this number, or this machine lacks it",
         [FL_BAD_ITEMSIZE] = "the itemsize is neither 4 nor 8, or this library was built without it",
         [FL_BAD_SHAPE] = "a size is below 1, directions are not 1 or 2, or there are more outputs than hidden units",
-        [FL_BAD_OPTIONS] = "an option is out of its range, or two do not go together",
+        [FL_BAD_OPTIONS] = "an option is out of its range, or not a number",
         [FL_BAD_ARRAYS] = "an array is missing, or there is one that the shape or the options have no use for",
         [FL_BAD_CALL] = "steps, batch, threads or a flag is out of its range, or fields do not go together",
         [FL_BAD_STRIDE] = "a stride is not a multiple of a value's size, or rows that are filled would overlap",
@@ -136,12 +136,12 @@ static int is_probability(double number)
     return number >= 0 && number <= 1;
 }
 
-fl_status fl_check_options(const fl_options *o, int projected)
+fl_status fl_check_options(const fl_options *o)
 {
-    const int right = o->gate_clip > 0 && o->cell_clip > 0 && o->proj_clip > 0
-        && (projected || o->proj_clip == INFINITY) && o->coupled >= 0 && o->coupled <= FL_I_FROM_F
-        && is_function(&o->gate) && is_function(&o->cell) && is_function(&o->output) && o->layer_norm >= 0
-        && o->layer_norm <= FL_NORM_SUMS && is_probability(o->zoneout_h) && is_probability(o->zoneout_c);
+    const int right = o->gate_clip > 0 && o->cell_clip > 0 && o->proj_clip > 0 && o->coupled >= 0
+        && o->coupled <= FL_I_FROM_F && is_function(&o->gate) && is_function(&o->cell) && is_function(&o->output)
+        && o->layer_norm >= 0 && o->layer_norm <= FL_NORM_SUMS && is_probability(o->zoneout_h)
+        && is_probability(o->zoneout_c);
     return right ? FL_OK : FL_BAD_OPTIONS;
 }
 
@@ -181,7 +181,7 @@ fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_opt
         return status;
     if (s.options) {
         const fl_options *own = fl_known(s.options, options, sizeof *options, &status);
-        if (!own || (status = fl_check_options(own, s.output != s.hidden)))
+        if (!own || (status = fl_check_options(own)))
             return status;
         *options = *own;
     }

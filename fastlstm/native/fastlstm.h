@@ -47,8 +47,8 @@ the cell. */
 /* The version of this header, 10000 major + 100 minor + patch; `fl_version` tells that of the library. */
 #define FL_VERSION 100
 
-/* What the library exports. A program that is linked to fastlstm's DLL on Windows defines FL_DLL. One that is compiled
-along with the sources, and is to export nothing of them, defines FL_API as nothing. */
+/* What the library exports. On Windows, FL_BUILD_DLL is defined where the DLL is built, and FL_DLL in a program that is
+linked to it. A library that has the sources in it, and is to export nothing of them, defines FL_API as nothing. */
 #ifndef FL_API
 #if defined(_WIN32) && defined(FL_BUILD_DLL)
 #define FL_API __declspec(dllexport)
@@ -78,7 +78,7 @@ typedef enum {
     FL_BAD_ISA,         /* no instruction set has this number, or this machine lacks it */
     FL_BAD_ITEMSIZE,    /* neither 4 nor 8, or not compiled in */
     FL_BAD_SHAPE,       /* a size below 1, directions other than 1 or 2, or an output that cannot be */
-    FL_BAD_OPTIONS,     /* an option out of its range, or two that do not go together */
+    FL_BAD_OPTIONS,     /* an option out of its range, or not a number */
     FL_BAD_ARRAYS,      /* an array is missing, or there is one that the shape or the options have no use for */
     FL_BAD_CALL,        /* steps, batch, threads, or a flag out of its range; fields that do not go together */
     FL_BAD_STRIDE,      /* not a multiple of a value's size, or rows that are filled would overlap */

@@ -415,7 +415,7 @@ fl_status fl_check_array(const void *array, int64_t itemsize);
 fl_status fl_check_rows(const void *array, int64_t stride, int64_t rows, int64_t filled, int64_t itemsize);
 
 fl_status fl_check_isa(int isa, int32_t itemsize);
-fl_status fl_check_options(const fl_options *options, int projected);
+fl_status fl_check_options(const fl_options *options);
 
 /* Fill the shape, and the options if there are any, with what is given. */
 fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_options *options);
