@@ -97,7 +97,8 @@ def with_kind(work, kind):
     """The work as one of this kind."""
     own = dict(KINDS[kind])
     if "P" in own:
-        work = work._replace(P=max(1, int(own.pop("P") * work.H)))
+        P = max(1, int(own.pop("P") * work.H))
+        work = work._replace(P=P if P < work.H else None)  # one unit has no projection
     return _with(work._replace(dtype=own.pop("dtype", "float32")), **own)
 
 

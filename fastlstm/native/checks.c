@@ -27,7 +27,7 @@ const char *fl_error_string(int status)
         [FL_TOO_LARGE] = "sizes are too large: their product does not fit",
         [FL_BAD_ISA] = "no instruction set has this number, or this machine lacks it",
         [FL_BAD_ITEMSIZE] = "the itemsize is neither 4 nor 8, or this library was built without it",
-        [FL_BAD_SHAPE] = "a size is below 1, directions are not 1 or 2, or there are more outputs than hidden units",
+        [FL_BAD_SHAPE] = "a size is below 1, or directions are not 1 or 2",
         [FL_BAD_OPTIONS] = "an option is out of its range, or not a number",
         [FL_BAD_ARRAYS] = "an array is missing, or there is one that the shape or the options have no use for",
         [FL_BAD_CALL] = "steps, batch, threads or a flag is out of its range, or fields do not go together",
@@ -172,8 +172,7 @@ fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_opt
     const fl_shape s = *told;
     if ((status = fl_check_isa(isa, s.itemsize)))
         return status;
-    if (s.layers < 1 || s.directions < 1 || s.directions > 2 || s.input < 1 || s.hidden < 1 || s.output < 1
-        || s.output > s.hidden)
+    if (s.layers < 1 || s.directions < 1 || s.directions > 2 || s.input < 1 || s.hidden < 1 || s.output < 1)
         return FL_BAD_SHAPE;
     if (s.back != 0 && s.back != 1)
         return FL_BAD_CALL;
@@ -185,7 +184,7 @@ fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_opt
             return status;
         *options = *own;
     }
-    if (s.layers > MOST_SIZE / 2 || s.input > MOST_SIZE || s.hidden > MOST_SIZE)
+    if (s.layers > MOST_SIZE / 2 || s.input > MOST_SIZE || s.hidden > MOST_SIZE || s.output > MOST_SIZE)
         return FL_TOO_LARGE;
     const padded_sizes n = padded_of(&s);
     const double weights = GATES * n.units * (n.inputs + n.outputs) + n.units * n.outputs;
@@ -307,9 +306,10 @@ static fl_status check_cut(const fl_stack *stack, const fl_call *call)
 {
     const fl_shape *s = &stack->shape;
     const fl_cut *cut = call->cut;
-    if (!is_number(cut->threads, MOST_THREADS) || !is_number(cut->groups, MOST_PARTS)
+    if (!is_number(cut->threads, MOST_PARTS) || !is_number(cut->groups, MOST_PARTS)
         || !is_number(cut->seats, MOST_THREADS) || !is_number(cut->shares, MOST_PARTS) || cut->shares < cut->seats
         || cut->inputs_first < 0 || cut->inputs_first > 1
+        || (cut->inputs_first && cut->threads > cut->groups * MOST_THREADS)
         || (cut->teams != 1 && cut->teams != (s->directions == 2 ? 2 : s->layers)))
         return FL_BAD_CUT;
     /* Each share of each team has room for sums, and each group and team for what would be one group's. */

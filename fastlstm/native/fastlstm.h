@@ -77,7 +77,7 @@ typedef enum {
     FL_TOO_LARGE,       /* sizes whose products do not fit */
     FL_BAD_ISA,         /* no instruction set has this number, or this machine lacks it */
     FL_BAD_ITEMSIZE,    /* neither 4 nor 8, or not compiled in */
-    FL_BAD_SHAPE,       /* a size below 1, directions other than 1 or 2, or an output that cannot be */
+    FL_BAD_SHAPE,       /* a size below 1, or directions other than 1 or 2 */
     FL_BAD_OPTIONS,     /* an option out of its range, or not a number */
     FL_BAD_ARRAYS,      /* an array is missing, or there is one that the shape or the options have no use for */
     FL_BAD_CALL,        /* steps, batch, threads, or a flag out of its range; fields that do not go together */
