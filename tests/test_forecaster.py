@@ -237,7 +237,7 @@ def with_gap(step):
         (lambda f: f.backtest(SERIES, 4), "start must be at least 5, got 4"),
         (lambda f: f.backtest(SERIES, 57), "4 steps from step 57 on, got a series of 60"),
         (lambda f: f.windows(SERIES[:8]), "at least 9 steps"),
-        (lambda f: f.save("model.pt"), r"model\.pt: a forecaster's suffix must be \.npz"),
+        (lambda f: f.save("model.pt"), r"model\.pt: a forecaster's suffix must be \.npz or \.fl"),
         (lambda f: forecaster((0,), (1,)).forecast(SERIES, 5), "at most the horizon of 4 steps"),
         (lambda f: forecaster((0,), (0, 1)).forecast(SERIES, 5), "whose inputs are its targets"),
     ],

@@ -16,7 +16,7 @@ from pathlib import Path
 from .. import __version__
 from ..terminal import one_line, show, writing
 from ..training import NonFiniteError
-from . import convert, engines, forecast, info, run, train
+from . import convert, engines, export, forecast, info, run, train
 from .parser import Parser
 
 _FAULTS = (ValueError, TypeError, OSError, ImportError, MemoryError, NonFiniteError, RecursionError)
@@ -78,6 +78,7 @@ def _parser() -> Parser:
     for command in (
         info,
         convert,
+        export,
         run,
         train,
         forecast,

@@ -24,6 +24,7 @@ Write a model file in another format, which the suffix of OUT decides:
   .pt, .pth           the state dict for torch.load
   .onnx               what the model computes, for onnxruntime and other programs
   .keras              a model for keras.saving.load_model, .weights.h5 its arrays for load_weights
+  .fl                 a model for the C library; `fastlstm export` writes it too
 What the format of OUT cannot hold is an error that names it.
 """
 

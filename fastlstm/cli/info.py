@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..checks import quoted, short
 from ..engines.machine import threads
-from ..formats import load, load_state
+from ..formats import fl, load, load_state
 from ..formats.parts import find_parts
+from ..formats.source import Source, opened
 from ..graphs import GraphModel
 from ..terminal import one_line, printable, show
 from ..training import Forecaster
@@ -55,6 +56,9 @@ def _show_model(args: argparse.Namespace) -> None:
     show(*layers.split("\n"))
     with contextlib.suppress(ValueError):  # most files hold a model alone
         show(Forecaster.load(args.model, engine=_ENGINE))
+    with opened(args.model) as file:
+        source = Source(file)
+        show(*(fl.summary(source) if fl.recognises(source) else ()))
     if graph:
         _show_table([("operator", "number", "computed by"), *operators(graph)])
     rows = [("parameter", "shape", "values")]

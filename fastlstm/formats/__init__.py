@@ -21,6 +21,7 @@ from ..graphs import GraphModel
 from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
 from ..layers.parameters import undrawn
 from . import (
+    fl,
     foreign,
     inference,
     keras_file,
@@ -49,10 +50,11 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file, keras_file)
+_READ: tuple[Format, ...] = (fl, safetensors, torch_pt, npz, onnx_file, keras_file)
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file),
     *(keras_writer.MODEL, keras_writer.WEIGHTS),
+    fl,
 )
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
@@ -108,9 +110,9 @@ def load(
     path : str, path-like or binary file
         A file that torch wrote (.pt, .pth; a state dict, a checkpoint, a whole module or
         TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
-        an ONNX file (.onnx) or one of Keras (.keras, .h5). An open file is read from its position
-        on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a `Checkpoint`
-        of `fit`, the parameters of its model are read.
+        an ONNX file (.onnx), one of Keras (.keras, .h5) or one for C (.fl). An open file is read
+        from its position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes.
+        From a `Checkpoint` of `fit`, the parameters of its model are read.
     key : str, optional
         Which state dict to take from a torch checkpoint that holds several, as ``"model_state"``
         or, nested deeper, ``"ema.model"``. It is not needed if only one of them has names as layers
@@ -383,6 +385,7 @@ def save(
     names: Mapping[str, str] | None = None,
     lengths: bool | None = None,
     states: bool | None = None,
+    sample_rate: float | None = None,
 ) -> None:
     """Save a model; the suffix of the path decides the format.
 
@@ -395,6 +398,7 @@ def save(
         state dict for ``torch.load``, and no structure. ``.onnx`` holds what the model computes in
         evaluation, for onnxruntime, OpenVINO and others to run, and its structure too. ``.keras``
         is a model for Keras' ``load_model``, ``.weights.h5`` arrays for its ``load_weights``.
+        ``.fl`` is a model for fastlstm's C library, with its structure.
     opset : int, optional
         For .onnx: the version of ONNX's operators, from 14, which is taken if it is left out and
         which the most programs know, to the newest of the installed onnx package.
@@ -410,6 +414,9 @@ def save(
         For .onnx: whether initial and final states are inputs and outputs, in torch's shapes.
         Without it sequences begin with zeros, or with the learned states, and the final states are
         no outputs; but an LSTMCell always gives its own.
+    sample_rate : float, optional
+        For .fl: how many steps of the signal that the model was made for are a second, in Hz, for
+        programs in C to ask.
 
     Raises
     ------
@@ -438,12 +445,13 @@ def save(
     Traceback (most recent call last):
     ...
     ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .keras, \
-.weights.h5, got '.h5'
+.weights.h5, .fl, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
     path = Path(path)
-    given = {"opset": opset, "names": names, "lengths": lengths, "states": states}
+    given: dict[str, Any] = {"opset": opset, "names": names, "lengths": lengths, "states": states}
+    given |= {"sample_rate": sample_rate}
     options = {name: value for name, value in given.items() if value is not None}
     form = written_format(path, options)
     if isinstance(model, GraphModel) and form.STRUCTURED:

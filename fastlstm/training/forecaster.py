@@ -1,6 +1,7 @@
 """A model together with all that a forecast needs: columns, units, window and horizon.
 
-On disk it is an .npz file of the model, which `fastlstm.load` can read, with notes in it.
+On disk it is an .npz file of the model, which `fastlstm.load` can read, with notes in it; or an .fl
+file, which the C library runs: its nodes bring the inputs from their units, and the forecast back.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arrays import column_names, is_column
 from ..checks import check_not_newer, check_size
 from ..files import written_aside
-from ..formats import load, npz
+from ..formats import fl, load, npz
 from ..formats.source import Source, file_name, opened
 from ..layers import Layer
 from .columns import (
@@ -252,12 +253,13 @@ class Forecaster:
         Parameters
         ----------
         path : str or path-like
-            Its suffix is .npz. `fastlstm.load` reads the model alone from it.
+            Its suffix is .npz, or .fl for a program in C. `fastlstm.load` reads the model alone
+            from it.
 
         Raises
         ------
         ValueError
-            If it has another suffix.
+            If it has another suffix, or if an .fl file cannot hold the model.
         TypeError
             If the model's structure cannot be stored.
 
@@ -265,14 +267,23 @@ class Forecaster:
         -----
         The file holds arrays and JSON. It is written aside and renamed, so a failure leaves the old
         file as it was.
+
+        In C, the model of an .fl file takes the inputs of a step in their own units, in the order
+        of `inputs`. After `window` steps from the first state on it gives the forecast, (horizon,
+        targets), in the targets' units. It standardises in the model's dtype, where `forecast` does
+        it in float64: with float32, what it takes is rounded to about 7 digits.
         """
         path = Path(path)
-        if path.suffix.lower() != ".npz":
-            raise ValueError(f"{path}: a forecaster's suffix must be .npz, got {path.suffix!r}")
-        notes = {"kind": _KIND, "version": _VERSION} | {name: getattr(self, name) for name in _KEPT}
-        notes |= {name: getattr(self.standardizer, name).tolist() for name in ("mean", "scale")}
+        if path.suffix.lower() not in _WRITERS:
+            suffixes = " or ".join(_WRITERS)
+            raise ValueError(
+                f"{path}: a forecaster's suffix must be {suffixes}, got {path.suffix!r}"
+            )
         with written_aside(path) as file:
-            npz.write(file, self.model, notes)
+            try:
+                _WRITERS[path.suffix.lower()](file, self)
+            except ValueError as fault:
+                raise ValueError(f"{path}: {fault}") from fault
 
     @classmethod
     def load(
@@ -305,7 +316,12 @@ class Forecaster:
         model = load(path, engine=engine)
         try:
             mean, scale = arguments.pop("mean"), arguments.pop("scale")
-            return cls(model, Standardizer(mean, scale, arguments["columns"]), **arguments)
+            forecaster = cls(model, Standardizer(mean, scale, arguments["columns"]), **arguments)
+            with opened(path) as file:
+                source = Source(file)
+                if fl.recognises(source) and not fl.is_same(source, _model_in_c(forecaster)):
+                    raise ValueError("its nodes compute something else")
+            return forecaster
         except (ValueError, TypeError, OverflowError) as fault:
             raise ValueError(f"{file_name(path)}: its notes do not fit: {fault}") from fault
 
@@ -495,10 +511,44 @@ def _check_columns(columns: Sequence[str] | NDArray[Any], count: int) -> list[st
     return names
 
 
+def _notes(forecaster: Forecaster) -> dict[str, Any]:
+    """Return what a file holds beside the model, as JSON can hold it."""
+    notes = {"kind": _KIND, "version": _VERSION}
+    notes |= {name: getattr(forecaster, name) for name in _KEPT}
+    standardizer = forecaster.standardizer
+    return notes | {name: getattr(standardizer, name).tolist() for name in ("mean", "scale")}
+
+
+def _scales(forecaster: Forecaster) -> tuple[fl.Scale, fl.Scale]:
+    """Return the means and scales of the inputs of a step, and of all values of a forecast."""
+    mean, scale = forecaster.standardizer.mean, forecaster.standardizer.scale
+    into, targets = forecaster.inputs, forecaster.targets * forecaster.horizon
+    return fl.Scale(mean[into], scale[into]), fl.Scale(mean[targets], scale[targets])
+
+
+def _model_in_c(forecaster: Forecaster) -> fl.Model:
+    return fl.model_of(forecaster.model, *_scales(forecaster))
+
+
+def _write_npz(file: IO[bytes], forecaster: Forecaster) -> None:
+    npz.write(file, forecaster.model, _notes(forecaster))
+
+
+def write_fl(file: IO[bytes], forecaster: Forecaster) -> None:
+    """Write a forecaster as the C library takes it; see `Forecaster.save`."""
+    inputs, outputs = _scales(forecaster)
+    fl.write(file, forecaster.model, inputs=inputs, outputs=outputs, notes=_notes(forecaster))
+
+
+_WRITERS = {".npz": _write_npz, ".fl": write_fl}
+
+
 def _read_notes(path: str | os.PathLike[str] | BinaryIO) -> dict[str, Any] | None:
-    """Return the notes of an .npz file; None if it has none or is of another format."""
+    """Return the notes of an .npz or .fl file; None if it has none or is of another format."""
     with opened(path) as file:
         source = Source(file)
+        if fl.recognises(source):
+            return fl.read_notes(source)
         return npz.read_notes(source) if npz.recognises(source) else None
 
 
