@@ -170,7 +170,8 @@ def parse(data: bytearray) -> Model:
         gives == model.gives,
         f"it says that it gives {gives} values, its last node gives {model.gives}",
     )
-    places = iter(_ARRAY.iter_unpack(view[starts[2] :][: sizes[2]]))
+    records = range(starts[2], starts[2] + sizes[2], _ARRAY.size)
+    places = (_ARRAY.unpack_from(data, at) for at in records)
     full, end = [], starts[4]
     for n, (node, count, shapes) in enumerate(zip(nodes, counts, wanted, strict=True)):
         what = f"node {n} ({node.name})"

@@ -102,8 +102,6 @@ class Drawing:
             for own, child in layer.children.items():
                 x = self.draw(dotted(name, own), child, x)
             return x
-        if isinstance(layer, Dropout):
-            return x
         if isinstance(layer, (Residual, Concat)):
             first, *others = (
                 self.draw(dotted(name, own), one, x) for own, one in layer.children.items()
@@ -117,6 +115,8 @@ class Drawing:
         if x.indices != isinstance(layer, Embedding):
             takes = "indices" if isinstance(layer, Embedding) else "numbers"
             raise ValueError(f"{_place(name, layer)} takes {takes}, which it is not given")
+        if isinstance(layer, Dropout):
+            return x
         if isinstance(layer, (LSTM, LSTMCell)):
             return self._recurrent(name, layer, x)
         if isinstance(layer, Linear):
@@ -421,9 +421,9 @@ def _chain(
         if len(node.sources) == 1:
             layers.append(_LAYERS[node.kind](node.padded(), dtype))
         else:
+            sources = _joined(nodes, through, end, used) if node.kind == fl.JOIN else node.sources
             ways = [
-                _chain(nodes, through, before, source, used, dtype, depth + 1)
-                for source in node.sources
+                _chain(nodes, through, before, source, used, dtype, depth + 1) for source in sources
             ]
             if node.kind == fl.JOIN:
                 names = map(str, range(len(ways)))
@@ -444,6 +444,20 @@ def _chain(
         return {"layer": "Dropout", "p": 0.0}
     children = {str(n): layer for n, layer in enumerate(reversed(layers))}
     return {"layer": "Sequential", "children": children}
+
+
+def _joined(nodes: Sequence[Node], through: Sequence[int], end: int, used: set[int]) -> list[int]:
+    """Return all values that a join and the joins right before it put side by side, as a Concat."""
+    first, second = nodes[end - 1].sources
+    sources = [second]
+    while first == end - 1 and through[first] == through[end] and nodes[first - 1].kind == fl.JOIN:
+        if first in used:
+            raise ValueError(f"value {first} goes several ways that layers do not")
+        used.add(first)
+        end = first
+        first, second = nodes[end - 1].sources
+        sources.append(second)
+    return [first, *reversed(sources)]
 
 
 def _describe_lstm(node: Node, dtype: str) -> Description:
