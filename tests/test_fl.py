@@ -45,6 +45,14 @@ from fastlstm.formats import fl, fl_file, fl_layers
 I, H = 3, 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def numpys():
+    """Every layer runs by the engine that the reader of this file runs by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTLSTM_ENGINE", "numpy")
+        yield
+
+
 def stirred(model: Any) -> Any:
     """Give every parameter its own random numbers, learned states and gains too."""
     state = enumerate(model.state_dict().items())
@@ -53,7 +61,7 @@ def stirred(model: Any) -> Any:
 
 
 def lstm(**options: Any) -> Any:
-    return LSTM(**{"input_size": I, "hidden_size": H, "engine": "numpy", "seed": 0, **options})
+    return LSTM(**{"input_size": I, "hidden_size": H, "seed": 0, **options})
 
 
 def written(model: Layer, module: Any = fl, **options: Any) -> bytes:
@@ -99,7 +107,7 @@ def assert_computes(data: bytes, model: Any) -> None:
 
 def assert_comes_back(data: bytes, model: Any) -> None:
     """Assert that a file gives a model with the same structure, and the same bits."""
-    again = read_back(data, engine="numpy")
+    again = read_back(data)
     assert repr(again) == repr(model)
     x = input_of(model)
     assert_same(again(x), model(x))
@@ -175,7 +183,7 @@ def test_a_file_computes_what_the_model_does(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_gives_the_model_back(name):
     data = written(stirred(MODELS[name]()))
-    model = read_back(data, engine="numpy")  # its two biases are one and zeros
+    model = read_back(data)  # its two biases are one and zeros
     assert repr(model) == repr(MODELS[name]())
     assert_comes_back(data, model)
     x = input_of(model)
@@ -220,7 +228,7 @@ def test_options_together(model):
     data = written(model)
     with np.errstate(all="ignore"):
         assert_computes(data, model)
-    again = read_back(data, engine="numpy")
+    again = read_back(data)
     assert_same(again(input_of(model)), model(input_of(model)))
     assert_comes_back(data, again)
     got = _found(data)(input_of(model))  # layers of other widths are several LSTMs
@@ -229,7 +237,7 @@ def test_options_together(model):
 
 def _found(data: bytes) -> Any:
     """Return the layers of a file's nodes, without its text, which take the steps first."""
-    return read_back(without_text(data), engine="numpy", batch_first=False)
+    return read_back(without_text(data), batch_first=False)
 
 
 def without_text(data: bytes) -> bytes:
@@ -285,7 +293,7 @@ def test_an_lstm_by_hand():
 
 
 def test_an_lstm_cell_steps_as_an_lstm():
-    cell = stirred(LSTMCell(I, H, engine="numpy", layer_norm="haste", learn_initial_state=True))
+    cell = stirred(LSTMCell(I, H, layer_norm="haste", learn_initial_state=True))
     data = written(cell)
     x, hx, steps = normal(5, 2, I, seed=9), None, []
     for row in x:
@@ -293,7 +301,7 @@ def test_an_lstm_cell_steps_as_an_lstm():
         steps.append(hx[0])
     file = fl_reader.decode(data)
     np.testing.assert_allclose(fl_reader.compute(file, x), steps, rtol=1e-5, atol=1e-6)
-    again = read_back(data, engine="numpy")
+    again = read_back(data)
     assert repr(again) == repr(cell)
     assert_same(again(x[0])[0], cell(x[0])[0])
     assert_same(again(x[0])[1], cell(x[0])[1])
@@ -786,9 +794,9 @@ def with_structure(data: bytes, **changes: Any) -> bytes:
 )
 def test_a_structure_that_lies_is_not_believed(changes):
     """The nodes are what C runs, so they tell what the layers are."""
-    again = read_back(with_structure(SMALL, **changes), engine="numpy")
+    again = read_back(with_structure(SMALL, **changes))
     assert repr(again) == repr(read_back(without_text(SMALL)))
-    for layer in (again[0], model := read_back(SMALL, engine="numpy")):
+    for layer in (again[0], model := read_back(SMALL)):
         (layer if layer is again[0] else model[0]).batch_first = False
     assert_same(again(normal(5, 2, I)), model(normal(5, 2, I)))
 
@@ -823,7 +831,7 @@ def test_other_numbers_give_a_model_or_a_valueerror(changes):
     fits = [one for one in changes if one[0] + struct.calcsize(one[1]) <= len(SMALL)]
     data = changed(SMALL, *fits)
     try:
-        model = read_back(data, engine="numpy")
+        model = read_back(data)
     except ValueError as fault:
         assert str(fault).startswith("<BytesIO>: ")
     else:
