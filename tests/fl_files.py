@@ -57,7 +57,10 @@ def lstm(value, cells, directions=1, h_0=None, c_0=None, reverse=False):
     whole = [len(cells) // directions, directions, first.w_hh.shape[0] // 4, reverse, general]
     numbers = []
     if general:
-        whole += [["", "f=1-i", "i=1-f"].index(o.coupled), ["", "tflite", "haste"].index(o.layer_norm)]
+        whole += [
+            ["", "f=1-i", "i=1-f"].index(o.coupled),
+            ["", "tflite", "haste"].index(o.layer_norm),
+        ]
         whole.append(functions[0] + 256 * functions[1] + 65536 * functions[2])
         numbers += [o.gate_clip, o.cell_clip, o.proj_clip]
         numbers += [*o.gate[1:], *o.cell[1:], *o.output[1:], o.zoneout_h, o.zoneout_c]

@@ -173,6 +173,17 @@ static inline int fl_hoists_inputs(int64_t bytes)
     return bytes > 1 << 14;
 }
 
+/* What a model computes of values beside products and cells. */
+typedef enum { MAP_FUNCTION, MAP_SOFTMAX, MAP_SUM, MAP_STANDARDIZE, MAP_RESTORE, MAP_MAGNITUDE } fl_map_kind;
+
+typedef struct {
+    fl_map_kind kind;
+    fl_activation function;   /* of MAP_FUNCTION */
+    int64_t count;            /* how many values a row of y has */
+    int64_t magnitudes;       /* of MAP_MAGNITUDE: so many a follow one another in a row of x, and then so many b */
+    const void *mean, *scale; /* (count,) of MAP_STANDARDIZE and MAP_RESTORE */
+} fl_map;
+
 /* What is compiled once for each instruction set and type of number. */
 typedef struct fl_kernels {
     int lanes, weight_bytes, tile; /* tile: how many rows a tile has at most */
@@ -200,6 +211,9 @@ typedef struct fl_kernels {
     /* Up to LINEAR_ROWS rows, for the panels of outputs from `from` to `to`. */
     void (*run_linear)(const fl_linear *linear, const void *x, int64_t x_stride, void *y, int64_t y_stride,
                        int64_t rows, int64_t from, int64_t to);
+    /* Fill rows of y from those of x, which may be the same, and, for MAP_SUM, of another value. Strides are in bytes. */
+    void (*map)(const fl_map *map, int64_t rows, const void *x, int64_t x_stride, const void *other,
+                int64_t other_stride, void *y, int64_t y_stride);
 } fl_kernels;
 
 typedef struct {
@@ -225,6 +239,10 @@ int fl_has_vectors(int bytes);
 
 /* Whether the steps of so many sequences are those of small plain layers, which `few_steps` makes. */
 int fl_are_few(const fl_stack *stack, int64_t batch);
+
+/* Make them. `between` holds two rows of padded units, which layers hand to the next by turns. */
+void fl_run_few(const fl_stack *stack, fl_few *layers, void *const *between, int64_t steps, const char *x,
+                int64_t x_stride, char *y, int64_t y_stride);
 
 /* Whether there is an instruction set of this number, and this machine has it. */
 int fl_isa_is_here(int isa);
@@ -443,6 +461,7 @@ const fl_linear_call *fl_check_product(const fl_linear *linear, const fl_linear_
 /* ---- what public functions do behind their checks ------------------------------------------------------ */
 
 int64_t fl_stack_bytes_of(const fl_shape *shape, int isa);
+fl_stack *fl_place_stack(void *memory, const fl_shape *shape, int isa);
 int64_t fl_scratch_bytes_of(const fl_stack *stack, const fl_call *call);
 int64_t fl_tape_bytes_of(const fl_stack *stack, const fl_call *call);
 fl_status fl_run_checked(const fl_stack *stack, const fl_call *call);

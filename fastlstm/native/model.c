@@ -130,8 +130,8 @@ static void load_operation(fl_operation *operation, fl_model *model, const fl_fi
         operation->of.product.length_out = whole[LENGTH_OUT];
         operation->of.product.stride = whole[STRIDE];
         operation->of.product.padding = whole[PADDING];
-        operation->of.product.linear
-            = load_linear(memory, file, node, whole[KERNEL] * whole[CHANNELS], whole[CHANNELS_OUT], isa);
+        operation->of.product.linear = load_linear(memory, file, node, whole[KERNEL] * whole[CHANNELS],
+                                                   whole[CHANNELS_OUT], isa);
         break;
     case NODE_LINEAR: operation->of.product.linear = load_linear(memory, file, node, node->I, node->O, isa); break;
     case NODE_JOIN: break;

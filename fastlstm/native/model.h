@@ -18,7 +18,7 @@ typedef struct {
     union {
         struct {
             const fl_stack *stack;
-            const void *h_0, *c_0; /* (cells, P) and (cells, H), NULL: zeros */
+            const void *h_0, *c_0;   /* (cells, P) and (cells, H), NULL: zeros */
             int32_t reverse, number; /* its number among the LSTMs */
         } lstm;
         struct {

@@ -194,8 +194,8 @@ static int is_head_right(const fl_file *file)
 /* How far the check has come. */
 typedef struct {
     fl_file *file;
-    int64_t array, place; /* the next array's number, and where it begins if it is there */
-    int64_t node;         /* the next node, which gives value node + 1 */
+    int64_t array, place;                       /* the next array's number, and where it begins if it is there */
+    int64_t node;                               /* the next node, which gives value node + 1 */
     unsigned char one_step[MOST_NODES / 8 + 1]; /* for each value, a bit: whether it has one step */
 } check;
 
@@ -237,8 +237,8 @@ static int64_t width_of(const check *c, uint32_t value)
 static int is_function_right(int64_t function, double alpha, double beta)
 {
     const int uses_both = function == FL_AFFINE || function == FL_SCALED_TANH || function == FL_HARD_SIGMOID;
-    const int uses_alpha
-        = uses_both || function == FL_LEAKY_RELU || function == FL_THRESHOLDED_RELU || function == FL_ELU;
+    const int uses_alpha = uses_both || function == FL_LEAKY_RELU || function == FL_THRESHOLDED_RELU
+        || function == FL_ELU;
     return function >= FL_SIGMOID && function <= FL_SOFTPLUS && isfinite(alpha) && isfinite(beta)
         && (uses_alpha || alpha == 0) && (uses_both || beta == 0);
 }
@@ -251,9 +251,8 @@ static int is_probability(double value)
 static int are_options_right(const fl_node *node)
 {
     fl_options o;
-    const fl_shape shape = fl_shape_of(node, 4, &o);
+    fl_shape_of(node, 4, &o);
     return o.gate_clip > 0 && o.cell_clip > 0 && o.proj_clip > 0
-        && (shape.output != shape.hidden || o.proj_clip == INFINITY)
         && is_function_right(o.gate.function, o.gate.alpha, o.gate.beta)
         && is_function_right(o.cell.function, o.cell.alpha, o.cell.beta)
         && is_function_right(o.output.function, o.output.alpha, o.output.beta) && is_probability(o.zoneout_h)
@@ -266,7 +265,7 @@ static int check_lstm(check *c, const fl_node *node)
     if (!is_size(layers) || directions < 1 || directions > 2 || !is_size(H) || node->O % directions)
         return 0;
     const int64_t cells = layers * directions, P = node->O / directions, gates = 4 * H;
-    if (P > H || whole[REVERSE] < 0 || whole[REVERSE] > (directions == 1) || whole[GENERAL] < 0 || whole[GENERAL] > 1
+    if (whole[REVERSE] < 0 || whole[REVERSE] > (directions == 1) || whole[GENERAL] < 0 || whole[GENERAL] > 1
         || whole[COUPLED] < 0 || whole[COUPLED] > FL_I_FROM_F || whole[LAYER_NORM] < 0
         || whole[LAYER_NORM] > FL_NORM_SUMS || whole[FUNCTIONS] < 0 || whole[FUNCTIONS] >= 1 << 24)
         return 0;
@@ -311,10 +310,10 @@ static int check_convolution(check *c, const fl_node *node)
 static const struct {
     unsigned char whole, numbers, arrays;
 } kinds[] = {
-    [NODE_LSTM] = {8, 11, 0},  [NODE_EMBEDDING] = {1, 0, 1},   [NODE_LINEAR] = {0, 0, 2},
-    [NODE_ACTIVATION] = {1, 2, 0}, [NODE_SUM] = {0, 0, 0},     [NODE_JOIN] = {0, 0, 0},
-    [NODE_STANDARDIZE] = {0, 0, 2}, [NODE_RESTORE] = {0, 0, 2}, [NODE_LAST] = {1, 0, 0},
-    [NODE_SELECT] = {1, 0, 0}, [NODE_CONVOLUTION] = {7, 0, 2}, [NODE_MAGNITUDE] = {2, 0, 0},
+    [NODE_LSTM] = {8, 11, 0},       [NODE_EMBEDDING] = {1, 0, 1},   [NODE_LINEAR] = {0, 0, 2},
+    [NODE_ACTIVATION] = {1, 2, 0},  [NODE_SUM] = {0, 0, 0},         [NODE_JOIN] = {0, 0, 0},
+    [NODE_STANDARDIZE] = {0, 0, 2}, [NODE_RESTORE] = {0, 0, 2},     [NODE_LAST] = {1, 0, 0},
+    [NODE_SELECT] = {1, 0, 0},      [NODE_CONVOLUTION] = {7, 0, 2}, [NODE_MAGNITUDE] = {2, 0, 0},
 };
 
 /* What all kinds have in common: the values that the node takes, and that what it has no use for is 0. */

@@ -6,10 +6,10 @@ locks, and with one thread nothing waits. */
 #include "modes.h"
 
 enum {
-    BLOCK_STEPS = 64,   /* of a block at most, */
-    BLOCK_ROWS = 1024,  /* and so many rows, */
-    LEAST_STEPS = 4,    /* but so many steps */
-    MOST_BETWEEN = 2,   /* what small layers hand to the next, by turns */
+    BLOCK_STEPS = 64,  /* of a block at most, */
+    BLOCK_ROWS = 1024, /* and so many rows, */
+    LEAST_STEPS = 4,   /* but so many steps */
+    MOST_BETWEEN = 2,  /* what small layers hand to the next, by turns */
 };
 /* Estimates of sizes are at most this, and at least what they estimate. */
 #define MOST_BYTES ((double)PTRDIFF_MAX / 2)
@@ -103,8 +103,8 @@ static int64_t scratch_of(const fl_model *model, int64_t batch, int64_t block)
     for (int32_t n = 0; n < model->operations; n++) {
         const fl_operation *operation = &model->operation[n];
         const int64_t size = operation->kind == NODE_LSTM ? lstm_scratch(operation, batch, block)
-            : operation->kind == NODE_CONVOLUTION        ? convolution_scratch(operation, model->info.itemsize)
-                                                         : 0;
+            : operation->kind == NODE_CONVOLUTION         ? convolution_scratch(operation, model->info.itemsize)
+                                                          : 0;
         most = most < size ? size : most;
     }
     return most;
@@ -225,8 +225,7 @@ static fl_status check_session(const fl_model *model, int64_t batch, int64_t mos
 
 size_t fl_session_bytes(const fl_model *model, int64_t batch, int64_t most_steps)
 {
-    return check_session(model, batch, most_steps) ? 0
-                                                     : fl_size(place_session(NULL, model, batch, most_steps));
+    return check_session(model, batch, most_steps) ? 0 : fl_size(place_session(NULL, model, batch, most_steps));
 }
 
 /* ---- states ------------------------------------------------------------------------------------------ */
@@ -254,10 +253,10 @@ static void reset(const fl_session *session, const uint8_t *mask)
         const int64_t h_width = s->output * s->itemsize, c_width = s->hidden * s->itemsize, batch = session->batch;
         const char *h_0 = operation->of.lstm.h_0, *c_0 = operation->of.lstm.c_0;
         for (int64_t cell = 0; cell < (int64_t)s->layers * s->directions; cell++) {
-            reset_rows(own->h + cell * batch * own->h_row, own->h_row, h_0 ? h_0 + cell * h_width : NULL, h_width, batch,
-                       mask);
-            reset_rows(own->c + cell * batch * own->c_row, own->c_row, c_0 ? c_0 + cell * c_width : NULL, c_width, batch,
-                       mask);
+            reset_rows(own->h + cell * batch * own->h_row, own->h_row, h_0 ? h_0 + cell * h_width : NULL, h_width,
+                       batch, mask);
+            reset_rows(own->c + cell * batch * own->c_row, own->c_row, c_0 ? c_0 + cell * c_width : NULL, c_width,
+                       batch, mask);
         }
     }
 }

@@ -71,6 +71,20 @@ static const fl_options plain = {
     .output = {.function = FL_TANH},
 };
 
+fl_stack *fl_place_stack(void *memory, const fl_shape *shape, int isa)
+{
+    fl_stack *stack = memory;
+    stack->shape = *shape;
+    stack->shape.options = NULL;
+    stack->shape.caches = NULL;
+    stack->options = shape->options ? *shape->options : plain;
+    stack->caches = shape->caches ? *shape->caches : fl_caches_here();
+    stack->isa = fl_instruction_set_of(isa);
+    stack->kernels = fl_kernels_of(isa, shape->itemsize);
+    place_cells(stack, shape, stack->kernels);
+    return stack;
+}
+
 fl_status fl_pack(void *memory, size_t size, const fl_shape *given, int isa, const fl_arrays *parameters,
                   fl_stack **packed)
 {
@@ -89,15 +103,7 @@ fl_status fl_pack(void *memory, size_t size, const fl_shape *given, int isa, con
             return status;
     if ((status = fl_check_memory(memory, size, place_cells(NULL, &shape, kernels))))
         return status;
-    fl_stack *stack = memory;
-    stack->shape = shape;
-    stack->shape.options = NULL;
-    stack->shape.caches = NULL;
-    stack->options = shape.options ? options : plain;
-    stack->caches = shape.caches ? *shape.caches : fl_caches_here();
-    stack->isa = fl_instruction_set_of(isa);
-    stack->kernels = kernels;
-    place_cells(stack, &shape, kernels);
+    fl_stack *stack = fl_place_stack(memory, &shape, isa);
     for (int k = 0; k < cells; k++) {
         const fl_arrays *own = fl_nth_arrays(parameters, k, &arrays, &status);
         kernels->pack(&stack->cells[k], own);

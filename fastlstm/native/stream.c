@@ -145,19 +145,20 @@ fl_status fl_get_states(const fl_stream *stream, void *h, void *c)
 
 /* Some steps of small layers. Those of a single layer are one call; of more, each step goes through all of them, as
 the next layer's step then computes while this one's waits. */
-static void few_steps(fl_stream *stream, int64_t steps, const char *x, int64_t x_stride, char *y, int64_t y_stride)
+void fl_run_few(const fl_stack *stack, fl_few *layers, void *const *between, int64_t steps, const char *x,
+                int64_t x_stride, char *y, int64_t y_stride)
 {
-    const fl_kernels *kernels = stream->stack->kernels;
-    const int last = stream->stack->shape.layers - 1;
+    const fl_kernels *kernels = stack->kernels;
+    const int last = stack->shape.layers - 1;
     if (!last) {
-        kernels->few_steps(stream->layers, steps, x, x_stride, y, y_stride);
+        kernels->few_steps(layers, steps, x, x_stride, y, y_stride);
         return;
     }
     for (; steps > 0; steps--, x += x_stride, y += y_stride) {
         const void *from = x;
         for (int layer = 0; layer <= last; layer++) {
-            void *to = layer < last ? stream->between[layer % 2] : y;
-            kernels->few_steps(&stream->layers[layer], 1, from, 0, to, 0);
+            void *to = layer < last ? between[layer % 2] : y;
+            kernels->few_steps(&layers[layer], 1, from, 0, to, 0);
             from = to;
         }
     }
@@ -167,7 +168,7 @@ static void advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_s
 {
     if (stream->few) {
         fl_mode before = fl_set_mode();
-        few_steps(stream, steps, x, x_stride, y, y_stride);
+        fl_run_few(stream->stack, stream->layers, stream->between, steps, x, x_stride, y, y_stride);
         fl_restore_mode(before);
         return;
     }

@@ -74,10 +74,39 @@ static size_t draw_field(const uint8_t *bytes, size_t number, size_t *width)
 /* Change some fields of a file. */
 static void change(uint8_t *bytes, size_t number)
 {
-    static const int64_t values[] = {
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 31, 33, 64, 100, 255, 256, 4096, 65535, 1 << 20,
-        INT32_MAX, INT64_C(1) << 31, INT64_C(1) << 32, INT64_C(1) << 62, INT64_MAX, INT64_MIN, -1, -2, -64,
-    };
+    static const int64_t values[] = {0,
+                                     1,
+                                     2,
+                                     3,
+                                     4,
+                                     5,
+                                     6,
+                                     7,
+                                     8,
+                                     9,
+                                     10,
+                                     11,
+                                     12,
+                                     16,
+                                     17,
+                                     31,
+                                     33,
+                                     64,
+                                     100,
+                                     255,
+                                     256,
+                                     4096,
+                                     65535,
+                                     1 << 20,
+                                     INT32_MAX,
+                                     INT64_C(1) << 31,
+                                     INT64_C(1) << 32,
+                                     INT64_C(1) << 62,
+                                     INT64_MAX,
+                                     INT64_MIN,
+                                     -1,
+                                     -2,
+                                     -64};
     for (size_t changes = 1 + draw(4); changes > 0; changes--) {
         size_t width, other;
         const size_t at = draw_field(bytes, number, &width), from = draw_field(bytes, number, &other);

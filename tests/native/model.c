@@ -224,8 +224,7 @@ static void refuse_runs(const char *x)
     };
     fl_model_call call;
 #define REFUSE(status, field, value) \
-    call = right, call.field = value, \
-    refuse(session, status, &call, y, "refused: " #field " = " #value)
+    call = right, call.field = value, refuse(session, status, &call, y, "refused: " #field " = " #value)
     REFUSE(FL_BAD_STRUCT_SIZE, struct_size, 0);
     REFUSE(FL_BAD_STRUCT_SIZE, struct_size, sizeof call - 1);
     REFUSE(FL_BAD_STRUCT_SIZE, struct_size, 1 << 20);
