@@ -52,9 +52,8 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 # bytes of a safetensors file could otherwise pass for those of a pickle.
 _READ: tuple[Format, ...] = (fl, safetensors, torch_pt, npz, onnx_file, keras_file)
 _WRITTEN: tuple[WrittenFormat, ...] = (
-    *(safetensors, torch_pt, npz, onnx_file),
+    *(safetensors, torch_pt, npz, onnx_file, fl),
     *(keras_writer.MODEL, keras_writer.WEIGHTS),
-    fl,
 )
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
@@ -444,8 +443,8 @@ def save(
     >>> save(fastlstm.LSTM(3, 4), "model.h5")
     Traceback (most recent call last):
     ...
-    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .keras, \
-.weights.h5, .fl, got '.h5'
+    ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .fl, \
+.keras, .weights.h5, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")

@@ -122,6 +122,11 @@ def require(holds: bool, fault: str) -> None:
         raise ValueError(fault)
 
 
+def _is_zero(number: float) -> bool:
+    """Tell whether a number is 0, and not -0, which has other bytes."""
+    return number == 0 and math.copysign(1, number) > 0
+
+
 def _sizes(values: Sequence[int], names: str) -> None:
     """Refuse what is no size."""
     for name, value in zip(names.split(), values, strict=True):
@@ -176,7 +181,7 @@ def _lstm(node: Node) -> list[Wanted]:
             number = functions >> 8 * place & 255
             _function(number, *parameters[2 * place : 2 * place + 2])
     else:
-        plain = not (coupled or layer_norm or functions or any(node.numbers))
+        plain = not (coupled or layer_norm or functions) and all(map(_is_zero, node.numbers))
         require(plain, "options are there, and general is 0")
     wanted = []
     for layer in range(layers):
@@ -302,7 +307,7 @@ def check(model: Model) -> list[list[Wanted]]:
     _sizes([model.takes], "inputs")
     require(model.takes == 1 or not model.indices, f"{model.takes} values of a step are indices")
     rate = model.sample_rate
-    require(0 <= rate < math.inf, f"the sample rate must be a finite number from 0 on, got {rate}")
+    require(0 < rate < math.inf or _is_zero(rate), f"the sample rate must be a finite number from 0 on, got {rate}")
     widths, single, wanted = [model.takes], [False], []
     places = MOST_ARRAYS
     for n, short_node in enumerate(model.nodes):
@@ -330,7 +335,7 @@ def _check_sources(node: Node, widths: list[int], single: list[bool], indices: b
     )
     require(len(node.whole) == 9 and len(node.numbers) == 12, "it has too many numbers")
     unused = [*node.whole[kind.whole :], *node.numbers[kind.numbers :]]
-    require(not any(unused), f"it has numbers that a {kind.name} has no use for: {unused}")
+    require(all(map(_is_zero, unused)), f"it has numbers that a {kind.name} has no use for: {unused}")
     if node.kind == EMBEDDING:
         require(indices and sources == (0,), "it takes values, and an embedding takes indices")
     else:
