@@ -307,7 +307,10 @@ def check(model: Model) -> list[list[Wanted]]:
     _sizes([model.takes], "inputs")
     require(model.takes == 1 or not model.indices, f"{model.takes} values of a step are indices")
     rate = model.sample_rate
-    require(0 < rate < math.inf or _is_zero(rate), f"the sample rate must be a finite number from 0 on, got {rate}")
+    require(
+        0 < rate < math.inf or _is_zero(rate),
+        f"the sample rate must be a finite number from 0 on, got {rate}",
+    )
     widths, single, wanted = [model.takes], [False], []
     places = MOST_ARRAYS
     for n, short_node in enumerate(model.nodes):
@@ -335,7 +338,9 @@ def _check_sources(node: Node, widths: list[int], single: list[bool], indices: b
     )
     require(len(node.whole) == 9 and len(node.numbers) == 12, "it has too many numbers")
     unused = [*node.whole[kind.whole :], *node.numbers[kind.numbers :]]
-    require(all(map(_is_zero, unused)), f"it has numbers that a {kind.name} has no use for: {unused}")
+    require(
+        all(map(_is_zero, unused)), f"it has numbers that a {kind.name} has no use for: {unused}"
+    )
     if node.kind == EMBEDDING:
         require(indices and sources == (0,), "it takes values, and an embedding takes indices")
     else:
