@@ -661,7 +661,13 @@ def changed(data: bytes, *changes: tuple[int, str, Any]) -> bytes:
     return sealed(bytes(edit))
 
 
-SMALL = written(stirred(Sequential(lstm(hidden_size=2, coupled="i=1-f"), Linear(2, 1))))
+SMALL = written(
+    stirred(
+        Sequential(
+            lstm(hidden_size=2, coupled="i=1-f", engine="numpy"), Linear(2, 1, engine="numpy")
+        )
+    )
+)
 
 
 def test_every_byte_matters():

@@ -10,9 +10,12 @@ model has no function but those that round once, and with NumPy's in float64. Fi
 import functools
 import struct
 import subprocess
+import types
 
+import fl_reader
 import numpy as np
 import pytest
+import test_fl
 from fl_faults import damaged
 from fl_files import (
     CONVOLUTION,
@@ -28,6 +31,7 @@ from test_native_c import COMPILERS, FLAGS, HERE, ISAS, NATIVE, PROGRAMS, build,
 
 from fastlstm.engines import _numpy
 from fastlstm.engines.contract import Activation
+from fastlstm.formats import fl_file
 
 __all__ = ["build", "start_wine"]  # fixtures
 
@@ -47,8 +51,12 @@ TARGETS = [
 
 
 def run(command, case, x):
-    """What the program model gives: (what it tells of the model, y, the states)."""
-    data = write(case.model)
+    """What the program model gives: (whether it has steps, y, the states)."""
+    return run_file(command, write(case.model), case, x)
+
+
+def run_file(command, data, case, x):
+    """The same, for the file of a case's model that was written elsewhere."""
     head = np.array([len(data), case.B, case.T, case.threads], np.int64)
     given = head.tobytes() + data + np.ascontiguousarray(x).tobytes()
     ran = subprocess.run(command, input=given, capture_output=True)
@@ -121,6 +129,37 @@ def test_models(build, native, compiler, isa, level, name):
         assert not states[ends.size :].any() and states.nbytes - ends.nbytes < 64
     else:
         assert not states.size
+
+
+# ---- files of fastlstm's own writer ---------------------------------------------------------
+
+
+# In Python, NumPy computes the functions of these, and no engine.
+ROUNDED = {
+    *("chain", "activations", "softmax of steps", "softmax of the last"),
+    *("residual of residuals", "all at once"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(test_fl.MODELS.keys() - ROUNDED))
+def test_what_save_writes_has_the_bits_of_the_engine(build, native, monkeypatch, name):
+    """A model gives the same in C, by this machine's instruction set, as in Python."""
+    isa = native.describe()["instruction_set"]
+    if isa == "baseline":
+        pytest.skip("the baseline has sums of its own")
+    monkeypatch.setenv("FASTLSTM_ENGINE", "native")
+    model = test_fl.stirred(test_fl.MODELS[name]())
+    data = test_fl.written(model, sample_rate=48000)
+    file = fl_reader.decode(data)
+    x = test_fl.input_of(model)
+    told = types.SimpleNamespace(
+        dtype=file.dtype, indices=file.indices, input=file.takes, output=file.gives, rate=48000
+    )
+    case = types.SimpleNamespace(model=told, T=5, B=2, threads=2)
+    _, y, _ = run_file([*build("gcc", "model", "-O0"), isa], data, case, x)
+    expected = model(x)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    assert (y.reshape(expected.shape) + 0).tobytes() == (expected + 0).tobytes()
 
 
 # ---- functions ------------------------------------------------------------------------------
@@ -211,6 +250,31 @@ def test_right_files_are_not_refused(build):
     """The faults of `damaged` are those of models that are right otherwise."""
     files = [write(case.model) for case in EXACT.values()]
     assert {*statuses([*build("gcc", "model", "-O0"), "baseline"], files)} == {"OK"}
+
+
+def test_python_refuses_what_c_refuses(build):
+    """Of many files with changed numbers and the right checksum, both take the same ones."""
+    files = [data for data, _ in damaged().values()]
+    files += [write(case.model) for case in EXACT.values()]
+    rng = np.random.default_rng(3)
+    numbers = [0, 1, 2, 3, 4, 5, 8, 64, 2**31 - 1, 2**31, 2**32 - 1]
+    names = "lstm", "coupled i, peephole", "both", "embedding", "concat", "zoneout"
+    models = [test_fl.written(test_fl.stirred(test_fl.MODELS[name]())) for name in names]
+    for data in (*models, test_fl.of_nodes(test_fl.convolutional(), 8)):
+        nodes = len(fl_reader.decode(data).nodes)
+        for _ in range(300):
+            at = 4 * int(rng.integers(7, (128 + 208 * nodes + 100) // 4))
+            files.append(test_fl.changed(data, (at, "I", int(rng.choice(numbers)))))
+    got = statuses([*build("gcc", "model", "-O0"), "baseline"], files)
+    taken = []
+    for data in files:
+        try:
+            fl_file.parse(bytearray(data))
+            taken.append(True)
+        except ValueError:
+            taken.append(False)
+    assert taken == [status == "OK" for status in got]
+    assert 100 < sum(taken) < len(taken) - 1000
 
 
 @pytest.mark.parametrize("name", ["amplifier", "speech", "text", "haste"])
