@@ -47,7 +47,9 @@ def strings(seconds: int, seed: int) -> np.ndarray:
     sound = np.zeros(seconds * RATE)
     at = np.arange(RATE) / RATE  # a string sounds for a second
     for _ in range(5 * seconds):
-        frequency = 82.4 * 2 ** (rng.integers(0, 37) / 12)  # a guitar's lowest string, three octaves
+        frequency = 82.4 * 2 ** (
+            rng.integers(0, 37) / 12
+        )  # a guitar's lowest string, three octaves
         pluck = np.zeros(RATE)
         for harmonic in range(1, min(20, int(6000 / frequency))):
             fade = np.exp(-(1 + 1.5 * harmonic) * at)
@@ -148,7 +150,9 @@ def silero(w: dict[str, np.ndarray]) -> list[fl.Node]:
     lstm.load_state_dict({f"{name}_l0": a for name, a in cell.items()})
     fl.nodes_of(lstm, nodes, len(nodes), units)
     relu()
-    add(fl.LINEAR, units, 1, arrays=(w["final_conv.weight"].reshape(1, units), w["final_conv.bias"]))
+    add(
+        fl.LINEAR, units, 1, arrays=(w["final_conv.weight"].reshape(1, units), w["final_conv.bias"])
+    )
     add(fl.ACTIVATION, 1, 1, whole=(SIGMOID,))
     return nodes
 
@@ -158,7 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write models for the C programs.")
     parser.add_argument("models", nargs="+", choices=["amp", "vad"])
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="a folder (default: .)")
-    parser.add_argument("--seconds", type=int, default=30, help="of sound to train on (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=int, default=30, help="of sound to train on (%(default)s)"
+    )
     parser.add_argument("--epochs", type=int, default=40, help="default: %(default)s")
     options = parser.parse_args(arguments)
     if "amp" in options.models:
