@@ -184,7 +184,7 @@ WRONG = {
     "the state is not moved": ("session_.pointer_ = made;", "session_.pointer_ = nullptr;"),
     "sizes are not checked": ("!fits(x.size(), detail::product(batch_, info_.input))", "!*this"),
     "memory leaks": ("::operator delete(data_, std::align_val_t{64});", ""),
-    "strides are those of one sequence": ("call.rows = static_cast<std::int64_t>(rows);", "call.rows = 1;"),
+    "one row is computed": ("call.rows = static_cast<std::int64_t>(rows);", "call.rows = 1;"),
     "the bias is forgotten": ("{w.b, 4 * H, 1, arrays.b}", "{{}, 4 * H, 1, arrays.b}"),
     "a run allocates": ("fl_model_call call{};", "fl_model_call call{}; Memory more(64);"),
 }  # fmt: skip
@@ -398,7 +398,7 @@ def test_what_vad_refuses(build, vad, folder, bad, stereo, tmp_path):
     for model, sound, why in [
         (vad, bad / "text.wav", f"{bad / 'text.wav'}: this is not a WAV file"),
         (bad / "damaged.fl", bad / "good.wav", "the bytes are not those that were written"),
-        (folder / "amp.fl", bad / "good.wav", "the model must give one float for each frame of 576"),
+        (folder / "amp.fl", bad / "good.wav", "the model must give one float for each frame"),
         (vad, tmp_path / "in.wav", "expected a sound of 16000 samples a second, as the model is "
          "made for, got 48000"),
     ]:  # fmt: skip

@@ -2,9 +2,9 @@
 
 `amp.fl` is an LSTM of 32 units with a Linear, whose output is added to the input, as in guitar
 amplifiers that are modelled by RTNeural, NAM or AIDA-X. It is trained on plucked strings that the
-program makes, to do what a formula does: a filter of one pole, then tanh clips what is loud. What it
-reaches on strings that it was not trained on is printed as the error to signal ratio, the energy of
-the difference over that of what the formula gives.
+program makes, to do what a formula does: a filter of one pole, then tanh clips what is loud. What
+it reaches on strings that it was not trained on is printed as the error to signal ratio, the energy
+of the difference over that of what the formula gives.
 
 `vad.fl` is the network of Silero VAD for 16 kHz, whose weights the package silero-vad carries: a
 spectrum, four convolutions, an LSTM and a linear layer. fastlstm has no layers for convolutions, so
