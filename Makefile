@@ -60,7 +60,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	PATH=$(abspath $(VENV)/bin):$$PATH cython-lint fastlstm/engines/_native.pyx
-	$(VENV)/bin/clang-format --dry-run -Werror `git ls-files '*.[ch]' '*.inc'`
+	$(VENV)/bin/clang-format --dry-run -Werror `git ls-files '*.[ch]' '*.[ch]pp' '*.inc'`
 	$(RUN) -m mypy
 
 # Linux and GCC. The package is built apart; -k leaves out what takes long there: other processes,

@@ -30,8 +30,8 @@ BLOCK = re.compile(
 )
 # What a page needs beside fastlstm and what every test has, in a comment that is its first line.
 NEEDS = re.compile(r"<!-- needs: ([\w, ]+) -->\n")
-RUN = {"python", "pycon", "sh", "c"}
-SHOWN = {"text", "toml", "yaml", "json", "ini", "matlab", "cpp"}  # what is not for this machine
+RUN = {"python", "pycon", "sh", "c", "cpp"}
+SHOWN = {"text", "toml", "yaml", "json", "ini", "matlab"}  # what is not for this machine
 
 
 def blocks(page):
@@ -108,8 +108,20 @@ def run_c(text, line, page, names):
     subprocess.run(["./program"], check=True)
 
 
+def run_cpp(text, line, page, names):
+    """Compile a program in C++17 against the native library, and run it."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if not compiler or not shutil.which("g++"):
+        pytest.skip("needs a compiler of C and g++")
+    pathlib.Path("program.cpp").write_text(text)
+    objects = native_objects(compiler)
+    flags = ["-std=c++17", "-Wall", "-Wextra", *C_FLAGS[1:]]
+    subprocess.run(["g++", *flags, "program.cpp", *objects, "-o", "program"], check=True)
+    subprocess.run(["./program"], check=True)
+
+
 C_FLAGS = ["-std=c11", "-O0", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'fastlstm/native'}"]
-RUNNERS = {"python": run_python, "pycon": run_pycon, "sh": run_sh, "c": run_c}
+RUNNERS = {"python": run_python, "pycon": run_pycon, "sh": run_sh, "c": run_c, "cpp": run_cpp}
 
 
 @pytest.mark.parametrize("page", PAGES)
