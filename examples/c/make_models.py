@@ -10,7 +10,7 @@ of the difference over that of what the formula gives.
 spectrum, four convolutions, an LSTM and a linear layer. fastlstm has no layers for convolutions, so
 the file is written node by node.
 
-    pip install .
+    pip install ".[onnx]"
     pip install --no-deps silero-vad==6.2.3
     python examples/c/make_models.py amp vad
 """
@@ -99,15 +99,25 @@ def test(model: fastlstm.Residual) -> float:
 
 
 def silero_weights() -> dict[str, np.ndarray]:
-    """Return the arrays of the installed package silero-vad, which is not imported."""
+    """Return the arrays in the network's file for 16 kHz, from the package silero-vad.
+
+    Its silero_vad_16k.safetensors has weights of another training than its ONNX files.
+    """
     package = importlib.util.find_spec("silero_vad")
-    path = package and Path(package.origin).parent / "data" / "silero_vad_16k.safetensors"
+    path = package and Path(package.origin).parent / "data" / "silero_vad_16k_op15.onnx"
     if not path or not path.exists():
         sys.exit(
             "make_models.py needs the package that carries the network for vad.fl: "
             "pip install --no-deps silero-vad==6.2.3"
         )
-    return fastlstm.load_state(path)
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            "vad.fl is made of an ONNX file, which needs: pip install onnx"
+        ) from error
+    arrays = onnx.load(path).graph.initializer
+    return {a.name.removeprefix("model."): onnx.numpy_helper.to_array(a) for a in arrays}
 
 
 def silero(w: dict[str, np.ndarray]) -> list[fl.Node]:
@@ -120,7 +130,7 @@ def silero(w: dict[str, np.ndarray]) -> list[fl.Node]:
 
     def convolve(name: str, length: int, stride: int, padding: int) -> int:
         """Add a convolution, and return the length of its output."""
-        weight, bias = w[f"{name}.weight"], w.get(f"{name}.bias")
+        weight, bias = (w[name], None) if name in w else (w[f"{name}.weight"], w[f"{name}.bias"])
         out, channels, kernel = weight.shape  # torch's order; the file wants channels side by side
         after = (length + 2 * padding - kernel) // stride + 1
         add(
@@ -139,15 +149,15 @@ def silero(w: dict[str, np.ndarray]) -> list[fl.Node]:
     add(fl.LINEAR, mirror, mirror, arrays=(np.eye(mirror, dtype="f4")[::-1], None))
     add(fl.JOIN, frame, frame + mirror, sources=(0, len(nodes)))
     # The spectrum: 129 cosines, then 129 sines, at each of 4 places.
-    length = convolve("stft_conv", frame + mirror, HOP, 0)
+    length = convolve("stft.forward_basis_buffer", frame + mirror, HOP, 0)
     add(fl.MAGNITUDE, length * 2 * BINS, length * BINS, whole=(length, BINS))
-    for number, stride in enumerate((1, 2, 2, 1), 1):
-        length = convolve(f"conv{number}", length, stride, 1)
+    for number, stride in enumerate((1, 2, 2, 1)):
+        length = convolve(f"encoder.{number}.reparam_conv", length, stride, 1)
         relu()
     units = nodes[-1].gives  # length is 1 now
-    cell = {name.removeprefix("lstm_cell."): a for name, a in w.items() if "lstm_cell" in name}
     lstm = fastlstm.LSTM(units, units)
-    lstm.load_state_dict({f"{name}_l0": a for name, a in cell.items()})
+    cell = "decoder.rnn."
+    lstm.load_state_dict({f"{n[len(cell) :]}_l0": a for n, a in w.items() if n.startswith(cell)})
     fl.nodes_of(lstm, nodes, len(nodes), units)
     relu()
     add(
