@@ -160,9 +160,8 @@ def silero(w: dict[str, np.ndarray]) -> list[fl.Node]:
     lstm.load_state_dict({f"{n[len(cell) :]}_l0": a for n, a in w.items() if n.startswith(cell)})
     fl.nodes_of(lstm, nodes, len(nodes), units)
     relu()
-    add(
-        fl.LINEAR, units, 1, arrays=(w["final_conv.weight"].reshape(1, units), w["final_conv.bias"])
-    )
+    head = "decoder.decoder.2"  # a convolution of kernel 1
+    add(fl.LINEAR, units, 1, arrays=(w[f"{head}.weight"].reshape(1, -1), w[f"{head}.bias"]))
     add(fl.ACTIVATION, 1, 1, whole=(SIGMOID,))
     return nodes
 
