@@ -99,7 +99,7 @@ def folder(tmp_path_factory):
     """A folder with models, and with amp.fl, which is trained for a short time."""
     folder = tmp_path_factory.mktemp("models")
     fastlstm.save(
-        make_models.train(seconds=2, epochs=6).eval(), folder / "amp.fl", sample_rate=RATE
+        make_models.train(seconds=3, epochs=10).eval(), folder / "amp.fl", sample_rate=RATE
     )
     lstm = fastlstm.LSTM(3, 20, num_layers=2, seed=1)
     model = fastlstm.Sequential(lstm, fastlstm.Linear(20, 2, seed=1))
@@ -291,9 +291,9 @@ REFUSED = {
     "rate.wav": "the format of this WAV file is damaged",
     "silent.wav": "this WAV file holds no samples",
     "none.wav": "cannot be opened",
-    "damaged.fl": "the bytes are not those that were written",
-    "cut.fl": "fewer bytes, or more, than the file says",
-    "text.fl": "the bytes are not a model of fastlstm's",
+    "damaged.fl": "the bytes of the model are not those that were written",
+    "cut.fl": "the model has fewer bytes, or more, than it says",
+    "text.fl": "this is not a model of fastlstm's",
     "none.fl": "cannot be opened",
     "values.fl": "the model must give one float for each float",
 }
@@ -397,7 +397,7 @@ def test_what_vad_refuses(build, vad, folder, bad, stereo, tmp_path):
     write_wav(tmp_path / "in.wav", stereo)
     for model, sound, why in [
         (vad, bad / "text.wav", f"{bad / 'text.wav'}: this is not a WAV file"),
-        (bad / "damaged.fl", bad / "good.wav", "the bytes are not those that were written"),
+        (bad / "damaged.fl", bad / "good.wav", "the bytes of the model are not those that were written"),
         (folder / "amp.fl", bad / "good.wav", "the model must give one float for each frame"),
         (vad, tmp_path / "in.wav", "expected a sound of 16000 samples a second, as the model is "
          "made for, got 48000"),
@@ -451,7 +451,7 @@ def test_the_host_makes_a_sound(build, folder, amp, tmp_path):
     played = Sound(out)[:]
     assert played.shape == (2 * RATE, 2) and 0.1 < np.abs(played).max() < 2
     ran = subprocess.run([program, tmp_path / "none.fl", out], capture_output=True, text=True)
-    assert ran.returncode == 1 and "none.fl: the bytes are not a model" in ran.stderr
+    assert ran.returncode == 1 and "none.fl: cannot be opened" in ran.stderr
     ran = subprocess.run([program], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr[:14]) == (2, "usage: plugin ")
 

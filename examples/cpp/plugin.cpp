@@ -7,6 +7,7 @@ first one plays. */
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -50,6 +51,9 @@ int main(int argc, char **argv)
         std::fprintf(stderr, "usage: plugin MODEL.fl OUT.wav [IN.wav [SECOND.fl]]\n");
         return 2;
     }
+    for (int n : {1, 4})
+        if (n < argc && !std::ifstream(argv[n]))
+            fail(argv[n], "cannot be opened");
     wav sound = argc > 3 ? wav_read(argv[3]) : two_strings();
     AmpCore plugin;
     fl_status status = plugin.prepare(static_cast<double>(sound.rate), block, sound.channels);
