@@ -397,7 +397,7 @@ def test_what_vad_refuses(build, vad, folder, bad, stereo, tmp_path):
     write_wav(tmp_path / "in.wav", stereo)
     for model, sound, why in [
         (vad, bad / "text.wav", f"{bad / 'text.wav'}: this is not a WAV file"),
-        (bad / "damaged.fl", bad / "good.wav", "the bytes of the model are not those that were written"),
+        (bad / "damaged.fl", bad / "good.wav", "not those that were written"),
         (folder / "amp.fl", bad / "good.wav", "the model must give one float for each frame"),
         (vad, tmp_path / "in.wav", "expected a sound of 16000 samples a second, as the model is "
          "made for, got 48000"),
