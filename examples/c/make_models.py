@@ -172,9 +172,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("models", nargs="+", choices=["amp", "vad"])
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="a folder (default: .)")
     parser.add_argument(
-        "--seconds", type=int, default=30, help="of sound to train on (%(default)s)"
+        "--seconds", type=int, default=20, help="of sound to train on (%(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=40, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
     options = parser.parse_args(arguments)
     if "amp" in options.models:
         start = time.perf_counter()
