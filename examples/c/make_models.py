@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = train(options.seconds, options.epochs)
         took = time.perf_counter() - start
         fastlstm.save(model.eval(), options.output / "amp.fl", sample_rate=RATE)
-        print(f"amp.fl: error to signal ratio {test(model):.5f}, after {took:.0f} s of training")
+        print(f"amp.fl: error to signal ratio {test(model):.2g}, after {took:.0f} s of training")
     if "vad" in options.models:
         nodes = silero(silero_weights())
         with open(options.output / "vad.fl", "wb") as file:
