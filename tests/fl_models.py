@@ -96,7 +96,7 @@ def amplifier(H, dtype="float32"):
     )
 
 
-def speech():
+def speech(H=20):
     """A Fourier transform as a convolution, magnitudes, convolutions, an LSTM and a head."""
     return model(
         convolution(0, 40, 1, 10, 8, 4, 2, bias=False),  # (10, 10)
@@ -105,9 +105,9 @@ def speech():
         act(3, 30),
         convolution(4, 5, 6, 4, 3),  # (3, 4)
         act(5, 12),
-        lstm(6, cells(12, 20, layers=2)),
-        act(7, 20),
-        linear(8, 20, 1),
+        lstm(6, cells(12, H, layers=2)),
+        act(7, H),
+        linear(8, H, 1),
         rate=16000.0,
     )
 
@@ -155,10 +155,10 @@ def both_directions(last):
     return model(*nodes, linear(2, 14, 3))
 
 
-def with_options(dtype="float32", P=None, **options):
+def with_options(dtype="float32", P=None, H=19, **options):
     """An LSTM with options and learned states."""
-    stack = cells(6, 19, P, layers=2, dtype=dtype, peephole=True, options=Options(**options))
-    return model(lstm(0, stack, **learned(stack, P or 19, 19)), dtype=dtype)
+    stack = cells(6, H, P, layers=2, dtype=dtype, peephole=True, options=Options(**options))
+    return model(lstm(0, stack, **learned(stack, P or H, H)), dtype=dtype)
 
 
 def reverse(last):
@@ -217,3 +217,19 @@ EXACT = {
     "convolution_kernels": Case(model(convolution(0, 9, 3, 70, 4, 2, 3)), B=2, T=3),
     "convolution_one": Case(model(convolution(0, 1, 1, 1, 1)), T=3),
 }  # fmt: skip
+
+# Small ones, from which a fuzzer begins.
+SEEDS = {
+    "amplifier": amplifier(3),
+    "speech": speech(3),
+    "branches": branches(),
+    "text": text(),
+    "two_directions": both_directions(True),
+    "reverse": reverse(True),
+    "haste": with_options(H=3, layer_norm="haste", coupled="i=1-f", cell_clip=1.5),
+    "tflite": with_options("float64", H=3, layer_norm="tflite", gate_clip=2.0),
+    "zoneout": with_options(H=4, P=2, zoneout_h=0.3, cell=Activation("softsign")),
+    "softmax": model(act(0, 5, "softmax"), act(1, 5, "elu", 0.5), act(2, 5, "softplus")),
+    "convolution": EXACT["convolution_kernels"].model,
+    "widths": EXACT["widths"].model,
+}

@@ -25,7 +25,7 @@ from fl_files import (
     softmax,
     write,
 )
-from fl_models import EXACT, Case, act, model
+from fl_models import EXACT, SEEDS, Case, act, model
 from support import FUNCTIONS, tolerance
 from test_native_c import COMPILERS, FLAGS, HERE, ISAS, NATIVE, PROGRAMS, build, find, start_wine
 
@@ -292,23 +292,11 @@ def test_every_bit_is_checked(build, name):
 # ---- fuzzing --------------------------------------------------------------------------------
 
 
-SMALL = [
-    "amplifier",
-    "speech",
-    "branches",
-    "text",
-    "two_directions_last",
-    "haste",
-    "tflite",
-    "zoneout",
-]
-
-
 def corpus(folder):
     """A folder of small models, from which fuzzing begins."""
     folder.mkdir()
-    for name in SMALL:
-        (folder / f"{name}.fl").write_bytes(write(EXACT[name].model))
+    for name, seed in SEEDS.items():
+        (folder / f"{name}.fl").write_bytes(write(seed))
     return folder
 
 

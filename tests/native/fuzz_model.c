@@ -74,48 +74,16 @@ static size_t draw_field(const uint8_t *bytes, size_t number, size_t *width)
 /* Change some fields of a file. */
 static void change(uint8_t *bytes, size_t number)
 {
-    static const int64_t values[] = {0,
-                                     1,
-                                     2,
-                                     3,
-                                     4,
-                                     5,
-                                     6,
-                                     7,
-                                     8,
-                                     9,
-                                     10,
-                                     11,
-                                     12,
-                                     16,
-                                     17,
-                                     31,
-                                     33,
-                                     64,
-                                     100,
-                                     255,
-                                     256,
-                                     4096,
-                                     65535,
-                                     1 << 20,
-                                     INT32_MAX,
-                                     INT64_C(1) << 31,
-                                     INT64_C(1) << 32,
-                                     INT64_C(1) << 62,
-                                     INT64_MAX,
-                                     INT64_MIN,
-                                     -1,
-                                     -2,
-                                     -64};
     for (size_t changes = 1 + draw(4); changes > 0; changes--) {
         size_t width, other;
         const size_t at = draw_field(bytes, number, &width), from = draw_field(bytes, number, &other);
-        int64_t value = 0;
+        uint64_t value = 0; /* which may go round */
         memcpy(&value, bytes + at, width);
         switch (draw(4)) {
-        case 0: value += (int64_t)draw(5) - 2; break;
+        case 0: value += draw(5) - UINT64_C(2); break;
         case 1: memcpy(&value, bytes + from, other < width ? other : width); break;
-        default: value = values[draw(sizeof values / sizeof *values)];
+        case 2: value = (UINT64_C(1) << draw(64)) - draw(3); break;
+        default: value = draw(20) - UINT64_C(2);
         }
         memcpy(bytes + at, &value, width);
     }
@@ -123,24 +91,24 @@ static void change(uint8_t *bytes, size_t number)
 
 /* ---- what is done with it -------------------------------------------------------------------------- */
 
-/* Memory that ends where a sanitizer sees it. */
+static int64_t up(int64_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
 static void *allocate(size_t bytes)
 {
-    void *memory = aligned_alloc(64, bytes);
+    const size_t whole = bytes ? (size_t)up((int64_t)bytes) : 64;
+    void *memory = aligned_alloc(64, whole);
     if (!memory)
         abort();
-    return memset(memory, 0xff, bytes);
+    return memset(memory, 0xff, whole);
 }
 
 static void demand(int holds)
 {
     if (!holds)
         abort();
-}
-
-static int64_t up(int64_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
 }
 
 /* Whether values are the same, a nan as any other. */
@@ -163,8 +131,8 @@ static void run(const fl_model *model, const fl_model_info *info, int64_t batch,
     const int64_t rows = info->last ? batch : steps * batch;
     if (!size || size > MOST_BYTES || x_row > MOST_BYTES / (steps * batch) || y_row > MOST_BYTES / (steps * batch))
         return;
-    char *memory = allocate(size), *x = allocate(up(x_row * steps * batch));
-    char *y = allocate(up(y_row * rows)), *single = allocate(up(y_row * rows));
+    char *memory = allocate(size), *x = allocate(x_row * steps * batch);
+    char *y = allocate(y_row * rows), *single = allocate(y_row * rows);
     fl_session *session;
     demand(!fl_session_make(memory, size, model, batch, steps, &session));
     memset(x, 0, x_row * steps * batch);
@@ -183,7 +151,7 @@ static void run(const fl_model *model, const fl_model_info *info, int64_t batch,
     };
     demand(!fl_model_run(session, &call));
     const size_t states = fl_session_state_bytes(session);
-    void *state = allocate(states + 64);
+    void *state = allocate(states);
     demand(!fl_session_get_state(session, state, states) && !fl_session_set_state(session, state, states));
     demand(!fl_session_reset(session, NULL));
     for (int64_t t = 0; t < steps && info->steps; t++)
@@ -199,14 +167,14 @@ static void run(const fl_model *model, const fl_model_info *info, int64_t batch,
 /* Load a file, and return whether that could be. */
 static int try(const uint8_t *bytes, size_t number)
 {
-    uint8_t *file = allocate(number ? number : 1);
+    uint8_t *const copy = allocate(number), *file = copy + (up((int64_t)number) - (int64_t)number) / 8 * 8;
     memcpy(file, bytes, number);
     put_checksum(file, number);
-    const int isa = fl_isa(number % 2 ? "baseline" : NULL);
+    const int isa = fl_isa(number / 64 % 2 ? "baseline" : NULL);
     const size_t size = fl_model_bytes(file, number, isa);
     /* A panel of 64 outputs for one, and what there is beside weights. */
     demand(size < 100 * number + 4096);
-    void *memory = allocate(size ? size : 64);
+    void *memory = allocate(size);
     fl_model *model;
     const fl_status status = fl_model_load(file, number, isa, memory, size, &model);
     demand(!status == (size > 0));
@@ -218,7 +186,7 @@ static int try(const uint8_t *bytes, size_t number)
         run(model, &info, 1, MOST_STEPS);
     }
     free(memory);
-    free(file);
+    free(copy);
     return !status;
 }
 
