@@ -120,14 +120,16 @@ def branches():
         Node(SELECT, (2,), 18, 7, (4,)),  # 3
         linear(3, 7, 5),  # 4
         Node(SUM, (4, 1), 5, 5),  # 5
-        Node(JOIN, (5, 3), 5, 12),  # 6
-        linear(0, 5, 40),  # 7, which nothing takes
-        scaled(RESTORE, 6, 12),  # 8
-        lstm(8, cells(12, 9)),  # 9
-        Node(JOIN, (9, 2), 9, 27),  # 10
-        Node(SUM, (10, 10), 27, 27),  # 11
-        act(11, 27),  # 12
-        Node(SELECT, (12,), 27, 26, (1,)),  # 13
+        act(5, 5),  # 6
+        Node(JOIN, (6, 3), 5, 12),  # 7
+        linear(0, 5, 40),  # 8, which nothing takes
+        scaled(RESTORE, 7, 12),  # 9
+        lstm(9, cells(12, 9)),  # 10
+        Node(JOIN, (10, 2), 9, 27),  # 11
+        Node(JOIN, (11, 5), 27, 32),  # 12
+        Node(SUM, (12, 12), 32, 32),  # 13
+        act(13, 32),  # 14
+        Node(SELECT, (14,), 32, 31, (1,)),  # 15
     )
 
 

@@ -162,6 +162,91 @@ def test_what_save_writes_has_the_bits_of_the_engine(build, native, monkeypatch,
     assert (y.reshape(expected.shape) + 0).tobytes() == (expected + 0).tobytes()
 
 
+# ---- broken libraries -----------------------------------------------------------------------
+
+# One fault each: (the file, what stands there, what stands there instead, the case that shows it).
+SABOTEURS = {
+    "a value is overwritten that is still taken": (
+        "model.c", "!source->is_view && source->last_use == n", "!source->is_view", "branches",
+    ),
+    "memory is free too soon": (
+        "model.c", "root->slot >= 0 && root->last_use == n", "root->slot >= 0", "branches_many",
+    ),
+    "all sequences begin anew": ("session.c", "if (mask && !mask[n])", "if (0)", "learned_many"),
+    "learned states are left out": (
+        "session.c", "h_0 ? h_0 + cell * h_width : NULL", "NULL", "learned",
+    ),
+    "states of one layer for all": (
+        "session.c", "c_0 ? c_0 + cell * c_width", "c_0 ? c_0 + 0 * c_width", "haste",
+    ),
+    "c before h": ("session.c", "(k % 2 ? own->c : own->h)", "(k % 2 ? own->h : own->c)", "layers"),
+    "no zeros behind": (
+        "session.c", "memset(session->scratch + padding + bytes, 0, padding);", "", "speech",
+    ),
+    "the first step, not the last": ("session.c", "x.at += (steps - 1)", "x.at += 0", "one_last"),
+    "each block begins with the first": (
+        "session.c", "x.at += now * session->batch * x.stride;", "", "amplifier",
+    ),
+    "a run goes on where it was": (
+        "session.c", "!model->info.steps)\n        reset", "0)\n        reset", "reverse",
+    ),
+    "bias is forgotten": (
+        "model.c", "fl_array_of(file, node, 1), &linear", "NULL, &linear", "amplifier",
+    ),
+    "W of another node": (
+        "model_file.c", "node->first_array + k", "k", "branches",
+    ),
+    "padding is not looked at": (
+        "model_file.c", "are_zeros(file->bytes + from, to - from)", "1", None,
+    ),
+    "the place is not looked at": ("model_file.c", "array.at != c->place || ", "", None),
+    "the size is not looked at": ("model_file.c", "array.bytes != bytes || ", "", None),
+    "the checksum is not looked at": (
+        "model_file.c", "head->checksum != checksum_of(bytes, number)", "0", None,
+    ),
+    "steps are not looked at": (
+        "model_file.c", "one_step == has_one_step(c, node->value[1])", "1", None,
+    ),
+    "what has no use may be anything": (
+        "model_file.c", "!are_zeros(node->whole + w", "0 && !are_zeros(node->whole + w", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sabotage(build, tmp_path_factory):
+    """Builds the program with one source changed."""
+    right = build("gcc", "model", "-O0")[-1]
+
+    def run(file, old, new):
+        folder = tmp_path_factory.mktemp("broken")
+        text = (NATIVE / file).read_text(encoding="utf-8")
+        assert text.count(old) == 1, old
+        (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+        objects = [
+            o for o in right.parent.glob("*-gcc-O00.o") if not o.name.startswith(f"{file[:-2]}-")
+        ]
+        sources = [PROGRAMS / "model.c", folder / file]
+        made = ["gcc", *FLAGS, "-w", "-O0", f"-I{NATIVE}", *sources, *objects, "-lm"]
+        subprocess.run([*made, "-o", folder / "model"], check=True, capture_output=True)
+        return folder / "model"
+
+    return run
+
+
+@pytest.mark.parametrize("fault", SABOTEURS)
+def test_faults_are_seen(sabotage, native, fault):
+    """A library with a single fault fails the tests above."""
+    file, old, new, name = SABOTEURS[fault]
+    program = sabotage(file, old, new)
+    with pytest.raises((AssertionError, struct.error)):
+        if name:
+            isa = native.describe()["instruction_set"]
+            test_models(lambda *_: [program], native, "gcc", isa, "-O0", name)
+        else:
+            test_damaged_files(lambda *_: [program])
+
+
 # ---- functions ------------------------------------------------------------------------------
 
 

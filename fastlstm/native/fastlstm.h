@@ -436,7 +436,7 @@ FL_API fl_status fl_model_run(fl_session *session, const fl_model_call *call);
 
 /* The states of all sequences as values of the model's itemsize: for each LSTM in the model's order, and each layer of
 it, h (B, P) and then c (B, H); whatever else the model carries from step to step follows. A session of equal B takes
-them up, in another process too. 0 bytes if there are none. */
+them up, in another process too. 0 bytes if there are none, as in a model that needs whole sequences. */
 FL_API size_t fl_session_state_bytes(const fl_session *session);
 FL_API fl_status fl_session_get_state(const fl_session *session, void *state, size_t size);
 FL_API fl_status fl_session_set_state(fl_session *session, const void *state, size_t size);

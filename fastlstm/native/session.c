@@ -203,7 +203,7 @@ static fl_status check_session(const fl_model *model, int64_t batch, int64_t mos
         return FL_NULL;
     if (batch < 1 || most_steps < 1)
         return FL_BAD_CALL;
-    if (batch > INT32_MAX || (!model->info.steps && most_steps > INT64_MAX / 4))
+    if (batch > INT32_MAX || most_steps > INT64_MAX / 4 / batch)
         return FL_TOO_LARGE;
     const int64_t block = block_of(model, batch, most_steps);
     const double rows = (double)batch * block;

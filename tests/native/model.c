@@ -282,7 +282,8 @@ static void refuse_sessions(void)
     char *memory = allocate(size);
     fl_session *session = NULL;
     expect(!fl_session_bytes(NULL, B, T) && !fl_session_bytes(model, 0, T) && !fl_session_bytes(model, B, 0), "bytes");
-    expect(!fl_session_bytes(model, INT64_MAX, T), "bytes of too many sequences");
+    expect(!fl_session_bytes(model, INT64_MAX, T) && !fl_session_bytes(model, B, INT64_MAX), "bytes of too much");
+    expect(fl_session_make(memory, size, model, B, INT64_MAX, &session) == FL_TOO_LARGE, "too many steps");
     expect(fl_session_make(memory, size, NULL, B, T, &session) == FL_NULL, "no model");
     expect(fl_session_make(memory, size, model, B, T, NULL) == FL_NULL, "nowhere");
     expect(fl_session_make(NULL, size, model, B, T, &session) == FL_NULL, "no memory");
