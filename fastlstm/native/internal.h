@@ -312,6 +312,12 @@ static inline int64_t fl_up(int64_t x, int64_t whole)
     return (x + whole - 1) / whole * whole;
 }
 
+/* A layer whose states are h and c, which hoists nothing. */
+static inline fl_few fl_few_of(const fl_cell *cell, void *h, void *c)
+{
+    return (fl_few){.cell = cell, .h = h, .c = c};
+}
+
 /* How many bytes of a table of products a direction has for each row. */
 static inline int64_t fl_table_row(const fl_stack *stack)
 {

@@ -140,14 +140,11 @@ static lstm_memory place_lstm(char *memory, int64_t *at, const fl_operation *ope
 static void place_layers(lstm_memory *own, const fl_stack *stack, char *scratch, int64_t block)
 {
     const int64_t padded = padded_row(stack);
-    for (int layer = 0; own->layers && layer < stack->shape.layers; layer++)
-        own->layers[layer] = (fl_few){
-            .cell = &stack->cells[layer],
-            .h = own->h + layer * own->h_row,
-            .c = own->c + layer * own->c_row,
-            .z = scratch + MOST_BETWEEN * padded,
-            .hoist = block > 1 && hoists(stack, padded) ? block : 0,
-        };
+    for (int layer = 0; own->layers && layer < stack->shape.layers; layer++) {
+        own->layers[layer] = fl_few_of(&stack->cells[layer], own->h + layer * own->h_row, own->c + layer * own->c_row);
+        own->layers[layer].z = scratch + MOST_BETWEEN * padded;
+        own->layers[layer].hoist = block > 1 && hoists(stack, padded) ? block : 0;
+    }
 }
 
 /* Place a session's arrays behind it and return the bytes of the whole. `memory` may be NULL. */

@@ -55,14 +55,12 @@ static int64_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t ba
     if (!memory)
         return at;
     *memory = stream;
-    for (int layer = 0; few && layer < s->layers; layer++)
-        memory->layers[layer] = (fl_few){
-            .cell = &stack->cells[layer],
-            .h = (char *)stream.call.h + layer * padded,
-            .c = (char *)stream.call.c + layer * padded,
-            .z = stream.call.scratch,
-            .hoist = hoist ? STREAM_STEPS : 0,
-        };
+    for (int layer = 0; few && layer < s->layers; layer++) {
+        memory->layers[layer] = fl_few_of(&stack->cells[layer], (char *)stream.call.h + layer * padded,
+                                          (char *)stream.call.c + layer * padded);
+        memory->layers[layer].z = stream.call.scratch;
+        memory->layers[layer].hoist = hoist ? STREAM_STEPS : 0;
+    }
     return at;
 }
 
