@@ -157,6 +157,38 @@ def test_what_is_refused(capsys):
     )
 
 
+def test_other_commands_take_the_file(capsys):
+    fastlstm.save(model(), "m.fl", sample_rate=44100)
+    assert cli.main(["info", "m.fl"]) == 0
+    out = capsys.readouterr().out
+    assert "in C: 3 values in and 2 out for a step, at 44100 Hz\nnodes: LSTM, last, linear\n" in out
+    x = np.random.default_rng(0).standard_normal((7, 3)).astype("float32")
+    np.save("x.npy", x)
+    assert cli.main(["run", "m.fl", "x.npy", "-o", "y.npy"]) == 0
+    np.testing.assert_allclose(np.load("y.npy"), model()(x), rtol=1e-5)
+    assert cli.main(["convert", "m.fl", "m.npz"]) == 0
+    assert repr(fastlstm.load("m.npz")) == repr(model())
+    assert cli.main(["convert", "m.npz", "again.fl"]) == 0
+    kinds = [node.kind for node in fl_reader.decode(Path("again.fl").read_bytes()).nodes]
+    assert kinds == [1, 9, 3]
+
+
+def test_info_of_a_model_for_c_alone(capsys):
+    from fastlstm.formats import fl
+
+    taken = fl.Node(fl.SELECT, (0,), 3, 1, whole=(2,))
+    double = fl.Node(fl.LINEAR, (1,), 1, 1, arrays=(np.array([[2]], np.float32), None))
+    with open("c.fl", "wb") as file:
+        fl.write_nodes(file, [taken, double], takes=3)
+    assert cli.main(["info", "c.fl"]) == 0
+    out = capsys.readouterr().out
+    assert "its model can run in C alone: node 0 is a select, for which fastlstm has no lay" in out
+    assert "nodes: select, linear\n" in out and "1_weight   (1, 1)        1\n" in out
+    assert "--prefix" not in out
+    assert cli.main(["run", "c.fl", "x.npy", "-o", "y.npy"]) == 1
+    assert "its model can run in C alone" in capsys.readouterr().err
+
+
 # ---- forecasters --------------------------------------------------------------------------------
 
 

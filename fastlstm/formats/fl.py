@@ -308,10 +308,10 @@ def _scale(kind: int, source: int, scale: Scale, dtype: np.dtype[Any]) -> Node:
 
 
 def _by_nodes(model: Model) -> dict[str, Array]:
-    """Return the arrays of a model by the numbers of its nodes."""
+    """Return the arrays of a model by the numbers of its nodes, as ``3_weight``."""
     return {
-        f"{n}.{k}": array
+        f"{n}_{name}": array
         for n, node in enumerate(model.nodes)
-        for k, array in enumerate(node.arrays)
+        for name, array in zip(node.array_names(), node.arrays, strict=True)
         if array is not None
     }

@@ -30,6 +30,7 @@ CELL_ARRAYS = (
     "w_ih", "w_hh", "b", "w_hr", "w_ci", "w_cf", "w_co", "ln", "ln_ih", "ln_hh", "ln_c", "b_c",
 )  # fmt: skip
 _CELL = len(CELL_ARRAYS)
+_ENDS = "", "_reverse"  # of the names of each direction
 
 
 class Node(NamedTuple):
@@ -64,6 +65,14 @@ class Node(NamedTuple):
     def name(self) -> str:
         """The name of its kind."""
         return KINDS[self.kind].name if self.kind in KINDS else f"unknown kind {self.kind}"
+
+    def array_names(self) -> list[str]:
+        """Return what its arrays are called; those of an LSTM by their layer and direction."""
+        if self.kind != LSTM:
+            return [*KINDS[self.kind].arrays]
+        layers, directions = self.whole[:2]
+        ends = [f"_l{layer}{end}" for layer in range(layers) for end in _ENDS[:directions]]
+        return [*(name + end for end in ends for name in CELL_ARRAYS), "h_0", "c_0"]
 
     def padded(self) -> Node:
         """Return the node with all of its whole numbers and numbers."""
@@ -111,6 +120,7 @@ class _Kind(NamedTuple):
     sources: int = 1
     whole: int = 0
     numbers: int = 0
+    arrays: tuple[str, ...] = ()
 
 
 # ---- kinds of nodes ---------------------------------------------------------------------------
@@ -278,16 +288,16 @@ def _magnitude(node: Node) -> list[Wanted]:
 
 KINDS = {
     LSTM: _Kind("LSTM", _lstm, whole=8, numbers=11),
-    EMBEDDING: _Kind("embedding", _embedding, whole=1),
-    LINEAR: _Kind("linear", _linear),
+    EMBEDDING: _Kind("embedding", _embedding, whole=1, arrays=("weight",)),
+    LINEAR: _Kind("linear", _linear, arrays=("weight", "bias")),
     ACTIVATION: _Kind("activation", _activation, whole=1, numbers=2),
     SUM: _Kind("sum", _sum, sources=2),
     JOIN: _Kind("join", _no_arrays, sources=2),
-    STANDARDIZE: _Kind("standardize", _scale),
-    RESTORE: _Kind("restore", _scale),
+    STANDARDIZE: _Kind("standardize", _scale, arrays=("mean", "scale")),
+    RESTORE: _Kind("restore", _scale, arrays=("mean", "scale")),
     LAST: _Kind("last", _last, whole=1),
     SELECT: _Kind("select", _select, whole=1),
-    CONVOLUTION: _Kind("convolution", _convolution, whole=7),
+    CONVOLUTION: _Kind("convolution", _convolution, whole=7, arrays=("weight", "bias")),
     MAGNITUDE: _Kind("magnitude", _magnitude, whole=2),
 }
 
@@ -396,7 +406,10 @@ def alike(one: Sequence[Node], other: Sequence[Node], values: bool = True) -> bo
     def equal(a: Array | None, b: Array | None) -> bool:
         if a is None or b is None:
             return a is b
-        return a.shape == b.shape and (not values or np.array_equal(a, b, equal_nan=True))
+        if a.shape != b.shape or not values:
+            return a.shape == b.shape
+        # Where there is nan, NumPy copies both, and there is none as a rule.
+        return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
     def facts(node: Node) -> tuple[Any, ...]:
         sources = sorted(node.sources) if node.kind == SUM else node.sources
