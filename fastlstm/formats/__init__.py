@@ -50,7 +50,7 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (fl, safetensors, torch_pt, npz, onnx_file, keras_file)
+_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file, keras_file, fl)
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file, fl),
     *(keras_writer.MODEL, keras_writer.WEIGHTS),
