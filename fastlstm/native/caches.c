@@ -7,7 +7,7 @@
 /* Where nothing tells, or what it tells cannot be: those of a small machine of today. */
 static const fl_caches usual = {.l1 = 32 << 10, .l2 = 512 << 10, .l3 = 8 << 20, .l3_sharers = 4};
 
-#if defined(__x86_64__) || defined(__linux__)
+#if defined(__x86_64__) || (defined(__linux__) && !defined(FL_NO_THREADS))
 
 /* Keep what is told of the cache of a level. */
 static void keep(fl_caches *caches, int level, int64_t bytes, int32_t sharers)
@@ -52,7 +52,7 @@ static void ask(fl_caches *caches)
     }
 }
 
-#elif defined(__APPLE__)
+#elif defined(__APPLE__) && !defined(FL_NO_THREADS)
 
 #include <sys/sysctl.h>
 
@@ -71,32 +71,44 @@ static void ask(fl_caches *caches)
     caches->l2 = number("hw.perflevel0.l2cachesize") / (sharers > 0 ? sharers : 1);
 }
 
-#elif defined(__linux__)
+#elif defined(__linux__) && !defined(FL_NO_THREADS)
 
-#include <stdio.h>
+#include <fcntl.h>
 
-/* What a file of a cache of the first processor says: its first word in `text`, or "". */
-static void read_word(int cache, const char *name, char text[64])
+/* What a file of a cache of the first processor says, in `text`; "" if there is none. stdio would allocate. */
+static void read_text(char cache, const char *name, char text[64])
 {
-    char path[96];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", cache, name);
-    FILE *file = fopen(path, "r");
-    if (!file || fscanf(file, "%63s", text) != 1)
-        text[0] = 0;
-    if (file)
-        fclose(file);
+    char path[96] = "/sys/devices/system/cpu/cpu0/cache/index?/";
+    char *end = path + strlen(path);
+    end[-2] = cache;
+    strcpy(end, name);
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t bytes = file < 0 ? 0 : read(file, text, 63);
+    text[bytes < 0 ? 0 : bytes] = 0;
+    if (file >= 0)
+        close(file);
+}
+
+/* The number with which a text begins, of at most nine digits. The text moves on behind it. */
+static int32_t number_at(const char **text)
+{
+    int32_t number = 0;
+    for (int digits = 0; digits < 9 && **text >= '0' && **text <= '9'; digits++)
+        number = 10 * number + *(*text)++ - '0';
+    return number;
 }
 
 /* How many processors a list such as 0-3,8-11 names. */
 static int32_t listed(const char *text)
 {
     int32_t count = 0;
-    int from, to, read;
-    for (; sscanf(text, "%d%n", &from, &read) == 1; text += *text == ',') {
-        text += read;
-        to = from;
-        if (*text == '-' && sscanf(text, "-%d%n", &to, &read) == 1)
-            text += read;
+    for (; *text >= '0' && *text <= '9'; text += *text == ',') {
+        const int32_t from = number_at(&text);
+        int32_t to = from;
+        if (*text == '-') {
+            text++;
+            to = number_at(&text);
+        }
         count += to - from + 1;
     }
     return count;
@@ -105,19 +117,21 @@ static int32_t listed(const char *text)
 static void ask(fl_caches *caches)
 {
     char text[64];
-    for (int cache = 0; read_word(cache, "type", text), text[0]; cache++) {
-        int level = 0;
-        long long size = 0;
-        char unit = 0;
-        if (!strcmp(text, "Instruction"))
+    for (char cache = '0'; cache <= '9'; cache++) {
+        read_text(cache, "type", text);
+        if (!text[0])
+            return;
+        if (!strcmp(text, "Instruction\n"))
             continue;
-        read_word(cache, "level", text);
-        sscanf(text, "%d", &level);
-        read_word(cache, "size", text);
-        sscanf(text, "%lld%c", &size, &unit);
-        size <<= unit == 'M' ? 20 : 10;
-        read_word(cache, "shared_cpu_list", text);
-        keep(caches, level, size, listed(text));
+        const char *at = text;
+        read_text(cache, "level", text);
+        const int32_t level = number_at(&at);
+        at = text;
+        read_text(cache, "size", text);
+        const int64_t size = number_at(&at);
+        const int unit = *at == 'M' ? 20 : 10;
+        read_text(cache, "shared_cpu_list", text);
+        keep(caches, level, size << unit, listed(text));
     }
 }
 
@@ -130,10 +144,9 @@ static void ask(fl_caches *caches)
 
 #endif
 
-static fl_caches here;
-
-static void look(void)
+static fl_caches look(void)
 {
+    fl_caches here = {0};
     ask(&here);
     /* Virtual machines can have any numbers, and some have none. */
     if (here.l1 < 4 << 10 || here.l1 > 1 << 20)
@@ -144,11 +157,30 @@ static void look(void)
         here.l3 = 0;
     if (here.l3_sharers < 1)
         here.l3_sharers = 1;
+    return here;
+}
+
+#ifdef FL_NO_THREADS
+
+fl_caches fl_caches_here(void)
+{
+    return look();
+}
+
+#else
+
+static fl_caches found;
+
+static void find(void)
+{
+    found = look();
 }
 
 fl_caches fl_caches_here(void)
 {
     static fl_once once = FL_ONCE;
-    fl_call_once(&once, look);
-    return here;
+    fl_call_once(&once, find);
+    return found;
 }
+
+#endif

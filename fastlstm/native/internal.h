@@ -15,6 +15,21 @@ fastlstm.h; L is the number of lanes of a vector. */
 
 #include "fastlstm.h"
 
+/* A build may leave out parts, as the options of CMakeLists.txt say: FL_NO_AVX512, FL_NO_AVX2, FL_NO_NEON and
+FL_NO_BASELINE are instruction sets, FL_NO_FLOAT and FL_NO_DOUBLE types of number, FL_NO_TRAINING all that only the way
+back needs. With FL_NO_THREADS, one thread does everything and nothing of an operating system is used. What stands behind
+these constants is compiled, and then left out. */
+#ifdef FL_NO_THREADS
+#define WITH_THREADS 0
+#else
+#define WITH_THREADS 1
+#endif
+#ifdef FL_NO_TRAINING
+#define WITH_TRAINING 0
+#else
+#define WITH_TRAINING 1
+#endif
+
 enum {
     GATES = 4,         /* of an LSTM's cell: i, f, g, o */
     WIDTH = 4,         /* of a register tile, in vectors: a panel holds WIDTH L outputs */
@@ -202,6 +217,7 @@ typedef struct fl_kernels {
     void (*make_inputs)(const fl_task *task, int piece, int pieces);
     void (*run_seated)(const fl_task *task, const fl_seat *seat);
     /* Of a recorded task with all sequences, the gates and cells that `fl_saved` fills. */
+    /* The rest, up to `back`, is of training, and NULL without it. */
     void (*saved)(const fl_task *task, void *gates, void *cells);
     void (*pack_back)(fl_cell *cell, const fl_arrays *parameters);
     int64_t (*back_scratch_bytes)(const fl_back_task *back);
@@ -219,7 +235,7 @@ typedef struct fl_kernels {
 typedef struct {
     const char *name;
     int (*there)(void);           /* whether this machine has it */
-    const fl_kernels *kernels[2]; /* for float and for double */
+    const fl_kernels *kernels[2]; /* for float and for double; NULL: not compiled in */
 } fl_instruction_set;
 
 extern const fl_instruction_set fl_avx512, fl_avx2, fl_neon, fl_baseline;

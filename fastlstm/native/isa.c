@@ -3,15 +3,22 @@
 #include "internal.h"
 
 static const fl_instruction_set *const table[] = {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FL_NO_AVX512)
     &fl_avx512,
+#endif
+#if defined(__x86_64__) && !defined(FL_NO_AVX2)
     &fl_avx2,
-#elif defined(__aarch64__)
+#endif
+#if defined(__aarch64__) && !defined(FL_NO_NEON)
     &fl_neon,
 #endif
+#if !defined(FL_NO_BASELINE)
     &fl_baseline,
+#endif
+    NULL,
 };
-enum { COUNT = sizeof table / sizeof *table };
+enum { COUNT = sizeof table / sizeof *table - 1 };
+_Static_assert(COUNT > 0, "this processor has none of the instruction sets that FASTLSTM_ISA names");
 
 #if defined(__x86_64__)
 
@@ -77,7 +84,7 @@ int fl_isa(const char *name)
     for (int isa = 0; isa < COUNT; isa++)
         if (name ? !strcmp(name, table[isa]->name) : fl_isa_is_here(isa))
             return fl_isa_is_here(isa) ? isa : -2;
-    return -1;
+    return name ? -1 : -2;
 }
 
 const fl_instruction_set *fl_instruction_set_of(int isa)

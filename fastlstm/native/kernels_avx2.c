@@ -2,7 +2,7 @@
 
 #include "internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FL_NO_AVX2)
 
 #include "x86.h"
 

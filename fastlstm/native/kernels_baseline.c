@@ -2,6 +2,8 @@
 
 #include "internal.h"
 
+#ifndef FL_NO_BASELINE
+
 /* A root in a vector spares a call of the C library. */
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -26,3 +28,5 @@ static int there(void)
 }
 
 #include "isa.inc"
+
+#endif

@@ -2,7 +2,7 @@
 
 #include "internal.h"
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(FL_NO_NEON)
 
 #include <arm_neon.h>
 

@@ -8,7 +8,7 @@ typedef struct {
     const fl_linear *linear;
     const fl_linear_call *call;
     fl_linear_cut cut;
-    _Atomic int64_t next; /* the first job, a part of the panels in a block of rows, that no thread has begun */
+    _Atomic size_t next; /* the first job, a part of the panels in a block of rows, that no thread has begun */
 } linear_run;
 
 static int64_t linear_bytes(int32_t itemsize, int64_t inputs, int64_t outputs, int isa)
@@ -57,10 +57,10 @@ static void take_linear(void *context, int thread)
     linear_run *run = context;
     const fl_linear_call *call = run->call;
     const fl_linear_cut *cut = &run->cut;
-    int64_t job, jobs = cut->blocks * cut->parts;
+    const size_t jobs = (size_t)(cut->blocks * cut->parts);
     fl_mode before = fl_set_mode();
-    while ((job = atomic_fetch_add(&run->next, 1)) < jobs) {
-        int64_t row = job / cut->parts * LINEAR_ROWS, part = job % cut->parts, left = call->rows - row;
+    for (size_t job; (job = atomic_fetch_add(&run->next, 1)) < jobs;) {
+        int64_t row = (int64_t)job / cut->parts * LINEAR_ROWS, part = (int64_t)job % cut->parts, left = call->rows - row;
         int64_t from = cut->panels * part / cut->parts, to = cut->panels * (part + 1) / cut->parts;
         int64_t rows = left < LINEAR_ROWS ? left : LINEAR_ROWS;
         run->linear->kernels->run_linear(run->linear, (const char *)call->x + row * call->x_stride, call->x_stride,

@@ -1,10 +1,19 @@
 /* What the engine asks of the operating system: locks, threads, a clock. Those of Windows are its own, so that no
-library need be installed there; all others are POSIX's. Include this before any other header. */
+library need be installed there; all others are POSIX's. With FL_NO_THREADS
+nothing is asked. Include this before any other header. */
 
 #ifndef FASTLSTM_SYSTEM_H
 #define FASTLSTM_SYSTEM_H
 
-#if !defined(_WIN32)
+#if defined(FL_NO_THREADS)
+
+#include <stdint.h>
+
+static inline void fl_yield(void)
+{
+}
+
+#elif !defined(_WIN32)
 
 #define _POSIX_C_SOURCE 200809L
 #define _DARWIN_C_SOURCE /* for _SC_NPROCESSORS_ONLN */
@@ -203,5 +212,26 @@ static inline int64_t fl_now(void)
 }
 
 #endif
+
+static inline void fl_spin(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* "yield" is no pause on most processors. */
+#endif
+}
+
+/* Pause in a loop that waits for another thread, after so many pauses. If that takes long, whoever else wants this
+processor gets it, perhaps the very thread that this one waits for. */
+enum { AWAKE_PAUSES = 2048 };
+
+static inline void fl_pause_after(int64_t pauses)
+{
+    if (pauses < AWAKE_PAUSES)
+        fl_spin();
+    else
+        fl_yield();
+}
 
 #endif
