@@ -21,8 +21,11 @@ TSAN := -O1 -g -fsanitize=thread
 IN_ASAN := ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc LD_PRELOAD=`gcc -print-file-name=libasan.so`
 SANITIZED := build/sanitize
 COVERED := build/coverage
+CLIB := build/clib
+# The system's CMake, or else that of .venv.
+HAS_CMAKE := $(shell command -v cmake)
 
-.PHONY: demo test test-all coverage bench docs lint sanitize wheel clean
+.PHONY: demo test test-all coverage bench docs lint clib sanitize wheel clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
 test test-all coverage bench sanitize wheel: export FASTLSTM_REQUIRE_NATIVE := 1
@@ -62,6 +65,16 @@ lint: $(VENV)/.dev
 	PATH=$(abspath $(VENV)/bin):$$PATH cython-lint fastlstm/engines/_native.pyx
 	$(VENV)/bin/clang-format --dry-run -Werror `git ls-files '*.[ch]' '*.[ch]pp' '*.inc'`
 	$(RUN) -m mypy
+
+# The C library as others get it: built, tested, installed into build/clib/prefix, and used from there.
+clib: export PATH := $(PATH):$(abspath $(VENV)/bin)
+clib: $(if $(HAS_CMAKE),,$(VENV)/.clib)
+	rm -rf $(CLIB)
+	cmake -S fastlstm/native -B $(CLIB)/build -DCMAKE_INSTALL_PREFIX=$(abspath $(CLIB)/prefix)
+	cmake --build $(CLIB)/build --parallel 2
+	cd $(CLIB)/build && ctest --output-on-failure
+	cmake --install $(CLIB)/build
+	tests/consumer/check.sh $(CLIB)/prefix $(CLIB)/programs
 
 # Linux and GCC. The package is built apart; -k leaves out what takes long there: other processes,
 # counts of memory, another machine's emulation. The first pytest is not `-m pytest`, which would
@@ -110,6 +123,10 @@ $(VENV)/.bench: $(SETUP)
 
 $(VENV)/.coverage: $(VENV)/.dev
 	$(INSTALL) --editable ".[coverage]"
+	touch $@
+
+$(VENV)/.clib: $(VENV)/.created
+	$(INSTALL) "cmake>=3.16" "ninja>=1.10"
 	touch $@
 
 $(VENV)/.docs: $(SETUP)

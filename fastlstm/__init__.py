@@ -16,7 +16,7 @@ One step of one layer in one direction, the gates i, f, g, o in torch's order::
 from typing import TYPE_CHECKING
 
 from . import engines, training
-from .engines import engine_info
+from .engines import engine_info, get_include
 from .formats import load, load_lstm, load_state, save
 from .graphs import GraphModel, GraphStream
 from .layers import (
@@ -72,6 +72,7 @@ __all__ = [
     "engine_info",
     "engines",
     "fit",
+    "get_include",
     "load",
     "load_lstm",
     "load_state",

@@ -103,6 +103,25 @@ def _warn_of_numpy() -> None:
     )
 
 
+def get_include() -> str:
+    """Return the folder of the C library's header, ``fastlstm.h``.
+
+    It has the library's sources too, and their ``CMakeLists.txt``: ``cmake -S`` takes it.
+
+    Returns
+    -------
+    str
+        The path of the folder.
+
+    Examples
+    --------
+    >>> import pathlib, fastlstm
+    >>> pathlib.Path(fastlstm.get_include(), "fastlstm.h").exists()
+    True
+    """
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "native")
+
+
 def engine_info() -> dict[str, dict[str, object]]:
     """Tell which engines there are, what each runs on, and why one is missing.
 
