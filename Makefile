@@ -126,7 +126,7 @@ $(VENV)/.coverage: $(VENV)/.dev
 	touch $@
 
 $(VENV)/.clib: $(VENV)/.created
-	$(INSTALL) "cmake>=3.16" "ninja>=1.10"
+	$(INSTALL) "cmake>=3.16"
 	touch $@
 
 $(VENV)/.docs: $(SETUP)
