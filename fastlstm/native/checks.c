@@ -176,6 +176,8 @@ fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_opt
         return FL_BAD_SHAPE;
     if (s.back != 0 && s.back != 1)
         return FL_BAD_CALL;
+    if (s.back && !WITH_TRAINING)
+        return FL_UNSUPPORTED;
     if (s.caches && (status = check_caches(s.caches)))
         return status;
     if (s.options) {
@@ -312,6 +314,8 @@ static fl_status check_cut(const fl_stack *stack, const fl_call *call)
         || (cut->inputs_first && cut->threads > cut->groups * MOST_THREADS)
         || (cut->teams != 1 && cut->teams != (s->directions == 2 ? 2 : s->layers)))
         return FL_BAD_CUT;
+    if (!WITH_THREADS && (cut->groups > 1 || cut->teams > 1 || cut->shares > 1 || cut->inputs_first))
+        return FL_UNSUPPORTED;
     /* Each share of each team has room for sums, and each group and team for what would be one group's. */
     const double teams = (double)cut->groups * cut->teams, units = padded_of(s).units;
     const double all = teams * (cut->shares * ((double)call->batch * 64 * GATES * s->itemsize + 1024) + 8192 * units);
@@ -327,7 +331,7 @@ static fl_status check_work(const fl_stack *stack, const fl_call *call)
         return status;
     if (call->threads < 1 || call->checkpoint_interval < 0 || (call->tape && call->table))
         return FL_BAD_CALL;
-    if (!one_layer && (call->tape || call->noise || call->cells))
+    if ((!one_layer && (call->tape || call->noise || call->cells)) || (call->tape && !WITH_TRAINING))
         return FL_UNSUPPORTED;
     if (call->batch_sizes && (status = check_batch_sizes(call)))
         return status;

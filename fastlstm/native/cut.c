@@ -390,7 +390,7 @@ fl_cut fl_cut_of(const fl_stack *stack, const fl_call *call, int64_t rows)
 {
     const fl_shape *s = &stack->shape;
     const double work = (double)s->layers * s->directions * s->hidden * (s->input + s->output + 64) * rows;
-    return call->threads < 2 || work < ALONE_WORK ? one : least_cut(stack, call, rows);
+    return !WITH_THREADS || call->threads < 2 || work < ALONE_WORK ? one : least_cut(stack, call, rows);
 }
 
 /* ---- the way back ------------------------------------------------------------------------------------ */
@@ -455,7 +455,7 @@ fl_back_cut fl_back_cut_of(const fl_stack *stack, const fl_call *call, int64_t r
 {
     const fl_shape *s = &stack->shape;
     fl_back_cut best = {.threads = 1, .groups = 1, .shares = 1};
-    if (call->threads < 2 || 2.0 * s->hidden * (s->input + s->output + 64) * rows < ALONE_WORK)
+    if (!WITH_THREADS || call->threads < 2 || 2.0 * s->hidden * (s->input + s->output + 64) * rows < ALONE_WORK)
         return best;
     const int panels = most_of(s->hidden, stack->kernels->lanes);
     /* A projection, and norms, take all units of a row together. */
@@ -495,7 +495,7 @@ fl_linear_cut fl_linear_cut_of(const fl_linear *linear, const fl_linear_call *ca
     const double weights = (double)blocks * linear->inputs * wide * linear->kernels->weight_bytes; /* of a panel */
     const double panel_ns = at_once((double)call->rows * linear->inputs * PRODUCT_NS, weights * L2_NS);
     double least = panels * panel_ns;
-    if (call->threads < 2 || least < ALONE_NS)
+    if (!WITH_THREADS || call->threads < 2 || least < ALONE_NS)
         return best;
     for (int n = 1; n < NUMBERS && numbers[n] <= call->threads; n++) {
         const int threads = numbers[n], parts = blocks >= 4 * threads ? 1 : threads < panels ? threads : (int)panels;

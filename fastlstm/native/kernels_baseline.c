@@ -1,4 +1,4 @@
-/* The kernels for any machine: vectors of 16 bytes, which the compiler makes of what there is, and no FMA. */
+/* The kernels for any machine: vectors of 16 bytes where the compiler has them, and no FMA. */
 
 #include "internal.h"
 
@@ -18,7 +18,12 @@
 #endif
 
 #define ISA baseline
+/* Where there are no vectors, one of a single number spares the compiler to take them apart. */
+#if defined(__SSE2__) || defined(__aarch64__)
 #define VECTOR_BYTES 16
+#else
+#define VECTOR_BYTES (int)sizeof(REAL)
+#endif
 #define ROWS 2
 #define CELLS_AFTER 0
 

@@ -60,7 +60,8 @@ static void take_linear(void *context, int thread)
     const size_t jobs = (size_t)(cut->blocks * cut->parts);
     fl_mode before = fl_set_mode();
     for (size_t job; (job = atomic_fetch_add(&run->next, 1)) < jobs;) {
-        int64_t row = (int64_t)job / cut->parts * LINEAR_ROWS, part = (int64_t)job % cut->parts, left = call->rows - row;
+        int64_t row = (int64_t)job / cut->parts * LINEAR_ROWS, part = (int64_t)job % cut->parts,
+                left = call->rows - row;
         int64_t from = cut->panels * part / cut->parts, to = cut->panels * (part + 1) / cut->parts;
         int64_t rows = left < LINEAR_ROWS ? left : LINEAR_ROWS;
         run->linear->kernels->run_linear(run->linear, (const char *)call->x + row * call->x_stride, call->x_stride,

@@ -74,7 +74,9 @@ size_t fl_tape_bytes(const fl_stack *stack, const fl_call *given)
 {
     fl_call own;
     fl_status status;
-    const fl_call *call = stack && stack->shape.layers == 1 ? fl_check_work(stack, given, &own, &status) : NULL;
+    const fl_call *call = WITH_TRAINING && stack && stack->shape.layers == 1
+        ? fl_check_work(stack, given, &own, &status)
+        : NULL;
     return call ? fl_size(fl_tape_bytes_of(stack, call)) : 0;
 }
 
@@ -109,7 +111,7 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
     run->call = call;
     run->rows = fl_rows_of(call);
     /* A step of a small layer is so short that asking the model would show. */
-    run->cut = call->cut ? *call->cut : call->threads < 2 ? alone : fl_cut_of(stack, call, run->rows);
+    run->cut = call->cut && WITH_THREADS ? *call->cut : call->threads < 2 ? alone : fl_cut_of(stack, call, run->rows);
     run->by_layers = run->cut.teams > 1 && s->directions == 1;
     run->alone = run->cut.groups == 1 && run->cut.teams == 1 && run->cut.shares == 1 && !run->cut.inputs_first;
     for (int direction = 0; call->tape && direction < s->directions; direction++)
@@ -172,7 +174,7 @@ static int64_t prepare_teams(stack_run *run)
 /* The bytes of all its scratch memory; it is ready to run then. */
 static int64_t prepare_scratch(stack_run *run)
 {
-    return run->alone ? run->tasks + task_size(run) : prepare_teams(run);
+    return run->alone || !WITH_THREADS ? run->tasks + task_size(run) : prepare_teams(run);
 }
 
 int64_t fl_scratch_bytes_of(const fl_stack *stack, const fl_call *call)
@@ -485,7 +487,7 @@ static fl_status go(stack_run *run)
     fl_stop stop = {.ask = run->call->stop};
     run->stop = stop.ask ? &stop : NULL;
     fl_mode before = fl_set_mode();
-    if (run->alone)
+    if (run->alone || !WITH_THREADS)
         run_alone(run);
     else
         run_together(run);
@@ -497,7 +499,7 @@ fl_status fl_run_checked(const fl_stack *stack, const fl_call *call)
 {
     stack_run run;
     prepare(&run, stack, call);
-    if (!run.alone)
+    if (!run.alone && WITH_THREADS)
         prepare_teams(&run);
     return go(&run);
 }
@@ -522,6 +524,8 @@ fl_status fl_saved(const fl_stack *stack, const fl_call *given, int direction, v
     const fl_call *call = stack ? fl_check_recorded(stack, given, &own, &status) : NULL;
     if (!call)
         return status;
+    if (!WITH_TRAINING)
+        return FL_UNSUPPORTED;
     const int64_t size = stack->shape.itemsize;
     if (direction < 0 || direction >= stack->shape.directions || call->checkpoint_interval)
         return FL_BAD_CALL;

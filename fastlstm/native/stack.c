@@ -107,7 +107,7 @@ fl_status fl_pack(void *memory, size_t size, const fl_shape *given, int isa, con
     for (int k = 0; k < cells; k++) {
         const fl_arrays *own = fl_nth_arrays(parameters, k, &arrays, &status);
         kernels->pack(&stack->cells[k], own);
-        if (shape.back)
+        if (WITH_TRAINING && shape.back)
             kernels->pack_back(&stack->cells[k], own);
     }
     *packed = stack;
@@ -233,7 +233,9 @@ size_t fl_back_scratch_bytes(const fl_stack *stack, const fl_back_call *given)
     fl_back_call back;
     fl_call own;
     fl_status status;
-    const fl_back_call *taken = stack && stack->shape.back ? fl_known(given, &back, sizeof back, &status) : NULL;
+    const fl_back_call *taken = WITH_TRAINING && stack && stack->shape.back
+        ? fl_known(given, &back, sizeof back, &status)
+        : NULL;
     if (!taken)
         return 0;
     back = *taken;
@@ -276,7 +278,7 @@ fl_status fl_back(const fl_stack *stack, const fl_back_call *given)
     const fl_back_call *taken = stack ? fl_known(given, &back, sizeof back, &status) : NULL;
     if (!taken)
         return status;
-    if (!stack->shape.back)
+    if (!WITH_TRAINING || !stack->shape.back)
         return FL_UNSUPPORTED;
     back = *taken;
     back.call = fl_check_recorded(stack, back.call, &own, &status);

@@ -55,13 +55,8 @@ int main(void)
     for (int n = 0; n < 4 * H * H; n++)
         w_hh[n] = (float)(n % 11) / 11 - 0.5f;
 
-    const fl_shape shape = {.struct_size = sizeof shape,
-                            .itemsize = 4,
-                            .layers = 1,
-                            .directions = 1,
-                            .input = I,
-                            .hidden = H,
-                            .output = H};
+    const fl_shape shape = {
+        .struct_size = sizeof shape, .itemsize = 4, .layers = 1, .directions = 1, .input = I, .hidden = H, .output = H};
     const fl_arrays parameters = {.struct_size = sizeof parameters, .w_ih = w_ih, .w_hh = w_hh, .b = b};
     const int isa = fl_isa(NULL);
     size_t size = fl_stack_bytes(&shape, isa);
