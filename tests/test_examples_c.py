@@ -455,9 +455,21 @@ def test_the_host_makes_a_sound(build, folder, amp, tmp_path):
     assert (ran.returncode, ran.stderr[:14]) == (2, "usage: plugin ")
 
 
-def test_channels_that_share_a_state_are_found(build, folder, tmp_path):
-    """The test of the plugin's core notices them."""
-    right, wrong = "amp_->sessions[channel]", "amp_->sessions[0]"
+# Faults of the plugin's core: what is replaced, by what, and what the test says of it.
+WRONG_CORE = {
+    "a state is shared": (
+        "amp_->sessions[channel]", "amp_->sessions[0]", b"the two channels are those of two models",
+    ),
+    "the audio frees": (
+        "gone_.store(amp_.release(), std::memory_order_release);", "amp_.reset();",
+        b"the thread of the audio takes and gives back no memory",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG_CORE)
+def test_faults_of_the_core_are_found(build, folder, tmp_path, fault):
+    right, wrong, said = WRONG_CORE[fault]
     core = (CPP / "amp_core.hpp").read_text("utf-8")
     assert right in core
     (tmp_path / "examples/cpp").mkdir(parents=True)
@@ -466,9 +478,9 @@ def test_channels_that_share_a_state_are_found(build, folder, tmp_path):
     source = shutil.copy(PROGRAMS / "plugin.cpp", tmp_path / "tests/native")
     program = build(source, "g++, C++17")
     ran = subprocess.run(
-        [program, folder / "amp.fl", folder / "other.fl", "2"], capture_output=True
+        [program, folder / "amp.fl", folder / "other.fl", "9"], capture_output=True
     )
-    assert ran.returncode == 1 and b"the two channels are those of two models" in ran.stdout
+    assert ran.returncode == 1 and said in ran.stdout
 
 
 # --- an installed library -------------------------------------------------------------------------

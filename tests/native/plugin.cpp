@@ -136,7 +136,8 @@ void run(const char *first, const char *second, int loads)
     expect(plugin.load(second) == FL_OK && plugin.prepare(48000, FRAMES, 2) == FL_OK, "prepare with a model");
 
     /* One thread plays, each time from the first states on; the other loads the two models in turn. */
-    std::atomic<bool> done{false}, began{false};
+    std::atomic<bool> done{false};
+    std::atomic<long> blocks{0};
     long played[2] = {0, 0}, others = 0, freed = 0;
     std::thread audio([&] {
         const long before = touched;
@@ -150,17 +151,23 @@ void run(const char *first, const char *second, int loads)
                 played[1]++;
             else
                 others++;
-            began = true;
+            blocks++;
         } while (!done);
         freed = touched - before;
     });
-    while (!began)
-        std::this_thread::yield();
-    for (int n = 0; n < loads; n++)
+    const auto listen = [&] { /* until a block was played that began after this */
+                              for (const long now = blocks; blocks < now + 2;)
+                                  std::this_thread::yield();
+    };
+    listen();
+    for (int n = 0; n < loads; n++) {
         expect(plugin.load(n % 2 ? second : first) == FL_OK, "load");
+        if (n % 4) /* or the next model comes before this one was played */
+            listen();
+    }
     done = true;
     audio.join();
-    expect(others == 0 && played[0] + played[1] > 0, "each block is that of one model");
+    expect(others == 0 && played[0] > 0 && played[1] > 0, "each block is that of one model");
     expect(freed == 0, "the thread of the audio takes and gives back no memory");
     plugin.collect();
     Block block;
