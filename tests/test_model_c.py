@@ -374,6 +374,26 @@ def test_every_bit_is_checked(build, name):
     assert "OK" not in statuses([*build("gcc", "model", "-O0"), "baseline"], files)
 
 
+LITTLE = [f"-DFL_NO_{part}" for part in "AVX2 AVX512 NEON DOUBLE TRAINING THREADS".split()]
+
+
+def test_a_little_build(build, tmp_path):
+    """Without doubles, threads and vectors wider than the least, models give the same bits."""
+    program = tmp_path / "model"
+    sources = [PROGRAMS / "model.c", *sorted(NATIVE.glob("*.c"))]
+    made = [*COMPILERS["gcc"], *FLAGS, *LITTLE, "-O0", f"-I{NATIVE}", *sources, "-lm"]
+    ran = subprocess.run([*made, "-o", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    whole = [*build("gcc", "model", "-O0"), "baseline"]
+    for name in ("amplifier", "speech", "branches_many", "text", "reverse_last", "haste"):
+        case = EXACT[name]
+        _, y, states = run([program, "baseline"], case, case.x())
+        _, same, ends = run(whole, case, case.x())
+        assert y.tobytes() == same.tobytes() and states.tobytes() == ends.tobytes(), name
+    double = write(EXACT["amplifier_double"].model)
+    assert statuses([program, "baseline"], [double]) == ["BAD_ITEMSIZE"]
+
+
 # ---- fuzzing --------------------------------------------------------------------------------
 
 

@@ -80,7 +80,8 @@ static int64_t lstm_scratch(const fl_operation *operation, int64_t batch, int64_
     if (fl_are_few(stack, batch) && !operation->of.lstm.reverse)
         return MOST_BETWEEN * padded + (steps > 1 && hoists(stack, padded) ? steps * GATES * padded : 0);
     int64_t most = 0;
-    for (int32_t threads = 1; threads <= MOST_THREADS; threads += threads < 4 ? 1 : threads / 2) {
+    const int32_t most_threads = WITH_THREADS ? MOST_THREADS : 1;
+    for (int32_t threads = 1; threads <= most_threads; threads += threads < 4 ? 1 : threads / 2) {
         const fl_call call = call_of(operation, batch, steps, threads);
         const int64_t size = fl_scratch_bytes_of(stack, &call);
         most = most < size ? size : most;
