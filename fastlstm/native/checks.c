@@ -277,15 +277,18 @@ fl_status fl_check_gradients(const fl_stack *stack, const fl_arrays *given, int 
 
 /* ---- calls ------------------------------------------------------------------------------------------- */
 
-fl_status fl_check_batch(const fl_stack *stack, int64_t batch, int64_t steps)
+double fl_most_rows(const fl_shape *s)
 {
-    const fl_shape *s = &stack->shape;
-    if (batch < 1 || steps < 1)
-        return FL_BAD_CALL;
     const padded_sizes n = padded_of(s);
     const double row = 8 * (n.inputs + n.outputs) + 96 * n.units; /* of a layer in one direction, in all arrays */
-    const double cells = (double)s->layers * s->directions, rows = (double)batch * steps + 4096;
-    return batch > MOST_SIZE || cells * rows * row * s->itemsize > MOST_BYTES ? FL_TOO_LARGE : FL_OK;
+    return MOST_BYTES / ((double)s->layers * s->directions * row * s->itemsize) - 4096; /* Panels are padded. */
+}
+
+fl_status fl_check_batch(const fl_stack *stack, int64_t batch, int64_t steps)
+{
+    if (batch < 1 || steps < 1)
+        return FL_BAD_CALL;
+    return batch > MOST_SIZE || (double)batch * (double)steps > stack->most_rows ? FL_TOO_LARGE : FL_OK;
 }
 
 static fl_status check_batch_sizes(const fl_call *call)

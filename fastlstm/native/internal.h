@@ -246,7 +246,10 @@ struct fl_stack {
     fl_caches caches;   /* and to these */
     const fl_instruction_set *isa;
     const fl_kernels *kernels;
-    fl_cell cells[]; /* [layer][direction]; their weights follow in the same memory */
+    /* What checks ask in each call, and would take longer than a step of a small layer may. */
+    double most_rows;   /* T times B of a call whose sizes fit */
+    int64_t step_bytes; /* of scratch memory for one step of one sequence in one thread, without noise or a table */
+    fl_cell cells[];    /* [layer][direction]; their weights follow in the same memory */
 };
 
 /* Whether this x86 machine has vectors of so many bytes, 32 or 64, with the instructions of AVX2 and FMA, or of AVX-512
@@ -332,6 +335,12 @@ static inline int64_t fl_up(int64_t x, int64_t whole)
 static inline fl_few fl_few_of(const fl_cell *cell, void *h, void *c)
 {
     return (fl_few){.cell = cell, .h = h, .c = c};
+}
+
+/* A place in memory; NULL where there is none yet, and only sizes count. */
+static inline void *fl_offset(const void *memory, int64_t offset)
+{
+    return memory ? (char *)(uintptr_t)memory + offset : NULL;
 }
 
 /* How many bytes of a table of products a direction has for each row. */
@@ -463,6 +472,9 @@ fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_opt
 /* Fill the n-th arrays with what is given: the parameters of a cell, or the gradients of a direction. */
 fl_status fl_check_parameters(const fl_shape *shape, const fl_arrays *given, int n, fl_arrays *own);
 fl_status fl_check_gradients(const fl_stack *stack, const fl_arrays *given, int direction, fl_arrays *own);
+
+/* The most T times B of a call whose sizes fit. */
+double fl_most_rows(const fl_shape *shape);
 
 /* Whether so many rows can be run at all. */
 fl_status fl_check_batch(const fl_stack *stack, int64_t batch, int64_t steps);

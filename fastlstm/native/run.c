@@ -55,11 +55,12 @@ int64_t fl_place_tape(fl_tape *tape, const fl_stack *stack, const fl_call *call,
     int64_t at[5] = {0};
     for (int n = 0; n < 4; n++)
         at[n + 1] = at[n] + fl_up(counts[n] * s->itemsize, 64);
-    char *begin = (char *)call->tape + direction * at[4];
-    *tape = (fl_tape){.h = begin, .states = begin + at[1], .interval = interval, .panel_rows = panel_rows};
+    const void *begin = fl_offset(call->tape, direction * at[4]);
+    *tape = (fl_tape){
+        .h = fl_offset(begin, 0), .states = fl_offset(begin, at[1]), .interval = interval, .panel_rows = panel_rows};
     if (panel_rows) {
-        tape->gates = begin + at[2];
-        tape->cells = begin + at[3];
+        tape->gates = fl_offset(begin, at[2]);
+        tape->cells = fl_offset(begin, at[3]);
     }
     return at[4] * s->directions;
 }
@@ -174,6 +175,9 @@ static int64_t prepare_teams(stack_run *run)
 /* The bytes of all its scratch memory; it is ready to run then. */
 static int64_t prepare_scratch(stack_run *run)
 {
+    const fl_call *call = run->call;
+    if (call->steps == 1 && call->batch == 1 && run->alone && !call->noise && !call->table && run->stack->step_bytes)
+        return run->stack->step_bytes;
     return run->alone || !WITH_THREADS ? run->tasks + task_size(run) : prepare_teams(run);
 }
 

@@ -110,6 +110,10 @@ fl_status fl_pack(void *memory, size_t size, const fl_shape *given, int isa, con
         if (WITH_TRAINING && shape.back)
             kernels->pack_back(&stack->cells[k], own);
     }
+    const fl_call step = {.steps = 1, .batch = 1, .threads = 1};
+    stack->most_rows = fl_most_rows(&shape);
+    stack->step_bytes = 0;
+    stack->step_bytes = fl_scratch_bytes_of(stack, &step);
     *packed = stack;
     return FL_OK;
 }
@@ -187,7 +191,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
                 .cell = &stack->cells[direction],
                 .x = call->x,
                 .x_stride = call->x_stride,
-                .y = (char *)call->y + direction * s->output * s->itemsize,
+                .y = fl_offset(call->y, direction * s->output * s->itemsize),
                 .y_stride = call->y_stride,
                 .batch_sizes = call->batch_sizes,
                 .steps = call->steps,
@@ -200,10 +204,10 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
                 .noise = call->noise ? &call->noise[direction] : NULL,
                 .stop = stop,
             },
-        .dy = (const char *)back->dy + direction * s->output * s->itemsize,
+        .dy = fl_offset(back->dy, direction * s->output * s->itemsize),
         .dy_stride = back->dy_stride,
-        .dh = (char *)back->dh + direction * state * s->output,
-        .dc = (char *)back->dc + direction * state * s->hidden,
+        .dh = fl_offset(back->dh, direction * state * s->output),
+        .dc = fl_offset(back->dc, direction * state * s->hidden),
         .dcells = back->dcells ? back->dcells[direction] : NULL,
         .dx = back->dx,
         .add_dx = direction,

@@ -12,6 +12,7 @@ enum {
 struct fl_stream {
     const fl_stack *stack;
     int few;              /* whether `few_steps` makes the steps of all layers */
+    int unaligned;        /* the bits that are 0 in the address of a value */
     int64_t h_row, c_row; /* the bytes of a layer's state of a sequence, with padding */
     void *between[2];     /* what a layer hands to the next, by turns, if they are few */
     fl_call call;         /* otherwise; its h and c are the states in either case */
@@ -28,6 +29,7 @@ static int64_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t ba
     fl_stream stream = {
         .stack = stack,
         .few = few,
+        .unaligned = s->itemsize - 1,
         .h_row = few ? padded : s->output * s->itemsize,
         .c_row = few ? padded : s->hidden * s->itemsize,
         .call = {.steps = STREAM_STEPS,
@@ -162,13 +164,13 @@ void fl_run_few(const fl_stack *stack, fl_few *layers, void *const *between, int
     }
 }
 
-static void advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
+static fl_status advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
 {
     if (stream->few) {
         fl_mode before = fl_set_mode();
         fl_run_few(stream->stack, stream->layers, stream->between, steps, x, x_stride, y, y_stride);
         fl_restore_mode(before);
-        return;
+        return FL_OK;
     }
     fl_call call = stream->call;
     call.x_stride = x_stride;
@@ -184,16 +186,16 @@ static void advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_s
         x = (const char *)x + now * call.batch * x_stride;
         y = (char *)y + now * call.batch * y_stride;
     }
+    return FL_OK;
 }
 
 fl_status fl_step(fl_stream *stream, const void *x, void *y)
 {
     if (!stream || !x || !y)
         return FL_NULL;
-    if (((uintptr_t)x | (uintptr_t)y) & (uintptr_t)(stream->stack->shape.itemsize - 1))
+    if (((uintptr_t)x | (uintptr_t)y) & (uintptr_t)stream->unaligned)
         return FL_BAD_ALIGNMENT;
-    advance(stream, 1, x, stream->call.x_stride, y, stream->call.y_stride);
-    return FL_OK;
+    return advance(stream, 1, x, stream->call.x_stride, y, stream->call.y_stride);
 }
 
 fl_status fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
@@ -202,13 +204,11 @@ fl_status fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_st
         return FL_NULL;
     if (steps <= 0)
         return steps ? FL_BAD_CALL : FL_OK;
-    if (steps > INT64_MAX / stream->call.batch)
+    if (steps > (int64_t)1 << 32) /* The batch has at most 31 bits, and their product less than 64. */
         return FL_TOO_LARGE;
     const int64_t rows = steps * stream->call.batch, size = stream->stack->shape.itemsize;
     fl_status status = fl_check_rows(x, x_stride, rows, 0, size);
     if (!status)
         status = fl_check_rows(y, y_stride, rows, stream->call.y_stride, size);
-    if (!status)
-        advance(stream, steps, x, x_stride, y, y_stride);
-    return status;
+    return status ? status : advance(stream, steps, x, x_stride, y, y_stride);
 }
