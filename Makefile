@@ -85,6 +85,7 @@ sanitize: $(VENV)/.dev
 	    $(addprefix tests/test_,engines.py native.py gradients.py native_gradients.py lstm.py stream.py one_answer.py options_native.py) \
 	    -m "not slow" -k "native and not (process_of_its_own or allocates or rooms)"
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and (test_bits or test_steps)"
+	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_c_api.py -m "not slow" -k "test_arguments and gcc"
 	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and test_threads"
 
 # The sdist, and a wheel of this Python, in dist/, without a container (Linux): Zig links it to an old

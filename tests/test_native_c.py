@@ -30,7 +30,7 @@ from fastlstm.sequences.packing import batch_sizes_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 NATIVE, PROGRAMS = ROOT / "fastlstm" / "native", ROOT / "tests" / "native"
-FLAGS = "-std=c11 -ffp-contract=off -pthread -Wall -Wextra -Werror".split()
+FLAGS = "-std=c11 -ffp-contract=off -fvisibility=hidden -pthread -Wall -Wextra -Werror".split()
 WINDOWS = ["-static", "-Wa,-muse-unaligned-vector-move"]  # GCC does not align its stack there
 COMPILERS = {
     "gcc": ["gcc"],
@@ -330,7 +330,11 @@ def start_wine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, start_wine):
-    """The command of a program, compiled when it is first asked for."""
+    """The command of a program, compiled when it is first asked for.
+
+    `build(compiler, program, level)`, and with `instead` a source that stands in for the one of its
+    name in the kernels' folder; `build.objects(compiler, level)` is what programs are linked to.
+    """
     folder, extra = tmp_path_factory.mktemp("native"), shlex.split(os.environ.get("CFLAGS", ""))
 
     def run(command):
@@ -348,7 +352,7 @@ def build(tmp_path_factory, start_wine):
         return objects
 
     @functools.cache
-    def command(compiler, program, level):
+    def command(compiler, program, level, instead=None):
         tools = [COMPILERS[compiler][0], *RUN_BY.get(compiler, ())]
         _, *emulator = map(find, tools)
         if "wine64" in tools:
@@ -359,10 +363,17 @@ def build(tmp_path_factory, start_wine):
         objects = compiled(options, f"{compiler}{level}{len(often)}")
         source = PROGRAMS / f"{program}.c"  # or another folder's, whose path is given
         made = folder / f"{source.stem}-{compiler}{level}.exe"
+        if instead:  # a source that stands in for the one of this name
+            made = folder / f"{source.stem}-{compiler}{level}-{instead.parent.name}.exe"
+            objects = [o for o in objects if not o.name.startswith(f"{instead.stem}-")]
+            objects += [instead, "-w"]  # what is broken may look odd
         header = ["-include", PROGRAMS / "windows.h"] * ({*WINDOWS} <= {*options})
         run([*options, *header, source, *objects, "-lm", "-o", made])
         return [*emulator, made]
 
+    command.objects = lambda compiler, level: compiled(
+        (*COMPILERS[compiler], *FLAGS, level, f"-I{NATIVE}", *extra), f"{compiler}{level}0"
+    )
     return command
 
 

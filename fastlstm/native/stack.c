@@ -82,6 +82,10 @@ fl_stack *fl_place_stack(void *memory, const fl_shape *shape, int isa)
     stack->isa = fl_instruction_set_of(isa);
     stack->kernels = fl_kernels_of(isa, shape->itemsize);
     place_cells(stack, shape, stack->kernels);
+    const fl_call step = {.steps = 1, .batch = 1, .threads = 1};
+    stack->most_rows = fl_most_rows(shape);
+    stack->step_bytes = 0; /* so that it is counted */
+    stack->step_bytes = fl_scratch_bytes_of(stack, &step);
     return stack;
 }
 
@@ -110,10 +114,6 @@ fl_status fl_pack(void *memory, size_t size, const fl_shape *given, int isa, con
         if (WITH_TRAINING && shape.back)
             kernels->pack_back(&stack->cells[k], own);
     }
-    const fl_call step = {.steps = 1, .batch = 1, .threads = 1};
-    stack->most_rows = fl_most_rows(&shape);
-    stack->step_bytes = 0;
-    stack->step_bytes = fl_scratch_bytes_of(stack, &step);
     *packed = stack;
     return FL_OK;
 }

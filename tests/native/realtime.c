@@ -1,9 +1,9 @@
 /* What is for real-time threads takes no memory, no lock and no time of the system: while steps are made, each function
 that could is trapped and ends the program, and so does, on Linux, any system call at all.
 
-    realtime [ISA]
+    realtime [ISA [MODEL...]]
 
-It ends with 0 and prints "done"; with 2 if this machine lacks the instruction set; with 3 and the name of the function
+The models are files, as fastlstm.save writes them for C. It ends with 0 and prints "done"; with 2 if this machine lacks the instruction set; with 3 and the name of the function
 that was called; or by a signal, SIGSYS, for a system call. With 77 if this system takes no filter of system calls.
 Built with Clang's RealtimeSanitizer, that is the trap instead. */
 
@@ -17,6 +17,7 @@ Built with Clang's RealtimeSanitizer, that is the trap instead. */
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -147,7 +148,7 @@ static void filter_system_calls(void)
 
 /* ---- steps ---------------------------------------------------------------------------------------------- */
 
-enum { STEPS = 100, STREAMS = 12 };
+enum { STEPS = 100, STREAMS = 12, MODELS = 64, BATCH = 2 };
 
 static struct {
     fl_stream *stream;
@@ -173,6 +174,13 @@ static void *draw(int64_t count, int itemsize)
     return drawn;
 }
 
+static void expect(fl_status status)
+{
+    const char *const said = fl_error_string(status);
+    if (status && write(2, said, strlen(said)) > 0)
+        _exit(1);
+}
+
 static void make(int number, int isa, fl_shape shape, int64_t batch)
 {
     const int64_t H = shape.hidden, P = shape.output, size = shape.itemsize;
@@ -195,11 +203,9 @@ static void make(int number, int isa, fl_shape shape, int64_t batch)
     }
     fl_stack *stack;
     size_t bytes = fl_stack_bytes(&shape, isa);
-    if (fl_pack(allocate(bytes), bytes, &shape, isa, parameters, &stack))
-        _exit(1);
+    expect(fl_pack(allocate(bytes), bytes, &shape, isa, parameters, &stack));
     bytes = fl_stream_bytes(stack, batch);
-    if (fl_make_stream(allocate(bytes), bytes, stack, batch, &streams[number].stream))
-        _exit(1);
+    expect(fl_make_stream(allocate(bytes), bytes, stack, batch, &streams[number].stream));
     streams[number].x_row = shape.input * size;
     streams[number].y_row = P * size;
     streams[number].x = draw(STEPS * batch * shape.input, size);
@@ -208,11 +214,74 @@ static void make(int number, int isa, fl_shape shape, int64_t batch)
     streams[number].c = allocate(shape.layers * batch * H * size);
 }
 
+static struct {
+    fl_session *session;
+    fl_model_call call;
+    int steps; /* whether it can be run step by step */
+    void *state;
+    size_t state_size;
+} models[MODELS];
+static int model_count;
+
+static void load(const char *path, int isa)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file || model_count == MODELS || fseek(file, 0, SEEK_END))
+        _exit(1);
+    const size_t number = ftell(file);
+    void *bytes = allocate(number);
+    rewind(file);
+    if (fread(bytes, 1, number, file) != number)
+        _exit(1);
+    fclose(file);
+    size_t size = fl_model_bytes(bytes, number, isa);
+    fl_model *model;
+    fl_session *session;
+    fl_model_info info = {.struct_size = sizeof info};
+    expect(fl_model_load(bytes, number, isa, allocate(size), size, &model));
+    expect(fl_model_describe(model, &info));
+    size = fl_session_bytes(model, BATCH, STEPS);
+    expect(fl_session_make(allocate(size), size, model, BATCH, STEPS, &session));
+    const int64_t rows = (int64_t)STEPS * BATCH, of_x = info.indices ? (int64_t)sizeof(int64_t) : info.itemsize;
+    models[model_count].session = session;
+    models[model_count].steps = info.steps;
+    models[model_count].state_size = fl_session_state_bytes(session);
+    models[model_count].state = allocate(models[model_count].state_size);
+    models[model_count++].call = (fl_model_call){
+        .struct_size = sizeof(fl_model_call),
+        .steps = STEPS,
+        .x = info.indices ? allocate(rows * of_x) : draw(rows * info.input, info.itemsize),
+        .y = allocate(rows * info.output * info.itemsize),
+        .x_stride = info.input * of_x,
+        .y_stride = info.output * info.itemsize,
+        .threads = 1,
+    };
+}
+
+/* What a real-time thread does with a model. 0 if all was right. */
+static int run_model(int n)
+{
+    static const uint8_t mask[BATCH] = {0, 1};
+    fl_session *session = models[n].session;
+    const fl_model_call *call = &models[n].call;
+    int wrong = fl_model_run(session, call);
+    if (models[n].state_size) {
+        wrong |= fl_session_get_state(session, models[n].state, models[n].state_size);
+        wrong |= fl_session_set_state(session, models[n].state, models[n].state_size);
+    }
+    wrong |= fl_session_reset(session, mask);
+    wrong |= fl_session_reset(session, NULL);
+    wrong |= models[n].steps ? fl_model_step(session, call->x, call->y) : 0;
+    return wrong;
+}
+
 /* What a real-time thread does. 0 if all was right. */
 static int run(void) REALTIME;
 static int run(void)
 {
     int wrong = 0;
+    for (int n = 0; n < model_count; n++)
+        wrong |= run_model(n);
     for (int n = 0; n < STREAMS; n++) {
         fl_stream *stream = streams[n].stream;
         wrong |= fl_step(stream, streams[n].x, streams[n].y);
@@ -255,6 +324,8 @@ int main(int argc, char **argv)
              (fl_shape){.itemsize = size, .layers = 2, .input = 4, .hidden = 17, .output = 17, .options = &options}, 2);
         /* clang-format on */
     }
+    for (int n = 2; n < argc; n++)
+        load(argv[n], isa);
     filter_system_calls();
 #ifndef REALTIME_SANITIZER
     trapped = 1;
