@@ -23,10 +23,13 @@ from ..layers.parameters import undrawn
 from . import (
     foreign,
     inference,
+    json_file,
     keras_file,
     keras_writer,
+    nam,
     npz,
     onnx_file,
+    rtneural,
     safetensors,
     structure,
     torch_pt,
@@ -49,10 +52,10 @@ __all__ = ["load", "load_lstm", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file, keras_file)
+_READ: tuple[Format, ...] = (*(safetensors, torch_pt, npz, onnx_file, keras_file, json_file),)
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file),
-    *(keras_writer.MODEL, keras_writer.WEIGHTS),
+    *(keras_writer.MODEL, keras_writer.WEIGHTS, rtneural, nam),
 )
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has

@@ -35,6 +35,8 @@ class Budget:
         "bytes of a header": (16 * _MIB, 0),
         "bytes of JSON": (_MIB, 0),
         "messages of HDF5": (_MIB // 4, 1 / 4),
+        "bytes of a model's JSON": (1024 * _MIB, 0),
+        "lists and objects of JSON": (_MIB // 4, 1 / 32),
         "bytes of a network's JSON": (4 * _MIB, 1),
         "bytes of a training's JSON": (4 * _MIB, 1),
         "levels of modules": (64, 0),

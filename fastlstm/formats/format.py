@@ -63,7 +63,8 @@ class Content(NamedTuple):
     as `structure.recurrent` gives them.
 
     A file of weights alone says in ``untold`` what such a file does not tell, so that no model can
-    be made of it without the caller.
+    be made of it without the caller. ``notes`` is what a file says beside the model: the sample
+    rate of its signal, who made it.
     """
 
     state: State
@@ -73,6 +74,7 @@ class Content(NamedTuple):
     build: Callable[[Wish], Layer] | None = None
     recurrent: Mapping[str, dict[str, Any]] = {}
     untold: str = ""
+    notes: Mapping[str, Any] = {}
 
 
 ANY = Choice()
