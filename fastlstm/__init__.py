@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import engines, training
 from .engines import engine_info
-from .formats import load, load_lstm, load_state, save
+from .formats import load, load_lstm, load_notes, load_state, save
 from .graphs import GraphModel, GraphStream
 from .layers import (
     LSTM,
@@ -74,6 +74,7 @@ __all__ = [
     "fit",
     "load",
     "load_lstm",
+    "load_notes",
     "load_state",
     "pack_padded_sequence",
     "pack_sequence",

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from .source import ModelFile
 
-__all__ = ["load", "load_lstm", "load_state", "save"]
+__all__ = ["load", "load_lstm", "load_notes", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
@@ -378,6 +378,41 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
         return dict(content.state.require())
 
 
+def load_notes(path: ModelFile) -> dict[str, Any]:
+    """Load what a file says beside its model, such as the sample rate of a model of sound.
+
+    Parameters
+    ----------
+    path : str, path-like or binary file
+        As for `load`.
+
+    Returns
+    -------
+    dict of str -> object
+        As JSON has it, under the file's own names: of a .nam file and of RTNeural's and GuitarML's
+        JSON all but the layers and their weights, of an .npz file the notes of its writer. Empty
+        for a file that says nothing. Whatever they are, they are the writer's words: nothing of
+        them has been checked.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        As `load` raises them.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "amp.nam")
+    >>> amp = fastlstm.Sequential(fastlstm.LSTM(1, 8, seed=0), fastlstm.Linear(8, 1, seed=0))
+    >>> save(amp, path, sample_rate=48000)
+    >>> load_notes(path)["sample_rate"]
+    48000
+    """
+    with _naming(path) as origin:
+        content, _ = _read(path, Choice(engine="numpy"), origin)
+        return dict(content.notes)
+
+
 def save(
     model: Layer,
     path: str | os.PathLike[str],
@@ -386,6 +421,8 @@ def save(
     names: Mapping[str, str] | None = None,
     lengths: bool | None = None,
     states: bool | None = None,
+    sample_rate: float | None = None,
+    form: str | None = None,
 ) -> None:
     """Save a model; the suffix of the path decides the format.
 
@@ -398,6 +435,7 @@ def save(
         state dict for ``torch.load``, and no structure. ``.onnx`` holds what the model computes in
         evaluation, for onnxruntime, OpenVINO and others to run, and its structure too. ``.keras``
         is a model for Keras' ``load_model``, ``.weights.h5`` arrays for its ``load_weights``.
+        ``.json`` is a model for RTNeural and AIDA-X, ``.nam`` one for Neural Amp Modeler.
     opset : int, optional
         For .onnx: the version of ONNX's operators, from 14, which is taken if it is left out and
         which the most programs know, to the newest of the installed onnx package.
@@ -413,6 +451,11 @@ def save(
         For .onnx: whether initial and final states are inputs and outputs, in torch's shapes.
         Without it sequences begin with zeros, or with the learned states, and the final states are
         no outputs; but an LSTMCell always gives its own.
+    sample_rate : float, optional
+        For .nam and .json: of the signal that the model was made for, in Hz.
+    form : {"keras", "torch"}, optional
+        For .json: which of RTNeural's two forms, the layers in their order, which is taken if it is
+        left out, or the state dict.
 
     Raises
     ------
@@ -441,12 +484,13 @@ def save(
     Traceback (most recent call last):
     ...
     ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .keras, \
-.weights.h5, got '.h5'
+.weights.h5, .json, .nam, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
     path = Path(path)
     given = {"opset": opset, "names": names, "lengths": lengths, "states": states}
+    given |= {"sample_rate": sample_rate, "form": form}
     options = {name: value for name, value in given.items() if value is not None}
     form = written_format(path, options)
     if isinstance(model, GraphModel) and form.STRUCTURED:
