@@ -26,11 +26,14 @@ from . import (
     json_file,
     keras_file,
     keras_writer,
+    matlab_file,
+    matlab_writer,
     nam,
     npz,
     onnx_file,
     rtneural,
     safetensors,
+    shards,
     structure,
     torch_pt,
     untold,
@@ -52,10 +55,12 @@ __all__ = ["load", "load_lstm", "load_notes", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (*(safetensors, torch_pt, npz, onnx_file, keras_file, json_file),)
+_READ: tuple[Format, ...] = (
+    *(safetensors, torch_pt, npz, onnx_file, keras_file, matlab_file, shards, json_file),
+)
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file),
-    *(keras_writer.MODEL, keras_writer.WEIGHTS, rtneural, nam),
+    *(keras_writer.MODEL, keras_writer.WEIGHTS, rtneural, nam, matlab_writer),
 )
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
@@ -111,7 +116,8 @@ def load(
     path : str, path-like or binary file
         A file that torch wrote (.pt, .pth; a state dict, a checkpoint, a whole module or
         TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
-        an ONNX file (.onnx) or one of Keras (.keras, .h5). An open file is read from its position
+        an ONNX file (.onnx), one of Keras (.keras, .h5) or one of MATLAB (.mat). Also the index of
+        a model in several files (.index.json), or its folder. An open file is read from its position
         on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a `Checkpoint`
         of `fit`, the parameters of its model are read.
     key : str, optional
@@ -436,6 +442,7 @@ def save(
         evaluation, for onnxruntime, OpenVINO and others to run, and its structure too. ``.keras``
         is a model for Keras' ``load_model``, ``.weights.h5`` arrays for its ``load_weights``.
         ``.json`` is a model for RTNeural and AIDA-X, ``.nam`` one for Neural Amp Modeler.
+        ``.mat`` is a chain of layers for MATLAB.
     opset : int, optional
         For .onnx: the version of ONNX's operators, from 14, which is taken if it is left out and
         which the most programs know, to the newest of the installed onnx package.
@@ -484,7 +491,7 @@ def save(
     Traceback (most recent call last):
     ...
     ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .keras, \
-.weights.h5, .json, .nam, got '.h5'
+.weights.h5, .json, .nam, .mat, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
@@ -546,6 +553,9 @@ def _naming(path: ModelFile) -> Iterator[list[str]]:
 
 def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, Format]:
     """Return what a file holds, and its format; a note about the file is added to `origin`."""
+    if (file_of_folder := shards.in_folder(path)) is not path:
+        path = file_of_folder
+        origin[0] = file_name(path)
     with opened(path) as file:
         source = Source(file, folder_of(path))
         for form in _READ:

@@ -35,6 +35,7 @@ class Budget:
         "bytes of a header": (16 * _MIB, 0),
         "bytes of JSON": (_MIB, 0),
         "messages of HDF5": (_MIB // 4, 1 / 4),
+        "values of MATLAB": (_MIB // 16, 1 / 8),
         "bytes of a model's JSON": (1024 * _MIB, 0),
         "lists and objects of JSON": (_MIB // 4, 1 / 32),
         "bytes of a network's JSON": (4 * _MIB, 1),
