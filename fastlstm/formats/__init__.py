@@ -117,8 +117,8 @@ def load(
         A file that torch wrote (.pt, .pth; a state dict, a checkpoint, a whole module or
         TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
         an ONNX file (.onnx), one of Keras (.keras, .h5) or one of MATLAB (.mat). Also the index of
-        a model in several files (.index.json), or its folder. An open file is read from its position
-        on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a `Checkpoint`
+        a model in several files (.index.json), or its folder. An open file is read from its
+        position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a `Checkpoint`
         of `fit`, the parameters of its model are read.
     key : str, optional
         Which state dict to take from a torch checkpoint that holds several, as ``"model_state"``

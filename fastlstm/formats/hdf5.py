@@ -292,7 +292,6 @@ class File:
         if shape is None or kind.name in ("text", "texts", *["reference"] * (pieces is None)):
             raise ValueError(f"array {short(path)} holds no numbers")
         size = math.prod(shape) * kind.size
-        self.budget.check("inflated bytes", size)
         data: bytes | bytearray | memoryview | None = None
         if pieces:
             data = pieces(self, found[_LAYOUT], found.get(_FILTERS), shape, kind.size)

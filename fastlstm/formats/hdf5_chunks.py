@@ -54,6 +54,7 @@ def read(
         raise ValueError("a damaged HDF5 file: the pieces of an array have other numbers than it")
     wanted = math.prod(-(-whole // part) for whole, part in zip(shape, piece, strict=True))
     each = math.prod(piece) * itemsize
+    file.budget.check("inflated bytes", math.prod(shape) * itemsize)
     file.budget.spend("inflated bytes", each)
     is_packed = filters is not None and _is_deflated(file, filters)
     whole = np.zeros((*shape, itemsize), np.uint8)
