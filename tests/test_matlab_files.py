@@ -830,7 +830,7 @@ HOSTILE = {
         _packed(_struct(8, BIAS, _matrix(6, (1, 100 << 20), _element(2, bytes(100 << 20)), ""))),
         "inflated bytes; at most"),
     "empty cells": (
-        _packed(_matrix(1, (1, 3 << 20), _element(14, b"") * (3 << 20))),
+        _packed(_matrix(1, (1, 1 << 20), _element(14, b"") * (1 << 20))),
         "values of MATLAB; at most"),
     "cells that are not there": (
         _header() + _matrix(1, (1 << 30, 1 << 30), b""), "elements are to be"),

@@ -677,7 +677,7 @@ def test_what_is_no_path_is_refused(content, tmp_path):
             load_state(text)
         assert len(str(e.value)) < 200
     with pytest.raises(IsADirectoryError, match="it is a folder, a file is expected"):
-        load(tmp_path)
+        load(tmp_path / "..")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "gone.pt")
 
@@ -1122,6 +1122,7 @@ def test_every_limit_is_tested():
     """An attack or a test of its own reaches it."""
     own = {"members of a zip file", "levels of modules", "levels of graphs", "operators"}
     own |= {"levels of messages", "bytes of a network's JSON", "messages of HDF5"}
+    own |= {"values of MATLAB"}
     tested = {what for _, what in ATTACKS.values()} | own
     assert set(budgets.Budget.LIMITS) == tested
 

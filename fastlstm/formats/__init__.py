@@ -118,8 +118,8 @@ def load(
         TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
         an ONNX file (.onnx), one of Keras (.keras, .h5) or one of MATLAB (.mat). Also the index of
         a model in several files (.index.json), or its folder. An open file is read from its
-        position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a `Checkpoint`
-        of `fit`, the parameters of its model are read.
+        position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a
+        `Checkpoint` of `fit`, the parameters of its model are read.
     key : str, optional
         Which state dict to take from a torch checkpoint that holds several, as ``"model_state"``
         or, nested deeper, ``"ema.model"``. It is not needed if only one of them has names as layers
@@ -150,7 +150,9 @@ def load(
     -------
     Layer
         In evaluation mode. If `save` has put the structure into the file, the model has that.
-        Otherwise, as in every torch file, the layers follow each other in the `order` given. If
+        A checkpoint of Darts, neuralforecast or neuralhydrology gives the model that it was, which
+        its hyper-parameters tell. Otherwise, as in every torch file, the layers follow each other in the `order`
+        given. If
         none is given, names and shapes must admit one chain only, and the common one (an embedding,
         LSTMs, a Linear); the `repr` of the model says what the file does not tell. If the names
         have no prefix (``weight_ih_l0``), the layer itself is returned. A file of a whole network
@@ -243,6 +245,11 @@ def load(
                 raise ValueError("order= is for files that do not tell it; this one does")
             model = _fill(description, state, batch_first, options)
             return model if prefix is None else _layer(model, prefix)
+        if content.offered is not None and order is None and prefix is None:
+            description, arrays, unsaid = content.offered()
+            model = _fill(description, arrays, batch_first, options)
+            model._untold = unsaid
+            return model
         parts = find_parts(state, key)
         if prefix is not None:
             parts = within(parts, prefix)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import quoted, short
 from . import safetensors, torch_pt
-from .format import ANY, Choice, Content
+from .format import ANY, Choice, Content, Format
 from .source import Source, State, file_name
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _IN_FOLDERS = (
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
     *("model.safetensors", "pytorch_model.bin"),
 )
+_FORMS: tuple[Format, ...] = (*(safetensors, torch_pt),)
 _HEAD = 1 << 16  # bytes in which the map of an index must begin
 
 
@@ -69,22 +70,24 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     for name, shard in where.items():
         shards.setdefault(shard, []).append(name)
     found = {shard: _read_shard(source.folder, shard, choice) for shard in shards}
-    holders = {name: shard for shard, state in found.items() for name in _names(state)}
+    holders: dict[str, str] = {}
+    for shard, held in found.items():
+        for name in _names(held):
+            if name in holders:
+                raise ValueError(
+                    f"{short(name)} is in two shards, {short(holders[name])} and {short(shard)}"
+                )
+            holders[name] = shard
     for shard, names in shards.items():
-        held = _names(found[shard])
-        if missing := [name for name in names if name not in held]:
+        if missing := [name for name in names if holders.get(name) != shard]:
             raise ValueError(
                 f"shard {short(shard)} lacks {quoted(missing, most=5)}, which the index puts there"
             )
-        for name in held:
-            if name not in where:
-                raise ValueError(
-                    f"shard {short(shard)} holds {short(name)}, which the index does not name"
-                )
-            if holders[name] != where[name] or where[name] != shard:
-                raise ValueError(
-                    f"{short(name)} is in two shards, {short(shard)} and {short(where[name])}"
-                )
+    for name, shard in holders.items():
+        if name not in where:
+            raise ValueError(
+                f"shard {short(shard)} holds {short(name)}, which the index does not name"
+            )
     state = State()
     for name, shard in where.items():
         if name in found[shard]:
@@ -105,7 +108,7 @@ def _read_shard(folder: str, name: str, choice: Choice) -> State:
     with open(path, "rb") as file:
         shard = Source(file)
         try:
-            for form in (safetensors, torch_pt):
+            for form in _FORMS:
                 if form.recognises(shard):
                     return form.read(shard, Choice(engine=choice.engine)).state
             raise ValueError("it is no safetensors file and none of torch")
