@@ -151,13 +151,12 @@ def load(
     Layer
         In evaluation mode. If `save` has put the structure into the file, the model has that.
         A checkpoint of Darts, neuralforecast or neuralhydrology gives the model that it was, which
-        its hyper-parameters tell. Otherwise, as in every torch file, the layers follow each other in the `order`
-        given. If
-        none is given, names and shapes must admit one chain only, and the common one (an embedding,
-        LSTMs, a Linear); the `repr` of the model says what the file does not tell. If the names
-        have no prefix (``weight_ih_l0``), the layer itself is returned. A file of a whole network
-        gives that network: a `GraphModel`, which has named inputs and outputs, or the layers
-        themselves where it is a chain of layers that fastlstm has.
+        its hyper-parameters tell. Otherwise, as in every torch file, the layers follow each other
+        in the `order` given. If none is given, names and shapes must admit one chain only, and the
+        common one (an embedding, LSTMs, a Linear); the `repr` of the model says what the file does
+        not tell. If the names have no prefix (``weight_ih_l0``), the layer itself is returned. A
+        file of a whole network gives that network: a `GraphModel`, which has named inputs and
+        outputs, or the layers themselves where it is a chain of layers that fastlstm has.
 
     Raises
     ------
