@@ -35,6 +35,7 @@ from . import (
     safetensors,
     shards,
     structure,
+    tflite_file,
     torch_pt,
     untold,
 )
@@ -56,7 +57,8 @@ __all__ = ["load", "load_lstm", "load_notes", "load_state", "save"]
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
 _READ: tuple[Format, ...] = (
-    *(safetensors, torch_pt, npz, onnx_file, keras_file, matlab_file, shards, json_file),
+    *(safetensors, torch_pt, npz, onnx_file, keras_file, tflite_file, matlab_file),
+    *(shards, json_file),
 )
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file),
@@ -116,14 +118,14 @@ def load(
     path : str, path-like or binary file
         A file that torch wrote (.pt, .pth; a state dict, a checkpoint, a whole module or
         TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
-        an ONNX file (.onnx), one of Keras (.keras, .h5) or one of MATLAB (.mat). Also the index of
-        a model in several files (.index.json), or its folder. An open file is read from its
-        position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes. From a
-        `Checkpoint` of `fit`, the parameters of its model are read.
+        an ONNX file (.onnx), one of Keras (.keras, .h5), of TFLite (.tflite) or of MATLAB (.mat).
+        Also the index of a model in several files (.index.json), or its folder. An open file is
+        read from its position on, and is put back to it; ``io.BytesIO(data)`` makes a file of
+        bytes. From a `Checkpoint` of `fit`, the parameters of its model are read.
     key : str, optional
         Which state dict to take from a torch checkpoint that holds several, as ``"model_state"``
         or, nested deeper, ``"ema.model"``. It is not needed if only one of them has names as layers
-        give them.
+        give them. Of a TFLite file, the key of one of its signatures.
     prefix : str, optional
         Take only this part of the model, a layer or all layers inside it: what the names of its
         parameters begin with, as ``"encoder.lstm"``. In an ONNX file this is the name of a node,

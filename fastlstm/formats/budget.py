@@ -44,6 +44,7 @@ class Budget:
         "levels of graphs": (32, 0),
         "levels of messages": (100, 0),
         "operators": (_MIB // 32, 1 / 16),
+        "tables": (_MIB // 32, 1 / 16),
     }
 
     def __init__(self, size: int) -> None:

@@ -22,7 +22,6 @@ _BEGINNINGS = [  # patterns of the first bytes, and words that end the sentence 
     (rb"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
     (rb"Rar!", "a RAR archive; unpack it first"),
     (rb"(?s).{257}ustar", "a tar archive; unpack it first"),
-    (rb"(?s).{4}TFL3", "a TensorFlow Lite model (.tflite)"),
     (rb"GGUF", "a GGUF file"),
     (rb"MATLAB ", "a MATLAB file (.mat)"),
     (rb"\x93NUMPY", "a single array without a name (.npy); np.savez stores arrays by their names"),
