@@ -127,6 +127,35 @@ def test_functions(kind, function):
     assert_close(read(mat5(layers=cell(*layers)))(x_of().T), function(z))
 
 
+def _swapped(*order: int) -> Any:
+    """Return what puts the blocks of rows of every array into another order."""
+    return lambda a: np.concatenate([np.split(a, len(order))[k] for k in order])
+
+
+SABOTAGE = {
+    "by rows": lambda a: a.reshape(a.shape, order="F").ravel("F").reshape(a.shape),
+    "another order of gates": _swapped(1, 0, 2, 3),
+    "onnx's order of gates": _swapped(0, 3, 1, 2),
+    "no bias": lambda a: a * (a.shape[1] > 1),
+    "no states": lambda a: a * (a.shape != (4 * H, H)),
+    "half": lambda a: a * 0.5,
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_the_comparison_finds_faults(name, monkeypatch):
+    """A reader that mistakes an order, or leaves something out, gives other values."""
+    layer, read_numbers = lstm_layer(), reader5._Reader._numbers
+
+    def broken(self: Any, *arguments: Any) -> Any:
+        array = read_numbers(self, *arguments)
+        return SABOTAGE[name](array) if array.shape[:1] == (4 * H,) else array
+
+    monkeypatch.setattr(reader5._Reader, "_numbers", broken)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_close(read(mat5(lstm=layer), engine="numpy")(x_of().T)[0], theirs(layer, x_of()))
+
+
 @pytest.mark.parametrize("mode", ["sequence", "last"])
 def test_a_bilstm_layer(mode):
     layer = lstm_layer(2, OutputMode=mode)

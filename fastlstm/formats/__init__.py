@@ -504,19 +504,19 @@ def save(
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
     path = Path(path)
-    given = {"opset": opset, "names": names, "lengths": lengths, "states": states}
+    given: dict[str, Any] = {"opset": opset, "names": names, "lengths": lengths, "states": states}
     given |= {"sample_rate": sample_rate, "form": form}
     options = {name: value for name, value in given.items() if value is not None}
-    form = written_format(path, options)
-    if isinstance(model, GraphModel) and form.STRUCTURED:
+    written = written_format(path, options)
+    if isinstance(model, GraphModel) and written.STRUCTURED:
         inside = quoted(name for name in model.children) or "none"
         raise TypeError(
             f"{path}: a model that was read from a graph is not written, its file can be copied; "
             f"one of its layers is, if prefix= (--prefix) names it when it is loaded: {inside}"
         )
     with written_aside(path) as file, _naming(path):
-        form.write(file, model, **options)
-    if not form.STRUCTURED and (lost := untold.in_model(model)):
+        written.write(file, model, **options)
+    if not written.STRUCTURED and (lost := untold.in_model(model)):
         warnings.warn(
             f"{path}: such a file holds arrays alone, which do not tell {lost}: load it with "
             "fastlstm.load(path, into=model), or save the model as .npz",
