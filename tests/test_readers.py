@@ -767,7 +767,7 @@ FOREIGN = {
     "tar": (TAR, "a tar archive; unpack it first"),
     "gguf": (b"GGUF\3\0\0\0", "a GGUF file"),
     "npy": (b"\x93NUMPY\1\0v\0{'descr'", "a single array without a name (.npy)"),
-    "matlab": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "a MATLAB file (.mat)"),
+    "matlab": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "a MATLAB file (.mat) that is cut"),
     "zip": (zip_of(**{"model.pt": "", "readme.txt": ""}), "a zip file of 'model.pt', 'readme.txt'"),
     "large zip": (zip_of(**dict.fromkeys(map(str, range(9)), "")), "'4' and 4 more"),
     "empty zip": (zip_of(), "an empty zip file"),

@@ -24,6 +24,7 @@ Write a model file in another format, which the suffix of OUT decides:
   .pt, .pth           the state dict for torch.load
   .onnx               what the model computes, for onnxruntime and other programs
   .keras              a model for keras.saving.load_model, .weights.h5 its arrays for load_weights
+  .mat                a chain of layers for MATLAB
   .json, .nam         a model for RTNeural and AIDA-X, or for Neural Amp Modeler
 What the format of OUT cannot hold is an error that names it.
 """

@@ -23,7 +23,7 @@ _BEGINNINGS = [  # patterns of the first bytes, and words that end the sentence 
     (rb"Rar!", "a RAR archive; unpack it first"),
     (rb"(?s).{257}ustar", "a tar archive; unpack it first"),
     (rb"GGUF", "a GGUF file"),
-    (rb"MATLAB ", "a MATLAB file (.mat)"),
+    (rb"MATLAB ", "a MATLAB file (.mat) that is cut off, or of another version than 5 to 7.3"),
     (rb"\x93NUMPY", "a single array without a name (.npy); np.savez stores arrays by their names"),
     (rb"\x08\x01\x12", "a TensorFlow SavedModel (.pb)"),
     (rb"(?s)\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "the beginning of an ONNX model"),

@@ -99,23 +99,27 @@ class File:
     budget : Budget
     base : int
         How many bytes of something else stood before it.
+    maker : str
+        The program that writes such files, for sentences.
 
     Raises
     ------
     ValueError
-        If the file does not begin as one that Keras wrote.
+        If the file does not begin as one that this program wrote.
     """
 
-    def __init__(self, data: bytes | bytearray, budget: Budget, base: int = 0) -> None:
-        self.data, self.budget = memoryview(data), budget
+    def __init__(
+        self, data: bytes | bytearray, budget: Budget, base: int = 0, maker: str = "Keras"
+    ) -> None:
+        self.data, self.budget, self.maker = memoryview(data), budget, maker
         self._names: dict[int, dict[str, int]] = {}  # of groups that have been read
         self._texts: dict[int, dict[int, tuple[int, int]]] = {}  # of collections
         if len(data) < 9 or bytes(self.data[:8]) != MAGIC or data[8] != 0:
-            raise ValueError("an HDF5 file of a newer form than that which Keras writes")
+            raise ValueError(f"an HDF5 file of a newer form than that which {maker} writes")
         fields = self.unpack(_SUPERBLOCK, 0)
         *_, offsets, lengths, _, _, place, _, end, _, header = fields
         if (offsets, lengths, place) != (8, 8, base):
-            raise ValueError("an HDF5 file of another form than that which Keras writes")
+            raise ValueError(f"an HDF5 file of another form than that which {maker} writes")
         if end > len(data) + base:
             raise ValueError(f"a truncated HDF5 file: it has {len(data) + base} of {end} bytes")
         self.root = Group(self, header)
@@ -145,7 +149,9 @@ class File:
         """Yield the messages of an object's header."""
         version, count, size = self.unpack(_HEADER, header)
         if version != 1:
-            raise ValueError("an HDF5 file with headers of another form than that of Keras's files")
+            raise ValueError(
+                f"an HDF5 file with headers of another form than that of {self.maker}'s files"
+            )
         blocks, at = [(header + _HEADER.size, size)], 0
         while at < len(blocks):
             place, size = blocks[at]
@@ -250,7 +256,7 @@ class File:
             return _Type("reference", size)
         if kind == _VARIABLE and bits & 15 == 1 and size == _TEXT.size:
             return _Type("texts", size)
-        raise UnknownType("an HDF5 file with a type of numbers that Keras does not write")
+        raise UnknownType(f"an HDF5 file with a type of numbers that {self.maker} does not write")
 
     def text(self, place: int) -> bytes:
         """Return the text of any length to which a reference at a place leads."""
@@ -422,7 +428,9 @@ class Group:
             if own != wanted:
                 continue
             if version not in (1, 2, 3) or (version > 1 and flags & 3):
-                raise ValueError(f"attribute {short(name)} has a form that Keras does not write")
+                raise ValueError(
+                    f"attribute {short(name)} has a form that {self._file.maker} does not write"
+                )
             return self._file.shape(ends[2]), ends[1], place
         return None
 

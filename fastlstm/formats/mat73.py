@@ -43,7 +43,7 @@ def variables(source: Source) -> dict[str, Variable]:
     if source.size < _HEADER:
         raise ValueError(f"it is truncated: it has {source.size} bytes")
     data = source.read(_HEADER, source.size - _HEADER)
-    file = hdf5.File(data, source.budget, _HEADER)
+    file = hdf5.File(data, source.budget, _HEADER, "MATLAB")
     reader = _Reader(file)
     return {
         name: Variable(reader.kind(header, name), functools.partial(reader.value, header, name))
