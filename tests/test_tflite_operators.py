@@ -18,6 +18,7 @@ litert = pytest.importorskip(
     "ai_edge_litert.interpreter", reason="compares with LiteRT, which is not installed"
 )
 from tflite_files import Graph  # noqa: E402
+from tflite_files import file_of as file_of_graphs  # noqa: E402
 
 
 class Case(NamedTuple):
@@ -256,3 +257,157 @@ def test_each_operator_is_compared_with_litert():
     of_states = {kind for kind in MAKERS if kind.endswith("LSTM")}  # test_tflite_files.py has them
     of_states |= {"WHILE", "IF", "CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
     assert {case.kind for case in CASES.values()} == MAKERS.keys() - of_states
+
+
+# ---- graphs inside operators, and what is refused -----------------------------------------------
+
+
+def looped(own: int = 2) -> bytes:
+    """Return a file that adds x to itself until the sum is 100; `own` is the graph of the body."""
+    main, condition, body = Graph(), Graph(), Graph()
+    x, y = main.tensor("x", [1]), main.tensor("y", [1])
+    main.operator("WHILE", [x], [y], cond=1, body=own)
+    v, truth = condition.tensor("v", [1]), condition.tensor("t", [1], "bool")
+    condition.operator("LESS", [v, condition.constant(np.float32([100]))], [truth])
+    a, b = body.tensor("a", [1]), body.tensor("b", [1])
+    body.operator("ADD", [a, a], [b])
+    return file_of_graphs([(main, [x], [y]), (condition, [v], [truth]), (body, [a], [b])])
+
+
+@pytest.mark.parametrize("start", [1, 60, 100, 1000])
+def test_while(start):
+    x = np.float32([start])
+    model = fastlstm.load(io.BytesIO(looped()))
+    assert np.array_equal(model(x), theirs(looped(), [x])[0])
+
+
+def test_a_body_that_is_in_itself_is_refused():
+    with pytest.raises(ValueError, match="its graph 0 stands in itself"):
+        fastlstm.load(io.BytesIO(looped(own=0)))
+    with pytest.raises(ValueError, match="it refers to graph 7, and has 3"):
+        fastlstm.load(io.BytesIO(looped(own=7)))
+
+
+def branched(outputs: int = 1) -> bytes:
+    """Return a file that gives tanh(x) or -x."""
+    main, then, other = Graph(), Graph(), Graph()
+    truth, x, y = main.tensor("t", [1], "bool"), main.tensor("x", [3]), main.tensor("y", [3])
+    main.operator("IF", [truth, x], [y], then=1, **{"else": 2})
+    graphs = [(main, [truth, x], [y])]
+    for graph, kind in ((then, "TANH"), (other, "NEG")):
+        a, b = graph.tensor("a", [3]), graph.tensor("b", [3])
+        graph.operator(kind, [a], [b])
+        graphs.append((graph, [a], [b] * outputs))
+    return file_of_graphs(graphs)
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_if(truth):
+    values = [np.array([truth]), np.float32([1, -2, 0.5])]
+    (expected,) = theirs(branched(), values)
+    model = fastlstm.load(io.BytesIO(branched()))
+    np.testing.assert_allclose(model(*values), expected, rtol=0, atol=ROUNDINGS)
+    with pytest.raises(ValueError, match="its graphs have other inputs or outputs than it has"):
+        fastlstm.load(io.BytesIO(branched(outputs=2)))
+
+
+def test_a_signature_of_another_graph():
+    graphs = []
+    for kind in ("ABS", "NEG"):
+        graph = Graph()
+        x, y = graph.tensor("x", [2]), graph.tensor("y", [2])
+        graph.operator(kind, [x], [y])
+        graphs.append((graph, [x], [y]))
+    names = [("first", 0, {0: "in"}, {1: "out"}), ("second", 1, {0: "in"}, {1: "out"})]
+    data, x = file_of_graphs(graphs, names), np.float32([-1, 2])
+    assert fastlstm.load(io.BytesIO(data))(x).tolist() == [1, 2]
+    assert fastlstm.load(io.BytesIO(data), key="second")(x).tolist() == [1, -2]
+
+
+REFUSED = {
+    "a negative index": (Case("GATHER", [X, ints(-1)], [(2, 3, 4)], {"axis": 1}), "index -1"),
+    "a slice beyond the end": (
+        Case("SLICE", [X, ints(0, 2, 0), ints(2, 2, 4)], [(2, 2, 4)]), "takes 2 elements from 2 on"
+    ),
+    "integers divided by 0": (Case("DIV", [N, 0 * M], [(2, 3, "int32")]), "it divides by 0"),
+    "an uneven split": (Case("SPLIT", [ints(1), X], [(2, 1, 4)] * 2), "not split into 2 equal"),
+    "sizes that do not fit": (
+        Case("SPLIT_V", [X, ints(1, 1), ints(2)], [(2, 3, 1)] * 2), "do not cut an axis of 4"
+    ),
+    "parts that do not fit": (Case("UNPACK", [X], [(3, 4)] * 3, {"axis": 0}), "its axis 2"),
+    "mirrored too far": (
+        Case("MIRROR_PAD", [X, Held(np.array([[0, 0], [3, 0], [0, 0]], np.int32))], WIDE),
+        "more than an axis of 3 has to mirror",
+    ),
+    "two numbers to fill with": (Case("FILL", [ints(2), Y[0, 0]], [(2,)]), "fills with one number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_values_that_do_not_fit_are_refused(name):
+    """LiteRT refuses most of these, and crashes at others."""
+    case, said = REFUSED[name]
+    data, values = file_of(case)
+    with pytest.raises(ValueError, match=said):
+        fastlstm.load(io.BytesIO(data))(*values)
+
+
+UNREAD = {
+    "shuffled": (
+        Case("FULLY_CONNECTED", [X[0], Held(Y[0, :2])], [(3, 2)], {"weights_format": 1}),
+        "shuffled",
+    ),
+    "sign_bit": (Case("ADD", [X, Y], WIDE, {"activation": "sign_bit"}), "has the number 5"),
+    "an unknown operator": (Case("SVDF", [X], WIDE), "operator SVDF 'y0': it is not known here"),
+    "too few inputs": (Case("ADD", [X], WIDE), "it has 1 inputs, and must have 2"),
+    "an offset": (
+        Case("STRIDED_SLICE", [X, *[ints(0, 0, 0)] * 2, ints(1, 1, 1)], WIDE, {"offset": True}),
+        "its ends count from its begins",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read_is_named(name):
+    case, said = UNREAD[name]
+    with pytest.raises(ValueError, match=said):
+        fastlstm.load(io.BytesIO(file_of(case)[0]))
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_constants_of_integers_with_scales_become_floats(axis):
+    graph = Graph()
+    x, y, weight = graph.tensor("x", [1, 4]), graph.tensor("y", [1, 3]), graph.tensor("w", [3, 4])
+    stored = np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
+    scale, zero = ([0.5], [1]) if axis is None else ([0.5, 0.25, 2.0], [0, 0, 0])
+    small = graph.constant(stored, "q", scale=scale, zero_point=zero, axis=axis or 0)
+    graph.operator("DEQUANTIZE", [small], [weight])
+    graph.operator("FULLY_CONNECTED", [x, weight, -1], [y])
+    model = fastlstm.load(io.BytesIO(graph.file([x], [y])))
+    floats = (stored - np.array(zero)[:, None]) * np.array(scale)[:, None]
+    assert np.array_equal(model[0].weight, floats.astype(np.float32))
+
+
+def test_axes_exchanged_around_an_lstm_are_a_row_of_layers():
+    """Of an LSTM that has the steps first, and of one that has its steps turned round."""
+    from test_tflite_lstms import B, H, I, T, Weights, one_direction
+
+    graph, draw = Graph(), Weights()
+    x = graph.tensor("x", (B, T, I))
+    sizes = [(T, B, I), (T, B, I), (T, B, H), (T, B, H), (B, T, H)]
+    values = [x, *(graph.tensor(f"v{n}", shape) for n, shape in enumerate(sizes))]
+    turned, exchanged = (graph.constant(np.array(n, np.int32)) for n in ([0], [1, 0, 2]))
+    own = one_direction(graph, draw, I, H, peephole=False, cifg=False, proj=False)
+    states = [graph.state(B, H), graph.state(B, H)]
+    graph.operator("TRANSPOSE", [x, exchanged], [values[1]])
+    graph.operator("REVERSE_V2", [values[1], turned], [values[2]])
+    graph.operator(
+        "UNIDIRECTIONAL_SEQUENCE_LSTM", [values[2], *own, *states], [values[3]],
+        activation="tanh", time_major=True,
+    )  # fmt: skip
+    graph.operator("REVERSE_V2", [values[3], turned], [values[4]])
+    graph.operator("TRANSPOSE", [values[4], exchanged], [values[5]])
+    data, x = graph.file([x], [values[5]]), normal(B, T, I)
+    model = fastlstm.load(io.BytesIO(data))
+    assert repr(model[0]) == "LSTM(3, 5, batch_first=True, reverse=True)"
+    np.testing.assert_allclose(model(x), theirs(data, [x])[0], rtol=0, atol=ROUNDINGS)

@@ -15,7 +15,7 @@ from ..checks import short
 from ..graphs import tflite_functions as functions
 
 if TYPE_CHECKING:
-    from .tflite_graph import Site
+    from .tflite_site import Site
 
 
 def _while(site: Site) -> None:

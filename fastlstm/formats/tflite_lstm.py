@@ -28,7 +28,7 @@ from .tflite_schema import ACTIVATIONS
 if TYPE_CHECKING:
     from ..arrays import Array
     from ..engines import EngineChoice
-    from .tflite_graph import Site
+    from .tflite_site import Site
 
 _FUNCTIONS = "relu", "tanh"
 _GATES = "ifgo"

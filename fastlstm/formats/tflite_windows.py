@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .tflite_graph import Site
+    from .tflite_site import Site
 
 _TO_ONNX, _FROM_ONNX = (0, 3, 1, 2), (0, 2, 3, 1)
 _PADDINGS = "SAME_UPPER", "VALID"  # by their numbers in the file

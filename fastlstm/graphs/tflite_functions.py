@@ -17,7 +17,7 @@ from .makers import allow, axes_of, axis_of, wholes
 
 if TYPE_CHECKING:
     from ..arrays import Array, Integers
-    from ..layers import LSTM, Linear
+    from ..layers import LSTM, Embedding, Linear
     from .limits import Limits
     from .plan import Plan, Value
 
@@ -240,6 +240,12 @@ def gather(axis: int, batch_dims: int, limits: Limits, x: Array, indices: Intege
     return np.stack(taken).reshape(result) if taken else np.zeros(result, x.dtype)
 
 
+def embed(embedding: Embedding, limits: Limits, indices: Integers) -> Array:
+    """Return the rows of a table that indices name."""
+    allow(limits, (*indices.shape, embedding.embedding_dim), embedding.dtype)
+    return embedding(indices)
+
+
 def check_places(indices: Integers, size: int) -> None:
     """Raise ValueError if an index is none of an axis of this size."""
     if indices.size and not (0 <= indices.min() and indices.max() < size):
@@ -304,7 +310,7 @@ def _refuse_zero(y: Array) -> None:
         raise ValueError("it divides by 0")
 
 
-def select(condition: Array, x: Array, y: Array) -> Any:
+def select(limits: Limits, condition: Array, x: Array, y: Array) -> Any:
     """Return SELECT: x where the condition holds, y elsewhere; its rows may have one condition."""
     if condition.ndim == 1 < x.ndim and condition.shape[0] == x.shape[0]:
         condition = condition.reshape(-1, *(1,) * (x.ndim - 1))
@@ -312,6 +318,7 @@ def select(condition: Array, x: Array, y: Array) -> Any:
         raise ValueError(f"a condition of {condition.shape} does not go with {x.shape}")
     if x.shape != y.shape:
         raise ValueError(f"its values have the shapes {x.shape} and {y.shape}")
+    allow(limits, np.broadcast_shapes(condition.shape, x.shape), x.dtype)
     return np.where(condition, x, y)
 
 
