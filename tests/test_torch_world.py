@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import assert_same_bits
 
+import fastlstm
 from fastlstm import LSTM, Last, Linear, Sequential, load, load_lstm
 from fastlstm.formats import neuralhydrology, structure, torch_programs
 from fastlstm.formats.source import State
@@ -121,6 +122,13 @@ def test_sizes_and_dropout(folder):
     ]  # fmt: skip
 
 
+def test_hyper_parameters_are_notes(folder):
+    notes = fastlstm.load_notes(path_of(folder, "darts_block"))
+    assert notes["input_chunk_length"] == 6 and notes["output_chunk_length"] == 3
+    notes = fastlstm.load_notes(path_of(folder, "nf"))
+    assert notes["h"] == 3 and notes["scaler_type"] == "robust" and "loss" not in notes
+
+
 LACKING = {
     "darts_block_long": (
         "a model of Darts' BlockRNNModel with output_chunk_length=8 over input_chunk_length=6"),
@@ -188,6 +196,30 @@ def test_without_its_configuration(folder, tmp_path):
         load(tmp_path / "m.pt")
 
 
+def test_a_block_of_older_versions():
+    """Before darts#2845 the last hidden state gave the values of all steps."""
+    model = Sequential({"rnn": LSTM(1, 5, batch_first=True), "last": Last(), "fc": Sequential(
+        {"0": Linear(5, 4), "1": Linear(4, 6)})})  # fmt: skip
+    hyper = GOOD | {"output_chunk_length": 3, "target_size": 2, "input_chunk_length": 2}
+    found = load(io.BytesIO(_checkpoint(hyper, model)))
+    assert "its output has the 2 values of each of 3 steps" in repr(found)
+    x = np.ones((2, 6, 1), np.float32)
+    assert_same_bits(found(x), model(x))
+
+
+def test_embeddings_of_older_versions(folder, tmp_path):
+    torch = pytest.importorskip("torch", reason="writes its files, and is not installed")
+    state = torch.load(path_of(folder, "nh_both"), weights_only=True)
+    old = {
+        name.replace("dynamics_embeddings.0", "dynamics_embedding"): t for name, t in state.items()
+    }
+    torch.save(old, tmp_path / "m.pt")
+    (tmp_path / "config.yml").write_bytes((folder / "nh_both/config.yml").read_bytes())
+    x, _ = stored(folder, "nh_both")
+    new = load(path_of(folder, "nh_both"), batch_first=True)
+    assert_same_bits(load(tmp_path / "m.pt", batch_first=True)(x), new(x))
+
+
 # ---- hyper-parameters that do not fit, or harm --------------------------------------------------
 
 
@@ -212,6 +244,7 @@ BAD = {
     "huge": ({"num_layers": 1 << 70}, "must be a whole number of at least 1"),
     "numbers": ({"nr_params": -1}, "nr_params of Darts' RNNModel must be a whole number"),
     "two layers": ({"num_layers": 2}, "its structure needs 325 numbers or more"),
+    "outputs": ({"target_size": 3}, "with 1 outputs for 3 values of a step"),
     "another": ({"name": "Transformer"}, "with 'Transformer' in place of an LSTM"),
 }  # fmt: skip
 
@@ -228,6 +261,16 @@ def test_an_array_of_unknown_use():
     model = Sequential({"rnn": LSTM(1, 5), "V": Linear(5, 1), "W": Linear(1, 1)})
     with pytest.raises(ValueError, match="arrays whose use is not known, 'W.weight', 'W.bias'"):
         load(io.BytesIO(_checkpoint(GOOD, model)))
+
+
+def test_a_gru_of_neuralforecast():
+    state = State()
+    shapes = {"hist_encoder.weight_ih_l0": (15, 1), "hist_encoder.weight_hh_l0": (15, 5)}
+    state.update({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    offer = torch_programs.offered(HYPERS[1], state)
+    assert offer is not None
+    with pytest.raises(ValueError, match="a GRU or an RNN in place of an LSTM, called 'hist_enc"):
+        offer()
 
 
 def test_hyper_parameters_that_are_no_dict():

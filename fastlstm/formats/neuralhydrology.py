@@ -28,6 +28,7 @@ _MOST_BYTES = 1 << 20  # of the configuration
 _MOST_CHOSEN = 1 << 24  # numbers of a matrix that takes some of the inputs
 _STATICS = "embedding_net.statics_embedding.net"
 _DYNAMICS = "embedding_net.dynamics_embeddings.0.net"
+_DYNAMICS_BEFORE = "embedding_net.dynamics_embedding.net"  # in older versions
 _PARTS = re.compile(r"(lstm|head|embedding_net)\.")
 _LINE = re.compile(r"( {2})?([\w-]+):(?: +(.*))?")
 _UNKNOWN = ("nan_handling_method", "autoregressive_inputs", "nan_handling_pos_encoding_size")
@@ -113,7 +114,9 @@ def _embedded(
 ) -> tuple[dict[str, Description], dict[str, Array]]:
     """Return what stands before the LSTM, which takes so many features: nothing, or networks."""
     networks: dict[str, Description | None] = {}
-    for kind, prefix in (("dynamics", _DYNAMICS), ("statics", _STATICS)):
+    is_old = f"{_DYNAMICS_BEFORE}.0.weight" in maker.state
+    prefixes = {"dynamics": _DYNAMICS_BEFORE if is_old else _DYNAMICS, "statics": _STATICS}
+    for kind, prefix in prefixes.items():
         networks[kind] = None
         if f"{prefix}.0.weight" in maker.state:
             told = config.get(f"{kind}_embedding")
@@ -132,7 +135,7 @@ def _embedded(
     arrays: dict[str, Array] = {}
     branches: dict[str, Description] = {}
     start = 0
-    for kind, prefix in (("dynamics", _DYNAMICS), ("statics", _STATICS)):
+    for kind, prefix in prefixes.items():
         network, columns = networks[kind], slice(start, start + takes[kind])
         start += takes[kind]
         if network is not None:

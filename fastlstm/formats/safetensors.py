@@ -79,7 +79,8 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         source.budget.check("bytes of JSON", len(text))
         return Content(state, structure.loads(text))
     hyper = torch_programs.hyper_parameters(told, source.budget)
-    return Content(state, None, offered=torch_programs.offered(hyper, state))
+    offered = torch_programs.offered(hyper, state)
+    return Content(state, None, offered=offered, notes=torch_programs.notes(hyper))
 
 
 def write(file: IO[bytes], model: Layer) -> None:

@@ -77,6 +77,12 @@ def hyper_parameters(metadata: Mapping[str, str], budget: Budget) -> dict[str, A
     return found if isinstance(found, dict) else {}
 
 
+def notes(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyper-parameters that are plain values, for whoever runs the model."""
+    plain = (int, float, str, bool, type(None))
+    return {name: value for name, value in hyper.items() if type(value) in plain}
+
+
 class Maker:
     """Puts a model together from the arrays of a state dict, under their own names."""
 
@@ -104,6 +110,9 @@ class Maker:
         """Return the LSTM of this name, with the sizes that its arrays have."""
         first, hidden = (self._matrix(f"{name}.weight_{kind}_l0") for kind in ("ih", "hh"))
         projection = self.state.get(f"{name}.weight_hr_l0")
+        units = hidden.shape[1] if projection is None else projection.shape[-1]
+        if len(hidden) != 4 * units:
+            raise self.lacks(f"a GRU or an RNN in place of an LSTM, called {short(name)}")
         found = {n for n in self.state if n.startswith(f"{name}.")}
         self.used |= found
         is_rate = isinstance(dropout, (int, float)) and 0 <= dropout <= 1
@@ -192,9 +201,21 @@ def _darts(hyper: Mapping[str, Any], state: State) -> Offer:
     untold = []
     if (numbers := maker.size(hyper, "nr_params")) > 1:
         untold.append(f"there are {numbers} numbers for each target, of a likelihood")
+    values = maker.size(hyper, "target_size") * numbers  # of one step
     if not is_block:
-        return maker.offer({"rnn": lstm, "V": maker.linear("V")}, "; ".join(untold))
+        output = maker.linear("V")
+        if output["out_features"] != values:
+            raise maker.lacks(f"{output['out_features']} outputs for {values} values of a step")
+        return maker.offer({"rnn": lstm, "V": output}, "; ".join(untold))
+    network = maker.network("fc", maker.activation(hyper.get("activation")))
+    outputs = list(network["children"].values())[-1]["out_features"]
     steps, given = (maker.size(hyper, f"{way}_chunk_length") for way in ("output", "input"))
+    last: dict[str, Description] = {"last": {"layer": "Last"}}
+    if steps > 1 and outputs == steps * values:  # as versions of Darts before darts#2845 have it
+        untold.insert(0, f"its output has the {values} values of each of {steps} steps")
+        return maker.offer({"rnn": lstm, **last, "fc": network}, "; ".join(untold))
+    if outputs != values:
+        raise maker.lacks(f"{outputs} outputs for {values} values of each of {steps} steps")
     if steps > given:
         raise maker.lacks(
             f"output_chunk_length={steps} over input_chunk_length={given}: an up_sampler makes "
@@ -202,11 +223,10 @@ def _darts(hyper: Mapping[str, Any], state: State) -> Offer:
         )
     if hyper.get("future_cov_dim"):
         raise maker.lacks("future covariates, which are put beside the LSTM's output")
-    last: dict[str, Description] = {"last": {"layer": "Last"}} if steps == 1 else {}
-    network = maker.network("fc", maker.activation(hyper.get("activation")))
     if taken := _steps("Darts", steps):
         untold.insert(0, taken)
-    return maker.offer({"rnn": lstm, **last, "fc": network}, "; ".join(untold))
+    model = {"rnn": lstm, **(last if steps == 1 else {}), "fc": network}
+    return maker.offer(model, "; ".join(untold))
 
 
 # ---- neuralforecast -----------------------------------------------------------------------------

@@ -104,12 +104,12 @@ def read(source: Source, choice: Choice = ANY) -> Content:
                 data = fetch(tensor.storage)
                 arrays[tensor.storage] = numbers(data, tensor.storage.type.dtype)
             state[name] = as_view(arrays[tensor.storage], tensor)
-    offered = None
-    if choice.key is None:
-        hyper = torch_state_dicts.hyper_parameters(found)
-        offered = torch_programs.offered(hyper, state)
-        offered = offered or neuralhydrology.offered(source.folder, state)
-    return Content(state, None, offered=offered)
+    if choice.key is not None:
+        return Content(state, None)
+    hyper = torch_state_dicts.hyper_parameters(found)
+    if offered := torch_programs.offered(hyper, state):
+        return Content(state, None, offered=offered, notes=torch_programs.notes(hyper))
+    return Content(state, None, offered=neuralhydrology.offered(source.folder, state))
 
 
 def write(file: IO[bytes], model: Layer) -> None:
