@@ -1,8 +1,8 @@
-"""Measure models that are read from ONNX files: ``python -m benchmarks.files --help``.
+"""Measure models that are read from ONNX and TFLite files: ``python -m benchmarks.files --help``.
 
-Whole networks and their steps against onnxruntime on the same file; how long loading takes; an
-embedding whose products are made ahead; and each operator against onnx's reference evaluator.
-README.md has the protocol.
+Whole networks and their steps against onnxruntime, and an LSTM against LiteRT, on the same file;
+how long loading takes; an embedding whose products are made ahead; and each operator against onnx's
+reference evaluator. README.md has the protocol.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from fastlstm.graphs.control import If
 from fastlstm.graphs.plan import Plan
 from fastlstm.layers import lookup
 
-from . import report
+from . import field, report
 from .cases import Case
 from .compare import Rounds, command_line, engines_there, rounds_of, setting, timed
 from .peers import ENGINES, PEERS, STEPS_CHECKED, Contestant, check, truth
 
 OURS, PEER, BOUND = "native", "onnxruntime", "onnxruntime, bound"
+LITERT = "LiteRT"
 PLAIN = "native, without the table"
 # The greatest error of an output, against its greatest value: two engines round differently, and
 # each step of an LSTM goes on from the error of the one before.
@@ -245,6 +246,34 @@ def _lstm_alone(steps: int, folder: pathlib.Path) -> tuple[dict[str, Contestant]
     return made, max(check(name, case, one, right) for name, one in made.items())
 
 
+def _of_tflite(
+    steps: int, inputs: int, units: int, folder: pathlib.Path
+) -> tuple[dict[str, Contestant], float]:
+    """Make an LSTM from a TFLite file: whole sequences, which LiteRT begins with a reset."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    case = Case(steps, 1, inputs, units)
+    weights = fastlstm.LSTM(inputs, units, seed=0).state_dict()
+    content, (x_there, y_there, *_) = field._litert_model(case, weights)
+    path = folder / "lstm.tflite"
+    path.write_bytes(content)
+    x = np.random.default_rng(5).normal(size=(steps, 1, inputs)).astype(np.float32)
+    model = fastlstm.load(path, engine=OURS)
+    interpreter = Interpreter(model_path=str(path), num_threads=THREADS)
+    interpreter.allocate_tensors()
+    given, result = interpreter.tensor(x_there), interpreter.tensor(y_there)
+
+    def theirs() -> np.ndarray:
+        given()[...] = x  # as quick as a caller can be: no copies by set_tensor and get_tensor
+        interpreter.reset_all_variables()
+        interpreter.invoke()
+        return result()
+
+    runs = {OURS: functools.partial(model, x), LITERT: theirs}
+    error = apart([model(x)], [theirs().copy()])
+    return {name: Contestant(run, None) for name, run in runs.items()}, error
+
+
 def sentences() -> Feeds:
     """Return 32 sentences of 5 to 40 words."""
     rng = np.random.default_rng(2)
@@ -295,6 +324,7 @@ def _looked_up(rows: int, folder: pathlib.Path) -> tuple[dict[str, Contestant], 
 
 STEPS = (SEQUENCE, "silero_vad.onnx", "silero_vad_16k_op15.onnx", "silero_vad_op18_ifless.onnx")
 FILES, FRAMES, ALONE = "Whole files", "Silero, frame by frame", "Silero's LSTM alone"
+TFLITE = "LSTMs of TFLite files, whole sequences"
 LARGE, AHEAD = "A file of 10 MB", "Embedding and LSTM, products of rows made ahead"
 
 RACES = {
@@ -307,6 +337,8 @@ RACES = {
     "1,1,128,128": Race(ALONE, functools.partial(_lstm_alone, 1), 2.5),
     "100,1,128,128": Race(ALONE, functools.partial(_lstm_alone, 100), None),
     "1000,1,128,128": Race(ALONE, functools.partial(_lstm_alone, 1000), None),
+    "TFLite, 28,1,28,20": Race(TFLITE, functools.partial(_of_tflite, 28, 28, 20), 2),
+    "TFLite, 100,1,128,128": Race(TFLITE, functools.partial(_of_tflite, 100, 128, 128), None),
     "load": Race(LARGE, functools.partial(_loading, False), 1),
     "load, first call": Race(LARGE, functools.partial(_loading, True), None),
     "256 rows, 100,1,128,128": Race(AHEAD, functools.partial(_looked_up, 256), None),
@@ -427,7 +459,7 @@ def main() -> None:
         **setting(engines),
         **rounds._asdict(),
         "tolerance": TOLERANCE,
-        "peers": [PEER, BOUND, PLAIN],
+        "peers": [PEER, BOUND, PLAIN, LITERT],
         "absent": absent,
         "cases": [case for case in cases if case],
         "operators": nodes,

@@ -702,7 +702,7 @@ def files(results: Results) -> str:
     """Return the results of `files`: tables, and missed bars in words."""
     first = results["engines"][0]
     text = (
-        f"# Models from ONNX files, {title(results)}\n\n{_setting(results)}"
+        f"# Models from ONNX and TFLite files, {title(results)}\n\n{_setting(results)}"
         f"Medians of {_blocks(results)}, in turn. Ratio: the time of the best other (bold) / ours; "
         "above 1, ours is faster. All outputs were checked first: at most "
         f"{_errors(results['cases'])} of an output's greatest value apart.\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import engines, training
 from .engines import engine_info, get_include
-from .formats import load, load_lstm, load_state, save
+from .formats import load, load_lstm, load_notes, load_state, save
 from .graphs import GraphModel, GraphStream
 from .layers import (
     LSTM,
@@ -75,6 +75,7 @@ __all__ = [
     "get_include",
     "load",
     "load_lstm",
+    "load_notes",
     "load_state",
     "pack_padded_sequence",
     "pack_sequence",

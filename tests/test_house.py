@@ -278,8 +278,8 @@ DOOR = {
     "LSTM", "LSTMCell", "Linear", "Embedding", "Dropout", "Last", "Layer", "ModelStream", "ReLU",
     "Sequential", "Sigmoid", "Softmax", "Stream", "Tanh", "PackedSequence", "pack_padded_sequence",
     "pad_packed_sequence", "pack_sequence", "pad_sequence", "unpack_sequence", "engine_info",
-    "load", "save", "load_state", "load_lstm", "fit", "predict", "engines", "training", "Concat",
-    "Residual", "GraphModel", "GraphStream", "get_include",
+    "load", "save", "load_state", "load_lstm", "load_notes", "fit", "predict", "engines",
+    "training", "Concat", "Residual", "GraphModel", "GraphStream", "get_include",
 }  # fmt: skip
 
 

@@ -677,7 +677,7 @@ def test_what_is_no_path_is_refused(content, tmp_path):
             load_state(text)
         assert len(str(e.value)) < 200
     with pytest.raises(IsADirectoryError, match="it is a folder, a file is expected"):
-        load(tmp_path)
+        load(tmp_path / "..")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "gone.pt")
 
@@ -765,10 +765,9 @@ FOREIGN = {
     "xz": (b"\xfd7zXZ\0\0\4", "compressed by xz"),
     "zstd": (b"\x28\xb5\x2f\xfd\x04", "compressed by Zstandard"),
     "tar": (TAR, "a tar archive; unpack it first"),
-    "tflite": (b"\x1c\0\0\0TFL3\x14\0 \0", "a TensorFlow Lite model (.tflite)"),
     "gguf": (b"GGUF\3\0\0\0", "a GGUF file"),
     "npy": (b"\x93NUMPY\1\0v\0{'descr'", "a single array without a name (.npy)"),
-    "matlab": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "a MATLAB file (.mat)"),
+    "matlab": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "a MATLAB file (.mat) that is cut"),
     "zip": (zip_of(**{"model.pt": "", "readme.txt": ""}), "a zip file of 'model.pt', 'readme.txt'"),
     "large zip": (zip_of(**dict.fromkeys(map(str, range(9)), "")), "'4' and 4 more"),
     "empty zip": (zip_of(), "an empty zip file"),
@@ -1121,7 +1120,8 @@ def test_members_are_counted(monkeypatch):
 def test_every_limit_is_tested():
     """An attack or a test of its own reaches it."""
     own = {"members of a zip file", "levels of modules", "levels of graphs", "operators"}
-    own |= {"levels of messages", "bytes of a network's JSON", "messages of HDF5"}
+    own |= {"levels of messages", "bytes of a network's JSON", "messages of HDF5", "tables"}
+    own |= {"values of MATLAB"}
     tested = {what for _, what in ATTACKS.values()} | own
     assert set(budgets.Budget.LIMITS) == tested
 

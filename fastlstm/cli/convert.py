@@ -11,7 +11,7 @@ from ..files import check_writable
 from ..formats import load, save, written_format
 from ..terminal import one_line, show
 from ..training import is_forecaster
-from .parser import add_model, count
+from .parser import add_model, count, positive
 
 if TYPE_CHECKING:
     from .parser import Commands
@@ -25,6 +25,8 @@ Write a model file in another format, which the suffix of OUT decides:
   .onnx               what the model computes, for onnxruntime and other programs
   .keras              a model for keras.saving.load_model, .weights.h5 its arrays for load_weights
   .fl                 a model for the C library; `fastlstm export` writes it too
+  .mat                a chain of layers for MATLAB
+  .json, .nam         a model for RTNeural and AIDA-X, or for Neural Amp Modeler
 What the format of OUT cannot hold is an error that names it.
 """
 
@@ -54,11 +56,22 @@ def add_to(commands: Commands) -> None:
     onnx.add_argument(
         "--states", action="store_true", help="first and last states are inputs and outputs"
     )
+    sound = command.add_argument_group("for .fl, .nam and .json")
+    sound.add_argument(
+        "--sample-rate",
+        metavar="HZ",
+        type=positive,
+        help="of the signal that the model is made for",
+    )
+    sound.add_argument(
+        "--form", choices=["keras", "torch"], help="of .json: which of RTNeural's two forms"
+    )
 
 
 def _convert(args: argparse.Namespace) -> None:
     """Refuse what cannot be written, then read the model and write it."""
     chosen = {"opset": args.opset, "lengths": args.lengths, "states": args.states}
+    chosen |= {"sample_rate": args.sample_rate, "form": args.form}
     options = {name: value for name, value in chosen.items() if value}
     written_format(args.output, options)
     check_writable(args.output, [args.model])

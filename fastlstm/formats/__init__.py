@@ -24,12 +24,19 @@ from . import (
     fl,
     foreign,
     inference,
+    json_file,
     keras_file,
     keras_writer,
+    matlab_file,
+    matlab_writer,
+    nam,
     npz,
     onnx_file,
+    rtneural,
     safetensors,
+    shards,
     structure,
+    tflite_file,
     torch_pt,
     untold,
 )
@@ -46,14 +53,17 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from .source import ModelFile
 
-__all__ = ["load", "load_lstm", "load_state", "save"]
+__all__ = ["load", "load_lstm", "load_notes", "load_state", "save"]
 
 # Formats that are read, in the order in which they are asked whether a file is theirs: the first
 # bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (safetensors, torch_pt, npz, onnx_file, keras_file, fl)
+_READ: tuple[Format, ...] = (
+    *(safetensors, torch_pt, npz, onnx_file, keras_file, tflite_file, matlab_file),
+    *(shards, json_file, fl),
+)
 _WRITTEN: tuple[WrittenFormat, ...] = (
     *(safetensors, torch_pt, npz, onnx_file, fl),
-    *(keras_writer.MODEL, keras_writer.WEIGHTS),
+    *(keras_writer.MODEL, keras_writer.WEIGHTS, rtneural, nam, matlab_writer),
 )
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
@@ -109,13 +119,14 @@ def load(
     path : str, path-like or binary file
         A file that torch wrote (.pt, .pth; a state dict, a checkpoint, a whole module or
         TorchScript, read without torch), a .safetensors or a .npz file; or one of a whole network,
-        an ONNX file (.onnx), one of Keras (.keras, .h5) or one for C (.fl). An open file is read
-        from its position on, and is put back to it; ``io.BytesIO(data)`` makes a file of bytes.
-        From a `Checkpoint` of `fit`, the parameters of its model are read.
+        an ONNX file (.onnx), one of Keras (.keras, .h5), of TFLite (.tflite), of MATLAB (.mat) or
+        for C (.fl). Also the index of a model in several files (.index.json), or its folder. An
+        open file is read from its position on, and is put back to it; ``io.BytesIO(data)`` makes a
+        file of bytes. From a `Checkpoint` of `fit`, the parameters of its model are read.
     key : str, optional
         Which state dict to take from a torch checkpoint that holds several, as ``"model_state"``
         or, nested deeper, ``"ema.model"``. It is not needed if only one of them has names as layers
-        give them.
+        give them. Of a TFLite file, the key of one of its signatures.
     prefix : str, optional
         Take only this part of the model, a layer or all layers inside it: what the names of its
         parameters begin with, as ``"encoder.lstm"``. In an ONNX file this is the name of a node,
@@ -142,12 +153,13 @@ def load(
     -------
     Layer
         In evaluation mode. If `save` has put the structure into the file, the model has that.
-        Otherwise, as in every torch file, the layers follow each other in the `order` given. If
-        none is given, names and shapes must admit one chain only, and the common one (an embedding,
-        LSTMs, a Linear); the `repr` of the model says what the file does not tell. If the names
-        have no prefix (``weight_ih_l0``), the layer itself is returned. A file of a whole network
-        gives that network: a `GraphModel`, which has named inputs and outputs, or the layers
-        themselves where it is a chain of layers that fastlstm has.
+        A checkpoint of Darts, neuralforecast or neuralhydrology gives the model that it was, which
+        its hyper-parameters tell. Otherwise, as in every torch file, the layers follow each other
+        in the `order` given. If none is given, names and shapes must admit one chain only, and the
+        common one (an embedding, LSTMs, a Linear); the `repr` of the model says what the file does
+        not tell. If the names have no prefix (``weight_ih_l0``), the layer itself is returned. A
+        file of a whole network gives that network: a `GraphModel`, which has named inputs and
+        outputs, or the layers themselves where it is a chain of layers that fastlstm has.
 
     Raises
     ------
@@ -235,6 +247,11 @@ def load(
                 raise ValueError("order= is for files that do not tell it; this one does")
             model = _fill(description, state, batch_first, options)
             return model if prefix is None else _layer(model, prefix)
+        if content.offered is not None and order is None and prefix is None:
+            description, arrays, unsaid = content.offered()
+            model = _fill(description, arrays, batch_first, options)
+            model._untold = unsaid
+            return model
         parts = find_parts(state, key)
         if prefix is not None:
             parts = within(parts, prefix)
@@ -376,6 +393,42 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
         return dict(content.state.require())
 
 
+def load_notes(path: ModelFile) -> dict[str, Any]:
+    """Load what a file says beside its model, such as the sample rate of a model of sound.
+
+    Parameters
+    ----------
+    path : str, path-like or binary file
+        As for `load`.
+
+    Returns
+    -------
+    dict of str -> object
+        As JSON has it, under the file's own names: of a .nam file and of RTNeural's and GuitarML's
+        JSON all but the layers and their weights, of an .npz file the notes of its writer, of a
+        checkpoint of Darts or neuralforecast those of its hyper-parameters that are plain values.
+        Empty for a file that says nothing. Whatever they are, they are the writer's words:
+        nothing of them has been checked.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        As `load` raises them.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "amp.nam")
+    >>> amp = fastlstm.Sequential(fastlstm.LSTM(1, 8, seed=0), fastlstm.Linear(8, 1, seed=0))
+    >>> save(amp, path, sample_rate=48000)
+    >>> load_notes(path)["sample_rate"]
+    48000
+    """
+    with _naming(path) as origin:
+        content, _ = _read(path, Choice(engine="numpy"), origin)
+        return dict(content.notes)
+
+
 def save(
     model: Layer,
     path: str | os.PathLike[str],
@@ -385,6 +438,7 @@ def save(
     lengths: bool | None = None,
     states: bool | None = None,
     sample_rate: float | None = None,
+    form: str | None = None,
 ) -> None:
     """Save a model; the suffix of the path decides the format.
 
@@ -398,6 +452,8 @@ def save(
         evaluation, for onnxruntime, OpenVINO and others to run, and its structure too. ``.keras``
         is a model for Keras' ``load_model``, ``.weights.h5`` arrays for its ``load_weights``.
         ``.fl`` is a model for fastlstm's C library, with its structure.
+        ``.json`` is a model for RTNeural and AIDA-X, ``.nam`` one for Neural Amp Modeler.
+        ``.mat`` is a chain of layers for MATLAB.
     opset : int, optional
         For .onnx: the version of ONNX's operators, from 14, which is taken if it is left out and
         which the most programs know, to the newest of the installed onnx package.
@@ -414,8 +470,11 @@ def save(
         Without it sequences begin with zeros, or with the learned states, and the final states are
         no outputs; but an LSTMCell always gives its own.
     sample_rate : float, optional
-        For .fl: how many steps of the signal that the model was made for are a second, in Hz, for
-        programs in C to ask.
+        For .fl, .nam and .json: how many steps of the signal that the model was made for are a
+        second, in Hz.
+    form : {"keras", "torch"}, optional
+        For .json: which of RTNeural's two forms, the layers in their order, which is taken if it is
+        left out, or the state dict.
 
     Raises
     ------
@@ -444,24 +503,24 @@ def save(
     Traceback (most recent call last):
     ...
     ValueError: model.h5: the suffix must be one of .safetensors, .pt, .pth, .npz, .onnx, .fl, \
-.keras, .weights.h5, got '.h5'
+.keras, .weights.h5, .json, .nam, .mat, got '.h5'
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a layer, got {type(model).__name__}")
     path = Path(path)
     given: dict[str, Any] = {"opset": opset, "names": names, "lengths": lengths, "states": states}
-    given |= {"sample_rate": sample_rate}
+    given |= {"sample_rate": sample_rate, "form": form}
     options = {name: value for name, value in given.items() if value is not None}
-    form = written_format(path, options)
-    if isinstance(model, GraphModel) and form.STRUCTURED:
+    written = written_format(path, options)
+    if isinstance(model, GraphModel) and written.STRUCTURED:
         inside = quoted(name for name in model.children) or "none"
         raise TypeError(
             f"{path}: a model that was read from a graph is not written, its file can be copied; "
             f"one of its layers is, if prefix= (--prefix) names it when it is loaded: {inside}"
         )
     with written_aside(path) as file, _naming(path):
-        form.write(file, model, **options)
-    if not form.STRUCTURED and (lost := untold.in_model(model)):
+        written.write(file, model, **options)
+    if not written.STRUCTURED and (lost := untold.in_model(model)):
         warnings.warn(
             f"{path}: such a file holds arrays alone, which do not tell {lost}: load it with "
             "fastlstm.load(path, into=model), or save the model as .npz",
@@ -506,6 +565,9 @@ def _naming(path: ModelFile) -> Iterator[list[str]]:
 
 def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, Format]:
     """Return what a file holds, and its format; a note about the file is added to `origin`."""
+    if (file_of_folder := shards.in_folder(path)) is not path:
+        path = file_of_folder
+        origin[0] = file_name(path)
     with opened(path) as file:
         source = Source(file, folder_of(path))
         for form in _READ:

@@ -35,12 +35,16 @@ class Budget:
         "bytes of a header": (16 * _MIB, 0),
         "bytes of JSON": (_MIB, 0),
         "messages of HDF5": (_MIB // 4, 1 / 4),
+        "values of MATLAB": (_MIB // 16, 1 / 8),
+        "bytes of a model's JSON": (1024 * _MIB, 0),
+        "lists and objects of JSON": (_MIB // 4, 1 / 32),
         "bytes of a network's JSON": (4 * _MIB, 1),
         "bytes of a training's JSON": (4 * _MIB, 1),
         "levels of modules": (64, 0),
         "levels of graphs": (32, 0),
         "levels of messages": (100, 0),
         "operators": (_MIB // 32, 1 / 16),
+        "tables": (_MIB // 32, 1 / 16),
     }
 
     def __init__(self, size: int) -> None:

@@ -95,6 +95,9 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             description = structure.loads(json.dumps(entry))
         except ValueError:  # a newer fastlstm may have written it, and the nodes are there
             description = None
+    notes = {"sample_rate": model.sample_rate} if model.sample_rate else {}
+    if isinstance(text.get("notes"), dict):
+        notes |= text["notes"]
     state = State()
     try:
         description, arrays = fl_layers.told(model, description)
@@ -105,9 +108,9 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         def build(wish: Wish) -> NoReturn:
             raise ValueError(f"its model can run in C alone: {fault}")
 
-        return Content(state, None, build=build)
+        return Content(state, None, build=build, notes=notes)
     state.update(arrays)
-    return Content(state, description)
+    return Content(state, description, notes=notes)
 
 
 def read_model(source: Source) -> tuple[Model, dict[str, Any]]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from ..layers import Layer
     from .source import Source, State
+    from .torch_programs import Offer
 
 
 class Choice(NamedTuple):
@@ -63,7 +64,9 @@ class Content(NamedTuple):
     as `structure.recurrent` gives them.
 
     A file of weights alone says in ``untold`` what such a file does not tell, so that no model can
-    be made of it without the caller.
+    be made of it without the caller. ``offered`` makes the structure of a model whose program is
+    known, if the caller says nothing else. ``notes`` is what a file says beside the model: the
+    sample rate of its signal, who made it.
     """
 
     state: State
@@ -73,6 +76,8 @@ class Content(NamedTuple):
     build: Callable[[Wish], Layer] | None = None
     recurrent: Mapping[str, dict[str, Any]] = {}
     untold: str = ""
+    offered: Callable[[], Offer] | None = None
+    notes: Mapping[str, Any] = {}
 
 
 ANY = Choice()

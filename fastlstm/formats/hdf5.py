@@ -1,9 +1,10 @@
-"""HDF5 files as Keras writes them, read without a library.
+"""HDF5 files as Keras and MATLAB write them, read without a library.
 
 An HDF5 file can do much that no file of Keras does: name other files, load filters from libraries,
 put arrays together from others. The HDF5 library has met damaged files with endless loops that
 nothing can interrupt. Here just that part of the format is read which h5py writes when nobody asks
-for more, as Keras does: groups of names, arrays that lie in one piece, texts as attributes.
+for more, as Keras does: groups of names, arrays that lie in one piece, texts as attributes. MATLAB
+adds references to other objects, and arrays in pieces, which `hdf5_chunks` puts together.
 Everything else is refused. All arrays and texts together may take what the budget allows, however
 often a file refers to one.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,14 @@ from ..checks import short
 from .dtypes import numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..arrays import Array
     from .budget import Budget
+
+    Pieces = Callable[
+        ["File", "Message", "Message | None", tuple[int, ...], int], "bytearray | None"
+    ]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -49,7 +56,7 @@ _NOWHERE = (1 << 64) - 1
 # Kinds of messages, and of types.
 _SPACE, _TYPE, _EXTERNAL, _LAYOUT, _FILTERS, _ATTRIBUTE = 0x1, 0x3, 0x7, 0x8, 0xB, 0xC
 _CONTINUED, _GROUP = 0x10, 0x11
-_INTEGER, _FLOAT, _STRING, _OPAQUE, _ENUM, _VARIABLE = 0, 1, 3, 5, 8, 9
+_INTEGER, _FLOAT, _STRING, _OPAQUE, _REFERENCE, _ENUM, _VARIABLE = 0, 1, 3, 5, 7, 8, 9
 # The bits of floats: where exponent and fraction are and how long, and the bias.
 _FLOATS: dict[tuple[int, ...], str] = {
     (2, 10, 5, 0, 10, 15): "float16",
@@ -59,7 +66,11 @@ _FLOATS: dict[tuple[int, ...], str] = {
 }
 
 
-class _Message(NamedTuple):
+class UnknownType(ValueError):
+    """An array is of a type that is not read."""
+
+
+class Message(NamedTuple):
     """A message of an object's header: where its data is, and its size."""
 
     kind: int
@@ -68,7 +79,10 @@ class _Message(NamedTuple):
 
 
 class _Type(NamedTuple):
-    """A type of numbers, by its name, or of texts: "text" of so many bytes, or "texts" of any."""
+    """A type of numbers, by its name, or of texts: "text" of so many bytes, or "texts" of any.
+
+    A "reference" is where the header of another object is.
+    """
 
     name: str
     size: int
@@ -81,26 +95,33 @@ class File:
     Parameters
     ----------
     data : bytes-like
+        From where the HDF5 file begins.
     budget : Budget
+    base : int
+        How many bytes of something else stood before it.
+    maker : str
+        The program that writes such files, for sentences.
 
     Raises
     ------
     ValueError
-        If the file does not begin as one that Keras wrote.
+        If the file does not begin as one that this program wrote.
     """
 
-    def __init__(self, data: bytes | bytearray, budget: Budget) -> None:
-        self.data, self.budget = memoryview(data), budget
+    def __init__(
+        self, data: bytes | bytearray, budget: Budget, base: int = 0, maker: str = "Keras"
+    ) -> None:
+        self.data, self.budget, self.maker = memoryview(data), budget, maker
         self._names: dict[int, dict[str, int]] = {}  # of groups that have been read
         self._texts: dict[int, dict[int, tuple[int, int]]] = {}  # of collections
         if len(data) < 9 or bytes(self.data[:8]) != MAGIC or data[8] != 0:
-            raise ValueError("an HDF5 file of a newer form than that which Keras writes")
+            raise ValueError(f"an HDF5 file of a newer form than that which {maker} writes")
         fields = self.unpack(_SUPERBLOCK, 0)
-        *_, offsets, lengths, _, _, base, _, end, _, header = fields
-        if (offsets, lengths, base) != (8, 8, 0):
-            raise ValueError("an HDF5 file of another form than that which Keras writes")
-        if end > len(data):
-            raise ValueError(f"a truncated HDF5 file: it has {len(data)} of {end} bytes")
+        *_, offsets, lengths, _, _, place, _, end, _, header = fields
+        if (offsets, lengths, place) != (8, 8, base):
+            raise ValueError(f"an HDF5 file of another form than that which {maker} writes")
+        if end > len(data) + base:
+            raise ValueError(f"a truncated HDF5 file: it has {len(data) + base} of {end} bytes")
         self.root = Group(self, header)
 
     def unpack(self, form: struct.Struct, place: int) -> tuple[int, ...]:
@@ -124,11 +145,13 @@ class File:
         if found != wanted:
             raise ValueError(f"a damaged HDF5 file: {wanted.decode()!r} is not where it should be")
 
-    def messages(self, header: int) -> Iterator[_Message]:
+    def messages(self, header: int) -> Iterator[Message]:
         """Yield the messages of an object's header."""
         version, count, size = self.unpack(_HEADER, header)
         if version != 1:
-            raise ValueError("an HDF5 file with headers of another form than that of Keras's files")
+            raise ValueError(
+                f"an HDF5 file with headers of another form than that of {self.maker}'s files"
+            )
         blocks, at = [(header + _HEADER.size, size)], 0
         while at < len(blocks):
             place, size = blocks[at]
@@ -143,7 +166,7 @@ class File:
                     block = self.unpack(_TABLE, place)
                     blocks.append((block[0], block[1]))
                 else:
-                    yield _Message(kind, place, length)
+                    yield Message(kind, place, length)
                 place, count = place + length, count - 1
 
     def names_of(self, table: int) -> dict[str, int]:
@@ -202,7 +225,7 @@ class File:
         except UnicodeDecodeError as fault:
             raise ValueError(f"a damaged HDF5 file: {fault}") from fault
 
-    def shape(self, message: _Message) -> tuple[int, ...] | None:
+    def shape(self, message: Message) -> tuple[int, ...] | None:
         """Return the shape that a message tells; None for nothing at all."""
         version, axes, _, kind = self.piece(message.start, 4)
         if version not in (1, 2) or axes > 32 or (version == 2 and kind == 2):
@@ -212,7 +235,7 @@ class File:
             raise ValueError("a damaged HDF5 file: a shape is longer than its message")
         return tuple(np.frombuffer(self.piece(place, 8 * axes), "<u8").tolist())
 
-    def type(self, message: _Message) -> _Type:
+    def type(self, message: Message) -> _Type:
         """Return the type that a message tells; raise if it is none that Keras writes."""
         first, bits, _, _, size = self.unpack(_DATATYPE, message.start)
         kind, properties = first & 15, message.start + _DATATYPE.size
@@ -229,9 +252,11 @@ class File:
             return _Type("bfloat16", size)  # the only one that h5py has no type for
         if kind == _STRING:
             return _Type("text", size)
+        if kind == _REFERENCE and size == 8 and bits & 15 == 0:
+            return _Type("reference", size)
         if kind == _VARIABLE and bits & 15 == 1 and size == _TEXT.size:
             return _Type("texts", size)
-        raise ValueError("an HDF5 file with a type of numbers that Keras does not write")
+        raise UnknownType(f"an HDF5 file with a type of numbers that {self.maker} does not write")
 
     def text(self, place: int) -> bytes:
         """Return the text of any length to which a reference at a place leads."""
@@ -258,12 +283,64 @@ class File:
             yield index, (place + _OBJECT.size, length)
             place += _OBJECT.size + -(-length // 8) * 8
 
+    def array(self, header: int, path: str, pieces: Pieces | None = None) -> Array:
+        """Return an array of numbers, a copy; floats of 16 bits are widened to float32.
+
+        An array that is compressed or in pieces is read by the function `pieces`, if there is one.
+        References are read by that of MATLAB's files alone.
+        """
+        found = {message.kind: message for message in self.messages(header)}
+        if _EXTERNAL in found or (_FILTERS in found and not pieces):
+            raise ValueError(f"array {short(path)} is compressed, or stored outside the file")
+        if not {_SPACE, _TYPE, _LAYOUT} <= found.keys():
+            raise ValueError(f"{short(path)} is no array")
+        shape, kind = self.shape(found[_SPACE]), self.type(found[_TYPE])
+        if shape is None or kind.name in ("text", "texts", *["reference"] * (pieces is None)):
+            raise ValueError(f"array {short(path)} holds no numbers")
+        size = math.prod(shape) * kind.size
+        data: bytes | bytearray | memoryview | None = None
+        if pieces:
+            data = pieces(self, found[_LAYOUT], found.get(_FILTERS), shape, kind.size)
+        if data is None:
+            data = self._stored(found[_LAYOUT], size, path)
+        self.budget.spend("inflated bytes", size)
+        if kind.is_big_endian:
+            swapped = np.frombuffer(data, f">u{kind.size}").astype(f"<u{kind.size}")
+            data = memoryview(swapped.tobytes())
+        name = "uint64" if kind.name == "reference" else kind.name
+        return numbers(bytearray(data), name).reshape(shape)
+
+    def _stored(self, layout: Message, size: int, path: str) -> memoryview:
+        """Return the bytes of an array, which lie in the header or in one piece elsewhere."""
+        version, kind = self.piece(layout.start, 2)
+        if version < 3 or kind > 1:
+            raise ValueError(f"array {short(path)} is stored in several pieces")
+        if kind == 0:
+            place, length = (
+                layout.start + 4,
+                int.from_bytes(self.piece(layout.start + 2, 2), "little"),
+            )
+        else:
+            place, length = self.unpack(_TABLE, layout.start + 2)
+        if length < size or (size and place == _NOWHERE):
+            raise ValueError(f"array {short(path)} of {size} bytes has {length} in the file")
+        return self.piece(place, size) if size else memoryview(b"")
+
 
 class Group:
     """A group of an HDF5 file: named groups and arrays, with texts as attributes."""
 
     def __init__(self, file: File, header: int) -> None:
         self._file, self._header = file, header
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is a group, and not an array with attributes."""
+        return self._inside(self._header) is not None
+
+    def headers(self) -> dict[str, int]:
+        """Return where the headers of what is inside are, by names; a link has none, but 0."""
+        return self._inside(self._header) or {}
 
     def names(self) -> list[str]:
         """Return the names of what is inside."""
@@ -286,37 +363,7 @@ class Group:
         header = self._find(path)
         if header is None:
             raise ValueError(f"it has no array {short(path)}")
-        found = {message.kind: message for message in self._file.messages(header)}
-        if _EXTERNAL in found or _FILTERS in found:
-            raise ValueError(f"array {short(path)} is compressed, or stored outside the file")
-        if not {_SPACE, _TYPE, _LAYOUT} <= found.keys():
-            raise ValueError(f"{short(path)} is no array")
-        shape, kind = self._file.shape(found[_SPACE]), self._file.type(found[_TYPE])
-        if shape is None or kind.name in ("text", "texts"):
-            raise ValueError(f"array {short(path)} holds no numbers")
-        size = math.prod(shape) * kind.size
-        data = self._stored(found[_LAYOUT], size, path)
-        self._file.budget.spend("inflated bytes", size)
-        if kind.is_big_endian:
-            swapped = np.frombuffer(data, f">u{kind.size}").astype(f"<u{kind.size}")
-            data = memoryview(swapped.tobytes())
-        return numbers(bytearray(data), kind.name).reshape(shape)
-
-    def _stored(self, layout: _Message, size: int, path: str) -> memoryview:
-        """Return the bytes of an array, which lie in the header or in one piece elsewhere."""
-        version, kind = self._file.piece(layout.start, 2)
-        if version < 3 or kind > 1:
-            raise ValueError(f"array {short(path)} is stored in several pieces")
-        if kind == 0:
-            place, length = (
-                layout.start + 4,
-                int.from_bytes(self._file.piece(layout.start + 2, 2), "little"),
-            )
-        else:
-            place, length = self._file.unpack(_TABLE, layout.start + 2)
-        if length < size or (size and place == _NOWHERE):
-            raise ValueError(f"array {short(path)} of {size} bytes has {length} in the file")
-        return self._file.piece(place, size) if size else memoryview(b"")
+        return self._file.array(header, path)
 
     def text(self, name: str) -> str | None:
         """Return an attribute that is one text; None if there is none."""
@@ -342,8 +389,30 @@ class Group:
             number += 1
         return found if number else None
 
+    def number(self, name: str) -> int | None:
+        """Return an attribute that is one whole number; None if there is none."""
+        found = self._found(name)
+        if found is None:
+            return None
+        shape, message, place = found
+        kind = self._file.type(message)
+        if shape is None or math.prod(shape) != 1 or not kind.name.startswith(("int", "uint")):
+            raise ValueError(f"attribute {short(name)} is not one number")
+        order: Literal["big", "little"] = "big" if kind.is_big_endian else "little"
+        return int.from_bytes(self._file.piece(place, kind.size), order)
+
     def _attribute(self, name: str) -> tuple[tuple[int, ...], list[str]] | None:
         """Return the shape and the texts of an attribute; None if there is none."""
+        found = self._found(name)
+        shape, message, place = found or (None, None, 0)
+        if shape is None or message is None:
+            return None
+        if not math.prod(shape):
+            return shape, []  # NumPy has no empty list of texts: Keras writes one of floats
+        return shape, self._texts(name, shape, self._file.type(message), place)
+
+    def _found(self, name: str) -> tuple[tuple[int, ...] | None, Message, int] | None:
+        """Return the shape of an attribute, its type and where its value is; None if none is."""
         wanted = name.encode()
         for message in self._file.messages(self._header):
             if message.kind != _ATTRIBUTE:
@@ -353,19 +422,16 @@ class Group:
             place = message.start + 8 + (version == 3)
             ends = []
             for size in sizes:  # of the name, the type and the shape
-                ends.append(_Message(0, place, size))
+                ends.append(Message(0, place, size))
                 place += -(-size // 8) * 8 if version == 1 else size
             own = bytes(self._file.piece(ends[0].start, ends[0].size)).split(b"\0", 1)[0]
             if own != wanted:
                 continue
             if version not in (1, 2, 3) or (version > 1 and flags & 3):
-                raise ValueError(f"attribute {short(name)} has a form that Keras does not write")
-            shape = self._file.shape(ends[2])
-            if shape is None:
-                return None
-            if not math.prod(shape):
-                return shape, []  # NumPy has no empty list of texts: Keras writes one of floats
-            return shape, self._texts(name, shape, self._file.type(ends[1]), place)
+                raise ValueError(
+                    f"attribute {short(name)} has a form that {self._file.maker} does not write"
+                )
+            return self._file.shape(ends[2]), ends[1], place
         return None
 
     def _texts(self, name: str, shape: tuple[int, ...], kind: _Type, place: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import IO, TYPE_CHECKING, Any
 
-from . import structure
+from . import structure, torch_programs
 from .dtypes import numbers
 from .format import ANY, Choice, Content
 from .source import Source, State
@@ -69,12 +69,18 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             state[name] = array.reshape(tensor["shape"])
         else:
             state.refused[name] = f"has numbers of type {tensor['dtype']}, which NumPy lacks"
-    header, text = data[_BEFORE_HEADER : _BEFORE_HEADER + size], None
-    if f'"{_ENTRY}"'.encode() in header:  # otherwise a long header need not be parsed once more
-        text = (json.loads(header).get("__metadata__") or {}).get(_ENTRY)
+    header = data[_BEFORE_HEADER : _BEFORE_HEADER + size]
+    told: dict[str, str] = {}
+    # A long header need not be parsed once more if nothing that is known here stands in it.
+    if any(f'"{entry}"'.encode() in header for entry in (_ENTRY, torch_programs.ENTRY)):
+        told = json.loads(header).get("__metadata__") or {}
+    text = told.get(_ENTRY)
     if text is not None:
         source.budget.check("bytes of JSON", len(text))
-    return Content(state, None if text is None else structure.loads(text))
+        return Content(state, structure.loads(text))
+    hyper = torch_programs.hyper_parameters(told, source.budget)
+    offered = torch_programs.offered(hyper, state)
+    return Content(state, None, offered=offered, notes=torch_programs.notes(hyper))
 
 
 def write(file: IO[bytes], model: Layer) -> None:

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ..checks import short
-from . import archive, torch_state_dicts
+from . import archive, neuralhydrology, torch_programs, torch_state_dicts
 from .dtypes import numbers
 from .format import ANY, Choice, Content
 from .pickles import Pickle, describe
@@ -104,7 +104,12 @@ def read(source: Source, choice: Choice = ANY) -> Content:
                 data = fetch(tensor.storage)
                 arrays[tensor.storage] = numbers(data, tensor.storage.type.dtype)
             state[name] = as_view(arrays[tensor.storage], tensor)
-    return Content(state, None)
+    if choice.key is not None:
+        return Content(state, None)
+    hyper = torch_state_dicts.hyper_parameters(found)
+    if offered := torch_programs.offered(hyper, state):
+        return Content(state, None, offered=offered, notes=torch_programs.notes(hyper))
+    return Content(state, None, offered=neuralhydrology.offered(source.folder, state))
 
 
 def write(file: IO[bytes], model: Layer) -> None:

@@ -44,6 +44,10 @@ def find(pickle: Pickle, choice: Choice, budget: Budget) -> Found:
             "it is a frozen TorchScript module, whose weights are constants without names; save it "
             "before torch.jit.freeze"
         )
+    if isinstance(value, Object) and value.maker.is_of("darts"):
+        raise ValueError(
+            "it is an object of Darts, the file beside it whose name ends in .ckpt has its weights"
+        )
     key = choice.key
     if key is not None:
         reached = _candidates(value, budget, lists=True, key=key)
@@ -69,6 +73,11 @@ def find(pickle: Pickle, choice: Choice, budget: Budget) -> Found:
         words = _listed(candidates)
         raise ValueError(f"it holds several state dicts, choose one with key=: {words}")
     return next(iter(candidates.values()))
+
+
+def hyper_parameters(pickle: Pickle) -> dict[str, Any]:
+    """Return the hyper-parameters that a checkpoint of Lightning's has, or nothing."""
+    return _entries((_entries(pickle.value) or {}).get("hyper_parameters")) or {}
 
 
 def _listed(candidates: Mapping[str, Found]) -> str:
