@@ -422,7 +422,7 @@ def load_notes(path: ModelFile) -> dict[str, Any]:
     >>> amp = fastlstm.Sequential(fastlstm.LSTM(1, 8, seed=0), fastlstm.Linear(8, 1, seed=0))
     >>> save(amp, path, sample_rate=48000)
     >>> load_notes(path)["sample_rate"]
-    48000
+    48000.0
     """
     with _naming(path) as origin:
         content, _ = _read(path, Choice(engine="numpy"), origin)
