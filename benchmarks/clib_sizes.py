@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,6 @@ PORTABLE = [*FLOAT, *INFERENCE, "-DFASTLSTM_ISA=baseline", "-DFASTLSTM_THREADS=O
 SMALLEST = [*PORTABLE, "-DCMAKE_BUILD_TYPE=MinSizeRel"]
 # What is built: the prefix of the compiler and its tools, and the options.
 BUILDS = {
-    "everything": ("", []),
     **{
         f"{isa}, float{what}": ("", [*FLOAT, f"-DFASTLSTM_ISA={isa}", *options])
         for isa in ("avx512", "avx2", "baseline")
@@ -31,11 +31,19 @@ BUILDS = {
         "aarch64-linux-gnu-",
         [*FLOAT, *INFERENCE, "-DFASTLSTM_ISA=neon"],
     ),
+    **{
+        f"{isa}, float, no training, no threads": (
+            "",
+            [*FLOAT, *INFERENCE, f"-DFASTLSTM_ISA={isa}", "-DFASTLSTM_THREADS=OFF"],
+        )
+        for isa in ("avx512", "avx2")
+    },
     "portable, x86-64": ("", PORTABLE),
     "portable, arm": ("arm-linux-gnueabihf-", PORTABLE),
     "portable, riscv64": ("riscv64-linux-gnu-", PORTABLE),
     "portable, smallest, arm": ("arm-linux-gnueabihf-", SMALLEST),
     "portable, smallest, riscv64": ("riscv64-linux-gnu-", SMALLEST),
+    "everything": ("", []),
 }
 # A program that streams one layer, whose weights come from elsewhere; it prints what it takes.
 PROGRAM = """
@@ -69,10 +77,10 @@ def output(*command: str | pathlib.Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def text_and_data(size: str, path: pathlib.Path) -> int:
-    """Return the bytes of code and of initialised data in an archive or a program."""
-    lines = output(size, path).splitlines()[1:]
-    return sum(int(number) for line in lines for number in line.split()[:2])
+def text_and_data(size: str, path: pathlib.Path, members: set[str] | None = None) -> int:
+    """Return the bytes of code and of initialised data in an archive, or in some members of it."""
+    lines = [line.split() for line in output(size, path).splitlines()[1:]]
+    return sum(int(n) for line in lines if not members or line[5] in members for n in line[:2])
 
 
 def build(prefix: str, options: list[str], folder: pathlib.Path) -> dict[str, int]:
@@ -84,9 +92,16 @@ def build(prefix: str, options: list[str], folder: pathlib.Path) -> dict[str, in
     output("cmake", "-S", NATIVE, "-B", built, "-DBUILD_TESTING=OFF", *cross, *options)
     output("cmake", "--build", built, "--parallel", "2")
     output(f"{prefix}strip", built / "libfastlstm.so")
+    archive, program, mapped = built / "libfastlstm.a", folder / "program", folder / "map"
+    (folder / "program.c").write_text(PROGRAM)
+    link = [f"{prefix}gcc", "-std=c11", f"-I{NATIVE}", folder / "program.c", archive]
+    output(*link, "-lm", "-pthread", f"-Wl,-Map={mapped}", "-o", program)
+    # the members that a program takes which runs one layer, without a file of a model
+    taken = set(re.findall(r"libfastlstm\.a\((\S+?)\)", mapped.read_text()))
     return {
         "stripped": (built / "libfastlstm.so").stat().st_size,
-        "code": text_and_data(f"{prefix}size", built / "libfastlstm.a"),
+        "code": text_and_data(f"{prefix}size", archive),
+        "stream": text_and_data(f"{prefix}size", archive, taken),
     }
 
 
@@ -117,13 +132,11 @@ def measure() -> dict[str, object]:
 
 def table(measured: dict) -> str:
     """Return the results as Markdown."""
-    lines = [f"Sizes of the C library, built by {measured['compiler']}, -O2 unless it is said.", ""]
-    lines += [
-        "| build | stripped shared library, bytes | code and constants of the archive, bytes |"
-    ]
-    lines += ["| --- | ---: | ---: |"]
+    lines = [f"Bytes of the C library, built by {measured['compiler']}, -O2 unless it is said.", ""]
+    lines += ["| build | stripped, shared | archive: code, constants | of it, a stream's |"]
+    lines += ["| --- | ---: | ---: | ---: |"]
     for what, sizes in measured["sizes"].items():
-        lines.append(f"| {what} | {sizes['stripped']:,} | {sizes['code']:,} |")
+        lines.append("| " + " | ".join([what, *(f"{n:,}" for n in sizes.values())]) + " |")
     lines += [
         "",
         "Memory of one layer in float, one sequence, in the portable build for x86-64:",
