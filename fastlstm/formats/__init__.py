@@ -406,8 +406,8 @@ def load_notes(path: ModelFile) -> dict[str, Any]:
         As JSON has it, under the file's own names: of a .nam file and of RTNeural's and GuitarML's
         JSON all but the layers and their weights, of an .npz file the notes of its writer, of a
         checkpoint of Darts or neuralforecast those of its hyper-parameters that are plain values.
-        Empty for a file that says nothing. Whatever they are, they are the writer's words: nothing of
-        them has been checked.
+        Empty for a file that says nothing. Whatever they are, they are the writer's words: nothing
+        of them has been checked.
 
     Raises
     ------
