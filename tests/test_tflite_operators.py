@@ -411,3 +411,39 @@ def test_axes_exchanged_around_an_lstm_are_a_row_of_layers():
     model = fastlstm.load(io.BytesIO(data))
     assert repr(model[0]) == "LSTM(3, 5, batch_first=True, reverse=True)"
     np.testing.assert_allclose(model(x), theirs(data, [x])[0], rtol=0, atol=ROUNDINGS)
+
+
+def test_numbers_behind_the_tables():
+    """As in files of more than 2 GiB."""
+    graph = Graph()
+    x, y = graph.tensor("x", [2, 4]), graph.tensor("y", [2, 3])
+    weights = [graph.constant(normal(3, 4)), graph.constant(normal(3))]
+    graph.operator("FULLY_CONNECTED", [x, *weights], [y])
+    near, far = (file_of_graphs([(graph, [x], [y])], behind=behind) for behind in (False, True))
+    x = normal(2, 4)
+    assert np.array_equal(fastlstm.load(io.BytesIO(far))(x), fastlstm.load(io.BytesIO(near))(x))
+    np.testing.assert_allclose(theirs(far, [x])[0], theirs(near, [x])[0], rtol=0, atol=ROUNDINGS)
+    for end in range(len(far) - 60, len(far)):
+        with pytest.raises(ValueError, match="its numbers end at byte"):
+            fastlstm.load(io.BytesIO(far[:end]))
+
+
+def test_a_long_row_is_a_graph():
+    graph = Graph()
+    values = [graph.tensor(f"v{n}", [2]) for n in range(301)]
+    for before, behind in zip(values, values[1:], strict=False):
+        graph.operator("RELU", [before], [behind])
+    for end, kind in ((100, fastlstm.Sequential), (300, fastlstm.GraphModel)):
+        model = fastlstm.load(io.BytesIO(graph.file(values[:1], [values[end]])))
+        assert type(model) is kind
+        assert model(np.float32([-1, 2])).tolist() == [0, 2]
+
+
+def test_many_inputs_of_one_name():
+    graph = Graph()
+    values = [graph.tensor("x", [1]) for _ in range(3000)]
+    y = graph.tensor("y", [1])
+    graph.operator("ADD_N", values, [y])
+    model = fastlstm.load(io.BytesIO(graph.file(values, [y])))
+    assert [port.name for port in model.inputs[:3]] == ["x", "x_2", "x_3"]
+    assert model(*[np.float32([1])] * 3000).tolist() == [3000]

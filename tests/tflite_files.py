@@ -15,6 +15,9 @@ _PREPEND = {
 }  # fmt: skip
 
 
+_MARK = 0x123456789ABC0000  # stands for an offset that is not known yet
+
+
 class Graph:
     """A file that is being built, of one graph or several.
 
@@ -64,8 +67,12 @@ class Graph:
 def file_of(
     graphs: Sequence[tuple[Graph, Sequence[int], Sequence[int]]],
     signatures: Iterable[tuple[str, int, Mapping[int, str], Mapping[int, str]]] = (),
+    behind: bool = False,
 ) -> bytes:
-    """Return a file of several graphs, which share nothing."""
+    """Return a file of several graphs, which share nothing.
+
+    Numbers of constants may stand behind the tables, as they do in files of more than 2 GiB.
+    """
     from flatbuffers import Builder
 
     builder = Builder(1024)
@@ -158,8 +165,10 @@ def file_of(
 
     codes = vector([code_of(kind) for kind in kinds], "offset")
     stored = []
-    for data in buffers:
-        if data:
+    for number, data in enumerate(buffers):
+        if data and behind:
+            stored.append(table([(1, "Q", _MARK + number), (2, "Q", len(data))]))
+        elif data:
             builder.StartVector(1, len(data), 16)
             builder.head = builder.head - len(data)
             builder.Bytes[builder.head : builder.head + len(data)] = data
@@ -182,4 +191,9 @@ def file_of(
     if entries:
         fields.append((7, "offset", vector(entries, "offset")))
     builder.Finish(table(fields), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    result = bytes(builder.Output())
+    for number, data in enumerate(buffers if behind else []):
+        result += b"\0" * (-len(result) % 16)
+        mark, place = ((n).to_bytes(8, "little") for n in (_MARK + number, len(result)))
+        result = result.replace(mark, place) + data
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,7 @@ class Reader:
             self._port(index, name)
             for index, name in self._named(graph.inputs, signature and signature.inputs, "input")
         ]
+        self._taken = {port.name for port in self.inputs}
         for index, port in zip(graph.inputs, self.inputs, strict=True):
             self.values[index] = port.name
         self.is_open = any(
@@ -116,12 +118,13 @@ class Reader:
     ) -> list[tuple[int, str]]:
         """Return tensors with the names that callers know them by, each of which is there once."""
         found: dict[str, int] = {}
+        numbers: defaultdict[str, int] = defaultdict(lambda: 1)
         for place, index in enumerate(indices):
             name = (names or {}).get(index) or self.graph.tensor(index).name or f"{what}_{place}"
-            free, number = name, 1
+            free = name
             while free in found:
-                number += 1
-                free = f"{name}_{number}"
+                numbers[name] += 1
+                free = f"{name}_{numbers[name]}"
             found[free] = index
         if what == "input" and len(set(indices)) < len(indices):
             raise ValueError("its graph has an input twice")
@@ -190,9 +193,8 @@ class Reader:
             value = self.fresh()
             self.draft.constants[value] = first
         else:
-            taken = {port.name for port in self.inputs}
             value = name or "variable"
-            while value in taken:
+            while value in self._taken:
                 value += "_"
             self._carried.append((name, Port(value, first.dtype, first.shape, first)))
         self.assigned[name] = value
@@ -201,9 +203,8 @@ class Reader:
     def fresh(self) -> str:
         """Return a name for a value, which no input has."""
         self._count += 1
-        taken = {port.name for port in self.inputs}
         name = f"{self._count}"
-        return name if name not in taken else f"{name} "
+        return name if name not in self._taken else f"{name} "
 
     def _read(self, operation: Operation, makers: dict[str, Callable[[Site], None]]) -> None:
         """Read an operator; what is wrong with it becomes one of the faults."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..graphs import Port
 
 
+# A longer row is a graph: each value has a row of its own, and all are kept while a graph is read.
+_MOST_PARTS = 200
+
+
 class Part(NamedTuple):
     """A layer of a row: its description as `structure` has it, and its arrays."""
 
@@ -56,7 +60,7 @@ class Row(NamedTuple):
 
     def behind(self, *parts: Part, added: int = 0) -> Row | None:
         """Return the row with further layers, which take each step for itself."""
-        if self.axes is None:
+        if self.axes is None or len(self.parts) > _MOST_PARTS:
             return None
         return self._replace(parts=self.parts + parts, axes=self.axes + added)
 

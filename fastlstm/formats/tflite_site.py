@@ -76,7 +76,8 @@ class Site:
         """Raise ValueError unless there are so many inputs, and outputs."""
         most = least if most is None else most
         if not least <= len(self.inputs) <= most or -1 in self.inputs[:least]:
-            raise ValueError(f"it has {len(self.inputs)} inputs, and must have {least} to {most}")
+            wanted = f"{least}" if least == most else f"{least} to {most}"
+            raise ValueError(f"it has {len(self.inputs)} inputs, and must have {wanted}")
         if len(self.outputs) != outputs:
             raise ValueError(f"it has {len(self.outputs)} outputs, and must have {outputs}")
 
