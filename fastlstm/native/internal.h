@@ -171,10 +171,15 @@ static inline int fl_phases(const fl_cell *cell)
 }
 
 /* A plain layer without a projection that runs for a sequence alone, and of which all sums of a step have room in
-registers and a small buffer. */
+registers and a small buffer: what its steps have in common. */
 typedef struct {
+    const void *start;                  /* with what the sums of the next step begin: b, or W_ih x + b of that step */
+    const void *w;                      /* the weights of what is added to that */
+    int64_t start_stride, panel_stride; /* in numbers */
+    int64_t inputs, units, panels;      /* inputs: 0 if `start` has them */
+    const void *h_0;                    /* the states, padded to whole vectors: h before a step, */
+    void *h, *c;                        /* and after it; h may be h_0 if all sums of a step come before all cells */
     const fl_cell *cell;
-    void *h, *c;   /* the states, padded to whole vectors */
     void *z;       /* memory for W_ih x + b of `hoist` steps */
     int64_t hoist; /* for how many steps at once these are computed; 0: they are not hoisted */
     int64_t ready; /* 0, or they are there, for steps that are so many values apart, `z` being the next step's */
@@ -331,10 +336,21 @@ static inline int64_t fl_up(int64_t x, int64_t whole)
     return (x + whole - 1) / whole * whole;
 }
 
-/* A layer whose states are h and c, which hoists nothing. */
-static inline fl_few fl_few_of(const fl_cell *cell, void *h, void *c)
+/* A layer whose states are h and c, with vectors of so many lanes; nothing is hoisted. */
+static inline fl_few fl_few_of(const fl_cell *cell, int lanes, void *h, void *c)
 {
-    return (fl_few){.cell = cell, .h = h, .c = c};
+    return (fl_few){
+        .start = cell->b,
+        .w = cell->w,
+        .panel_stride = (cell->I + cell->H) * GATES * lanes,
+        .inputs = cell->I,
+        .units = cell->H,
+        .panels = fl_up(cell->H, lanes) / lanes,
+        .h_0 = h,
+        .h = h,
+        .c = c,
+        .cell = cell,
+    };
 }
 
 /* A place in memory; NULL where there is none yet, and only sizes count. */

@@ -142,7 +142,8 @@ static void place_layers(lstm_memory *own, const fl_stack *stack, char *scratch,
 {
     const int64_t padded = padded_row(stack);
     for (int layer = 0; own->layers && layer < stack->shape.layers; layer++) {
-        own->layers[layer] = fl_few_of(&stack->cells[layer], own->h + layer * own->h_row, own->c + layer * own->c_row);
+        own->layers[layer] = fl_few_of(&stack->cells[layer], stack->kernels->lanes, own->h + layer * own->h_row,
+                                       own->c + layer * own->c_row);
         own->layers[layer].z = scratch + MOST_BETWEEN * padded;
         own->layers[layer].hoist = block > 1 && hoists(stack, padded) ? block : 0;
     }

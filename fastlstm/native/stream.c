@@ -58,7 +58,7 @@ static int64_t place_stream(fl_stream *memory, const fl_stack *stack, int64_t ba
         return at;
     *memory = stream;
     for (int layer = 0; few && layer < s->layers; layer++) {
-        memory->layers[layer] = fl_few_of(&stack->cells[layer], (char *)stream.call.h + layer * padded,
+        memory->layers[layer] = fl_few_of(&stack->cells[layer], kernels->lanes, (char *)stream.call.h + layer * padded,
                                           (char *)stream.call.c + layer * padded);
         memory->layers[layer].z = stream.call.scratch;
         memory->layers[layer].hoist = hoist ? STREAM_STEPS : 0;
@@ -164,14 +164,10 @@ void fl_run_few(const fl_stack *stack, fl_few *layers, void *const *between, int
     }
 }
 
-static fl_status advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride)
+/* Some steps of all other layers. It is no part of `advance`, where its needs would cost every small step. */
+static __attribute__((noinline)) fl_status many_steps(fl_stream *stream, int64_t steps, const char *x, int64_t x_stride,
+                                                      char *y, int64_t y_stride)
 {
-    if (stream->few) {
-        fl_mode before = fl_set_mode();
-        fl_run_few(stream->stack, stream->layers, stream->between, steps, x, x_stride, y, y_stride);
-        fl_restore_mode(before);
-        return FL_OK;
-    }
     fl_call call = stream->call;
     call.x_stride = x_stride;
     call.y_stride = y_stride;
@@ -183,9 +179,20 @@ static fl_status advance(fl_stream *stream, int64_t steps, const void *x, int64_
         call.parity = stream->call.parity;
         fl_run_checked(stream->stack, &call);
         stream->call.parity ^= now & 1;
-        x = (const char *)x + now * call.batch * x_stride;
-        y = (char *)y + now * call.batch * y_stride;
+        x += now * call.batch * x_stride;
+        y += now * call.batch * y_stride;
     }
+    return FL_OK;
+}
+
+static inline fl_status advance(fl_stream *stream, int64_t steps, const void *x, int64_t x_stride, void *y,
+                                int64_t y_stride)
+{
+    if (!stream->few)
+        return many_steps(stream, steps, x, x_stride, y, y_stride);
+    fl_mode before = fl_set_mode();
+    fl_run_few(stream->stack, stream->layers, stream->between, steps, x, x_stride, y, y_stride);
+    fl_restore_mode(before);
     return FL_OK;
 }
 
