@@ -44,6 +44,8 @@ ALONE = {  # what is timed of the kernels in C, with the names in the results
     "sizes fixed, blocks of 64": "fixed_in_blocks",
 }
 
+RTNEURAL = "one step a call", "blocks of 64"  # what `clib` times, in this order
+
 Ratios = dict[str, dict[str, float]]  # by case and machine
 
 
@@ -190,6 +192,24 @@ def alone_table(running: dict[str, Results]) -> str:
     )
 
 
+def rtneural_table(machines: dict[str, Results]) -> str:
+    """Return the ratios of RTNeural's time, of its fastest backend, and ours in C, as a table."""
+    rows: list[list[str]] = []
+    heads: list[str] = []
+    for machine, results in machines.items():
+        for isa in dict.fromkeys(case["isa"] for case in results["cases"]):
+            cases = [case for case in results["cases"] if case["isa"] == isa]
+            heads = [f"I {case['I']}, H {case['H']}" for case in cases]
+            for part, says in enumerate(RTNEURAL):
+                row = []
+                for case in cases:
+                    times = {name: taken[part] for name, taken in case["nanoseconds"].items()}
+                    ours = times.pop(isa)
+                    row.append(ends([min(times.values()) / ours]))
+                rows.append([machine, isa, says, *row])
+    return report.markdown_table([["machine", "ours with", "", *heads], *rows]) if rows else ""
+
+
 def text(folder: pathlib.Path) -> str:
     """Return all tables of the results in a folder, which docs/performance.md has."""
     columns = runs(folder)
@@ -213,6 +233,10 @@ def text(folder: pathlib.Path) -> str:
         ),
         "The kernels alone, called from C for one sequence, beside a C program whose sizes are "
         "fixed when it is compiled, and\nwhose tanh is off by up to 0.0014:": alone_table(machines),
+        "The C library beside RTNeural's models, whose sizes are fixed when they are compiled for "
+        "the very machine: the\ntime of its fastest backend / ours:": rtneural_table(
+            read(folder, "clib.json")
+        ),
     }
     parts += [f"{said}\n\n{made}" for said, made in further.items() if made]
     return "\n".join(parts)
@@ -261,7 +285,8 @@ def short(folder: pathlib.Path) -> str:
     rows = [["", *columns]]
     for row in (row for row in WORK if any(row in found for found in columns.values())):
         rows.append([row, *(ends(f[row]) if row in f else "-" for f in columns.values())])
-    machines = sorted({path.parent.name for path in folder.glob("*/*.json")})
+    files = (path for path in folder.glob("*/*.json") if path.name != "clib.json")
+    machines = sorted({path.parent.name for path in files})
     return (
         f"{report.markdown_table(rows)}\n"
         "The lowest and the highest ratio of all cases and machines "
