@@ -88,6 +88,10 @@ def both(tmp_path):
     of_files = stored({}, ("onnxruntime", "onnxruntime, bound", "native, without the table"))
     of_files["cases"] = [{"name": name, "seconds": times} for name, times in networks.items()]
     (tmp_path / "a" / "files.json").write_text(json.dumps(of_files))
+    beside = {"avx512": [80, 70], "eigen": [100, 105], "xsimd": [76, 140]}
+    of_c = {"cases": [{"I": 1, "H": 16, "isa": "avx512", "bar": 1.5, "nanoseconds": beside}]}
+    (tmp_path / "d").mkdir()  # it has nothing else, so the other tables do not know it
+    (tmp_path / "d" / "clib.json").write_text(json.dumps(of_c))
     code = (
         f"import pathlib\nfrom benchmarks import ranges\nfolder = pathlib.Path({str(tmp_path)!r})"
     )
@@ -100,6 +104,13 @@ def both(tmp_path):
 @pytest.fixture
 def printed(both):
     return both[0]
+
+
+def test_rtneural(printed):
+    """The fastest backend counts, of each kind of call its own."""
+    assert "| machine | ours with |  | I 1, H 16 |" in printed
+    assert "| d | avx512 | one step a call | **0.95** |" in printed
+    assert "| d | avx512 | blocks of 64 | 1.50 |" in printed
 
 
 def test_short_table(both):
