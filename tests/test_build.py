@@ -144,8 +144,8 @@ def test_wheel_from_sdist(sdist, tmp_path):
     assert wheel.stat().st_size < 2_000_000
     with zipfile.ZipFile(wheel) as archive:
         files = [info.filename for info in archive.infolist() if "dist-info" not in info.filename]
-        # 3.9 MB: 1.7 of kernels, 0.4 of their sources, the rest Python.
-        assert sum(info.file_size for info in archive.infolist()) < 4_000_000
+        # some 4.2 MB: 1.7 of kernels, 0.5 of their sources for programs in C, 2.0 of Python
+        assert sum(info.file_size for info in archive.infolist()) < 4_500_000
     patterns = "*.py", "*.pyi", "py.typed"
     modules = {
         path.relative_to(ROOT).as_posix()
