@@ -54,7 +54,7 @@ def _bias(weights: Weights) -> np.ndarray:
 # ---- LiteRT, once TensorFlow Lite ---------------------------------------------------------------
 
 
-def _litert_model(case: Case, weights: Weights) -> tuple[bytes, list[int]]:
+def _litert_model(case: Case, weights: Weights, cell_clip: float = 0.0) -> tuple[bytes, list[int]]:
     """Return a file with the one fused operator, and the numbers of its tensors x, y, h, c."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -84,7 +84,9 @@ def _litert_model(case: Case, weights: Weights) -> tuple[bytes, list[int]]:
         *absent * 3, *of_gates("b", _bias(weights)), *absent * 2, h, c, *absent * 4,
     ]  # fmt: skip  # absent: peepholes, projection, layer normalisation
     options = schema.UnidirectionalSequenceLSTMOptionsT(
-        fusedActivationFunction=schema.ActivationFunctionType.TANH, timeMajor=True
+        fusedActivationFunction=schema.ActivationFunctionType.TANH,
+        cellClip=cell_clip,
+        timeMajor=True,
     )
     operator = schema.OperatorT(
         inputs=inputs, outputs=[y], builtinOptions=options,

@@ -249,12 +249,15 @@ def _lstm_alone(steps: int, folder: pathlib.Path) -> tuple[dict[str, Contestant]
 def _of_tflite(
     steps: int, inputs: int, units: int, folder: pathlib.Path
 ) -> tuple[dict[str, Contestant], float]:
-    """Make an LSTM from a TFLite file: whole sequences, which LiteRT begins with a reset."""
+    """Make an LSTM from a TFLite file: whole sequences, which LiteRT begins with a reset.
+
+    Its cell has the clip that TensorFlow's converter gives each LSTM.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     case = Case(steps, 1, inputs, units)
     weights = fastlstm.LSTM(inputs, units, seed=0).state_dict()
-    content, (x_there, y_there, *_) = field._litert_model(case, weights)
+    content, (x_there, y_there, *_) = field._litert_model(case, weights, cell_clip=10.0)
     path = folder / "lstm.tflite"
     path.write_bytes(content)
     x = np.random.default_rng(5).normal(size=(steps, 1, inputs)).astype(np.float32)
