@@ -35,7 +35,7 @@ from fastlstm import (
     Softmax,
     Tanh,
 )
-from fastlstm.formats import nam, rtneural
+from fastlstm.formats import budget, nam, rtneural
 
 T = 40
 
@@ -716,6 +716,13 @@ def test_a_hostile_file_is_refused_within_its_bounds(name):
         tracemalloc.stop()
     assert most <= (24 << 20) + 10 * len(data)
     assert time.perf_counter() - began < 15  # what hangs is caught, whatever the machine
+
+
+def test_the_size_of_a_file_is_bounded(monkeypatch):
+    limits = budget.Budget.LIMITS | {"bytes of a model's JSON": (100, 0)}
+    monkeypatch.setattr(budget.Budget, "LIMITS", limits)
+    sentence = "<BytesIO>: it has 101 or more bytes of a model's JSON; at most 100 are read"
+    raises(lambda: fastlstm.load(io.BytesIO(b"{}" + b" " * 99)), ValueError, sentence)
 
 
 @pytest.mark.parametrize("name", ["aida_gains", "nam", "guitarml", "rtneural_torch"])

@@ -755,8 +755,6 @@ FOREIGN = {
     "html": (b"<!DOCTYPE html>\n<html><head>", "an HTML page, as a failed download leaves it"),
     "html in small letters": (b"\n  <html lang='en'>", "an HTML page"),
     "xml": (b"<?xml version='1.0'?><Error>NoSuchKey</Error>", "an XML file"),
-    "json": (b'{"message": "Not Found"}', "JSON"),
-    "json with a brace there": (b'{"abc": {"d": 1}, "e": 2}', "JSON"),
     "json list": (b"[[1.5, 2], [3, 4]]", "JSON"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x052.1", "the beginning of an ONNX model"),
     "saved model": (b"\x08\x01\x12\xc8\x01", "a TensorFlow SavedModel (.pb)"),
@@ -1044,6 +1042,7 @@ ATTACKS = {
         ),
         "bytes of JSON",
     ),
+    "lists of JSON": (lambda: b'{"a": [' + b"[]," * 500_000 + b"0]}", "lists and objects of JSON"),
     "a header": (lambda: safetensors_header(17 << 20), "bytes of a header"),
     "JSON of a training": (
         lambda: saved_text("__training__", "[" + "[]," * 2_000_000 + "[]]"),
@@ -1121,7 +1120,7 @@ def test_every_limit_is_tested():
     """An attack or a test of its own reaches it."""
     own = {"members of a zip file", "levels of modules", "levels of graphs", "operators"}
     own |= {"levels of messages", "bytes of a network's JSON", "messages of HDF5", "tables"}
-    own |= {"values of MATLAB"}
+    own |= {"values of MATLAB", "bytes of a model's JSON"}
     tested = {what for _, what in ATTACKS.values()} | own
     assert set(budgets.Budget.LIMITS) == tested
 

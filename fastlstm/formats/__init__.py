@@ -424,9 +424,10 @@ def load_notes(path: ModelFile) -> dict[str, Any]:
     >>> load_notes(path)["sample_rate"]
     48000.0
     """
-    with _naming(path) as origin:
-        content, _ = _read(path, Choice(engine="numpy"), origin)
-        return dict(content.notes)
+    with _naming(path) as origin, _recognised(path, origin) as (source, form):
+        if form is npz:  # which reads them alone: a model is right, whatever stands beside it
+            return npz.read_notes(source) or {}
+        return dict(form.read(source, Choice(engine="numpy")).notes)
 
 
 def save(
@@ -563,8 +564,9 @@ def _naming(path: ModelFile) -> Iterator[list[str]]:
         raise ValueError(": ".join([*origin, str(fault)])) from fault
 
 
-def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, Format]:
-    """Return what a file holds, and its format; a note about the file is added to `origin`."""
+@contextmanager
+def _recognised(path: ModelFile, origin: list[str]) -> Iterator[tuple[Source, Format]]:
+    """Open a file and tell its format; ValueError if it is of none."""
     if (file_of_folder := shards.in_folder(path)) is not path:
         path = file_of_folder
         origin[0] = file_name(path)
@@ -578,6 +580,12 @@ def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, 
             fault = f"its content is of no known format; known are {names}"
             found = foreign.name(source)
             raise ValueError(f"it is {found}: {fault}" if found else fault)
+        yield source, form
+
+
+def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, Format]:
+    """Return what a file holds, and its format; a note about the file is added to `origin`."""
+    with _recognised(path, origin) as (source, form):
         content = form.read(source, choice)
         if content.note:
             origin.append(content.note)

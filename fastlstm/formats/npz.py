@@ -69,8 +69,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             (state, model), note = _of_training(source, state), _OF_A_TRAINING
         except ValueError as fault:
             raise ValueError(f"{_OF_A_TRAINING}: {fault}") from fault
-    described = None if text is None else structure.loads(text)
-    return Content(state, described, note, model, notes=read_notes(source) or {})
+    return Content(state, None if text is None else structure.loads(text), note, model)
 
 
 def read_arrays(source: Source) -> State:
