@@ -186,6 +186,8 @@ EXACT = {
     "hoisted": Case(model(lstm(0, cells(130, 33))), T=150),
     "hoisted_many": Case(model(lstm(0, cells(40, 100, layers=2))), B=3, T=70),
     "threads": Case(model(lstm(0, cells(64, 256)), linear(1, 256, 130)), B=4, T=12, threads=3),
+    # So many threads that the session has no memory for all of them.
+    "threads_all": Case(model(lstm(0, cells(134, 65))), B=64, T=16, threads=2**31 - 1),
     "threads_rows": Case(model(lstm(0, cells(32, 64, layers=2))), B=24, T=45),
     "speech": Case(speech(), T=12),
     "speech_many": Case(speech(), B=3, T=5),

@@ -364,7 +364,7 @@ static void run_lstm(fl_session *session, const fl_operation *operation, value_r
         fl_run_few(stack, own->layers, between, steps, x.at, x.stride, y.at, y.stride);
         return;
     }
-    fl_call call = call_of(operation, session->batch, steps, threads);
+    fl_call call = call_of(operation, session->batch, steps, threads < MOST_THREADS ? threads : MOST_THREADS);
     call.x = x.at;
     call.x_stride = x.stride;
     call.y = y.at;
