@@ -102,11 +102,12 @@ class AmpCore
         const bool anew = reset_.exchange(false);
         if (!amp_)
             return;
+        if (anew)
+            for (fastlstm::Session<float> &session : amp_->sessions) /* those too that this block has no channel for */
+                (void)session.reset();
         number = std::min(number, amp_->sessions.size());
         for (std::size_t channel = 0; channel < number; channel++) {
             fastlstm::Session<float> &session = amp_->sessions[channel];
-            if (anew)
-                (void)session.reset();
             for (std::size_t done = 0; done < frames; done += most_frames_) {
                 const std::size_t steps = std::min(frames - done, most_frames_);
                 float *samples = channels[channel] + done;

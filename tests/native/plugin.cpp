@@ -132,6 +132,9 @@ void run(const char *first, const char *second, int loads)
         Block block;
         plugin.process(block.channels, 1, FRAMES);
         expect(block.is(a[0], dry[1]), "the model that plays is kept; one channel of two");
+        Block next;
+        plugin.process(next.channels, 2, FRAMES);
+        expect(next.left != a[0] && next.right == a[1], "a channel begins anew that the block had not");
     }
     expect(plugin.load(second) == FL_OK && plugin.prepare(48000, FRAMES, 2) == FL_OK, "prepare with a model");
 
