@@ -370,9 +370,10 @@ FL_API fl_status fl_pack_linear(void *memory, size_t size, int32_t itemsize, int
 FL_API fl_status fl_run_linear(const fl_linear *linear, const fl_linear_call *call);
 
 /* A whole model, as fastlstm.save(model, "m.fl") writes it: docs/reference/fl_format.md describes the file. Its weights
-are packed into memory of the caller's, and are only read afterwards; tables of embeddings stay in the file's bytes, which
-must stay where they are for as long as the model is used. A file mapped into memory serves, and so does an array of
-constants that `fastlstm export` has written.
+are packed into memory of the caller's, and are only read afterwards. The other arrays (tables of embeddings, means and
+scales, first states) are read from the file's bytes, so these must stay where they are for as long as the model or a
+session of it is used. A file mapped into memory serves, and so does an array of constants that `fastlstm export` has
+written.
 
     size_t size = fl_model_bytes(bytes, number, isa);
     fl_model *model;
