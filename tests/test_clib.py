@@ -146,7 +146,7 @@ def portable(tmp_path_factory):
             shutil.which(tool) or pytest.skip(f"no {tool} here")
         if machine not in folders:
             options = [*PORTABLE, *options, f"-DCMAKE_C_COMPILER={compiler}"]
-            options += ["-DFASTLSTM_SHARED=OFF", "-DCMAKE_EXE_LINKER_FLAGS=-static"]
+            options += ["-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_EXE_LINKER_FLAGS=-static"]
             if emulator:
                 options.append(f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}")
             folders[machine] = build(tmp_path_factory.mktemp(machine), *options)
