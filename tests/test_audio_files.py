@@ -34,7 +34,9 @@ from fastlstm import (
     Sigmoid,
     Softmax,
     Tanh,
+    cli,
 )
+from fastlstm.cli.convert import told_sample_rate
 from fastlstm.formats import budget, nam, rtneural
 
 T = 40
@@ -392,6 +394,26 @@ def test_float64_is_written_and_read_as_float32():
     assert np.array_equal(again[0].weight_hh_l0, model[0].weight_hh_l0.astype(np.float32))
 
 
+def test_a_sample_rate_goes_with_the_model(tmp_path):
+    model = Sequential(LSTM(1, 4, seed=0), Linear(4, 1, seed=1))
+    amp = tmp_path / "amp.nam"
+    fastlstm.save(model, amp, sample_rate=44100)
+    for command, end in (("convert", "nam"), ("convert", "fl"), ("export", "fl")):
+        path = tmp_path / f"{command}.{end}"
+        line = [command, str(amp), *(["-o"] if command == "export" else []), str(path)]
+        assert cli.main(line) == 0
+        assert fastlstm.load_notes(path)["sample_rate"] == 44100
+        assert cli.main([*line, "--sample-rate", "96000"]) == 0
+        assert fastlstm.load_notes(path)["sample_rate"] == 96000
+    fastlstm.save(model, amp)  # which says nothing of it
+    assert cli.main(["convert", str(amp), str(tmp_path / "amp.fl")]) == 0
+    assert "sample_rate" not in fastlstm.load_notes(tmp_path / "amp.fl")
+    for rate in (0, -1, "48000", True, 10**400):  # words of a stranger
+        tree = json.loads(amp.read_text()) | {"sample_rate": rate}
+        amp.write_text(json.dumps(tree))
+        assert told_sample_rate(str(amp)) is None
+
+
 def test_save_chooses_by_the_suffix_and_keeps_the_sample_rate(tmp_path):
     model = Sequential(LSTM(1, 4, seed=0), Linear(4, 1, seed=1))
     fastlstm.save(model, tmp_path / "amp.nam", sample_rate=48000)
@@ -622,7 +644,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
         _set("in_shape", [None, 1, 1, 1]),
         "'in_shape' of the model has 4 axes, which convolutions alone take",
     ),
-    "skip": ("aida", _set("in_skip", 2), "'in_skip' of the model must be 0 or 1, got 2"),
+    "skip": ("aida", _set("in_skip", 2), "'in_skip' of the model must be 0 or 1, got '2'"),
     "skip of two": (
         "rtneural_deep",
         _set("in_skip", 1),
@@ -632,6 +654,21 @@ BAD: dict[str, tuple[str, Any, str]] = {
         "aida_gains",
         _set("in_gain", "loud"),
         "'in_gain' of the model must be of type int or float, got 'loud'",
+    ),
+    "huge whole gain": (
+        "aida_gains",
+        _set("out_gain", 10**99),
+        f"'out_gain' of the model must be a number that float32 can hold, got '1{'0' * 99}'",
+    ),
+    "gain beyond float32": (
+        "aida_gains",
+        _set("in_gain", 800),
+        "'in_gain' of the model must be at most 760 decibels, got 800",
+    ),
+    "activation as a list": (
+        "rtneural",
+        _set("layers", 1, "activation", ["tanh"]),
+        "the activation of layer 1 must be a name, got '['tanh']'",
     ),
     "architecture": (
         "nam",
@@ -683,6 +720,9 @@ TEXTS = {
     b'{"a": 1}': _UNKNOWN + "'a'",
     b"{}": _UNKNOWN + "nothing",
     b'{"fc.weight": [NaN]}': "damaged JSON: NaN is no number of JSON",
+    b'{"fc.weight": [[1]], "fc.weight": [[2]]}': (
+        "damaged JSON: the name 'fc.weight' stands in it twice"
+    ),
     b'{"fc.weight": [1.0': "damaged JSON: Expecting ',' delimiter: line 1 column 19 (char 18)",
 }
 

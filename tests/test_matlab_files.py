@@ -551,6 +551,8 @@ def test_layers_that_matlab_has_not(tmp_path):
     model = Sequential({"lstm": LSTM(I, H), "res": fastlstm.Residual(Linear(H, H))})
     with pytest.raises(TypeError, match="res: a .mat file holds LSTM, .* no Residual"):
         fastlstm.save(model, path)
+    with pytest.raises(TypeError, match="Residual: a .mat file holds LSTM, .* no Residual"):
+        fastlstm.save(fastlstm.Residual(LSTM(1, 1)), path)
 
 
 # ---- the lines of the documentation, run by GNU Octave -------------------------------------------
@@ -709,6 +711,11 @@ WRONG = {
     "projectors": (
         mat5(a=_projected() | {"OutputProjector": np.ones((7, 2))}),
         "layer 1 ('lstm') has an OutputProjector of 7 rows for 5 units"),
+    "connections as a table": (
+        mat5(layers=cell(lstm_layer())) + _opaque("Connections", "table"),
+        "its connections are an object of MATLAB's class 'table', which is not opened: save them "
+        "as connections = cellstr(net.Connections{:, :}), or leave them out if its layers follow "
+        "one another"),
 }  # fmt: skip
 
 
@@ -716,6 +723,25 @@ WRONG = {
 def test_what_is_refused(name):
     data, sentence = WRONG[name]
     raises(lambda: read(data), ValueError, HEAD + sentence)
+
+
+def test_a_product_far_larger_than_its_factors():
+    """Of matrices of a megabyte it would take 12 GB, so it is refused before it is made."""
+    layer = _projected() | {
+        "InputWeights": np.ones((80000, 2), "f4"),
+        "RecurrentWeights": np.ones((80000, 1), "f4"),
+        "Bias": np.zeros((0, 0)),
+        "InputProjector": np.ones((3, 2), "f4"),
+        "OutputProjector": np.ones((20000, 1), "f4"),
+    }
+    data = mat5(compressed=True, a=layer)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="it has 128.* or more inflated bytes; at most"):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_sizes_that_do_not_fit():

@@ -86,10 +86,17 @@ def test_one_file_in_a_folder(tmp_path, model):
         load(tmp_path)
 
 
-def test_the_command(tmp_path, model, capsys):
+def test_the_commands(tmp_path, model, capsys):
     index, _ = write(tmp_path, model)
-    assert cli.main(["info", str(index)]) == 0
-    assert "lstm.weight_ih_l0" in capsys.readouterr().out
+    x, y, npz = (tmp_path / name for name in ("x.npy", "y.npy", "model.npz"))
+    np.save(x, np.ones((5, 3), np.float32))
+    for path in (str(index), str(tmp_path)):
+        assert cli.main(["info", path]) == 0
+        assert "lstm.weight_ih_l0" in capsys.readouterr().out
+        assert cli.main(["run", path, str(x), "-o", str(y)]) == 0
+        assert_same_bits(np.load(y), model(np.load(x)))
+        assert cli.main(["convert", path, str(npz)]) == 0
+        assert_same_bits(load(npz)(np.load(x)), model(np.load(x)))
 
 
 FIRST, SECOND = (KINDS["safetensors"][0].format(n) for n in (1, 2))

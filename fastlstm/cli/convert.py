@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import inspect
+import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..files import check_writable
-from ..formats import load, save, written_format
+from ..formats import load, load_notes, save, written_format
 from ..terminal import one_line, show
 from ..training import is_forecaster
 from .parser import add_model, count, positive
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from .parser import Commands
 
 _ENGINE: Final = "numpy"  # nothing is computed, and this one is always there
+
+_SAMPLE_RATES = ("sample_rate", "samplerate")  # as NAM and .fl call it, and AIDA-X
 
 _DESCRIPTION = """\
 Write a model file in another format, which the suffix of OUT decides:
@@ -61,11 +66,23 @@ def add_to(commands: Commands) -> None:
         "--sample-rate",
         metavar="HZ",
         type=positive,
-        help="of the signal that the model is made for",
+        help="of the signal that the model is made for (default: that of MODEL, if it tells one)",
     )
     sound.add_argument(
         "--form", choices=["keras", "torch"], help="of .json: which of RTNeural's two forms"
     )
+
+
+def told_sample_rate(path: str) -> float | None:
+    """Return the sample rate that a model file tells; None if it tells none."""
+    notes = {}
+    with contextlib.suppress(ValueError):  # of several models in a file a key has chosen one
+        notes = load_notes(path)
+    for name in _SAMPLE_RATES:
+        rate: Any = notes.get(name)
+        if type(rate) in (int, float) and 0 < rate <= sys.float_info.max:
+            return float(rate)
+    return None
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -73,7 +90,7 @@ def _convert(args: argparse.Namespace) -> None:
     chosen = {"opset": args.opset, "lengths": args.lengths, "states": args.states}
     chosen |= {"sample_rate": args.sample_rate, "form": args.form}
     options = {name: value for name, value in chosen.items() if value}
-    written_format(args.output, options)
+    written = written_format(args.output, options)
     check_writable(args.output, [args.model])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -90,6 +107,8 @@ def _convert(args: argparse.Namespace) -> None:
                 f"{args.model} is a forecaster, which holds more than a model: no other format "
                 "keeps its standardisation, window and horizon"
             )
+        if "sample_rate" in inspect.signature(written.write).parameters and args.form != "torch":
+            options.setdefault("sample_rate", told_sample_rate(args.model))
         save(model, args.output, **options)
     for warning in caught:
         show(f"fastlstm: warning: {one_line(warning.message)}", to="stderr")

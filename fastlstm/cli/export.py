@@ -17,6 +17,7 @@ from ..layers import Last, Layer, ReLU, Sigmoid, Softmax, Tanh
 from ..terminal import one_line, printable, show
 from ..training import Forecaster, is_forecaster
 from ..training.forecaster import write_fl
+from .convert import told_sample_rate
 from .parser import add_model, check_suffix, positive
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def add_to(commands: Commands) -> None:
         "--sample-rate",
         metavar="HZ",
         type=positive,
-        help="of the signal that the model was made for, for programs to ask",
+        help="of the signal that the model was made for, for programs to ask (default: that of "
+        "MODEL, if it tells one)",
     )
     command.add_argument(
         "--order",
@@ -117,8 +119,9 @@ def _model(args: argparse.Namespace) -> tuple[bytes, str]:
     else:
         options["max_bytes"] = args.max_bytes
     model = load(args.model, key=args.key, prefix=args.prefix, engine=_ENGINE, **options)
+    rate = told_sample_rate(args.model) if args.sample_rate is None else args.sample_rate
     try:
-        fl.write(buffer, model, sample_rate=args.sample_rate or 0.0)
+        fl.write(buffer, model, sample_rate=rate or 0.0)
     except (ValueError, TypeError) as fault:
         raise type(fault)(f"{args.model}: {fault}") from fault
     return buffer.getvalue(), repr(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..formats.format import MAX_BYTES
+from ..formats.shards import in_folder
 from ..terminal import printable, writing
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ class Parser(argparse.ArgumentParser):
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """Add the arguments that name a model: its file, and which part of it."""
-    command.add_argument("model", metavar="MODEL", help="model file: .npz, .pt, .onnx, .keras, ...")
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        type=_model_file,
+        help="model file: .npz, .pt, .onnx, .keras, ..., or the folder of one in several files",
+    )
     command.add_argument("--key", help="which state dict of a checkpoint that nests several")
     command.add_argument(
         "--prefix", help="take only the part whose parameters' names begin so, as encoder.lstm"
@@ -45,6 +51,11 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help="the most bytes of one array whose size a number in a file of a graph decides "
         f"(default: {MAX_BYTES})",
     )
+
+
+def _model_file(text: str) -> str:
+    """Return a file's name as it is, and in place of a folder's that of the model in it."""
+    return str(in_folder(text))
 
 
 def add_number(

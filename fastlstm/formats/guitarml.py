@@ -36,7 +36,7 @@ def read(tree: dict[str, Any]) -> Content:
     outputs = size(data, "output_size", where) if "output_size" in data else 1
     skip = member(data, "skip", where, int) if "skip" in data else 0
     if skip not in (0, 1):
-        raise ValueError(f"'skip' of {where} must be 0 or 1, got {skip}")
+        raise ValueError(f"'skip' of {where} must be 0 or 1, got {short(skip)}")
     shapes: dict[str, tuple[int, ...]] = {}
     given = member(tree, "state_dict", "the model", dict)
     has_bias = "lin.bias" in given

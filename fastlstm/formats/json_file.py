@@ -5,13 +5,13 @@ The kinds are modules beside this one: `rtneural` (with what AIDA-X adds), `nam`
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..checks import quoted
 from . import guitarml, nam, rtneural
 from .format import ANY, Choice, Content
+from .json_values import decoded, parsed
 from .source import Source
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAME = "JSON (RTNeural, AIDA-X, NAM, GuitarML)"
 ORDERED = True  # RTNeural's own programs write the layers in the order in which they run
 
+_DAMAGED = "damaged JSON"
 _KINDS: dict[frozenset[str], Callable[[dict[str, Any]], Content]] = {
     frozenset({"architecture", "config", "weights"}): nam.read,
     frozenset({"model_data", "state_dict"}): guitarml.read,
@@ -47,7 +48,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         key is given.
     """
     choice.refuse_key()
-    tree = _parsed(source)
+    tree = _tree(source)
     for keys, read_kind in _KINDS.items():
         if keys <= tree.keys():
             return read_kind(tree)
@@ -60,23 +61,11 @@ def read(source: Source, choice: Choice = ANY) -> Content:
     )
 
 
-def _parsed(source: Source) -> dict[str, Any]:
-    """Return the object that a file holds.
-
-    Lists and objects are counted before any is made: an empty one takes 20 times the memory of its
-    text.
-    """
+def _tree(source: Source) -> dict[str, Any]:
+    """Return the object that a file holds."""
     source.budget.check("bytes of a model's JSON", source.size)
-    data = bytes(source.read(0, source.size))
-    source.budget.spend("lists and objects of JSON", data.count(b"[") + data.count(b"{"))
-    try:
-        tree = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError(f"damaged JSON: {str(fault)[:200]}") from fault
+    text = decoded(bytes(source.read(0, source.size)), _DAMAGED)
+    tree = parsed(text, source.budget, _DAMAGED)
     if not isinstance(tree, dict):  # not reached: it begins as an object
-        raise ValueError(f"damaged JSON: it must be an object, got {type(tree).__name__}")
+        raise ValueError(f"{_DAMAGED}: it must be an object, got {type(tree).__name__}")
     return tree
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")

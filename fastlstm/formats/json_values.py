@@ -1,18 +1,74 @@
-"""Numbers, arrays and words out of JSON of unknown origin; what is another thing is refused."""
+"""JSON of unknown origin, and numbers, arrays and words out of it; all else is refused."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from ..checks import short
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..arrays import Array
+    from .budget import Budget
 
 _MOST = 1 << 31  # of a size
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def parsed(text: str, budget: Budget, damaged: str, has_nan: bool = False) -> Any:
+    """Return what a text of JSON says.
+
+    Lists and objects are counted before any is made: an empty one takes 20 times the memory of its
+    text.
+
+    Parameters
+    ----------
+    text : str
+    budget : Budget
+        Of the file.
+    damaged : str
+        What a fault is called, as "damaged JSON".
+    has_nan : bool
+        Whether NaN and Infinity are numbers, as Python's json has them and JSON itself does not.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or an object has a name twice.
+    """
+    budget.spend("lists and objects of JSON", text.count("[") + text.count("{"))
+    constant: Callable[[str], Any] | None = None if has_nan else _refuse_constant
+    try:
+        return json.loads(text, parse_constant=constant, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as fault:
+        raise ValueError(f"{damaged}: {str(fault)[:200]}") from fault
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise ValueError if a name stands in it twice."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = counts.most_common(1)[0][0]
+        raise ValueError(f"the name {short(twice)} stands in it twice")
+    return made
+
+
+def decoded(data: bytes, damaged: str) -> str:
+    """Return the text of a file of JSON, which may begin with a mark of its byte order."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"{damaged}: {str(fault)[:200]}") from fault
 
 
 def member(tree: Any, name: str, where: str, kind: type | tuple[type, ...]) -> Any:
@@ -38,13 +94,15 @@ def size(tree: Any, name: str, where: str) -> int:
 
 
 def number(tree: Any, name: str, where: str, default: float) -> float:
-    """Return a finite number in an object, or the default if it is not there or null."""
+    """Return a number that float32 can hold; the default if it is not there or null."""
     if tree.get(name) is None:
         return default
-    value = float(member(tree, name, where, (int, float)))
-    if not math.isfinite(value):
-        raise ValueError(f"{name!r} of {where} must be finite, got {value}")
-    return value
+    found = member(tree, name, where, (int, float))
+    if not abs(found) <= _LARGEST:  # a whole number of JSON may be beyond every float
+        raise ValueError(
+            f"{name!r} of {where} must be a number that float32 can hold, got {short(str(found))}"
+        )
+    return float(found)
 
 
 def last_of_shape(tree: Any, name: str, where: str) -> int:
@@ -79,6 +137,6 @@ def array(value: Any, what: str, *shape: int) -> Array:
         found = np.array(rows, np.float64).reshape(shape)
     except OverflowError as fault:  # a whole number beyond a double
         raise ValueError(f"{what} has a number that float32 cannot hold") from fault
-    if not (np.abs(found) <= np.finfo(np.float32).max).all():
+    if not (np.abs(found) <= _LARGEST).all():
         raise ValueError(f"{what} has a number that float32 cannot hold")
     return found.astype(np.float32)

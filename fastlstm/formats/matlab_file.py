@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import listed, quoted, short
 from . import mat5, mat73
 from .format import ANY, Choice, Content
-from .mat_values import Cell, Struct
+from .mat_values import Cell, Closed, Struct
 from .matlab_layers import LSTM_PROPERTIES, Chain, is_layer, layers_of
 from .source import State
 
@@ -125,6 +125,12 @@ def _listed(variables: dict[str, Variable]) -> str:
 
 def _check_connections(names: list[str], connections: Any) -> None:
     """Raise unless connections, where the file has them, lead from each layer to the next."""
+    if isinstance(connections, Closed):
+        raise ValueError(
+            f"its connections are {connections.what}, which is not opened: save them as "
+            "connections = cellstr(net.Connections{:, :}), or leave them out if its layers follow "
+            "one another"
+        )
     if not isinstance(connections, Cell) or not connections.elements:
         return
     count = len(connections.elements) // 2

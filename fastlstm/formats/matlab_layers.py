@@ -231,8 +231,9 @@ class Chain:
             self._cells(layer, inputs, recurrent, 1, out.shape[1])
             self.state[f"{list(self.children)[-1]}.weight_hr_l0"] = out.T
         else:
+            # The product may be far larger than its factors, so it is counted before it is made.
+            self._budget.spend("inflated bytes", 8 * len(recurrent) * units)
             whole = recurrent.astype(np.float64) @ out.T.astype(np.float64)
-            self._budget.spend("inflated bytes", whole.nbytes)
             self._cells(layer, inputs, whole.astype(recurrent.dtype), 1, 0)
         if is_last:
             self._add(f"{layer.name}_last", {"layer": "Last"})

@@ -104,6 +104,8 @@ def _layers(model: Layer) -> Iterator[_Struct]:
         takes = layer.input_size if isinstance(layer, LSTM) else None
         takes = layer.in_features if isinstance(layer, Linear) else takes
         if not width:
+            if not isinstance(layer, (LSTM, Linear, Dropout, Last, *_FUNCTIONS)):
+                raise _no_such_layer(where, layer)
             if takes is None:
                 raise ValueError(f"{where}: the first layer must tell how many inputs there are")
             width = takes
@@ -125,10 +127,14 @@ def _layers(model: Layer) -> Iterator[_Struct]:
                 raise ValueError(f"{where}: MATLAB has Softmax over the features alone")
             yield _made(*_FUNCTIONS[type(layer)], where, [])
         else:
-            raise TypeError(
-                f"{where}: a .mat file holds LSTM, Last, Linear, ReLU, Tanh, Sigmoid, Softmax and "
-                f"Dropout in a chain, no {type(layer).__name__}"
-            )
+            raise _no_such_layer(where, layer)
+
+
+def _no_such_layer(where: str, layer: Layer) -> TypeError:
+    return TypeError(
+        f"{where}: a .mat file holds LSTM, Last, Linear, ReLU, Tanh, Sigmoid, Softmax and Dropout "
+        f"in a chain, no {type(layer).__name__}"
+    )
 
 
 def _linear(name: str, weight: Array, bias: Array | None) -> _Struct:

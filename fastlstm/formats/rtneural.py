@@ -38,6 +38,7 @@ _ACTIVATIONS: dict[str, type[Layer]] = {
 }
 _DENSE = ("dense", "time-distributed-dense")
 _SILENT_GAIN = -90.0  # AIDA-X takes so many decibels and fewer for silence
+_MOST_GAIN = 760.0  # decibels; more are a factor that float32 cannot hold
 
 
 def read(tree: dict[str, Any]) -> Content:
@@ -50,6 +51,10 @@ def read(tree: dict[str, Any]) -> Content:
         where = f"layer {index}"
         kind = member(layer, "type", where, str)
         activation = layer.get("activation") or ""
+        if not isinstance(activation, str):
+            raise ValueError(
+                f"the activation of {where} must be a name, got {short(str(activation))}"
+            )
         if kind == "lstm":
             width = _read_lstm(layer, where, width, f"lstm{index}", children, state)
             if activation not in ("", "tanh"):
@@ -76,7 +81,7 @@ def read(tree: dict[str, Any]) -> Content:
         raise ValueError("the model has no layers")
     skip = member(tree, "in_skip", "the model", int) if tree.get("in_skip") is not None else 0
     if skip not in (0, 1):
-        raise ValueError(f"'in_skip' of the model must be 0 or 1, got {skip}")
+        raise ValueError(f"'in_skip' of the model must be 0 or 1, got {short(skip)}")
     gains = [_gain(tree, name) for name in ("in_gain", "out_gain")]
     amplifier = with_skip(children, state, inputs, width, skip)
     structure = _with_gains(amplifier, state, inputs, width, *gains)
@@ -117,6 +122,10 @@ def _read_dense(
 def _gain(tree: dict[str, Any], name: str) -> float:
     """Return a gain in decibels as a factor."""
     decibels = number(tree, name, "the model", 0.0)
+    if decibels > _MOST_GAIN:
+        raise ValueError(
+            f"{name!r} of the model must be at most {_MOST_GAIN:g} decibels, got {decibels:g}"
+        )
     return 10 ** (decibels / 20) if decibels > _SILENT_GAIN else 0.0
 
 

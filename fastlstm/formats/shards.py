@@ -8,15 +8,14 @@ each shard must hold just the tensors that the index says it holds.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ..checks import quoted, short
 from . import safetensors, torch_pt
 from .format import ANY, Choice, Content, Format
+from .json_values import decoded, parsed
 from .source import Source, State, file_name
 
 if TYPE_CHECKING:
@@ -119,12 +118,8 @@ def _read_shard(folder: str, name: str, choice: Choice) -> State:
 def _weight_map(source: Source) -> dict[str, str]:
     """Return the shard of each tensor by its name."""
     source.budget.check("bytes of a header", source.size)
-    data = bytes(source.read(0, source.size))
-    source.budget.spend("lists and objects of JSON", data.count(b"[") + data.count(b"{"))
-    try:
-        tree = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError(f"a damaged index: {str(fault)[:200]}") from fault
+    text = decoded(bytes(source.read(0, source.size)), "a damaged index")
+    tree = parsed(text, source.budget, "a damaged index", has_nan=True)
     found = tree.get("weight_map") if isinstance(tree, dict) else None
     if not isinstance(found, dict) or not found:
         raise ValueError("a damaged index: its weight_map must be an object of names of files")
@@ -136,16 +131,6 @@ def _weight_map(source: Source) -> dict[str, str]:
                 f"its index names the file {short(shard)}; a shard must stand beside the index"
             )
     return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; raise ValueError if a name stands in it twice."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = counts.most_common(1)[0][0]
-        raise ValueError(f"the name {short(twice)} stands in it twice")
-    return made
 
 
 def _is_plain(name: str) -> bool:

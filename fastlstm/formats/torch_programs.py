@@ -12,12 +12,12 @@ _modules.py.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import quoted, short
+from .json_values import parsed
 
 if TYPE_CHECKING:
     from ..arrays import Array
@@ -69,11 +69,7 @@ def hyper_parameters(metadata: Mapping[str, str], budget: Budget) -> dict[str, A
     if text is None:
         return {}
     budget.check("bytes of JSON", len(text))
-    budget.spend("lists and objects of JSON", text.count("[") + text.count("{"))
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError(f"its hyper-parameters are damaged JSON: {str(fault)[:200]}") from fault
+    found = parsed(text, budget, "its hyper-parameters are damaged JSON", has_nan=True)
     return found if isinstance(found, dict) else {}
 
 
@@ -241,6 +237,10 @@ def _neuralforecast(hyper: Mapping[str, Any], state: State) -> Offer:
         raise maker.lacks("a context_adapter, which makes steps of features (before version 2)")
     steps, given = maker.size(hyper, "h"), maker.size(hyper, "input_size", least=-(1 << 31))
     untold = _steps("neuralforecast", steps)
+    scaler = hyper.get("scaler_type")
+    if isinstance(scaler, str) and scaler != "identity":
+        scales = f"neuralforecast scales each window by scaler_type={short(scaler)} before it"
+        untold = "; ".join(filter(None, [untold, scales]))
     if hyper.get("recurrent"):
         return maker.offer({"hist_encoder": lstm}, untold)
     if "upsample_sequence.weight" in state or steps > given > 0:
