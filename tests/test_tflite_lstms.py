@@ -287,6 +287,24 @@ def test_single_steps_go_on_as_litert_s(cifg):
     assert np.array_equal(stream.run(value), model(value))
 
 
+def test_an_input_with_the_name_of_a_state_is_told_from_it():
+    def read_with(name: str) -> Any:
+        graph, draw = Graph(), Weights()
+        x, y = graph.tensor(name, (B, I)), graph.tensor("y", (B, H))
+        own = one_direction(graph, draw, I, H, peephole=False, cifg=False, proj=False)
+        graph.operator(
+            "LSTM", [x, *own, graph.state(B, H), graph.state(B, H)], [y], activation="tanh"
+        )
+        return read(graph.file([x], [y]))
+
+    x = normal(B, I)
+    plain = read_with("x")
+    for name in ("lstm/h", "lstm/c", "lstm/h_n", "1", "2"):
+        model = read_with(name)
+        assert [port.name for port in model.inputs][0] == name
+        assert np.array_equal(model(x), plain(x))
+
+
 def test_the_basic_form_takes_and_gives_its_states():
     graph, draw = Graph(), Weights()
     x, h, c = (graph.tensor(name, (B, n)) for name, n in (("x", I), ("h", H), ("c", H)))

@@ -193,18 +193,22 @@ class Reader:
             value = self.fresh()
             self.draft.constants[value] = first
         else:
-            value = name or "variable"
-            while value in self._taken:
-                value += "_"
+            value = self.free(name or "variable")
             self._carried.append((name, Port(value, first.dtype, first.shape, first)))
         self.assigned[name] = value
         return value
 
     def fresh(self) -> str:
-        """Return a name for a value, which no input has."""
+        """Return a name for a value, which no input and no state has."""
         self._count += 1
-        name = f"{self._count}"
-        return name if name not in self._taken else f"{name} "
+        return self.free(f"{self._count}")
+
+    def free(self, name: str) -> str:
+        """Return a name, with "_" behind it as long as something has it, and take it."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
     def _read(self, operation: Operation, makers: dict[str, Callable[[Site], None]]) -> None:
         """Read an operator; what is wrong with it becomes one of the faults."""

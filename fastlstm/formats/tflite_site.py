@@ -261,12 +261,13 @@ class Site:
             if len(shape) != 2 or shape[1] != size:
                 raise ValueError(f"{who} must have shape (batch, {size}), got {short(shape)}")
             number = place - first
-            name = f"{owner}/{'hc'[number % 2]}{'_reverse' * (number > 1)}"
+            name = reader.free(f"{owner}/{'hc'[number % 2]}{'_reverse' * (number > 1)}")
             port = Port(name, np.dtype("f4"), (None if reader.is_open else shape[0], size))
-            reader.states.append(State(port, f"{name}_n", number > 1))
+            final = reader.free(f"{name}_n")
+            reader.states.append(State(port, final, number > 1))
             names.append(name)
-            finals.append(f"{name}_n")
-            reader.finals.append(f"{name}_n")
+            finals.append(final)
+            reader.finals.append(final)
         return States(names, finals)
 
 
