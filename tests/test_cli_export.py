@@ -104,6 +104,7 @@ def test_names():
     for file, name in (
         ("a b-c.h", "a_b_c"),
         ("2.h", "model_2"),
+        ("float.h", "model_float"),
         ("ä.h", "model__"),
         ("_x.h", "_x"),
     ):
@@ -140,6 +141,9 @@ def test_what_is_refused(capsys):
     )
     assert error_of(capsys, "m.npz", "-o", "m.h", "--name", "a-b") == (
         "--name must be a name in C, got 'a-b'"
+    )
+    assert error_of(capsys, "m.npz", "-o", "m.h", "--name", "class") == (
+        "--name must be a name in C, got 'class'"
     )
     assert error_of(capsys, "m.npz", "-o", "m.fl", "--name", "a") == (
         "--name is for headers, a .fl file has none"

@@ -31,6 +31,16 @@ _LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer for layer in (Last, ReLU, Tanh, Sigmoid, Softmax)
 }
 
+# Words of C11 and C++17 that a file may well be called, and an array cannot.
+_KEYWORDS: Final = frozenset(
+    "and asm auto bitand bitor bool break case catch char class compl const constexpr continue"
+    " decltype default delete do double else enum explicit export extern false float for"
+    " friend goto if inline int long main mutable namespace new noexcept not nullptr operator or"
+    " private protected public register restrict return short signed sizeof static struct switch"
+    " template this throw true try typedef typeid typename union unsigned using virtual void"
+    " volatile while xor".split()
+)
+
 _DESCRIPTION = """\
 Write a model for a program in C or C++, as the suffix of OUT says:
   .h   a header with the model as an array of constants, for firmware and for programs of one
@@ -94,10 +104,11 @@ def _export(args: argparse.Namespace) -> None:
 def _name(args: argparse.Namespace, kind: str) -> str:
     """Return the name of the array in a header."""
     if args.name is None:
-        return re.sub("[^A-Za-z0-9_]", "_", re.sub("^(?=[^A-Za-z_])", "model_", args.output.stem))
+        name = re.sub("[^A-Za-z0-9_]", "_", re.sub("^(?=[^A-Za-z_])", "model_", args.output.stem))
+        return f"model_{name}" if name in _KEYWORDS else name
     if kind == ".fl":
         raise ValueError("--name is for headers, a .fl file has none")
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", args.name):
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", args.name) or args.name in _KEYWORDS:
         raise ValueError(f"--name must be a name in C, got {short(args.name)}")
     return str(args.name)
 
