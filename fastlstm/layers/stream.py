@@ -437,11 +437,13 @@ class ModelStream:
 
     @contextlib.contextmanager
     def _unmoved_by_errors(self) -> Iterator[None]:
-        before = self.state
+        streams = self._streams.values()
+        before = [[own.copy() for own in stream._states] for stream in streams]
         try:
             yield
         except BaseException:
-            self.state = before
+            for stream, states in zip(streams, before, strict=True):
+                stream._put(states)
             raise
 
     @property
