@@ -95,9 +95,9 @@ def read(source: Source, choice: Choice = ANY) -> Content:
             description = structure.loads(json.dumps(entry))
         except ValueError:  # a newer fastlstm may have written it, and the nodes are there
             description = None
-    notes = {"sample_rate": model.sample_rate} if model.sample_rate else {}
-    if isinstance(text.get("notes"), dict):
-        notes |= text["notes"]
+    notes = text["notes"] if isinstance(text.get("notes"), dict) else {}
+    if model.sample_rate:
+        notes = notes | {"sample_rate": model.sample_rate}
     state = State()
     try:
         description, arrays = fl_layers.told(model, description)
