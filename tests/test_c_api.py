@@ -154,7 +154,7 @@ void *volatile nothing;
 def unreal(folder, name):
     """A copy of stream.c whose steps do that."""
     text = (NATIVE / "stream.c").read_text("utf-8")
-    head = re.search(r"^static fl_status advance\(.*?^\{\n", text, re.M | re.S)
+    head = re.search(r"^static inline fl_status advance\(.*?^\{\n", text, re.M | re.S)
     source = broken(folder, name, "stream.c", head[0], head[0] + UNREAL[name][0])
     source.write_text(INCLUDED + source.read_text("utf-8"), "utf-8")
     return source
