@@ -201,15 +201,21 @@ def test_bits_of_the_portable_build(portable, machine, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", ["ON", "OFF"])
-@pytest.mark.parametrize("training", ["ON", "OFF"])
-@pytest.mark.parametrize("dtype", ["both", "double"])
+@pytest.mark.parametrize(
+    "threads, training, dtype",
+    [
+        ("ON", "ON", "both"),
+        ("ON", "OFF", "double"),
+        ("OFF", "ON", "double"),
+        ("OFF", "OFF", "both"),
+    ],
+)
 def test_every_pair_of_options(tmp_path, threads, training, dtype):
-    """Each builds without a warning, by Clang too, and passes its tests."""
+    """Each builds without a warning, one of a kind by Clang too, and passes its tests."""
     options = [f"-DFASTLSTM_THREADS={threads}", f"-DFASTLSTM_TRAINING={training}"]
     options += [f"-DFASTLSTM_DTYPE={dtype}", "-DFASTLSTM_ISA=baseline"]
     assert "steps_baseline" in ctest_of(build(tmp_path / "gcc", *options))
-    if shutil.which("clang"):
+    if threads == training and shutil.which("clang"):
         build(tmp_path / "clang", *options, "-DCMAKE_C_COMPILER=clang", "-DFASTLSTM_SHARED=OFF")
 
 
