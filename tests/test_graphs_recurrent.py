@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from gradients import assert_within, roundings, spread
+from peers import has_vnni
 from saboteurs import edited
 
 from fastlstm.cli.graph import operators
@@ -621,6 +622,8 @@ def test_quantised_weights_run_as_floats(engine, kind, per_channel, directions):
     known = [name for name in values if name[0] in names]
     got = run(values, attributes, operator="DynamicQuantizeLSTM", known=known, engine=engine)
     assert_within(got, expected, moves, 2 * roundings("native", I + H + 1, options=True), "float32")
+    if kind == "int8" and not has_vnni():  # onnxruntime clips sums of two products then
+        return
     theirs = onnxruntime_run(values, attributes, operator="DynamicQuantizeLSTM")
     for name, value in theirs.items():
         np.testing.assert_allclose(got[name], value, rtol=0, atol=moves[name] / 255)

@@ -32,6 +32,7 @@ from twins import (
     Tensor,
     assert_alike,
     assert_same_error,
+    has_bfloat16_lstm,
     named,
     rnn,
     torch,
@@ -173,11 +174,11 @@ def test_tensors_that_are_expanded(module: Module, given: Given):
 @alike(DEEP, DEEP._replace(form="unsorted"))
 def test_one_tensor_for_both_states(module: Module, given: Given):
     given.hx = (given.h_0, given.h_0)
-    results = given.run(module)
-    given.back(results)
+    before = given.h_0.clone()
+    given.back(given.run(module))
     with torch.no_grad():
         later = given.run(module)
-    assert torch.equal(later[0], results[0])  # nobody wrote it
+    assert torch.equal(given.h_0, before)  # nobody wrote it
     return named(later) | given.gradients(module)
 
 
@@ -529,6 +530,7 @@ def test_gradients_of_each_sample():
     _equal(act)
 
 
+@pytest.mark.skipif(not has_bfloat16_lstm(), reason="torch has no LSTM in bfloat16 here")
 @pytest.mark.parametrize("form", FORMS)
 def test_autocast(form):
     def act(module, given):

@@ -302,7 +302,10 @@ def test_a_cell(engine):
     for name, value in found["cell"].signals().items():
         np.testing.assert_allclose(value, getattr(expected, name), rtol=0, atol=1e-6)
     assert_same_bits(found["cell"].h[-1], found.output)
-    assert_same_bits(trace(model, x[:, 0])["cell"].h, found["cell"].h[:, 0])
+    alone, beside = trace(model, x[:, 0])["cell"].h, found["cell"].h[:, 0]
+    np.testing.assert_allclose(alone, beside, rtol=0, atol=1e-6)  # BLAS may sum in another order
+    if engine == "native":
+        assert_same_bits(alone, beside)
     one = trace(model.cell, x[0], (x[1, :, :1].repeat(4, 1), x[2, :, :1].repeat(4, 1)))
     h, c = model.cell(x[0], (x[1, :, :1].repeat(4, 1), x[2, :, :1].repeat(4, 1)))
     assert_same_bits(one["cell"].c[0], c)

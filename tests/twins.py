@@ -23,6 +23,12 @@ torch: Any = pytest.importorskip("torch", reason="compares with torch, which is 
 pytest.importorskip("fastlstm.torch", exc_type=ImportError)  # without engine native
 rnn = torch.nn.utils.rnn
 
+
+def has_bfloat16_lstm() -> bool:
+    """Whether torch's LSTM runs under autocast here: oneDNN has it for processors with AVX-512."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 Tensor = Any
 Module = Any
 Act = Callable[[Module, "Given"], dict[str, Any]]
