@@ -12,7 +12,7 @@ It prints what is wrong, and ends with 1 if anything was, or with 2 if this mach
 
 #include "fastlstm.h"
 
-enum { I = 3, H = 5, P = 4, T = 4, B = 3, N = 9, SIZE = sizeof(float), PIECES = 128, MORE = 24 };
+enum { I = 3, H = 5, P = 4, T = 4, B = 3, N = 9, VALUE = sizeof(float), PIECES = 128, MORE = 24 };
 
 static int wrong;
 
@@ -114,7 +114,7 @@ static const fl_options options = {
 static const fl_caches caches = {.l1 = 32 << 10, .l2 = 1 << 20, .l3 = 0, .l3_sharers = 1};
 
 static const fl_shape plain = {.struct_size = sizeof plain,
-                               .itemsize = SIZE,
+                               .itemsize = VALUE,
                                .layers = 1,
                                .directions = 1,
                                .input = I,
@@ -125,7 +125,7 @@ static const fl_shape plain = {.struct_size = sizeof plain,
 
 /* Two layers in two directions, with a projection and norms. */
 static const fl_shape rich = {.struct_size = sizeof rich,
-                              .itemsize = SIZE,
+                              .itemsize = VALUE,
                               .layers = 2,
                               .directions = 2,
                               .input = I,
@@ -374,9 +374,9 @@ static void runs(void)
     RUN(FL_TOO_SMALL, k.scratch_size = 0);
     RUN(FL_BAD_STRIDE, k.x_stride = 2);
     RUN(FL_BAD_STRIDE, k.y_stride += 1);
-    RUN(FL_BAD_STRIDE, k.y_stride = (H - 1) * SIZE);
+    RUN(FL_BAD_STRIDE, k.y_stride = (H - 1) * VALUE);
     RUN(FL_BAD_STRIDE, k.y_stride = 0);
-    RUN(FL_BAD_STRIDE, k.y_stride = -SIZE);
+    RUN(FL_BAD_STRIDE, k.y_stride = -VALUE);
     RUN(FL_TOO_LARGE, k.x_stride = INT64_MAX / 4 * 4);
     RUN(FL_TOO_LARGE, k.x_stride = INT64_MIN);
     RUN(FL_TOO_LARGE, k.y_stride = INT64_MIN);
@@ -384,8 +384,8 @@ static void runs(void)
     RUN(FL_BAD_CALL, k.reverse = -1);
     RUN(FL_BAD_CALL, k.parity = 2);
     RUN(FL_BAD_CALL, k.parity = -1);
-    RUN(FL_BAD_STRIDE, k.cells = k.y; k.cells_stride = SIZE);
-    RUN(FL_BAD_ALIGNMENT, k.cells = (char *)k.y + 1; k.cells_stride = H * SIZE);
+    RUN(FL_BAD_STRIDE, k.cells = k.y; k.cells_stride = VALUE);
+    RUN(FL_BAD_ALIGNMENT, k.cells = (char *)k.y + 1; k.cells_stride = H * VALUE);
     SIZED(FL_BAD_CALL, k.tape = recorded.tape; k.table = looked_up.table);
     RUN(FL_BAD_ALIGNMENT, fl_noise noise = {.h = (char *)x + 1}; k.noise = &noise; k.scratch_size += 1 << 12);
     RUN(FL_BAD_ALIGNMENT, fl_noise noise = {.zone_c = (char *)x + 2}; k.noise = &noise; k.scratch_size += 1 << 12);
@@ -412,7 +412,7 @@ static void runs(void)
     MANY(FL_UNSUPPORTED, 1, k.cells = k.y);
     MANY(FL_UNSUPPORTED, 1, fl_noise noise[2] = {{0}}; k.noise = noise);
     MANY(FL_UNSUPPORTED, 0, k.reverse = 1);
-    MANY(FL_BAD_STRIDE, 0, k.y_stride = (2 * P - 1) * SIZE);
+    MANY(FL_BAD_STRIDE, 0, k.y_stride = (2 * P - 1) * VALUE);
 
     /* A call that is stopped says so. */
     fl_call stopped = call;
@@ -432,17 +432,17 @@ static void tables(void)
     expect(!fl_table_bytes(NULL, rows) && !fl_table_bytes(one, 0) && !fl_table_bytes(one, -1)
                && !fl_table_bytes(one, INT64_MIN) && !fl_table_bytes(one, INT64_MAX),
            "the bytes of a table that cannot be");
-    REFUSED(FL_NULL, fl_fill_table(NULL, x, I * SIZE, rows, table, bytes));
-    REFUSED(FL_NULL, fl_fill_table(one, NULL, I * SIZE, rows, table, bytes));
-    REFUSED(FL_NULL, fl_fill_table(one, x, I * SIZE, rows, NULL, bytes));
-    REFUSED(FL_BAD_CALL, fl_fill_table(one, x, I * SIZE, 0, table, bytes));
-    REFUSED(FL_BAD_CALL, fl_fill_table(one, x, I * SIZE, INT64_MIN, table, bytes));
-    REFUSED(FL_TOO_LARGE, fl_fill_table(one, x, I * SIZE, INT64_MAX, table, bytes));
+    REFUSED(FL_NULL, fl_fill_table(NULL, x, I * VALUE, rows, table, bytes));
+    REFUSED(FL_NULL, fl_fill_table(one, NULL, I * VALUE, rows, table, bytes));
+    REFUSED(FL_NULL, fl_fill_table(one, x, I * VALUE, rows, NULL, bytes));
+    REFUSED(FL_BAD_CALL, fl_fill_table(one, x, I * VALUE, 0, table, bytes));
+    REFUSED(FL_BAD_CALL, fl_fill_table(one, x, I * VALUE, INT64_MIN, table, bytes));
+    REFUSED(FL_TOO_LARGE, fl_fill_table(one, x, I * VALUE, INT64_MAX, table, bytes));
     REFUSED(FL_TOO_LARGE, fl_fill_table(one, x, 0, INT64_MAX, table, bytes));
-    REFUSED(FL_BAD_STRIDE, fl_fill_table(one, x, I * SIZE + 1, rows, table, bytes));
-    REFUSED(FL_BAD_ALIGNMENT, fl_fill_table(one, (const char *)x + 1, I * SIZE, rows, table, bytes));
-    REFUSED(FL_BAD_ALIGNMENT, fl_fill_table(one, x, I * SIZE, rows, table + 8, bytes));
-    REFUSED(FL_TOO_SMALL, fl_fill_table(one, x, I * SIZE, rows, table, bytes - 1));
+    REFUSED(FL_BAD_STRIDE, fl_fill_table(one, x, I * VALUE + 1, rows, table, bytes));
+    REFUSED(FL_BAD_ALIGNMENT, fl_fill_table(one, (const char *)x + 1, I * VALUE, rows, table, bytes));
+    REFUSED(FL_BAD_ALIGNMENT, fl_fill_table(one, x, I * VALUE, rows, table + 8, bytes));
+    REFUSED(FL_TOO_SMALL, fl_fill_table(one, x, I * VALUE, rows, table, bytes - 1));
 
     ACCEPTED(fl_run(one, &looked_up));
 #define LOOKED(expected, ...) RUN_OF(one, looked_up, expected, 0, __VA_ARGS__)
@@ -591,22 +591,22 @@ static void streams(void)
         REFUSED(FL_NULL, fl_step(stream, x, NULL));
         REFUSED(FL_BAD_ALIGNMENT, fl_step(stream, (const char *)x + 1, y));
         REFUSED(FL_BAD_ALIGNMENT, fl_step(stream, x, (char *)y + 2));
-        ACCEPTED(fl_steps(stream, 2, x, I * SIZE, y, H * SIZE));
+        ACCEPTED(fl_steps(stream, 2, x, I * VALUE, y, H * VALUE));
         ACCEPTED(fl_steps(stream, 0, NULL, 0, NULL, 0));
-        REFUSED(FL_NULL, fl_steps(NULL, 2, x, I * SIZE, y, H * SIZE));
-        REFUSED(FL_NULL, fl_steps(stream, 2, NULL, I * SIZE, y, H * SIZE));
-        REFUSED(FL_NULL, fl_steps(stream, 2, x, I * SIZE, NULL, H * SIZE));
-        REFUSED(FL_BAD_CALL, fl_steps(stream, -1, x, I * SIZE, y, H * SIZE));
-        REFUSED(FL_BAD_CALL, fl_steps(stream, INT64_MIN, x, I * SIZE, y, H * SIZE));
-        REFUSED(FL_TOO_LARGE, fl_steps(stream, INT64_MAX, x, I * SIZE, y, H * SIZE));
-        REFUSED(FL_BAD_ALIGNMENT, fl_steps(stream, 2, (const char *)x + 1, I * SIZE, y, H * SIZE));
-        REFUSED(FL_BAD_ALIGNMENT, fl_steps(stream, 2, x, I * SIZE, (char *)y + 1, H * SIZE));
-        REFUSED(FL_BAD_STRIDE, fl_steps(stream, 2, x, 6, y, H * SIZE));
-        REFUSED(FL_BAD_STRIDE, fl_steps(stream, 2, x, I * SIZE, y, 4));
-        REFUSED(FL_BAD_STRIDE, fl_steps(stream, 2, x, I * SIZE, y, 0));
-        REFUSED(FL_TOO_LARGE, fl_steps(stream, 2, x, INT64_MIN, y, H * SIZE));
-        REFUSED(FL_TOO_LARGE, fl_steps(stream, 2, x, I * SIZE, y, INT64_MIN));
-        float *states = allocate(2 * B * H * SIZE);
+        REFUSED(FL_NULL, fl_steps(NULL, 2, x, I * VALUE, y, H * VALUE));
+        REFUSED(FL_NULL, fl_steps(stream, 2, NULL, I * VALUE, y, H * VALUE));
+        REFUSED(FL_NULL, fl_steps(stream, 2, x, I * VALUE, NULL, H * VALUE));
+        REFUSED(FL_BAD_CALL, fl_steps(stream, -1, x, I * VALUE, y, H * VALUE));
+        REFUSED(FL_BAD_CALL, fl_steps(stream, INT64_MIN, x, I * VALUE, y, H * VALUE));
+        REFUSED(FL_TOO_LARGE, fl_steps(stream, INT64_MAX, x, I * VALUE, y, H * VALUE));
+        REFUSED(FL_BAD_ALIGNMENT, fl_steps(stream, 2, (const char *)x + 1, I * VALUE, y, H * VALUE));
+        REFUSED(FL_BAD_ALIGNMENT, fl_steps(stream, 2, x, I * VALUE, (char *)y + 1, H * VALUE));
+        REFUSED(FL_BAD_STRIDE, fl_steps(stream, 2, x, 6, y, H * VALUE));
+        REFUSED(FL_BAD_STRIDE, fl_steps(stream, 2, x, I * VALUE, y, 4));
+        REFUSED(FL_BAD_STRIDE, fl_steps(stream, 2, x, I * VALUE, y, 0));
+        REFUSED(FL_TOO_LARGE, fl_steps(stream, 2, x, INT64_MIN, y, H * VALUE));
+        REFUSED(FL_TOO_LARGE, fl_steps(stream, 2, x, I * VALUE, y, INT64_MIN));
+        float *states = allocate(2 * B * H * VALUE);
         ACCEPTED(fl_get_states(stream, states, states + B * H));
         ACCEPTED(fl_get_states(stream, NULL, NULL));
         REFUSED(FL_NULL, fl_get_states(NULL, states, states));
@@ -626,35 +626,35 @@ static void products(void)
     enum { ROWS = 3 };
     const float *w = draw(H * I), *b = draw(H), *x = call.x;
     char *at = memory;
-    float *y = allocate(ROWS * H * SIZE);
+    float *y = allocate(ROWS * H * VALUE);
     fl_linear *linear = NULL;
-    const size_t bytes = fl_linear_bytes(SIZE, I, H, isa);
+    const size_t bytes = fl_linear_bytes(VALUE, I, H, isa);
     expect(bytes && bytes % 64 == 0, "the bytes of a product");
-    expect(!fl_linear_bytes(3, I, H, isa) && !fl_linear_bytes(SIZE, 0, H, isa) && !fl_linear_bytes(SIZE, I, -1, isa)
-               && !fl_linear_bytes(SIZE, I, H, -1) && !fl_linear_bytes(SIZE, INT64_MAX, H, isa)
-               && !fl_linear_bytes(SIZE, INT64_MAX, INT64_MAX, isa) && !fl_linear_bytes(SIZE, I, INT64_MIN, isa),
+    expect(!fl_linear_bytes(3, I, H, isa) && !fl_linear_bytes(VALUE, 0, H, isa) && !fl_linear_bytes(VALUE, I, -1, isa)
+               && !fl_linear_bytes(VALUE, I, H, -1) && !fl_linear_bytes(VALUE, INT64_MAX, H, isa)
+               && !fl_linear_bytes(VALUE, INT64_MAX, INT64_MAX, isa) && !fl_linear_bytes(VALUE, I, INT64_MIN, isa),
            "the bytes of a product that cannot be");
     keep();
-    REFUSED(FL_NULL, fl_pack_linear(NULL, bytes, SIZE, I, H, isa, w, b, &linear));
-    REFUSED(FL_NULL, fl_pack_linear(memory, bytes, SIZE, I, H, isa, NULL, b, &linear));
-    REFUSED(FL_NULL, fl_pack_linear(memory, bytes, SIZE, I, H, isa, w, b, NULL));
-    REFUSED(FL_BAD_ALIGNMENT, fl_pack_linear(at + 4, bytes, SIZE, I, H, isa, w, b, &linear));
-    REFUSED(FL_BAD_ALIGNMENT, fl_pack_linear(memory, bytes, SIZE, I, H, isa, (const char *)w + 1, b, &linear));
-    REFUSED(FL_BAD_ALIGNMENT, fl_pack_linear(memory, bytes, SIZE, I, H, isa, w, (const char *)b + 1, &linear));
-    REFUSED(FL_TOO_SMALL, fl_pack_linear(memory, bytes - 1, SIZE, I, H, isa, w, b, &linear));
+    REFUSED(FL_NULL, fl_pack_linear(NULL, bytes, VALUE, I, H, isa, w, b, &linear));
+    REFUSED(FL_NULL, fl_pack_linear(memory, bytes, VALUE, I, H, isa, NULL, b, &linear));
+    REFUSED(FL_NULL, fl_pack_linear(memory, bytes, VALUE, I, H, isa, w, b, NULL));
+    REFUSED(FL_BAD_ALIGNMENT, fl_pack_linear(at + 4, bytes, VALUE, I, H, isa, w, b, &linear));
+    REFUSED(FL_BAD_ALIGNMENT, fl_pack_linear(memory, bytes, VALUE, I, H, isa, (const char *)w + 1, b, &linear));
+    REFUSED(FL_BAD_ALIGNMENT, fl_pack_linear(memory, bytes, VALUE, I, H, isa, w, (const char *)b + 1, &linear));
+    REFUSED(FL_TOO_SMALL, fl_pack_linear(memory, bytes - 1, VALUE, I, H, isa, w, b, &linear));
     REFUSED(FL_BAD_ITEMSIZE, fl_pack_linear(memory, bytes, 2, I, H, isa, w, b, &linear));
-    REFUSED(FL_BAD_ISA, fl_pack_linear(memory, bytes, SIZE, I, H, 77, w, b, &linear));
-    REFUSED(FL_BAD_SHAPE, fl_pack_linear(memory, bytes, SIZE, 0, H, isa, w, b, &linear));
-    REFUSED(FL_BAD_SHAPE, fl_pack_linear(memory, bytes, SIZE, I, INT64_MIN, isa, w, b, &linear));
-    REFUSED(FL_TOO_LARGE, fl_pack_linear(memory, bytes, SIZE, INT64_MAX, H, isa, w, b, &linear));
+    REFUSED(FL_BAD_ISA, fl_pack_linear(memory, bytes, VALUE, I, H, 77, w, b, &linear));
+    REFUSED(FL_BAD_SHAPE, fl_pack_linear(memory, bytes, VALUE, 0, H, isa, w, b, &linear));
+    REFUSED(FL_BAD_SHAPE, fl_pack_linear(memory, bytes, VALUE, I, INT64_MIN, isa, w, b, &linear));
+    REFUSED(FL_TOO_LARGE, fl_pack_linear(memory, bytes, VALUE, INT64_MAX, H, isa, w, b, &linear));
     expect(linear == NULL, "a product was refused and told");
-    ACCEPTED(fl_pack_linear(allocate(bytes), bytes, SIZE, I, H, isa, w, NULL, &linear));
+    ACCEPTED(fl_pack_linear(allocate(bytes), bytes, VALUE, I, H, isa, w, NULL, &linear));
 
     const fl_linear_call right = {.struct_size = sizeof right,
                                   .x = x,
                                   .y = y,
-                                  .x_stride = I * SIZE,
-                                  .y_stride = H * SIZE,
+                                  .x_stride = I * VALUE,
+                                  .y_stride = H * VALUE,
                                   .rows = ROWS,
                                   .threads = 1};
 #define PRODUCT(expected, ...) \
@@ -678,10 +678,10 @@ static void products(void)
     PRODUCT(FL_TOO_LARGE, k.rows = INT64_MAX / 2; k.x_stride = 0);
     PRODUCT(FL_BAD_CALL, k.threads = 0);
     PRODUCT(FL_BAD_STRIDE, k.x_stride = 1);
-    PRODUCT(FL_BAD_STRIDE, k.y_stride = H * SIZE - SIZE);
+    PRODUCT(FL_BAD_STRIDE, k.y_stride = H * VALUE - VALUE);
     PRODUCT(FL_TOO_LARGE, k.x_stride = INT64_MIN);
     fl_linear_call overlapping = right; /* Rows of x may overlap. */
-    overlapping.x_stride = SIZE;
+    overlapping.x_stride = VALUE;
     ACCEPTED(fl_run_linear(linear, &overlapping));
 }
 
@@ -697,8 +697,8 @@ static void products(void)
 static void versions(void)
 {
     float *y = call.y, *h = call.h, *c = call.c, expected[N * H];
-    memset(h, 0, B * H * SIZE);
-    memset(c, 0, B * H * SIZE);
+    memset(h, 0, B * H * VALUE);
+    memset(c, 0, B * H * VALUE);
     ACCEPTED(fl_run(one, &call));
     memcpy(expected, y, sizeof expected);
 
@@ -706,9 +706,9 @@ static void versions(void)
     newer.known = call;
     newer.known.struct_size = sizeof newer;
     memset(newer.bytes + sizeof call, 0, MORE);
-    memset(h, 0, B * H * SIZE);
-    memset(c, 0, B * H * SIZE);
-    memset(y, 0, N * H * SIZE);
+    memset(h, 0, B * H * VALUE);
+    memset(c, 0, B * H * VALUE);
+    memset(y, 0, N * H * VALUE);
     ACCEPTED(fl_run(one, &newer.known));
     expect(!memcmp(y, expected, sizeof expected), "a newer call has other values");
     newer.bytes[sizeof newer - 1] = 1;
@@ -718,9 +718,9 @@ static void versions(void)
     fl_call older = call;
     older.struct_size = offsetof(fl_call, stop);
     older.stop = (int (*)(void))(uintptr_t)1;
-    memset(h, 0, B * H * SIZE);
-    memset(c, 0, B * H * SIZE);
-    memset(y, 0, N * H * SIZE);
+    memset(h, 0, B * H * VALUE);
+    memset(c, 0, B * H * VALUE);
+    memset(y, 0, N * H * VALUE);
     ACCEPTED(fl_run(one, &older));
     expect(!memcmp(y, expected, sizeof expected), "an older call has other values");
 
@@ -741,7 +741,7 @@ static void versions(void)
     shape.known.options = &more.known;
     more.known.struct_size = sizeof more;
     fl_stack *stack = packed(&shape.known, &further[0].known);
-    const size_t of_h = 4 * B * P * SIZE, of_c = 4 * B * H * SIZE, of_y = N * 2 * P * SIZE;
+    const size_t of_h = 4 * B * P * VALUE, of_c = 4 * B * H * VALUE, of_y = N * 2 * P * VALUE;
     memset(many_call.h, 0, of_h);
     memset(many_call.c, 0, of_c);
     ACCEPTED(fl_run(many, &many_call));
@@ -763,9 +763,9 @@ static void versions(void)
     short_shape.struct_size = offsetof(fl_shape, caches);
     short_shape.caches = (const fl_caches *)(uintptr_t)1;
     stack = packed(&short_shape, &plain_arrays);
-    memset(h, 0, B * H * SIZE);
-    memset(c, 0, B * H * SIZE);
-    memset(y, 0, N * H * SIZE);
+    memset(h, 0, B * H * VALUE);
+    memset(c, 0, B * H * VALUE);
+    memset(y, 0, N * H * VALUE);
     call.scratch_size = fl_scratch_bytes(stack, &call);
     call.scratch = allocate(call.scratch_size);
     ACCEPTED(fl_run(stack, &call));
@@ -774,11 +774,11 @@ static void versions(void)
     /* No bias is one of zeros. */
     fl_arrays without = plain_arrays, zeros = plain_arrays;
     without.b = NULL;
-    zeros.b = allocate(4 * H * SIZE);
+    zeros.b = allocate(4 * H * VALUE);
     for (int n = 0; n < 2; n++) {
         stack = packed(&plain, n ? &zeros : &without);
-        memset(h, 0, B * H * SIZE);
-        memset(c, 0, B * H * SIZE);
+        memset(h, 0, B * H * VALUE);
+        memset(c, 0, B * H * VALUE);
         ACCEPTED(fl_run(stack, &call));
         expect(!n || !memcmp(y, expected, sizeof expected), "no bias has other values than zeros");
         memcpy(expected, y, sizeof expected);
@@ -833,9 +833,9 @@ int main(int argc, char **argv)
 
     call = (fl_call){.struct_size = sizeof call,
                      .x = draw(N * I),
-                     .y = allocate(N * H * SIZE),
-                     .x_stride = I * SIZE,
-                     .y_stride = H * SIZE,
+                     .y = allocate(N * H * VALUE),
+                     .x_stride = I * VALUE,
+                     .y_stride = H * VALUE,
                      .steps = T,
                      .batch = B,
                      .batch_sizes = sizes,
@@ -857,15 +857,15 @@ int main(int argc, char **argv)
     for (int n = 0; n < N; n++)
         numbers[n] = (n + 5) % 7;
     numbers[2] = 6;
-    ACCEPTED(fl_fill_table(one, call.x, I * SIZE, looked_up.table_rows, table, of_table));
+    ACCEPTED(fl_fill_table(one, call.x, I * VALUE, looked_up.table_rows, table, of_table));
     looked_up.table = table;
     looked_up.x = numbers;
     looked_up.x_stride = sizeof *numbers;
     looked_up.scratch_size = fl_scratch_bytes(one, &looked_up);
     looked_up.scratch = allocate(looked_up.scratch_size);
     many_call = call;
-    many_call.y_stride = 2 * P * SIZE;
-    many_call.y = allocate(N * 2 * P * SIZE);
+    many_call.y_stride = 2 * P * VALUE;
+    many_call.y = allocate(N * 2 * P * VALUE);
     many_call.h = draw(4 * B * P);
     many_call.c = draw(4 * B * H);
     many_call.scratch_size = fl_scratch_bytes(many, &many_call);
@@ -874,10 +874,10 @@ int main(int argc, char **argv)
     back = (fl_back_call){.struct_size = sizeof back,
                           .call = &recorded,
                           .dy = draw(N * H),
-                          .dy_stride = H * SIZE,
+                          .dy_stride = H * VALUE,
                           .dh = draw(B * H),
                           .dc = draw(B * H),
-                          .dx = allocate(N * I * SIZE),
+                          .dx = allocate(N * I * VALUE),
                           .dw = &gradients};
     back.scratch_size = fl_back_scratch_bytes(one, &back);
     back.scratch = allocate(back.scratch_size);
