@@ -65,11 +65,17 @@ class Layers:
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
         table: None = None,
+        index: Array | None = None,
     ) -> None:
         """Run as the contract says; thread k runs the sequences k, k + n, ...
 
         As the sequences are sorted by length, the shares are even.
         """
+        if index is not None:
+            own_h, own_c = h.take(index, axis=1), c.take(index, axis=1)
+            self.run(x, batch_sizes, own_h, own_c, y, threads, noise, cells)
+            h[:, index], c[:, index] = own_h, own_c
+            return
         work = 8 * len(x) * sum(cell.size for cell in self._cells)
         parts = min(threads, h.shape[1], int(work / _WORTH_A_THREAD))
         if parts < 2:

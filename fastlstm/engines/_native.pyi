@@ -32,6 +32,7 @@ class Stack:
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
         table: Table | None = None,
+        index: Array | None = None,
     ) -> None: ...
     def run_at(
         self,

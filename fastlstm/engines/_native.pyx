@@ -135,6 +135,8 @@ cdef extern from "fastlstm.h":
         size_t tape_size
         int64_t checkpoint_interval
         int (*stop)() noexcept nogil
+        const int64_t *index
+        int64_t states
     ctypedef struct fl_back_call:
         size_t struct_size
         const fl_call *call
@@ -457,10 +459,13 @@ cdef class Stack:
 
     def run(self, cnp.ndarray x not None, cnp.ndarray batch_sizes not None, cnp.ndarray h not None,
             cnp.ndarray c not None, cnp.ndarray y not None, int threads, noise=None,
-            cnp.ndarray cells=None, Table table=None):
+            cnp.ndarray cells=None, Table table=None, cnp.ndarray index=None):
         cdef fl_call call = _call_of(x, batch_sizes, h, c, y, threads)
         if table is not None:
             table.give_to(&call)
+        if index is not None:
+            call.index, call.states = <const int64_t *>cnp.PyArray_DATA(index), call.batch
+            call.batch = cnp.PyArray_DIM(index, 0)
         if cells is not None:
             call.cells, call.cells_stride = cnp.PyArray_DATA(cells), cnp.PyArray_STRIDE(cells, 0)
         cdef fl_noise drawn[2]  # for each direction

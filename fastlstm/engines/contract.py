@@ -331,6 +331,7 @@ class Stack(Protocol):
         noise: Sequence[Noise] | None = None,
         cells: Array | None = None,
         table: Any = None,
+        index: Array | None = None,
     ) -> None:
         """Run whole sequences: equations (1) to (5), or (11) to (19).
 
@@ -354,6 +355,9 @@ class Stack(Protocol):
             Filled with c after every step, for stacks of one layer. Its rows may lie apart.
         table : object, optional
             What `table` returned.
+        index : int64 ndarray of shape (B,), optional
+            h and c then hold the states of more sequences than the run has, and these are the rows
+            of its own, on the second axis; none comes twice. Other rows are not touched.
         """
         ...
 

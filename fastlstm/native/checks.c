@@ -34,7 +34,7 @@ const char *fl_error_string(int status)
         [FL_BAD_STRIDE] = "a stride is not a multiple of a value's size, or rows that are filled would overlap",
         [FL_BAD_BATCH_SIZES] = "batch sizes do not begin with the batch, increase, or are below 1",
         [FL_BAD_CUT] = "this run cannot have such a cut",
-        [FL_BAD_INDEX] = "an input is not the number of a row of the table",
+        [FL_BAD_INDEX] = "an input is not the number of a row of the table, or an index not that of a state",
         [FL_UNSUPPORTED] = "this stack, model or build cannot do that",
         [FL_FILE_MAGIC] = "this is not a model of fastlstm's",
         [FL_FILE_VERSION] = "the model has a format that this library does not know",
@@ -332,7 +332,7 @@ static fl_status check_work(const fl_stack *stack, const fl_call *call)
     fl_status status = fl_check_batch(stack, call->batch, call->steps);
     if (status)
         return status;
-    if (call->threads < 1 || call->checkpoint_interval < 0 || (call->tape && call->table))
+    if (call->threads < 1 || call->checkpoint_interval < 0 || (call->tape && (call->table || call->index)))
         return FL_BAD_CALL;
     if ((!one_layer && (call->tape || call->noise || call->cells)) || (call->tape && !WITH_TRAINING))
         return FL_UNSUPPORTED;
@@ -366,6 +366,17 @@ static fl_status check_indices(const fl_call *call, int64_t rows)
     return FL_OK;
 }
 
+/* Which rows of the states the sequences have. */
+static fl_status check_index(const fl_call *call)
+{
+    if (call->states < 1 || (uintptr_t)call->index % sizeof(int64_t))
+        return call->states < 1 ? FL_BAD_CALL : FL_BAD_ALIGNMENT;
+    for (int64_t n = 0; n < call->batch; n++)
+        if (call->index[n] < 0 || call->index[n] >= call->states)
+            return FL_BAD_INDEX;
+    return FL_OK;
+}
+
 static fl_status check_noise(const fl_stack *stack, const fl_noise *noise)
 {
     for (int direction = 0; direction < stack->shape.directions; direction++) {
@@ -395,6 +406,8 @@ static fl_status check_rest(const fl_stack *stack, const fl_call *call)
         && (status = fl_check_rows(call->cells, call->cells_stride, rows, s->directions * s->hidden * size, size)))
         return status;
     if (call->noise && (status = check_noise(stack, call->noise)))
+        return status;
+    if (call->index && (status = check_index(call)))
         return status;
     if (call->table) {
         if ((uintptr_t)call->table % 64)

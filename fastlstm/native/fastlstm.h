@@ -84,7 +84,7 @@ typedef enum {
     FL_BAD_STRIDE,      /* not a multiple of a value's size, or rows that are filled would overlap */
     FL_BAD_BATCH_SIZES, /* not from B down to at least 1 */
     FL_BAD_CUT,         /* a cut that this run cannot have */
-    FL_BAD_INDEX,       /* an input is not the number of a row of a table */
+    FL_BAD_INDEX,       /* an input is not the number of a row of a table, or an index not that of a state */
     FL_UNSUPPORTED,     /* this stack, model or build cannot do that */
     FL_FILE_MAGIC,      /* the bytes are not a model of fastlstm's */
     FL_FILE_VERSION,    /* a format that this library does not know */
@@ -233,6 +233,10 @@ typedef struct {
                                     others again. */
     int (*stop)(void);           /* NULL, or asked by the calling thread now and then: the run ends early when it
                                     returns other than 0 */
+    const int64_t *index;        /* NULL, or (B,): h and c are then the states of more sequences than the call has,
+                                    (layers * directions, states, P) and (layers * directions, states, H), and sequence b
+                                    has row index[b] of them. No number comes twice. Such a run is not recorded. */
+    int64_t states;              /* how many rows those have */
 } fl_call;
 
 /* The backward pass through a recorded call. */
@@ -281,7 +285,7 @@ FL_API const char *fl_stack_isa(const fl_stack *stack);
 FL_API int fl_stack_lanes(const fl_stack *stack);
 
 /* How many bytes of scratch memory a call needs. Its steps, batch, batch_sizes, noise, threads and cut are read, and
-whether it has a tape and a table. */
+whether it has a tape, a table and an index. */
 FL_API size_t fl_scratch_bytes(const fl_stack *stack, const fl_call *call);
 
 /* Run all layers, directions and steps: equations (1) to (5), or (11) to (19). */

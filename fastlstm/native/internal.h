@@ -127,6 +127,7 @@ typedef struct {
     /* Whether the thread is the calling one. The ints are four and stand together: a copy of this structure would wait
     for single stores, 10 to 30 ns of a step. */
     int is_caller;
+    const int64_t *index;  /* NULL, or which rows of h and c are those of all sequences */
     const void *table;     /* NULL, or the products of this direction; x are then numbers of its rows */
     const fl_tape *tape;   /* NULL: nothing is recorded */
     const fl_noise *noise; /* of this direction, with the rows of all sequences; NULL: nothing is random */

@@ -133,6 +133,7 @@ static int64_t task_size(const stack_run *run)
         for (int group = 0; group < groups; group += step) {
             const fl_task task = {
                 .cell = &run->stack->cells[layer * s->directions],
+                .index = run->call->index,
                 .table = layer ? NULL : run->call->table,
                 .batch_sizes = run->call->batch_sizes,
                 .steps = run->call->steps,
@@ -176,7 +177,8 @@ static int64_t prepare_teams(stack_run *run)
 static int64_t prepare_scratch(stack_run *run)
 {
     const fl_call *call = run->call;
-    if (call->steps == 1 && call->batch == 1 && run->alone && !call->noise && !call->table && run->stack->step_bytes)
+    if (call->steps == 1 && call->batch == 1 && run->alone && !call->noise && !call->table && !call->index
+        && run->stack->step_bytes)
         return run->stack->step_bytes;
     return run->alone || !WITH_THREADS ? run->tasks + task_size(run) : prepare_teams(run);
 }
@@ -235,6 +237,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
     int team = run->by_layers ? layer : run->cut.teams > 1 ? direction : 0;
     char *scratch = call->scratch;
     int64_t first = first_sequence(run, group);
+    const int64_t states = cell * (call->index ? call->states : call->batch); /* of the cells before this one */
     const int is_first = layer == 0 && direction < run->cut.teams;
     fl_task task = {
         .cell = &run->stack->cells[cell],
@@ -242,8 +245,8 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         .x_stride = call->x_stride,
         .y = call->y,
         .y_stride = call->y_stride,
-        .h = (char *)call->h + cell * call->batch * s->output * s->itemsize,
-        .c = (char *)call->c + cell * call->batch * s->hidden * s->itemsize,
+        .h = (char *)call->h + states * s->output * s->itemsize,
+        .c = (char *)call->c + states * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes,
         .steps = call->steps,
         .batch = call->batch,
@@ -257,6 +260,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         .parity = call->parity,
         .shares = run->cut.shares,
         .is_caller = is_caller,
+        .index = call->index,
         .noise = call->noise ? &call->noise[direction] : NULL,
         .stop = run->stop,
         .scratch = scratch + run->tasks + run->task_size * (group * run->cut.teams + team),
