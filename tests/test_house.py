@@ -279,7 +279,8 @@ DOOR = {
     "Sequential", "Sigmoid", "Softmax", "Stream", "Tanh", "PackedSequence", "pack_padded_sequence",
     "pad_packed_sequence", "pack_sequence", "pad_sequence", "unpack_sequence", "engine_info",
     "load", "save", "load_state", "load_lstm", "load_notes", "fit", "predict", "engines",
-    "training", "Concat", "Residual", "GraphModel", "GraphStream", "get_include",
+    "training", "Concat", "Residual", "GraphModel", "GraphStream", "get_include", "Pool",
+    "PoolFull",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from .layer import Layer
 from .linear import Linear
 from .lstm import LSTM
 from .lstm_cell import LSTMCell
+from .pool import Pool, PoolFull
 from .sequential import Sequential
 from .stream import ModelStream, Stream
 
@@ -22,6 +23,8 @@ __all__ = [
     "Layer",
     "Linear",
     "ModelStream",
+    "Pool",
+    "PoolFull",
     "ReLU",
     "Residual",
     "Sequential",

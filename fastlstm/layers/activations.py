@@ -11,7 +11,7 @@ from ..arrays import as_any_float, as_gradient, quiet
 from ..checks import check_size
 from .chain import Given, who
 from .layer import Layer
-from .stream import Live, Stepwise, Stream
+from .stream import Begins, Live, Stepwise
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -176,7 +176,7 @@ class Softmax(_Activation):
         dx: Floats = y * (dy - (dy * y).sum(axis=self.dim, keepdims=True))
         return dx
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         """Take the last axis in any case, for in a step the features are the last of two axes."""
         if self.dim not in (-1, 1 if given.last else 2):
             raise ValueError(

@@ -13,11 +13,10 @@ from .chain import Given, check_layouts, check_whole, dotted, runs_from_end, who
 from .container import Container
 from .layer import Back, Layer, States
 from .sequential import by_their_names
-from .stream import Live, put
+from .stream import Begins, Live, put
 
 if TYPE_CHECKING:
     from ..arrays import Floats
-    from .stream import Stream
 
 
 class _Branches(Container):
@@ -91,10 +90,9 @@ class _Branches(Container):
         what = name or type(self).__name__
         yield what, self._together(x, results), steps and self._gives_steps
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         parts = [
-            layer._live(dotted(name, own), given, batch_size, streams)
-            for own, layer in self.children.items()
+            layer._live(dotted(name, own), given, states) for own, layer in self.children.items()
         ]
         return _Beside(self, parts)
 

@@ -11,7 +11,7 @@ from ..arrays import as_any_float, as_gradient, quiet
 from ..checks import check_probability
 from .chain import Given
 from .layer import Layer
-from .stream import Chain, Live, Stream
+from .stream import Begins, Chain, Live
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -93,7 +93,7 @@ class Dropout(Layer):
     def _join(self, name: str, given: Given) -> tuple[Dropout, Given]:
         return self, given
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         """Pass a step on as it is, because a stream always evaluates."""
         return Chain([])
 

@@ -14,7 +14,7 @@ from ..sequences.batch import undecided
 from ..sequences.packing import check_lengths
 from .chain import Given, runs_from_end, who
 from .layer import Layer
-from .stream import Chain, Live, Stream
+from .stream import Begins, Chain, Live
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -138,7 +138,7 @@ class Last(Layer):
         given.check_layout(name, last)
         return last, given._replace(last=who(name, last))
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         """Pass a step on as it is, because the sequence might end there."""
         return Chain([])
 

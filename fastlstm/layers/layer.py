@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,11 @@ from ..checks import check_size, quoted, short
 from ..terminal import printable
 from .chain import Given, who
 from .parameters import Parameters, Shapes
-from .stream import Live, ModelStream, Stepwise, Stream
+from .pool import Pool
+from .stream import Begins, Live, ModelStream, Stepwise, Streams
+
+if TYPE_CHECKING:
+    from .pool import Evict
 
 States: TypeAlias = dict[str, Any]  # (h, c), or their gradients, by dotted names
 # Goes from the gradient of an output, and those of final states, back to that of the input. Those
@@ -131,7 +135,7 @@ class Layer(Parameters):
     # overrides the method and does not define them gets those of `Layer`, which assume nothing.
     _dependents: ClassVar[dict[str, tuple[str, ...]]] = {
         "__call__": (
-            *("vjp", "stream", "_join", "_live", "_goes_by_chunks", "stepwise"),
+            *("vjp", "stream", "pool", "_join", "_live", "_goes_by_chunks", "stepwise"),
             *("_looks_up", "_takes_lookups", "_is_idle"),
         )
     }
@@ -218,11 +222,32 @@ class Layer(Parameters):
         """
         batch_size = check_size("batch_size", batch_size)
         given = Given([], type(self).__name__)
-        streams: dict[str, Stream] = {}
-        part = self._live("", given, batch_size, streams)
+        streams = Streams(batch_size)
+        part = self._live("", given, streams)
         after = self._join("", given)[1]
         known = after.added is not None  # there is no layer of one's own inside
         return ModelStream(self, batch_size, part, streams, after.features if known else None)
+
+    def pool(self, capacity: int, *, evict: Evict | None = None) -> Pool:
+        """Make a pool of live streams, which come and go, over these weights.
+
+        Parameters
+        ----------
+        capacity : int
+            How many streams there may be at once.
+        evict : callable, optional
+            Called with the pool when it is full: returns the sids of streams to be closed.
+
+        Returns
+        -------
+        Pool
+
+        Raises
+        ------
+        ValueError
+            As `stream`.
+        """
+        return Pool(self, capacity, evict=evict)
 
     def add_gradient(self, name: str, value: Any) -> None:
         """Add to the gradient of a parameter of this layer, as a pullback does.
@@ -339,10 +364,10 @@ class Layer(Parameters):
         y = self._pass(name, x, lengths, {}, None)
         yield name or type(self).__name__, y, steps and self._gives_steps
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         """Return what does the layer's work in a stream of B sequences; ValueError if nothing can.
 
-        An LSTM puts its own stream into `streams`, under its dotted name.
+        What does that of an LSTM, `states` begins under its dotted name.
         """
         if not self.stepwise:
             raise ValueError(

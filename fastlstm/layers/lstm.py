@@ -21,7 +21,7 @@ from .noise import draw_noise, input_factors
 from .options import options_text, zones_of
 from .parameters import undrawn
 from .recurrent import Recurrent, Sizes, describe, each_cell
-from .stream import Stream
+from .stream import Begins, Live, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -1055,12 +1055,13 @@ class LSTM(Recurrent):
             )
         return result
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Stream:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         try:
-            streams[name] = self.stream(batch_size)
+            return states.begin(name, self)
         except ValueError as fault:
+            if not name:
+                raise
             raise ValueError(f"{name!r}: {fault}") from fault
-        return streams[name]
 
     def _state_names(self, differentiable: bool = False) -> list[str]:
         return [""]

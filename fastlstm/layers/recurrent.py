@@ -429,18 +429,21 @@ class Recurrent(Computed):
         states: list[Array],
         y: Array,
         table: Any = None,
+        index: Array | None = None,
     ) -> None:
         """Run stacks one after the other over packed rows x (N, I); y and the states are filled.
 
-        With a `table`, x are numbers of its rows.
+        With a `table`, x are numbers of its rows. With an `index`, the states are those of more
+        sequences than run, as engines take them.
         """
         last, threads = len(stacks) - 1, self.num_threads
-        more = () if table is None else (None, None, table)
+        behind: tuple[Any, ...] = () if index is None else (None, None, None, index)
+        more = behind if table is None else (None, None, table, index)
         for n in range(last):
             h, c = states[n], states[n + last + 1]
             above = np.empty((len(x), self._directions * h.shape[2]), self.dtype)
             stacks[n].run(x, batch_sizes, h, c, above, threads, *more)
-            x, more = above, ()
+            x, more = above, behind
         stacks[last].run(x, batch_sizes, states[last], states[-1], y, threads, *more)
 
     def _zeros(self, rows: int) -> list[Array]:

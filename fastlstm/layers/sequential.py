@@ -9,7 +9,7 @@ from .chain import Given, check_whole, dotted
 from .container import Container
 from .layer import Back, Layer, States
 from .lookup import Lookup
-from .stream import Chain, Live, Stream
+from .stream import Begins, Chain, Live
 
 
 class Sequential(Container):
@@ -109,10 +109,10 @@ class Sequential(Container):
                 yield outcome
             x, steps = outcome[1:]
 
-    def _live(self, name: str, given: Given, batch_size: int, streams: dict[str, Stream]) -> Live:
+    def _live(self, name: str, given: Given, states: Begins) -> Live:
         parts: list[Live] = []
         for own, layer in self.children.items():
-            parts.append(layer._live(dotted(name, own), given, batch_size, streams))
+            parts.append(layer._live(dotted(name, own), given, states))
             given = layer._join(dotted(name, own), given)[1]
         return Chain(parts)
 

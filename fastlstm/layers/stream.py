@@ -59,18 +59,7 @@ class Stream:
     """
 
     def __init__(self, lstm: LSTM, batch_size: int = 1) -> None:
-        if not (hasattr(lstm, "stream") and hasattr(lstm, "num_layers")):
-            raise TypeError(f"a stream needs an LSTM, got {type(lstm).__name__}")
-        if lstm.bidirectional:
-            raise ValueError(
-                "a stream needs a unidirectional LSTM: the backward direction begins at the end, "
-                "which a live stream does not have"
-            )
-        if lstm.reverse:
-            raise ValueError(
-                "a stream needs an LSTM without reverse=True: that begins at the end, which a live "
-                "stream does not have"
-            )
+        check_live(lstm)
         self._lstm, batch_size = lstm, check_size("batch_size", batch_size)
         self._states = lstm._initial(batch_size)  # as the runs of the layer have them
         self._take_step()
@@ -164,6 +153,10 @@ class Stream:
         y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if batch_first else y
 
+    def _behind(self, embedding: Embedding) -> LookedUp | None:
+        """Return what does the work of both in a model's stream, if looking up may pay."""
+        return LookedUp(embedding, self) if type(self) is Stream else None
+
     def _step_of(self, lookup: Lookup, otherwise: Step) -> Step | None:
         """Return a step that takes numbers of an embedding's rows, None if that does not pay."""
         ahead = self._lstm._ahead_of(lookup) if len(self._states) == 2 else None
@@ -228,7 +221,7 @@ class Stream:
             starts = self._lstm._initial(1)
         else:
             pair = isinstance(to, (tuple, list)) and len(to) == 2
-            one = pair and all(_axes(state) == 2 for state in to)  # for all streams
+            one = pair and all(axes_of(state) == 2 for state in to)  # for all streams
             starts = self._lstm.check_states(to, 1 if one else self.batch_size, not one, "to")
         return [
             np.broadcast_to(start, own.shape)
@@ -243,6 +236,22 @@ class Stream:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
 
 
+def check_live(lstm: Any) -> None:
+    """Refuse what is no LSTM, or runs from the end."""
+    if not (hasattr(lstm, "stream") and hasattr(lstm, "num_layers")):
+        raise TypeError(f"a stream needs an LSTM, got {type(lstm).__name__}")
+    if lstm.bidirectional:
+        raise ValueError(
+            "a stream needs a unidirectional LSTM: the backward direction begins at the end, "
+            "which a live stream does not have"
+        )
+    if lstm.reverse:
+        raise ValueError(
+            "a stream needs an LSTM without reverse=True: that begins at the end, which a live "
+            "stream does not have"
+        )
+
+
 class Live(Protocol):
     """What does the work of a layer in a stream, step by step or chunk by chunk."""
 
@@ -251,6 +260,24 @@ class Live(Protocol):
 
     def run(self, x: Any) -> Any:
         """Compute the next steps from a chunk of input, in the layout of the layers."""
+
+
+class Begins(Protocol):
+    """What has the states of all LSTMs in a model: streams, or a pool."""
+
+    def begin(self, name: str, lstm: LSTM) -> Live:
+        """Return what does an LSTM's work; it has this dotted name in the model."""
+
+
+class Streams(dict[str, "Stream"]):
+    """The streams of a model's LSTMs, by their dotted names."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+
+    def begin(self, name: str, lstm: LSTM) -> Stream:
+        self[name] = stream = lstm.stream(self._batch_size)
+        return stream
 
 
 class Stepwise:
@@ -305,10 +332,13 @@ class Chain:
         for part in parts:
             for own in part.parts if isinstance(part, Chain) else [part]:
                 before = self.parts[-1] if self.parts else None
-                if type(before) is Stepwise and before.layer._looks_up and type(own) is Stream:
-                    self.parts[-1] = LookedUp(before.layer, own)  # type: ignore[arg-type]
-                else:
+                both = None
+                if type(before) is Stepwise and before.layer._looks_up and hasattr(own, "_behind"):
+                    both = own._behind(before.layer)
+                if both is None:
                     self.parts.append(own)
+                else:
+                    self.parts[-1] = both
         self._first, self._last = self.parts[:-1], self.parts[-1] if self.parts else None
 
     def step(self, x: Any, out: Floats | None = None) -> Any:
@@ -604,7 +634,7 @@ def _advance(
         raise
 
 
-def _axes(state: Any) -> int:
+def axes_of(state: Any) -> int:
     """Return how many axes a state has, which may be a list, or a tuple of different widths."""
     listed = isinstance(state, (tuple, list)) and len(state) > 0
     return 1 + np.ndim(state[0]) if listed else np.ndim(state)
