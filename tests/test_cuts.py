@@ -143,6 +143,15 @@ def test_one_answer_of_layers_that_follow_one_another(layers, hidden, steps):
             assert_same_answers(run((threads, groups, layers, seats, seats, first)), one)
 
 
+@pytest.mark.parametrize("layers, directions, every", [(1, 1, None), (2, 2, None), (1, 2, 0)])
+@pytest.mark.parametrize("lengths", [(3,) * 3000, (3, 2, 1) * 1000], ids=["equal", "ragged"])
+def test_one_answer_of_one_thread_that_takes_many_in_groups(layers, directions, every, lengths):
+    """So many that their rows leave any second-level cache."""
+    work = Work(tuple(sorted(lengths, reverse=True)), 30, 30, layers=layers, directions=directions)
+    run = Run(work, recorded=every is not None, every=every or 0)
+    assert_same_answers(run(None), run(ONE))
+
+
 @pytest.mark.parametrize("cut", [(2, 1, 1, 2, 2), (16, 1, 1, 16, 16), (4, 1, 2, 2, 2)], ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_one_answer_of_steps(cut, batch):

@@ -97,8 +97,24 @@ static int64_t first_sequence(const stack_run *run, int group)
     return fl_first_sequence(run->call, run->rows, run->cut.groups, group);
 }
 
-/* How one thread does it all. */
-static const fl_cut alone = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
+/* One thread takes so many sequences at once, or more, if their rows have room in half of its second-level cache. */
+enum { LEAST_TOGETHER = 64 };
+
+/* How one thread does it all: many sequences group by group, so that a group's rows [x | h], which all panels read, stay
+in its second-level cache. 1000 sequences of 128,128 take 5 % less time step by step, and 12 % less in runs of 20 [AMD
+Zen 3]. */
+static fl_cut alone_cut(const fl_stack *stack, const fl_call *call)
+{
+    fl_cut cut = {.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
+    if (call->batch < 2 * LEAST_TOGETHER)
+        return cut;
+    const fl_shape *s = &stack->shape;
+    const int64_t inputs = s->layers > 1 && s->directions * s->output > s->input ? s->directions * s->output : s->input;
+    const int64_t together = stack->caches.l2 / 2 / ((2 * (inputs + s->output) + s->hidden) * s->itemsize);
+    if (together >= LEAST_TOGETHER)
+        cut.groups = (int32_t)((call->batch + together - 1) / together);
+    return cut;
+}
 
 static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
 {
@@ -112,9 +128,11 @@ static void prepare(stack_run *run, const fl_stack *stack, const fl_call *call)
     run->call = call;
     run->rows = fl_rows_of(call);
     /* A step of a small layer is so short that asking the model would show. */
-    run->cut = call->cut && WITH_THREADS ? *call->cut : call->threads < 2 ? alone : fl_cut_of(stack, call, run->rows);
+    run->cut = call->cut && WITH_THREADS ? *call->cut
+        : call->threads < 2              ? alone_cut(stack, call)
+                                         : fl_cut_of(stack, call, run->rows);
     run->by_layers = run->cut.teams > 1 && s->directions == 1;
-    run->alone = run->cut.groups == 1 && run->cut.teams == 1 && run->cut.shares == 1 && !run->cut.inputs_first;
+    run->alone = run->cut.threads == 1 && run->cut.teams == 1 && run->cut.shares == 1 && !run->cut.inputs_first;
     for (int direction = 0; call->tape && direction < s->directions; direction++)
         fl_place_tape(&run->tapes[direction], stack, call, run->rows, direction);
     run->arrays = run->by_layers || s->layers < 3 ? s->layers - 1 : 2;
@@ -263,7 +281,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         .index = call->index,
         .noise = call->noise ? &call->noise[direction] : NULL,
         .stop = run->stop,
-        .scratch = scratch + run->tasks + run->task_size * (group * run->cut.teams + team),
+        .scratch = scratch + run->tasks + (run->alone ? 0 : run->task_size * (group * run->cut.teams + team)),
     };
     if (call->table && !layer)
         task.table = (const char *)call->table + direction * call->table_rows * fl_table_row(run->stack);
@@ -471,11 +489,12 @@ static void take_places(void *context, int thread)
 
 static void run_alone(const stack_run *run)
 {
-    for (int layer = 0; layer < run->stack->shape.layers && !stopped(run); layer++)
-        for (int direction = 0; direction < run->stack->shape.directions && !stopped(run); direction++) {
-            const fl_task task = task_of(run, layer, direction, 0, 1);
-            run->stack->kernels->run_alone(&task);
-        }
+    for (int group = 0; group < run->cut.groups; group++)
+        for (int layer = 0; layer < run->stack->shape.layers; layer++)
+            for (int direction = 0; direction < run->stack->shape.directions && !stopped(run); direction++) {
+                const fl_task task = task_of(run, layer, direction, group, 1);
+                run->stack->kernels->run_alone(&task);
+            }
 }
 
 static void run_together(stack_run *run)
@@ -543,7 +562,7 @@ fl_status fl_saved(const fl_stack *stack, const fl_call *given, int direction, v
         || (status = fl_check_memory(call->scratch, call->scratch_size, prepare_scratch(&run))))
         return status;
     run.stop = NULL;
-    run.cut = alone;
+    run.cut = (fl_cut){.threads = 1, .groups = 1, .teams = 1, .seats = 1, .shares = 1};
     run.alone = 1;
     const fl_task task = task_of(&run, 0, direction, 0, 1);
     fl_mode before = fl_set_mode();
