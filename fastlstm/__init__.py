@@ -47,7 +47,7 @@ from .sequences import (
     pad_sequence,
     unpack_sequence,
 )
-from .training import fit, predict
+from .training import fit, fit_many, predict, run
 
 __version__ = "0.1.0"
 
@@ -76,6 +76,7 @@ __all__ = [
     "engine_info",
     "engines",
     "fit",
+    "fit_many",
     "get_include",
     "load",
     "load_lstm",
@@ -86,6 +87,7 @@ __all__ = [
     "pad_packed_sequence",
     "pad_sequence",
     "predict",
+    "run",
     "save",
     "training",
     "unpack_sequence",

@@ -278,8 +278,8 @@ DOOR = {
     "LSTM", "LSTMCell", "Linear", "Embedding", "Dropout", "Last", "Layer", "ModelStream", "ReLU",
     "Sequential", "Sigmoid", "Softmax", "Stream", "Tanh", "PackedSequence", "pack_padded_sequence",
     "pad_packed_sequence", "pack_sequence", "pad_sequence", "unpack_sequence", "engine_info",
-    "load", "save", "load_state", "load_lstm", "load_notes", "fit", "predict", "engines",
-    "training", "Concat", "Residual", "GraphModel", "GraphStream", "get_include", "Pool",
+    "load", "save", "load_state", "load_lstm", "load_notes", "fit", "fit_many", "predict", "run",
+    "engines", "training", "Concat", "Residual", "GraphModel", "GraphStream", "get_include", "Pool",
     "PoolFull",
 }  # fmt: skip
 
@@ -297,7 +297,9 @@ def test_the_package_has_these_names_and_no_others():
     assert {name for name in public if not name.startswith("_")} <= DOOR | {"TYPE_CHECKING"}
 
 
-@pytest.mark.parametrize("name", sorted({*fastlstm.training.__all__} - {"fit", "predict"}))
+@pytest.mark.parametrize(
+    "name", sorted({*fastlstm.training.__all__} - {"fit", "fit_many", "predict", "run"})
+)
 def test_training_names_are_in_training_alone(name):
     with pytest.raises(AttributeError, match=rf"it is fastlstm\.training\.{name}$"):
         getattr(fastlstm, name)

@@ -104,7 +104,7 @@ def _everything(parts):
         )
         and not name.startswith("_schedulers")
     }
-    random = [rng.bit_generator.state for _, rng in checkpoint._generators(model)]
+    random = [rng.bit_generator.state for _, rng in checkpoint.generators(model)]
     return pickle.dumps((model.state_dict(), attributes, random, model.training))
 
 

@@ -8,6 +8,7 @@ from .datasets import Arrays, Batch, Sequences
 from .diagnosis import NonFiniteError
 from .early_stopping import EarlyStopping
 from .fit import fit
+from .fleet import FleetError, fit_many
 from .forecaster import Forecaster, is_forecaster, seasonal_naive
 from .losses import (
     BCEWithLogitsLoss,
@@ -21,6 +22,7 @@ from .losses import (
 )
 from .optimisers import SGD, Adam, AdamW, RMSprop
 from .predict import predict
+from .run import run
 from .schedules import (
     CosineAnnealingLR,
     LinearLR,
@@ -44,6 +46,7 @@ __all__ = [
     "CosineAnnealingLR",
     "CrossEntropyLoss",
     "EarlyStopping",
+    "FleetError",
     "Forecaster",
     "History",
     "HuberLoss",
@@ -67,9 +70,11 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "fit",
+    "fit_many",
     "is_forecaster",
     "nse",
     "predict",
+    "run",
     "seasonal_naive",
     "split_at_gaps",
     "split_by_time",

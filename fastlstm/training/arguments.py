@@ -15,6 +15,7 @@ from ..layers import Layer
 from .callbacks import Callback, State
 from .checkpoint import Checkpoint
 from .datasets import Data, Dataset, as_dataset
+from .interrupts import FLEET
 from .optimiser import Optimiser
 from .schedules import AnySchedule, OneCycleLR, ReduceLROnPlateau
 
@@ -154,7 +155,7 @@ def check_steps(state: State, per_batch: bool, batches: int) -> None:
     ) + (f" of {batches} batches" if per_batch else "")
     if schedule.last_epoch + todo > most:
         raise ValueError(sentence)
-    if not state.made_of:
+    if not state.made_of and FLEET.get() is None:
         print(f"{sentence}; the learning rate will not come to its end", file=sys.stderr)
 
 

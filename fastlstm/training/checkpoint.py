@@ -30,6 +30,7 @@ from ..formats.source import Source
 from ..layers import Layer
 from .callbacks import State
 from .description import check_same, frozen_names, hash_of, keepers_of
+from .interrupts import FLEET
 
 _VERSION = 2  # version 1 did not say what the training was made of
 _ENTRY, _SEAL = "__training__", "__hash__"
@@ -147,7 +148,8 @@ def restore(
     if changed:
         state.history.stopped = None  # the reason may be among what changed
     state.history.resumed = state.epoch
-    if state.history.stopped or state.epoch == state.epochs:
+    is_done = state.history.stopped or state.epoch == state.epochs
+    if is_done and FLEET.get() is None:  # of a fleet, many may be
         reason = state.history.stopped or f"all of {state.epochs} epochs were done"
         print(f"{os.fspath(path)}: nothing is left to train: {reason}", file=sys.stderr)
 
@@ -187,7 +189,7 @@ def unchanged_if_refused(state: State) -> Iterator[None]:
     """Put model, random states, optimiser, schedule and callbacks back if the block fails."""
     weights = state.model.state_dict()
     frozen = frozen_names(state.model)
-    random = {name: rng.bit_generator.state for name, rng in _generators(state.model)}
+    random = {name: rng.bit_generator.state for name, rng in generators(state.model)}
     parts: list[object] = [state.optimizer, state.schedule, *state.callbacks]
     attributes = [(part, dict(vars(part))) for part in parts if hasattr(part, "__dict__")]
     states = []
@@ -197,9 +199,9 @@ def unchanged_if_refused(state: State) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _freeze(state.model, frozen)
+        freeze(state.model, frozen)
         state.model.load_state_dict(weights)
-        for name, rng in _generators(state.model):
+        for name, rng in generators(state.model):
             rng.bit_generator.state = random[name]
         for part, before in attributes:
             vars(part).clear()
@@ -220,33 +222,33 @@ def _kept(state: State) -> dict[str, Any]:
         "optimizer": state.optimizer.state_dict(),
         "schedule": None if state.schedule is None else state.schedule.state_dict(),
         "callbacks": [callback.state_dict() for callback in keepers_of(state)],
-        "random": {name: rng.bit_generator.state for name, rng in _generators(state.model)},
+        "random": {name: rng.bit_generator.state for name, rng in generators(state.model)},
     }
 
 
 def _restore(kept: dict[str, Any], state: State) -> None:
     """Set all that the next epochs depend on."""
-    _freeze(state.model, kept["frozen"])  # a callback may have changed them
+    freeze(state.model, kept["frozen"])  # a callback may have changed them
     state.optimizer.load_state_dict(kept["optimizer"])
     if state.schedule is not None:
         state.schedule.load_state_dict(kept["schedule"])
     for callback, own in zip(keepers_of(state), kept["callbacks"], strict=True):
         callback.load_state_dict(own)
     state.model.load_state_dict(kept["model"])
-    for name, rng in _generators(state.model):
+    for name, rng in generators(state.model):
         rng.bit_generator.state = kept["random"][name]
     state.history.update(kept["history"])
     state.history.stopped = kept["stopped"]
     state.epoch = kept["epoch"]
 
 
-def _freeze(model: Layer, names: Iterable[str]) -> None:
+def freeze(model: Layer, names: Iterable[str]) -> None:
     """Freeze these parameters and no others."""
     for name in model.requires_grad:
         model.requires_grad[name] = name not in names
 
 
-def _generators(model: Layer) -> Iterator[tuple[str, np.random.Generator]]:
+def generators(model: Layer) -> Iterator[tuple[str, np.random.Generator]]:
     """Yield (name, random generator) of all layers, such as those of dropout."""
     for prefix, layer in model.named_layers():
         for name, generator in layer.random_states().items():

@@ -1,4 +1,4 @@
-"""Ctrl-C while a model is trained: it waits until the update at hand is whole."""
+"""Ctrl-C while models are trained: it waits until the update at hand is whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
+
+
+class Fleet:
+    """What the trainings of a fleet share.
+
+    Attributes
+    ----------
+    stop : threading.Event
+        Once it is set, each training ends as by Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+
+FLEET: ContextVar[Fleet | None] = ContextVar("FLEET", default=None)  # to which a `fit` belongs
 
 
 class Interrupts:
@@ -16,7 +33,7 @@ class Interrupts:
     """
 
     def __enter__(self) -> Interrupts:
-        self._held = False
+        self._held, self._fleet = False, FLEET.get()
         self._late: tuple[int, FrameType | None] | None = None  # what came while it was held back
         before = signal.getsignal(signal.SIGINT)
         is_main = threading.current_thread() is threading.main_thread()
@@ -29,6 +46,11 @@ class Interrupts:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         self._release()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if this training belongs to a fleet that is to stop."""
+        if self._fleet is not None and self._fleet.stop.is_set():
+            raise KeyboardInterrupt
 
     def hold(self) -> None:
         """Hold Ctrl-C back until the context ends."""

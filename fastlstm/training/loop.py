@@ -154,6 +154,7 @@ class Training:
         total = count = 0.0
         seen = []
         for number, batch in enumerate(batches.epoch(self.state.epoch)):
+            self.interrupts.check()
             self.place = _Place(name, batches, number)
             with np.errstate(all="ignore"):  # what is not finite becomes an error
                 value, denominator, prediction = step(batch)
