@@ -6,8 +6,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 HERE := $(abspath $(RUN))
 # Two processes, each with whole files: what the tests of a file share is made once.
-# A test that hangs fails, and shows where each thread stood; the others go on.
-TOGETHER := --require-native --numprocesses 2 --dist loadfile --timeout 900 --timeout-method thread
+# A test that hangs fails, and shows where each thread stood. Its process ends, and one more may take its place.
+TOGETHER := --require-native --numprocesses 2 --dist loadfile --max-worker-restart 1 \
+    --timeout 600 --timeout-method thread
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $(wildcard fastlstm/native/*)
 # Packages that carry a trained model, or data. Their own dependencies are not needed to read them.
