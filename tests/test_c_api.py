@@ -92,7 +92,12 @@ def broken(folder, name, file, old, new):
     return folder / name / file
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+QUICK_FAULTS = ("alignment", "nan", "too_late")  # each takes a compiler's time
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(f, marks=[pytest.mark.slow] * (f not in QUICK_FAULTS)) for f in FAULTS]
+)
 def test_a_check_that_is_missing_would_be_seen(build, tmp_path, fault):
     source = broken(tmp_path, fault, *FAULTS[fault])
     command = build("gcc", "arguments", "-O0", source)

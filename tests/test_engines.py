@@ -684,6 +684,7 @@ print(sum(_numba.run_layer.stats.cache_misses.values()))
 )
 
 
+@pytest.mark.slow  # Numba compiles for half a minute
 def test_processor_by_name_shares_the_cache(tmp_path):
     """The name of the machine's own processor changes neither the bits nor the cache."""
     pytest.importorskip("numba", reason="compares what Numba keeps on disk")
