@@ -228,7 +228,15 @@ class Layer(Parameters):
         known = after.added is not None  # there is no layer of one's own inside
         return ModelStream(self, batch_size, part, streams, after.features if known else None)
 
-    def pool(self, capacity: int, *, evict: Evict | None = None) -> Pool:
+    def pool(
+        self,
+        capacity: int,
+        *,
+        evict: Evict | None = None,
+        max_wait: float = 0.001,
+        max_batch: int | None = None,
+        max_pending: int | None = None,
+    ) -> Pool:
         """Make a pool of live streams, which come and go, over these weights.
 
         Parameters
@@ -237,6 +245,11 @@ class Layer(Parameters):
             How many streams there may be at once.
         evict : callable, optional
             Called with the pool when it is full: returns the sids of streams to be closed.
+        max_wait : float
+            How many seconds a step that was given to `Pool.submit` waits for others.
+        max_batch, max_pending : int, optional
+            How many calls of `Pool.submit` are computed together at most, and how many of them the
+            pool holds until they begin.
 
         Returns
         -------
@@ -247,7 +260,14 @@ class Layer(Parameters):
         ValueError
             As `stream`.
         """
-        return Pool(self, capacity, evict=evict)
+        return Pool(
+            self,
+            capacity,
+            evict=evict,
+            max_wait=max_wait,
+            max_batch=max_batch,
+            max_pending=max_pending,
+        )
 
     def add_gradient(self, name: str, value: Any) -> None:
         """Add to the gradient of a parameter of this layer, as a pullback does.

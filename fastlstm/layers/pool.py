@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import as_array, as_float, as_integers, as_rows
-from ..checks import check_size, listed
+from ..checks import check_number, check_size, listed
 from ..sequences.batch import undecided
 from ..sequences.packing import (
     PackedSequence,
@@ -25,6 +25,7 @@ from ..sequences.packing import (
     uniform_sizes,
 )
 from .chain import Given
+from .collector import Collector
 from .stream import axes_of, by_name, check_live, check_out
 
 if TYPE_CHECKING:
@@ -280,11 +281,18 @@ class Pool:
         of streams to be closed, such as ``pool.oldest(1)``. It may keep their states before, as
         ``pool.to_bytes(sid)``. Streams that are being advanced at that moment, or closed already,
         are left alone.
+    max_wait : float
+        How many seconds a step that was given to `submit` waits for those of other streams.
+    max_batch : int, optional
+        How many calls of `submit` are computed together at most; `capacity` if not given.
+    max_pending : int, optional
+        How many calls of `submit` the pool holds, with copies of their input, until they begin.
+        Further ones wait at the door. As many as there are, if not given.
 
     Raises
     ------
     ValueError, TypeError
-        If the model cannot be streamed, as `Layer.stream` says.
+        If the model cannot be streamed, as `Layer.stream` says, or another argument does not fit.
 
     Notes
     -----
@@ -312,13 +320,26 @@ class Pool:
     (2, False)
     """
 
-    def __init__(self, model: Layer, capacity: int, *, evict: Evict | None = None) -> None:
+    def __init__(
+        self,
+        model: Layer,
+        capacity: int,
+        *,
+        evict: Evict | None = None,
+        max_wait: float = 0.001,
+        max_batch: int | None = None,
+        max_pending: int | None = None,
+    ) -> None:
         capacity = check_size("capacity", capacity)
         if capacity > _ROW:
             raise ValueError(f"capacity must be at most {_ROW}, got {capacity}")
         if evict is not None and not callable(evict):
             raise TypeError(f"evict must be a function of the pool, got {type(evict).__name__}")
         self._model, self._capacity, self._evict = model, capacity, evict
+        # What `submit` collects, and how long.
+        self._max_wait = check_number("max_wait", max_wait, least=0)
+        self._max_batch = capacity if max_batch is None else check_size("max_batch", max_batch)
+        self._max_pending = None if max_pending is None else check_size("max_pending", max_pending)
         self._prepare()
         self._table = _Table([*self._lstms.values()], capacity)
 
@@ -338,6 +359,7 @@ class Pool:
         self._held = False  # whether no call may begin, because all states are copied
         self._waiting = 0  # how many threads wait for calls to end
         self._inside: set[int] = set()  # the threads that advance streams
+        self._collector: Collector | None = None  # from the first `submit` on
         self._ticket: int = 0
 
     def _next_ticket(self) -> int:
@@ -646,6 +668,100 @@ class Pool:
             shape = (*axes, features)
         text = ", ".join(map(str, shape))
         return ValueError(f"x must have shape ({text}{',' * (len(shape) == 1)}), got {x.shape}")
+
+    # ---- steps that are collected ----
+
+    async def submit(self, sid: int, x: Any, deadline: float | None = None) -> Floats:
+        """Advance a stream together with others whose steps are ready: for asyncio.
+
+        What coroutines submit is computed in batches by one thread, which does not hold up the
+        event loop. A batch begins when the thread is idle and the oldest step in it has waited for
+        `max_wait` seconds, or before, if every open stream has a step there or the batch is full.
+        It takes what came first, and passes nobody over. Several calls for one stream are computed
+        in their order, and may be in one batch.
+
+        Parameters
+        ----------
+        sid : int
+        x : array of shape (I,), or (T, I)
+            One step, or T of them, at least one; an integer, or T integers, if the model begins
+            with an Embedding. Others of the batch wait for a long chunk, so cut it where that
+            matters.
+        deadline : float, optional
+            In how many seconds the steps must have begun. They wait for others at most half of
+            that.
+
+        Returns
+        -------
+        ndarray of shape (F,), or (T, F)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `sid`, `x` or `deadline` does not fit: at once. ValueError also if the stream was
+            closed before its steps began.
+        TimeoutError
+            If the steps could not begin by the deadline.
+        Exception
+            Whatever a layer raises for these steps.
+
+        Notes
+        -----
+        After any of these errors the state has not moved. A cancellation drops steps that have not
+        begun. If they have, the stream moves and the result is lost: what is submitted next comes
+        after them.
+
+        One pool may serve several event loops, in several threads. What is still to be computed
+        when a loop ends is dropped.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> pool = fastlstm.LSTM(3, 4, seed=0).pool(capacity=100)
+        >>> async def client(steps):
+        ...     sid = pool.open()
+        ...     for x in steps:
+        ...         y = await pool.submit(sid, x)
+        ...     pool.close(sid)
+        ...     return y
+        >>> async def server():
+        ...     return await asyncio.gather(*(client(np.ones((5, 3), "f4")) for _ in range(20)))
+        >>> len(asyncio.run(server()))
+        20
+        """
+        steps, single = self._submitted(sid, x)
+        collector = self._collector
+        if collector is None:
+            with self._lock:
+                if self._collector is None:
+                    self._collector = Collector(
+                        self, self._max_wait, self._max_batch, self._max_pending
+                    )
+                collector = self._collector
+        return await collector.submit(int(sid), steps, single, deadline)
+
+    def _submitted(self, sid: Any, x: Any) -> tuple[Any, bool]:
+        """Return what was submitted as steps (T, ...), and whether it was a single one."""
+        if isinstance(sid, bool) or not isinstance(sid, (int, np.integer)):
+            raise TypeError(f"sid must be an int, got {type(sid).__name__}")
+        if sid not in self:
+            self._table.rows_of(self._as_sids(sid))  # says why
+        if self._model._takes_indices:
+            x, axes, expected = as_integers(x, "x"), 0, "be an integer, or T of them"
+        else:
+            x, axes = as_float(x, self._model.dtype, "x", "Pool"), 1
+            features = "..." if self._taken is None else self._taken
+            expected = f"have shape ({features},) or (T, {features})"
+        single = x.ndim == axes
+        steps = x[np.newaxis] if single else x
+        if steps.ndim != axes + 1 or not len(steps) or self._taken not in (None, *steps.shape[1:]):
+            raise ValueError(f"x must {expected}, where T is at least 1, got shape {x.shape}")
+        return steps, single
+
+    @property
+    def _open_streams(self) -> int:
+        """How many streams there are, or more after Ctrl-C, without counting them."""
+        return self._capacity - len(self._table.free)
 
     # ---- states ----
 

@@ -1,0 +1,320 @@
+"""What collects the steps that coroutines submit to a pool, and has them computed together."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import check_number
+from ..sequences.packing import pack_sequence, unpack_sequence
+
+if TYPE_CHECKING:
+    from ..engines.contract import Array
+    from .pool import Pool
+
+
+class Submit:
+    """Steps of one stream that wait for their batch: x (T, ...), and who awaits the result.
+
+    `until` is when they must have begun, by the monotonic clock, and `due` when they are sent off
+    at the latest, even alone. `single` says that the caller gave one step without an axis T.
+    """
+
+    __slots__ = ("due", "future", "loop", "sid", "single", "until", "x")
+
+    def __init__(
+        self, sid: int, x: Array, single: bool, max_wait: float, deadline: float | None
+    ) -> None:
+        now = time.monotonic()
+        self.sid, self.x, self.single = sid, x, single
+        self.until = None if deadline is None else now + deadline
+        # With a deadline it waits for others at most half of the time: the rest is for beginning.
+        self.due = now + (max_wait if deadline is None else min(max_wait, deadline / 2))
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Array] = self.loop.create_future()
+
+    def keep(self) -> None:
+        """Take a copy of the input, which the caller may then change."""
+        self.x = self.x.copy()
+
+    def is_awaited(self) -> bool:
+        """Whether somebody still waits for it: it is not cancelled, and its loop not closed."""
+        return not self.future.done() and not self.loop.is_closed()
+
+    def is_late(self, now: float) -> bool:
+        return self.until is not None and self.until <= now
+
+    def too_late(self) -> TimeoutError:
+        return TimeoutError(
+            f"the step of stream {self.sid} could not begin by its deadline; its state has not "
+            "moved"
+        )
+
+
+class Collector:
+    """Collects what coroutines submit and computes it in batches, in a thread of its own.
+
+    Coroutines of any number of event loops may submit. A batch begins when the thread has nothing
+    else to do and one of these is true: the oldest step is due, every stream of the pool has a
+    step, or nothing more fits in. It takes the oldest first and passes nobody over. What comes
+    meanwhile waits for the next batch: at most `max_pending` submits, with copies of their input;
+    others wait at the door until one of those begins, in their order too.
+
+    The thread begins with the first submit and ends when the pool is gone. It sleeps while nothing
+    is due.
+
+    Parameters
+    ----------
+    pool : Pool
+        What computes. It is not kept alive.
+    max_wait : float
+        Seconds that a step waits for others.
+    max_batch : int
+        Submits of a batch at most.
+    max_pending : int or None
+    """
+
+    def __init__(
+        self, pool: Pool, max_wait: float, max_batch: int, max_pending: int | None
+    ) -> None:
+        self._pool = weakref.ref(pool)
+        self._max_wait, self._max_batch, self._max_pending = max_wait, max_batch, max_pending
+        self._begin()
+        _COLLECTORS.add(self)
+        weakref.finalize(pool, self._stop).atexit = False
+
+    def _begin(self) -> None:
+        """Begin with nothing pending: when made, and in a child process after a fork."""
+        self._changed = threading.Condition()
+        self._queue: dict[Submit, None] = {}  # what the next batches take, oldest first
+        self._door: dict[Submit, None] = {}  # what comes after it
+        self._of_streams: dict[int, int] = {}  # how many submits each stream has in the queue
+        self._due = math.inf  # when the first of the queue is due
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    async def submit(self, sid: int, x: Array, single: bool, deadline: Any) -> Array:
+        """Return the result of steps x (T, ...) of a stream, which are checked before."""
+        if deadline is not None:
+            if (deadline := check_number("deadline", deadline)) <= 0:
+                raise TimeoutError(f"deadline {deadline:g} s: the step could not begin by then")
+        submit = Submit(sid, x, single, self._max_wait, deadline)
+        with self._changed:
+            self._door[submit] = None
+            self._let_in()
+            if self._thread is None:
+                name = f"fastlstm pool {id(self):x}"
+                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._thread.start()
+        timer = deadline and submit.loop.call_later(deadline, self._give_up, submit)
+        try:
+            return await submit.future
+        except BaseException:
+            self._drop(submit)
+            raise
+        finally:
+            if timer:
+                timer.cancel()
+
+    # ---- with the lock held -----------------------------------------------------------------
+
+    def _let_in(self) -> None:
+        """Move submits from the door into the queue while there is room; wake the thread."""
+        if not self._queue:
+            self._due = math.inf
+        due = self._due
+        while self._door and not self._is_full():
+            submit = next(iter(self._door))
+            del self._door[submit]
+            if not submit.is_awaited():
+                continue
+            submit.keep()
+            self._queue[submit] = None
+            self._of_streams[submit.sid] = self._of_streams.get(submit.sid, 0) + 1
+            self._due = min(self._due, submit.due)
+        if self._due < due or self._is_ready():
+            self._changed.notify()
+
+    def _is_full(self) -> bool:
+        return self._max_pending is not None and len(self._queue) >= self._max_pending
+
+    def _is_ready(self) -> bool:
+        """Whether a batch gains nothing from waiting."""
+        if len(self._queue) >= self._max_batch or self._is_full():
+            return True
+        pool = self._pool()
+        return pool is None or len(self._of_streams) >= pool._open_streams
+
+    def _wait(self) -> float | None:
+        """Return for how many seconds the next batch waits for more; None if there is none."""
+        if not self._queue:
+            return None
+        return 0.0 if self._is_ready() else self._due - time.monotonic()
+
+    def _remove(self, submit: Submit) -> bool:
+        """Take a submit out of the queue or away from the door; False if it is in neither."""
+        if submit in self._door:
+            del self._door[submit]
+            return True
+        if submit not in self._queue:
+            return False
+        del self._queue[submit]
+        left = self._of_streams.pop(submit.sid) - 1
+        if left:
+            self._of_streams[submit.sid] = left
+        return True
+
+    def _take(self) -> tuple[list[Submit], list[Submit]]:
+        """Take the submits of a batch, and those that are too late, out of the queue."""
+        batch: list[Submit] = []
+        late: list[Submit] = []
+        now = time.monotonic()
+        for submit in list(self._queue):
+            if len(batch) == self._max_batch:
+                break
+            self._remove(submit)
+            if submit.is_late(now):
+                late.append(submit)
+            elif submit.is_awaited():
+                batch.append(submit)
+        # What a full batch has left behind has waited long enough.
+        self._due = now if self._queue else math.inf
+        self._let_in()
+        return batch, late
+
+    # ---- in the event loop ------------------------------------------------------------------
+
+    def _drop(self, submit: Submit) -> None:
+        """Forget a submit that nobody awaits any more, if it has not begun."""
+        with self._changed:
+            if self._remove(submit):
+                self._let_in()
+
+    def _give_up(self, submit: Submit) -> None:
+        """Refuse a submit at its deadline, if it has not begun."""
+        with self._changed:
+            waited = self._remove(submit)
+            if waited:
+                self._let_in()
+        if waited and not submit.future.done():
+            submit.future.set_exception(submit.too_late())
+
+    # ---- in the thread ----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._stopped and ((wait := self._wait()) is None or wait > 0):
+                    self._changed.wait(wait)
+                if self._stopped:
+                    return
+                batch, late = self._take()
+            _give([(submit, submit.too_late()) for submit in late])
+            pool = self._pool()
+            if batch and pool is not None:
+                _give(_computed(pool, batch))
+            del batch, late, pool  # a thread that sleeps holds nothing alive
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+
+def _computed(pool: Pool, batch: list[Submit]) -> list[tuple[Submit, Any]]:
+    """Compute a batch; return each submit with its result, or with an error.
+
+    A batch that fails has moved no state. It is computed again by halves, so that only those
+    streams fail whose fault it is: of which one was closed meanwhile, or given an index that the
+    model does not have.
+    """
+    try:
+        return [*zip(batch, _results(pool, batch), strict=True)]
+    except BaseException as error:  # also what a layer of one's own raises to end its thread
+        sids = [*{submit.sid: None for submit in batch}]
+        if len(sids) == 1:
+            return [(submit, _own(error)) for submit in batch]
+    first = {*sids[: len(sids) // 2]}
+    halves = ([s for s in batch if (s.sid in first) is is_first] for is_first in (True, False))
+    return [pair for half in halves for pair in _computed(pool, half)]
+
+
+def _results(pool: Pool, batch: list[Submit]) -> list[Array]:
+    """Compute the steps of a batch, several of one stream in their order."""
+    if all(len(submit.x) == 1 for submit in batch):
+        sids = np.array([submit.sid for submit in batch])
+        if len({submit.sid for submit in batch}) == len(batch):
+            y = pool.step(sids, np.concatenate([submit.x for submit in batch]))
+            return [
+                (row if submit.single else row[None]).copy()
+                for submit, row in zip(batch, y, strict=True)
+            ]
+    rows: dict[int, list[Submit]] = {}
+    for submit in batch:
+        rows.setdefault(submit.sid, []).append(submit)
+    inputs = [np.concatenate([submit.x for submit in row]) for row in rows.values()]
+    packed = pool.run(np.array([*rows]), pack_sequence(inputs, enforce_sorted=False))
+    results = {}
+    for row, y in zip(rows.values(), unpack_sequence(packed), strict=True):
+        end = 0
+        for submit in row:
+            begin, end = end, end + len(submit.x)
+            results[submit] = (y[begin] if submit.single else y[begin:end]).copy()
+    return [results[submit] for submit in batch]
+
+
+def _own(error: BaseException) -> Exception:
+    """Return an error for one caller, whose traceback does not grow by those of other callers."""
+    if not isinstance(error, Exception) or isinstance(error, StopIteration):
+        own = RuntimeError(f"the steps could not be computed: {error!r}")  # which asyncio takes
+        own.__cause__ = error
+        return own
+    try:
+        copied = copy.copy(error)
+    except Exception:
+        copied = error
+    return copied.with_traceback(error.__traceback__)
+
+
+def _give(results: list[tuple[Submit, Any]]) -> None:
+    """Hand results and errors over to the event loops that await them."""
+    of_loops: dict[Any, list[tuple[Submit, Any]]] = {}
+    for submit, result in results:
+        of_loops.setdefault(submit.loop, []).append((submit, result))
+    for loop, own in of_loops.items():
+        try:
+            loop.call_soon_threadsafe(_set, own)
+        except RuntimeError:  # the loop was closed: nobody is left who could wait
+            continue
+
+
+def _set(results: list[tuple[Submit, Any]]) -> None:
+    """Set the results of futures, in their event loop."""
+    for submit, result in results:
+        if submit.future.done():  # cancelled while it was computed
+            continue
+        if isinstance(result, Exception):
+            submit.future.set_exception(result)
+        else:
+            submit.future.set_result(result)
+
+
+_COLLECTORS: weakref.WeakSet[Collector] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child process: the threads are gone, and those who wait are its parent's."""
+    for collector in list(_COLLECTORS):
+        collector._begin()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
