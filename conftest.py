@@ -16,6 +16,7 @@ NEEDS = {
     "matplotlib": ["fastlstm/plot.py", "fastlstm/visualize.py"],
     "pandas": ["fastlstm/training/splitting.py"],
     "torch": ["fastlstm/torch/*.py"],
+    "dask": ["fastlstm/dask.py"],
     "fastlstm.engines._native": ["fastlstm/torch/*.py"],
 }
 collect_ignore_glob = [

@@ -26,7 +26,7 @@ FLOORS = [
     ["graphs"],
     ["formats", "plot"],
     ["training", "panels"],
-    ["cli", "torch", "visualize"],
+    ["cli", "dask", "torch", "visualize"],
     ["__init__", "__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -98,7 +98,7 @@ def wrong_arrows(name, path):
         if level == 0:
             outside = first not in {*sys.stdlib_module_names, "numpy"}
             # an engine and a host are their library's; anything else loads one where it is used
-            own = name.startswith(("engines._numba", "torch"))
+            own = name.startswith(("engines._numba", "dask", "torch"))
             if first == "fastlstm" or (outside and at_import and not own):
                 yield f"{name} imports {imported}"
         elif level == len(folder) + 1:  # from the package

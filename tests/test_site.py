@@ -51,7 +51,7 @@ def documented(text):
 
 def public():
     """Return all public names: those of each module's `__all__`, or without an underscore."""
-    modules = "", ".training", ".plot", ".visualize", ".torch"
+    modules = "", ".training", ".plot", ".visualize", ".torch", ".dask"
     for module in (importlib.import_module(f"fastlstm{name}") for name in modules):
         own = [
             name
