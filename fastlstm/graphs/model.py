@@ -271,6 +271,13 @@ class GraphModel(Layer):
         """
         return GraphStream(self, check_size("batch_size", batch_size))
 
+    def _live(self, name: str, given: Any, states: Any) -> NoReturn:
+        """Refuse: only its own streams know what of it is a state."""
+        raise ValueError(
+            f"{short(name) + ': ' if name else ''}a GraphModel keeps states that only a stream of "
+            "it alone knows: GraphModel.stream makes one"
+        )
+
     def vjp(self, *inputs: Any, **named: Any) -> NoReturn:
         """Refuse: a graph that was read from a file is not trained."""
         raise NotImplementedError(

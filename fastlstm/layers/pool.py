@@ -7,14 +7,20 @@ guarded by a lock that nobody holds while anything is computed.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import count_nonzero
 
 from ..arrays import as_array, as_float, as_integers, as_rows
 from ..checks import check_number, check_size, listed
+from ..files import written_aside
 from ..sequences.batch import undecided
 from ..sequences.packing import (
     PackedSequence,
@@ -26,6 +32,7 @@ from ..sequences.packing import (
 )
 from .chain import Given
 from .collector import Collector
+from .snapshots import POOL, STREAM, Unpacked, packed, size_of
 from .stream import axes_of, by_name, check_live, check_out
 
 if TYPE_CHECKING:
@@ -50,10 +57,13 @@ _ROW = (1 << _ROW_BITS) - 1
 # what stands there to row 0, so that neither is ever found where it stands.
 _NOBODY, _BEYOND = -1, -1 << 32
 
-# Calls have tickets from 1 to this, in turn: above the bits of a row, they fit into 63 bits.
-_TICKETS = (1 << 63 - _ROW_BITS) - 2
+# A ticket is another number for each stream of a call, above the bits of a row. These are all set:
+# as a sid, it would come to the last row. It comes again when so many streams have advanced.
+_TICKETS = 1 << 62 - _ROW_BITS
 # A thread that waits looks again after so many seconds, even if nobody tells it to.
 _POLL = 0.05
+
+_BYTES = bytes, bytearray, memoryview
 
 
 class PoolFull(RuntimeError):
@@ -78,6 +88,12 @@ class PoolFull(RuntimeError):
         super().__init__(message)
 
 
+class _Busy(RuntimeError):
+    def __init__(self, sids: Integers) -> None:
+        which = f"stream {sids[0]} is" if len(sids) == 1 else f"streams {_listed(sids)} are"
+        super().__init__(f"{which} being advanced in another thread: wait until that has returned")
+
+
 class _Table:
     """All that changes in a pool: the states, and whose they are.
 
@@ -87,8 +103,8 @@ class _Table:
         Of all LSTMs in turn, as `Recurrent` has them: (cells, capacity, features).
     sids : int64 ndarray of shape (capacity + 1,)
         The stream in each row.
-    owners : int64 ndarray of shape (capacity,)
-        What advances the stream in each row: a ticket, or 0.
+    ready : int64 ndarray of shape (capacity + 1,)
+        The same, but where a call advances a stream: there is its ticket.
     moved : int64 ndarray of shape (capacity,)
         The `clock` when the stream in each row was opened or advanced last.
     free : list of int
@@ -103,7 +119,7 @@ class _Table:
         self.states = [state for lstm in lstms for state in lstm._zeros(capacity)]
         self.sids = np.full(capacity + 1, _NOBODY, np.int64)
         self.sids[-1] = _BEYOND
-        self.owners = np.zeros(capacity, np.int64)
+        self.ready = self.sids.copy()
         self.moved = np.zeros(capacity, np.int64)
         self.free = [*range(capacity - 1, -1, -1)]
         self.opened = self.clock = 0
@@ -114,10 +130,20 @@ class _Table:
         found = self.sids.take(rows, mode="clip")
         if (found != sids).any():
             unknown = sids[found != sids]
-            which = f"{unknown[0]} is" if len(unknown) == 1 else f"{_listed(unknown)} are"
+            one = len(unknown) == 1
+            are = "is no sid of a live stream" if one else "are no sids of live streams"
             raise ValueError(
-                f"{which} no sid of a live stream in this pool: closed, or never given by open()"
+                f"{_listed(unknown)} {are} in this pool: closed, or never given by open()"
             )
+        return rows
+
+    def settled(self, sids: Integers) -> Integers:
+        """Return the rows of streams; RuntimeError if a call advances one of them."""
+        rows = self.rows_of(sids)
+        if len(set(sids.tolist())) < len(sids):
+            raise _repeated(sids)
+        if (busy := self.ready.take(rows) != sids).any():
+            raise _Busy(sids[busy])
         return rows
 
 
@@ -131,8 +157,11 @@ class _Call:
     index : int64 ndarray of shape (B,)
         The rows of the streams, in the order of the packed sequences.
     batch_sizes : int64 ndarray of shape (T,)
+    rows : int
+        How many rows that is.
     """
 
+    rows: int
     states: list[Floats]
     index: Integers
     batch_sizes: Integers
@@ -148,9 +177,9 @@ class _Pooled:
         lstm = self._lstm
         if type(x) is not np.ndarray or x.dtype != lstm.dtype:
             x = as_float(x, lstm.dtype, "x", "Pool")
-        rows = int(self._call.batch_sizes.sum())
-        if x.shape != (rows, lstm.input_size):
-            raise ValueError(f"x must have shape {(rows, lstm.input_size)}, got {x.shape}")
+        if x.shape != (self._call.rows, lstm.input_size):
+            shape = self._call.rows, lstm.input_size
+            raise ValueError(f"x must have shape {shape}, got {x.shape}")
         return self._run(lstm._whole_stacks(), as_rows(x), out)
 
     def _run(self, stacks: Any, x: Array, out: Floats | None, table: Any = None) -> Floats:
@@ -209,57 +238,63 @@ class _Parts:
 class _Claim:
     """The streams that one call advances: no other call may, until they are released.
 
-    Ctrl-C may come between any two lines. So the rows carry tickets, and are released when this
-    object goes, if that was not done before.
+    Ctrl-C may come between any two lines. So a stream's place holds a ticket, by which it is known
+    what is still to be released, when this object goes at the latest.
     """
 
-    __slots__ = ("_pool", "_table", "_tickets", "moved", "rows")
+    __slots__ = ("_complete", "_pool", "_table", "_thread", "_tickets", "moved", "rows")
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self.moved = pool, False
+        self._pool, self._thread = pool, get_ident()
         self._table: _Table | None = None
+        self._complete = self.moved = False
 
     def take(self, sids: Integers) -> _Table:
-        """Claim streams, which are left alone if one of them cannot be had."""
+        """Claim these streams; none is claimed if one of them cannot be had."""
         pool = self._pool
+        rows = sids & _ROW
         with pool._lock:
             while pool._held:
-                pool._refuse_inside()
-                pool._lock.wait(_POLL)
+                pool._wait()
             table = pool._table
-            rows = table.rows_of(sids)
-            if (owned := table.owners.take(rows) != 0).any():
-                raise _busy(sids[owned])
-            tickets = np.arange(len(rows)) + (pool._next_ticket() << _ROW_BITS)
-            self.rows, self._tickets, self._table = rows, tickets, table
-            table.owners[rows] = tickets
-            if (table.owners.take(rows) != tickets).any():
-                self.release()
+            ready = table.ready
+            if count_nonzero(ready.take(rows, mode="clip") != sids):
+                table.settled(sids)  # which says what is wrong
+            pool._ticket = ticket = (pool._ticket + len(sids)) % _TICKETS
+            self._tickets = tickets = pool._numbers[: len(sids)] - (ticket << _ROW_BITS)
+            self.rows, self._table = rows, table
+            pool._inside.add(self._thread)
+            ready[rows] = tickets
+            if count_nonzero(ready.take(rows) != tickets):
                 raise _repeated(sids)
-            pool._inside.add(threading.get_ident())
+            self._complete = True
         return table
 
     def release(self) -> None:
         """Let others have them."""
-        if self._table is None:
+        pool, table = self._pool, self._table
+        if table is None:
             return
-        pool, table, rows = self._pool, self._table, self.rows
         with pool._lock:
             if self.moved:
                 table.clock += 1
-                table.moved[rows] = table.clock
-            pool._inside.discard(threading.get_ident())
+                table.moved[self.rows] = table.clock
             self._free()
             if pool._waiting:
-                pool._lock.notify_all()
+                pool._released.notify_all()
 
     def _free(self) -> None:
-        table, self._table = self._table, None
+        table, rows = self._table, self.rows
         if table is not None:
-            table.owners[self.rows[table.owners.take(self.rows) == self._tickets]] = 0
+            if not self._complete:
+                rows = rows[table.ready.take(rows) == self._tickets]
+            table.ready[rows] = table.sids.take(rows)
+            self._pool._inside.discard(self._thread)
+            self._table = None
 
     def __del__(self) -> None:
-        self._free()
+        if self._table is not None:
+            self._free()
 
 
 class Pool:
@@ -351,20 +386,19 @@ class Pool:
             raise ValueError("a pool needs a model with an LSTM, this one has none")
         self._is_plain = [*self._lstms] == [""]  # an LSTM, whose states have no name
         after = self._model._join("", Given([], type(self._model).__name__))[1]
-        # How many values a step takes and gives, where that is known before.
-        self._taken = None if self._model._takes_indices else after.taken
+        # How many values a step gives, and the axes of one that it takes, where that is known.
         self._features = None if after.added is None else after.features
-        # Claims come and go under this lock. Threads that wait are told by it of what is released.
-        self._lock = threading.Condition()
-        self._held = False  # whether no call may begin, because all states are copied
+        self._inner: tuple[int, ...] | None = None
+        if after.added is not None:
+            self._inner = () if after.taken is None else (after.taken,)
+        # Claims come and go under this lock, and threads that wait are told of what is released.
+        self._lock = threading.RLock()
+        self._released = threading.Condition(self._lock)
+        self._held = 0  # the thread that lets no call begin, because it copies all states
         self._waiting = 0  # how many threads wait for calls to end
         self._inside: set[int] = set()  # the threads that advance streams
         self._collector: Collector | None = None  # from the first `submit` on
-        self._ticket: int = 0
-
-    def _next_ticket(self) -> int:
-        self._ticket = self._ticket % _TICKETS + 1
-        return self._ticket
+        self._ticket, self._numbers = 0, ~(np.arange(self._capacity) << _ROW_BITS)
 
     # ---- streams that come and go ----
 
@@ -422,21 +456,21 @@ class Pool:
                         own[:, row] = start[:, 0]
                     table.opened += 1
                     table.moved[row] = table.clock
-                    table.sids[row] = sid = table.opened << _ROW_BITS | row
+                    sid: int = table.opened << _ROW_BITS | row
+                    table.sids[row] = table.ready[row] = sid
                     table.free.pop()
-                    return int(sid)
+                    return sid
             self._make_room()
 
     def _make_room(self) -> None:
         """Close what the policy says; PoolFull if that is nothing."""
         if self._evict is not None:
-            sids = self._as_sids(self._evict(self))
+            chosen = self._evict(self)
+            sids = self._as_sids([] if chosen is None else chosen)
             with self._lock:
                 table = self._table
                 rows = sids & _ROW
-                live = table.sids.take(rows, mode="clip") == sids
-                rows = np.unique(rows[live])
-                self._close(table, rows[table.owners[rows] == 0])
+                self._close(np.unique(rows[table.ready.take(rows, mode="clip") == sids]))
                 if table.free:
                     return
         how = "close some, or give evict=" if self._evict is None else "evict closed none"
@@ -456,49 +490,36 @@ class Pool:
         RuntimeError
             If another thread advances one of them right now; none has ended.
         """
+        sids = self._as_sids(sids)
         with self._lock:
-            self._close(self._table, self._settled(self._as_sids(sids)))
+            self._close(self._table.settled(sids))
 
-    def _close(self, table: _Table, rows: Integers) -> None:
-        table.sids[rows] = _NOBODY
+    def _close(self, rows: Integers) -> None:
+        table = self._table
+        table.sids[rows] = table.ready[rows] = _NOBODY
         table.free.extend(rows.tolist())
 
     def _as_sids(self, sids: Any) -> Integers:
         """Return sids as an array (n,)."""
+        if type(sids) is np.ndarray and sids.dtype == np.int64 and sids.ndim == 1:
+            return sids
         array = as_integers(sids, "sids")
         if array.ndim > 1:
             raise ValueError(f"sids must be one, or a list of them, got shape {array.shape}")
         return array.reshape(-1)
 
-    def _settled(self, sids: Integers, wait: bool = False) -> Integers:
-        """Return the rows of streams that nobody advances, with the lock held."""
-        while True:
-            table = self._table
-            rows = table.rows_of(sids)
-            if len(set(sids.tolist())) < len(sids):
-                raise _repeated(sids)
-            owned = table.owners.take(rows) != 0
-            if not owned.any():
-                return rows
-            if not wait:
-                raise _busy(sids[owned])
-            self._wait()
-
     def _wait(self) -> None:
         """Wait until a call has ended, with the lock held."""
-        self._refuse_inside()
+        if get_ident() in (*self._inside, self._held):
+            raise RuntimeError(
+                "this waits for streams that this very thread advances: call it when the step has "
+                "returned, and not from a layer or from a signal handler"
+            )
         self._waiting += 1
         try:
-            self._lock.wait(_POLL)
+            self._released.wait(_POLL)
         finally:
             self._waiting -= 1
-
-    def _refuse_inside(self) -> None:
-        if threading.get_ident() in self._inside:
-            raise RuntimeError(
-                "this waits for the streams that this thread itself advances: call it behind the "
-                "step, and not from a layer or a signal handler inside it"
-            )
 
     # ---- steps ----
 
@@ -527,17 +548,18 @@ class Pool:
         """
         one = isinstance(sids, (int, np.integer))
         sids = self._as_sids(sids)
-        x = self._as_input(x)
-        if one:
-            x, out = x[np.newaxis], None if out is None else out[np.newaxis]
-        count = len(sids)
-        if x.shape[:1] != (count,) or self._taken not in (None, *x.shape[1:]):
-            raise self._misshaped(x, (count,), one)
+        x, count = self._as_input(x), len(sids)
+        axes = () if one else (count,)
+        inner = self._inner
+        if x.shape != (*axes, *inner) if inner is not None else x.shape[: len(axes)] != axes:
+            raise self._misshaped(x, axes)
         if out is not None:
-            if self._features is not None:
-                check_out(out, (count, self._features), self._model.dtype)
+            wide = self._features
+            check_out(out, np.shape(out) if wide is None else (*axes, wide), self._model.dtype)
             if np.shares_memory(x, out):
                 raise ValueError("out must not share memory with x")
+        if one:
+            x, out = x[np.newaxis], None if out is None else out[np.newaxis]
         y: Floats = self._advance(sids, None, x, uniform_sizes(1, count), out)
         return y[0] if one else y
 
@@ -571,32 +593,30 @@ class Pool:
             return self._run_packed(sids, x, lengths)
         x, count = self._as_input(x), len(sids)
         first = next(iter(self._lstms.values())).batch_first
-        if one:
-            x, first = x[:, np.newaxis], False
-        elif first is None:
+        if first is None and not one:
             if count != 1:
                 raise undecided("Pool", x.shape)
             first = x.shape[:1] == (1,)
-        if x.ndim < 2 or x.shape[0 if first else 1] != count:
-            raise self._misshaped(x, (count, "T") if first else ("T", count), one)
-        if self._taken not in (None, *x.shape[2:]):
-            raise self._misshaped(x, (count, "T") if first else ("T", count), one)
-        by_steps = x.swapaxes(0, 1) if first else x
+        axes: tuple[Any, ...] = ("T",) if one else (count, "T") if first else ("T", count)
+        fits = all(axis in ("T", size) for axis, size in zip(axes, x.shape, strict=False))
+        inner = x.shape[len(axes) :] if self._inner is None else self._inner
+        if x.ndim < len(axes) or not fits or x.shape[len(axes) :] != inner:
+            raise self._misshaped(x, axes)
+        by_steps = x[:, np.newaxis] if one else x.swapaxes(0, 1) if first else x
         steps = len(by_steps)
         if lengths is None or not count:
-            rows = by_steps.reshape(-1, *by_steps.shape[2:])
+            rows = by_steps.reshape(steps * count, *by_steps.shape[2:])
             y = self._advance(sids, None, rows, uniform_sizes(steps, count))
             y = y.reshape(steps, count, *y.shape[1:])
-            y = y.swapaxes(0, 1) if first else y
-            return y[:, 0] if one else y
+            return y[:, 0] if one else y.swapaxes(0, 1) if first else y
         lengths = check_lengths(lengths, count, steps, least=0)
         order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
         batch_sizes = batch_sizes_of(lengths)
         step, stream = rows_of(order, batch_sizes)
         y = self._advance(sids, order, by_steps[step, stream], batch_sizes)
-        padded = np.zeros((*x.shape[:2], *y.shape[1:]), y.dtype)
-        (padded.swapaxes(0, 1) if first else padded)[step, stream] = y
-        return padded[:, 0] if one else padded
+        padded = np.zeros((steps, count, *y.shape[1:]), y.dtype)
+        padded[step, stream] = y
+        return padded[:, 0] if one else padded.swapaxes(0, 1) if first else padded
 
     def _run_packed(self, sids: Integers, x: Any, lengths: Any) -> PackedSequence:
         if lengths is not None:
@@ -623,17 +643,19 @@ class Pool:
         claim, parts = _Claim(self), None
         try:
             table = claim.take(sids)
-            parts = self._idle.pop() if self._idle else _Parts(self._model)
-            call = parts.call
-            call.states, call.batch_sizes = table.states, batch_sizes
-            call.index = claim.rows if order is None else claim.rows[order]
-            before = [own.take(call.index, axis=1) for own in call.states]
+            parts = self._parts()
+            call, states = parts.call, table.states
+            call.index = index = claim.rows if order is None else claim.rows[order]
+            call.states, call.batch_sizes, call.rows = states, batch_sizes, len(x)
+            before = [own.take(index, axis=1) for own in states]
             try:
-                y = self._checked(parts.live.step(x, out), len(x), out)
+                y = parts.live.step(x, out)
+                if self._features is None:
+                    y = self._checked(y, len(x), out)
                 claim.moved = True
             except BaseException:
-                for own, kept in zip(call.states, before, strict=True):
-                    own[:, call.index] = kept
+                for own, kept in zip(states, before, strict=True):
+                    own[:, index] = kept
                 raise
         finally:
             claim.release()
@@ -641,10 +663,14 @@ class Pool:
                 self._idle.append(parts)
         return y
 
+    def _parts(self) -> _Parts:
+        try:
+            return self._idle.pop()
+        except IndexError:  # all are in use
+            return _Parts(self._model)
+
     def _checked(self, y: Any, count: int, out: Floats | None) -> Any:
         """Return what the model gave for so many rows, if it is that; a layer of one's own may."""
-        if self._features is not None:
-            return y
         y = as_array(y, "what the model gives")
         if y.shape[:1] != (count,):
             raise ValueError(f"Expected the model to give {count} rows, got shape {y.shape}")
@@ -660,14 +686,62 @@ class Pool:
             return as_integers(x, "x")
         return as_float(x, self._model.dtype, "x", "Pool")
 
-    def _misshaped(self, x: Any, axes: tuple[Any, ...], one: bool) -> ValueError:
-        features = "..." if self._taken is None else self._taken
-        if self._model._takes_indices:
-            shape = axes
-        else:
-            shape = (*axes, features)
-        text = ", ".join(map(str, shape))
-        return ValueError(f"x must have shape ({text}{',' * (len(shape) == 1)}), got {x.shape}")
+    def _misshaped(self, x: Array, axes: tuple[Any, ...]) -> ValueError:
+        axes = (*axes, *(("...",) if self._inner is None else self._inner))
+        text = ", ".join(map(str, axes)) + "," * (len(axes) == 1)
+        return ValueError(f"x must have shape ({text}), got {x.shape}")
+
+    # ---- policies ----
+
+    def steps_since(self, sids: ArrayLike) -> Any:
+        """Tell for how many calls streams have been left out.
+
+        Parameters
+        ----------
+        sids : int, or array of n ints
+
+        Returns
+        -------
+        int, or int64 ndarray of shape (n,)
+            How many calls of `step` and `run` the pool has answered since each stream was opened
+            or advanced last.
+
+        Raises
+        ------
+        ValueError
+            If a sid is not of a live stream.
+        """
+        one, sids = isinstance(sids, (int, np.integer)), self._as_sids(sids)
+        with self._lock:
+            table = self._table
+            since = table.clock - table.moved[table.rows_of(sids)]
+        return int(since[0]) if one else since
+
+    def oldest(self, n: int = 1) -> Integers:
+        """Return the sids of the streams that have been left out for longest.
+
+        Parameters
+        ----------
+        n : int
+            How many; fewer if there are not so many.
+
+        Returns
+        -------
+        int64 ndarray of shape (n,)
+            The one that was left out for longest first; of those that were advanced by the same
+            call, the one that was opened first. Streams that a call advances right now are not
+            among them.
+        """
+        n = check_size("n", n)
+        with self._lock:
+            table = self._table
+            rows = np.flatnonzero((table.sids >= 0) & (table.ready == table.sids))
+            moved, sids = table.moved[rows], table.sids[rows]
+        if n < len(sids):
+            among = moved <= np.partition(moved, n - 1)[n - 1]
+            moved, sids = moved[among], sids[among]
+        oldest: Integers = sids[np.lexsort((sids, moved))[:n]]
+        return oldest
 
     # ---- steps that are collected ----
 
@@ -750,11 +824,12 @@ class Pool:
             x, axes, expected = as_integers(x, "x"), 0, "be an integer, or T of them"
         else:
             x, axes = as_float(x, self._model.dtype, "x", "Pool"), 1
-            features = "..." if self._taken is None else self._taken
+            features = "..." if self._inner is None else self._inner[0]
             expected = f"have shape ({features},) or (T, {features})"
         single = x.ndim == axes
         steps = x[np.newaxis] if single else x
-        if steps.ndim != axes + 1 or not len(steps) or self._taken not in (None, *steps.shape[1:]):
+        inner = steps.shape[1:] if self._inner is None else self._inner
+        if steps.ndim != axes + 1 or not len(steps) or steps.shape[1:] != inner:
             raise ValueError(f"x must {expected}, where T is at least 1, got shape {x.shape}")
         return steps, single
 
@@ -785,13 +860,22 @@ class Pool:
             If a sid is not of a live stream, or comes twice.
         """
         one = isinstance(sids, (int, np.integer))
-        with self._lock:
-            rows = self._settled(self._as_sids(sids), wait=True)
-            states = [own.take(rows, axis=1) for own in self._table.states]
+        states = self._copied(self._as_sids(sids))
         if one:
             states = [state[:, 0] for state in states]
         given = {n: lstm._given_out(states[self._places[n]]) for n, lstm in self._lstms.items()}
         return given[""] if self._is_plain else given
+
+    def _copied(self, sids: Integers) -> list[Floats]:
+        """Return the states of streams as they are between two calls, (cells, n, features)."""
+        with self._lock:
+            while True:
+                try:
+                    rows = self._table.settled(sids)
+                except _Busy:
+                    self._wait()
+                else:
+                    return [own.take(rows, axis=1) for own in self._table.states]
 
     def set_state(self, sids: ArrayLike, state: Any) -> None:
         """Give streams other states.
@@ -812,6 +896,13 @@ class Pool:
         """
         if state is None:
             raise TypeError("state must be given; reset() makes it zero")
+        if not self._is_plain and not isinstance(state, _BYTES):
+            named = by_name("state", state, [*self._lstms])
+            if missing := [name for name in self._lstms if named.get(name) is None]:
+                raise ValueError(
+                    f"state: Expected (h, c) of every LSTM, got none for {missing}; reset() makes "
+                    "states zero"
+                )
         self._write(sids, state, "state")
 
     def reset(self, sids: ArrayLike, to: Any = None) -> None:
@@ -834,12 +925,189 @@ class Pool:
         sids = self._as_sids(sids)
         states = self._starts(state, len(sids), what)
         with self._lock:
-            rows = self._settled(sids)
+            rows = self._table.settled(sids)
             for own, start in zip(self._table.states, states, strict=True):
                 own[:, rows] = start
 
+    # ---- bytes and files ----
+
+    def to_bytes(self, sid: int) -> bytes:
+        """Return the state of a stream as bytes, from which any pool of such a model goes on.
+
+        Parameters
+        ----------
+        sid : int
+
+        Returns
+        -------
+        bytes
+            What `open` and `set_state` take, in this process or another, on any machine. They tell
+            the shapes of the states and not the weights: these must be the same for the stream to
+            go on as it would have.
+
+        Raises
+        ------
+        ValueError
+            If the sid is not of a live stream.
+
+        Examples
+        --------
+        >>> lstm = fastlstm.LSTM(3, 4, seed=0)
+        >>> here, there = lstm.pool(10), lstm.pool(10)
+        >>> sid, x = here.open(), np.ones(3, np.float32)
+        >>> y = here.step(sid, x)
+        >>> moved = there.open(here.to_bytes(sid))
+        >>> np.array_equal(there.step(moved, x), here.step(sid, x))
+        True
+        """
+        if not isinstance(sid, (int, np.integer)):
+            raise TypeError(f"sid must be one int, got {type(sid).__name__}")
+        return b"".join(packed(STREAM, self._layout(), [], self._copied(self._as_sids(sid))))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all streams into a file: their sids and states, and for how long they rested.
+
+        The pool waits for the calls that compute, holds others back while it copies the states, and
+        lets them go on while it writes. The file is written aside, and takes its name when it is
+        complete: whatever happens meanwhile, the old file or the new one is there.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        RuntimeError
+            If this thread is in the middle of a step, as in a signal handler.
+
+        Examples
+        --------
+        >>> pool = fastlstm.LSTM(3, 4, seed=0).pool(10)
+        >>> sid = pool.open()
+        >>> y = pool.step(sid, np.ones(3, np.float32))
+        >>> pool.save("streams.pool")
+        >>> other = fastlstm.LSTM(3, 4, seed=0).pool(10)
+        >>> other.restore("streams.pool")
+        >>> np.array_equal(other.state(sid), pool.state(sid))
+        True
+        """
+        with self._still() as table:
+            rows = np.flatnonzero(table.sids >= 0)
+            numbers = [self._capacity, len(rows), table.opened, table.clock]
+            arrays = [table.sids[rows], table.moved[rows]]
+            arrays += [own.take(rows, axis=1) for own in table.states]
+        parts = packed(POOL, self._layout(), numbers, arrays)
+        with written_aside(path) as file:
+            for part in parts:
+                file.write(part)
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Take over all streams of a file that `save` wrote, in place of those there are.
+
+        Streams have the sids that they had. Those that were opened after the file was written are
+        gone, and their sids are not given again by a pool that has given them.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is damaged, or is that of another model or of a larger pool; nothing has changed.
+        RuntimeError
+            If this thread is in the middle of a step, as in a signal handler.
+        """
+        try:
+            found = self._read(path)
+        except ValueError as fault:
+            raise ValueError(f"{os.fspath(path)} cannot be restored: {fault}") from fault
+        with self._still() as table:
+            found.opened = max(found.opened, table.opened)
+            self._table = found  # all at once
+            self._idle.clear()  # they know the old states
+
+    def _read(self, path: str | os.PathLike[str]) -> _Table:
+        """Return the table in a file; ValueError if it is not one of this pool."""
+        layout, capacity = self._layout(), self._capacity
+        table = _Table([*self._lstms.values()], capacity)
+        bound = size_of(layout, 4 + 2 * capacity, sum(own.nbytes for own in table.states))
+        with open(path, "rb") as source:
+            data = source.read(bound + 1)
+            if len(data) > bound:
+                raise ValueError(
+                    f"it is longer than {bound} bytes, which a full pool of {capacity} streams of "
+                    "this model has"
+                )
+        file = Unpacked(POOL, data, layout)
+        size, count, table.opened, table.clock = file.numbers(4).tolist()
+        if size > capacity:
+            raise ValueError(f"it is that of a pool of {size} streams, and this has {capacity}")
+        if not 0 <= count <= size:
+            raise ValueError(f"it is damaged: it holds {count} streams of {size}")
+        sids, moved = file.numbers(count), file.numbers(count)
+        rows, numbers = sids & _ROW, sids >> _ROW_BITS
+        if (
+            (rows >= size).any()
+            or len(np.unique(rows)) < count
+            or not 0 <= table.opened < 1 << 63 - _ROW_BITS
+            or ((numbers < 1) | (numbers > table.opened)).any()
+            or ((moved < 0) | (moved > table.clock)).any()
+        ):
+            raise ValueError("it is damaged: its sids cannot be those of one pool")
+        for own in table.states:
+            own[:, rows] = file.floats(own.dtype, (len(own), count, own.shape[2]))
+        file.end()
+        table.sids[rows] = table.ready[rows] = sids
+        table.moved[rows] = moved
+        free = np.ones(capacity, bool)
+        free[rows] = False
+        table.free = np.flatnonzero(free)[::-1].tolist()
+        return table
+
+    def _layout(self) -> str:
+        """Return a text that tells the type and the shapes of all states."""
+        texts = []
+        for name, lstm in self._lstms.items():
+            sizes = [f"{cells} x {size}" for cells, size in lstm._state_sizes]
+            half = len(sizes) // 2
+            shapes = f"h {', '.join(sizes[:half])} and c {', '.join(sizes[half:])}"
+            texts.append(f"{name}: {shapes}" if name else shapes)
+        return f"{self._model.dtype} {'; '.join(texts)}"
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[_Table]:
+        """Give the table when no call is on its way, and let none begin before the block ends."""
+        with self._lock:
+            while self._held:
+                self._wait()
+            self._held = get_ident()
+            try:
+                while (self._table.ready != self._table.sids).any():
+                    self._wait()
+                yield self._table
+            finally:
+                self._held = 0
+                self._released.notify_all()
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._still() as table:
+            copied = copy.deepcopy(table)
+        names = "_model", "_capacity", "_evict", "_max_wait", "_max_batch", "_max_pending"
+        return {name: self.__dict__[name] for name in names} | {"_table": copied}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
     def _starts(self, given: Any, count: int, what: str) -> list[Floats]:
         """Return states that are given for so many streams, checked: (cells, count or 1, ...)."""
+        if isinstance(given, _BYTES):
+            return self._from_bytes(given, what)
         named = {"": given} if self._is_plain else by_name(what, given, [*self._lstms])
         states: list[Floats] = []
         for name, lstm in self._lstms.items():
@@ -853,13 +1121,18 @@ class Pool:
             states += lstm.check_states(pair, 1 if single else count, not single, told)
         return states
 
+    def _from_bytes(self, data: Any, what: str) -> list[Floats]:
+        shapes = [s for lstm in self._lstms.values() for s in lstm._state_sizes]
+        try:
+            found = Unpacked(STREAM, data, self._layout())
+            states = [found.floats(self._model.dtype, (n, 1, size)) for n, size in shapes]
+            found.end()
+        except ValueError as fault:
+            raise ValueError(f"{what} is not one of this pool's: {fault}") from fault
+        return states
+
     def __repr__(self) -> str:
         return f"Pool({self._model!r}, capacity={self._capacity}, {len(self)} live)"
-
-
-def _busy(sids: Integers) -> RuntimeError:
-    which = f"stream {sids[0]} is" if len(sids) == 1 else f"streams {_listed(sids)} are"
-    return RuntimeError(f"{which} being advanced in another thread: wait until that has returned")
 
 
 def _repeated(sids: Integers) -> ValueError:
