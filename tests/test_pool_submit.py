@@ -81,7 +81,7 @@ class Gate:
                 return results(of, batch)
             taken = {}
             for submit in batch:
-                taken[submit.sid] = taken.get(submit.sid, 0) + len(submit.x)
+                taken[submit.sid] = taken.get(submit.sid, 0) + submit.steps
             self.batches.append(taken)
             self.inside.set()
             assert self.open.wait(LONG)
@@ -502,7 +502,7 @@ class PassingOver:
 
     class Collector(collector.Collector):
         def _take(self):
-            self._queue = dict(sorted(self._queue.items(), key=lambda item: len(item[0].x)))
+            self._queue = dict(sorted(self._queue.items(), key=lambda item: item[0].steps))
             return super()._take()
 
     rejected_by = check_first_come_first_served
@@ -518,7 +518,7 @@ class LostCancellation:
             return True
 
     class Collector(collector.Collector):
-        def _drop(self, submit):
+        def _leave(self, submit):
             pass
 
     rejected_by = check_cancelled_before
@@ -556,8 +556,9 @@ class MovedAfterTimeout:
     class Submit(collector.Submit):
         __slots__ = ()
 
-        def is_late(self, now):
-            return False
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.until = np.inf
 
         def is_awaited(self):
             return True
@@ -566,7 +567,7 @@ class MovedAfterTimeout:
         def _give_up(self, submit):
             submit.future.set_exception(submit.too_late())
 
-        def _drop(self, submit):
+        def _leave(self, submit):
             pass
 
     rejected_by = check_deadline_passes
@@ -578,8 +579,9 @@ class OnlyTheLoopsClock:
     class Submit(collector.Submit):
         __slots__ = ()
 
-        def is_late(self, now):
-            return False
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.until = np.inf
 
     rejected_by = check_deadline_passes_while_the_loop_is_busy
 
@@ -618,7 +620,7 @@ class MovedByErrors:
     def _computed(pool, batch, right=collector._computed):
         done = right(pool, batch)
         if any(isinstance(result, Exception) for _, result in done):
-            pool.step(batch[0].sid, batch[0].x[0])
+            pool.step(batch[0].sid, steps_of(0))
         return done
 
     rejected_by = check_failed_batch
@@ -637,8 +639,7 @@ class Views:
     """A result is a view of its whole batch."""
 
     def _results(pool, batch):
-        y = pool.step(np.array([s.sid for s in batch]), np.concatenate([s.x for s in batch]))
-        return list(y)
+        return list(pool.step(np.array([s.sid for s in batch]), np.stack([s.x for s in batch])))
 
     rejected_by = check_results_are_the_callers_own
 

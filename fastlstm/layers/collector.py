@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Submit:
-    """Steps of one stream that wait for their batch: x (T, ...), and who awaits the result.
+    """Steps of one stream that wait for their batch, and who awaits the result.
 
-    `until` is when they must have begun, by the monotonic clock, and `due` when they are sent off
-    at the latest, even alone. `single` says that the caller gave one step without an axis T.
+    `x` is one step, if `single`, or (T, ...). `until` is when they must have begun, by the
+    monotonic clock, and `due` when they are sent off at the latest, even alone.
     """
 
     __slots__ = ("due", "future", "loop", "sid", "single", "until", "x")
@@ -35,11 +35,16 @@ class Submit:
     ) -> None:
         now = time.monotonic()
         self.sid, self.x, self.single = sid, x, single
-        self.until = None if deadline is None else now + deadline
-        # With a deadline it waits for others at most half of the time: the rest is for beginning.
-        self.due = now + (max_wait if deadline is None else min(max_wait, deadline / 2))
+        if deadline is None:
+            self.until, self.due = math.inf, now + max_wait
+        else:  # it waits for others at most half of the time: the rest is for beginning
+            self.until, self.due = now + deadline, now + min(max_wait, deadline / 2)
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Array] = self.loop.create_future()
+
+    @property
+    def steps(self) -> int:
+        return 1 if self.single else len(self.x)
 
     def keep(self) -> None:
         """Take a copy of the input, which the caller may then change."""
@@ -47,14 +52,11 @@ class Submit:
 
     def is_awaited(self) -> bool:
         """Whether somebody still waits for it: it is not cancelled, and its loop not closed."""
-        return not self.future.done() and not self.loop.is_closed()
-
-    def is_late(self, now: float) -> bool:
-        return self.until is not None and self.until <= now
+        return not (self.future.done() or self.loop.is_closed())
 
     def too_late(self) -> TimeoutError:
         return TimeoutError(
-            f"the step of stream {self.sid} could not begin by its deadline; its state has not "
+            f"the steps of stream {self.sid} could not begin by their deadline; its state has not "
             "moved"
         )
 
@@ -98,18 +100,21 @@ class Collector:
         self._door: dict[Submit, None] = {}  # what comes after it
         self._of_streams: dict[int, int] = {}  # how many submits each stream has in the queue
         self._due = math.inf  # when the first of the queue is due
+        self._sleeps = False  # whether the thread waits
         self._thread: threading.Thread | None = None
         self._stopped = False
 
     async def submit(self, sid: int, x: Array, single: bool, deadline: Any) -> Array:
-        """Return the result of steps x (T, ...) of a stream, which are checked before."""
+        """Return the result of steps of a stream, which are checked before."""
         if deadline is not None:
             if (deadline := check_number("deadline", deadline)) <= 0:
-                raise TimeoutError(f"deadline {deadline:g} s: the step could not begin by then")
+                raise TimeoutError(f"deadline {deadline:g} s: the steps could not begin by then")
         submit = Submit(sid, x, single, self._max_wait, deadline)
         with self._changed:
-            self._door[submit] = None
-            self._let_in()
+            if self._door or self._is_full():
+                self._door[submit] = None
+            else:
+                self._let_in(submit)
             if self._thread is None:
                 name = f"fastlstm pool {id(self):x}"
                 self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -118,7 +123,8 @@ class Collector:
         try:
             return await submit.future
         except BaseException:
-            self._drop(submit)
+            with self._changed:
+                self._leave(submit)
             raise
         finally:
             if timer:
@@ -126,32 +132,38 @@ class Collector:
 
     # ---- with the lock held -----------------------------------------------------------------
 
-    def _let_in(self) -> None:
-        """Move submits from the door into the queue while there is room; wake the thread."""
-        if not self._queue:
-            self._due = math.inf
-        due = self._due
+    def _let_in(self, submit: Submit) -> None:
+        """Put a submit into the queue, and wake the thread if that changes what it waits for."""
+        submit.keep()
+        queue, of_streams, sid = self._queue, self._of_streams, submit.sid
+        due = self._due if queue else math.inf
+        queue[submit] = None
+        of_streams[sid] = of_streams.get(sid, 0) + 1
+        self._due = min(due, submit.due)
+        if self._sleeps and (submit.due < due or self._is_ready()):
+            self._sleeps = False
+            self._changed.notify()
+
+    def _open_door(self) -> None:
+        """Let in those who wait at the door while there is room."""
         while self._door and not self._is_full():
             submit = next(iter(self._door))
             del self._door[submit]
-            if not submit.is_awaited():
-                continue
-            submit.keep()
-            self._queue[submit] = None
-            self._of_streams[submit.sid] = self._of_streams.get(submit.sid, 0) + 1
-            self._due = min(self._due, submit.due)
-        if self._due < due or self._is_ready():
-            self._changed.notify()
+            if submit.is_awaited():
+                self._let_in(submit)
 
     def _is_full(self) -> bool:
         return self._max_pending is not None and len(self._queue) >= self._max_pending
 
     def _is_ready(self) -> bool:
         """Whether a batch gains nothing from waiting."""
-        if len(self._queue) >= self._max_batch or self._is_full():
-            return True
         pool = self._pool()
-        return pool is None or len(self._of_streams) >= pool._open_streams
+        return (
+            len(self._queue) >= self._max_batch
+            or self._is_full()
+            or pool is None
+            or len(self._of_streams) >= pool._open_streams
+        )
 
     def _wait(self) -> float | None:
         """Return for how many seconds the next batch waits for more; None if there is none."""
@@ -159,17 +171,22 @@ class Collector:
             return None
         return 0.0 if self._is_ready() else self._due - time.monotonic()
 
-    def _remove(self, submit: Submit) -> bool:
-        """Take a submit out of the queue or away from the door; False if it is in neither."""
-        if submit in self._door:
-            del self._door[submit]
-            return True
-        if submit not in self._queue:
-            return False
+    def _remove(self, submit: Submit) -> None:
+        """Take a submit out of the queue."""
         del self._queue[submit]
         left = self._of_streams.pop(submit.sid) - 1
         if left:
             self._of_streams[submit.sid] = left
+
+    def _leave(self, submit: Submit) -> bool:
+        """Forget a submit that has not begun, and let others in; False if it has."""
+        if submit in self._queue:
+            self._remove(submit)
+            self._open_door()
+        elif submit in self._door:
+            del self._door[submit]
+        else:
+            return False
         return True
 
     def _take(self) -> tuple[list[Submit], list[Submit]]:
@@ -181,29 +198,18 @@ class Collector:
             if len(batch) == self._max_batch:
                 break
             self._remove(submit)
-            if submit.is_late(now):
-                late.append(submit)
-            elif submit.is_awaited():
-                batch.append(submit)
-        # What a full batch has left behind has waited long enough.
-        self._due = now if self._queue else math.inf
-        self._let_in()
+            if submit.is_awaited():
+                (batch if now < submit.until else late).append(submit)
+        self._due = now  # what a full batch has left behind has waited long enough
+        self._open_door()
         return batch, late
 
     # ---- in the event loop ------------------------------------------------------------------
 
-    def _drop(self, submit: Submit) -> None:
-        """Forget a submit that nobody awaits any more, if it has not begun."""
-        with self._changed:
-            if self._remove(submit):
-                self._let_in()
-
     def _give_up(self, submit: Submit) -> None:
         """Refuse a submit at its deadline, if it has not begun."""
         with self._changed:
-            waited = self._remove(submit)
-            if waited:
-                self._let_in()
+            waited = self._leave(submit)
         if waited and not submit.future.done():
             submit.future.set_exception(submit.too_late())
 
@@ -213,7 +219,9 @@ class Collector:
         while True:
             with self._changed:
                 while not self._stopped and ((wait := self._wait()) is None or wait > 0):
+                    self._sleeps = True
                     self._changed.wait(wait)
+                self._sleeps = False
                 if self._stopped:
                     return
                 batch, late = self._take()
@@ -249,24 +257,23 @@ def _computed(pool: Pool, batch: list[Submit]) -> list[tuple[Submit, Any]]:
 
 def _results(pool: Pool, batch: list[Submit]) -> list[Array]:
     """Compute the steps of a batch, several of one stream in their order."""
-    if all(len(submit.x) == 1 for submit in batch):
-        sids = np.array([submit.sid for submit in batch])
-        if len({submit.sid for submit in batch}) == len(batch):
-            y = pool.step(sids, np.concatenate([submit.x for submit in batch]))
-            return [
-                (row if submit.single else row[None]).copy()
-                for submit, row in zip(batch, y, strict=True)
-            ]
-    rows: dict[int, list[Submit]] = {}
+    xs, sids = [submit.x for submit in batch], [submit.sid for submit in batch]
+    if all([submit.single for submit in batch]) and len({*sids}) == len(sids):
+        rows = np.concatenate([x[np.newaxis] for x in xs])
+        return [y.copy() for y in pool.step(np.array(sids), rows)]
+    of_streams: dict[int, list[Submit]] = {}
     for submit in batch:
-        rows.setdefault(submit.sid, []).append(submit)
-    inputs = [np.concatenate([submit.x for submit in row]) for row in rows.values()]
-    packed = pool.run(np.array([*rows]), pack_sequence(inputs, enforce_sorted=False))
+        of_streams.setdefault(submit.sid, []).append(submit)
+    inputs = [
+        np.concatenate([s.x[np.newaxis] if s.single else s.x for s in own])
+        for own in of_streams.values()
+    ]
+    packed = pool.run(np.array([*of_streams]), pack_sequence(inputs, enforce_sorted=False))
     results = {}
-    for row, y in zip(rows.values(), unpack_sequence(packed), strict=True):
+    for own, y in zip(of_streams.values(), unpack_sequence(packed), strict=True):
         end = 0
-        for submit in row:
-            begin, end = end, end + len(submit.x)
+        for submit in own:
+            begin, end = end, end + submit.steps
             results[submit] = (y[begin] if submit.single else y[begin:end]).copy()
     return [results[submit] for submit in batch]
 

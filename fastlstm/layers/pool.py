@@ -815,23 +815,25 @@ class Pool:
         return await collector.submit(int(sid), steps, single, deadline)
 
     def _submitted(self, sid: Any, x: Any) -> tuple[Any, bool]:
-        """Return what was submitted as steps (T, ...), and whether it was a single one."""
-        if isinstance(sid, bool) or not isinstance(sid, (int, np.integer)):
+        """Return the input of one step, and True; or of several (T, ...), and False."""
+        if type(sid) is not int and not isinstance(sid, np.integer):
             raise TypeError(f"sid must be an int, got {type(sid).__name__}")
         if sid not in self:
             self._table.rows_of(self._as_sids(sid))  # says why
+        inner = self._inner
+        if inner and type(x) is np.ndarray and x.shape == inner and x.dtype == self._model.dtype:
+            return x, True  # as is usual
         if self._model._takes_indices:
             x, axes, expected = as_integers(x, "x"), 0, "be an integer, or T of them"
         else:
             x, axes = as_float(x, self._model.dtype, "x", "Pool"), 1
-            features = "..." if self._inner is None else self._inner[0]
+            features = "..." if inner is None else inner[0]
             expected = f"have shape ({features},) or (T, {features})"
         single = x.ndim == axes
-        steps = x[np.newaxis] if single else x
-        inner = steps.shape[1:] if self._inner is None else self._inner
-        if steps.ndim != axes + 1 or not len(steps) or steps.shape[1:] != inner:
+        shape = x.shape if single else x.shape[1:]
+        if len(shape) != axes or inner not in (None, shape) or not (single or len(x)):
             raise ValueError(f"x must {expected}, where T is at least 1, got shape {x.shape}")
-        return steps, single
+        return x, single
 
     @property
     def _open_streams(self) -> int:
