@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_number
-from ..sequences.packing import pack_sequence, unpack_sequence
+from ..sequences.packing import PackedSequence, batch_sizes_of, rows_of
 
 if TYPE_CHECKING:
     from ..engines.contract import Array
@@ -257,24 +257,28 @@ def _computed(pool: Pool, batch: list[Submit]) -> list[tuple[Submit, Any]]:
 
 def _results(pool: Pool, batch: list[Submit]) -> list[Array]:
     """Compute the steps of a batch, several of one stream in their order."""
-    xs, sids = [submit.x for submit in batch], [submit.sid for submit in batch]
+    sids = [submit.sid for submit in batch]
     if all([submit.single for submit in batch]) and len({*sids}) == len(sids):
-        rows = np.concatenate([x[np.newaxis] for x in xs])
-        return [y.copy() for y in pool.step(np.array(sids), rows)]
+        x = np.concatenate([submit.x[np.newaxis] for submit in batch])
+        return [y.copy() for y in pool.step(np.array(sids), x)]
     of_streams: dict[int, list[Submit]] = {}
     for submit in batch:
         of_streams.setdefault(submit.sid, []).append(submit)
-    inputs = [
-        np.concatenate([s.x[np.newaxis] if s.single else s.x for s in own])
-        for own in of_streams.values()
-    ]
-    packed = pool.run(np.array([*of_streams]), pack_sequence(inputs, enforce_sorted=False))
-    results = {}
-    for own, y in zip(of_streams.values(), unpack_sequence(packed), strict=True):
-        end = 0
-        for submit in own:
-            begin, end = end, end + submit.steps
-            results[submit] = (y[begin] if submit.single else y[begin:end]).copy()
+    ordered = [submit for own in of_streams.values() for submit in own]
+    x = np.concatenate([s.x[np.newaxis] if s.single else s.x for s in ordered])
+    lengths = np.array([sum([submit.steps for submit in own]) for own in of_streams.values()])
+    order = np.argsort(-lengths, kind="stable")
+    batch_sizes = batch_sizes_of(lengths)
+    steps, streams = rows_of(order, batch_sizes)
+    places = (np.cumsum(lengths) - lengths)[streams] + steps  # of what is packed, in x
+    packed = PackedSequence(x[places], batch_sizes, order, np.argsort(order))
+    of_packed = pool.run(np.array([*of_streams]), packed).data
+    y = np.empty_like(of_packed)
+    y[places] = of_packed
+    results, end = {}, 0
+    for submit in ordered:
+        begin, end = end, end + submit.steps
+        results[submit] = (y[begin] if submit.single else y[begin:end]).copy()
     return [results[submit] for submit in batch]
 
 
