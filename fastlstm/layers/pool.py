@@ -33,7 +33,7 @@ from ..sequences.packing import (
 from .chain import Given
 from .collector import Collector
 from .snapshots import POOL, STREAM, Unpacked, packed, size_of
-from .stream import axes_of, by_name, check_live, check_out
+from .stream import axes_of, by_name, check_live, check_out, put
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -242,20 +242,22 @@ class _Claim:
     what is still to be released, when this object goes at the latest.
     """
 
-    __slots__ = ("_complete", "_pool", "_table", "_thread", "_tickets", "moved", "rows")
+    _table: _Table | None = None  # from the moment on when rows may be claimed
+    _complete = False  # whether all are
+    moved = False  # whether the streams have advanced
+    rows: Integers
+    _tickets: Integers
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._thread = pool, get_ident()
-        self._table: _Table | None = None
-        self._complete = self.moved = False
 
     def take(self, sids: Integers) -> _Table:
         """Claim these streams; none is claimed if one of them cannot be had."""
         pool = self._pool
         rows = sids & _ROW
         with pool._lock:
-            while pool._held:
-                pool._wait()
+            if pool._held.locked():
+                pool._pass_hold()
             table = pool._table
             ready = table.ready
             if count_nonzero(ready.take(rows, mode="clip") != sids):
@@ -394,7 +396,8 @@ class Pool:
         # Claims come and go under this lock, and threads that wait are told of what is released.
         self._lock = threading.RLock()
         self._released = threading.Condition(self._lock)
-        self._held = 0  # the thread that lets no call begin, because it copies all states
+        self._held = threading.Lock()  # by the thread that lets no call begin, as it copies states
+        self._holder = 0
         self._waiting = 0  # how many threads wait for calls to end
         self._inside: set[int] = set()  # the threads that advance streams
         self._collector: Collector | None = None  # from the first `submit` on
@@ -510,16 +513,20 @@ class Pool:
 
     def _wait(self) -> None:
         """Wait until a call has ended, with the lock held."""
-        if get_ident() in (*self._inside, self._held):
-            raise RuntimeError(
-                "this waits for streams that this very thread advances: call it when the step has "
-                "returned, and not from a layer or from a signal handler"
-            )
+        if get_ident() in self._inside:
+            raise _waits_for_itself()
         self._waiting += 1
         try:
             self._released.wait(_POLL)
         finally:
             self._waiting -= 1
+
+    def _pass_hold(self) -> None:
+        """Wait until no thread copies all states, with the lock held."""
+        while self._held.locked():
+            if self._holder == get_ident():
+                raise _waits_for_itself()
+            self._wait()
 
     # ---- steps ----
 
@@ -649,9 +656,10 @@ class Pool:
             call.states, call.batch_sizes, call.rows = states, batch_sizes, len(x)
             before = [own.take(index, axis=1) for own in states]
             try:
-                y = parts.live.step(x, out)
                 if self._features is None:
-                    y = self._checked(y, len(x), out)
+                    y = self._checked(parts.live.step(x), len(x), out)
+                else:
+                    y = parts.live.step(x, out)
                 claim.moved = True
             except BaseException:
                 for own, kept in zip(states, before, strict=True):
@@ -674,10 +682,9 @@ class Pool:
         y = as_array(y, "what the model gives")
         if y.shape[:1] != (count,):
             raise ValueError(f"Expected the model to give {count} rows, got shape {y.shape}")
-        if out is not None and y is not out:
+        if out is not None:
             check_out(out, y.shape, self._model.dtype)
-            out[...] = y
-        return y if out is None else out
+        return put(y, out)
 
     def _as_input(self, x: Any) -> Any:
         if type(x) is np.ndarray:
@@ -1085,16 +1092,13 @@ class Pool:
     def _still(self) -> Iterator[_Table]:
         """Give the table when no call is on its way, and let none begin before the block ends."""
         with self._lock:
-            while self._held:
-                self._wait()
-            self._held = get_ident()
-            try:
+            self._pass_hold()
+            self._holder = get_ident()
+            with self._held:
                 while (self._table.ready != self._table.sids).any():
                     self._wait()
                 yield self._table
-            finally:
-                self._held = 0
-                self._released.notify_all()
+            self._released.notify_all()
 
     def __getstate__(self) -> dict[str, Any]:
         with self._still() as table:
@@ -1135,6 +1139,13 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({self._model!r}, capacity={self._capacity}, {len(self)} live)"
+
+
+def _waits_for_itself() -> RuntimeError:
+    return RuntimeError(
+        "this waits for streams that this very thread advances or copies: call it when that has "
+        "returned, and not from a layer or from a signal handler"
+    )
 
 
 def _repeated(sids: Integers) -> ValueError:
