@@ -99,13 +99,13 @@ def test_resume_equals_uninterrupted(name, cut, tmp_path):
 
 
 def _forgets(name):
-    """A `_restore` that leaves out one thing."""
+    """A `put_back` that leaves out one thing."""
     from fastlstm.training import checkpoint
 
-    whole = checkpoint._restore
+    whole = checkpoint.put_back
 
     def restore(kept, state):
-        fresh = checkpoint._kept(state)
+        fresh = checkpoint.kept_of(state)
         if name == "moments":
             kept["optimizer"] = {
                 key: value * 0 if isinstance(value, np.ndarray) else value
@@ -125,7 +125,7 @@ def _forgets(name):
      ("epoch", "adam")],
 )  # fmt: skip
 def test_a_forgetful_checkpoint_is_seen(forgotten, name, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastlstm.training.checkpoint._restore", _forgets(forgotten))
+    monkeypatch.setattr("fastlstm.training.checkpoint.put_back", _forgets(forgotten))
     with pytest.raises(AssertionError):
         assert_resumes(MAKERS[name], 3, tmp_path / "training.npz")
 

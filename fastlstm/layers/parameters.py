@@ -84,6 +84,7 @@ class Parameters:
     _handed_out = False  # whether callers have views of the gradients, and may write into them
     _zeroed = False  # whether nothing was added to the gradients since they were set to zero
     _frozen: frozenset[str] = frozenset()  # names of own parameters that are not to be learnt
+    _joined: tuple[Floats, list[Floats]] | None = None  # `joined_gradients`, and each layer's part
 
     def __init__(self, shapes: Shapes, dtype: Any, children: Mapping[str, Layer]) -> None:
         what = type(self).__name__
@@ -191,7 +192,7 @@ class Parameters:
     def __getstate__(self) -> dict[str, Any]:
         """Return for pickle and copy a buffer of its own, with shapes in place of views."""
         shapes = {name: view.shape for name, view in self._views.items()}
-        without = {"_gradients": None, "_grad_views": None}
+        without = {"_gradients": None, "_grad_views": None, "_joined": None}
         with self._exclusive():
             flat = self._flat.copy()
         state = {**self.__dict__, "_flat": flat, "_views": shapes, **without}
@@ -252,6 +253,38 @@ class Parameters:
             if layer._gradients is not None:
                 layer._gradients[...] = 0
                 vars(layer)["_zeroed"] = not layer._handed_out
+
+    def joined_gradients(self) -> Floats:
+        """Return the gradients of this layer and all inside it as one flat array, without a copy.
+
+        At the first call, and when other layers are frozen as a whole, they move: arrays that
+        `grads` returned before are no longer the layers'. Layers that are frozen as a whole have no
+        part in it. What lies in it stands in the order of `buffers`.
+
+        Raises
+        ------
+        ValueError
+            If the layers have different dtypes.
+        """
+        layers = [layer for layer in self._layers() if layer._views and not layer._all_frozen]
+        if self._joined is not None:
+            flat, parts = self._joined
+            if len(parts) == len(layers) and all(
+                layer._gradients is part for layer, part in zip(layers, parts, strict=True)
+            ):
+                return flat
+        dtypes = sorted({str(layer.dtype) for layer in layers})
+        if len(dtypes) > 1:
+            raise ValueError(f"{type(self).__name__}: layers have different dtypes: {dtypes}")
+        flat = np.zeros(sum(layer._flat.size for layer in layers), dtypes[0] if dtypes else None)
+        parts = np.split(flat, np.cumsum([layer._flat.size for layer in layers], dtype=int))[:-1]
+        for layer, part in zip(layers, parts, strict=True):
+            with layer._exclusive():
+                if layer._gradients is not None:
+                    part[...] = layer._gradients
+                layer._gradients, layer._grad_views = part, None
+        self.__dict__["_joined"] = flat, parts
+        return flat
 
     def freeze(self: _Own, *names: str) -> _Own:
         """Let training leave parameters as they are, until `unfreeze`.

@@ -20,6 +20,7 @@ from .losses import (
     QuantileLoss,
     nse,
 )
+from .mpi import MPI
 from .optimisers import SGD, Adam, AdamW, RMSprop
 from .predict import predict
 from .run import run
@@ -52,6 +53,7 @@ __all__ = [
     "HuberLoss",
     "L1Loss",
     "LinearLR",
+    "MPI",
     "MSELoss",
     "NSELoss",
     "NonFiniteError",

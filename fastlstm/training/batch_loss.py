@@ -41,6 +41,11 @@ class BatchLoss:
             self.unwrapped = self.unwrapped.func
         self.adds_up: bool = getattr(self.unwrapped, "reduction", "mean") == "sum"
         self._takes_std = _takes(loss, "std")
+        self._summed = self
+        if isinstance(self.unwrapped, Loss) and not self.adds_up:
+            summed = copy.copy(self.unwrapped)
+            summed.reduction = "sum"
+            self._summed = BatchLoss(_around(loss, summed))
 
     def __call__(self, prediction: NDArray[Any], batch: Batch) -> tuple[Any, Any]:
         """Return the value and the gradient."""
@@ -63,17 +68,49 @@ class BatchLoss:
         given = bound | _without_none({"weights": batch.weights, "mask": batch.mask})
         return float(self.unwrapped.denominator(prediction, batch.y, **given))
 
+    def share(self, prediction: NDArray[Any], batch: Batch) -> tuple[float, float, NDArray[Any]]:
+        """Return what a part of a batch adds to the sum over all of it, which a mean divides.
+
+        Returns
+        -------
+        value, denominator : float
+            The loss of the whole batch is sum(value) / sum(denominator), or sum(value) if the loss
+            is a sum.
+        gradient : ndarray
+            That of the value by the prediction. It is divided as the value is.
+        """
+        denominator = self.denominator(prediction, batch)
+        value, gradient = self._summed(prediction, batch)
+        if self._summed is not self or self.adds_up:
+            return float(value), denominator, gradient
+        if not denominator:  # a mean over nothing has no value
+            return 0.0, 0.0, np.zeros_like(prediction)
+        gradient = np.asarray(gradient)
+        return float(value) * denominator, denominator, gradient * gradient.dtype.type(denominator)
+
+    @property
+    def counts_weightless(self) -> bool:
+        """Whether a batch whose denominator is 0 may add something to the sum."""
+        return isinstance(self.unwrapped, CrossEntropyLoss) and self.unwrapped.label_smoothing > 0
+
     def of_weightless(self, prediction: NDArray[Any], batch: Batch) -> float:
         """Return what a batch whose denominator is 0 adds to the sum over all batches.
 
         That is what smoothed labels give where no target's class has a weight.
         """
-        if not isinstance(self.unwrapped, CrossEntropyLoss) or not self.unwrapped.label_smoothing:
+        if not self.counts_weightless:
             return 0.0
         loss = copy.copy(self.unwrapped)
         loss.reduction = "sum"
         given = _without_none({"weights": batch.weights, "mask": batch.mask})
         return float(loss(prediction, batch.y, **given)[0])
+
+
+def _around(loss: LossFunction, inside: Loss) -> LossFunction:
+    """Return `inside` with the arguments that each `functools.partial` around a loss gives."""
+    if not isinstance(loss, functools.partial):
+        return inside
+    return functools.partial(_around(loss.func, inside), *loss.args, **loss.keywords)
 
 
 def _weight(batch: Batch) -> float:

@@ -104,7 +104,7 @@ class Checkpoint:
         if state.epoch % self.every and state.epoch < state.epochs and not state.history.stopped:
             return
         arrays: list[NDArray[Any]] = []
-        tree = {"version": _VERSION, "made_for": state.made_of, "kept": _kept(state)}
+        tree = {"version": _VERSION, "made_for": state.made_of, "kept": kept_of(state)}
         text = json.dumps(_taken_apart(tree, arrays))
         entries = {str(number): array for number, array in enumerate(arrays)}
         entries[npz.TRAINING] = np.array(text.encode())
@@ -140,7 +140,7 @@ def restore(
     schedule: Any = state.schedule
     own = {name: getattr(optimizer, name) for name in optimizer.options if name in changed}
     with _naming(path):
-        _restore(kept, state)
+        put_back(kept, state)
         for name, value in own.items():
             setattr(optimizer, name, value)
         if "lr" in changed and hasattr(schedule, "base_lr"):
@@ -211,7 +211,7 @@ def unchanged_if_refused(state: State) -> Iterator[None]:
         raise
 
 
-def _kept(state: State) -> dict[str, Any]:
+def kept_of(state: State) -> dict[str, Any]:
     """Return all that the next epochs depend on."""
     return {
         "epoch": state.epoch,
@@ -226,7 +226,7 @@ def _kept(state: State) -> dict[str, Any]:
     }
 
 
-def _restore(kept: dict[str, Any], state: State) -> None:
+def put_back(kept: dict[str, Any], state: State) -> None:
     """Set all that the next epochs depend on."""
     freeze(state.model, kept["frozen"])  # a callback may have changed them
     state.optimizer.load_state_dict(kept["optimizer"])

@@ -35,9 +35,13 @@ def described(
     validation: Dataset | None,
     loss: object,
     metrics: object,
+    in_words: Callable[[Dataset], str],
     **options: object,
 ) -> dict[str, str]:
-    """Return what a training is made of: a text for each argument, by its name."""
+    """Return what a training is made of: a text for each argument, by its name.
+
+    `in_words` is what makes the texts of data sets, `all_in_words` or `beginning_in_words`.
+    """
     optimizer: Any = state.optimizer
     schedule: Any = state.schedule
     own: dict[str, Any] = {name: getattr(optimizer, name) for name in optimizer.options}
@@ -50,8 +54,8 @@ def described(
     return {
         "model": " ".join(f"{state.model!r} of {state.model.dtype}".split()),
         "frozen": ", ".join(frozen_names(state.model)),
-        "data": _data_in_words(data),
-        "validation": "None" if validation is None else _data_in_words(validation),
+        "data": in_words(data),
+        "validation": "None" if validation is None else in_words(validation),
         "loss": _in_words(loss),
         "metrics": _without_hash(_in_words(metrics)),  # only their names are compared
         "optimizer": type(optimizer).__name__,
@@ -130,8 +134,19 @@ def _enclosed(function: Callable[..., Any], depth: int) -> list[str]:
     return [_in_words(value, depth - 1) for value in kept if not isinstance(value, (list, dict))]
 
 
-def _data_in_words(data: Dataset) -> str:
+def all_in_words(data: Dataset) -> str:
     """Return the number of samples, and a hash of all batches that they make."""
+    return _samples_in_words(data, len(data))
+
+
+def beginning_in_words(data: Dataset) -> str:
+    """Return the number of samples, and a hash of all lengths and of the first samples."""
+    lengths = getattr(data, "lengths", None)
+    return f"{_samples_in_words(data, _ROWS)} #{hash_of(lengths)}"
+
+
+def _samples_in_words(data: Dataset, most: int) -> str:
+    """Return the number of samples, and a hash of the batches that the first ones make."""
 
     def read(first: int) -> list[Any]:
         batch = data[np.arange(first, min(first + _ROWS, len(data)))]
@@ -139,7 +154,7 @@ def _data_in_words(data: Dataset) -> str:
 
     if hash_of(read(0)) != hash_of(read(0)):  # noise may be added at each reading
         return f"{len(data)} samples, others at each reading"
-    digests = [hash_of(read(first)) for first in range(0, len(data), _ROWS)]
+    digests = [hash_of(read(first)) for first in range(0, min(most, len(data)), _ROWS)]
     return f"{len(data)} samples #{hash_of(digests)}"
 
 

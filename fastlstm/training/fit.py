@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -24,12 +25,14 @@ from .batches import Batches
 from .callbacks import Callback, History, State
 from .checkpoint import Checkpoint, read, restore, unchanged_if_refused
 from .datasets import Data
-from .description import described
-from .interrupts import Interrupts
+from .description import all_in_words, beginning_in_words, described
+from .interrupts import Interrupts, NotedInterrupts
 from .loop import Training
 from .losses import LossFunction
+from .mpi import MPI, Ranks, one_thread
 from .optimiser import Optimiser
 from .schedules import AnySchedule
+from .shared import SharedTraining, of_ranks, share_state
 from .view import SamplesFirst, mode
 
 
@@ -54,6 +57,7 @@ def fit(
     changed: Iterable[str] = (),
     progress: bool = True,
     verbose: bool = False,
+    parallel: MPI | None = None,
 ) -> History:
     """Train a model.
 
@@ -113,6 +117,8 @@ def fit(
         each epoch to standard error.
     verbose : bool
         Print a line for each epoch.
+    parallel : MPI, optional
+        Let several processes, on one machine or many, train together: see `fastlstm.training.MPI`.
 
     Returns
     -------
@@ -170,43 +176,73 @@ def fit(
     >>> history["validation_loss"][-1] < history["validation_loss"][0] / 10
     True
     """
-    view = SamplesFirst(model)
-    check_size("epochs", epochs)
-    batches = Batches(named_data("data", data), batch_size, shuffle=shuffle, seed=seed)
-    held_out = None
-    if validation is not None:
-        held_out = Batches(named_data("validation", validation), batch_size, shuffle=False)
-    check_parts(model, loss, optimizer, schedule)
-    metrics, changed = check_metrics(metrics), check_changed(changed)
-    check_resume(resume)
-    history = _empty_history(metrics, held_out is not None)
-    state = State(model, optimizer, schedule, in_order(callbacks), history, epochs, {})
-    per_batch = is_per_batch(schedule, schedule_per)
-    with Interrupts() as interrupts:
-        training = Training(
-            state, view, loss, metrics, per_batch, clip_norm, clip_value, interrupts
-        )
-        training.check(batches, "data")
-        if held_out is not None:
-            training.check(held_out, "validation")
-        if resume is not None or any(isinstance(c, Checkpoint) for c in state.callbacks):
-            state.made_of = described(
-                state, batches.data, None if held_out is None else held_out.data, loss, metrics,
-                batch_size=batch_size, shuffle=shuffle, seed=seed, clip_norm=clip_norm,
-                clip_value=clip_value, schedule_per="batch" if per_batch else "epoch",
-            )  # fmt: skip
-        kept = None if resume is None else read(resume, state, changed)
+    if parallel is not None and not isinstance(parallel, MPI):
+        raise TypeError(f"parallel should be a training.MPI, got: {type(parallel).__name__}")
+    with contextlib.ExitStack() as around:
+        ranks: Ranks | None = None
+        if parallel is not None and not parallel.is_alone:
+            ranks = around.enter_context(parallel.together())
+        is_first = ranks is None or ranks.rank == 0
+        agreed = contextlib.nullcontext if ranks is None else ranks.agreed
+        with agreed():
+            view = SamplesFirst(model)
+            check_size("epochs", epochs)
+            batches = Batches(named_data("data", data), batch_size, shuffle=shuffle, seed=seed)
+            held_out = None
+            if validation is not None:
+                held_out = Batches(named_data("validation", validation), batch_size, shuffle=False)
+            check_parts(model, loss, optimizer, schedule)
+            metrics, changed = check_metrics(metrics), check_changed(changed)
+            check_resume(resume)
+            history = _empty_history(metrics, held_out is not None)
+            called = [c for c in in_order(callbacks) if is_first or not isinstance(c, Checkpoint)]
+            state = State(model, optimizer, schedule, called, history, epochs, {})
+            per_batch = is_per_batch(schedule, schedule_per)
+        if parallel is not None:
+            around.enter_context(one_thread(model))
+        parts: dict[str, Any] = {}
+        if parallel is not None and parallel.parts is not None:
+            parts["parts"] = parallel.parts
+        words = functools.partial(
+            described, state, batches.data, None if held_out is None else held_out.data, loss,
+            metrics, batch_size=batch_size, shuffle=shuffle, seed=seed, clip_norm=clip_norm,
+            clip_value=clip_value, schedule_per="batch" if per_batch else "epoch", **parts,
+        )  # fmt: skip
+        interrupts = around.enter_context(Interrupts() if ranks is None else NotedInterrupts())
+        with agreed():
+            given = state, view, loss, metrics, per_batch, clip_norm, clip_value, interrupts
+            training = Training(*given) if ranks is None else SharedTraining(ranks, *given)
+            training.check(batches, "data")
+            if held_out is not None:
+                training.check(held_out, "validation")
+        if ranks is not None:
+            with agreed():
+                state.made_of = words(in_words=beginning_in_words) | of_ranks(state, resume)
+            ranks.check_same(state.made_of)
+        with agreed():
+            if is_first:
+                is_kept = any(isinstance(c, Checkpoint) for c in state.callbacks)
+                needed = resume is not None or is_kept
+                state.made_of = words(in_words=all_in_words) if needed else {}
+            kept = None if resume is None or not is_first else read(resume, state, changed)
         with unchanged_if_refused(state):
-            for callback in state.callbacks:
-                _call_if_there(callback, "start", state)
-            if resume is not None and kept is not None:
-                restore(resume, kept, state, changed)
-            check_steps(state, per_batch, len(batches))
+            with agreed():
+                for callback in state.callbacks:
+                    _call_if_there(callback, "start", state)
+                if resume is not None and kept is not None:
+                    restore(resume, kept, state, changed)
+            if ranks is not None:
+                share_state(ranks, state)
+            with agreed():
+                check_steps(state, per_batch, len(batches))
         with mode(model, training=True):
             try:
-                training.run(batches, held_out, progress, verbose)
-            except KeyboardInterrupt:
+                training.run(batches, held_out, progress and is_first, verbose and is_first)
+            except KeyboardInterrupt as fault:
+                if ranks is not None and fault is not ranks.known:
+                    raise
                 history.interrupted = True
+                interrupts.answered()
             finally:
                 interrupts.hold()  # the rest is quick, and must not be cut short
                 _finish(state)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import FrameType
+from typing import Any
 
 
 class Fleet:
@@ -56,6 +57,9 @@ class Interrupts:
         """Hold Ctrl-C back until the context ends."""
         self._held = True
 
+    def answered(self) -> None:
+        """Be told that the training has ended because of Ctrl-C."""
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold Ctrl-C back until this block ends."""
@@ -76,3 +80,45 @@ class Interrupts:
             self._late = number, frame
         elif self._before is not None:
             self._before(number, frame)
+
+
+class NotedInterrupts(Interrupts):
+    """A context in which Ctrl-C and SIGTERM are only noted: several processes stop together.
+
+    Attributes
+    ----------
+    asked : int
+        The number of the signal that came, 0 if there was none. One that is still there when the
+        context ends is raised then.
+    """
+
+    def __enter__(self) -> NotedInterrupts:
+        self.asked = 0
+        self._handlers: dict[int, Any] = {}  # what was there before
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if before is not None and before is not signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self.asked:
+            signal.raise_signal(self.asked)
+
+    def hold(self) -> None:
+        """Do nothing: all signals are held back already."""
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Do nothing: all signals are held back already."""
+        yield
+
+    def answered(self) -> None:
+        """Forget the signal: the training has ended because of it, here or on another rank."""
+        self.asked = 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = number

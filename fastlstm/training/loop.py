@@ -9,10 +9,11 @@ that `Checkpoint` can write down.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..terminal import printable, progress_bar
 from .arguments import Metrics, about, check_loss, is_number
 from .batch_loss import BatchLoss
 from .batches import Batches
-from .callbacks import State, StopTraining
+from .callbacks import Callback, State, StopTraining
 from .clipping import clip_grad_norm, clip_grad_value
 from .datasets import Arrays, Batch, Dataset, Sequences
 from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
@@ -38,7 +39,7 @@ _LABELS = 2**18  # so many targets are checked at a time
 _Outcome = tuple[float, float, NDArray[Any]]  # loss of a batch, its denominator, the prediction
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """The batch at hand: "data" or "validation", their batches, and its number among them."""
 
     name: str
@@ -75,7 +76,7 @@ class Training:
         # (layer, its parameters, room for what they were before an update)
         buffers = [(layer, parameters) for layer, parameters, _ in state.model.buffers()]
         self.buffers = [(*buffer, np.empty_like(buffer[1])) for buffer in buffers]
-        self.place: _Place | None = None  # for errors
+        self.place: Place | None = None  # for errors
 
     def check(self, batches: Batches, name: str) -> None:
         """Refuse data that do not fit model, loss and metrics."""
@@ -97,9 +98,9 @@ class Training:
             except (TypeError, ValueError) as fault:
                 raise about(name, fault) from fault
             try:
-                self._measure([_counted(prediction, batch)])
+                self._measure([counted(prediction, batch)])
             except ValueError:  # a metric may have no value for so few samples, but must for all
-                self._measure([_counted(self.view(b), b) for b in batches.epoch(0)])
+                self._measure([counted(self.view(b), b) for b in batches.epoch(0)])
 
     def _check_classes(self, batches: Batches, prediction: NDArray[Any]) -> None:
         """Refuse targets that are no class, in all batches: sorted data have them in the last."""
@@ -128,18 +129,26 @@ class Training:
                 values = self._values_of_an_epoch(batches, held_out, bar)
                 with self.interrupts.held():
                     self._step_schedule(values)
-                    values |= {"lr": lr, "seconds": time.perf_counter() - started}
+                    values |= {"lr": lr, "seconds": self._seconds_since(started)}
                     for name, value in values.items():
                         state.history[name].append(value)
                     state.epoch += 1
-                _report(state, values, bar, progress, verbose)
-                self._call_back()
+                report = functools.partial(_report, state, values, bar, progress, verbose)
+                self._end_epoch(report)
+
+    def _seconds_since(self, started: float) -> float:
+        return time.perf_counter() - started
+
+    def _end_epoch(self, report: Callable[[], None]) -> None:
+        """Report an epoch, which is in the history now, and call all callbacks."""
+        report()
+        self._call(self.state.callbacks)
 
     def _values_of_an_epoch(
         self, batches: Batches, held_out: Batches | None, bar: Any
     ) -> dict[str, float]:
         """Learn from all batches once; return loss and metrics, of the validation data too."""
-        values = self._epoch(batches, self._learn, "data", bar)
+        values = self._epoch(batches, "data", learn=True, bar=bar)
         if self.measures_after:
             values = self._evaluated(batches, "data")
         if held_out is not None:
@@ -147,34 +156,37 @@ class Training:
             values |= {f"validation_{name}": value for name, value in evaluated.items()}
         return values
 
-    def _epoch(
-        self, batches: Batches, step: Callable[[Batch], _Outcome], name: str, bar: Any = None
-    ) -> dict[str, float]:
-        """Take a `step` with each batch; return the loss and the metrics over all of them."""
+    def _epoch(self, batches: Batches, name: str, learn: bool, bar: Any = None) -> dict[str, float]:
+        """Learn from each batch, or evaluate it; return loss and metrics over all of them."""
+        step = self._learn if learn else self._evaluate
         total = count = 0.0
         seen = []
         for number, batch in enumerate(batches.epoch(self.state.epoch)):
             self.interrupts.check()
-            self.place = _Place(name, batches, number)
+            self.place = Place(name, batches, number)
             with np.errstate(all="ignore"):  # what is not finite becomes an error
                 value, denominator, prediction = step(batch)
             value = float(value)  # a loss of one's own may give a float32
             total += value if self.loss.adds_up or not denominator else value * denominator
             count += denominator
             if self.metrics:
-                seen.append(_counted(prediction, batch))
+                seen.append(counted(prediction, batch))
             if bar is not None:
                 bar.update()
+        return {"loss": self._mean(name, total, count)} | self._measure(seen)
+
+    def _mean(self, name: str, total: float, count: float) -> float:
+        """Return the loss of all batches from their sums; refuse targets of which none counts."""
         if not count:
             raise ValueError(
                 f"{name}: no target counts: each is masked, or ignored by the loss, or weighs 0"
             )
-        return {"loss": total if self.loss.adds_up else total / count} | self._measure(seen)
+        return total if self.loss.adds_up else total / count
 
     def _evaluated(self, batches: Batches, name: str) -> dict[str, float]:
         """Return the loss and the metrics over all batches, in evaluation mode."""
         with mode(self.model, training=False):
-            return self._epoch(batches, self._evaluate, name)
+            return self._epoch(batches, name, learn=False)
 
     def _measure(self, seen: list[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, float]:
         """Return each metric of the (predictions, targets) of batches."""
@@ -203,6 +215,11 @@ class Training:
         if not math.isfinite(value):
             raise self._fault(f"the loss is {value}", batch)
         pullback(gradient)
+        self._step(batch)
+        return value, denominator, prediction
+
+    def _step(self, batch: Batch | None) -> None:
+        """Make the optimiser's step by the gradients of a batch, if they are finite."""
         optimizer = self.state.optimizer
         if not all(map(is_finite, optimizer.learnt_gradients())):
             raise self._fault("a gradient is not finite", batch, backward=True)
@@ -214,9 +231,8 @@ class Training:
             clip_grad_value(optimizer, self.clip_value)
         with self.interrupts.held():
             self._update(batch)
-        return value, denominator, prediction
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch | None) -> None:
         """Change the parameters; put them back if a number would not be finite."""
         buffers = [buffer for buffer in self.buffers if buffer[0].learns]
         for _, parameters, before in buffers:
@@ -246,10 +262,14 @@ class Training:
         else:
             value = self.loss.of_weightless(prediction, batch)
         if not math.isfinite(value):
-            of_validation = self.place is not None and self.place.name == "validation"
-            what = "validation loss" if of_validation else "loss after the epoch"
-            raise self._fault(f"the {what} is {value}", batch)
+            raise self._fault_of_evaluation(value, batch)
         return value, denominator, prediction
+
+    def _fault_of_evaluation(self, value: float, batch: Batch | None) -> NonFiniteError:
+        """Return the error for a loss that is not finite, where nothing is learnt."""
+        of_validation = self.place is not None and self.place.name == "validation"
+        what = "validation loss" if of_validation else "loss after the epoch"
+        return self._fault(f"the {what} is {value}", batch)
 
     def _step_schedule(self, values: dict[str, float]) -> None:
         """Make the schedule's step at the end of an epoch."""
@@ -259,10 +279,10 @@ class Training:
         elif schedule is not None and not self.per_batch:
             schedule.step()
 
-    def _call_back(self) -> None:
-        """Call all callbacks, even if one of them ends the training."""
+    def _call(self, callbacks: Iterable[Callback]) -> None:
+        """Call all of these callbacks, even if one of them ends the training."""
         state = self.state
-        for callback in state.callbacks:
+        for callback in callbacks:
             name = getattr(callback, "__name__", type(callback).__name__)
             reason = f"{name} after epoch {state.epoch}"
             try:
@@ -273,13 +293,15 @@ class Training:
                 state.history.stopped = reason
 
     def _fault(
-        self, what: str, batch: Batch, origin: str | None = None, backward: bool = False
+        self, what: str, batch: Batch | None, origin: str | None = None, backward: bool = False
     ) -> NonFiniteError:
         """Return the error for the batch at hand; find its origin, unless it is known."""
         assert self.place is not None
         (_, batches, number), epoch = self.place, self.state.epoch
         if origin is None:
             numbers = batches.order(epoch)[number]
+            if batch is None:  # nobody has read it as a whole
+                batch = batches.data[numbers]
             with mode(self.model, training=False):
                 origin = first_in_forward(self.view, batch, numbers)
         if origin is None:
@@ -295,7 +317,7 @@ class Training:
         )  # fmt: skip
 
 
-def _counted(prediction: NDArray[Any], batch: Batch) -> tuple[NDArray[Any], NDArray[Any]]:
+def counted(prediction: NDArray[Any], batch: Batch) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the predictions and targets of a batch, without those that are masked."""
     if batch.mask is None:
         return prediction, batch.y
