@@ -367,10 +367,11 @@ static fl_status check_indices(const fl_call *call, int64_t rows)
 }
 
 /* Which rows of the states the sequences have. */
-static fl_status check_index(const fl_call *call)
+static fl_status check_index(const fl_stack *stack, const fl_call *call)
 {
-    if (call->states < 1 || (uintptr_t)call->index % sizeof(int64_t))
-        return call->states < 1 ? FL_BAD_CALL : FL_BAD_ALIGNMENT;
+    const fl_status status = fl_check_batch(stack, call->states, 1);
+    if (status || (uintptr_t)call->index % sizeof(int64_t))
+        return status ? status : FL_BAD_ALIGNMENT;
     for (int64_t n = 0; n < call->batch; n++)
         if (call->index[n] < 0 || call->index[n] >= call->states)
             return FL_BAD_INDEX;
@@ -407,7 +408,7 @@ static fl_status check_rest(const fl_stack *stack, const fl_call *call)
         return status;
     if (call->noise && (status = check_noise(stack, call->noise)))
         return status;
-    if (call->index && (status = check_index(call)))
+    if (call->index && (status = check_index(stack, call)))
         return status;
     if (call->table) {
         if ((uintptr_t)call->table % 64)

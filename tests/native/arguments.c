@@ -464,6 +464,41 @@ static void tables(void)
     ACCEPTED(fl_run(one, &looked_up));
 }
 
+static void indices(void)
+{
+    int64_t index[B];
+    for (int64_t b = 0; b < B; b++)
+        index[b] = B - 1 - b;
+    fl_call by_index = call, by_index_many = many_call;
+    by_index.index = by_index_many.index = index;
+    by_index.states = by_index_many.states = B;
+    by_index.scratch_size = fl_scratch_bytes(one, &by_index);
+    by_index.scratch = allocate(by_index.scratch_size);
+    by_index_many.scratch_size = fl_scratch_bytes(many, &by_index_many);
+    by_index_many.scratch = allocate(by_index_many.scratch_size);
+    ACCEPTED(fl_run(one, &by_index));
+    ACCEPTED(fl_run(many, &by_index_many));
+#define INDEXED(expected, ...) \
+    do { \
+        RUN_OF(one, by_index, expected, 0, __VA_ARGS__); \
+        RUN_OF(many, by_index_many, expected, 0, __VA_ARGS__); \
+    } while (0)
+    INDEXED(FL_BAD_CALL, k.states = 0);
+    INDEXED(FL_BAD_CALL, k.states = INT64_MIN);
+    INDEXED(FL_TOO_LARGE, k.states = INT64_MAX);
+    INDEXED(FL_BAD_INDEX, k.states = B - 1);
+    INDEXED(FL_BAD_ALIGNMENT, k.index = (const int64_t *)(const void *)((const char *)index + 4));
+    RUN_OF(one, recorded, FL_BAD_CALL, 1, k.index = index, k.states = B);
+    RUN_OF(one, by_index, FL_TOO_SMALL, 0, k.scratch_size -= 1);
+    const int64_t bad[] = {-1, B, INT64_MIN, INT64_MAX};
+    for (int n = 0; n < 4; n++) {
+        index[B - 1] = bad[n];
+        INDEXED(FL_BAD_INDEX, (void)k);
+    }
+    index[B - 1] = 0;
+    ACCEPTED(fl_run(one, &by_index));
+}
+
 /* ---- the way back ------------------------------------------------------------------------------------ */
 
 static fl_arrays gradients;
@@ -888,6 +923,7 @@ int main(int argc, char **argv)
     packing();
     runs();
     tables();
+    indices();
     backward();
     streams();
     products();
