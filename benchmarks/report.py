@@ -570,6 +570,68 @@ def callers(results: Results) -> str:
     return text + _missed(bars) + _absent(results)
 
 
+# ---- pools of live streams ----------------------------------------------------------------------
+
+
+def pools(results: Results) -> str:
+    """Return the results of `pools`: steps in turn, the load test, and missed bars in words."""
+    first, cases = results["engines"][0], {case["name"]: case for case in results["cases"]}
+    text = (
+        f"# Pools of live streams\n\n{_setting(results)}"
+        "I = H = 128, float32, one core. All results were checked before.\n"
+    )
+    if cases:
+        names = list(dict.fromkeys(n for case in cases.values() for n in case["seconds"]))
+        rows = [["a call", *cases, *(f"{name}: time / ours" for name in cases)]]
+        for name in names:
+            seconds = [case["seconds"].get(name) for case in cases.values()]
+            ours = [case["seconds"][first] for case in cases.values()]
+            row = ["-" if taken is None else _time(taken) for taken in seconds]
+            row += [
+                "-" if t is None else f"{t / own:.2f}" for t, own in zip(seconds, ours, strict=True)
+            ]
+            rows.append([name, *row])
+        text += (
+            "\n## Steps of 1000 streams\n\n"
+            "All that there are, or others of 10 000 at each call, in random order. `one batch` is "
+            "the same number of rows in a stream of that batch, which needs no gathering. Medians "
+            f"of {_blocks(results)}, in turn.\n\n{markdown_table(rows)}"
+        )
+    bars = []
+    for group, against, bar in results["bars"]:
+        if group in cases:
+            seconds = cases[group]["seconds"]
+            peer = best_peer(cases[group], results["peers"]) if against == "peers" else against
+            if peer in seconds:
+                value = seconds[peer] / seconds[first]
+                what = f"{group} against {peer} ({value:.2f} of {bar:g})"
+                bars.append(("steps", what, _verdict(value, bar)))
+    return text + _loads(results) + _missed(bars) + _absent(results)
+
+
+def _loads(results: Results) -> str:
+    """Return the table of the load test, if there was one."""
+    if not results["loads"]:
+        return ""
+    rows = [["contestant", "capacity", "load", "streams x steps a second", "p50", "p99", "p99.9"]]
+    for load in results["loads"]:
+        share, latency = load["share"], load["latency"]
+        row = [load["contestant"], f"{load['capacity']:,.0f}/s"]
+        row.append("half of ours" if share is None else f"{share:.0%}")
+        row.append(f"{load['streams']:,} x {load['rate']:.1f}")
+        row += ["falls behind"] * 3 if latency is None else map(_time, latency.values())
+        rows.append(row)
+    return (
+        "\n## Under load\n\n"
+        "Steps come at random (each stream a Poisson process). From when a step comes to when its "
+        f"result is there: a batch begins when its oldest step has waited {results['max_wait']:g} "
+        f"s, or {results['max_batch']} are there. {results['changes']} streams leave each second, "
+        "and as many join. Capacity: steps a second of 10 000 streams where more are always there. "
+        "A plain loop collects for all but `submit`, where a coroutine awaits each step.\n\n"
+        f"{markdown_table(rows)}"
+    )
+
+
 # ---- options of the recurrence ------------------------------------------------------------------
 
 

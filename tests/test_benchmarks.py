@@ -570,6 +570,131 @@ def test_table_of_callers():
     assert "Bars missed, all, of 1: 9,8,7,6, 2 callers (1.50 of 1.6)." in lines
 
 
+# ---- pools of live streams ----------------------------------------------------------------------
+
+
+def test_pools():
+    """All contestants are right while streams come and go; one with a fault is found."""
+    pytest.importorskip("numba")
+    pytest.importorskip("matplotlib")
+    code = """
+from benchmarks import pools
+from benchmarks.cases import Case
+case, absent = Case(1, 6, 5, 4), {}
+
+def said(name, of):
+    try:
+        pools.check(name, of, pools.truth(case, 9), 9, 6, 5)
+        return ""
+    except AssertionError as error:
+        return str(error)
+
+made = pools.makers(case, absent)
+right = {name: said(name, make(9)) for name, make in made.items()}
+
+class Swapped(pools.OfPool):
+    def step(self, which, x):
+        return super().step(which, x)[::-1]
+
+class Staying(pools.OfPool):
+    def begin(self, number):
+        pass
+
+class Forgetful(pools.OfStreams):
+    def step(self, which, x):
+        y = super().step(which, x).copy()
+        self.begin(int(which[0]))
+        return y
+
+weights, _ = case.draw()
+lstm = pools.fastlstm_layer("native", case, weights, 1)
+wrong = [said("wrong", kind(lstm, 9)) for kind in (Swapped, Staying, Forgetful)]
+"""
+    right, wrong, absent = evaluated(code, "right", "wrong", "absent")
+    peers = {"torch", "torch LSTMCell", "onnxruntime"}
+    assert {*right} >= {"native", "single streams"} | (set() if absent else peers)
+    assert not any(right.values()), right
+    assert all(text.startswith("wrong is wrong with 6 of 9 streams: it differs") for text in wrong)
+
+
+def test_load_of_pools():
+    """Each step is taken once, no stream twice in a batch; who cannot keep up is seen."""
+    pytest.importorskip("numba")
+    pytest.importorskip("matplotlib")
+    code = """
+import asyncio, time
+from benchmarks import pools
+import numpy as np
+from benchmarks.cases import Case
+
+class Listed:
+    def __init__(self, seconds):
+        self.seconds, self.steps, self.begun = seconds, [], 0
+
+    def step(self, which, x):
+        assert len(set(which.tolist())) == len(which) == len(x)
+        self.steps.append(which)
+        time.sleep(self.seconds)
+
+    def begin(self, number):
+        self.begun += 1
+
+load = pools.Load(20, 200, 0.2, 3)
+listed = Listed(0.002)
+latency = pools.through_loop(listed, load, max_batch=8, patience=60)
+taken = np.sort(np.concatenate(listed.steps)).tolist()
+try:
+    pools.through_loop(Listed(0.02), load, max_batch=8, patience=0.05)
+    behind = False
+except pools.Behind:
+    behind = True
+pools.SIZE = 3
+weights, _ = Case(1, 1, 3, 4).draw()
+of = pools.OfPool(pools.fastlstm_layer("native", Case(1, 1, 3, 4), weights, 1), 20)
+submitted = asyncio.run(pools.through_submit(of, load, patience=60))
+"""
+    taken, which, latency, submitted, begun, behind = evaluated(
+        code, "taken", "sorted(load.which.tolist())", "latency.tolist()", "submitted.tolist()",
+        "listed.begun", "behind",
+    )  # fmt: skip
+    assert taken == which
+    assert min(latency) > 0 and min(submitted) > 0 and len(submitted) == len(which)
+    assert begun > 0 and behind
+
+
+def test_table_of_pools():
+    seconds = {"native": 2e-3, "one batch": 1.9e-3, "single streams": 7e-3, "torch": 5e-3}
+    load = {"contestant": "native", "capacity": 5e5, "streams": 10_000, "rate": 25.0}
+    latency = {"p50": 1e-3, "p99": 2e-3, "p99.9": 0.25}
+    results = {
+        **threaded(1, {}),
+        **{"blocks": 9, "seconds_per_block": 0.05, "beyond": None, "max_wait": 0.001},
+        **{"max_batch": 1000, "changes": 500},
+        "bars": [
+            ("1000 of 1000", "one batch", 0.9),
+            ("1000 of 1000", "single streams", 4),
+            ("1000 of 1000", "peers", 2),
+            ("1000 of 10000", "peers", 2),
+        ],
+        "cases": [{"name": "1000 of 1000", "group": "steps", "seconds": seconds}],
+        "loads": [
+            {**load, "share": 0.5, "latency": latency},
+            {**load, "contestant": "torch", "share": None, "latency": None},
+        ],
+    }
+    (text,) = evaluated(
+        f"from benchmarks import report\nresults = {results!r}", "report.pools(results)"
+    )
+    lines = text.splitlines()
+    assert "| torch | 5.00 ms | 2.50 |" in lines
+    row = "| native | 500,000/s | 50% | 10,000 x 25.0 | 1.00 ms | 2.00 ms | 250 ms |"
+    assert row in lines
+    row = "| torch | 500,000/s | half of ours | 10,000 x 25.0 | falls behind | falls behind |"
+    assert f"{row} falls behind |" in lines
+    missed = "Bars missed, steps, of 3: 1000 of 1000 against single streams (3.50 of 4)."
+    assert missed in lines
+
+
 # ---- inside torch -------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import gc
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,7 @@ from fastlstm.layers import pool as pool_module
 
 I, H = 3, 5
 LSTM = fastlstm.LSTM(I, H, seed=0, num_threads=1)
+ROOT = pathlib.Path(__file__).parents[1]
 LONG = 30  # seconds: nothing waits so long, unless it is broken
 
 
@@ -947,3 +949,73 @@ def assert_nothing_left(pool):
     if held is not None:
         assert (len(held._queue), len(held._door)) == (0, 0)
         assert held._of_streams == {}
+
+
+# ---- for a long time -----------------------------------------------------------------------------
+
+SOAK = """
+    import sys
+    from benchmarks import soak
+    from fastlstm.layers import collector, pool
+
+    results = collector._results
+    {fault}
+    sys.argv = ["soak", "--seconds", "{seconds}"]
+    soak.main()
+"""
+FAULTS = {
+    "swapped": """
+    def swapped(of, batch):
+        ys = results(of, batch)
+        return ys[::-1] if len(batch) == 3 and len({y.shape for y in ys}) == 1 else ys
+
+    collector._results = swapped
+""",
+    "restored too early": """
+    pool.Pool.restore = lambda self, path: None
+""",
+    "leaking": """
+    lost = []
+
+    def leaking(of, batch):
+        lost.extend(bytearray(1 << 13) for _ in batch)
+        return results(of, batch)
+
+    collector._results = leaking
+""",
+    "let through": """
+    asked = pool.Pool._submitted
+
+    def deaf(self, sid, x):
+        return asked(self, sid, x) if x.shape == (16,) else (x.ravel()[:1].repeat(16), True)
+
+    pool.Pool._submitted = deaf
+""",
+}
+
+
+def soak(seconds, fault=""):
+    """Run the soak test with a fault; return what it prints, and what it says on stderr."""
+    code = textwrap.dedent(SOAK).format(seconds=seconds, fault=textwrap.dedent(fault))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_soak():
+    """A short form of what ``python -m benchmarks.soak`` does for ten minutes."""
+    said, fault = soak(15)
+    assert fault == ""
+    for what in ("cancelled before", "cancelled during", "too late", "saved and restored", "move"):
+        assert what in said
+    assert "failed by the layer" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_soak_finds_faults(name):
+    _, fault = soak(6, FAULTS[name])
+    assert fault.splitlines()[-1].startswith("AssertionError: ")
