@@ -105,6 +105,7 @@ class World:
         self, model: Any, fragile: Fragile | None, folder: pathlib.Path, until: float, seed: int
     ) -> None:
         self.model, self.fragile, self.folder, self.until = model, fragile, folder, until
+        self.sound = copy.deepcopy(model)  # whose layers never fail, for the streams alone
         self.pool = model.pool(CLIENTS + 8, max_wait=0.0005, max_batch=64, max_pending=80)
         self.counts: collections.Counter[str] = collections.Counter()
         self.seconds: collections.deque[float] = collections.deque(maxlen=100_000)
@@ -118,9 +119,7 @@ class World:
         """Run all clients until the end."""
         self.running, self.quiet = asyncio.Event(), asyncio.Event()
         self.running.set()
-        keeper = asyncio.ensure_future(self.keep())
-        await asyncio.gather(*(client.run() for client in self.clients))
-        await keeper
+        await asyncio.gather(self.keep(), *(client.run() for client in self.clients))
         for client in self.clients:
             client.check()
 
@@ -171,7 +170,7 @@ class Client:
         self.begin()
 
     def begin(self) -> None:
-        self.sid, self.alone = self.world.pool.open(), Alone(self.world.model)
+        self.sid, self.alone = self.world.pool.open(), Alone(self.world.sound)
 
     def draw(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal((*shape, FEATURES), dtype=np.float32)
@@ -289,7 +288,7 @@ def beside(world: World, seed: int) -> None:
             restored, streams = world.restored, {}
             with contextlib.suppress(fastlstm.PoolFull):
                 for _ in range(int(rng.integers(1, 8))):
-                    streams[pool.open()] = Alone(world.model)
+                    streams[pool.open()] = Alone(world.sound)
         for _ in range(int(rng.integers(1, 20))):
             sids = rng.permutation([*streams])[: rng.integers(1, len(streams) + 1)]
             x = rng.standard_normal((len(sids), FEATURES), dtype=np.float32)
@@ -333,7 +332,7 @@ def main() -> None:
                 faults.append(fault)
                 raise
 
-        started = threading.Thread(target=run)
+        started = threading.Thread(target=run, daemon=True)
         started.start()
         return started
 

@@ -971,8 +971,14 @@ FAULTS = {
 
     collector._results = swapped
 """,
-    "restored too early": """
-    pool.Pool.restore = lambda self, path: None
+    "one is not restored": """
+    restore = pool.Pool.restore
+
+    def forgetful(self, path):
+        restore(self, path)
+        self.reset(self.sids[:1])
+
+    pool.Pool.restore = forgetful
 """,
     "leaking": """
     lost = []
