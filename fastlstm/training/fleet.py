@@ -287,27 +287,30 @@ def _in_threads(
 ) -> list[_Outcome]:
     """Train in threads, and return what came of each."""
     fleet = Fleet()
+    outcomes: list[_Outcome] = [_interrupted() for _ in trainings]
 
-    def train(training: _Training) -> _Outcome:
+    def train(training: _Training) -> None:
         FLEET.set(fleet)
         try:
-            return _interrupted() if fleet.stop.is_set() else training.fit()
+            if not fleet.stop.is_set():
+                outcomes[training.number] = training.fit()
         except Exception as fault:
-            return fault
+            outcomes[training.number] = fault
 
-    with ThreadPoolExecutor(num_workers, "fastlstm") as workers:
-        # Each has a context of its own, a copy of the caller's, as NumPy keeps its errstate there.
-        futures = [workers.submit(copy_context().run, train, one) for one in trainings]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                update()
-        except KeyboardInterrupt:
-            fleet.stop.set()
-        except BaseException:
-            fleet.stop.set()
-            raise
-    return [future.result() for future in futures]
+    try:
+        with ThreadPoolExecutor(num_workers, "fastlstm") as workers:
+            try:
+                # Each has a context of its own, a copy of the caller's: NumPy's errstate is there.
+                futures = [workers.submit(copy_context().run, train, one) for one in trainings]
+                for future in as_completed(futures):
+                    future.result()
+                    update()
+            except BaseException:
+                fleet.stop.set()
+                raise
+    except KeyboardInterrupt:
+        pass
+    return outcomes
 
 
 def _in_processes(
