@@ -300,6 +300,8 @@ def test_wrong_sids_are_told():
     sids = np.array([pool.open() for _ in range(9)])
     before = pool.state(sids)
     x = normal(9, 2)
+    with pytest.raises(ValueError, match="each sid may come once"):  # more than there are rows
+        pool.step(np.concatenate([sids, sids]), normal(18, 2))
     twice = sids.copy()
     twice[7] = twice[2]
     pool.close(sids[8])

@@ -378,7 +378,7 @@ def interrupted(function, moment):
         if event == "opcode":
             if code not in names:
                 names[code] = [dis.opname[op] for op in code.co_code[::2]]
-            before = last.get(frame, "")
+            before = last.get(frame, "RESUME")
             last[frame] = names[code][frame.f_lasti // 2]
             if before.startswith(CHECKING):
                 moments += 1
