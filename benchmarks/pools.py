@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -461,6 +462,8 @@ def loads(case: Case, seconds: float, absent: dict[str, str]) -> list[dict[str, 
     entry = under_load(functools.partial(made[OURS], frames), loop, load, OURS)
     entries.append({**entry, "capacity": capacity[OURS], "share": LOADS[-1]})
 
+    gc.collect()
+    gc.freeze()  # as servers do once they have begun: asyncio makes objects all the time
     of_submit = f"{OURS}, submit"
     make = functools.partial(made[OURS], STREAMS, max_wait=MAX_WAIT, max_batch=READY)
     most = capacity_of_submit(make(), seconds / 2, READY)

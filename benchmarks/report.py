@@ -627,7 +627,8 @@ def _loads(results: Results) -> str:
         f"result is there: a batch begins when its oldest step has waited {results['max_wait']:g} "
         f"s, or {results['max_batch']} are there. {results['changes']} streams leave each second, "
         "and as many join. Capacity: steps a second of 10 000 streams where more are always there. "
-        "A plain loop collects for all but `submit`, where a coroutine awaits each step.\n\n"
+        "A plain loop collects for all but `submit`, where an asyncio task awaits each step, after "
+        "gc.freeze(); the tasks that make the load run on the same core.\n\n"
         f"{markdown_table(rows)}"
     )
 
