@@ -79,12 +79,12 @@ class MPI:
 
     **What goes wrong.** Arguments that differ, or do not fit, are a ValueError on every rank. An
     error on one rank, as of its disk, is raised there, and as RuntimeError on all others. Ctrl-C or
-    SIGTERM on one rank ends the training on all of them after the same update. After it `mpirun`
-    leaves processes a second before it kills them; ``--mca odls_base_sigkill_timeout 60`` makes it
-    a minute. If a rank is killed, `mpirun` ends the others; the next run continues from the
-    checkpoint, with any number of ranks, and with `parts` to the same bits. An error outside `fit`
-    ends all ranks if the program runs under ``python -m mpi4py``, and otherwise leaves the others
-    waiting.
+    SIGTERM on one rank ends the training on all of them after the same update. Open MPI's `mpirun`
+    passes Ctrl-C on as SIGTERM, and kills what is not done a second later; ``--mca
+    odls_base_sigkill_timeout 10`` makes it ten. If a rank is killed, `mpirun` ends the others; the
+    next run continues from the checkpoint, with any number of ranks, and with `parts` to the same
+    bits. An error outside `fit` ends all ranks if the program runs under ``python -m mpi4py``, and
+    otherwise leaves the others waiting.
 
     **Threads.** During `fit` each layer whose `num_threads` was not given, and not by
     ``FASTLSTM_NUM_THREADS`` either, takes one thread, as there are usually as many ranks as
