@@ -108,7 +108,9 @@ def store(request, tmp_path):
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    assert not [thread.name for thread in threading.enumerate() if "fastlstm" in thread.name]
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("fastlstm_")
+    ]
 
 
 # ---- predict: values ----------------------------------------------------------------------------
