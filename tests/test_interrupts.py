@@ -4,6 +4,7 @@ Each call would take minutes; a signal comes after a moment. What matters is tha
 there, with the caller's states, inputs and gradients as they were, and that the next call is right.
 """
 
+import contextlib
 import signal
 import threading
 import time
@@ -26,14 +27,26 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def soon():
-    """A signal whose handler raises `Interrupted` once, as soon as what follows is under way."""
+    """What runs ``with soon():`` is to end by `Interrupted`, which a signal's handler raises.
+
+    It comes when the call is under way, and every five seconds again: what is raised where Python
+    collects garbage is lost, and the call would go on for an hour.
+    """
 
     def interrupt(*_):
         raise Interrupted
 
+    @contextlib.contextmanager
+    def interrupted():
+        with pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 5)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
     before = signal.signal(signal.SIGALRM, interrupt)
-    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.05)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    yield interrupted
     signal.signal(signal.SIGALRM, before)
 
 
@@ -70,8 +83,7 @@ def test_a_call(engine, num_threads, soon, shape):
     x = lazy(LONG // batch, batch, 2)
     small = np.random.default_rng(0).standard_normal((SHORT, batch, 2)).astype(np.float32)
     expected, _ = lstm(small)
-    soon()
-    with pytest.raises(Interrupted):
+    with soon():
         lstm(x)
     assert_same_bits(lstm(small)[0], expected)
 
@@ -81,8 +93,7 @@ def test_a_stream_stays_where_it_was(engine, num_threads, soon):
     x = np.random.default_rng(0).standard_normal((SHORT, 2, 2)).astype(np.float32)
     stream, other = lstm.stream(2), lstm.stream(2)
     stream.run(x), other.run(x)
-    soon()
-    with pytest.raises(Interrupted):
+    with soon():
         stream.run(lazy(LONG, 2, 2))
     for state, expected in zip(stream.state, other.state, strict=True):
         assert_same_bits(state, expected)
@@ -93,8 +104,7 @@ def test_a_stream_stays_where_it_was(engine, num_threads, soon):
 @pytest.mark.parametrize("checkpoint_every", [None, LONG])
 def test_a_recorded_run(engine, num_threads, soon, checkpoint_every, cell):
     lstm = make(engine, num_threads, **CELLS[cell])
-    soon()
-    with pytest.raises(Interrupted):
+    with soon():
         lstm.vjp(lazy(LONG, 1, 2), checkpoint_every=checkpoint_every)
     assert not any(grad.any() for grad in lstm.grads.values())
 
@@ -106,8 +116,7 @@ def test_a_pullback_adds_all_or_nothing(engine, soon, cell):
     model = Sequential(lstm, Linear(128, 3, engine=engine, seed=0))
     y, pullback = model.vjp(np.ones((500, 8, 2), np.float32))
     calls = 0
-    soon()
-    with pytest.raises(Interrupted):
+    with soon():
         while True:
             before = {name: grad.copy() for name, grad in model.grads.items()}
             pullback(np.ones_like(y))
@@ -162,8 +171,7 @@ def test_only_the_main_thread_is_interrupted(engine, soon):
     x = np.ones((4000, 1, 2), np.float32)
     expected, results = lstm(x)[0], []
     thread = threading.Thread(target=lambda: results.append(lstm(x)[0]))
-    soon()
-    with pytest.raises(Interrupted):
+    with soon():
         thread.start()
         time.sleep(100)
     while thread.is_alive():
@@ -174,8 +182,7 @@ def test_only_the_main_thread_is_interrupted(engine, soon):
 def test_a_linear_layer(engine, soon):
     linear = Linear(2000, 2000, engine=engine, seed=0)
     x = np.ones((5000, 2000), np.float32)
-    soon()
-    with pytest.raises(Interrupted):
+    with soon():
         for _ in range(1000):
             linear(x)
     assert linear(np.ones((1, 2000), np.float32)).shape == (1, 2000)
