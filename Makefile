@@ -11,6 +11,8 @@ TOGETHER := --require-native --numprocesses 2 --dist loadfile --max-worker-resta
     --timeout 600 --timeout-method thread
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $(wildcard fastlstm/native/*)
+# Other people's clusters, some 900 MB in an environment of their own.
+HOSTS := build/hosts
 # Packages that carry a trained model, or data. Their own dependencies are not needed to read them.
 G2PM := g2pM==0.1.2.5
 SILERO := silero-vad==6.2.3
@@ -27,10 +29,10 @@ CLIB := build/clib
 # The system's CMake, or else that of .venv.
 HAS_CMAKE := $(shell command -v cmake)
 
-.PHONY: demo test test-all coverage bench docs lint clib sanitize wheel clean
+.PHONY: demo test test-all hosts coverage bench docs lint clib sanitize wheel clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
-test test-all coverage bench sanitize wheel: export FASTLSTM_REQUIRE_NATIVE := 1
+test test-all hosts coverage bench sanitize wheel: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
@@ -42,6 +44,10 @@ test: $(VENV)/.dev
 # The quick tests, and then those alone that `test` leaves out: `make test test-all` runs none twice.
 test-all: test
 	$(RUN) -m pytest $(TOGETHER) -m slow
+
+# The examples for Ray and Spark; that for Spark needs a JRE too (Debian: default-jre-headless).
+hosts: $(HOSTS)/.made
+	$(HOSTS)/bin/python -m pytest --require-native tests/test_examples_hosts.py
 
 # Which lines the quick tests run, of Python and of C, in a copy of the sources whose native engine
 # counts them (Linux and GCC). Left out are the tests that count what Python itself allocates.
@@ -130,6 +136,12 @@ $(VENV)/.coverage: $(VENV)/.dev
 
 $(VENV)/.clib: $(VENV)/.created
 	$(INSTALL) "cmake>=3.16"
+	touch $@
+
+$(HOSTS)/.made: $(SETUP)
+	$(PYTHON) -m venv $(HOSTS)
+	$(HOSTS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[ray,spark]" \
+	    "hypothesis>=6.100" "pytest>=8" "pytest-timeout>=2.3"
 	touch $@
 
 $(VENV)/.docs: $(SETUP)

@@ -13,8 +13,8 @@ collect_ignore = ["data"]  # makers of the stored files: they need the framework
 
 # Tests of the sources, which are not there where an installed wheel is tested.
 OF_SOURCES = """benchmarks build build_windows coming_from cut_model docs examples examples_c
-    examples_classics examples_torch examples_training house matlab model_c native_c release
-    site"""
+    examples_classics examples_hosts examples_torch examples_training house matlab model_c native_c
+    release site"""
 if not pathlib.Path(__file__).parents[1].joinpath("setup.py").exists():
     collect_ignore += [f"test_{name}.py" for name in OF_SOURCES.split()]
 
