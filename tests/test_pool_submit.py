@@ -11,6 +11,7 @@ import copy
 import gc
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -807,6 +808,43 @@ def test_the_thread_sleeps_while_nothing_is_due(monkeypatch):
 
     run(submits())
     assert len(waits) <= 12
+
+
+def test_nothing_is_kept():
+    """Neither of what was computed, nor of what was cancelled or late; in the queue, or outside."""
+    pool, gate = gated(4, max_pending=20)
+    sids = [pool.open() for _ in range(4)]
+
+    async def submits():
+        await gate.hold(pool, sids[0], steps_of(0))
+        submits = [
+            (sids[n % 4], steps_of(n), 0.005) if n % 3 else (sids[n % 4], steps_of(n))
+            for n in range(60)
+        ]
+        tasks = await begun(pool, *submits)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        await asyncio.wait(tasks)
+        return [task for task in tasks if not task.cancelled() and task.exception() is None]
+
+    assert len(run(submits())) == 10
+    assert_nothing_left(pool)
+    while pool._collector._sleeps is False:  # it still forgets the last batch
+        time.sleep(0.001)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, collector.Submit)]
+
+
+def test_a_copy_collects_for_itself():
+    pool = LSTM.pool(2)
+    sid, x = pool.open(), steps_of(0)
+    y = run(pool.submit(sid, x))
+    copied = pickle.loads(pickle.dumps(pool))
+    then = run(pool.submit(sid, x))
+    np.testing.assert_array_equal(run(copied.submit(sid, x)), then)
+    assert copied._collector is not pool._collector and not np.array_equal(y, then)
 
 
 PROGRAM = """
