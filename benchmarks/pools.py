@@ -22,7 +22,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,8 +47,9 @@ BARS = [
     ("1000 of 10000", "peers", 2),
 ]
 CHECKED = 4  # steps of each contestant whose results are checked
-# The load test: streams, the shares of the measured capacity, and what a batch waits for.
-STREAMS, LOADS, MAX_WAIT = 10_000, (0.5, 0.8, 0.95), 0.001
+# The load test: streams, shares of the measured capacity, how often, and what a batch waits for.
+STREAMS, LOADS, LOAD_BLOCKS, MAX_WAIT = 10_000, (0.5, 0.8, 0.95), 5, 0.001
+TASKS = 200  # how many are there at once while the capacity of `submit` is measured
 CHANGES = 500  # streams that leave, and as many that join, each second
 FRAMES = 62.5  # steps a second of a stream with frames of 16 ms
 
@@ -411,71 +412,93 @@ async def through_submit(
 
 
 def capacity_of_submit(of: OfPool, seconds: float, max_batch: int) -> float:
-    """Return the same where a task awaits each step, of which two batches are always there."""
+    """Return the same where a task awaits each step, and some hundred are always there."""
     load = Load(STREAMS, 1, 20 * max_batch / STREAMS, SIZE)
     load.times[:], load.changes = 0, np.empty(0)
     done, begin = 0, time.perf_counter()
     while (taken := time.perf_counter() - begin) < seconds:
-        asyncio.run(through_submit(of, load, most=2 * max_batch, patience=np.inf))
+        asyncio.run(through_submit(of, load, most=TASKS, patience=np.inf))
         done += len(load.times)
     return done / taken
 
 
-def under_load(
-    make: Callable[[], Any], through: Callable[..., Any], load: Load, name: str
-) -> dict[str, Any]:
-    """Return the latencies under a load, or that it was too much."""
-    entry = {"contestant": name, "streams": load.streams, "rate": load.rate}
+class Job(NamedTuple):
+    """A load for a contestant: `share` of its capacity; of ours, if that is None."""
+
+    name: str
+    make: Callable[[], Any]
+    through: Callable[[Any, Load], np.ndarray]
+    capacity: float
+    share: float | None
+    streams: int
+    rate: float
+
+
+def percentiles(job: Job, seconds: float, features: int) -> list[float] | None:
+    """Return p50, p99 and p99.9 of the latencies under a load; None if it was too much."""
+    load = Load(job.streams, job.rate, seconds, features)
     try:
-        with inference(name):
-            latency = through(make(), load)
+        with inference(job.name):
+            latency = job.through(job.make(), load)
     except Behind:
-        return {**entry, "latency": None}
-    latency = latency[len(latency) // 10 :]  # the first show how it begins
-    p50, p99, p999 = np.percentile(latency, [50, 99, 99.9]).tolist()
-    return {**entry, "latency": {"p50": p50, "p99": p99, "p99.9": p999}}
+        return None
+    return np.percentile(latency[len(latency) // 10 :], [50, 99, 99.9]).tolist()  # in full swing
 
 
-def loads(case: Case, seconds: float, absent: dict[str, str]) -> list[dict[str, Any]]:
+def under_load(jobs: list[Job], blocks: int, seconds: float, features: int) -> list[dict[str, Any]]:
+    """Put all loads on in turn, several times; return the medians of what each round has shown."""
+    found: list[list[list[float] | None]] = [[] for _ in jobs]
+    for block in range(blocks):
+        first = block * len(jobs) // blocks
+        for number in [*range(first, len(jobs)), *range(first)]:
+            found[number].append(percentiles(jobs[number], seconds, features))
+    entries = []
+    for job, of_blocks in zip(jobs, found, strict=True):
+        latency = None
+        if None not in of_blocks:
+            medians = np.median(of_blocks, axis=0).tolist()
+            latency = dict(zip(("p50", "p99", "p99.9"), medians, strict=True))
+        entry = {"contestant": job.name, "capacity": job.capacity, "share": job.share}
+        entry |= {"streams": job.streams, "rate": job.rate, "latency": latency}
+        entries.append({**entry, "blocks": of_blocks})
+    return entries
+
+
+def loads(case: Case, blocks: int, seconds: float, absent: dict[str, str]) -> list[dict[str, Any]]:
     """Measure the capacity of each contestant, and how it does under shares of it.
 
-    Peers also get the load that ours bears at half of its capacity.
+    Peers also get the load that is half of what ours can do.
     """
-    made, entries = makers(case, absent), []
+    made, jobs, capacity = makers(case, absent), [], {}
     del made[SINGLE]
     loop = functools.partial(through_loop, max_batch=READY)
-    capacity = {}
     for name, make in made.items():
         with inference(name):
-            capacity[name] = capacity_of_loop(make(STREAMS), seconds / 2, READY)
+            capacity[name] = capacity_of_loop(make(STREAMS), seconds, READY)
+    ours = capacity[OURS]
     for name, make in made.items():
+        new, most = functools.partial(make, STREAMS), capacity[name]
         for share in LOADS:
-            load = Load(STREAMS, share * capacity[name] / STREAMS, seconds, case.I)
-            entry = under_load(functools.partial(make, STREAMS), loop, load, name)
-            entries.append({**entry, "capacity": capacity[name], "share": share})
+            jobs.append(Job(name, new, loop, most, share, STREAMS, share * most / STREAMS))
         if name != OURS:
-            load = Load(STREAMS, LOADS[0] * capacity[OURS] / STREAMS, seconds, case.I)
-            entry = under_load(functools.partial(make, STREAMS), loop, load, name)
-            entries.append({**entry, "capacity": capacity[name], "share": None})
-    frames = int(LOADS[-1] * capacity[OURS] / FRAMES)
-    load = Load(frames, FRAMES, seconds, case.I)
-    entry = under_load(functools.partial(made[OURS], frames), loop, load, OURS)
-    entries.append({**entry, "capacity": capacity[OURS], "share": LOADS[-1]})
+            jobs.append(Job(name, new, loop, most, None, STREAMS, LOADS[0] * ours / STREAMS))
+    for share in LOADS:
+        frames = int(share * ours / FRAMES)
+        new = functools.partial(made[OURS], frames)
+        jobs.append(Job(OURS, new, loop, ours, share, frames, FRAMES))
+    entries = under_load(jobs, blocks, seconds, case.I)
 
     gc.collect()
     gc.freeze()  # as servers do once they have begun: asyncio makes objects all the time
-    of_submit = f"{OURS}, submit"
-    make = functools.partial(made[OURS], STREAMS, max_wait=MAX_WAIT, max_batch=READY)
-    most = capacity_of_submit(make(), seconds / 2, READY)
+    new = functools.partial(made[OURS], STREAMS, max_wait=MAX_WAIT, max_batch=READY)
+    most = capacity_of_submit(new(), seconds, READY)
 
     def submits(of: OfPool, load: Load) -> np.ndarray:
         return asyncio.run(through_submit(of, load))
 
-    for share in LOADS:
-        load = Load(STREAMS, share * most / STREAMS, seconds, case.I)
-        entry = under_load(make, submits, load, of_submit)
-        entries.append({**entry, "capacity": most, "share": share})
-    return entries
+    name = f"{OURS}, submit"
+    jobs = [Job(name, new, submits, most, p, STREAMS, p * most / STREAMS) for p in LOADS]
+    return entries + under_load(jobs, blocks, seconds, case.I)
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -490,7 +513,7 @@ def on_one_core() -> None:
 def arguments() -> argparse.ArgumentParser:
     parser = command_line("python -m benchmarks.pools", __doc__, [*GROUPS, "load"], [OURS])
     parser.add_argument(
-        "--seconds", type=float, default=4, help="of each load of the load test; default: 4"
+        "--seconds", type=float, default=1.5, help="of each load, in each block; default: 1.5"
     )
     return parser
 
@@ -519,11 +542,12 @@ def main() -> None:
         "max_wait": MAX_WAIT,
         "max_batch": READY,
         "changes": CHANGES,
+        "load_blocks": LOAD_BLOCKS,
         "loads": [],
     }
     if "load" in args.cases:
         print("load", file=sys.stderr, flush=True)
-        results["loads"] = loads(case, args.seconds, absent)
+        results["loads"] = loads(case, LOAD_BLOCKS, args.seconds, absent)
     write(results, args.out)
 
 

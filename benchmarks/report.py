@@ -628,8 +628,8 @@ def _loads(results: Results) -> str:
         f"s, or {results['max_batch']} are there. {results['changes']} streams leave each second, "
         "and as many join. Capacity: steps a second of 10 000 streams where more are always there. "
         "A plain loop collects for all but `submit`, where an asyncio task awaits each step, after "
-        "gc.freeze(); the tasks that make the load run on the same core.\n\n"
-        f"{markdown_table(rows)}"
+        "gc.freeze(); the tasks that make the load run on the same core. "
+        f"Medians of {results['load_blocks']} blocks, in turn.\n\n{markdown_table(rows)}"
     )
 
 

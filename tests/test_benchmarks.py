@@ -669,7 +669,7 @@ def test_table_of_pools():
     results = {
         **threaded(1, {}),
         **{"blocks": 9, "seconds_per_block": 0.05, "beyond": None, "max_wait": 0.001},
-        **{"max_batch": 1000, "changes": 500},
+        **{"max_batch": 1000, "changes": 500, "load_blocks": 3},
         "bars": [
             ("1000 of 1000", "one batch", 0.9),
             ("1000 of 1000", "single streams", 4),
