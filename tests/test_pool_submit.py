@@ -778,6 +778,57 @@ def test_a_pool_without_submits_has_no_thread():
     assert threading.active_count() == before
 
 
+def test_a_wait_longer_than_any_thread_may_wait():
+    pool = LSTM.pool(2, max_wait=1e300)
+    sid, other = pool.open(), pool.open()
+
+    async def submit():
+        task = asyncio.ensure_future(pool.submit(sid, steps_of(0)))
+        while not pool._collector or not pool._collector._sleeps:
+            assert pool._collector is None or pool._collector._thread.is_alive()
+            await asyncio.sleep(0.001)
+        return await asyncio.gather(task, pool.submit(other, steps_of(0)))
+
+    for y in run(submit()):
+        np.testing.assert_array_equal(y, Alone()(steps_of(0)))
+
+
+def test_a_thread_that_cannot_begin(monkeypatch):
+    """The submit is refused and nothing stays behind; the next one tries again."""
+    pool = LSTM.pool(2)
+    sid = pool.open()
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            run(pool.submit(sid, steps_of(1)))
+    np.testing.assert_array_equal(run(pool.submit(sid, steps_of(0))), Alone()(steps_of(0)))
+
+
+def test_ctrl_c_before_a_submit_is_counted():
+    """The thread goes on, and computes what comes after."""
+    pool = LSTM.pool(2, max_wait=0)
+    sid, other = pool.open(), pool.open()
+    run(pool.submit(sid, steps_of(0)))
+    own = pool._collector
+    counts = own._of_streams
+
+    class Interrupting(dict):
+        def get(self, *args):
+            own._of_streams = counts
+            raise KeyboardInterrupt
+
+    own._of_streams = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(pool.submit(sid, steps_of(1)))
+    run(pool.submit(sid, steps_of(2)))
+    np.testing.assert_array_equal(run(pool.submit(other, steps_of(3))), Alone()(steps_of(3)))
+    assert not own._queue and not own._of_streams
+
+
 def test_a_pool_that_goes_while_a_step_is_computed():
     """The task keeps its pool alive until it has its result."""
     pool, gate = gated(2)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 
+# For how many seconds a thread can wait at once.
+_LONGEST = threading.TIMEOUT_MAX
+
+
 class Submit:
     """Steps of one stream that wait for their batch, and who awaits the result.
 
@@ -111,14 +115,15 @@ class Collector:
                 raise TimeoutError(f"deadline {deadline:g} s: the steps could not begin by then")
         submit = Submit(sid, x, single, self._max_wait, deadline)
         with self._changed:
+            if self._thread is None:  # before the submit is there: it is refused if none can begin
+                name = f"fastlstm pool {id(self):x}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                thread.start()
+                self._thread = thread
             if self._door or self._is_full():
                 self._door[submit] = None
             else:
                 self._let_in(submit)
-            if self._thread is None:
-                name = f"fastlstm pool {id(self):x}"
-                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._thread.start()
         timer = deadline and submit.loop.call_later(deadline, self._give_up, submit)
         try:
             return await submit.future
@@ -169,12 +174,13 @@ class Collector:
         """Return for how many seconds the next batch waits for more; None if there is none."""
         if not self._queue:
             return None
-        return 0.0 if self._is_ready() else self._due - time.monotonic()
+        # Python waits no longer than that at once; it is asked again then.
+        return 0.0 if self._is_ready() else min(self._due - time.monotonic(), _LONGEST)
 
     def _remove(self, submit: Submit) -> None:
         """Take a submit out of the queue."""
         del self._queue[submit]
-        left = self._of_streams.pop(submit.sid) - 1
+        left = self._of_streams.pop(submit.sid, 1) - 1  # Ctrl-C may have come before it was counted
         if left:
             self._of_streams[submit.sid] = left
 

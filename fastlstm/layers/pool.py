@@ -246,6 +246,7 @@ class _Claim:
     _complete = False  # whether all are
     moved = False  # whether the streams have advanced
     rows: Integers
+    _is_outer: bool
     _sids: Integers
     _tickets: Integers
 
@@ -268,6 +269,7 @@ class _Claim:
                 raise _repeated(sids)
             pool._ticket = ticket = (pool._ticket + count) % _TICKETS
             self._tickets = tickets = pool._numbers[:count] - (ticket << _ROW_BITS)
+            self._is_outer = self._thread not in pool._inside  # not in a layer that steps others
             self.rows, self._table = rows, table
             pool._inside.add(self._thread)
             ready[rows] = tickets
@@ -296,7 +298,8 @@ class _Claim:
                 ours = table.ready.take(rows) == self._tickets
                 rows, sids = rows[ours], sids[ours]
             table.ready[rows] = sids
-            self._pool._inside.discard(self._thread)
+            if self._is_outer:
+                self._pool._inside.discard(self._thread)
             self._table = None
 
     def __del__(self) -> None:
@@ -317,7 +320,7 @@ class Pool:
     model : Layer
         An LSTM, or a model with one inside, as `Layer.stream` takes it.
     capacity : int
-        How many streams there may be at once, up to 2**24.
+        How many streams there may be at once, fewer than 2**24.
     evict : callable, optional
         Called with the pool when a stream is to be opened and there is no room. It returns the sids
         of streams to be closed, such as ``pool.oldest(1)``. It may keep their states before, as
