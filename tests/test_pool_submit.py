@@ -435,6 +435,32 @@ async def check_fault_found_while_computing():
             np.testing.assert_array_equal(got, expected[:, 0])
 
 
+async def check_fault_among_steps_of_one_stream():
+    """Of several steps of one stream those fail that are wrong; the others are as without them."""
+    parts = fastlstm.Embedding(7, 4, seed=0), fastlstm.LSTM(4, 5, seed=1)
+    model = fastlstm.Sequential(*parts)
+    pool, words = model.pool(2, max_wait=0.02), [3, 7, 5, 1, -1]
+    sid, _ = pool.open(), pool.open()
+    submits = [pool.submit(sid, word) for word in words]
+    results = await asyncio.gather(*submits, return_exceptions=True)
+    assert [type(result) is ValueError for result in results] == [
+        word not in range(7) for word in words
+    ]
+    alone = model.stream()
+    for word, result in zip(words, results, strict=True):
+        if word in range(7):
+            np.testing.assert_array_equal(result, alone.step([word])[0])
+
+
+async def check_any_max_wait():
+    pool = LSTM.pool(2, max_wait=1e300)
+    sids = [pool.open(), pool.open()]
+    tasks = await begun(pool, (sids[0], steps_of(0)))
+    await asyncio.sleep(0.01)
+    tasks += await begun(pool, (sids[1], steps_of(0)))
+    await asyncio.gather(*tasks)
+
+
 async def check_results_are_the_callers_own():
     """A result is memory of its own: it keeps no other alive, and may be written to."""
     pool = LSTM.pool(4, max_wait=LONG)
@@ -617,6 +643,20 @@ class AllForAFault(AllForOne):
     rejected_by = check_fault_found_while_computing
 
 
+class OneFaultOfAStream:
+    """A wrong step of a stream fails its others, too."""
+
+    def _computed(pool, batch, right=collector._computed):
+        if len({submit.sid for submit in batch}) > 1:
+            return right(pool, batch)
+        try:
+            return list(zip(batch, collector._results(pool, batch), strict=True))
+        except ValueError as error:
+            return [(submit, collector._own(error)) for submit in batch]
+
+    rejected_by = check_fault_among_steps_of_one_stream
+
+
 class MovedByErrors:
     """What fails has moved the states of its batch."""
 
@@ -684,8 +724,8 @@ class Hasty:
 
 BROKEN = [
     Swapped, Backwards, Starving, PassingOver, LostCancellation, LateCancellation, CancelledUndone,
-    MovedAfterTimeout, OnlyTheLoopsClock, Door, AllForOne, AllForAFault, MovedByErrors, OneError,
-    Views, Borrowed, Greedy, Hasty,
+    MovedAfterTimeout, OnlyTheLoopsClock, Door, AllForOne, AllForAFault, OneFaultOfAStream,
+    MovedByErrors, OneError, Views, Borrowed, Greedy, Hasty,
 ]  # fmt: skip
 
 
@@ -914,7 +954,7 @@ def program(text):
     """Run a program in a process of its own; fail if it does, or says anything on stderr."""
     code = textwrap.dedent(PROGRAM) + textwrap.dedent(text)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=4 * LONG, check=False
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.split()

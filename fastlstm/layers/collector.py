@@ -226,7 +226,7 @@ class Collector:
             with self._changed:
                 while not self._stopped and ((wait := self._wait()) is None or wait > 0):
                     self._sleeps = True
-                    self._changed.wait(wait)
+                    self._changed.wait(None if wait is None else min(wait, threading.TIMEOUT_MAX))
                 self._sleeps = False
                 if self._stopped:
                     return
@@ -246,19 +246,17 @@ class Collector:
 def _computed(pool: Pool, batch: list[Submit]) -> list[tuple[Submit, Any]]:
     """Compute a batch; return each submit with its result, or with an error.
 
-    A batch that fails has moved no state. It is computed again by halves, so that only those
-    streams fail whose fault it is: of which one was closed meanwhile, or given an index that the
-    model does not have.
+    A batch that fails has moved no state. It is computed again by halves, in turn, so that only
+    those fail whose fault it is: whose stream was closed meanwhile, or whose index the model does
+    not have.
     """
     try:
         return [*zip(batch, _results(pool, batch), strict=True)]
     except BaseException as error:  # also what a layer of one's own raises to end its thread
-        sids = [*{submit.sid: None for submit in batch}]
-        if len(sids) == 1:
-            return [(submit, _own(error)) for submit in batch]
-    first = {*sids[: len(sids) // 2]}
-    halves = ([s for s in batch if (s.sid in first) is is_first] for is_first in (True, False))
-    return [pair for half in halves for pair in _computed(pool, half)]
+        if len(batch) == 1:
+            return [(batch[0], _own(error))]
+    half = len(batch) // 2
+    return [*_computed(pool, batch[:half]), *_computed(pool, batch[half:])]
 
 
 def _results(pool: Pool, batch: list[Submit]) -> list[Array]:
