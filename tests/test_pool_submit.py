@@ -452,15 +452,6 @@ async def check_fault_among_steps_of_one_stream():
             np.testing.assert_array_equal(result, alone.step([word])[0])
 
 
-async def check_any_max_wait():
-    pool = LSTM.pool(2, max_wait=1e300)
-    sids = [pool.open(), pool.open()]
-    tasks = await begun(pool, (sids[0], steps_of(0)))
-    await asyncio.sleep(0.01)
-    tasks += await begun(pool, (sids[1], steps_of(0)))
-    await asyncio.gather(*tasks)
-
-
 async def check_results_are_the_callers_own():
     """A result is memory of its own: it keeps no other alive, and may be written to."""
     pool = LSTM.pool(4, max_wait=LONG)

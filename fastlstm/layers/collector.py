@@ -226,7 +226,7 @@ class Collector:
             with self._changed:
                 while not self._stopped and ((wait := self._wait()) is None or wait > 0):
                     self._sleeps = True
-                    self._changed.wait(None if wait is None else min(wait, threading.TIMEOUT_MAX))
+                    self._changed.wait(wait)
                 self._sleeps = False
                 if self._stopped:
                     return
