@@ -322,15 +322,16 @@ def _in_processes(
     except ImportError as error:
         raise ImportError('backend="loky" needs joblib: pip install joblib') from error
     outcomes: list[_Outcome] = [_interrupted() for _ in trainings]
-    parallel = Parallel(n_jobs=num_workers, backend="loky", return_as="generator_unordered")
+    # Without `max_nbytes` it would leave copies of large data in files until this process ends.
+    parallel = Parallel(
+        n_jobs=num_workers, backend="loky", return_as="generator_unordered", max_nbytes=None
+    )
     results = parallel(delayed(_trained_apart)(training) for training in trainings)
-    try:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(results):
         for number, outcome, learnt in results:
             _take_over(trainings[number].model, learnt)
             outcomes[number] = outcome
             update()
-    except KeyboardInterrupt:
-        results.close()
     return outcomes
 
 
