@@ -1,7 +1,6 @@
 """Pools in many threads, and calls that errors or Ctrl-C end anywhere."""
 
 import copy
-import dis
 import functools
 import gc
 import os
@@ -364,44 +363,31 @@ def test_layers_that_lose_rows():
 OWN = [fastlstm.layers.pool.__file__]
 
 
-# Python runs the handlers of signals behind these instructions, and nowhere else.
-CHECKING = ("CALL", "RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
-
-
 def interrupted(function, moment):
     """Call a function, and raise KeyboardInterrupt where the n-th Ctrl-C might in the pool's code.
 
+    Python runs the handlers of signals when a function begins and when one in C has returned.
     Returns whether the function went on to its end.
     """
-    moments, last, names = 0, {}, {}
+    moments = 0
 
-    def trace(frame, event, arg):
+    def watch(frame, event, arg):
         nonlocal moments
-        code = frame.f_code
+        inside = {frame.f_code.co_name, frame.f_back.f_code.co_name}
         # What is raised in `__del__` is dropped by Python.
-        if code.co_filename not in OWN or code.co_name == "__del__":
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            if code not in names:
-                names[code] = [dis.opname[op] for op in code.co_code[::2]]
-            before = last.get(frame, "RESUME")
-            last[frame] = names[code][frame.f_lasti // 2]
-            if before.startswith(CHECKING):
-                moments += 1
-                if moments == moment:
-                    raise KeyboardInterrupt
-        return trace
+        if frame.f_code.co_filename in OWN and "__del__" not in inside:
+            moments += event in ("call", "c_return")
+            if moments == moment:
+                raise KeyboardInterrupt
 
-    old = sys.gettrace()
-    sys.settrace(trace)
+    old = sys.getprofile()
+    sys.setprofile(watch)
     try:
         function()
     except KeyboardInterrupt:
         return False
     finally:
-        sys.settrace(old)
-        last.clear()
+        sys.setprofile(old)
     assert moments < moment
     return True
 
