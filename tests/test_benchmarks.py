@@ -858,3 +858,71 @@ except alone.subprocess.CalledProcessError:
     if seen.startswith("this machine"):
         pytest.skip(seen)
     assert seen.startswith("fixed.c is wrong: its outputs are ") == bool(fault)
+
+
+# ---- fleets of models ---------------------------------------------------------------------------
+
+
+def test_fleets():
+    """All ways of training, and of reading, agree; one with a fault is found."""
+    pytest.importorskip("numba")
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("joblib")
+    code = """
+import contextlib, pathlib, tempfile
+from benchmarks import fleets
+from benchmarks.cases import Case
+fleets.WORK, fleets.READ, fleets.ROWS = 1e4, Case(5, 16, 3, 4), 50
+absent = []
+
+def said(make, *arguments):
+    try:
+        return sorted(make(*arguments)["contestants"])
+    except AssertionError as error:
+        return str(error)
+
+def of(name):
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ImportError):
+        return said(fleets.reading, name, pathlib.Path(folder))
+    absent.append(name)
+
+small = Case(5, 8, 2, 3)
+names = fleets.MEMORY, fleets.NPY, fleets.HDF5, fleets.ZARR
+right = [said(fleets.fleet, small, 2), *map(of, names)]
+train = fleets.train
+fleets.train = lambda models, data, case, options: train(
+    models, data[::-1] if options == {"num_workers": 2} else data, case, options
+)
+wrong = [said(fleets.fleet, small, 2)]
+predict = fleets.fastlstm.predict
+fleets.fastlstm.predict = lambda model, x, size, **options: predict(model, x[::-1], size, **options)
+wrong.append(of(fleets.NPY))
+"""
+    right, wrong, absent = evaluated(code, "right", "wrong", "absent")
+    names = ["in memory", "a map of .npy", "HDF5, gzip", "zarr, zstd"]
+    assert right[0] == ["loky", "one worker", "threads"]
+    assert right[1:] == [None if n in absent else ["before", "predict"] for n in names]
+    assert wrong[0].startswith("threads: ") and "of 5,8,2,3 has other bits" in wrong[0]
+    assert wrong[1] == "a map of .npy: other bits than those of the whole at once"
+
+
+def test_table_of_fleets():
+    """The bar is 0.95 of as many times one worker's speed as there are workers."""
+    times = {"one worker": 4.0, "threads": 2.0, "loky": 2.5}, {"predict": 2.0, "before": 3.0}
+    results = {
+        **threaded(1, {}), **{"blocks": 9, "seconds_per_block": 0.05, "beyond": None},
+        "workers": 2, "bar": 0.95,
+        "cases": [
+            {"name": "9,8,7,6", "group": "fleets", "models": 4, "steps": 10, "seconds": times[0]},
+            {"name": "5,5,5,5", "group": "fleets", "models": 4, "steps": 10,
+             "seconds": {**times[0], "threads": 2.5}},
+            {"name": "HDF5", "group": "reading", "seconds": times[1]},
+        ],
+    }  # fmt: skip
+    (text,) = evaluated(
+        f"from benchmarks import report\nresults = {results!r}", "report.fleets(results)"
+    )
+    lines = text.splitlines()
+    assert "| 9,8,7,6 | 100 ms | 2.00 | 1.60 |" in lines
+    assert "| HDF5 | 2000 ms | 3000 ms | 1.50 |" in lines
+    assert "Bars missed, fleets, of 2: 5,5,5,5 (1.60 of 1.9)." in lines
