@@ -570,6 +570,25 @@ def callers(results: Results) -> str:
     return text + _missed(bars) + _absent(results)
 
 
+def dask_workers(results: Results) -> str:
+    """Return the results of `dask_workers`: medians, gains block by block, missed bars in words."""
+    text = (
+        f"# One worker of Dask, and two\n\n{_setting(results)}Each worker is a process with one "
+        "thread, and makes the samples of its blocks itself. The results were compared, bit for "
+        "bit, with those of `predict` in one process, which had the samples already. Medians of "
+        f"{len(results['cases'][0]['seconds']['1'])} runs in turn.\n\n"
+    )
+    rows, bars = [["T,B,I,H", "samples", "without Dask", "1 worker", "2 workers", "gain"]], []
+    for case in results["cases"]:
+        seconds = case["seconds"]
+        gain = statistics.median(a / b for a, b in zip(seconds["1"], seconds["2"], strict=True))
+        times = [_time(statistics.median(seconds[name])) for name in ("here", "1", "2")]
+        rows.append([case["name"], str(case["samples"]), *times, f"{gain:.2f}"])
+        what = f"{case['name']} ({gain:.2f} of {results['bar']})"
+        bars.append(("2 workers", what, _verdict(gain, results["bar"])))
+    return text + markdown_table(rows) + _missed(bars)
+
+
 # ---- pools of live streams ----------------------------------------------------------------------
 
 

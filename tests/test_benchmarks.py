@@ -570,6 +570,25 @@ def test_table_of_callers():
     assert "Bars missed, all, of 1: 9,8,7,6, 2 callers (1.50 of 1.6)." in lines
 
 
+# ---- workers of Dask -----------------------------------------------------------------------------
+
+
+def test_table_of_dask_workers():
+    """A gain is the median over the runs, each with its neighbour in time."""
+    cases = [
+        {"name": "9,8,7,6", "samples": 16, "seconds": {"here": [1, 2, 3], "1": one, "2": two}}
+        for one, two in (([2, 4, 6], [1, 1, 4]), ([2, 4, 6], [2, 4, 3.5]))
+    ]
+    results = {**threaded(1, {}), "bar": 1.8, "cases": cases}
+    (text,) = evaluated(
+        f"from benchmarks import report\nresults = {results!r}", "report.dask_workers(results)"
+    )
+    lines = text.splitlines()
+    assert "| 9,8,7,6 | 16 | 2000 ms | 4000 ms | 1000 ms | 2.00 |" in lines
+    assert "| 9,8,7,6 | 16 | 2000 ms | 4000 ms | 3500 ms | 1.00 |" in lines
+    assert "Bars missed, 2 workers, of 2: 9,8,7,6 (1.00 of 1.8)." in lines
+
+
 # ---- pools of live streams ----------------------------------------------------------------------
 
 
