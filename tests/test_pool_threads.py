@@ -267,6 +267,23 @@ def test_one_stream_that_all_want():
     assert pool._table.clock == sum(made)
 
 
+def test_a_stream_that_is_always_busy_can_be_read():
+    pool, stop = LSTM(32, 64, seed=0).pool(100), threading.Event()
+    sids = [pool.open() for _ in range(100)]
+    x = normal(100, 32)
+
+    def work():
+        while not stop.is_set():
+            pool.step(sids, x)
+
+    thread = _Thread(work)
+    for _ in range(30):
+        states = [pool.state(sid)[0].tobytes() for sid in (sids[3], sids[3])]
+        assert len(states) == 2
+    stop.set()
+    thread.join()
+
+
 def test_saves_while_others_step(tmp_path):
     """No file has half a step: all streams of it have the same number of steps behind them."""
     model = Sequential(LSTM(2, 8, seed=0), LSTM(8, 8, seed=1))

@@ -89,6 +89,8 @@ class PoolFull(RuntimeError):
 
 
 class _Busy(RuntimeError):
+    """Another thread advances streams."""
+
     def __init__(self, sids: Integers) -> None:
         which = f"stream {sids[0]} is" if len(sids) == 1 else f"streams {_listed(sids)} are"
         super().__init__(f"{which} being advanced in another thread: wait until that has returned")
@@ -108,7 +110,8 @@ class _Table:
     moved : int64 ndarray of shape (capacity,)
         The `clock` when the stream in each row was opened or advanced last.
     free : list of int
-        Rows without a stream; the last one is taken next.
+        Rows without a stream; the last one is taken next. After Ctrl-C it may lack some, or have
+        some too many: `sids` is the truth.
     opened : int
         How many streams were opened.
     clock : int
@@ -467,7 +470,9 @@ class Pool:
         while True:
             with self._lock:
                 table = self._table
-                if not table.free:  # it may lack rows, after Ctrl-C
+                while table.free and table.sids[table.free[-1]] != _NOBODY:
+                    table.free.pop()
+                if not table.free:
                     table.free = np.flatnonzero(table.sids[:-1] == _NOBODY)[::-1].tolist()
                 if table.free:
                     row = table.free[-1]
@@ -898,13 +903,12 @@ class Pool:
     def _copied(self, sids: Integers) -> list[Floats]:
         """Return the states of streams as they are between two calls, (cells, n, features)."""
         with self._lock:
-            while True:
-                try:
-                    rows = self._table.settled(sids)
-                except _Busy:
-                    self._wait()
-                else:
-                    return [own.take(rows, axis=1) for own in self._table.states]
+            try:
+                rows = self._table.settled(sids)
+            except _Busy:
+                with self._still(sids) as table:
+                    rows = table.settled(sids)
+            return [own.take(rows, axis=1) for own in self._table.states]
 
     def set_state(self, sids: ArrayLike, state: Any) -> None:
         """Give streams other states.
@@ -1109,13 +1113,14 @@ class Pool:
         return f"{self._model.dtype} {'; '.join(texts)}"
 
     @contextlib.contextmanager
-    def _still(self) -> Iterator[_Table]:
-        """Give the table when no call is on its way, and let none begin before the block ends."""
+    def _still(self, sids: Integers | None = None) -> Iterator[_Table]:
+        """Give the table when no call has these streams, or any, and let none begin meanwhile."""
         with self._lock:
             self._pass_hold()
             self._holder = get_ident()
+            rows = slice(None) if sids is None else self._table.rows_of(sids)
             with self._held:
-                while (self._table.ready != self._table.sids).any():
+                while (self._table.ready[rows] != self._table.sids[rows]).any():
                     self._wait()
                 yield self._table
             self._released.notify_all()
