@@ -145,9 +145,8 @@ def assert_as_one(case, size, comm=ranks.Comm, **options):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("size", [2, 3])
-def test_ranks_train_as_one_process(case, size):
-    assert_as_one(case, size)
+def test_ranks_train_as_one_process(case):
+    assert_as_one(case, 3)
 
 
 @pytest.mark.parametrize("size", [4, 9])  # more than samples in the last batch, and in any
@@ -238,10 +237,9 @@ def assert_same_for_any_size(case, sizes, parts=4, **options):
     return model, history
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["mean", "own", "classes", "ragged steps"])
 def test_parts_give_the_same_bits(case):
-    options = {} if case == "ragged steps" else {"make": None}
-    assert_same_for_any_size(case, [2, 3, 4], **options)
+    assert_same_for_any_size(case, [2, 3, 4])
 
 
 @pytest.mark.parametrize("engine", ["numpy", "native"])
@@ -327,7 +325,7 @@ def tree_sum(arrays):
     return tree_sum(arrays[:half]) + tree_sum(arrays[half:])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), st.integers(1, 9), st.integers(1, 7))
 def test_add_up(data, parts, length):
     size = data.draw(st.integers(1, parts))
@@ -349,7 +347,7 @@ def test_add_up(data, parts, length):
     assert sorted(counted) == list(range(parts))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), st.integers(1, 9), st.integers(0, 20), st.booleans())
 def test_every_sample_is_in_one_part(data, parts, count, is_ragged):
     size = data.draw(st.integers(1, parts))

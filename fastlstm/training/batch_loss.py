@@ -81,11 +81,11 @@ class BatchLoss:
         """
         denominator = self.denominator(prediction, batch)
         value, gradient = self._summed(prediction, batch)
+        gradient = np.asarray(gradient)
         if self._summed is not self or self.adds_up:
             return float(value), denominator, gradient
         if not denominator:  # a mean over nothing has no value
-            return 0.0, 0.0, np.zeros_like(prediction)
-        gradient = np.asarray(gradient)
+            return 0.0, 0.0, np.zeros_like(gradient)
         return float(value) * denominator, denominator, gradient * gradient.dtype.type(denominator)
 
     @property

@@ -198,7 +198,7 @@ def fit(
             called = [c for c in in_order(callbacks) if is_first or not isinstance(c, Checkpoint)]
             state = State(model, optimizer, schedule, called, history, epochs, {})
             per_batch = is_per_batch(schedule, schedule_per)
-        if parallel is not None:
+        if ranks is not None:
             around.enter_context(one_thread(model))
         parts: dict[str, Any] = {}
         if parallel is not None and parallel.parts is not None:
