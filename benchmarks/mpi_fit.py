@@ -39,6 +39,8 @@ STEPS = 3  # in an epoch, of which each gives one time
 BAR = 1.7  # how many times faster two ranks must be than one
 LINKS = {"shared memory": [], "TCP": ["--mca", "btl", "tcp,self"]}
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
+NETWORKS = (10, 25)  # Gbit/s, of the machines that are not here
+LATENCY = 30e-6  # seconds of a message between two of them, by TCP
 
 
 def sizes(name: str) -> tuple[int, int, int, int, int]:
@@ -151,8 +153,8 @@ def measure(name: str, most: int, rounds: int, epochs: int) -> dict[str, Any]:
     return {"name": name, "times": times}
 
 
-def ring(numbers: int, machines: int, gigabits: float, latency: float) -> float:
-    """Return the seconds of a sum of float32 gradients, passed round in shares and back."""
+def summing(numbers: int, machines: int, gigabits: float, latency: float) -> float:
+    """Return the seconds of a sum of float32 gradients, by halves to all and back (Rabenseifner)."""
     if machines == 1:
         return 0.0
     share = 2 * (machines - 1) / machines
@@ -176,7 +178,7 @@ def predicted(
     else:
         compute = float(np.interp(own, known, [step[b] for b in known]))
     exchange = math.ceil(math.log2(machines)) * latency if machines > 1 else 0.0
-    return compute + ring(numbers, machines, gigabits, latency) + exchange
+    return compute + summing(numbers, machines, gigabits, latency) + exchange
 
 
 def tables(results: dict[str, Any]) -> Iterator[str]:
@@ -214,26 +216,23 @@ def tables(results: dict[str, Any]) -> Iterator[str]:
     yield from forecast(step, results["numbers"])
 
 
-def forecast(step: dict[int, float], numbers: int, latency: float = 30e-6) -> Iterator[str]:
-    """Yield the table of what many machines would give."""
-    columns = [("512 in all", 512, False), ("64 a machine", 64, True)]
-    yield (
-        "| machines | "
-        + " | ".join(
-            f"batch of {name}, {gigabits} Gbit/s" for name, _, _ in columns for gigabits in (10, 25)
-        )
-        + " |"
-    )
-    yield "| --- |" + " --- |" * 4
+def forecast(step: dict[int, float], numbers: int) -> Iterator[str]:
+    """Yield the table of what many machines would give, and what they would read meanwhile."""
+    T, _, I, _, _ = sizes(CASES[0])
+    works = [("512 in all", 512, False), ("64 a machine", 64, True)]
+    names = [f"batch of {name}, {gigabits} Gbit/s" for name, _, _ in works for gigabits in NETWORKS]
+    yield "| machines | " + " | ".join([*names, "GB/s read by all, 64 a machine"]) + " |"
+    yield "| --- |" + " --- |" * (len(names) + 1)
     for machines in (1, 2, 4, 8, 16, 32, 64, 100):
         cells = []
-        for _, batch, grows in columns:
+        for _, batch, grows in works:
             whole = batch * machines if grows else batch
-            for gigabits in (10, 25):
-                one = predicted(step, numbers, batch, 1, gigabits, latency)
-                many = predicted(step, numbers, whole, machines, gigabits, latency)
+            for gigabits in NETWORKS:
+                one = predicted(step, numbers, batch, 1, gigabits, LATENCY)
+                many = predicted(step, numbers, whole, machines, gigabits, LATENCY)
                 gain = whole / many / (batch / one)
                 cells.append(f"{1e3 * many:.1f} ms, {gain:.1f} times ({gain / machines:.0%})")
+        cells.append(f"{whole * T * I * 4 / many / 1e9:.2f}")
         yield f"| {machines} | " + " | ".join(cells) + " |"
 
 

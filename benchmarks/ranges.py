@@ -285,7 +285,8 @@ def short(folder: pathlib.Path) -> str:
     rows = [["", *columns]]
     for row in (row for row in WORK if any(row in found for found in columns.values())):
         rows.append([row, *(ends(f[row]) if row in f else "-" for f in columns.values())])
-    files = (path for path in folder.glob("*/*.json") if path.name != "clib.json")
+    kinds = (*KINDS.values(), "files")  # what the table is of
+    files = (path for kind in kinds for path in folder.glob(f"*/{kind}*.json"))
     machines = sorted({path.parent.name for path in files})
     return (
         f"{report.markdown_table(rows)}\n"
