@@ -85,7 +85,8 @@ class Stored:
             return part
         array = as_array(part, self._name)
         if isinstance(part, np.ndarray):
-            array = np.array(array)  # a map is read from the file here
+            # A map is read from the file here; a reader of one's own may use its buffer again.
+            array = np.array(array)
         expected = list(self.shape)
         expected[axis] = where.stop - where.start
         if array.shape != tuple(expected):
@@ -137,8 +138,8 @@ class Target:
     Parameters
     ----------
     out : anything with `shape`, `dtype` and assignment to slices, or None
-    sources : sequence
-        What is read meanwhile: `out` must be something else.
+    source : object
+        What is read meanwhile: `out` must be other memory.
     axis : int
         0 or 1, along which the pieces follow each other.
     length : int, optional
