@@ -445,18 +445,38 @@ def percentiles(job: Job, seconds: float, features: int) -> list[float] | None:
     return np.percentile(latency[len(latency) // 10 :], [50, 99, 99.9]).tolist()  # in full swing
 
 
+def turns(calls: list[Callable[[], Any]], blocks: int) -> list[list[Any]]:
+    """Return what calls return, which are made in turn, so many times."""
+    found: list[list[Any]] = [[] for _ in calls]
+    for block in range(blocks):
+        first = block * len(calls) // blocks
+        for number in [*range(first, len(calls)), *range(first)]:
+            found[number].append(calls[number]())
+    return found
+
+
+def capacities(
+    made: dict[str, Callable[[int], Streams]], blocks: int, seconds: float
+) -> dict[str, float]:
+    """Return the medians of the contestants' capacities in turn."""
+
+    def measured(name: str) -> float:
+        with inference(name):
+            return capacity_of_loop(made[name](STREAMS), seconds, READY)
+
+    found = turns([functools.partial(measured, name) for name in made], blocks)
+    return {name: float(np.median(of_blocks)) for name, of_blocks in zip(made, found, strict=True)}
+
+
 def under_load(jobs: list[Job], blocks: int, seconds: float, features: int) -> list[dict[str, Any]]:
     """Put all loads on in turn, several times; return the medians of what each round has shown."""
-    found: list[list[list[float] | None]] = [[] for _ in jobs]
-    for block in range(blocks):
-        first = block * len(jobs) // blocks
-        for number in [*range(first, len(jobs)), *range(first)]:
-            found[number].append(percentiles(jobs[number], seconds, features))
+    found = turns([functools.partial(percentiles, job, seconds, features) for job in jobs], blocks)
     entries = []
     for job, of_blocks in zip(jobs, found, strict=True):
+        behind = [np.inf] * 3  # in a block that was too much; if most were, so is the load
+        medians = np.median([shown or behind for shown in of_blocks], axis=0).tolist()
         latency = None
-        if None not in of_blocks:
-            medians = np.median(of_blocks, axis=0).tolist()
+        if np.isfinite(medians).all():
             latency = dict(zip(("p50", "p99", "p99.9"), medians, strict=True))
         entry = {"contestant": job.name, "capacity": job.capacity, "share": job.share}
         entry |= {"streams": job.streams, "rate": job.rate, "latency": latency}
@@ -469,12 +489,10 @@ def loads(case: Case, blocks: int, seconds: float, absent: dict[str, str]) -> li
 
     Peers also get the load that is half of what ours can do.
     """
-    made, jobs, capacity = makers(case, absent), [], {}
+    made, jobs = makers(case, absent), []
     del made[SINGLE]
     loop = functools.partial(through_loop, max_batch=READY)
-    for name, make in made.items():
-        with inference(name):
-            capacity[name] = capacity_of_loop(make(STREAMS), seconds, READY)
+    capacity = capacities(made, blocks, seconds / 2)
     ours = capacity[OURS]
     for name, make in made.items():
         new, most = functools.partial(make, STREAMS), capacity[name]
@@ -491,7 +509,8 @@ def loads(case: Case, blocks: int, seconds: float, absent: dict[str, str]) -> li
     gc.collect()
     gc.freeze()  # as servers do once they have begun: asyncio makes objects all the time
     new = functools.partial(made[OURS], STREAMS, max_wait=MAX_WAIT, max_batch=READY)
-    most = capacity_of_submit(new(), seconds, READY)
+    of_blocks = [capacity_of_submit(new(), seconds / 2, READY) for _ in range(blocks)]
+    most = float(np.median(of_blocks))
 
     def submits(of: OfPool, load: Load) -> np.ndarray:
         return asyncio.run(through_submit(of, load))
