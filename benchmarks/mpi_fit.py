@@ -154,7 +154,7 @@ def measure(name: str, most: int, rounds: int, epochs: int) -> dict[str, Any]:
 
 
 def summing(numbers: int, machines: int, gigabits: float, latency: float) -> float:
-    """Return the seconds of a sum of float32 gradients, by halves to all and back (Rabenseifner)."""
+    """Return the seconds of a sum of float32 gradients, by halves and back (Rabenseifner)."""
     if machines == 1:
         return 0.0
     share = 2 * (machines - 1) / machines
