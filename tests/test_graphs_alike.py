@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+import fastlstm
 from fastlstm.graphs import alike
 from fastlstm.graphs.alike import for_calls_like
 from fastlstm.graphs.limits import Limits
@@ -248,6 +249,15 @@ def test_pickled_models_and_streams():
         np.testing.assert_array_equal(stream.run(x), p)
         np.testing.assert_array_equal(stream.state["h"], hn)
         h = hn
+
+
+def test_a_pool_does_not_know_the_states_of_a_graph():
+    model = model_of(*graph(), "x", "p")
+    message = "a GraphModel keeps states that only a stream of it alone knows: GraphModel.stream"
+    with pytest.raises(ValueError, match="^" + message):
+        model.pool(2)
+    with pytest.raises(ValueError, match="^'net': " + message):
+        fastlstm.Sequential({"net": model}).pool(2)
 
 
 def test_threads_with_shapes_of_their_own():
