@@ -412,7 +412,7 @@ def presses(at_epoch, last_of_first=0):
                 is_last.set()
             if number == 1 and state.epoch == at_epoch:
                 assert is_last.wait(WAIT)
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
         return [press]
 

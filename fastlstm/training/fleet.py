@@ -6,9 +6,10 @@ import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
@@ -288,6 +289,7 @@ def _in_threads(
     """Train in threads, and return what came of each."""
     fleet = Fleet()
     outcomes: list[_Outcome] = [_interrupted() for _ in trainings]
+    done: SimpleQueue[Future[None]] = SimpleQueue()
 
     def train(training: _Training) -> None:
         FLEET.set(fleet)
@@ -301,9 +303,11 @@ def _in_threads(
         with ThreadPoolExecutor(num_workers, "fastlstm") as workers:
             try:
                 # Each has a context of its own, a copy of the caller's: NumPy's errstate is there.
-                futures = [workers.submit(copy_context().run, train, one) for one in trainings]
-                for future in as_completed(futures):
-                    future.result()
+                for training in trainings:
+                    future = workers.submit(copy_context().run, train, training)
+                    future.add_done_callback(done.put)
+                for _ in trainings:
+                    _first_of(done).result()
                     update()
             except BaseException:
                 fleet.stop.set()
@@ -311,6 +315,13 @@ def _in_threads(
     except KeyboardInterrupt:
         pass
     return outcomes
+
+
+def _first_of(done: SimpleQueue[Future[None]]) -> Future[None]:
+    """Wait for the next training that is done, in a way that lets Ctrl-C through on Windows too."""
+    while True:
+        with contextlib.suppress(Empty):
+            return done.get(timeout=0.1)
 
 
 def _in_processes(
