@@ -7,6 +7,7 @@ import copy
 import functools
 import pickle
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -690,6 +691,33 @@ def test_a_signal_ends_the_training_of_all(monkeypatch):
     for model, history in outcomes:
         assert history.interrupted and len(history["loss"]) == 1
         assert_same_weights(model, outcomes[0][0])
+
+
+def in_main_thread(callback, parts=2):
+    """Train by one rank in this thread, which is the one that signals come to."""
+    shared = {"slots": [None], "barrier": threading.Barrier(1)}
+    return train("mean", ranks.Comm(0, 1, shared), parts, epochs=3, callbacks=[callback])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_handlers_of_signals(number):
+    """A signal ends the training, and then the handlers are those from before."""
+    before = [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)]
+    _, history = in_main_thread(lambda state: signal.raise_signal(number))
+    assert history.interrupted and len(history["loss"]) == 1
+    assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_comes_too_late_is_not_lost():
+    class Late:
+        def __call__(self, state):
+            pass
+
+        def finish(self, state):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_main_thread(Late())
 
 
 def test_early_stopping_and_plateaus():
