@@ -10,6 +10,7 @@ import functools
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -475,8 +476,37 @@ def test_checkpoints_of_processes(tmp_path):
     )
 
 
-def test_a_fit_beside_a_fleet_is_not_stopped_with_it():
-    """A training in the calling thread, within a callback of none, belongs to no fleet."""
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
+def test_ctrl_c_ends_processes(tmp_path):
+    """Models at hand stay as they were; the next fleet has processes again."""
+    pytest.importorskip("joblib")
+    begun = tmp_path / "begun"
+
+    def tells(number):
+        return [lambda state: begun.touch() if number == 1 else None]
+
+    def press():
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser, models = threading.Thread(target=press), make_models()
+    options = {"num_workers": 2, "backend": "loky"}
+    presser.start()
+    epochs = [1, 1_000_000, 1_000_000, 1, 1]
+    histories = fit_many(
+        models, make_data(), MSELoss(), ADAM, epochs, 8, callbacks=tells, **options
+    )
+    presser.join()
+    for n in range(1, COUNT):
+        assert histories[n] == {} and histories[n].interrupted
+        assert_same_weights(models[n], make_models()[n])
+    again = fit_many(models, make_data(), MSELoss(), ADAM, 1, 8, **options)
+    assert not any(history.interrupted for history in again)
+
+
+def test_a_fit_after_a_fleet_belongs_to_none():
     fit_many(make_models(1), make_data(1), MSELoss(), ADAM, 1)
     (model,), (data,) = make_models(1), make_data(1)
     assert not fit(model, data, MSELoss(), Adam(model), 1, progress=False).interrupted
