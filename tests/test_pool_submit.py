@@ -58,9 +58,18 @@ class Alone:
         return [part[:, 0] for part in self.stream.state]
 
 
+def assert_same(got, expected):
+    """The same bits, where the engine promises them whatever is computed together."""
+    assert not isinstance(got, Exception), got
+    if LSTM.engine != "numpy":
+        np.testing.assert_array_equal(got, expected)
+    else:
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
 def assert_state(pool, sid, alone):
     for got, expected in zip(pool.state(sid), alone.state(), strict=True):
-        np.testing.assert_array_equal(got, expected)
+        assert_same(got, expected)
 
 
 GATES = []
@@ -158,7 +167,7 @@ async def check_values():
         rng, sid, alone = np.random.default_rng(number), pool.open(), Alone()
         for k in range(20):
             x = steps_of([number, k], *([rng.integers(1, 5)] if rng.random() < 0.3 else []))
-            np.testing.assert_array_equal(await pool.submit(sid, x), alone(x))
+            assert_same(await pool.submit(sid, x), alone(x))
             if rng.random() < 0.2:
                 await asyncio.sleep(0)
         assert_state(pool, sid, alone)
@@ -176,10 +185,10 @@ async def check_order_of_one_stream():
     gate.open.set()
     alone = Alone()
     first, of_other, middle, last = await asyncio.gather(*tasks)
-    np.testing.assert_array_equal(first, alone(x[0]))
-    np.testing.assert_array_equal(middle, alone(x[1:3]))
-    np.testing.assert_array_equal(last, alone(x[3]))
-    np.testing.assert_array_equal(of_other, Alone()(x[:1]))
+    assert_same(first, alone(x[0]))
+    assert_same(middle, alone(x[1:3]))
+    assert_same(last, alone(x[3]))
+    assert_same(of_other, Alone()(x[:1]))
     assert gate.batches == [{sid: 4, other: 1}]
 
 
@@ -210,8 +219,8 @@ async def check_cancelled_before():
     alone_gone.cancel()
     gate.pass_on()  # before the event loop has told the coroutines
     alone = Alone()
-    np.testing.assert_array_equal(await first, alone(x[0]))
-    np.testing.assert_array_equal(await last, alone(x[2]))
+    assert_same(await first, alone(x[0]))
+    assert_same(await last, alone(x[2]))
     await asyncio.wait([gone, alone_gone])
     assert gone.cancelled() and alone_gone.cancelled()
     assert_state(pool, sid, alone)
@@ -231,8 +240,8 @@ async def check_cancelled_during():
     gate.open.set()
     alone = Alone()
     alone(x[0])
-    np.testing.assert_array_equal(await tasks[0], alone(x[1]))
-    np.testing.assert_array_equal(await tasks[1], Alone()(x[1]))
+    assert_same(await tasks[0], alone(x[1]))
+    assert_same(await tasks[1], Alone()(x[1]))
 
 
 async def check_deadline_passes():
@@ -247,7 +256,7 @@ async def check_deadline_passes():
         late.result()
     gate.open.set()
     alone = Alone()
-    np.testing.assert_array_equal(await patient, alone(x[1]))
+    assert_same(await patient, alone(x[1]))
     assert_state(pool, sid, alone)
     assert gate.batches == [{sid: 1}]
 
@@ -272,8 +281,8 @@ async def check_deadline_hastens():
     x = steps_of(5)
     (first,) = await begun(pool, (sids[0], x))
     y = await pool.submit(sids[1], x, deadline=0.2)
-    np.testing.assert_array_equal(y, Alone()(x))
-    np.testing.assert_array_equal(await first, Alone()(x))
+    assert_same(y, Alone()(x))
+    assert_same(await first, Alone()(x))
 
 
 async def check_nobody_waits_in_vain():
@@ -321,7 +330,7 @@ async def check_back_pressure():
     gate.open.set()
     left = [0, 2, 3, 5, 6]
     for number, y in zip(left, await asyncio.gather(*(tasks[n] for n in left)), strict=True):
-        np.testing.assert_array_equal(y, Alone()(steps_of(sids[number], 1)))
+        assert_same(y, Alone()(steps_of(sids[number], 1)))
     await tasks[7]
     s = sids
     assert gate.batches == [
@@ -371,7 +380,7 @@ async def check_faults_of_callers():
             await pool.submit(*arguments)
     assert len(pool._collector._queue) == 1
     gate.open.set()
-    np.testing.assert_array_equal(await right, Alone()(x))
+    assert_same(await right, Alone()(x))
     assert_state(pool, sid, Alone())
 
 
@@ -385,7 +394,7 @@ async def check_closed_while_it_waits():
     pool.close(gone)
     gate.open.set()
     y, error = await asyncio.gather(right, wrong, return_exceptions=True)
-    np.testing.assert_array_equal(y, Alone()(x))
+    assert_same(y, Alone()(x))
     assert type(error) is ValueError and "closed" in str(error)
 
 
@@ -409,7 +418,7 @@ async def check_failed_batch():
         gate.fault = None
     for sid in sids:
         assert_state(pool, sid, Alone())
-        np.testing.assert_array_equal(await pool.submit(sid, steps_of(0)), Alone()(steps_of(0)))
+        assert_same(await pool.submit(sid, steps_of(0)), Alone()(steps_of(0)))
 
 
 async def check_fault_found_while_computing():
@@ -430,9 +439,9 @@ async def check_fault_found_while_computing():
             assert type(result) is ValueError and "index out of range" in str(result)
         else:
             y = [alone.step([one])[0] for one in np.atleast_1d(word)]
-            np.testing.assert_array_equal(result, y if isinstance(word, list) else y[0])
+            assert_same(result, y if isinstance(word, list) else y[0])
         for got, expected in zip(pool.state(sid)["1"], alone.state["1"], strict=True):
-            np.testing.assert_array_equal(got, expected[:, 0])
+            assert_same(got, expected[:, 0])
 
 
 async def check_fault_among_steps_of_one_stream():
@@ -449,7 +458,7 @@ async def check_fault_among_steps_of_one_stream():
     alone = model.stream()
     for word, result in zip(words, results, strict=True):
         if word in range(7):
-            np.testing.assert_array_equal(result, alone.step([word])[0])
+            assert_same(result, alone.step([word])[0])
 
 
 async def check_results_are_the_callers_own():
@@ -471,7 +480,7 @@ async def check_input_is_copied():
     expected = Alone()(x)
     x[:] = 0
     gate.open.set()
-    np.testing.assert_array_equal(await task, expected)
+    assert_same(await task, expected)
 
 
 CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
@@ -741,7 +750,7 @@ def test_two_event_loops_share_a_pool():
         sid, alone = pool.open(), Alone()
         for k in range(30):
             x = steps_of([number, k])
-            np.testing.assert_array_equal(await pool.submit(sid, x), alone(x))
+            assert_same(await pool.submit(sid, x), alone(x))
 
     async def clients(first):
         together.wait(LONG)
@@ -766,7 +775,7 @@ def test_a_loop_that_ends_drops_what_has_not_begun():
     gate.open.set()
     alone = Alone()
     alone(x[0])
-    np.testing.assert_array_equal(run(pool.submit(sid, x[2])), alone(x[2]))
+    assert_same(run(pool.submit(sid, x[2])), alone(x[2]))
 
 
 def test_a_loop_that_is_closed_under_its_tasks():
@@ -782,7 +791,7 @@ def test_a_loop_that_is_closed_under_its_tasks():
     gate.open.set()
     alone = Alone()
     alone(x[0])
-    np.testing.assert_array_equal(run(pool.submit(sid, x[2])), alone(x[2]))
+    assert_same(run(pool.submit(sid, x[2])), alone(x[2]))
     for task in tasks:  # Python says of a task that goes while pending that it was pending
         task._log_destroy_pending = False
     with contextlib.suppress(RuntimeError):
@@ -821,7 +830,7 @@ def test_a_wait_longer_than_any_thread_may_wait():
         return await asyncio.gather(task, pool.submit(other, steps_of(0)))
 
     for y in run(submit()):
-        np.testing.assert_array_equal(y, Alone()(steps_of(0)))
+        assert_same(y, Alone()(steps_of(0)))
 
 
 def test_a_thread_that_cannot_begin(monkeypatch):
@@ -836,7 +845,7 @@ def test_a_thread_that_cannot_begin(monkeypatch):
         patched.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             run(pool.submit(sid, steps_of(1)))
-    np.testing.assert_array_equal(run(pool.submit(sid, steps_of(0))), Alone()(steps_of(0)))
+    assert_same(run(pool.submit(sid, steps_of(0))), Alone()(steps_of(0)))
 
 
 def test_ctrl_c_before_a_submit_is_counted():
@@ -856,7 +865,7 @@ def test_ctrl_c_before_a_submit_is_counted():
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(pool.submit(sid, steps_of(1)))
     run(pool.submit(sid, steps_of(2)))
-    np.testing.assert_array_equal(run(pool.submit(other, steps_of(3))), Alone()(steps_of(3)))
+    assert_same(run(pool.submit(other, steps_of(3))), Alone()(steps_of(3)))
     assert not own._queue and not own._of_streams
 
 
@@ -871,7 +880,7 @@ def test_a_pool_that_goes_while_a_step_is_computed():
         gate.open.set()
         return await task
 
-    np.testing.assert_array_equal(run(submit()), Alone()(steps_of(0)))
+    assert_same(run(submit()), Alone()(steps_of(0)))
 
 
 def test_the_thread_sleeps_while_nothing_is_due(monkeypatch):
@@ -925,7 +934,7 @@ def test_a_copy_collects_for_itself():
     y = run(pool.submit(sid, x))
     copied = pickle.loads(pickle.dumps(pool))
     then = run(pool.submit(sid, x))
-    np.testing.assert_array_equal(run(copied.submit(sid, x)), then)
+    assert_same(run(copied.submit(sid, x)), then)
     assert copied._collector is not pool._collector and not np.array_equal(y, then)
 
 
@@ -1014,7 +1023,7 @@ class Client:
             xs = [self.draw() for _ in range(3)]
             ys = await asyncio.gather(*(pool.submit(sid, x) for x in xs))
             for x, y in zip(xs, ys, strict=True):
-                np.testing.assert_array_equal(y, alone(x))
+                assert_same(y, alone(x))
         else:
             x = self.draw(*([3] if action == "chunk" else []))
             try:
@@ -1026,7 +1035,7 @@ class Client:
             except (TimeoutError, asyncio.TimeoutError):
                 await self.settle(x, action)
             else:
-                np.testing.assert_array_equal(y, alone(x))
+                assert_same(y, alone(x))
         assert_state(pool, self.sid, self.alone)
 
     async def settle(self, x, action):
@@ -1035,10 +1044,10 @@ class Client:
             then, before = self.draw(), self.alone
             y = await self.pool.submit(self.sid, then)
             self.alone = before.copy()
-            if not np.array_equal(self.alone(then), y):
+            if not np.allclose(self.alone(then), y, atol=1e-6):
                 self.alone = before
                 before(x)
-                np.testing.assert_array_equal(y, before(then))
+                assert_same(y, before(then))
 
 
 @settings(max_examples=15, deadline=None)
@@ -1131,7 +1140,7 @@ def soak(seconds, fault=""):
 
 
 @pytest.mark.slow
-def test_soak():
+def test_soak(native):
     """A short form of what ``python -m benchmarks.soak`` does for ten minutes."""
     said, fault = soak(15)
     assert fault == ""
@@ -1142,6 +1151,6 @@ def test_soak():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_soak_finds_faults(name):
+def test_soak_finds_faults(native, name):
     _, fault = soak(6, FAULTS[name])
     assert fault.splitlines()[-1].startswith("AssertionError: ")
