@@ -939,7 +939,7 @@ def test_a_copy_collects_for_itself():
 
 
 PROGRAM = """
-    import asyncio, os, sys, threading, warnings
+    import asyncio, os, pickle, sys, threading, warnings
     import numpy as np
     import fastlstm
 
@@ -973,6 +973,52 @@ def test_a_forked_child_has_a_thread_of_its_own():
         if child:
             assert os.waitpid(child, 0)[1] == 0
         print("right", flush=True)
+    """
+    assert program(text) == ["right"] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_waits_for_no_thread_of_its_parent():
+    """There a step was being made, another stream was read, and a lock was held."""
+    text = """
+        class Slow(fastlstm.Layer):
+            stepwise = True
+            shut, reached = threading.Event(), threading.Event()
+
+            def forward(self, input):
+                if threading.current_thread() is not threading.main_thread():
+                    self.reached.set()
+                    self.shut.wait()
+                return input
+
+        pool = fastlstm.Sequential(lstm, Slow()).pool(4)
+        sid, other = pool.open(), pool.open()
+        beside = threading.Thread(target=pool.step, args=(sid, x))
+        beside.start()
+        Slow.reached.wait()
+
+        def hold():
+            with pool._lock:
+                held.set()
+                let.wait()
+
+        held, let = threading.Event(), threading.Event()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        child = os.fork()
+        if child:
+            let.set()
+            Slow.shut.set()
+            beside.join()
+            assert os.waitpid(child, 0)[1] == 0
+        y = pool.step(other, x)
+        assert len(pickle.dumps(pool)) > 100
+        pool.reset(sid)
+        again = pool.step(sid, x)
+        assert (y == lstm.stream().step(x[None])[0]).all() and (again == y).all()
+        print("right", flush=True)
+        os._exit(0) if not child else None
     """
     assert program(text) == ["right"] * 2
 
