@@ -25,8 +25,8 @@ from .compare import command_line, engines_there, setting, settle
 
 BAR = 1.8  # two workers, as times the speed of one
 CASES = {  # T,B,I,H, where B are the samples of a block: how many samples there are
-    "100,256,64,128": 16384,
-    "20,8192,8,32": 524288,
+    "100,1024,64,128": 32768,
+    "20,32768,8,32": 1048576,
 }
 
 
