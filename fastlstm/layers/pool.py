@@ -355,9 +355,10 @@ class Pool:
     may be half advanced: reset or close them.
 
     Cost: the states, 4 (P + H) bytes for each layer and stream in float32, of which memory is taken
-    as streams use it, and some 64 bytes for each of `capacity`. A call adds some 12 to 16 microseconds of Python to its kernels, and 2 to 4 %
-    for copies of states that it may have to put back. An LSTM in the engine native whose layers
-    have one width needs such copies in the main thread alone.
+    as streams use it, and some 64 bytes for each of `capacity`. A call adds some 12 to 16
+    microseconds of Python to its kernels, and 2 to 4 % for copies of states that it may have to put
+    back. An LSTM in the engine native whose layers have one width needs such copies in the main
+    thread alone.
 
     Examples
     --------
