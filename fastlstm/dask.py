@@ -259,17 +259,26 @@ class _Training(NamedTuple):
         return optimizer, None if self.schedule is None else self.schedule(optimizer)
 
 
-def _trained(data: Any, given: Layer | None, held_out: Any, sent: _Sent) -> tuple[Any, Any]:
+class _Trained(NamedTuple):
+    """A pair that Dask never takes for a call, as it takes a plain tuple with a model in front."""
+
+    model: Any
+    history: Any
+
+
+def _trained(data: Any, given: Layer | None, held_out: Any, sent: _Sent) -> _Trained:
     """Train a model for a series, and return it with its history, or with the error of `fit`.
 
-    The model is a copy of the one that is given for this series, if there is one.
+    The model is a copy of the one that is given for this series, if there is one, and of the one
+    that a function returns, which may be the same for several series.
     """
     training: _Training = sent.thing()
     model: Any = None
     try:
         makes = training.models if given is None else given
-        model = copy.deepcopy(makes) if isinstance(makes, Layer) else makes(data)
+        model = makes if isinstance(makes, Layer) else makes(data)
         SamplesFirst(model)  # says what is wrong with a model
+        model = copy.deepcopy(model)
         with _one_thread(model):
             optimizer, schedule = training.parts(model)
             callbacks = () if training.callbacks is None else training.callbacks()
@@ -278,10 +287,10 @@ def _trained(data: Any, given: Layer | None, held_out: Any, sent: _Sent) -> tupl
                 callbacks=callbacks, progress=False, **training.options,
             )  # fmt: skip
     except (ValueError, TypeError, NonFiniteError) as fault:
-        return model, fault
+        return _Trained(model, fault)
     if history.interrupted:  # the other series are not to go on
         raise KeyboardInterrupt
-    return model, history
+    return _Trained(model, history)
 
 
 def _check_blocks(array: object) -> None:

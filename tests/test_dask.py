@@ -439,6 +439,27 @@ def test_the_models_of_an_earlier_result_learn_more():
     assert_trained(more, [model for model, _ in trained.compute()], datasets)
 
 
+@pytest.mark.parametrize("again", [
+    lambda trained: trained.persist(),
+    lambda trained: db.from_sequence(trained.compute(), npartitions=2),
+])  # fmt: skip
+def test_results_stay_results_where_dask_keeps_them(again):
+    """A plain tuple with a model in front would be a call of the model to Dask."""
+    datasets = series()
+    bag = db.from_sequence(datasets, npartitions=2)
+    kept = again(fastlstm.dask.fit_many(forecaster(), bag, **OPTIONS))
+    assert_trained(kept.compute(), [forecaster() for _ in datasets], datasets)
+    more = fastlstm.dask.fit_many(kept.pluck(0), bag, **OPTIONS).compute()
+    assert_trained(more, [model for model, _ in kept.compute()], datasets)
+
+
+def test_a_function_that_returns_one_model_again_and_again():
+    datasets, model = series(), forecaster()
+    bag = db.from_sequence(datasets, npartitions=2)
+    trained = fastlstm.dask.fit_many(lambda data: model, bag, **OPTIONS).compute()
+    assert_trained(trained, [forecaster() for _ in datasets], datasets)
+
+
 class Kept(fastlstm.dask._Training):
     """A training with a fault: all series share one model."""
 

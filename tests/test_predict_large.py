@@ -189,6 +189,25 @@ def test_predict_of_a_data_set_of_ones_own(native):
     assert_same_bits(predict(model, Own(X), 4, out=out), predict(model, X))
 
 
+def test_lengths_of_a_data_set_of_ones_own(native):
+    class Ragged(Own):
+        """It uses one buffer for lengths too."""
+
+        lengths = np.arange(N) % T + 1
+        room = np.empty(4, np.int64)
+
+        def __getitem__(self, indices):
+            lengths = self.room[: len(indices)]
+            lengths[...] = self.lengths[indices]
+            return super().__getitem__(indices)._replace(lengths=lengths)
+
+    model = Sequential(tagger(), Last()).eval()
+    expected = model(X.swapaxes(0, 1), lengths=Ragged.lengths)
+    assert_same_bits(predict(model, Ragged(X), 4), expected)
+    parts = predict(tagger(), Ragged(X), 4)
+    assert [len(part) for part in parts] == Ragged.lengths.tolist()
+
+
 def test_an_iterator_may_use_its_buffer_again(native):
     model = tagger()
 

@@ -164,5 +164,6 @@ def _read(batches: Batches) -> Iterator[Batch]:
     """Read the batches of a data set; what a caller's own gives is copied, as it may change."""
     for batch in batches.epoch(0):
         if not isinstance(batches.data, (Arrays, Sequences, Windows)) and isinstance(batch, Batch):
-            batch = batch._replace(x=copy.deepcopy(batch.x))
+            x, lengths = copy.deepcopy((batch.x, batch.lengths))
+            batch = batch._replace(x=x, lengths=lengths)
         yield batch
