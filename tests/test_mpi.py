@@ -25,6 +25,7 @@ from fastlstm.training import (
     SGD,
     Adam,
     Arrays,
+    Batch,
     BCEWithLogitsLoss,
     Checkpoint,
     CrossEntropyLoss,
@@ -78,6 +79,26 @@ def double(*arrays):
     return tuple(np.asarray(array, np.float64) for array in arrays)
 
 
+def own_masked_mean(prediction, target, mask):
+    """A loss of one's own over the steps that count, that has no denominator."""
+    mask = np.broadcast_to(
+        mask.reshape(*mask.shape, *(1,) * (target.ndim - mask.ndim)), target.shape
+    )
+    error, count = np.where(mask, prediction - target, 0), int(mask.sum())
+    return float(np.sum(error**2)) / count, 2 * error / count  # an error if none counts
+
+
+class OneMask:
+    """A data set whose mask has one row for all samples."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, rows):
+        x = np.asarray(X[rows], np.float64)
+        return Batch(x, x[..., :1] ** 2, mask=np.arange(T)[None] < T - 1)
+
+
 # name -> (model, data, loss)
 CASES = {
     "mean": (last_model, double(X, Y), MSELoss()),
@@ -101,6 +122,8 @@ CASES = {
     ),
     "ragged last": (last_model, Sequences(STEPS, double(Y)[0], dtype="float64"), MSELoss()),
     "own": (last_model, double(X, Y), own_mean),
+    "own mask": (last_model, Arrays(*double(X, Y), mask=MASK), own_masked_mean),
+    "one mask for all": (steps_model, OneMask(), own_masked_mean),
     "yes or no": (last_model, double(X, (Y > 0)), BCEWithLogitsLoss(2.0)),
 }  # fmt: skip
 

@@ -80,12 +80,13 @@ class BatchLoss:
             That of the value by the prediction. It is divided as the value is.
         """
         denominator = self.denominator(prediction, batch)
+        is_sum = self._summed is not self or self.adds_up
+        if not denominator and not is_sum:  # a mean over nothing has no value, or is an error
+            return 0.0, 0.0, np.zeros_like(prediction)
         value, gradient = self._summed(prediction, batch)
         gradient = np.asarray(gradient)
-        if self._summed is not self or self.adds_up:
+        if is_sum:
             return float(value), denominator, gradient
-        if not denominator:  # a mean over nothing has no value
-            return 0.0, 0.0, np.zeros_like(gradient)
         return float(value) * denominator, denominator, gradient * gradient.dtype.type(denominator)
 
     @property
@@ -123,7 +124,9 @@ def _weight(batch: Batch) -> float:
         np.ones((1,) * axes) if a is None else a.reshape(a.shape + (1,) * (axes - a.ndim))
         for a in (batch.weights, batch.mask)
     )
-    return float(np.sum(np.where(mask, weights, 0), dtype=np.float64))
+    counted = np.where(mask, weights, 0)
+    rows = len(batch.y) if len(counted) == 1 else 1  # one row may be for all samples
+    return float(np.sum(counted, dtype=np.float64)) * rows
 
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:
