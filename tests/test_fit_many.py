@@ -442,6 +442,39 @@ def test_ctrl_c_ends_all_of_them():
         assert model.training
 
 
+def test_a_second_ctrl_c_is_raised(monkeypatch):
+    """Trainings may go on then, so that nothing can be said of them."""
+
+    class Impatient(fleet.ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            super().shutdown(*args, **options)
+            raise KeyboardInterrupt
+
+    def interrupted(done):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fleet, "_first_of", interrupted)
+    monkeypatch.setattr(fleet, "ThreadPoolExecutor", Impatient)
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(make_models(2), make_data(2), MSELoss(), ADAM, 2)
+
+
+def test_one_early_stopping_for_two_trainings_is_refused():
+    """It would stop one by the losses of the other, and give it the other's weights."""
+    early = EarlyStopping(5, monitor="loss")
+    [first, second], [data, other] = make_models(2), make_data(2)
+
+    def train(model, data, *callbacks):
+        fit(model, data, MSELoss(), ADAM(model), 2, callbacks=[*callbacks, early], progress=False)
+
+    def begins_another(state):
+        with pytest.raises(ValueError, match="another training is using it"):
+            train(second, other)
+
+    train(first, data, begins_another)
+    train(second, other)  # one after the other is no fault
+
+
 def test_the_same_call_goes_on_from_checkpoints(tmp_path, capsys):
     folder, expected = tmp_path / "a" / "fleet", make_models()
     whole = one_by_one(expected, make_data(), MSELoss(), 6, 8)

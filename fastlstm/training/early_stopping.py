@@ -96,7 +96,11 @@ class EarlyStopping:
         self._state: State | None = None  # of the training at hand
 
     def start(self, state: State) -> None:
-        """Forget an earlier training."""
+        """Forget an earlier training; ValueError if another one is at hand."""
+        if self._state is not None:
+            raise ValueError(
+                "EarlyStopping: another training is using it: each training needs one of its own"
+            )
         of_training = self.monitor.removeprefix("validation_")
         if self.monitor not in state.history and of_training in state.history:
             raise ValueError(

@@ -151,7 +151,8 @@ def fit_many(
     -----
     Ctrl-C ends all trainings: those at hand after a whole number of updates (with loky as if they
     had not begun), and those that had not begun have an empty history. ``history.interrupted`` is
-    True of each. With `checkpoints` the same call goes on from there.
+    True of each. With `checkpoints` the same call goes on from there. A second Ctrl-C does not wait
+    for them: it is raised as KeyboardInterrupt, and threads end their trainings later.
 
     Each layer takes one thread while its model is trained, and as many as before afterwards.
 
@@ -299,21 +300,20 @@ def _in_threads(
         except Exception as fault:
             outcomes[training.number] = fault
 
-    try:
-        with ThreadPoolExecutor(num_workers, "fastlstm") as workers:
-            try:
-                # Each has a context of its own, a copy of the caller's: NumPy's errstate is there.
-                for training in trainings:
-                    future = workers.submit(copy_context().run, train, training)
-                    future.add_done_callback(done.put)
-                for _ in trainings:
-                    _first_of(done).result()
-                    update()
-            except BaseException:
-                fleet.stop.set()
-                raise
-    except KeyboardInterrupt:
-        pass
+    with ThreadPoolExecutor(num_workers, "fastlstm") as workers:
+        try:
+            # Each has a context of its own, a copy of the caller's: NumPy's errstate is there.
+            for training in trainings:
+                future = workers.submit(copy_context().run, train, training)
+                future.add_done_callback(done.put)
+            for _ in trainings:
+                _first_of(done).result()
+                update()
+        except KeyboardInterrupt:
+            fleet.stop.set()
+        except BaseException:
+            fleet.stop.set()
+            raise
     return outcomes
 
 
