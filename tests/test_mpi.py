@@ -763,11 +763,16 @@ def test_early_stopping_and_plateaus():
         np.testing.assert_allclose(other.state_dict()["3.bias"], model.state_dict()["3.bias"])
 
 
-def test_a_callback_that_changes_one_rank():
+@pytest.mark.parametrize("change_model", [
+    lambda model: setattr(model["3"], "bias", [5.0]),
+    lambda model: model["0"].freeze(),  # whose gradients would have no place in the sum
+    lambda model: model["3"].freeze("bias"),
+])  # fmt: skip
+def test_a_callback_that_changes_one_rank(change_model):
     def program(own):
         def change(state):
             if own.rank == 1:
-                state.model["3"].bias = [5.0]
+                change_model(state.model)
 
         return train("mean", own, callbacks=[change])
 

@@ -20,7 +20,7 @@ from .batches import Batches
 from .callbacks import State
 from .checkpoint import Checkpoint, generators, kept_of, put_back
 from .datasets import Batch
-from .description import hash_of
+from .description import frozen_names, hash_of
 from .diagnosis import NonFiniteError
 from .interrupts import NotedInterrupts
 from .loop import Place, Training, counted
@@ -225,7 +225,8 @@ class SharedTraining(Training):
             if self.ranks.rank == 0:
                 report()
             self._call(own)
-            digest = hash_of([hash_of(state.model.state_dict()), str(state.optimizer.lr)])
+            frozen = frozen_names(state.model)
+            digest = hash_of([state.model.state_dict(), str(state.optimizer.lr), frozen])
         told = self.ranks.comm.allgather((history.stopped, digest))
         if history.stopped is None:
             history.stopped = next((reason for reason, _ in told if reason is not None), None)
@@ -234,8 +235,8 @@ class SharedTraining(Training):
             raise self.ranks.all_know(
                 RuntimeError(
                     f"after epoch {state.epoch} rank {apart[0]} has other parameters, or another "
-                    "learning rate, than rank 0. A callback that changes something must run on all "
-                    "ranks, and processors of different kinds may round differently"
+                    "learning rate, than rank 0, or others are frozen. A callback that changes "
+                    "something must run on all ranks, and processors of different kinds may round differently"
                 )
             )
         with self.ranks.agreed():
