@@ -236,7 +236,8 @@ class SharedTraining(Training):
                 RuntimeError(
                     f"after epoch {state.epoch} rank {apart[0]} has other parameters, or another "
                     "learning rate, than rank 0, or others are frozen. A callback that changes "
-                    "something must run on all ranks, and processors of different kinds may round differently"
+                    "something must run on all ranks, and processors of different kinds may round "
+                    "differently"
                 )
             )
         with self.ranks.agreed():
