@@ -332,6 +332,68 @@ def test_an_error_that_cannot_be_sent_is_told():
         )
 
 
+class Kills:
+    """A data set that ends the process in which it is read, as a lack of memory would."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, indices):
+        os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_what_was_done():
+    models, expected, data = make_models(3), make_models(3), make_data(3)
+    with pytest.raises(FleetError, match="TerminatedWorkerError") as caught:
+        fit_many(
+            models,
+            [data[0], Kills(), data[2]],
+            MSELoss(),
+            ADAM,
+            1,
+            8,
+            backend="loky",
+            num_workers=2,
+        )
+    errors = caught.value.errors
+    assert 1 in errors
+    histories = one_by_one(expected, [data[0], data[1], data[2]], MSELoss(), 1, 8)
+    untouched = make_models(3)
+    for n, history in enumerate(caught.value.histories):
+        assert (history is None) == (n in errors)
+        if history is None:
+            assert_same_weights(models[n], untouched[n])
+        else:
+            assert_same([models[n]], [history], [expected[n]], [histories[n]])
+
+
+def test_one_worker_of_processes_ends_by_ctrl_c(monkeypatch):
+    waits, first_of = threading.Event(), fleet._first_of
+
+    def first_of_told(done):
+        waits.set()
+        return first_of(done)
+
+    monkeypatch.setattr(fleet, "_first_of", first_of_told)
+
+    def interrupts(number):
+        def interrupt(state):
+            if number == 0 and state.epoch == 2:
+                assert waits.wait(WAIT)
+                signal.raise_signal(signal.SIGINT)
+
+        return [interrupt]
+
+    histories = fit_many(
+        make_models(3), make_data(3), MSELoss(), ADAM, 10**6, callbacks=interrupts,
+        backend="loky", num_workers=1,
+    )  # fmt: skip
+    assert [history.interrupted for history in histories] == [True] * 3
+    assert not any(history.get("loss") for history in histories[1:])
+    assert fleet.FLEET.get() is None
+
+
 def test_what_ends_python_ends_the_fleet():
     def leaves(number):
         def leave(state):

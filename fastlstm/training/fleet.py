@@ -6,7 +6,7 @@ import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -128,6 +128,7 @@ def fit_many(
         Threads of this process, or processes of joblib's loky. Processes have an interpreter each,
         which pays for the smallest models; each needs its start, and models and data are copied to
         it and back. Functions that are given are called there, and what callbacks keep stays there.
+        With one worker it is a thread in either case.
 
     Returns
     -------
@@ -215,9 +216,11 @@ def fit_many(
         Path(checkpoints).mkdir(parents=True, exist_ok=True)
     bar = progress_bar(total=count, unit="model") if progress else None
     update = (lambda: None) if bar is None else bar.update
-    run = _in_threads if backend == "threads" else _in_processes
+    workers = min(num_workers or cpus(), count)
+    # joblib would train in this thread if there is but one to do it, and go on after Ctrl-C.
+    run = _in_threads if backend == "threads" or workers == 1 else _in_processes
     try:
-        outcomes = run(trainings, min(num_workers or cpus(), count), update)
+        outcomes = run(trainings, workers, update)
     finally:
         if bar is not None:
             bar.close()
@@ -338,11 +341,17 @@ def _in_processes(
         n_jobs=num_workers, backend="loky", return_as="generator_unordered", max_nbytes=None
     )
     results = parallel(delayed(_trained_apart)(training) for training in trainings)
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(results):
-        for number, outcome, learnt in results:
-            _take_over(trainings[number].model, learnt)
-            outcomes[number] = outcome
-            update()
+    left = set(range(len(trainings)))
+    try:
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(results):
+            for number, outcome, learnt in results:
+                _take_over(trainings[number].model, learnt)
+                outcomes[number] = outcome
+                left.remove(number)
+                update()
+    except BrokenExecutor as fault:  # a process was killed, such as for its memory
+        for number in left:
+            outcomes[number] = fault
     return outcomes
 
 
