@@ -462,19 +462,21 @@ def test_without_joblib_an_error_says_how_to_get_it(monkeypatch):
 # ---- Ctrl-C, and checkpoints --------------------------------------------------------------------
 
 
-def presses(at_epoch, last_of_first=0):
+def presses(at_epoch, after=None):
     """Callbacks of which that of model 1 presses Ctrl-C, which the main thread learns of.
 
-    Model 0 has got to its last epoch then, if that is given.
+    Model `after`, where one is named, has been through an epoch by then.
     """
-    is_last = threading.Event()
+    has_trained = threading.Event()
+    if after is None:
+        has_trained.set()
 
     def make(number):
         def press(state):
-            if number == 0 and state.epoch >= last_of_first:
-                is_last.set()
+            if number == after:
+                has_trained.set()
             if number == 1 and state.epoch == at_epoch:
-                assert is_last.wait(WAIT)
+                assert has_trained.wait(WAIT)
                 signal.raise_signal(signal.SIGINT)
 
         return [press]
@@ -485,8 +487,10 @@ def presses(at_epoch, last_of_first=0):
 def test_ctrl_c_ends_all_of_them():
     models = make_models()
     epochs = [2, 100_000, 100_000, 1, 1]
+    # Model 2 begins where model 0 has ended.
+    callbacks = presses(3, after=2)
     histories = fit_many(
-        models, make_data(), MSELoss(), ADAM, epochs, 8, callbacks=presses(3, 2), num_workers=2
+        models, make_data(), MSELoss(), ADAM, epochs, 8, callbacks=callbacks, num_workers=2
     )
     assert [history.interrupted for history in histories] == [False, True, True, True, True]
     expected = make_models()[:1]
@@ -494,9 +498,8 @@ def test_ctrl_c_ends_all_of_them():
     assert_same(models[:1], histories[:1], expected, own)
     for n in (1, 2):  # whole epochs are in the history
         (again,), epochs = make_models()[n : n + 1], len(histories[n]["loss"])
-        if epochs:
-            own = one_by_one([again], make_data()[n : n + 1], MSELoss(), epochs, 8)
-            assert_same_history(histories[n], own[0])
+        own = one_by_one([again], make_data()[n : n + 1], MSELoss(), epochs, 8)
+        assert_same_history(histories[n], own[0])
     for n in (3, 4):  # these had not begun
         assert histories[n] == {}
         assert_same_weights(models[n], make_models()[n])

@@ -491,15 +491,27 @@ def stepping(name):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_step_allocates_nothing_in_python(name):
-    go, most = stepping(name), []
+    go = stepping(name)
+
+    def taken(n):
+        """The bytes that n steps take: the least of a few tries.
+
+        Other threads of this process, such as the test runner's, may take some in between.
+        """
+        most = []
+        for _ in range(5):
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            go(n)
+            most.append(tracemalloc.get_traced_memory()[1] - before)
+        return min(most)
+
     tracemalloc.start()
-    for n in (0, 0, 1000):
-        tracemalloc.reset_peak()
-        before, _ = tracemalloc.get_traced_memory()
-        go(n)
-        most.append(tracemalloc.get_traced_memory()[1] - before)
-    tracemalloc.stop()
-    assert most[2] == most[1]
+    try:
+        taken(0)
+        assert taken(1000) == taken(0)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_step_without_memory_changes_nothing(monkeypatch, native):
