@@ -6,13 +6,12 @@ schedulers computes. Imported only when asked for; it needs Dask.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ except ModuleNotFoundError as fault:
 from .arrays import as_integers
 from .checks import check_size
 from .layers import Layer
+from .layers.computed import left_to_machine, one_thread
 from .training import Batch, NonFiniteError, fit
 from .training.arguments import Metrics, check_metrics, check_parts, refuse_class
 from .training.callbacks import Callback
@@ -84,7 +84,7 @@ def predict(
     worker has; one with ``engine="native"`` is an ImportError on a worker without it.
 
     Each block is computed in one thread, as Dask runs as many blocks at a time as it has threads;
-    layers whose `num_threads` was set keep it.
+    layers whose `num_threads` was set keep it, and ``FASTLSTM_NUM_THREADS`` of a worker holds.
 
     Cost: one sample of zeros is run here to find out what the model gives. Then each block is read
     once and written once.
@@ -177,8 +177,9 @@ def fit_many(
     -----
     Each model gets, bit for bit, what `fit` alone gives it with one thread, whoever trains it, also
     after a worker was lost. The series of a partition are trained one after the other, partitions
-    as many at a time as Dask has threads, each in one thread of the engine. So there should be a
-    few partitions for each thread of the workers.
+    as many at a time as Dask has threads, each in one thread of the engine, unless `num_threads` of
+    its layers or ``FASTLSTM_NUM_THREADS`` of the worker says more. So there should be a few
+    partitions for each thread of the workers.
 
     What is lazy is computed whenever it is asked for: ``bag.persist()`` trains once and keeps the
     models on the workers, ``bag.compute()`` brings them here.
@@ -279,7 +280,7 @@ def _trained(data: Any, given: Layer | None, held_out: Any, sent: _Sent) -> _Tra
         model = makes if isinstance(makes, Layer) else makes(data)
         SamplesFirst(model)  # says what is wrong with a model
         model = copy.deepcopy(model)
-        with _one_thread(model):
+        with one_thread(left_to_machine(model)):
             optimizer, schedule = training.parts(model)
             callbacks = () if training.callbacks is None else training.callbacks()
             history = fit(
@@ -393,29 +394,9 @@ def _block(
 
 def _ready(model: Layer) -> Layer:
     """Prepare a model that all blocks of a process run: nobody changes it from now on."""
-    for layer in _undecided(model):
+    for layer in left_to_machine(model):
         layer.num_threads = 1
     return model.eval()
-
-
-def _undecided(model: Layer) -> list[Any]:
-    """Return the layers whose number of threads was left to the machine."""
-    return [
-        layer for _, layer in model.named_layers() if vars(layer).get("_asked_threads", 1) is None
-    ]
-
-
-@contextlib.contextmanager
-def _one_thread(model: Layer) -> Iterator[None]:
-    """Let these layers take one thread while the block runs."""
-    layers = _undecided(model)
-    for layer in layers:
-        layer.num_threads = 1
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.num_threads = None
 
 
 class _Sent:

@@ -290,14 +290,18 @@ def test_its_size_is_told():
     assert sys.getsizeof(sent) > 4 * fastlstm.LSTM(100, 100).num_parameters
 
 
-def test_a_block_is_computed_in_one_thread():
-    """As Dask counts; a number that was set is kept."""
+def test_a_block_is_computed_in_one_thread(monkeypatch):
+    """As Dask counts; a number that was set is kept, by the layer or by its worker."""
+    monkeypatch.delenv("FASTLSTM_NUM_THREADS", raising=False)
     model = fastlstm.Sequential(
         fastlstm.LSTM(3, 4), fastlstm.LSTM(4, 4, num_threads=2), fastlstm.Linear(4, 1)
     )
     sent = _Sent(model, _ready).thing()
     assert [layer.num_threads for layer in sent] == [1, 2, 1]
     assert model[0]._asked_threads is None  # this one is left as it is
+    monkeypatch.setenv("FASTLSTM_NUM_THREADS", "3")
+    sent = _Sent(fastlstm.Sequential(*model, fastlstm.LSTM(1, 1)), _ready).thing()
+    assert [layer.num_threads for layer in sent] == [3, 2, 3, 3]
 
 
 # A worker without the engine native: its module cannot be found there.
@@ -535,8 +539,9 @@ def test_an_interruption_ends_all_trainings():
         trained.compute()
 
 
-def test_a_series_is_trained_in_one_thread():
+def test_a_series_is_trained_in_one_thread(monkeypatch):
     """And its model takes as many as before afterwards."""
+    monkeypatch.delenv("FASTLSTM_NUM_THREADS", raising=False)
     template = forecaster()
     template[3].num_threads = 2
 

@@ -246,7 +246,12 @@ def test_broken_fleets_are_found(monkeypatch, broken):
 # ---- threads of the engine ----------------------------------------------------------------------
 
 
-def test_each_layer_takes_one_thread_and_gets_its_own_back():
+@pytest.mark.parametrize("told", [False, True])
+def test_each_layer_takes_one_thread_and_gets_its_own_back(monkeypatch, told):
+    """However many it would take alone, whoever says so: the other models take the others."""
+    monkeypatch.delenv("FASTLSTM_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("FASTLSTM_NUM_THREADS", "3")
     models = make_models(3, num_threads=2)
     models[1][0].num_threads = None
     models[2][0].num_threads = 1

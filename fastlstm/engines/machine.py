@@ -24,19 +24,22 @@ def threads(num_threads: object, engine: str) -> int:
     The engine numpy takes one unless it is told otherwise, for its BLAS has threads of its own.
     """
     if num_threads is None:
-        text = os.environ.get("FASTLSTM_NUM_THREADS")
-        if not text:
-            return 1 if engine == "numpy" else cpus()
-        if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= _MOST_THREADS):
-            raise ValueError(
-                f"FASTLSTM_NUM_THREADS must be an int from 1 to {_MOST_THREADS}, got {text!r}"
-            )
-        return int(text)
+        return asked_threads() or (1 if engine == "numpy" else cpus())
     if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)):
         raise TypeError(f"num_threads should be of type int, got: {type(num_threads).__name__}")
     if not 1 <= num_threads <= _MOST_THREADS:
         raise ValueError(f"num_threads must be from 1 to {_MOST_THREADS}, got {num_threads}")
     return int(num_threads)
+
+
+def asked_threads() -> int | None:
+    """Return how many threads FASTLSTM_NUM_THREADS names, or None."""
+    text = os.environ.get("FASTLSTM_NUM_THREADS")
+    if not text:
+        return None
+    if text.isdecimal() and len(text) < 9 and 1 <= int(text) <= _MOST_THREADS:
+        return int(text)
+    raise ValueError(f"FASTLSTM_NUM_THREADS must be an int from 1 to {_MOST_THREADS}, got {text!r}")
 
 
 class Caches(NamedTuple):

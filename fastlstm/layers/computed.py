@@ -1,11 +1,13 @@
-"""What layers that an engine computes have in common: the choice of the engine."""
+"""What layers that an engine computes have in common: the choice of the engine, and threads."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..engines import choose
-from ..engines.machine import threads
+from ..engines.machine import asked_threads, threads
 from .layer import Layer
 
 if TYPE_CHECKING:
@@ -45,3 +47,28 @@ class Computed(Layer):
         super().__setstate__(state)
         self.__dict__["engine"], self._engine = choose(self._asked_engine)
         self.num_threads = self._asked_threads
+
+
+def computed(model: Layer) -> list[Computed]:
+    """Return the layers of a model that an engine computes."""
+    return [layer for _, layer in model.named_layers() if isinstance(layer, Computed)]
+
+
+def left_to_machine(model: Layer) -> list[Computed]:
+    """Return those whose number of threads neither the caller nor the environment has said."""
+    if asked_threads() is not None:
+        return []
+    return [layer for layer in computed(model) if layer._asked_threads is None]
+
+
+@contextlib.contextmanager
+def one_thread(layers: Iterable[Computed]) -> Iterator[None]:
+    """Let layers take one thread while the block runs, and then what they were asked to take."""
+    before = [(layer, layer._asked_threads) for layer in layers]
+    for layer, _ in before:
+        layer.num_threads = 1
+    try:
+        yield
+    finally:
+        for layer, asked in before:
+            layer.num_threads = asked

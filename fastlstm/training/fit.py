@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..checks import check_size
 from ..layers import Layer
+from ..layers.computed import left_to_machine, one_thread
 from .arguments import (
     Metrics,
     check_changed,
@@ -29,7 +30,7 @@ from .description import all_in_words, beginning_in_words, described
 from .interrupts import Interrupts, NotedInterrupts
 from .loop import Training
 from .losses import LossFunction
-from .mpi import MPI, Ranks, one_thread
+from .mpi import MPI, Ranks
 from .optimiser import Optimiser
 from .schedules import AnySchedule
 from .shared import SharedTraining, of_ranks, share_state
@@ -199,7 +200,7 @@ def fit(
             state = State(model, optimizer, schedule, called, history, epochs, {})
             per_batch = is_per_batch(schedule, schedule_per)
         if ranks is not None:
-            around.enter_context(one_thread(model))
+            around.enter_context(one_thread(left_to_machine(model)))
         parts: dict[str, Any] = {}
         if parallel is not None and parallel.parts is not None:
             parts["parts"] = parallel.parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..checks import check_bool, check_size
 from ..engines.machine import cpus
 from ..layers import Layer
+from ..layers.computed import computed, one_thread
 from ..terminal import progress_bar
 from .arguments import Metrics, check_metrics, refuse_class
 from .callbacks import Callback, History
@@ -155,7 +156,8 @@ def fit_many(
     True of each. With `checkpoints` the same call goes on from there. A second Ctrl-C does not wait
     for them: it is raised as KeyboardInterrupt, and threads end their trainings later.
 
-    Each layer takes one thread while its model is trained, and as many as before afterwards.
+    Each layer takes one thread while its model is trained, also where `num_threads` was given, as
+    other models take the other processors; and as many as before afterwards.
 
     Examples
     --------
@@ -277,7 +279,8 @@ class _Training(NamedTuple):
             path = self.folder / f"{self.number}.npz"
             callbacks.append(Checkpoint(path))
             resume = path if path.exists() else None
-        with _one_thread(self.model):
+        # The other processors train other models, whatever a layer may take when it is alone.
+        with one_thread(computed(self.model)):
             return fit(
                 self.model, data, optimizer=optimizer, validation=held_out, schedule=schedule,
                 callbacks=callbacks, resume=resume, progress=False, **options,
@@ -386,23 +389,6 @@ def _interrupted() -> History:
     history = History()
     history.interrupted = True
     return history
-
-
-@contextlib.contextmanager
-def _one_thread(model: Layer) -> Iterator[None]:
-    """Let each layer take one thread while the block runs."""
-    before = [
-        (layer, layer.__dict__["_asked_threads"])
-        for _, layer in model.named_layers()
-        if layer.__dict__.get("_asked_threads", 1) != 1
-    ]
-    for layer, _ in before:
-        layer.num_threads = 1
-    try:
-        yield
-    finally:
-        for layer, asked in before:
-            layer.num_threads = asked
 
 
 def _made(data: Any) -> Any:

@@ -7,7 +7,6 @@ knows how a batch is cut, adds up gradients, and lets an error of one process be
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import check_size
-from ..layers import Layer
 
 _T = TypeVar("_T")
 _FINE, _INTERRUPTED, _FAILED = 0.0, 1.0, 2.0  # how a process comes to an exchange
@@ -377,21 +375,3 @@ def _joined(start: int, stop: int, sums: Mapping[tuple[int, int], NDArray[Any]])
 
 def _without_hash(words: str) -> str:
     return words.partition(" #")[0]
-
-
-@contextlib.contextmanager
-def one_thread(model: Layer) -> Iterator[None]:
-    """Let each layer whose number of threads was left to the machine take one in the block."""
-    layers: list[Any] = [
-        layer
-        for _, layer in model.named_layers()
-        if not os.environ.get("FASTLSTM_NUM_THREADS")
-        and getattr(layer, "_asked_threads", 1) is None
-    ]
-    for layer in layers:
-        layer.num_threads = 1
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.num_threads = None
