@@ -144,7 +144,7 @@ def fit_many(
     models : Layer, function, or dask.bag.Bag
         A layer is a template, of which each series gets a copy. A function is called with the data
         set of a series and returns a model for it. A bag holds a model for each series, in the same
-        partitions, such as the models of an earlier result; they are copied too.
+        partitions, and is copied too. An earlier result is such a bag: its models go on.
     bag : dask.bag.Bag of data sets
         A data set of each series, as `fit` takes them: ``bag.map(make)`` makes them of series.
     loss, epochs, batch_size, schedule_per, clip_norm, clip_value, metrics, shuffle, seed
@@ -267,17 +267,21 @@ class _Trained(NamedTuple):
     history: Any
 
 
-def _trained(data: Any, given: Layer | None, held_out: Any, sent: _Sent) -> _Trained:
+def _trained(data: Any, given: Any, held_out: Any, sent: _Sent) -> _Trained:
     """Train a model for a series, and return it with its history, or with the error of `fit`.
 
-    The model is a copy of the one that is given for this series, if there is one, and of the one
-    that a function returns, which may be the same for several series.
+    The model is a copy of the one that is given for this series, if each has its own, and of the
+    one that a function returns, which may be the same for several series.
     """
     training: _Training = sent.thing()
     model: Any = None
     try:
-        makes = training.models if given is None else given
-        model = makes if isinstance(makes, Layer) else makes(data)
+        if training.models is None:
+            model = given.model if isinstance(given, _Trained) else given
+        elif isinstance(training.models, Layer):
+            model = training.models
+        else:
+            model = training.models(data)
         SamplesFirst(model)  # says what is wrong with a model
         model = copy.deepcopy(model)
         with one_thread(left_to_machine(model)):

@@ -435,12 +435,28 @@ def test_all_that_fit_takes():
     assert {"validation_loss", "validation_error"} <= trained[0][1].keys()
 
 
-def test_the_models_of_an_earlier_result_learn_more():
+@pytest.mark.parametrize("models", [lambda trained: trained, lambda trained: trained.pluck(0)])
+def test_the_models_of_an_earlier_result_learn_more(models):
     datasets = series()
     bag = db.from_sequence(datasets, npartitions=2)
     trained = fastlstm.dask.fit_many(forecaster(), bag, **OPTIONS)
-    more = fastlstm.dask.fit_many(trained.pluck(0), bag, **OPTIONS).compute()
+    more = fastlstm.dask.fit_many(models(trained), bag, **OPTIONS).compute()
     assert_trained(more, [model for model, _ in trained.compute()], datasets)
+
+
+def test_an_earlier_result_without_a_model():
+    bag = db.from_sequence(series(1), npartitions=1)
+    trained = fastlstm.dask.fit_many(lambda data: None, bag, **OPTIONS)
+    [(model, fault)] = fastlstm.dask.fit_many(trained, bag, **OPTIONS).compute()
+    assert model is None and str(fault) == "model should be a layer, got: NoneType"
+
+
+def test_bags_of_what_is_no_model():
+    models, bag = [None, "model", forecaster], db.from_sequence(series(3), npartitions=1)
+    trained = fastlstm.dask.fit_many(db.from_sequence(models, npartitions=1), bag, **OPTIONS)
+    assert [str(fault) for _, fault in trained.compute()] == [
+        f"model should be a layer, got: {name}" for name in ("NoneType", "str", "function")
+    ]
 
 
 @pytest.mark.parametrize("again", [
