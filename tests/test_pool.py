@@ -1,6 +1,7 @@
 """Pools: streams that come and go, of which any few advance together."""
 
 import copy
+import os
 import pickle
 
 import numpy as np
@@ -602,6 +603,37 @@ def test_copies_go_on_alone(twin):
         assert_same_bits(got, expected)
     assert_same_bits(pool.step([b], x), y)
     assert a not in other and other.open() == pool.open()
+
+
+class _Filled(Pool):
+    """A pool one of whose tables is filled when it is made."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._table.moved[...] = 0
+
+
+def _resident():
+    """How many bytes of memory this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="asks Linux for the memory")
+@pytest.mark.parametrize("kind", [Pool, _Filled])
+def test_memory_is_taken_as_streams_come(kind, tmp_path):
+    lstm = LSTM(4, 8, seed=0)
+    lstm.pool(1).open()
+    before = _resident()
+    pool, other = (kind(lstm, (1 << 24) - 1) for _ in range(2))
+    sids = [pool.open() for _ in range(1000)]
+    pool.step(sids, normal(1000, 4))
+    pool.close(sids[:500])
+    pool.save(tmp_path / "pool")
+    other.restore(tmp_path / "pool")
+    # Five arrays of each, in pages of 2 MB at most, and what the allocator keeps.
+    assert (_resident() - before < 50e6) == (kind is Pool)
+    assert sids[500] in other and len(other) == 500
 
 
 def test_repr():

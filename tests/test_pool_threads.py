@@ -16,8 +16,9 @@ from pool_twin import Twin, arrays_of
 from support import assert_same_bits
 from values import normal
 
-import fastlstm.layers.pool
 from fastlstm import LSTM, Layer, Linear, Pool, Sequential
+from fastlstm.layers import claims, places, pooled
+from fastlstm.layers import pool as pool_module
 
 SOON = 30  # seconds, after which a test that waits has failed
 
@@ -119,7 +120,7 @@ def test_others_go_on(gated):
 def test_who_wants_states_waits(name, gated, tmp_path):
     """Never half a step: the first LSTM has moved, the second has not."""
     pool, sids, gate, thread = gated
-    (tmp_path / "old").write_bytes(b"")
+    pool._model.pool(6).save(tmp_path / "old")
 
     def wanted():
         if name == "state":
@@ -129,7 +130,6 @@ def test_who_wants_states_waits(name, gated, tmp_path):
         if name == "save":
             return pool.save(tmp_path / "pool")
         if name == "restore":
-            pool._read = lambda path: fastlstm.layers.pool._Table([*pool._lstms.values()], 6)
             return pool.restore(tmp_path / "old")
         return copy.copy(pool)
 
@@ -377,7 +377,7 @@ def test_layers_that_lose_rows():
     assert pool.step(sids, normal(3, 2), out) is out and out.any()
 
 
-OWN = [fastlstm.layers.pool.__file__]
+OWN = [module.__file__ for module in (claims, places, pool_module, pooled)]
 
 
 def interrupted(function, moment):
@@ -495,7 +495,7 @@ def test_ctrl_c_anywhere_else(name, tmp_path):
 
 def test_the_interruption_is_seen(tmp_path):
     """The test of Ctrl-C can fail: without its last resort, a claim may stay."""
-    claim, cls = fastlstm.layers.pool._Claim.__del__, fastlstm.layers.pool._Claim
+    claim, cls = claims.Claim.__del__, claims.Claim
     gc.collect()
     cls.__del__ = lambda self: None
     try:
@@ -503,6 +503,22 @@ def test_the_interruption_is_seen(tmp_path):
             test_ctrl_c_anywhere_in_a_step("one", "step", tmp_path)
     finally:
         cls.__del__ = claim
+
+
+def test_tickets_are_of_one_call_alone_and_no_sids():
+    """What a claim releases late is its own, and nobody finds a stream by a ticket."""
+    pool = LSTM(2, 3).pool(6)
+    sids = np.array([pool.open() for _ in range(6)])
+    held = [claims.Claim(pool) for _ in range(3)]
+    for claim, own in zip(held, (sids[:3], sids[3:4], sids[4:]), strict=True):
+        claim.take(own)
+    tickets = np.concatenate([claim._tickets for claim in held])
+    assert len(np.unique(tickets)) == 6 and np.array_equal(pool._table.ready[:6], tickets)
+    with pytest.raises(ValueError, match="and 1 more are no sids of live streams"):
+        pool.step(tickets, normal(6, 2))
+    for claim in held:
+        claim.release()
+    assert np.array_equal(pool._table.ready, pool._table.sids)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal to this process")

@@ -17,7 +17,7 @@ from pool_twin import Twin, arrays_of
 from support import assert_same_bits
 from values import normal
 
-import fastlstm.layers.pool
+import fastlstm.layers.snapshots
 from fastlstm import LSTM, Linear, Sequential
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import as_array, as_float, as_integers, as_rows
-from ..checks import check_number, check_size, listed
+from ..arrays import as_array, as_float, as_integers
+from ..checks import check_number, check_size
 from ..files import written_aside
 from ..sequences.batch import undecided
 from ..sequences.packing import (
@@ -31,9 +31,12 @@ from ..sequences.packing import (
     uniform_sizes,
 )
 from .chain import Given
+from .claims import Claim
 from .collector import Collector
-from .snapshots import POOL, STREAM, Unpacked, packed, size_of
-from .stream import axes_of, by_name, check_live, check_out, put
+from .places import ROW, ROW_BITS, Busy, Table
+from .pooled import Parts
+from .snapshots import POOL, STREAM, Unpacked, packed, read_pool
+from .stream import axes_of, by_name, check_out, put
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -41,26 +44,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ..arrays import Array, Floats, Integers
-    from .embedding import Embedding
     from .layer import Layer
-    from .lstm import LSTM
-    from .stream import Live
 
     Evict: TypeAlias = Callable[["Pool"], Any]
 
-# A sid is the row of its stream, and above these bits how many streams had been opened by then.
-_ROW_BITS = 24
-# An array, which NumPy takes in half the time of an int.
-_ROW = np.array((1 << _ROW_BITS) - 1, np.int64)
-
-# What the table of sids holds where no stream is. A sid that is looked up comes to its own row, and
-# one with a row beyond the capacity to one more row at the end. -1 would come to that last row, and
-# what stands there to row 0, so that neither is ever found where it stands.
-_NOBODY, _BEYOND = -1, -1 << 32
-
-# A ticket is another number for each stream of a call, above the bits of a row. These are all set:
-# as a sid, it would come to the last row. It comes again when so many streams have advanced.
-_TICKETS = 1 << 62 - _ROW_BITS
 # A thread that waits looks again after so many seconds, even if nobody tells it to.
 _POLL = 0.05
 
@@ -87,228 +74,6 @@ class PoolFull(RuntimeError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-
-
-class _Busy(RuntimeError):
-    """Another thread advances streams."""
-
-    def __init__(self, sids: Integers) -> None:
-        which = f"stream {sids[0]} is" if len(sids) == 1 else f"streams {_listed(sids)} are"
-        super().__init__(f"{which} being advanced in another thread: wait until that has returned")
-
-
-class _Table:
-    """All that changes in a pool: the states, and whose they are.
-
-    Attributes
-    ----------
-    states : list of ndarray
-        Of all LSTMs in turn, as `Recurrent` has them: (cells, capacity, features).
-    sids : int64 ndarray of shape (capacity + 1,)
-        The stream in each row.
-    ready : int64 ndarray of shape (capacity + 1,)
-        The same, but where a call advances a stream: there is its ticket.
-    moved : int64 ndarray of shape (capacity,)
-        The `clock` when the stream in each row was opened or advanced last.
-    free : list of int
-        Rows without a stream; the last one is taken next. After Ctrl-C it may lack some, or have
-        some too many: `sids` is the truth.
-    opened : int
-        How many streams were opened.
-    clock : int
-        How many calls have advanced streams.
-    """
-
-    def __init__(self, lstms: list[LSTM], capacity: int) -> None:
-        self.states = [state for lstm in lstms for state in lstm._zeros(capacity)]
-        self.sids = np.full(capacity + 1, _NOBODY, np.int64)
-        self.sids[-1] = _BEYOND
-        self.ready = self.sids.copy()
-        self.moved = np.zeros(capacity, np.int64)
-        self.free = [*range(capacity - 1, -1, -1)]
-        self.opened = self.clock = 0
-
-    def rows_of(self, sids: Integers) -> Integers:
-        """Return the rows of streams; ValueError if one is not alive."""
-        rows = sids & _ROW
-        found = self.sids.take(rows, mode="clip")
-        if (found != sids).any():
-            unknown = sids[found != sids]
-            one = len(unknown) == 1
-            are = "is no sid of a live stream" if one else "are no sids of live streams"
-            raise ValueError(
-                f"{_listed(unknown)} {are} in this pool: closed, or never given by open()"
-            )
-        return rows
-
-    def settled(self, sids: Integers) -> Integers:
-        """Return the rows of streams; RuntimeError if a call advances one of them."""
-        rows = self.rows_of(sids)
-        if len(set(sids.tolist())) < len(sids):
-            raise _repeated(sids)
-        if (busy := self.ready.take(rows) != sids).any():
-            raise _Busy(sids[busy])
-        return rows
-
-
-class _Call:
-    """What the parts of a model are told about one call.
-
-    Attributes
-    ----------
-    states : list of ndarray
-        Those of the pool.
-    index : int64 ndarray of shape (B,)
-        The rows of the streams, in the order of the packed sequences.
-    batch_sizes : int64 ndarray of shape (T,)
-    rows : int
-        How many rows that is.
-    """
-
-    rows: int
-    states: list[Floats]
-    index: Integers
-    batch_sizes: Integers
-
-
-class _Pooled:
-    """What does the work of an LSTM in a pool. A step of it takes packed rows, of any steps."""
-
-    def __init__(self, lstm: LSTM, places: slice, call: _Call) -> None:
-        self._lstm, self._places, self._call = lstm, places, call
-
-    def step(self, x: Any, out: Floats | None = None, table: Any = None) -> Any:
-        lstm = self._lstm
-        if type(x) is not np.ndarray or x.dtype != lstm.dtype:
-            x = as_float(x, lstm.dtype, "x", "Pool")
-        if x.shape != (self._call.rows, lstm.input_size):
-            shape = self._call.rows, lstm.input_size
-            raise ValueError(f"x must have shape {shape}, got {x.shape}")
-        return self._run(lstm._whole_stacks(), as_rows(x), out)
-
-    def _run(self, stacks: Any, x: Array, out: Floats | None, table: Any = None) -> Floats:
-        call, lstm = self._call, self._lstm
-        if out is None:
-            out = np.empty((len(x), lstm._output_size), lstm.dtype)
-        if len(x):
-            states = call.states[self._places]
-            lstm._run_stacks(stacks, x, call.batch_sizes, states, out, table, call.index)
-        return out
-
-    def run(self, x: Any) -> Any:
-        return self.step(x)
-
-    def _behind(self, embedding: Embedding) -> _PooledBehind:
-        return _PooledBehind(embedding, self)
-
-
-class _PooledBehind:
-    """An embedding and the LSTM behind it, in a pool."""
-
-    def __init__(self, embedding: Embedding, pooled: _Pooled) -> None:
-        self._embedding, self._pooled = embedding, pooled
-
-    def step(self, x: Any, out: Floats | None = None) -> Any:
-        lookup = self._embedding._look_up(x)
-        ahead = self._pooled._lstm._ahead_of(lookup)
-        if ahead is None or lookup.index.ndim != 1:
-            return self._pooled.step(lookup.rows(), out)
-        return self._pooled._run(ahead.stacks, lookup.index[:, np.newaxis], out, ahead.made)
-
-    def run(self, x: Any) -> Any:
-        return self.step(x)
-
-
-class _Parts:
-    """What a call goes through: the parts of a model, and what they are told. One call at a time.
-
-    It gives each LSTM its places among the states.
-    """
-
-    def __init__(self, model: Layer) -> None:
-        self.call, self.lstms = _Call(), dict[str, "LSTM"]()
-        self.places: dict[str, slice] = {}
-        given = Given([], type(model).__name__)
-        self.live: Live = model._live("", given, self)
-
-    def begin(self, name: str, lstm: LSTM) -> _Pooled:
-        check_live(lstm)
-        start = sum(2 * len(own._groups) for own in self.lstms.values())
-        self.lstms[name] = lstm
-        self.places[name] = slice(start, start + 2 * len(lstm._groups))
-        return _Pooled(lstm, self.places[name], self.call)
-
-
-class _Claim:
-    """The streams that one call advances: no other call may, until they are released.
-
-    Ctrl-C may come between any two lines. So a stream's place holds a ticket, by which it is known
-    what is still to be released, when this object goes at the latest.
-    """
-
-    _table: _Table | None = None  # from the moment on when rows may be claimed
-    _complete = False  # whether all are
-    moved = False  # whether the streams have advanced
-    rows: Integers
-    _is_outer: bool
-    _sids: Integers
-    _tickets: Integers
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool, self._thread = pool, get_ident()
-
-    def take(self, sids: Integers) -> _Table:
-        """Claim these streams; none is claimed if one of them cannot be had."""
-        pool = self._pool
-        rows, told = sids & _ROW, sids.tobytes()  # small arrays are compared soonest as bytes
-        with pool._lock:
-            if pool._held.locked():
-                pool._pass_hold()
-            table, count = pool._table, len(sids)
-            ready = table.ready
-            self._sids = own = ready.take(rows, mode="clip")
-            if own.tobytes() != told:
-                table.settled(sids)  # which says what is wrong
-            if count > pool._capacity:
-                raise _repeated(sids)
-            pool._ticket = ticket = (pool._ticket + count) % _TICKETS
-            self._tickets = tickets = pool._numbers[:count] - (ticket << _ROW_BITS)
-            self._is_outer = self._thread not in pool._inside  # not in a layer that steps others
-            self.rows, self._table = rows, table
-            pool._inside.add(self._thread)
-            ready[rows] = tickets
-            if count > 1 and ready[rows].tobytes() != tickets.tobytes():
-                raise _repeated(sids)
-            self._complete = True
-        return table
-
-    def release(self) -> None:
-        """Let others have them."""
-        pool, table = self._pool, self._table
-        if table is None:
-            return
-        with pool._lock:
-            if self.moved:
-                table.clock += 1
-                table.moved[self.rows] = table.clock
-            self._free()
-            if pool._waiting:
-                pool._released.notify_all()
-
-    def _free(self) -> None:
-        table, rows, sids = self._table, self.rows, self._sids
-        if table is not None:
-            if not self._complete:
-                ours = table.ready.take(rows) == self._tickets
-                rows, sids = rows[ours], sids[ours]
-            table.ready[rows] = sids
-            if self._is_outer:
-                self._pool._inside.discard(self._thread)
-            self._table = None
-
-    def __del__(self) -> None:
-        if self._table is not None:
-            self._free()
 
 
 class Pool:
@@ -354,8 +119,9 @@ class Pool:
     its own, with the states of that moment; those of streams that another thread was advancing then
     may be half advanced: reset or close them.
 
-    Cost: the states, 4 (P + H) bytes for each layer and stream in float32, of which memory is taken
-    as streams use it, and some 64 bytes for each of `capacity`. A call adds some 12 to 16
+    Cost: the states, 4 (P + H) bytes for each layer and stream in float32, and 24 bytes for each
+    stream, or 64 once it is closed. Memory is taken for as many streams as there were at once, not
+    for `capacity`. A call adds some 12 to 16
     microseconds of Python to its kernels, and 2 to 4 % for copies of states that it may have to put
     back. An LSTM in the engine native whose layers have one width needs such copies in the main
     thread alone.
@@ -386,8 +152,8 @@ class Pool:
         max_pending: int | None = None,
     ) -> None:
         capacity = check_size("capacity", capacity)
-        if capacity >= 1 << _ROW_BITS:
-            raise ValueError(f"capacity must be at most {(1 << _ROW_BITS) - 1}, got {capacity}")
+        if capacity >= 1 << ROW_BITS:
+            raise ValueError(f"capacity must be at most {(1 << ROW_BITS) - 1}, got {capacity}")
         if evict is not None and not callable(evict):
             raise TypeError(f"evict must be a function of the pool, got {type(evict).__name__}")
         self._model, self._capacity, self._evict = model, capacity, evict
@@ -396,11 +162,11 @@ class Pool:
         self._max_batch = capacity if max_batch is None else check_size("max_batch", max_batch)
         self._max_pending = None if max_pending is None else check_size("max_pending", max_pending)
         self._prepare()
-        self._table = _Table([*self._lstms.values()], capacity)
+        self._table = Table([*self._lstms.values()], capacity)
 
     def _prepare(self) -> None:
         """Make what is not pickled."""
-        parts = _Parts(self._model)
+        parts = Parts(self._model)
         self._lstms, self._places, self._idle = parts.lstms, parts.places, [parts]
         if not self._lstms:
             raise ValueError("a pool needs a model with an LSTM, this one has none")
@@ -420,7 +186,7 @@ class Pool:
         self._begin()
         _POOLS.add(self)
         self._collector: Collector | None = None  # from the first `submit` on
-        self._ticket, self._numbers = 0, ~(np.arange(self._capacity) << _ROW_BITS)
+        self._ticket = 0
 
     def _begin(self) -> None:
         """Begin with nobody who holds or waits: when made, and in a child process after a fork."""
@@ -442,16 +208,16 @@ class Pool:
     def sids(self) -> Integers:
         """The sids of all live streams, in no order that means anything; a copy."""
         sids = self._table.sids
-        live: Integers = sids[sids >= 0]
+        live: Integers = sids[sids > 0]
         return live
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self._table.sids >= 0))
+        return int(np.count_nonzero(self._table.sids > 0))
 
     def __contains__(self, sid: Any) -> bool:
         if isinstance(sid, bool) or not isinstance(sid, (int, np.integer)) or sid < 0:
             return False
-        row = int(sid) & int(_ROW)
+        row = int(sid) & int(ROW)
         return row < self._capacity and int(self._table.sids[row]) == sid
 
     def open(self, state: Any = None) -> int:
@@ -478,21 +244,9 @@ class Pool:
         states = self._starts(state, 1, "state")
         while True:
             with self._lock:
-                table = self._table
-                while table.free and table.sids[table.free[-1]] != _NOBODY:
-                    table.free.pop()
-                if not table.free:
-                    table.free = np.flatnonzero(table.sids[:-1] == _NOBODY)[::-1].tolist()
-                if table.free:
-                    row = table.free[-1]
-                    for own, start in zip(table.states, states, strict=True):
-                        own[:, row] = start[:, 0]
-                    table.opened += 1
-                    table.moved[row] = table.clock
-                    sid: int = table.opened << _ROW_BITS | row
-                    table.sids[row] = table.ready[row] = sid
-                    table.free.pop()
-                    return sid
+                sid = self._table.open(states)
+            if sid is not None:
+                return sid
             self._make_room()
 
     def _make_room(self) -> None:
@@ -502,8 +256,8 @@ class Pool:
             sids = self._as_sids([] if chosen is None else chosen)
             with self._lock:
                 table = self._table
-                rows = sids & _ROW
-                self._close(np.unique(rows[table.ready.take(rows, mode="clip") == sids]))
+                rows = sids & ROW
+                table.close(np.unique(rows[table.ready.take(rows, mode="clip") == sids]))
                 if table.free:
                     return
         how = "close some, or give evict=" if self._evict is None else "evict closed none"
@@ -525,12 +279,7 @@ class Pool:
         """
         sids = self._as_sids(sids)
         with self._lock:
-            self._close(self._table.settled(sids))
-
-    def _close(self, rows: Integers) -> None:
-        table = self._table
-        table.sids[rows] = table.ready[rows] = _NOBODY
-        table.free.extend(rows.tolist())
+            self._table.close(self._table.settled(sids))
 
     def _as_sids(self, sids: Any) -> Integers:
         """Return sids as an array (n,)."""
@@ -679,7 +428,7 @@ class Pool:
         out: Floats | None = None,
     ) -> Any:
         """Run packed rows; `order` are the places of their sequences among sids, None for all."""
-        claim, parts = _Claim(self), None
+        claim, parts = Claim(self), None
         try:
             table = claim.take(sids)
             parts = self._parts()
@@ -705,11 +454,11 @@ class Pool:
                 self._idle.append(parts)
         return y
 
-    def _parts(self) -> _Parts:
+    def _parts(self) -> Parts:
         try:
             return self._idle.pop()
         except IndexError:  # all are in use
-            return _Parts(self._model)
+            return Parts(self._model)
 
     def _checked(self, y: Any, count: int, out: Floats | None) -> Any:
         """Return what the model gave for so many rows, if it is that; a layer of one's own may."""
@@ -776,7 +525,7 @@ class Pool:
         n = check_size("n", n)
         with self._lock:
             table = self._table
-            rows = np.flatnonzero((table.sids >= 0) & (table.ready == table.sids))
+            rows = np.flatnonzero((table.sids > 0) & (table.ready == table.sids))
             moved, sids = table.moved[rows], table.sids[rows]
         if n < len(sids):
             among = moved <= np.partition(moved, n - 1)[n - 1]
@@ -879,7 +628,7 @@ class Pool:
     @property
     def _open_streams(self) -> int:
         """How many streams there are, or more after Ctrl-C, without counting them."""
-        return self._capacity - len(self._table.free)
+        return self._table.unused - len(self._table.free)
 
     # ---- states ----
 
@@ -914,7 +663,7 @@ class Pool:
         with self._lock:
             try:
                 rows = self._table.settled(sids)
-            except _Busy:
+            except Busy:
                 with self._still(sids) as table:
                     rows = table.settled(sids)
             return [own.take(rows, axis=1) for own in self._table.states]
@@ -1036,7 +785,7 @@ class Pool:
         True
         """
         with self._still() as table:
-            rows = np.flatnonzero(table.sids >= 0)
+            rows = np.flatnonzero(table.sids > 0)
             numbers = [self._capacity, len(rows), table.opened, table.clock]
             arrays = [table.sids[rows], table.moved[rows]]
             arrays += [own.take(rows, axis=1) for own in table.states]
@@ -1065,51 +814,14 @@ class Pool:
             If this thread is in the middle of a step, as in a signal handler.
         """
         try:
-            found = self._read(path)
+            empty = Table([*self._lstms.values()], self._capacity)
+            found = read_pool(path, self._layout(), empty)
         except ValueError as fault:
             raise ValueError(f"{os.fspath(path)} cannot be restored: {fault}") from fault
         with self._still() as table:
             found.opened = max(found.opened, table.opened)
             self._table = found  # all at once
             self._idle.clear()  # they know the old states
-
-    def _read(self, path: str | os.PathLike[str]) -> _Table:
-        """Return the table in a file; ValueError if it is not one of this pool."""
-        layout, capacity = self._layout(), self._capacity
-        table = _Table([*self._lstms.values()], capacity)
-        bound = size_of(layout, 4 + 2 * capacity, sum(own.nbytes for own in table.states))
-        with open(path, "rb") as source:
-            data = source.read(bound + 1)
-            if len(data) > bound:
-                raise ValueError(
-                    f"it is longer than {bound} bytes, which a full pool of {capacity} streams of "
-                    "this model has"
-                )
-        file = Unpacked(POOL, data, layout)
-        size, count, table.opened, table.clock = file.numbers(4).tolist()
-        if size > capacity:
-            raise ValueError(f"it is that of a pool of {size} streams, and this has {capacity}")
-        if not 0 <= count <= size:
-            raise ValueError(f"it is damaged: it holds {count} streams of {size}")
-        sids, moved = file.numbers(count), file.numbers(count)
-        rows, numbers = sids & _ROW, sids >> _ROW_BITS
-        if (
-            (rows >= size).any()
-            or len(np.unique(rows)) < count
-            or not 0 <= table.opened < 1 << 63 - _ROW_BITS
-            or ((numbers < 1) | (numbers > table.opened)).any()
-            or ((moved < 0) | (moved > table.clock)).any()
-        ):
-            raise ValueError("it is damaged: its sids cannot be those of one pool")
-        for own in table.states:
-            own[:, rows] = file.floats(own.dtype, (len(own), count, own.shape[2]))
-        file.end()
-        table.sids[rows] = table.ready[rows] = sids
-        table.moved[rows] = moved
-        free = np.ones(capacity, bool)
-        free[rows] = False
-        table.free = np.flatnonzero(free)[::-1].tolist()
-        return table
 
     def _layout(self) -> str:
         """Return a text that tells the type and the shapes of all states."""
@@ -1122,7 +834,7 @@ class Pool:
         return f"{self._model.dtype} {'; '.join(texts)}"
 
     @contextlib.contextmanager
-    def _still(self, sids: Integers | None = None) -> Iterator[_Table]:
+    def _still(self, sids: Integers | None = None) -> Iterator[Table]:
         """Give the table when no call has these streams, or any, and let none begin meanwhile."""
         with self._lock:
             self._pass_hold()
@@ -1183,7 +895,9 @@ def _after_fork() -> None:
     for pool in list(_POOLS):
         pool._begin()
         pool._inside &= {get_ident()}
-        pool._table.ready[...] = pool._table.sids
+        table = pool._table
+        rows = np.flatnonzero(table.ready != table.sids)
+        table.ready[rows] = table.sids[rows]
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
@@ -1195,12 +909,3 @@ def _waits_for_itself() -> RuntimeError:
         "this waits for streams that this very thread advances or copies: call it when that has "
         "returned, and not from a layer or from a signal handler"
     )
-
-
-def _repeated(sids: Integers) -> ValueError:
-    found, counts = np.unique(sids, return_counts=True)
-    return ValueError(f"each sid may come once, got {_listed(found[counts > 1])} more than once")
-
-
-def _listed(sids: Integers) -> str:
-    return listed(map(str, sids.tolist()), 5)

@@ -8,6 +8,7 @@ CRC-32 of all that. Numbers are little-endian on every machine. Nothing in them 
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import short
+from .places import ROW, ROW_BITS
 
 if TYPE_CHECKING:
     from ..arrays import Array, Floats, Integers
+    from .places import Table
 
 STREAM, POOL = b"\x93FLSTATE", b"\x93FLPOOL\n"
 _NAMES = {STREAM: "the state of one stream", POOL: "a snapshot of a pool"}
@@ -49,11 +52,6 @@ def packed(kind: bytes, layout: str, numbers: Sequence[int], arrays: Sequence[Ar
     for part in parts:
         sum_of = zlib.crc32(part, sum_of)
     return [*parts, struct.pack("<I", sum_of)]
-
-
-def size_of(layout: str, numbers: int, values: int) -> int:
-    """Return how many bytes so many whole numbers and so many bytes of values make."""
-    return _HEAD.size + len(layout.encode()) + 8 * numbers + values + 4
 
 
 class Unpacked:
@@ -117,3 +115,49 @@ class Unpacked:
         """Refuse bytes that are left."""
         if self._place != len(self._view):
             raise ValueError("it is damaged: it has more values than it says")
+
+
+def read_pool(path: str | os.PathLike[str], layout: str, table: Table) -> Table:
+    """Fill the empty table of a pool with what stands in a file, and return it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is damaged, or not that of such a pool. It is a sentence about "it".
+    """
+    capacity = len(table.moved)
+    values = sum(own.nbytes for own in table.states)
+    bound = _HEAD.size + len(layout.encode()) + 8 * (4 + 2 * capacity) + values + 4
+    with open(path, "rb") as source:
+        data = source.read(bound + 1)
+        if len(data) > bound:
+            raise ValueError(
+                f"it is longer than {bound} bytes, which a full pool of {capacity} streams of "
+                "this model has"
+            )
+    file = Unpacked(POOL, data, layout)
+    size, count, table.opened, table.clock = file.numbers(4).tolist()
+    if size > capacity:
+        raise ValueError(f"it is that of a pool of {size} streams, and this has {capacity}")
+    if not 0 <= count <= size:
+        raise ValueError(f"it is damaged: it holds {count} streams of {size}")
+    sids, moved = file.numbers(count), file.numbers(count)
+    rows, numbers = sids & ROW, sids >> ROW_BITS
+    if (
+        (rows >= size).any()
+        or len(np.unique(rows)) < count
+        or not 0 <= table.opened < 1 << 63 - ROW_BITS
+        or ((numbers < 1) | (numbers > table.opened)).any()
+        or ((moved < 0) | (moved > table.clock)).any()
+    ):
+        raise ValueError("it is damaged: its sids cannot be those of one pool")
+    for own in table.states:
+        own[:, rows] = file.floats(own.dtype, (len(own), count, own.shape[2]))
+    file.end()
+    table.sids[rows] = table.ready[rows] = sids
+    table.moved[rows] = moved
+    table.unused = int(rows.max(initial=-1)) + 1
+    table.free = np.flatnonzero(table.sids[: table.unused] <= 0)[::-1].tolist()
+    return table
