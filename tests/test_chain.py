@@ -25,6 +25,7 @@ from fastlstm import (
     Tanh,
 )
 from fastlstm.layers import Layer
+from fastlstm.layers.sequential import flattened
 from fastlstm.training import Adam, MSELoss
 
 LAYOUTS = list(itertools.product([False, True], [False, True]))
@@ -372,3 +373,18 @@ def test_fit_and_predict_take_it_from_the_lstm():
         fastlstm.fit(model, (x, y), MSELoss(), Adam(model), 1, 4)
         expected = model(x if batch_first else x.swapaxes(0, 1))
         np.testing.assert_allclose(fastlstm.predict(model, x), expected, rtol=0, atol=1e-6)
+
+
+def test_chains_inside_chains_are_one():
+    """But a class of one's own may do anything with its layers."""
+
+    class Own(Sequential):
+        pass
+
+    lstm, last, head, own = LSTM(3, 4), Last(), Linear(4, 2), Own(ReLU())
+    model = Sequential({"body": Sequential(lstm, Sequential(last)), "head": head, "own": own})
+    named = dict(flattened(model))
+    assert list(named) == ["body.0", "body.1.0", "head", "own"]
+    assert named["body.0"] is lstm and named["head"] is head and named["own"] is own
+    assert list(flattened(lstm, "rnn")) == [("rnn", lstm)]
+    assert list(flattened(Sequential())) == []

@@ -532,6 +532,9 @@ REFUSED = {
     "last of a Linear": (
         Sequential(LSTM(I, H), Linear(H, 2), Last()),
         "2: MATLAB takes the last step right behind an LSTM alone"),
+    "inside": (
+        Sequential({"encoder": Sequential({"rnn": LSTM(I, H, reverse=True)})}),
+        "encoder.rnn: MATLAB has no LSTM with reverse=True"),
     "no input": (ReLU(), "ReLU: the first layer must tell how many inputs there are"),
     "over steps": (
         Sequential(Linear(I, H), Softmax(dim=0)), "1: MATLAB has Softmax over the features alone"),

@@ -17,7 +17,7 @@ import json
 import posixpath
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -42,6 +42,7 @@ from ..layers import (
 )
 from ..layers.chain import Given, dotted, who
 from ..layers.options import Function, options_text
+from ..layers.sequential import flattened
 
 if TYPE_CHECKING:
     from ..arrays import Array
@@ -189,7 +190,7 @@ class _Graph:
 
     def sequential(self, name: str, layer: Sequential, x: _Node) -> _Node:
         """Sequentials inside are layers of the outer one; a Last is an option of its LSTM."""
-        chain = [*_chain(name, layer)]
+        chain = [*flattened(layer, name)]
         followers = [*(part for _, part in chain), None][1:]
         before: Layer | None = None
         for (own, part), after in zip(chain, followers, strict=True):
@@ -282,12 +283,13 @@ class _Graph:
         )
 
     def residual(self, name: str, residual: Residual, x: _Node) -> _Node:
-        own = {part: self.put(dotted(name, part), child, x) for part, child in _parts(residual)}
+        parts = residual.children.items()
+        own = {part: self.put(dotted(name, part), child, x) for part, child in parts}
         terms = [own.get("projection", x), own["layer"]]
         return self.add("Add", name, {}, terms, own["layer"].shape)
 
     def concat(self, name: str, concat: Concat, x: _Node) -> _Node:
-        own = [self.put(dotted(name, part), child, x) for part, child in _parts(concat)]
+        own = [self.put(dotted(name, part), child, x) for part, child in concat.children.items()]
         if len(own) == 1:
             return own[0]
         widths = [node.shape[-1] or 0 for node in own]
@@ -396,19 +398,6 @@ def _input(model: Layer) -> tuple[_Shape, str | None]:
             "a Keras file says how many features the input has, which no layer of this model tells"
         )
     return (None, *[None] * (given.axes == 3), given.taken), None
-
-
-def _chain(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """Yield the layers of a Sequential, and of those inside it, by their dotted names."""
-    for own, part in _parts(layer):
-        if type(part) is Sequential:
-            yield from _chain(dotted(name, own), part)
-        else:
-            yield dotted(name, own), part
-
-
-def _parts(layer: Layer) -> list[tuple[str, Layer]]:
-    return [*layer.children.items()]
 
 
 def _check_lstm(name: str, lstm: LSTM, last: Last | None) -> None:

@@ -16,8 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..layers import LSTM, Dropout, Last, Layer, Linear, ReLU, Sequential, Sigmoid, Softmax, Tanh
+from ..layers import LSTM, Dropout, Last, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
 from ..layers.options import options_text
+from ..layers.sequential import flattened
 
 if TYPE_CHECKING:
     from ..arrays import Array
@@ -80,18 +81,9 @@ def write(file: IO[bytes], model: Layer) -> None:
 # ---- the layers ---------------------------------------------------------------------------------
 
 
-def _chain(model: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
-    """Yield the layers of a chain, and of chains in it, with their names."""
-    if type(model) is Sequential:
-        for own, layer in model.children.items():
-            yield from _chain(layer, f"{name}_{own}" if name else own)
-    else:
-        yield name, model
-
-
 def _layers(model: Layer) -> Iterator[_Struct]:
     """Yield MATLAB's layers of a model, the input layer first."""
-    chain = list(_chain(model))
+    chain = list(flattened(model))
     # A Last belongs to the LSTM before it.
     lasts = {
         n - 1

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..layers import LSTM, Dropout, Layer, Sequential
+from ..layers import LSTM, Dropout, Layer
 from ..layers.options import options_text
+from ..layers.sequential import flattened
 
 if TYPE_CHECKING:
     from ..arrays import Array
@@ -70,10 +71,6 @@ def cells(lstm: LSTM, name: str, program: str) -> list[Cell]:
     return found
 
 
-def chain(model: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
+def chain(model: Layer) -> Iterator[tuple[str, Layer]]:
     """Yield (name, layer) of a chain of layers; Dropout, which does nothing in use, is left out."""
-    if type(model) is Sequential:
-        for own, layer in model.children.items():
-            yield from chain(layer, f"{name}.{own}" if name else own)
-    elif not isinstance(model, Dropout):
-        yield name, model
+    return ((name, layer) for name, layer in flattened(model) if not isinstance(layer, Dropout))

@@ -137,3 +137,12 @@ def by_their_names(layers: tuple[Any, ...]) -> Mapping[str, Layer]:
     if len(layers) == 1 and isinstance(layers[0], dict):
         return layers[0]
     return {str(n): layer for n, layer in enumerate(layers)}
+
+
+def flattened(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
+    """Yield the layers of a chain, with those of the chains in it, and their names."""
+    if type(layer) is Sequential:
+        for own, part in layer.children.items():
+            yield from flattened(part, dotted(name, own))
+    else:
+        yield name, layer
