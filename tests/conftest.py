@@ -6,8 +6,13 @@ import signal
 
 import pytest
 import support
+from hypothesis import settings
 
 from fastlstm.engines import MODULES, load
+
+# How long an example takes is a matter of what else the machine does.
+settings.register_profile("fastlstm", deadline=None)
+settings.load_profile("fastlstm")
 
 collect_ignore = ["data"]  # makers of the stored files: they need the frameworks that made them
 

@@ -746,7 +746,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_within_its_bounds(name):
     data = HOSTILE[name]
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="<BytesIO>: "):
@@ -755,7 +755,7 @@ def test_a_hostile_file_is_refused_within_its_bounds(name):
     finally:
         tracemalloc.stop()
     assert most <= (24 << 20) + 10 * len(data)
-    assert time.perf_counter() - began < 15  # what hangs is caught, whatever the machine
+    assert time.process_time() - began < 15  # whatever the machine, and others at work on it
 
 
 def test_the_size_of_a_file_is_bounded(monkeypatch):

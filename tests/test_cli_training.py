@@ -265,25 +265,15 @@ def test_help(capsys):
 # --- interrupted, killed --------------------------------------------------------------------------
 
 
-def start(line):
-    """The command as a process, its lines to be read while it works."""
-    return subprocess.Popen(
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal to send")
+def test_ctrl_c_leaves_a_usable_model():
+    line = f"{TRAIN} --epochs 1000000 --patience 1000000"
+    process = subprocess.Popen(
         [sys.executable, "-m", "fastlstm", *line.split()],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-
-
-def wait_for(process, text):
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"no {text!r} before the end: {process.stderr.read()}")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal to send")
-def test_ctrl_c_leaves_a_usable_model():
-    process = start(f"{TRAIN} --epochs 1000000 --patience 1000000")
-    wait_for(process, "epoch 3/")
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("epoch 3/") for line in lines), process.stderr.read()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "")
@@ -324,14 +314,21 @@ def test_interrupted_in_the_middle_it_has_the_best_weights(capsys, monkeypatch):
     assert_same_model("model.npz", "two.npz")  # callbacks after the report saw two epochs
 
 
+# The command, which kills itself where it would report its sixth epoch.
+KILLED = """
+import os, signal, sys
+from fastlstm import cli
+from fastlstm.cli import train
+train._report = lambda state: state.epoch == 6 and os.kill(os.getpid(), signal.SIGKILL)
+cli.main(sys.argv[1:])
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal to send")
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit():
     line = f"{TRAIN} --epochs 60 --patience 60 --batch-size 4"
-    process = start(f"{line} --checkpoint training")
-    wait_for(process, "epoch 5/60")
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and not os.path.exists("model.npz")
+    done = subprocess.run([sys.executable, "-c", KILLED, *line.split(), "--checkpoint", "training"])
+    assert done.returncode == -signal.SIGKILL and not os.path.exists("model.npz")
     run(line, "--checkpoint", "training")
     run(line, "-o", "whole.npz")
     assert_same_model("model.npz", "whole.npz")

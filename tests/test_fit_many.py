@@ -468,7 +468,7 @@ def test_without_joblib_an_error_says_how_to_get_it(monkeypatch):
 
 
 def presses(at_epoch, after=None):
-    """Callbacks of which that of model 1 presses Ctrl-C, which the main thread learns of.
+    """Callbacks of which that of model 1 presses Ctrl-C, and waits until the main thread knows.
 
     Model `after`, where one is named, has been through an epoch by then.
     """
@@ -483,6 +483,7 @@ def presses(at_epoch, after=None):
             if number == 1 and state.epoch == at_epoch:
                 assert has_trained.wait(WAIT)
                 signal.raise_signal(signal.SIGINT)
+                assert fleet.FLEET.get().stop.wait(WAIT)
 
         return [press]
 

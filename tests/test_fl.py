@@ -540,10 +540,10 @@ def test_a_graph_of_many_ways_takes_no_time():
         a, b = 2 * n + 1, 2 * n + 2
         nodes += [plain(fl.SUM, a, b), plain(fl.SUM, b, a)]
     nodes.append(plain(fl.SUM, len(nodes) - 1, len(nodes)))
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match="its model can run in C alone"):
         read_back(of_nodes(nodes, 2))
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 W = normal(2, 2)

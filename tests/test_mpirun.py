@@ -33,7 +33,7 @@ import fastlstm
 from fastlstm.training import MPI, SGD, Adam, Checkpoint, EarlyStopping, MSELoss, OneCycleLR, fit
 
 
-def train(parallel, folder, epochs=4, resume=False, wait=0.0, fails=None, plain=False):
+def train(parallel, folder, epochs=4, resume=False, stays=None, fails=None, plain=False):
     dtype = "float64" if plain else "float32"
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 12, 3)).astype(dtype)
@@ -48,16 +48,17 @@ def train(parallel, folder, epochs=4, resume=False, wait=0.0, fails=None, plain=
     path = folder / "training.npz"
     rank = 0 if parallel is None else parallel.rank
 
-    def slowly(state):
+    def tells(state):
         (folder / f"pid-{rank}").write_text(str(os.getpid()))
         (folder / f"epoch-{rank}").write_text(str(state.epoch))
-        time.sleep(wait)
+        if state.epoch == stays:
+            time.sleep(600)  # until it is killed
         if fails == [rank, state.epoch]:
             raise OSError("the disk has gone")
 
     history = fit(
         model, (x, y), MSELoss(), optimizer, epochs, 16, validation=(x, y), clip_norm=1.0,
-        schedule=schedule, callbacks=[EarlyStopping(50), Checkpoint(path), slowly],
+        schedule=schedule, callbacks=[EarlyStopping(50), Checkpoint(path), tells],
         resume=path if resume else None, parallel=parallel, progress=False,
     )
     return model, history
@@ -176,7 +177,7 @@ def test_a_killed_rank_and_what_goes_on_from_its_checkpoint(program, tmp_path):
     """kill -9 ends the job; another number of ranks goes on, to the bits of an undisturbed run."""
     expected = ran(program, 2, tmp_path / "whole", parts=4, epochs=8)
     folder = tmp_path / "killed"
-    job = start(program, 2, folder, parts=4, epochs=8, wait=0.2)
+    job = start(program, 2, folder, parts=4, epochs=8, stays=4)
     wait_for(folder / "epoch-1", job, 4)
     os.kill(int((folder / "pid-1").read_text()), signal.SIGKILL)
     code, text = end(job)

@@ -110,15 +110,17 @@ def test_the_instruction_set_that_runs(native, dtype):
     """It is the best or the forced one, by its own word and by the size of its panels."""
     lanes = BYTES[RUNS] // np.dtype(dtype).itemsize
     cells, *_ = draw(Work((1,), 50, 1, dtype=dtype))
-    tracemalloc.start()
-    stack = native.Stack(cells, 1)
-    taken, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    taken = []
+    for _ in range(5):  # other threads of this process may take some memory, too
+        tracemalloc.start()
+        stack = native.Stack(cells, 1)
+        taken.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
     assert native.describe()["instruction_set"] == stack.isa == RUNS
     assert fastlstm.engine_info()["native"]["instruction_set"] == RUNS
     assert stack.lanes == lanes
     weights = (50 + 1 + 1) * 4 * BYTES[RUNS]  # of one panel: I, P and b
-    assert weights <= taken < weights + 1000
+    assert weights <= min(taken) < weights + 1000
 
 
 @pytest.mark.slow
@@ -640,7 +642,7 @@ def test_threads_by_default(number):
 
 def work_beside_others():
     """Threads other than the caller's do a part of the work, if not of each call."""
-    until, run = time.monotonic() + 20, ready(Work((20,) * 64, 64, 256))
+    until, run = time.monotonic() + 100, ready(Work((20,) * 64, 64, 256))
     while time.process_time() < 1.2 * time.thread_time():
         run(2)
         assert time.monotonic() < until or cpus() < 2
@@ -708,21 +710,29 @@ def work_misused():
         except RuntimeError as refusal:
             return str(refusal)
 
+    refusal = "two threads step one stream at once: a stream belongs to one thread at a time"
+    seen = set()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        steps = pool.map(step, range(100))
-        for _ in range(50):
-            lstm.reset_parameters(0)
-        refusal = "two threads step one stream at once: a stream belongs to one thread at a time"
-        assert {*steps} == {400, refusal}
+        while seen < {400, refusal}:  # until two have met
+            steps = pool.map(step, range(100))
+            for _ in range(50):
+                lstm.reset_parameters(0)
+            seen |= {*steps}
+    assert seen == {400, refusal}
 
 
 def sleep_after_work():
-    """Idle threads burn nothing."""
+    """Idle threads burn nothing, once they have had their turn to see that they are idle."""
     for name in ("slices", "units"):
         answer(WORKS[name], 3)
-    before = time.process_time()
-    time.sleep(1)
-    assert time.process_time() - before < 0.05
+    burnt = []
+    for _ in range(5):
+        before = time.process_time()
+        time.sleep(1)
+        burnt.append(time.process_time() - before)
+        if burnt[-1] < 0.05:
+            break
+    assert burnt[-1] < 0.05, burnt
 
 
 def end_beside_work():
@@ -853,16 +863,19 @@ def test_the_setting_of_denormals_stays(work, threads):
 
 
 @pytest.mark.parametrize("call", ["run", "step", "record", "back"])
-def test_another_thread_goes_on_meanwhile(call):
-    """It can only go on because the call releases the GIL."""
-    lstm, begun, heard = LSTM(64, 96, engine="native", num_threads=1), threading.Event(), []
-    x, stream = np.zeros((4, 4000, 64), np.float32), lstm.stream(4000)
-    (output, _), pullback = lstm.vjp(x)
+def test_another_thread_goes_on_meanwhile(native, call):
+    """It can only go on because the call releases the GIL; nothing else here does."""
+    begun, heard, sizes = threading.Event(), [], np.full(4, 4000)
+    cells, x, h, c = draw(Work((4,) * 4000, 64, 96))
+    stack, y, dx = native.Stack(cells, 1, back=True), np.zeros((16000, 96), np.float32), x.copy()
+    dw = [cell.map(np.zeros_like) for cell in cells]
+    stream = LSTM(64, 96, engine="native", num_threads=1).stream(4000)
+    tape = stack.record(x, sizes, h, c, y, 1)
     work = {
-        "run": lambda: lstm(x),
-        "step": lambda: [stream.step(x_t) for x_t in x],
-        "record": lambda: lstm.vjp(x),
-        "back": lambda: pullback(output),
+        "run": lambda: stack.run(x, sizes, h, c, y, 1),
+        "step": lambda: [stream.step(x_t) for x_t in x.reshape(4, 4000, 64)],
+        "record": lambda: stack.record(x, sizes, h, c, y, 1),
+        "back": lambda: stack.back(tape, y, h, c, dx, dw, 1),
     }[call]
     work()
     other = threading.Thread(target=lambda: (begun.wait(), heard.append(True)))
@@ -871,7 +884,9 @@ def test_another_thread_goes_on_meanwhile(call):
     try:
         other.start()
         begun.set()
-        work()
+        for _ in range(20):  # on a busy machine it may have to wait for a processor
+            if not heard:
+                work()
         assert heard
     finally:
         sys.setswitchinterval(interval)

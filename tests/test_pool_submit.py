@@ -276,11 +276,16 @@ async def check_deadline_passes_while_the_loop_is_busy():
 
 async def check_deadline_hastens():
     """A deadline sends the batch before max_wait is over."""
-    pool = LSTM.pool(4, max_wait=10 * LONG)
-    sids = [pool.open() for _ in range(3)]
     x = steps_of(5)
-    (first,) = await begun(pool, (sids[0], x))
-    y = await pool.submit(sids[1], x, deadline=0.2)
+    for deadline in (0.2, 1, 3):  # on a busy machine the thread may come too late, but not always
+        pool = LSTM.pool(4, max_wait=10 * LONG)
+        sids = [pool.open() for _ in range(3)]
+        (first,) = await begun(pool, (sids[0], x))
+        with contextlib.suppress(TimeoutError):
+            y = await pool.submit(sids[1], x, deadline=deadline)
+            break
+    else:
+        raise AssertionError("no batch is sent before its deadline")
     assert_same(y, Alone()(x))
     assert_same(await first, Alone()(x))
 
@@ -311,7 +316,10 @@ async def check_max_wait():
     """The oldest step is sent when it has waited for max_wait, whoever has not come."""
     pool, gate = gated(max_wait=0.02)
     sids = [pool.open() for _ in range(3)]
-    await asyncio.gather(*(pool.submit(sid, steps_of(0)) for sid in sids[:2]))
+    await gate.busy(pool)
+    tasks = await begun(pool, *((sid, steps_of(0)) for sid in sids[:2]))
+    gate.open.set()
+    await asyncio.gather(*tasks)
     assert gate.batches == [dict.fromkeys(sids[:2], 1)]
 
 
@@ -812,10 +820,10 @@ def test_the_thread_ends_with_the_pool():
 
 
 def test_a_pool_without_submits_has_no_thread():
-    before = threading.active_count()
+    before = {*threading.enumerate()}  # some of which may end meanwhile
     pool = LSTM.pool(2)
     pool.step(pool.open(), steps_of(0))
-    assert threading.active_count() == before
+    assert {*threading.enumerate()} <= before
 
 
 def test_a_wait_longer_than_any_thread_may_wait():

@@ -531,9 +531,9 @@ def test_ctrl_c_in_a_long_run():
     before = pool.state(sids)
     x = np.zeros((4000, 40, 256), np.float32)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         while time.perf_counter() < start + SOON:
             pool.run(sids, x)
             pool.set_state(sids, before)

@@ -469,17 +469,19 @@ def test_results_are_written_while_others_are_computed():
 
 def test_only_a_few_pieces_are_held():
     """What is read is at most three batches ahead of what has been written."""
-    alive, most = [0], [0]
+    alive, most, lock = [0], [0], threading.Lock()  # one thread reads, and another writes
 
     class Counted(Slices):
         def __getitem__(self, where):
-            alive[0] += 1
-            most[0] = max(most[0], alive[0])
+            with lock:
+                alive[0] += 1
+                most[0] = max(most[0], alive[0])
             return super().__getitem__(where)
 
     class Written(Slices):
         def __setitem__(self, where, values):
-            alive[0] -= 1
+            with lock:
+                alive[0] -= 1
 
     x = normal(400, T, F)
     predict(regressor(), Counted(x), 4, out=Written(np.zeros((400, 2), np.float32)))

@@ -775,12 +775,14 @@ class Pool:
 
         Examples
         --------
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "streams.pool")
         >>> pool = fastlstm.LSTM(3, 4, seed=0).pool(10)
         >>> sid = pool.open()
         >>> y = pool.step(sid, np.ones(3, np.float32))
-        >>> pool.save("streams.pool")
+        >>> pool.save(path)
         >>> other = fastlstm.LSTM(3, 4, seed=0).pool(10)
-        >>> other.restore("streams.pool")
+        >>> other.restore(path)
         >>> np.array_equal(other.state(sid), pool.state(sid))
         True
         """
