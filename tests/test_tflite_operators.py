@@ -79,6 +79,11 @@ Y = normal(2, 3, 4, seed=1)
 N = np.array([[7, -7, 5], [-5, 3, 9]], np.int32)
 M = np.array([[2, 2, -3], [-3, -2, 4]], np.int32)
 B = X > 0
+WIDE_NUMBERS = np.array(
+    [np.nan, np.inf, -np.inf, 1.5, -1.5, -0.5, 127.9, 128, -129, 255.7, 300, 32767.5, 3e9, -3e9,
+     1e20, -1e20],
+)  # fmt: skip
+NOTHING = np.zeros(0, np.int32)
 WIDE = [(2, 3, 4)]
 TRUTHS = [(2, 3, 4, "bool")]
 
@@ -125,11 +130,19 @@ CASES = {
     "SELECT_V2": Case("SELECT_V2", [B[0], X, Y[:1]], WIDE),
     "CAST": Case("CAST", [5 * X], [(2, 3, 4, "int32")]),
     "CAST to float": Case("CAST", [N], [(2, 3)]),
+    **{
+        f"CAST of {source} beyond {kind}": Case(
+            "CAST", [WIDE_NUMBERS.astype(source)], [(len(WIDE_NUMBERS), kind)]
+        )
+        for source in ("float32", "float64")
+        for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+    },
     "DEQUANTIZE": Case("DEQUANTIZE", [X.astype(np.float16)], WIDE),
     **{
         kind: Case(kind, [X, ints(1)], [(2, 4)])
         for kind in "MEAN SUM REDUCE_MAX REDUCE_MIN REDUCE_PROD".split()
     },
+    "MEAN over nothing": Case("MEAN", [X, Held(NOTHING)], WIDE),
     "MEAN keeping axes": Case("MEAN", [X, ints(0, -1)], [(1, 3, 1)], {"keep_dims": True}),
     "REDUCE_ANY": Case("REDUCE_ANY", [B, ints(2)], [(2, 3, "bool")]),
     "REDUCE_ALL": Case("REDUCE_ALL", [B, ints(0, 1)], [(4, "bool")]),
@@ -138,6 +151,7 @@ CASES = {
     "CUMSUM": Case("CUMSUM", [X, ints(1)], WIDE),
     "CUMSUM backwards": Case("CUMSUM", [X, ints(2)], WIDE, {"exclusive": True, "reverse": True}),
     "RESHAPE": Case("RESHAPE", [X, ints(4, -1)], [(4, 6)]),
+    "RESHAPE to one number": Case("RESHAPE", [X[:1, :1, :1], Held(NOTHING)], [()]),
     "RESHAPE by an option": Case("RESHAPE", [X], [(6, 4)], {"new_shape": [6, 4]}),
     "SHAPE": Case("SHAPE", [X], [(3, "int32")], {"out_type": 2}),
     "RANK": Case("RANK", [X], [("int32",)]),
@@ -148,6 +162,7 @@ CASES = {
     "PACK": Case("PACK", [X, Y], [(2, 2, 3, 4)], {"count": 2, "axis": 1}),
     "UNPACK": Case("UNPACK", [X], [(2, 4)] * 3, {"count": 3, "axis": 1}),
     "CONCATENATION": Case("CONCATENATION", [X, Y], [(2, 6, 4)], {"axis": 1}),
+    "CONCATENATION with nothing": Case("CONCATENATION", [X, Held(X[:, :0])], WIDE, {"axis": 1}),
     "SLICE": Case("SLICE", [X, ints(0, 1, 0), ints(-1, 1, 2)], [(2, 1, 2)]),
     "STRIDED_SLICE": Case(
         "STRIDED_SLICE", [X, ints(0, -1, 3), ints(2, 0, 0), ints(1, 1, -2)], [(2, 2)],
@@ -311,6 +326,33 @@ def test_if(truth):
         fastlstm.load(io.BytesIO(branched(outputs=2)))
 
 
+def test_variables_of_a_graph_inside_an_operator_are_refused():
+    """LiteRT has the variable changed behind the loop; here it would be lost, and is refused."""
+    main, condition, body, first = Graph(), Graph(), Graph(), Graph()
+
+    def variable(graph: Graph) -> int:
+        handle = graph.tensor("handle", [], "resource")
+        graph.operator("VAR_HANDLE", [], [handle], name="sum")
+        return handle
+
+    first.operator("ASSIGN_VARIABLE", [variable(first), first.constant(np.float32([0]))], [])
+    x, y, now, both = (main.tensor(name, [1]) for name in ("x", "y", "now", "both"))
+    main.operator("CALL_ONCE", [], [], init=3)
+    main.operator("WHILE", [x], [y], cond=1, body=2)
+    main.operator("READ_VARIABLE", [variable(main)], [now])
+    main.operator("ADD", [y, now], [both])
+    v, truth = condition.tensor("v", [1]), condition.tensor("t", [1], "bool")
+    condition.operator("LESS", [v, condition.constant(np.float32([10]))], [truth])
+    a, b = body.tensor("a", [1]), body.tensor("b", [1])
+    body.operator("ADD", [a, a], [b])
+    body.operator("ASSIGN_VARIABLE", [variable(body), b], [])
+    graphs = [(main, [x], [both]), (condition, [v], [truth]), (body, [a], [b]), (first, [], [])]
+    data = file_of_graphs(graphs)
+    assert theirs(data, [np.float32([1])])[0].tolist() == [32]
+    with pytest.raises(ValueError, match="WHILE 'y': its graph 2 has variables of its own, 'sum'"):
+        fastlstm.load(io.BytesIO(data))
+
+
 def test_a_signature_of_another_graph():
     graphs = []
     for kind in ("ABS", "NEG"):
@@ -386,6 +428,22 @@ def test_constants_of_integers_with_scales_become_floats(axis):
     model = fastlstm.load(io.BytesIO(graph.file([x], [y])))
     floats = (stored - np.array(zero)[:, None]) * np.array(scale)[:, None]
     assert np.array_equal(model[0].weight, floats.astype(np.float32))
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("int8", 7), ("int16", 0)])
+def test_a_large_constant_of_integers_is_a_layer_too(kind, zero):
+    """It takes four times the file's bytes as float32, which the limit of a file allows."""
+    graph = Graph()
+    stored = np.arange(1000 * 500).reshape(500, 1000).astype(kind)
+    x, y, weight = (
+        graph.tensor(*one) for one in (("x", [1, 1000]), ("y", [1, 500]), ("w", stored.shape))
+    )
+    small = graph.constant(stored, "q", scale=[0.1], zero_point=[zero])
+    graph.operator("DEQUANTIZE", [small], [weight])
+    graph.operator("FULLY_CONNECTED", [x, weight, -1], [y])
+    model = fastlstm.load(io.BytesIO(graph.file([x], [y])))
+    exact = np.float64(np.float32(0.1)) * (stored.astype(np.float64) - zero)
+    assert np.array_equal(model[0].weight, exact.astype(np.float32))
 
 
 def test_axes_exchanged_around_an_lstm_are_a_row_of_layers():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..checks import short
+from ..checks import quoted, short
 from ..graphs import Port, State
 from ..graphs.operators import OPERATORS
 from ..graphs.plan import FAULTS, Node, Operator, told
@@ -208,8 +208,17 @@ class Site:
         return self.reader.graph.tensor(self.outputs[place])
 
     def inside(self, index: int) -> Plan:
-        """Return the plan of a graph that stands in the operator."""
+        """Return the plan of a graph that stands in the operator.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be computed, or reads or changes variables.
+        """
         inner = self.reader.read_inside(index)
+        if inner.assigned:
+            names = quoted(inner.assigned, most=5)
+            raise ValueError(f"its graph {index} has variables of its own, {names}")
         return inner.draft.plan([port.name for port in inner.inputs], inner.names)
 
     # ---- layers ----

@@ -240,6 +240,9 @@ class Model:
         if stored is not None and not is_sparse:
             data = _array(stored, TYPES[number], sizes)
             shape = sizes
+        elif not is_variable and min(sizes, default=1) == 0:
+            # A constant without numbers, such as the shape of a single number, has no bytes.
+            data = _array(memoryview(b""), TYPES[number], sizes)
         scales = _scales(table.table(TENSOR.QUANTIZATION))
         return Tensor(name, TYPES[number], shape, is_variable, scales, is_sparse, data)
 

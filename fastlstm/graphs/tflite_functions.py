@@ -333,19 +333,30 @@ def any_of(keep: bool, find: Any, x: Array, axes: Array) -> Any:
 
 
 def cast(dtype: np.dtype[Any], limits: Limits, x: Array) -> Array:
-    """Return x as another type; floats are cut to integers."""
+    """Return x as another type.
+
+    Floats are cut to integers, and beyond these they are the largest or smallest one; nan is the
+    largest.
+    """
     if dtype.itemsize > x.itemsize:
         allow(limits, x.shape, dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        return x.astype(dtype)
+        found = x.astype(dtype)
+        if x.dtype.kind == "f" and dtype.kind in "iu":  # where C, and so NumPy, says nothing
+            ends = np.iinfo(dtype)
+            found = np.where(x > float(ends.min), found, dtype.type(ends.min))
+            found = np.where(x < float(ends.max), found, dtype.type(ends.max))
+    return found
 
 
 def dequantize(scale: Array, zero_point: Array, axis: int, limits: Limits, x: Array) -> Array:
     """Return scale * (x - zero point) as float32; there may be one of both for each of an axis."""
-    allow(limits, x.shape, np.dtype(np.float64))
+    # Differences of short integers are exact in float32 too, so that its one rounding is the same.
+    dtype = np.dtype(np.float32 if x.dtype.itemsize < 4 else np.float64)
+    allow(limits, x.shape, dtype)
     sizes = [-1 if n == axis else 1 for n in range(x.ndim)] if scale.size > 1 else []
-    shifted = x.astype(np.float64) - zero_point.reshape(sizes)
-    return (scale.astype(np.float64).reshape(sizes) * shifted).astype(np.float32)
+    shifted = x.astype(dtype) - zero_point.astype(dtype).reshape(sizes)
+    return (scale.astype(dtype).reshape(sizes) * shifted).astype(np.float32, copy=False)
 
 
 # ---- products -----------------------------------------------------------------------------------
