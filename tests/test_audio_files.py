@@ -405,11 +405,16 @@ def test_a_sample_rate_goes_with_the_model(tmp_path):
         assert fastlstm.load_notes(path)["sample_rate"] == 44100
         assert cli.main([*line, "--sample-rate", "96000"]) == 0
         assert fastlstm.load_notes(path)["sample_rate"] == 96000
+    tree = written(rtneural.write, model)  # AIDA-X itself looks into the metadata first
+    tree |= {"metadata": {"samplerate": 44100}, "samplerate": 48000}
+    (tmp_path / "aida.json").write_text(json.dumps(tree))
+    assert cli.main(["convert", str(tmp_path / "aida.json"), str(tmp_path / "aida.nam")]) == 0
+    assert fastlstm.load_notes(tmp_path / "aida.nam")["sample_rate"] == 44100
     fastlstm.save(model, amp)  # which says nothing of it
     assert cli.main(["convert", str(amp), str(tmp_path / "amp.fl")]) == 0
     assert "sample_rate" not in fastlstm.load_notes(tmp_path / "amp.fl")
     for rate in (0, -1, "48000", True, 10**400):  # words of a stranger
-        tree = json.loads(amp.read_text()) | {"sample_rate": rate}
+        tree = json.loads(amp.read_text()) | {"sample_rate": rate, "metadata": rate}
         amp.write_text(json.dumps(tree))
         assert told_sample_rate(str(amp)) is None
 
@@ -422,6 +427,14 @@ def test_save_chooses_by_the_suffix_and_keeps_the_sample_rate(tmp_path):
     assert fastlstm.load_notes(tmp_path / "amp.json") == {"samplerate": 44100.0}
     fastlstm.save(model, tmp_path / "torch.json", form="torch")
     assert list(json.loads((tmp_path / "torch.json").read_text()))[0] == "0.weight_ih_l0"
+
+
+def with_first(model: Any, number: float) -> Any:
+    """Return a model of which the first number of the first parameter is another."""
+    arrays = {name: np.array(array) for name, array in model.state_dict().items()}
+    next(iter(arrays.values())).flat[0] = number
+    model.load_state_dict(arrays)
+    return model
 
 
 REFUSED_WRITES: dict[str, tuple[Any, Any, dict[str, Any], type[Exception], str]] = {
@@ -516,6 +529,34 @@ REFUSED_WRITES: dict[str, tuple[Any, Any, dict[str, Any], type[Exception], str]]
         {},
         ValueError,
         "the Linear of a .nam file has one output, got 2",
+    ),
+    "nan": (
+        nam.write,
+        with_first(Sequential(LSTM(1, 2), Linear(2, 1)), np.nan),
+        {},
+        ValueError,
+        "the model has a number that float32 cannot hold",
+    ),
+    "infinity": (
+        rtneural.write,
+        with_first(Sequential({"fc": Linear(2, 1)}), np.inf),
+        {},
+        ValueError,
+        "fc has a number that float32 cannot hold",
+    ),
+    "nan of an lstm": (
+        rtneural.write,
+        with_first(LSTM(1, 2), np.nan),
+        {},
+        ValueError,
+        "LSTM has a number that float32 cannot hold",
+    ),
+    "beyond float32": (
+        rtneural.write,
+        with_first(LSTM(1, 2, dtype="float64"), 1e39),
+        {"form": "torch"},
+        ValueError,
+        "'weight_ih_l0' has a number that float32 cannot hold",
     ),
     "widths": (
         nam.write,

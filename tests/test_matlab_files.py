@@ -714,6 +714,22 @@ WRONG = {
     "projectors": (
         mat5(a=_projected() | {"OutputProjector": np.ones((7, 2))}),
         "layer 1 ('lstm') has an OutputProjector of 7 rows for 5 units"),
+    "connections as structs": (
+        mat5(layers=cell(lstm_layer()), connections=[{"Source": "in", "Destination": "lstm"}]),
+        "its connections must be a cell array of two columns of names, got a cell array of 1x1: "
+        "save them as connections = cellstr(net.Connections{:, :})"),
+    "connections as numbers": (
+        mat5(layers=cell(lstm_layer()), connections=np.ones((2, 2))),
+        "its connections must be a cell array of two columns of names, got an array of 2x2: save "
+        "them as connections = cellstr(net.Connections{:, :})"),
+    "two inputs": (
+        mat5(a=cell(lstm_layer(), plain("SequenceInputLayer", "in2", InputSize=3.0))),
+        "layer 2 ('in2') is behind layer 1 ('lstm'), which no chain has: a network of several "
+        "inputs or outputs is not read, but a chain of its layers, or one alone"),
+    "two outputs": (
+        mat5(a=cell(lstm_layer(), plain("RegressionOutputLayer", "out"), dense_layer())),
+        "layer 3 ('fc') is behind layer 2 ('out'), which no chain has: a network of several inputs "
+        "or outputs is not read, but a chain of its layers, or one alone"),
     "connections as a table": (
         mat5(layers=cell(lstm_layer())) + _opaque("Connections", "table"),
         "its connections are an object of MATLAB's class 'table', which is not opened: save them "

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _ENGINE: Final = "numpy"  # nothing is computed, and this one is always there
 
-_SAMPLE_RATES = ("sample_rate", "samplerate")  # as NAM and .fl call it, and AIDA-X
+# As NAM and .fl call it, and AIDA-X, which looks into the metadata first.
+_SAMPLE_RATES = (("sample_rate",), ("metadata", "samplerate"), ("samplerate",))
 
 _DESCRIPTION = """\
 Write a model file in another format, which the suffix of OUT decides:
@@ -78,8 +79,10 @@ def told_sample_rate(path: str) -> float | None:
     notes = {}
     with contextlib.suppress(ValueError):  # of several models in a file a key has chosen one
         notes = load_notes(path)
-    for name in _SAMPLE_RATES:
-        rate: Any = notes.get(name)
+    for names in _SAMPLE_RATES:
+        rate: Any = notes
+        for name in names:
+            rate = rate.get(name) if isinstance(rate, dict) else None
         if type(rate) in (int, float) and 0 < rate <= sys.float_info.max:
             return float(rate)
     return None

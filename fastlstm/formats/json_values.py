@@ -1,4 +1,4 @@
-"""JSON of unknown origin, and numbers, arrays and words out of it; all else is refused."""
+"""JSON of unknown origin: numbers, arrays and words out of it, all else refused; arrays for it."""
 
 from __future__ import annotations
 
@@ -140,3 +140,16 @@ def array(value: Any, what: str, *shape: int) -> Array:
     if not (np.abs(found) <= _LARGEST).all():
         raise ValueError(f"{what} has a number that float32 cannot hold")
     return found.astype(np.float32)
+
+
+def nested(array: Array, what: str) -> Any:
+    """Return an array as nested lists of numbers that `array` reads.
+
+    Raises
+    ------
+    ValueError
+        If one of them is none of float32: JSON has no nan, and no infinity.
+    """
+    if not (np.abs(array) <= _LARGEST).all():
+        raise ValueError(f"{what} has a number that float32 cannot hold")
+    return array.tolist()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import listed, quoted, short
 from . import mat5, mat73
 from .format import ANY, Choice, Content
-from .mat_values import Cell, Closed, Struct
+from .mat_values import Cell, Closed, Struct, is_empty, spelled
 from .matlab_layers import LSTM_PROPERTIES, Chain, is_layer, layers_of
 from .source import State
 
@@ -131,12 +131,17 @@ def _check_connections(names: list[str], connections: Any) -> None:
             "connections = cellstr(net.Connections{:, :}), or leave them out if its layers follow "
             "one another"
         )
-    if not isinstance(connections, Cell) or not connections.elements:
+    if connections is None or is_empty(connections):
         return
-    count = len(connections.elements) // 2
-    ends = connections.elements[:count], connections.elements[count:]
-    if connections.shape != (count, 2) or not all(isinstance(e, str) for e in ends[0] + ends[1]):
-        raise ValueError("its connections must be a cell array of two columns of names")
+    elements = connections.elements if isinstance(connections, Cell) else []
+    count = len(elements) // 2
+    ends = elements[:count], elements[count:]
+    is_pairs = isinstance(connections, Cell) and connections.shape == (count, 2)
+    if not is_pairs or not all(isinstance(end, str) for end in elements):
+        raise ValueError(
+            "its connections must be a cell array of two columns of names, got "
+            f"{spelled(connections)}: save them as connections = cellstr(net.Connections{{:, :}})"
+        )
     pairs = [tuple(end.split("/")[0] for end in pair) for pair in zip(*ends, strict=True)]
     if pairs != list(zip(names, names[1:], strict=False)):
         raise ValueError(

@@ -97,6 +97,12 @@ class Chain:
         """
         layers = [_Layer(fields, number) for number, fields in enumerate(structs, 1)]
         self.names = [layer.own_name for layer in layers]
+        for layer, before in zip(layers[1:], layers, strict=False):
+            if layer.kind == "sequenceinputlayer" or before.kind in _OUTPUTS:
+                raise ValueError(
+                    f"{layer} is behind {before}, which no chain has: a network of several inputs "
+                    "or outputs is not read, but a chain of its layers, or one alone"
+                )
         skipped = False
         for layer, after in zip(layers, [*layers[1:], None], strict=True):
             if skipped:

@@ -15,7 +15,7 @@ import numpy as np
 from ..checks import check_number, short
 from ..layers import LSTM, Layer, Linear
 from .format import Content
-from .json_values import array, member, size
+from .json_values import array, member, nested, size
 from .one_bias import Cell, cells, chain, described, parameters
 from .source import State
 
@@ -108,7 +108,7 @@ def write(file: IO[bytes], model: Layer, sample_rate: float | None = None) -> No
     Raises
     ------
     ValueError
-        If the model is anything else.
+        If the model is anything else, or a parameter is none of float32's numbers.
     """
     parts = dict(chain(model))
     kinds = [type(layer) for layer in parts.values()]
@@ -135,7 +135,7 @@ def write(file: IO[bytes], model: Layer, sample_rate: float | None = None) -> No
         "metadata": {},
         "architecture": "LSTM",
         "config": {name: getattr(lstm, name) for name in sizes},
-        "weights": np.concatenate([value.ravel() for value in values]).tolist(),
+        "weights": nested(np.concatenate([value.ravel() for value in values]), "the model"),
     }
     if sample_rate is not None:
         tree["sample_rate"] = check_number("sample_rate", sample_rate, above=0)

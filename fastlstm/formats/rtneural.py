@@ -19,7 +19,7 @@ import numpy as np
 from ..checks import check_number, quoted, short
 from ..layers import LSTM, Layer, Linear, ReLU, Residual, Sigmoid, Softmax, Tanh
 from .format import Content
-from .json_values import array, last_of_shape, member, number
+from .json_values import array, last_of_shape, member, nested, number
 from .one_bias import Cell, cells, chain, described, parameters
 from .source import State
 
@@ -243,7 +243,8 @@ def write(
     TypeError
         If RTNeural has no such layer.
     ValueError
-        If it has not the option of a layer, or `form` is another.
+        If it has not the option of a layer, a parameter is none of float32's numbers, or `form` is
+        another.
     """
     if form not in ("keras", "torch"):
         raise ValueError(f"form must be 'keras' or 'torch', got {form!r}")
@@ -262,10 +263,10 @@ def _in_keras_form(model: Layer) -> dict[str, Any]:
     for name, layer in chain(model.children["layer"] if skip else model):
         where = name or type(layer).__name__
         if isinstance(layer, LSTM):
-            written = [_lstm_entry(cell) for cell in _cells(layer, where)]
+            written = [_lstm_entry(cell, where) for cell in _cells(layer, where)]
             inputs = inputs or layer.input_size
         elif isinstance(layer, Linear):
-            written = [_dense_entry(layer)]
+            written = [_dense_entry(layer, where)]
             inputs = inputs or layer.in_features
         else:
             kind = next((kind for kind, of in _ACTIVATIONS.items() if type(layer) is of), None)
@@ -300,7 +301,7 @@ def _in_torch_form(model: Layer) -> dict[str, Any]:
                 )
         elif not isinstance(layer, (Linear, *_ACTIVATIONS.values())):
             raise TypeError(f"{where}: RTNeural has no {type(layer).__name__}")
-    return {name: array.tolist() for name, array in model.state_dict().items()}
+    return {name: nested(values, short(name)) for name, values in model.state_dict().items()}
 
 
 def _cells(lstm: LSTM, where: str) -> list[Cell]:
@@ -309,16 +310,16 @@ def _cells(lstm: LSTM, where: str) -> list[Cell]:
     return cells(lstm, where, "RTNeural")
 
 
-def _lstm_entry(cell: Cell) -> dict[str, Any]:
-    weights = [cell.w_ih.T.tolist(), cell.w_hh.T.tolist(), cell.bias.tolist()]
+def _lstm_entry(cell: Cell, where: str) -> dict[str, Any]:
+    weights = [nested(values, where) for values in (cell.w_ih.T, cell.w_hh.T, cell.bias)]
     shape = _shape(cell.w_hh.shape[1])
     return {"type": "lstm", "activation": "tanh", "shape": shape, "weights": weights}
 
 
-def _dense_entry(layer: Linear) -> dict[str, Any]:
+def _dense_entry(layer: Linear, where: str) -> dict[str, Any]:
     weight = layer.weight
     bias = np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias
-    weights = [weight.T.tolist(), bias.tolist()]
+    weights = [nested(weight.T, where), nested(bias, where)]
     shape = _shape(len(weight))
     return {"type": "dense", "activation": "", "shape": shape, "weights": weights}
 
