@@ -416,7 +416,7 @@ def test_a_sample_rate_goes_with_the_model(tmp_path):
     for rate in (0, -1, "48000", True, 10**400):  # words of a stranger
         tree = json.loads(amp.read_text()) | {"sample_rate": rate, "metadata": rate}
         amp.write_text(json.dumps(tree))
-        assert told_sample_rate(str(amp)) is None
+        assert told_sample_rate(str(amp), None) is None
 
 
 def test_save_chooses_by_the_suffix_and_keeps_the_sample_rate(tmp_path):

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from values import lstm_shapes
 
 import fastlstm
-from fastlstm import formats
-from fastlstm.formats import load, load_lstm, load_state, save, structure
+from fastlstm import cli, formats
+from fastlstm.formats import load, load_lstm, load_notes, load_state, save, structure
 from fastlstm.formats.format import ANY, Content
 from fastlstm.formats.source import State
 
@@ -447,12 +447,28 @@ def test_key_chooses_among_nested_state_dicts(tmp_path):
         ValueError, match=re.escape(f"several state dicts, choose one with key=: {listed}")
     ):
         load_state(path)
-    for function in (load, load_lstm, load_state):
+    save(fastlstm.Linear(1, 1), tmp_path / "flat.npz")
+    for function in (load, load_lstm, load_notes, load_state):
         with pytest.raises(ValueError, match=re.escape(f"has the key 'ema'; it holds {listed}")):
             function(path, key="ema")
-    save(fastlstm.Linear(1, 1), tmp_path / "flat.npz")
-    with pytest.raises(ValueError, match="flat.npz: key='model' is for torch checkpoints"):
-        load(tmp_path / "flat.npz", key="model")
+        with pytest.raises(ValueError, match="flat.npz: key='model' is for torch checkpoints"):
+            function(tmp_path / "flat.npz", key="model")
+
+
+def test_notes_are_of_the_whole_file(tmp_path):
+    """Whichever state dict is chosen; of what is no plain value there are none."""
+    path, one = tmp_path / "lightning.pt", {"weight": rule(0, 2, 3), "bias": rule(1, 2)}
+    hyper = {"sample_rate": 16000, "name": "amp", "mean": rule(0, 3), "sizes": [1, 2]}
+    write_pt(path, {"state_dict": one, "ema": {"model": one}, "hyper_parameters": hyper})
+    for key in ("state_dict", "ema.model"):
+        assert load_notes(path, key=key) == {"sample_rate": 16000, "name": "amp"}
+    with pytest.raises(ValueError, match="it holds several state dicts, choose one with key=: "):
+        load_notes(path)
+    line = [str(path), "--key", "ema.model"]
+    assert cli.main(["convert", *line, str(tmp_path / "m.fl")]) == 0
+    assert cli.main(["export", *line, "-o", str(tmp_path / "n.fl")]) == 0
+    for name in ("m.fl", "n.fl"):
+        assert load_notes(tmp_path / name)["sample_rate"] == 16000
 
 
 @pytest.mark.parametrize("beside", [{"rng": rule(0, 9)}, {"mean": rule(0, 3), "std": rule(1, 3)}])

@@ -281,6 +281,9 @@ def test_a_signature_is_taken_by_its_key():
         ValueError, match="it has no signature key='other'; it has 'serving_default'"
     ):
         fastlstm.load(file, key="other")
+    with pytest.raises(ValueError, match="it has no signature key='other'"):
+        fastlstm.load_notes(file, key="other")
+    assert fastlstm.load_notes(file, key="serving_default") == fastlstm.load_notes(file)
 
 
 def test_the_description_is_a_note():

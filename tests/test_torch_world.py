@@ -125,6 +125,7 @@ def test_sizes_and_dropout(folder):
 def test_hyper_parameters_are_notes(folder):
     notes = fastlstm.load_notes(path_of(folder, "darts_block"))
     assert notes["input_chunk_length"] == 6 and notes["output_chunk_length"] == 3
+    assert fastlstm.load_notes(path_of(folder, "darts_block"), key="state_dict") == notes
     notes = fastlstm.load_notes(path_of(folder, "nf"))
     assert notes["h"] == 3 and notes["scaler_type"] == "robust" and "loss" not in notes
 

@@ -74,11 +74,11 @@ def add_to(commands: Commands) -> None:
     )
 
 
-def told_sample_rate(path: str) -> float | None:
+def told_sample_rate(path: str, key: str | None) -> float | None:
     """Return the sample rate that a model file tells; None if it tells none."""
     notes = {}
-    with contextlib.suppress(ValueError):  # of several models in a file a key has chosen one
-        notes = load_notes(path)
+    with contextlib.suppress(ValueError):  # a model is right, whatever stands beside it
+        notes = load_notes(path, key=key)
     for names in _SAMPLE_RATES:
         rate: Any = notes
         for name in names:
@@ -111,7 +111,7 @@ def _convert(args: argparse.Namespace) -> None:
                 "keeps its standardisation, window and horizon"
             )
         if "sample_rate" in inspect.signature(written.write).parameters and args.form != "torch":
-            options.setdefault("sample_rate", told_sample_rate(args.model))
+            options.setdefault("sample_rate", told_sample_rate(args.model, args.key))
         save(model, args.output, **options)
     for warning in caught:
         show(f"fastlstm: warning: {one_line(warning.message)}", to="stderr")

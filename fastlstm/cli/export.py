@@ -130,7 +130,9 @@ def _model(args: argparse.Namespace) -> tuple[bytes, str]:
     else:
         options["max_bytes"] = args.max_bytes
     model = load(args.model, key=args.key, prefix=args.prefix, engine=_ENGINE, **options)
-    rate = told_sample_rate(args.model) if args.sample_rate is None else args.sample_rate
+    rate = args.sample_rate
+    if rate is None:
+        rate = told_sample_rate(args.model, args.key)
     try:
         fl.write(buffer, model, sample_rate=rate or 0.0)
     except (ValueError, TypeError) as fault:

@@ -393,22 +393,23 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
         return dict(content.state.require())
 
 
-def load_notes(path: ModelFile) -> dict[str, Any]:
+def load_notes(path: ModelFile, *, key: str | None = None) -> dict[str, Any]:
     """Load what a file says beside its model, such as the sample rate of a model of sound.
 
     Parameters
     ----------
-    path : str, path-like or binary file
-        As for `load`.
+    path, key
+        As for `load`. Notes are of the whole file; `key` is what it takes to read one that holds
+        several state dicts.
 
     Returns
     -------
     dict of str -> object
         As JSON has it, under the file's own names: of a .nam file and of RTNeural's and GuitarML's
         JSON all but the layers and their weights, of an .npz file the notes of its writer, of a
-        checkpoint of Darts or neuralforecast those of its hyper-parameters that are plain values.
-        Empty for a file that says nothing. Whatever they are, they are the writer's words:
-        nothing of them has been checked.
+        checkpoint of Lightning's, as Darts and neuralforecast have them, those of its
+        hyper-parameters that are plain values. Empty for a file that says nothing. Whatever they
+        are, they are the writer's words: nothing of them has been checked.
 
     Raises
     ------
@@ -426,8 +427,9 @@ def load_notes(path: ModelFile) -> dict[str, Any]:
     """
     with _naming(path) as origin, _recognised(path, origin) as (source, form):
         if form is npz:  # which reads them alone: a model is right, whatever stands beside it
+            Choice(key).refuse_key()
             return npz.read_notes(source) or {}
-        return dict(form.read(source, Choice(engine="numpy")).notes)
+        return dict(form.read(source, Choice(key, engine="numpy")).notes)
 
 
 def save(

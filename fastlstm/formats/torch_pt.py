@@ -104,12 +104,12 @@ def read(source: Source, choice: Choice = ANY) -> Content:
                 data = fetch(tensor.storage)
                 arrays[tensor.storage] = numbers(data, tensor.storage.type.dtype)
             state[name] = as_view(arrays[tensor.storage], tensor)
-    if choice.key is not None:
-        return Content(state, None)
     hyper = torch_state_dicts.hyper_parameters(found)
-    if offered := torch_programs.offered(hyper, state):
-        return Content(state, None, offered=offered, notes=torch_programs.notes(hyper))
-    return Content(state, None, offered=neuralhydrology.offered(source.folder, state))
+    content = Content(state, None, notes=torch_programs.notes(hyper))
+    if choice.key is not None:
+        return content
+    offered = torch_programs.offered(hyper, state)
+    return content._replace(offered=offered or neuralhydrology.offered(source.folder, state))
 
 
 def write(file: IO[bytes], model: Layer) -> None:
