@@ -8,6 +8,7 @@ an embedding's rows, plans of a graph, the memory of training.
 import concurrent.futures
 import contextlib
 import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from test_graphs_alike import graph
 from test_graphs_alike import model_of as graph_of
 
 import fastlstm
-from fastlstm import LSTM, Embedding, Linear, LSTMCell, Sequential
+from fastlstm import LSTM, Dropout, Embedding, Linear, LSTMCell, Sequential
 
 THREADS = 4
 RNG = np.random.default_rng(0)
@@ -537,6 +538,76 @@ def test_training_beside_calls():
 
     with meanwhile(train):
         together(calls)
+
+
+class Meeting(fastlstm.Layer):
+    """A layer at which the first call waits until a second one is there, and that for its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.inside, self.go_on = (
+            itertools.count(),
+            threading.Event(),
+            threading.Event(),
+        )
+        self.first = None
+
+    def forward(self, input):
+        call = next(self.calls)
+        if call == 0:
+            self.inside.set()
+            assert self.go_on.wait(60)
+        elif call == 1:
+            self.go_on.set()
+            self.first.join(60)
+        return input
+
+
+@contextlib.contextmanager
+def whoever_comes_first(model, training):
+    """A switch of the mode with a fault: each restores what it has found."""
+    before = [(layer, layer.training) for _, layer in model.named_layers()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for layer, was in before:
+            layer.training = was
+
+
+def predictions_in_threads(model, x):
+    """One prediction that ends in the middle of another one."""
+    meeting, results = model[1], []
+    meeting.first = threading.Thread(target=lambda: results.append(fastlstm.predict(model, x)))
+    meeting.first.start()
+    assert meeting.inside.wait(60)
+    return [fastlstm.predict(model, x), *results]
+
+
+def predictions_in_iterators(model, x):
+    """The same with iterators, in one thread."""
+    next(model[1].calls), next(model[1].calls)
+    one, other = (fastlstm.predict(model, iter([part, part])) for part in (x, x))
+    results = [next(one), next(other), next(one)]
+    assert next(one, None) is None
+    return [*results, next(other), *other]
+
+
+@pytest.mark.parametrize("switch", ["ours", whoever_comes_first])
+@pytest.mark.parametrize("predictions", [predictions_in_threads, predictions_in_iterators])
+def test_predictions_of_a_model_in_training(monkeypatch, predictions, switch):
+    """Dropout is off until the last of them has ended, and then each layer is as it was."""
+    x = normal(5, 3)
+    model = Sequential(Linear(3, 8, seed=0), Meeting(), Dropout(0.5, seed=0), Dropout(0.5, seed=0))
+    model[3].eval()
+    expected = model[0](x)
+    if switch != "ours":
+        monkeypatch.setattr(sys.modules["fastlstm.training.predict"], "mode", switch)
+    results = predictions(model, x)
+    modes = [layer.training for _, layer in model.named_layers()]
+    agree = [np.array_equal(result, expected) for result in results]
+    assert len(results) in (2, 4)
+    assert (all(agree) and modes == [True, True, True, True, False]) == (switch == "ours")
 
 
 @pytest.mark.parametrize("name", SHARED)

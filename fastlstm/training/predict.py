@@ -65,9 +65,8 @@ def predict(
 
     Notes
     -----
-    Afterwards each layer is in training or evaluation mode as before. Threads that share a model
-    need it in evaluation mode before they begin (``model.eval()``), as the first of them to end
-    would give the mode of before back under the others. Errors of reading and writing
+    Afterwards each layer is in training or evaluation mode as before, once the last of several
+    predictions by one model has ended, in threads or as iterators. Errors of reading and writing
     come through as they are, and Ctrl-C ends the work after the batch at hand. Then `out` holds the
     first results, up to one that cannot be told, and behind them what was there before.
 

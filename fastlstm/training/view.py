@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,13 +86,54 @@ def _check_batch(batch: object) -> None:
             raise TypeError(f"Expected {name} of data[indices] to be an array, got a list")
 
 
+class _Switched:
+    """A layer that blocks have put into another mode than its own, or into the same."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer, self.was, self.blocks = layer, layer.training, 0
+
+
+# The switched layers by their ids, as long as a block has them. A lock that its own thread takes
+# again, because the garbage collection may end a block in the middle of what another does.
+_SWITCHED: weakref.WeakValueDictionary[int, _Switched] = weakref.WeakValueDictionary()
+_LOCK = threading.RLock()
+
+
+def _after_fork() -> None:
+    """In a child process: whoever held the lock is gone."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextlib.contextmanager
 def mode(model: Layer, training: bool) -> Iterator[None]:
-    """Put all layers into training or evaluation mode while the block runs; then restore each."""
-    before = [(layer, layer.training) for _, layer in model.named_layers()]
-    model.train(training)
+    """Put all layers into training or evaluation mode while the block runs; then restore each.
+
+    Blocks of the same mode may overlap, in threads or as generators that wait: a layer gets its own
+    mode back when the last of them ends. Blocks of different modes have to be one in the other.
+    """
+    switched: list[_Switched] = []
     try:
+        with _LOCK:
+            for _, layer in model.named_layers():
+                one = _SWITCHED.get(id(layer))
+                # A block that has put it into the other mode is around this one, not beside it.
+                if one is None or layer.training != training:
+                    _SWITCHED[id(layer)] = one = _Switched(layer)
+                one.blocks += 1
+                switched.append(one)
+                if layer.training != training:
+                    layer.training = training
+        if any(one.was != training for one in switched):
+            model.train(training)  # which may give memory back
         yield
     finally:
-        for layer, was in before:
-            layer.training = was
+        with _LOCK:
+            for one in switched:
+                one.blocks -= 1
+                if not one.blocks and one.layer.training != one.was:
+                    one.layer.training = one.was
