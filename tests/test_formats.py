@@ -529,9 +529,9 @@ def test_legacy_files_of_python_2(tmp_path):
 
 def test_formats_are_equal_modules():
     for name in ("recognises", "read"):
-        signatures = {str(inspect.signature(getattr(form, name))) for form in formats._READ}
+        signatures = {str(inspect.signature(getattr(form, name))) for form in formats.table.READ}
         assert len(signatures) == 1
-    for form in formats._WRITTEN:
+    for form in formats.table.WRITTEN:
         parameters = inspect.signature(form.write).parameters.values()
         assert [p.name for p in parameters if p.default is p.empty] == ["file", "model"]
 
@@ -552,7 +552,7 @@ def test_a_format_is_one_module_and_one_line_in_a_table(tmp_path, monkeypatch):
             state["weight"] = np.array([[float(line) for line in lines]])
             return Content(state, json.loads(first.removeprefix("numbers of ")), "it is mine")
 
-    monkeypatch.setattr(formats, "_READ", (*formats._READ, text))
+    monkeypatch.setattr(formats.table, "READ", (*formats.table.READ, text))
     path = tmp_path / "model.txt"
     description = LINEAR | {"bias": False, "dtype": "float64"}
     path.write_text(f"numbers of {json.dumps(description)}\n3\n4")

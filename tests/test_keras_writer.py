@@ -511,7 +511,7 @@ def test_an_input_of_unknown_width(tmp_path, model):
 @pytest.mark.parametrize("name", ["model.h5", "weights.h5", "model.weights", "keras", ".keras"])
 def test_other_suffixes(tmp_path, name):
     path = tmp_path / name
-    known = ", ".join(end for form in fastlstm.formats._WRITTEN for end in form.SUFFIXES)
+    known = ", ".join(end for form in fastlstm.formats.table.WRITTEN for end in form.SUFFIXES)
     assert ".keras, .weights.h5" in known
     sentence = f"{path}: the suffix must be one of {known}, got {path.suffix!r}"
     raises(lambda: fastlstm.save(Linear(I, H), path), ValueError, sentence)

@@ -111,7 +111,7 @@ def test_reference_of_formats():
 
     rows = re.findall(r"^\| (`[^|]+) \|", reference("file_formats"), re.M)
     told = {suffix for row in rows for suffix in re.findall(r"`(\.[\w.]+)`", row)}
-    assert {s for form in formats._WRITTEN for s in form.SUFFIXES} <= told
+    assert {s for form in formats.table.WRITTEN for s in form.SUFFIXES} <= told
 
 
 # ---- links ---------------------------------------------------------------------------------------

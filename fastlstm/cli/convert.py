@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..files import check_writable
-from ..formats import load, load_notes, save, written_format
+from ..formats import load, load_notes, save
+from ..formats.table import written_format
 from ..terminal import one_line, show
 from ..training import is_forecaster
 from .parser import add_model, count, positive

@@ -1,49 +1,28 @@
 """Model files: the format of a file is told by its content, that of a new one by its suffix.
 
 Each format is a module as `format.Format` describes it. To add one, write the module and put it
-into the table below.
+into the tables of `table`.
 """
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from ..checks import check_batch_first, check_dtype, quoted, short
+from ..checks import check_batch_first, check_dtype, quoted
 from ..engines import choose
 from ..engines.machine import threads
 from ..files import written_aside
 from ..graphs import GraphModel
-from ..layers import LSTM, Last, Layer, LSTMCell, Sequential
-from ..layers.parameters import undrawn
-from . import (
-    fl,
-    foreign,
-    inference,
-    json_file,
-    keras_file,
-    keras_writer,
-    matlab_file,
-    matlab_writer,
-    nam,
-    npz,
-    onnx_file,
-    rtneural,
-    safetensors,
-    shards,
-    structure,
-    tflite_file,
-    torch_pt,
-    untold,
-)
-from .folding import fold
-from .format import MAX_BYTES, Choice, Content, Format, Wish, WrittenFormat
-from .parts import as_lstm, called_with, find_lstm, find_parts, tell, within
-from .source import Source, State, file_name, folder_of, opened
+from ..layers import LSTM, Layer, Sequential
+from . import inference, npz, structure, untold
+from .filling import agreeing, filled, layer_of, load_into, with_dot
+from .format import MAX_BYTES, Choice, Wish
+from .parts import as_lstm, find_lstm, find_parts, tell, within
+from .source import file_name
+from .table import naming, read, recognised, written_format
 
 if TYPE_CHECKING:
     import os
@@ -54,17 +33,6 @@ if TYPE_CHECKING:
     from .source import ModelFile
 
 __all__ = ["load", "load_lstm", "load_notes", "load_state", "save"]
-
-# Formats that are read, in the order in which they are asked whether a file is theirs: the first
-# bytes of a safetensors file could otherwise pass for those of a pickle.
-_READ: tuple[Format, ...] = (
-    *(safetensors, torch_pt, npz, onnx_file, keras_file, tflite_file, matlab_file),
-    *(shards, json_file, fl),
-)
-_WRITTEN: tuple[WrittenFormat, ...] = (
-    *(safetensors, torch_pt, npz, onnx_file, fl),
-    *(keras_writer.MODEL, keras_writer.WEIGHTS, rtneural, nam, matlab_writer),
-)
 
 _OF_AN_LSTM = r"(^|\.)weight_ih(_l0)?($|[._])"  # a name that every LSTM has
 _LOCAL = "(weight|bias)_([ih][hr]|c[ifo]|ln)|[hc]_0"  # how the names of its parameters begin
@@ -221,35 +189,35 @@ def load(
     if into is not None:
         asked = None if engine == "auto" else engine
         _check_into(into, batch_first=batch_first, order=order, dtype=dtype, engine=asked)
-    with _naming(path) as origin:
-        content, form = _read(path, Choice(key, engine=engine), origin)
+    with naming(path) as origin:
+        content, form = read(path, Choice(key, engine=engine), origin)
         state, description = content.state, content.structure
         if content.build is None or into is not None:  # what makes a graph says itself what is bad
-            state.require(_dotted(prefix) if description is None else "")
+            state.require(with_dot(prefix) if description is None else "")
         if into is not None:
             told = {of: {"batch_first": value} for of, value in state.batch_first.items()}
             if description is not None:
                 told = structure.recurrent(description)
-            return _load_into(into, state, told | dict(content.recurrent), key, prefix)
+            return load_into(into, state, told | dict(content.recurrent), key, prefix)
         if content.build is not None:
             if order is not None:
                 raise ValueError("order= is for files that do not tell it; this one does")
             model = content.build(Wish(options["engine"], options.get("dtype"), max_bytes))
-            model = model if prefix is None else _layer(model, prefix)
+            model = model if prefix is None else layer_of(model, prefix)
             if isinstance(model, GraphModel) and batch_first is not None:
                 raise ValueError(
                     "batch_first= is for models of layers; how a graph takes its inputs stands in "
                     "their shapes"
                 )
-            return _agreeing(model, batch_first)
+            return agreeing(model, batch_first)
         if description is not None:
             if order is not None:
                 raise ValueError("order= is for files that do not tell it; this one does")
-            model = _fill(description, state, batch_first, options)
-            return model if prefix is None else _layer(model, prefix)
+            model = filled(description, state, batch_first, options)
+            return model if prefix is None else layer_of(model, prefix)
         if content.offered is not None and order is None and prefix is None:
             description, arrays, unsaid = content.offered()
-            model = _fill(description, arrays, batch_first, options)
+            model = filled(description, arrays, batch_first, options)
             model._untold = unsaid
             return model
         parts = find_parts(state, key)
@@ -268,7 +236,7 @@ def load(
             description, arrays, left = inference.arrange(parts, order, form.ORDERED)
             unused = [*left, *parts.numbers]
             unsaid = f"left out of the file: {quoted(unused)}" if unused else ""
-        model = _fill(description, arrays, batch_first, options)
+        model = filled(description, arrays, batch_first, options)
     if unsaid := "; ".join(filter(None, [unsaid, content.untold])):
         model._untold = unsaid
     if left:
@@ -326,11 +294,11 @@ def load_lstm(
     LSTM(3, 4, batch_first=True)
     """
     options = _check_arguments(prefix, batch_first, dtype, engine)
-    with _naming(path) as origin:
-        content, _ = _read(path, Choice(key, _OF_AN_LSTM, engine), origin)
+    with naming(path) as origin:
+        content, _ = read(path, Choice(key, _OF_AN_LSTM, engine), origin)
         state, description = content.state, content.structure
         if prefix is not None:
-            state.require(_dotted(prefix), _LOCAL)
+            state.require(with_dot(prefix), _LOCAL)
         parts = find_parts(state)
         if description is not None:
             tell(parts, structure.recurrent(description))
@@ -340,12 +308,12 @@ def load_lstm(
         except ValueError:
             state.require(local=".*" + _LOCAL)  # an array that was not read may be the reason
             raise
-        state.require(_dotted(name), _LOCAL)
+        state.require(with_dot(name), _LOCAL)
         if description is not None:
-            layer = _layer(_fill(description, state, batch_first, options), name)
+            layer = layer_of(filled(description, state, batch_first, options), name)
             if isinstance(layer, LSTM):
                 return layer
-        lstm = cast(LSTM, _fill(*as_lstm(part), batch_first, options))
+        lstm = cast(LSTM, filled(*as_lstm(part), batch_first, options))
     if content.untold:
         warnings.warn(f"{file_name(path)}: {content.untold}", stacklevel=2)
     if left := [other for other in parts[name].arrays if other not in part.arrays]:
@@ -388,8 +356,8 @@ def load_state(path: ModelFile, *, key: str | None = None) -> dict[str, Array]:
     >>> list(load_state(path))
     ['weight', 'bias']
     """
-    with _naming(path) as origin:
-        content, _ = _read(path, Choice(key, engine="numpy"), origin)
+    with naming(path) as origin:
+        content, _ = read(path, Choice(key, engine="numpy"), origin)
         return dict(content.state.require())
 
 
@@ -425,7 +393,7 @@ def load_notes(path: ModelFile, *, key: str | None = None) -> dict[str, Any]:
     >>> load_notes(path)["sample_rate"]
     48000.0
     """
-    with _naming(path) as origin, _recognised(path, origin) as (source, form):
+    with naming(path) as origin, recognised(path, origin) as (source, form):
         if form is npz:  # which reads them alone: a model is right, whatever stands beside it
             Choice(key).refuse_key()
             return npz.read_notes(source) or {}
@@ -521,7 +489,7 @@ def save(
             f"{path}: a model that was read from a graph is not written, its file can be copied; "
             f"one of its layers is, if prefix= (--prefix) names it when it is loaded: {inside}"
         )
-    with written_aside(path) as file, _naming(path):
+    with written_aside(path) as file, naming(path):
         written.write(file, model, **options)
     if not written.STRUCTURED and (lost := untold.in_model(model)):
         warnings.warn(
@@ -529,69 +497,6 @@ def save(
             "fastlstm.load(path, into=model), or save the model as .npz",
             stacklevel=2,
         )
-
-
-def written_format(path: Path, options: Iterable[str] = ()) -> WrittenFormat:
-    """Return the format that `save` writes to a path, chosen by its suffix.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or if it lacks one of these options.
-    """
-    known = {suffix: form for form in _WRITTEN for suffix in form.SUFFIXES}
-    end = "".join(path.suffixes).lower()  # some formats have a suffix of two parts
-    form = next((known[suffix] for suffix in known if end.endswith(suffix)), None)
-    if form is None:
-        raise ValueError(
-            f"{path}: the suffix must be one of {', '.join(known)}, got {path.suffix!r}"
-        )
-    has = inspect.signature(form.write).parameters
-    if lacking := [name for name in options if name not in has]:
-        raise ValueError(f"{path}: {' and '.join(lacking)} cannot be chosen for {form.NAME} files")
-    return form
-
-
-@contextmanager
-def _naming(path: ModelFile) -> Iterator[list[str]]:
-    """Give a list of notes, the first of which is the file's name.
-
-    A ValueError inside the block is raised anew with these notes before its message. A `path` that
-    is neither a path nor a file is a TypeError.
-    """
-    origin = [file_name(path)]
-    try:
-        yield origin
-    except ValueError as fault:
-        raise ValueError(": ".join([*origin, str(fault)])) from fault
-
-
-@contextmanager
-def _recognised(path: ModelFile, origin: list[str]) -> Iterator[tuple[Source, Format]]:
-    """Open a file and tell its format; ValueError if it is of none."""
-    if (file_of_folder := shards.in_folder(path)) is not path:
-        path = file_of_folder
-        origin[0] = file_name(path)
-    with opened(path) as file:
-        source = Source(file, folder_of(path))
-        for form in _READ:
-            if form.recognises(source):
-                break
-        else:
-            names = ", ".join(known.NAME for known in _READ)
-            fault = f"its content is of no known format; known are {names}"
-            found = foreign.name(source)
-            raise ValueError(f"it is {found}: {fault}" if found else fault)
-        yield source, form
-
-
-def _read(path: ModelFile, choice: Choice, origin: list[str]) -> tuple[Content, Format]:
-    """Return what a file holds, and its format; a note about the file is added to `origin`."""
-    with _recognised(path, origin) as (source, form):
-        content = form.read(source, choice)
-        if content.note:
-            origin.append(content.note)
-        return content, form
 
 
 def _check_arguments(
@@ -621,104 +526,3 @@ def _check_into(model: Layer, **others: Any) -> None:
         raise TypeError(f"into must be a layer, got {type(model).__name__}")
     if given := [name for name, value in others.items() if value is not None]:
         raise ValueError(f"{' and '.join(given)} cannot be given with into=: the model has its own")
-
-
-def _load_into(
-    model: _Model,
-    state: State,
-    told: dict[str, dict[str, Any]],
-    key: str | None,
-    prefix: str | None,
-) -> _Model:
-    """Fill a model of the caller's.
-
-    `told` has what the file tells of the arguments of LSTMs and LSTMCells, by their prefixes.
-    """
-    arrays = _state_for(model, state, prefix)
-    _refuse_others(model, told, _dotted(prefix))
-    try:
-        model.load_state_dict(arrays)
-    except ValueError as fault:
-        if prefix is not None or arrays.keys() <= model.state_dict().keys():
-            raise
-        where = called_with(key)
-        raise ValueError(
-            f"{fault}\n\tmodel.load_state_dict(fastlstm.load_state({where}), strict=False) "
-            "leaves out what the model lacks, and returns its names."
-        ) from fault
-    model.eval()
-    return model
-
-
-def _state_for(model: Layer, state: State, prefix: str | None) -> dict[str, Array]:
-    """Return the arrays for a model of the caller's.
-
-    Parameters that are stored in pieces are put together, unless the model has the pieces itself.
-    """
-    prefix = _dotted(prefix)
-    wanted = {prefix + name for name in model.state_dict()}
-    folded, faults = fold(state)
-    arrays: dict[str, Array] = state
-    if wanted <= folded.keys() or not wanted <= state.keys():
-        arrays = folded
-        if fault := next((faults[at] for at in faults if at.startswith(prefix)), None):
-            raise ValueError(fault)
-    inside = {name: array for name, array in arrays.items() if name.startswith(prefix)}
-    return {name[len(prefix) :]: a for name, a in inside.items() if a.ndim or name in wanted}
-
-
-def _refuse_others(model: Layer, told: dict[str, dict[str, Any]], prefix: str) -> None:
-    """Refuse a model of the caller's if the file says another layout or cell of one of its LSTMs.
-
-    What matters in training alone, and zoneout, which can be set at any time, may differ.
-    """
-    for name, layer in model.named_layers(prefix):
-        if not isinstance(layer, (LSTM, LSTMCell)):
-            continue
-        for argument, said in told.get(name, {}).items():
-            own = structure.argument(layer, argument) if hasattr(layer, argument) else said
-            is_open = argument == "batch_first" and None in (said, own)
-            if argument in {"batch_first", *untold.CELL} and said != own and not is_open:
-                raise ValueError(
-                    f"{name.removesuffix('.') or f'the {type(layer).__name__}'} has "
-                    f"{argument}={said!r:.100} in the file, {own!r} in the model given"
-                )
-
-
-def _dotted(prefix: str | None) -> str:
-    return f"{prefix.removesuffix('.')}." if prefix else ""
-
-
-def _layer(model: Layer, prefix: str) -> Layer:
-    """Return the layer of a model whose parameters have this prefix."""
-    layers = {prefix[:-1]: layer for prefix, layer in model.named_layers()}
-    prefix = prefix.removesuffix(".")
-    if prefix not in layers:
-        raise ValueError(f"nothing has the prefix {short(prefix)}; there are {quoted(layers)}")
-    return layers[prefix]
-
-
-def _fill(
-    description: Any, arrays: Mapping[str, Array], batch_first: bool | None, options: dict[str, Any]
-) -> Layer:
-    """Build the model that is described, and load its parameters."""
-    with undrawn():
-        model = structure.build(description, state=arrays, **options)
-    _agreeing(model, batch_first)
-    model.load_state_dict(arrays)
-    return model.eval()
-
-
-def _agreeing(model: Layer, batch_first: bool | None) -> Layer:
-    """Return a model whose layers take their input as the caller says; refuse a contradiction."""
-    for _, layer in model.named_layers():
-        if batch_first is None or not isinstance(layer, (LSTM, Last)):
-            continue
-        if layer.batch_first is None:
-            layer.batch_first = batch_first
-        elif layer.batch_first != batch_first:
-            major = "batch-first" if layer.batch_first else "time-major"
-            raise ValueError(
-                f"batch_first={batch_first} contradicts its structure, which is {major}"
-            )
-    return model
