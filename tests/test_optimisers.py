@@ -11,7 +11,8 @@ from saboteurs import edited
 from support import assert_same_bits
 from values import through_a_file
 
-from fastlstm import LSTM, Dropout, Layer, Linear, Sequential
+from fastlstm import LSTM, Dropout, Layer, Linear, Sequential, engines
+from fastlstm.engines.contract import Rule
 from fastlstm.training import (
     SGD,
     Adam,
@@ -164,41 +165,41 @@ EDITS = {
         "_decayed", "np.multiply(p, decay, out=out)", "np.multiply(p, -decay, out=out)",
         "adam decay"),
     "decay times lr": (
-        "Adam._update", "_decayed(p, g, decay, scratch[0])",
+        "Adam._compute", "_decayed(p, g, decay, scratch[0])",
         "_decayed(p, g, lr * decay, scratch[0])", "adam decay"),
-    "coupled AdamW": ("AdamW._update", SHRINK, "pass", "adamw decay"),
-    "AdamW's decay without lr": ("AdamW._update", SHRINK, "p *= 1 - decay", "adamw decay"),
+    "coupled AdamW": ("AdamW._compute", SHRINK, "pass", "adamw decay"),
+    "AdamW's decay without lr": ("AdamW._compute", SHRINK, "p *= 1 - decay", "adamw decay"),
     "AdamW's decay last": (
-        "AdamW._update",
-        f"if decay: {SHRINK}\nsuper()._update(p, g, moments, scratch, lr, 0.0, steps)",
-        f"super()._update(p, g, moments, scratch, lr, 0.0, steps)\nif decay: {SHRINK}",
+        "AdamW._compute",
+        f"if decay: {SHRINK}\nsuper()._compute(p, g, moments, scratch, lr, 0.0, steps)",
+        f"super()._compute(p, g, moments, scratch, lr, 0.0, steps)\nif decay: {SHRINK}",
         "adamw decay"),
-    "dampened at first": ("SGD._update", "self._fresh or steps == 1", "False", "sgd dampening"),
-    "dampening forgotten": ("SGD._update", "1 - self.dampening", "1", "sgd dampening"),
-    "momentum forgotten": ("SGD._update", "b *= self.momentum", "b *= 0", "sgd momentum"),
-    "nesterov forgotten": ("SGD._update", NESTEROV, "False", "sgd nesterov"),
-    "always nesterov": ("SGD._update", NESTEROV, "True", "sgd momentum"),
+    "dampened at first": ("SGD._compute", "self._fresh or steps == 1", "False", "sgd dampening"),
+    "dampening forgotten": ("SGD._compute", "1 - self.dampening", "1", "sgd dampening"),
+    "momentum forgotten": ("SGD._compute", "b *= self.momentum", "b *= 0", "sgd momentum"),
+    "nesterov forgotten": ("SGD._compute", NESTEROV, "False", "sgd nesterov"),
+    "always nesterov": ("SGD._compute", NESTEROV, "True", "sgd momentum"),
     "not centered": (
-        "RMSprop._update", "np.subtract(v, root, out=root)", "root[...] = v", "rmsprop centered"),
+        "RMSprop._compute", "np.subtract(v, root, out=root)", "root[...] = v", "rmsprop centered"),
     "eps in the root": (
-        "RMSprop._update", "np.sqrt(root if self.centered else v, out=root); root += self.eps",
+        "RMSprop._compute", "np.sqrt(root if self.centered else v, out=root); root += self.eps",
         "np.sqrt((root if self.centered else v) + self.eps, out=root)", "rmsprop decay"),
-    "eps forgotten": ("Adam._update", "root += self.eps", "pass", "adam lr"),
+    "eps forgotten": ("Adam._compute", "root += self.eps", "pass", "adam lr"),
     "eps before the correction": (
-        "Adam._update", ROOT, "root += self.eps; root /= (1 - beta2**steps) ** 0.5", "adam lr"),
-    "mean not unbiased": ("Adam._update", "-lr / (1 - beta1**steps)", "-lr", "adam"),
-    "square not unbiased": ("Adam._update", "root /= (1 - beta2**steps) ** 0.5", "pass", "adam"),
+        "Adam._compute", ROOT, "root += self.eps; root /= (1 - beta2**steps) ** 0.5", "adam lr"),
+    "mean not unbiased": ("Adam._compute", "-lr / (1 - beta1**steps)", "-lr", "adam"),
+    "square not unbiased": ("Adam._compute", "root /= (1 - beta2**steps) ** 0.5", "pass", "adam"),
     "steps from 0": (
-        "Adam._update", "-lr / (1 - beta1**steps)", "-lr / (1 - beta1 ** (steps + 1))", "adam"),
-    "betas swapped": ("Adam._update", "beta1, beta2 = self.betas", "beta2, beta1 = self.betas",
+        "Adam._compute", "-lr / (1 - beta1**steps)", "-lr / (1 - beta1 ** (steps + 1))", "adam"),
+    "betas swapped": ("Adam._compute", "beta1, beta2 = self.betas", "beta2, beta1 = self.betas",
                       "adam lr"),
     "square of the mean": (
-        "Adam._update", "_lerp(m, g, 1 - beta1, change); _add_squares(v, g, beta2, change)",
+        "Adam._compute", "_lerp(m, g, 1 - beta1, change); _add_squares(v, g, beta2, change)",
         "_lerp(m, g, 1 - beta1, change); _add_squares(v, m, beta2, change)", "adam"),
     "not the largest": (
-        "Adam._update", "v = np.maximum(highest, v, out=highest)", "pass", "adam amsgrad"),
+        "Adam._compute", "v = np.maximum(highest, v, out=highest)", "pass", "adam amsgrad"),
     "change in float16": (
-        "Adam._update", CHANGE, "change /= root; p += change.astype(np.float16)", "adam lr"),
+        "Adam._compute", CHANGE, "change /= root; p += change.astype(np.float16)", "adam lr"),
     "lerp from the wrong end": (
         "_lerp", "np.subtract(new, scratch, out=old)", "old += scratch", "adam low beta"),
 }  # fmt: skip
@@ -406,6 +407,76 @@ def test_blocks_do_not_matter(monkeypatch, dtype, case):
     monkeypatch.setattr(blocks, "BLOCK", 7)
     for parameter, values in _walk(getattr(optimisers, name)(_model(dtype), **options)).items():
         assert_same_bits(values, whole[parameter])
+
+
+def _updated(engine, dtype, case, size=70):
+    """Parameters and moments of a layer of an engine after some steps; numbers of many sizes."""
+    name, options = GRID[case]
+    model = Linear(size, 1, bias=False, dtype=dtype, engine=engine, seed=0)
+    optimizer = getattr(optimisers, name)(model, **options)
+    rng = np.random.default_rng(1)
+    tiny = float(np.finfo(dtype).smallest_normal) ** 0.5  # whose squares are beyond normal numbers
+    for _ in range(5):
+        sizes = rng.choice([1, 1e-3, 1e3, tiny, 0], size)
+        model.grads["weight"][...] = rng.standard_normal(size) * sizes
+        optimizer.step()
+    kept = {f"{m}.{name}": view for m, name, view in optimizer._moment_views()}
+    return {"weight": model.weight, **kept}
+
+
+def assert_as_numpy(engine, dtype, case, size=70):
+    """Assert that an engine leaves the very bits that the optimiser's own arithmetic does."""
+    expected = _updated("numpy", dtype, case, size)
+    for name, values in _updated(engine, dtype, case, size).items():
+        assert_same_bits(values, expected[name])
+
+
+@pytest.mark.parametrize("case", GRID)
+def test_engines_update_as_numpy(exact_engine, dtype, case):
+    assert_as_numpy(exact_engine, dtype, case)
+
+
+@pytest.mark.parametrize("case", ["sgd nesterov", "rmsprop all", "adam amsgrad"])
+def test_engines_update_any_number_of_parameters(exact_engine, dtype, case):
+    for size in range(1, 35):
+        assert_as_numpy(exact_engine, dtype, case, size)
+
+
+# field of a rule -> a case in which it matters
+FIELDS = {
+    "rate": "sgd", "decay": "adam decay", "shrink": "adamw decay", "momentum": "sgd momentum",
+    "dampening": "sgd dampening", "mean": "adam", "square": "adam", "root": "adam",
+    "eps": "rmsprop decay", "nesterov": "sgd nesterov", "first": "sgd dampening",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_an_engine_that_is_told_wrongly_is_rejected(native, dtype, field, monkeypatch):
+    assert set(FIELDS) == set(Rule._fields) - {"kind"}
+    kind, _ = GRID[FIELDS[field]]
+    rule = getattr(optimisers, kind)._rule
+
+    def wrong(self, *arguments):
+        right = rule(self, *arguments)
+        value = getattr(right, field)
+        return right._replace(**{field: not value if type(value) is bool else 1.01 * value})
+
+    monkeypatch.setattr(getattr(optimisers, kind), "_rule", wrong)
+    with pytest.raises(AssertionError):
+        assert_as_numpy(native.__name__.rpartition("_")[2], dtype, FIELDS[field])
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 33])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_engines_find_what_is_not_finite(engine, dtype, count, bad):
+    is_finite = engines.load(engine).is_finite
+    x = np.full(count, np.finfo(dtype).max, dtype)  # whose sum is not finite
+    with np.errstate(all="ignore"):
+        assert is_finite(x) is True
+        for place in range(count):
+            spoilt = x.copy()
+            spoilt[place] = bad
+            assert is_finite(spoilt) is False
 
 
 def test_step_is_seen_by_the_layers(engine):

@@ -99,6 +99,7 @@ def _everything(parts):
             "_runs",
             "_frozen",
             "_layers",
+            "_computed",
             "_layout",
             "_between",
         )

@@ -1,7 +1,7 @@
 """The engines: which ones there are, and how one is chosen.
 
 An engine is a module that exports what `fastlstm.engines.contract` says: `Stack` and `Product`,
-which compute, `prepare` and `describe`.
+which compute, `update` and `is_finite` for training, `prepare` and `describe`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, cast
 
 from . import contract
+from ._layers import is_finite as is_finite
 
 __doc__ += f"\n{contract.__doc__}"  # so that help(fastlstm.engines) shows the equations
 

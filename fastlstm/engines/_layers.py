@@ -1,4 +1,7 @@
-"""Whole stacks for engines that compute one `Cell` at a time: loops over layers, and threads."""
+"""What engines share that compute one `Cell` at a time: whole stacks, in threads, and the rest.
+
+The rest is what such an engine leaves to its caller, or to NumPy.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .contract import Array, Cell, Noise, Stack, Step
+from .contract import Array, Cell, Noise, Rule, Stack, Step
 
 # With fewer floating-point operations for each than these, about half a millisecond,
 # starting threads costs more than they save.
@@ -328,3 +331,13 @@ def _part_of(noise: Noise, sequences: slice, rows: Any) -> Noise:
         None if zone_h is None else zone_h[rows],
         None if zone_c is None else zone_c[rows],
     )
+
+
+def update(rule: Rule, p: Array, g: Array, moments: Sequence[Array | None]) -> bool:
+    """Refuse: what these engines could do, the optimiser does in NumPy."""
+    return False
+
+
+def is_finite(x: Array) -> bool:
+    """Tell whether all numbers are finite; in one pass if they are and their sum is, too."""
+    return bool(np.isfinite(x.sum())) or bool(np.isfinite(x).all())

@@ -183,6 +183,16 @@ cdef extern from "fastlstm.h":
                              int64_t outputs, int isa, const void *w, const void *b,
                              fl_linear **linear)
     fl_status fl_run_linear(const fl_linear *linear, const fl_linear_call *call) nogil
+    ctypedef enum:
+        FL_SGD, FL_RMSPROP, FL_ADAM
+    ctypedef struct fl_rule:
+        size_t struct_size
+        int32_t kind, nesterov, first
+        double rate, shrink, decay, momentum, dampening, mean, square, root, eps
+    fl_status fl_update(const fl_rule *rule, int32_t itemsize, int64_t count, void *p, const void *g,
+                        void *const *moments, int isa) nogil
+    fl_status fl_all_finite(int32_t itemsize, int64_t count, const void *x, int isa,
+                            int32_t *finite) nogil
 
 
 cdef int _expect(fl_status status) except -1:
@@ -1161,6 +1171,35 @@ cdef void _rectify(char *y, int64_t count, int64_t item) noexcept nogil:
     else:
         for n in range(count):
             (<double *>y)[n] = 0 if (<double *>y)[n] < 0 else (<double *>y)[n]
+
+
+def update(rule, cnp.ndarray p not None, cnp.ndarray g not None, moments):
+    cdef fl_rule own
+    cdef void *places[3]
+    cdef int n
+    cdef fl_status status
+    cdef int32_t itemsize = cnp.PyArray_ITEMSIZE(p)
+    own.struct_size = sizeof(own)
+    own.kind = (FL_SGD, FL_RMSPROP, FL_ADAM)[("sgd", "rmsprop", "adam").index(rule.kind)]
+    own.nesterov, own.first = rule.nesterov, rule.first
+    own.rate, own.shrink, own.decay = rule.rate, rule.shrink, rule.decay
+    own.momentum, own.dampening = rule.momentum, rule.dampening
+    own.mean, own.square, own.root, own.eps = rule.mean, rule.square, rule.root, rule.eps
+    memset(places, 0, sizeof(places))
+    for n, moment in enumerate(moments):
+        places[n] = _address(moment)
+    # An update is short beside the pass that it follows, and handing over the GIL takes longer.
+    status = fl_update(&own, itemsize, cnp.PyArray_SIZE(p), cnp.PyArray_DATA(p),
+                       cnp.PyArray_DATA(g), places, _ISA)
+    _expect(status)
+    return True
+
+
+def is_finite(cnp.ndarray x not None):
+    cdef int32_t finite = 0
+    _expect(fl_all_finite(cnp.PyArray_ITEMSIZE(x), cnp.PyArray_SIZE(x), cnp.PyArray_DATA(x), _ISA,
+                          &finite))
+    return finite != 0
 
 
 def prepare(dtype):

@@ -19,6 +19,8 @@ from numba import types
 from numba.core import config
 
 from ._layers import Layers
+from ._layers import is_finite as is_finite
+from ._layers import update as update
 from ._numba_kernels import (
     BYTES,
     FMA,

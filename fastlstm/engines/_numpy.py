@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._layers import Layers
+from ._layers import is_finite as is_finite
+from ._layers import update as update
 from .contract import EPSILON, Activation, Array, Cell, Noise
 
 

@@ -569,6 +569,43 @@ class Product(Protocol):
         ...
 
 
+class Rule(NamedTuple):
+    """How an optimiser changes parameters by their gradients, for one number of its step.
+
+    The equations stand with the optimisers, in `fastlstm.training.optimisers`.
+
+    Attributes
+    ----------
+    kind : {"sgd", "rmsprop", "adam"}
+    rate : float
+        By which a change is multiplied: minus the learning rate; of Adam, divided by 1 - beta1^n.
+    decay, shrink : float
+        The parameters times `decay` are added to the gradients, unless it is 0. Before that they
+        are multiplied by `shrink`.
+    momentum, dampening : float
+        Of SGD and RMSprop.
+    mean, square : float
+        The shares that means of gradients and of their squares keep.
+    root, eps : float
+        Adam divides the root of the mean square by `root`; `eps` is added to it.
+    nesterov, first : bool
+        Of SGD: Nesterov's momentum, and whether the momentum begins in this step.
+    """
+
+    kind: Literal["sgd", "rmsprop", "adam"]
+    rate: float
+    decay: float
+    shrink: float = 1.0
+    momentum: float = 0.0
+    dampening: float = 0.0
+    mean: float = 0.0
+    square: float = 0.0
+    root: float = 1.0
+    eps: float = 0.0
+    nesterov: bool = False
+    first: bool = False
+
+
 class Engine(Protocol):
     """What the module of an engine exports; layers use nothing else of it."""
 
@@ -580,6 +617,19 @@ class Engine(Protocol):
     @property
     def Product(self) -> type[Product]:
         """The engine's `Product`."""
+        ...
+
+    def update(self, rule: Rule, p: Array, g: Array, moments: Sequence[Array | None]) -> bool:
+        """Change parameters `p` and their moments by the gradients `g`, or return False.
+
+        All are flat, contiguous and of one dtype. The moments are those of the rule in the order of
+        the optimiser's `moment_names`, None for one that it does without. Each operation is rounded
+        as NumPy rounds it. An engine that would gain nothing leaves the update to the optimiser.
+        """
+        ...
+
+    def is_finite(self, x: Array) -> bool:
+        """Tell whether all numbers of a contiguous array are finite."""
         ...
 
     def prepare(self, dtype: np.dtype[Any]) -> None:

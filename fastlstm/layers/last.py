@@ -176,15 +176,16 @@ class Last(Layer):
         """
         x, places = self._arrange(input, lengths)
         y = self._run(x, places)
-        shapes, dtype = (x.shape, y.shape), x.dtype
+        by_steps, batched, shape, dtype = self._by_steps(x).shape, x.ndim == 3, y.shape, x.dtype
 
         def pullback(d_output: ArrayLike) -> Floats:
-            dy = as_gradient(d_output, shapes[1], dtype, "Last")
-            dx = np.zeros(shapes[0], dtype)
+            dy = as_gradient(d_output, shape, dtype, "Last")
+            dx = np.zeros(by_steps, dtype)  # it lies as the outputs of an LSTM do
             for step, sequences, features in places:
-                ends = np.atleast_2d(dy)[sequences, features]
-                self._by_steps(dx)[step, sequences, features] = ends
-            return dx
+                dx[step, sequences, features] = np.atleast_2d(dy)[sequences, features]
+            if not batched:
+                return dx[:, 0]
+            return dx.swapaxes(0, 1) if self.batch_first else dx
 
         return y, pullback
 

@@ -500,3 +500,40 @@ const fl_linear_call *fl_check_product(const fl_linear *linear, const fl_linear_
         *status = fl_check_rows(call->y, call->y_stride, call->rows, linear->outputs * size, size);
     return *status ? NULL : call;
 }
+
+/* ---- updates ----------------------------------------------------------------------------------------- */
+
+fl_status fl_check_numbers(int32_t itemsize, int64_t count, const void *x, int isa)
+{
+    const fl_status status = fl_check_isa(isa, itemsize);
+    if (status)
+        return status;
+    if (!WITH_TRAINING)
+        return FL_UNSUPPORTED;
+    if (count < 0)
+        return FL_BAD_SHAPE;
+    if ((double)count * itemsize > MOST_BYTES)
+        return FL_TOO_LARGE;
+    return fl_check_array(x, itemsize);
+}
+
+fl_status fl_check_update(const fl_rule *rule, int32_t itemsize, int64_t count, const void *p, const void *g,
+                          void *const *moments, int isa)
+{
+    fl_status status = fl_check_numbers(itemsize, count, p, isa);
+    if (status || (status = fl_check_array(g, itemsize)))
+        return status;
+    if (rule->kind < FL_SGD || rule->kind > FL_ADAM || (rule->nesterov != 0 && rule->nesterov != 1)
+        || (rule->first != 0 && rule->first != 1))
+        return FL_BAD_CALL;
+    if (!moments)
+        return FL_NULL;
+    const int needed = rule->kind, most = rule->kind == FL_SGD ? 1 : 3; /* moments, in order */
+    for (int n = 0; n < 3; n++) {
+        if (moments[n] ? n >= most : n < needed)
+            return FL_BAD_ARRAYS;
+        if (moments[n] && (status = fl_check_array(moments[n], itemsize)))
+            return status;
+    }
+    return FL_OK;
+}

@@ -373,6 +373,32 @@ FL_API fl_status fl_pack_linear(void *memory, size_t size, int32_t itemsize, int
 /* Multiply. It needs no scratch memory. */
 FL_API fl_status fl_run_linear(const fl_linear *linear, const fl_linear_call *call);
 
+/* A rule by which optimisers change parameters p by their gradients g: SGD, RMSprop and Adam (AdamW too), as
+fastlstm/training/optimisers.py has them. What follows from the number of the step is worked out by the caller. */
+enum { FL_SGD, FL_RMSPROP, FL_ADAM };
+
+typedef struct {
+    size_t struct_size;         /* sizeof(fl_rule) */
+    int32_t kind;               /* FL_SGD, FL_RMSPROP or FL_ADAM */
+    int32_t nesterov, first;    /* FL_SGD: Nesterov's momentum; whether the momentum begins, as a copy of g */
+    double rate;                /* by which the change is multiplied: minus the learning rate; FL_ADAM: divided by
+                                   1 - beta1^n in step n */
+    double shrink, decay;       /* p is first multiplied by shrink, 1 without; then decay * p is added to g */
+    double momentum, dampening; /* FL_SGD, FL_RMSPROP */
+    double mean, square;        /* the shares that the means of g and of g^2 keep: beta1 and beta2, or alpha */
+    double root, eps; /* by which FL_ADAM divides the root of the mean square, sqrt(1 - beta2^n); added to it */
+} fl_rule;
+
+/* Change `count` parameters p and their moments, three arrays of that size or NULL: of FL_SGD the momentum; of FL_RMSPROP
+the mean of g^2, that of g, the momentum; of FL_ADAM the means of g and of g^2, the greatest mean of g^2. The first of
+FL_RMSPROP and the first two of FL_ADAM are needed; what is NULL of the others the rule does without. Each operation is
+rounded, so that all instruction sets, and NumPy, give the same bits. */
+FL_API fl_status fl_update(const fl_rule *rule, int32_t itemsize, int64_t count, void *p, const void *g,
+                           void *const *moments, int isa);
+
+/* Set `finite` to whether none of `count` numbers is nan or inf. */
+FL_API fl_status fl_all_finite(int32_t itemsize, int64_t count, const void *x, int isa, int32_t *finite);
+
 /* A whole model, as fastlstm.save(model, "m.fl") writes it: docs/reference/fl_format.md describes the file. Its weights
 are packed into memory of the caller's, and are only read afterwards. The other arrays (tables of embeddings, means and
 scales, first states) are read from the file's bytes, so these must stay where they are for as long as the model or a

@@ -229,6 +229,8 @@ typedef struct fl_kernels {
     int64_t (*back_scratch_bytes)(const fl_back_task *back);
     void (*begin_back)(const fl_back_task *back);       /* once, before the threads come */
     void (*back)(const fl_back_task *back, int thread); /* in every thread */
+    void (*update)(const fl_rule *rule, int64_t count, void *p, const void *g, void *const *moments);
+    int (*all_finite)(int64_t count, const void *x);
     void (*pack_linear)(fl_linear *linear, const void *w, const void *b);
     /* Up to LINEAR_ROWS rows, for the panels of outputs from `from` to `to`. */
     void (*run_linear)(const fl_linear *linear, const void *x, int64_t x_stride, void *y, int64_t y_stride,
@@ -508,6 +510,10 @@ fl_status fl_check_back(const fl_stack *stack, const fl_back_call *back, int64_t
 fl_status fl_check_linear(int32_t itemsize, int64_t inputs, int64_t outputs, int isa);
 const fl_linear_call *fl_check_product(const fl_linear *linear, const fl_linear_call *given, fl_linear_call *own,
                                        fl_status *status);
+
+fl_status fl_check_update(const fl_rule *rule, int32_t itemsize, int64_t count, const void *p, const void *g,
+                          void *const *moments, int isa);
+fl_status fl_check_numbers(int32_t itemsize, int64_t count, const void *x, int isa);
 
 /* ---- what public functions do behind their checks ------------------------------------------------------ */
 

@@ -41,6 +41,8 @@ class BatchLoss:
             self.unwrapped = self.unwrapped.func
         self.adds_up: bool = getattr(self.unwrapped, "reduction", "mean") == "sum"
         self._takes_std = _takes(loss, "std")
+        self._tells = hasattr(self.unwrapped, "denominator")
+        self._bound = {n: v for n, v in self._options.items() if n in ("weights", "mask")}
         self._summed = self
         if isinstance(self.unwrapped, Loss) and not self.adds_up:
             summed = copy.copy(self.unwrapped)
@@ -62,10 +64,9 @@ class BatchLoss:
 
     def denominator(self, prediction: NDArray[Any], batch: Batch) -> float:
         """Return what the mean over a batch divides by, as far as the loss can tell."""
-        if not hasattr(self.unwrapped, "denominator"):
+        if not self._tells:
             return _weight(batch)
-        bound = {n: v for n, v in self._options.items() if n in ("weights", "mask")}
-        given = bound | _without_none({"weights": batch.weights, "mask": batch.mask})
+        given = self._bound | _without_none({"weights": batch.weights, "mask": batch.mask})
         return float(self.unwrapped.denominator(prediction, batch.y, **given))
 
     def share(self, prediction: NDArray[Any], batch: Batch) -> tuple[float, float, NDArray[Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engines import is_finite
 from ..layers import Layer
 from .callbacks import History
 from .datasets import Batch
@@ -54,11 +55,6 @@ class NonFiniteError(FloatingPointError):
     ) -> None:
         super().__init__(message)
         self.epoch, self.batch, self.origin, self.history = epoch, batch, origin, history
-
-
-def is_finite(array: NDArray[Any]) -> bool:
-    """Tell whether all numbers are finite; in one pass if they are and their sum is, too."""
-    return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def first_in_forward(view: SamplesFirst, batch: Batch, numbers: NDArray[np.int64]) -> str | None:

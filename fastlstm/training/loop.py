@@ -27,7 +27,7 @@ from .batches import Batches
 from .callbacks import Callback, State, StopTraining
 from .clipping import clip_grad_norm, clip_grad_value
 from .datasets import Arrays, Batch, Dataset, Sequences
-from .diagnosis import NonFiniteError, first_in_backward, first_in_forward, is_finite
+from .diagnosis import NonFiniteError, first_in_backward, first_in_forward
 from .early_stopping import EarlyStopping
 from .interrupts import Interrupts
 from .losses import CrossEntropyLoss, LossFunction
@@ -221,7 +221,7 @@ class Training:
     def _step(self, batch: Batch | None) -> None:
         """Make the optimiser's step by the gradients of a batch, if they are finite."""
         optimizer = self.state.optimizer
-        if not all(map(is_finite, optimizer.learnt_gradients())):
+        if not all(map(optimizer._engine.is_finite, optimizer.learnt_gradients())):
             raise self._fault("a gradient is not finite", batch, backward=True)
         if self.clip_norm is not None:
             norm = clip_grad_norm(optimizer, self.clip_norm)
@@ -234,10 +234,11 @@ class Training:
 
     def _update(self, batch: Batch | None) -> None:
         """Change the parameters; put them back if a number would not be finite."""
-        buffers = [buffer for buffer in self.buffers if buffer[0].learns]
+        buffers = [buffer for buffer in self.buffers if not buffer[0]._all_frozen]
         for _, parameters, before in buffers:
             before[...] = parameters
         self.state.optimizer.step()
+        is_finite = self.state.optimizer._engine.is_finite
         if not all(is_finite(parameters) for _, parameters, _ in buffers):
             names = (name for name, p in self.model.state_dict().items() if not is_finite(p))
             name = next(names)

@@ -48,6 +48,8 @@ from ..checks import check_number, check_size
 Reduction = Literal["mean", "sum", "none"]
 LossFunction = Callable[..., tuple[Any, Any]]  # (value, gradient), as `fit` takes it
 
+_FLOATS = np.dtype("float32"), np.dtype("float64")
+
 
 class Loss:
     """What all losses share: how arguments are read, and how elements are reduced to a value.
@@ -125,6 +127,8 @@ class Loss:
         self, value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None
     ) -> NDArray[Any]:
         """Return an array of the prediction's `dtype`; without it of its own float type."""
+        if type(value) is np.ndarray and value.dtype in ((dtype,) if dtype else _FLOATS):
+            return value  # as is usual
         array = as_array(value, name)
         wanted = dtype or np.dtype("float32" if array.dtype.itemsize <= 4 else "float64")
         try:
@@ -144,7 +148,6 @@ class Loss:
                 f"{shape}, got {target.shape}"
             )
 
-    @quiet
     def _read_weights(
         self,
         weights: ArrayLike | None,
@@ -153,6 +156,18 @@ class Loss:
         dtype: DTypeLike,
     ) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
         """Return weights and mask, each None or with as many axes as the elements' `shape`."""
+        if weights is None and mask is None:  # as is usual: a small step is spared what follows
+            return None, None
+        return self._check_weights(weights, mask, shape, dtype)
+
+    @quiet
+    def _check_weights(
+        self,
+        weights: ArrayLike | None,
+        mask: ArrayLike | None,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+    ) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
         counts = None
         if mask is not None:
             counts = as_array(mask, "mask")
@@ -212,7 +227,7 @@ class Loss:
         if self.reduction == "none":
             value = losses if mask is None else np.where(mask, losses, losses.dtype.type(0))
         else:
-            value = np.sum(losses, dtype=np.float64, where=counts)
+            value = np.add.reduce(losses, axis=None, dtype=np.float64, where=counts)
         if self.reduction == "mean":
             total = np.float64(_total(units, mask, losses.shape))
             value, slopes = value / total, slopes / slopes.dtype.type(total)
@@ -226,7 +241,7 @@ def _total(
 ) -> float:
     """Return the sum of the `units` of the elements, in an array of this shape, that count."""
     counts: Any = True if mask is None else mask
-    if mask is None and np.ndim(units) == 0:
+    if mask is None and not getattr(units, "ndim", 0):
         return float(units * math.prod(shape))
     return float(np.sum(np.broadcast_to(units, shape), dtype=np.float64, where=counts))
 

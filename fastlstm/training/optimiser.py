@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from ..arrays import as_array
 from ..checks import check_number, check_size
+from ..engines import load
+from ..engines.contract import Engine, Rule
 from ..layers import Layer
+from ..layers.computed import Computed
 from . import blocks
 from .blocks import (
     Block,
@@ -35,8 +38,8 @@ class Optimiser:
     """The loop over blocks, the moments and the state; a subclass says how a block changes.
 
     A subclass lists its `options`, the numbers and switches that `state_dict` holds, and in
-    `moment_names` the names of the moments that it may keep. It has the methods `_needed` and
-    `_update`.
+    `moment_names` the names of the moments that it may keep. It has the methods `_needed`, `_rule`
+    and `_compute`.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -63,6 +66,7 @@ class Optimiser:
         self._lr_factors = factors_of(parts, lr_factors, "lr_factors")
         self._decay_factors = factors_of(parts, decay_factors, "decay_factors")
         self._layers = [layer for layer, _, _ in model.buffers()]
+        self._computed = next((one for one in self._layers if isinstance(one, Computed)), None)
         self._blocks: list[list[Block]] = []  # of each buffer, without what is frozen
         self._stretches: list[list[slice]] = []  # what these cover
         self._frozen: list[frozenset[str]] | None = None  # for each layer, when these were made
@@ -114,16 +118,39 @@ class Optimiser:
         p: NDArray[Any],
         g: NDArray[Any],
         moments: list[NDArray[Any]],
-        scratch: NDArray[Any],
         lr: float,
         decay: float,
         steps: int,
     ) -> None:
         """Change the parameters `p` and the moments by the gradients `g`, which stay as they are.
 
-        `scratch` is two arrays of their size. The step is number `steps` of these parameters, from
-        1.
+        The step is number `steps` of these parameters, from 1.
         """
+        by_name = dict(zip(self._needed(), moments, strict=True))
+        in_order = [*map(by_name.get, self.moment_names)]
+        if not self._engine.update(self._rule(lr, decay, steps), p, g, in_order):
+            self._compute(p, g, moments, self._scratch[:, : p.size], lr, decay, steps)
+
+    @property
+    def _engine(self) -> Engine:
+        """The engine of the first layer that has one; or NumPy's, which leaves it to `_compute`."""
+        return load("numpy") if self._computed is None else self._computed._engine
+
+    def _rule(self, lr: float, decay: float, steps: int) -> Rule:
+        """Return what `_compute` does, as engines are told."""
+        raise NotImplementedError
+
+    def _compute(
+        self,
+        p: NDArray[Any],
+        g: NDArray[Any],
+        moments: list[NDArray[Any]],
+        scratch: NDArray[Any],
+        lr: float,
+        decay: float,
+        steps: int,
+    ) -> None:
+        """Make an update in NumPy: the truth for engines. `scratch` is two arrays of p's size."""
         raise NotImplementedError
 
     def step(self) -> None:
@@ -144,9 +171,8 @@ class Optimiser:
                 with layer._exclusive():
                     for where, lr_factor, decay_factor, missed in self._blocks[number]:
                         p, g, *moments = (buffer[where] for buffer in buffers)
-                        scratch = self._scratch[:, : p.size]
                         rates = lr * lr_factor, weight_decay * decay_factor
-                        self._update(p, g, moments, scratch, *rates, self.steps - missed)
+                        self._update(p, g, moments, *rates, self.steps - missed)
                     layer.changed()
 
     def zero_grad(self) -> None:

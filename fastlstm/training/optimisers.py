@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import check_bool, check_number
+from ..engines.contract import Rule
 from ..layers import Layer
 from .blocks import Factors
 from .optimiser import Optimiser
@@ -125,7 +126,13 @@ class SGD(Optimiser):
     def _needed(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
 
-    def _update(
+    def _rule(self, lr: float, decay: float, steps: int) -> Rule:
+        return Rule(
+            "sgd", -lr, decay, momentum=self.momentum, dampening=self.dampening,
+            nesterov=self.nesterov, first=bool(self._fresh) or steps == 1,
+        )  # fmt: skip
+
+    def _compute(
         self,
         p: NDArray[Any],
         g: NDArray[Any],
@@ -224,7 +231,13 @@ class RMSprop(Optimiser):
         kept = True, self.centered, self.momentum > 0
         return tuple(name for name, is_kept in zip(self.moment_names, kept, strict=True) if is_kept)
 
-    def _update(
+    def _rule(self, lr: float, decay: float, steps: int) -> Rule:
+        return Rule(
+            "rmsprop", -lr, decay, momentum=self.momentum, mean=self.alpha, square=self.alpha,
+            eps=self.eps,
+        )  # fmt: skip
+
+    def _compute(
         self,
         p: NDArray[Any],
         g: NDArray[Any],
@@ -330,7 +343,14 @@ class Adam(Optimiser):
     def _needed(self) -> tuple[str, ...]:
         return self.moment_names if self.amsgrad else self.moment_names[:2]
 
-    def _update(
+    def _rule(self, lr: float, decay: float, steps: int) -> Rule:
+        beta1, beta2 = self.betas
+        return Rule(
+            "adam", -lr / (1 - beta1**steps), decay, mean=beta1, square=beta2,
+            root=(1 - beta2**steps) ** 0.5, eps=self.eps,
+        )  # fmt: skip
+
+    def _compute(
         self,
         p: NDArray[Any],
         g: NDArray[Any],
@@ -412,7 +432,10 @@ class AdamW(Adam):
             lr_factors=lr_factors, decay_factors=decay_factors,
         )  # fmt: skip
 
-    def _update(
+    def _rule(self, lr: float, decay: float, steps: int) -> Rule:
+        return super()._rule(lr, 0.0, steps)._replace(shrink=1 - lr * decay)
+
+    def _compute(
         self,
         p: NDArray[Any],
         g: NDArray[Any],
@@ -424,4 +447,4 @@ class AdamW(Adam):
     ) -> None:
         if decay:
             p *= 1 - lr * decay
-        super()._update(p, g, moments, scratch, lr, 0.0, steps)
+        super()._compute(p, g, moments, scratch, lr, 0.0, steps)

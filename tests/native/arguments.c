@@ -654,6 +654,74 @@ static void streams(void)
     }
 }
 
+/* ---- updates ----------------------------------------------------------------------------------------- */
+
+static void updates(void)
+{
+    enum { COUNT = 9 };
+    float *p = draw(COUNT), *g = draw(COUNT), *moments[3] = {draw(COUNT), draw(COUNT), draw(COUNT)};
+    int32_t *finite = allocate(sizeof *finite);
+    const fl_rule right = {.struct_size = sizeof right, .kind = FL_ADAM, .rate = -1, .shrink = 1, .root = 1, .eps = 1};
+    keep();
+#define UPDATE(expected, ...) \
+    do { \
+        fl_rule k = right; \
+        const void *of_p = p, *of_g = g; \
+        void *m[3] = {moments[0], moments[1], moments[2]}, **all = m; \
+        int32_t size = VALUE; \
+        int64_t count = COUNT; \
+        int on = isa; \
+        __VA_ARGS__; \
+        const int status = fl_update(&k, size, count, (void *)(uintptr_t)of_p, of_g, all, on); \
+        refused(status, expected, "an update: " #__VA_ARGS__); \
+    } while (0)
+    UPDATE(FL_OK, count = 0);
+    UPDATE(FL_BAD_STRUCT_SIZE, k.struct_size = 0);
+    UPDATE(FL_BAD_CALL, k.kind = -1);
+    UPDATE(FL_BAD_CALL, k.kind = FL_ADAM + 1);
+    UPDATE(FL_BAD_CALL, k.nesterov = 2);
+    UPDATE(FL_BAD_CALL, k.nesterov = -1);
+    UPDATE(FL_BAD_CALL, k.first = 2);
+    UPDATE(FL_BAD_CALL, k.first = -1);
+    UPDATE(FL_BAD_ITEMSIZE, size = 2);
+    UPDATE(FL_BAD_ISA, on = 77);
+    UPDATE(FL_BAD_SHAPE, count = -1);
+    UPDATE(FL_TOO_LARGE, count = INT64_MAX);
+    UPDATE(FL_NULL, of_p = NULL);
+    UPDATE(FL_NULL, of_g = NULL);
+    UPDATE(FL_NULL, all = NULL);
+    UPDATE(FL_BAD_ALIGNMENT, of_p = (const char *)p + 1);
+    UPDATE(FL_BAD_ALIGNMENT, of_g = (const char *)g + 1);
+    UPDATE(FL_BAD_ALIGNMENT, m[2] = (char *)m[2] + 1);
+    UPDATE(FL_BAD_ARRAYS, m[0] = NULL);
+    UPDATE(FL_BAD_ARRAYS, m[1] = NULL);
+    UPDATE(FL_BAD_ARRAYS, k.kind = FL_RMSPROP; m[0] = NULL);
+    UPDATE(FL_BAD_ARRAYS, k.kind = FL_SGD; m[1] = NULL);
+    UPDATE(FL_BAD_ARRAYS, k.kind = FL_SGD; m[2] = NULL);
+    REFUSED(FL_NULL, fl_update(NULL, VALUE, COUNT, p, g, (void *const *)moments, isa));
+
+    REFUSED(FL_NULL, fl_all_finite(VALUE, COUNT, p, isa, NULL));
+    REFUSED(FL_NULL, fl_all_finite(VALUE, COUNT, NULL, isa, finite));
+    REFUSED(FL_BAD_ALIGNMENT, fl_all_finite(VALUE, COUNT, (const char *)p + 1, isa, finite));
+    REFUSED(FL_BAD_ITEMSIZE, fl_all_finite(2, COUNT, p, isa, finite));
+    REFUSED(FL_BAD_ISA, fl_all_finite(VALUE, COUNT, p, -1, finite));
+    REFUSED(FL_BAD_SHAPE, fl_all_finite(VALUE, -1, p, isa, finite));
+    REFUSED(FL_TOO_LARGE, fl_all_finite(VALUE, INT64_MAX, p, isa, finite));
+    ACCEPTED(fl_all_finite(VALUE, COUNT, p, isa, finite));
+    expect(*finite == 1, "numbers that are finite");
+    p[COUNT - 1] = INFINITY;
+    keep();
+    ACCEPTED(fl_all_finite(VALUE, COUNT, p, isa, finite));
+    expect(*finite == 0, "a number that is not finite");
+
+    void *used[3] = {moments[0]};
+    fl_rule rule = right;
+    rule.kind = FL_SGD;
+    rule.first = 1;
+    ACCEPTED(fl_update(&rule, VALUE, COUNT - 1, p, g, used, isa));
+    expect(p[COUNT - 1] == INFINITY && !memcmp(moments[0], g, (COUNT - 1) * VALUE), "an update of all but one");
+}
+
 /* ---- linear products --------------------------------------------------------------------------------- */
 
 static void products(void)
@@ -926,6 +994,7 @@ int main(int argc, char **argv)
     indices();
     backward();
     streams();
+    updates();
     products();
     versions();
     return wrong;
