@@ -86,6 +86,28 @@ def test_it_is_installed_and_used(small, tmp_path):
         assert len(re.findall(r"^fastlstm \d+, baseline: off by \S+", told, re.M)) == 2 * compilers
 
 
+def test_pkg_config_where_folders_are_given_as_whole_paths(tmp_path):
+    """As some distributions give them: the description has no path below another one."""
+    shutil.which("pkg-config") or pytest.skip("no pkg-config here")
+    folders = {"libdir": tmp_path / "other" / "lib", "includedir": tmp_path / "include"}
+    options = [f"-DCMAKE_INSTALL_{name.upper()}={folder}" for name, folder in folders.items()]
+    configured = configure(tmp_path / "build", *SMALL, *options)
+    assert configured.returncode == 0, configured.stdout
+    (folders["libdir"] / "pkgconfig").mkdir(parents=True)
+    description = folders["libdir"] / "pkgconfig" / "fastlstm.pc"
+    shutil.copy(tmp_path / "build" / "fastlstm.pc", description)
+    for name, folder in folders.items():
+        told = run("pkg-config", f"--variable={name}", description).strip()
+        assert os.path.normpath(told) == str(folder)
+
+
+def test_it_can_be_unloaded(small, tmp_path):
+    """Its threads end with it, awake or asleep."""
+    program = tmp_path / "unload"
+    run("cc", "-std=gnu11", f"-I{NATIVE}", PROGRAMS / "unload.c", "-ldl", "-o", program)
+    assert run(program, small / "libfastlstm.so") == "unloaded\n"
+
+
 def test_what_the_shared_library_exports(small):
     """Every function of the header, and nothing else."""
     header = (NATIVE / "fastlstm.h").read_text("utf-8")

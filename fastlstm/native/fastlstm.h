@@ -3,7 +3,7 @@
 It has no dependencies and allocates no memory: the caller brings the memory for packed weights and for each
 call, of sizes that functions here tell. It leaves the settings of the process and of the calling thread as
 they were. If a call may use more than one thread, the library keeps a few threads of its own, which sleep
-between calls.
+between calls and end when it is unloaded. (On Windows it stays loaded once it has any.)
 
 A stack is packed once and then run. This makes one step of one sequence, with I = 1 and H = 32 in float:
 

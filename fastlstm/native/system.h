@@ -28,6 +28,7 @@ static inline void fl_yield(void)
 typedef pthread_mutex_t fl_lock;
 typedef pthread_cond_t fl_condition;
 typedef pthread_once_t fl_once;
+typedef pthread_t fl_thread;
 #define FL_LOCK PTHREAD_MUTEX_INITIALIZER
 #define FL_ONCE PTHREAD_ONCE_INIT
 #define FL_THREAD void * /* what a thread's function returns */
@@ -74,19 +75,25 @@ static inline void fl_call_once(fl_once *once, void (*function)(void))
     pthread_once(once, function);
 }
 
-/* Start a thread that nobody waits for, which blocks all signals: they are the program's. Return whether it exists. */
-static inline int fl_start_thread(FL_THREAD function(void *), void *context)
+/* Start a thread which blocks all signals: they are the program's. Return whether it exists. */
+static inline int fl_start_thread(fl_thread *thread, FL_THREAD function(void *), void *context)
 {
     sigset_t all, before;
-    pthread_t thread;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    const int failed = pthread_create(&thread, NULL, function, context);
+    const int failed = pthread_create(thread, NULL, function, context);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!failed)
-        pthread_detach(thread);
     return !failed;
 }
+
+/* Wait for the end of a thread. */
+static inline void fl_join_thread(fl_thread thread)
+{
+    pthread_join(thread, NULL);
+}
+
+/* A function that is called when what it is linked into is unloaded, and when the program ends. */
+#define FL_AT_UNLOAD __attribute__((destructor))
 
 /* Have a function called in each child that this process forks. */
 static inline void fl_after_fork(void (*function)(void))
@@ -128,6 +135,7 @@ static inline int64_t fl_now(void)
 typedef SRWLOCK fl_lock;
 typedef CONDITION_VARIABLE fl_condition;
 typedef INIT_ONCE fl_once;
+typedef HANDLE fl_thread;
 #define FL_LOCK SRWLOCK_INIT
 #define FL_ONCE INIT_ONCE_STATIC_INIT
 #define FL_THREAD unsigned __stdcall
@@ -179,12 +187,17 @@ static inline void fl_call_once(fl_once *once, void (*function)(void))
     InitOnceExecuteOnce(once, fl_call_it, &function, NULL);
 }
 
-static inline int fl_start_thread(FL_THREAD function(void *), void *context)
+/* While a DLL is unloaded no thread can end. So what has started one stays. */
+static inline int fl_start_thread(fl_thread *thread, FL_THREAD function(void *), void *context)
 {
-    const uintptr_t thread = _beginthreadex(NULL, 0, function, context, 0, NULL);
-    if (thread)
-        CloseHandle((HANDLE)thread);
-    return thread != 0;
+    static const char here;
+    HMODULE own;
+    GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN,
+                       (LPCWSTR)(const void *)&here, &own);
+    *thread = (HANDLE)_beginthreadex(NULL, 0, function, context, 0, NULL);
+    if (*thread)
+        CloseHandle(*thread);
+    return *thread != NULL;
 }
 
 static inline void fl_after_fork(void (*function)(void))

@@ -2,7 +2,8 @@
 
 Threads are made when a call first asks for them, and are kept: the pool. After each call they wait awake for a moment,
 so that a call that follows at once finds them ready, and then they sleep. Calls that come at once share the pool. No
-thread waits for one that has not begun: the others do the work of a thread that comes late. */
+thread waits for one that has not begun: the others do the work of a thread that comes late. The threads end when the
+library is unloaded, as that of a plugin is. */
 
 #ifndef FL_NO_THREADS
 
@@ -15,7 +16,7 @@ _Static_assert(WORKERS < 64, "a set of workers is a number with one bit for each
 
 /* A call of `fl_together`. */
 typedef struct call {
-    void (*work)(void *context, int thread);
+    void (*work)(void *context, int thread); /* NULL: its workers end */
     void *context;
     int threads;               /* how many it asks for, the caller among them */
     int given;                 /* how many workers it has been given */
@@ -33,6 +34,7 @@ typedef struct {
     int number; /* of this thread in the call */
     _Alignas(64) fl_lock lock;
     fl_condition wake;
+    fl_thread thread;
 } worker;
 
 static call taken;
@@ -116,10 +118,11 @@ static FL_THREAD run_worker(void *worker_)
     for (;;) {
         call *call = take_offer(self, own);
         wake(call, WAKE_AS_WORKER);
+        if (!self->work)
+            return 0;
         self->work(self->context, self->number);
         atomic_store_explicit(&self->offer, NULL, memory_order_release);
     }
-    return 0;
 }
 
 /* Make the pool as large as this. */
@@ -130,7 +133,7 @@ static void make_workers(int count)
         worker *w = &pool.workers[made];
         fl_init_lock(&w->lock);
         fl_init_condition(&w->wake);
-        if (!fl_start_thread(run_worker, w))
+        if (!fl_start_thread(&w->thread, run_worker, w))
             break;
         atomic_fetch_or(&pool.idle, UINT64_C(1) << made);
     }
@@ -282,6 +285,18 @@ void fl_together(int threads, void (*work)(void *context, int thread), void *con
     }
     atomic_fetch_sub(&pool.callers, 1);
 }
+
+#ifdef FL_AT_UNLOAD
+/* End all threads that no call has: their code may be gone in a moment. If a program ends while others compute, those
+threads end with it. */
+FL_AT_UNLOAD static void end_workers(void)
+{
+    call last = {.threads = MOST_THREADS};
+    give(&last, WORKERS);
+    for (uint64_t set = last.workers; set; set &= set - 1)
+        fl_join_thread(pool.workers[lowest(set)].thread);
+}
+#endif
 
 void fl_ask(fl_stop *stop)
 {
