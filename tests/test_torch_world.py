@@ -221,6 +221,16 @@ def test_embeddings_of_older_versions(folder, tmp_path):
     assert_same_bits(load(tmp_path / "m.pt", batch_first=True)(x), new(x))
 
 
+def test_the_name_of_a_model_in_capitals(folder, tmp_path):
+    """Its activation stands in the configuration alone, and would be lost without a word."""
+    (tmp_path / "m.pt").write_bytes(path_of(folder, "nh").read_bytes())
+    config = (folder / "nh/config.yml").read_text()
+    assert "\nmodel: cudalstm\n" in config and "output_activation" not in config
+    config = config.replace("model: cudalstm", "model: CudaLSTM\noutput_activation: ReLU")
+    (tmp_path / "config.yml").write_text(config)
+    assert "ReLU()" in repr(load(tmp_path / "m.pt"))
+
+
 # ---- hyper-parameters that do not fit, or harm --------------------------------------------------
 
 

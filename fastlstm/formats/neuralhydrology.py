@@ -52,7 +52,8 @@ def offered(folder: str | None, state: State) -> Callable[[], Offer] | None:
         return None
     with open(path, "rb") as file:
         config = _read(file.read(_MOST_BYTES).decode("utf-8", "replace"))
-    return partial(_made, config, state) if config.get("model") == "cudalstm" else None
+    kind = _said(config, "model").lower()  # neuralhydrology takes any letters
+    return partial(_made, config, state) if kind == "cudalstm" else None
 
 
 def _read(text: str) -> dict[str, Any]:
