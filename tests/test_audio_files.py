@@ -37,7 +37,7 @@ from fastlstm import (
     cli,
 )
 from fastlstm.cli.convert import told_sample_rate
-from fastlstm.formats import budget, nam, rtneural
+from fastlstm.formats import budget, json_values, nam, rtneural
 
 T = 40
 
@@ -797,6 +797,19 @@ def test_a_hostile_file_is_refused_within_its_bounds(name):
         tracemalloc.stop()
     assert most <= (24 << 20) + 10 * len(data)
     assert time.process_time() - began < 15  # whatever the machine, and others at work on it
+
+
+@pytest.mark.parametrize("shape", [(200_000,), (1000, 200)])
+def test_numbers_become_an_array_without_a_second_list(shape):
+    numbers = np.zeros(shape, int).tolist()
+    tracemalloc.start()
+    try:
+        array = json_values.array(numbers, "it", *shape)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert array.shape == shape and array.dtype == np.float32
+    assert most <= (8 + 4 + 1) * array.size  # a double and a float of each
 
 
 def test_the_size_of_a_file_is_bounded(monkeypatch):

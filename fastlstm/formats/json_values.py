@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -118,28 +120,30 @@ def last_of_shape(tree: Any, name: str, where: str) -> int:
 
 
 def array(value: Any, what: str, *shape: int) -> Array:
-    """Return nested lists of numbers as a float32 array of this shape.
+    """Return nested lists of numbers as a float32 array of this shape, which has an axis or more.
 
     float32 is what the programs that read these files compute with. They too take a number as a
     double first.
     """
     rows: list[Any] = [value]
-    for length in shape:
+    for axis, length in enumerate(shape):
+        if axis:
+            rows = [*chain.from_iterable(rows)]
         for row in rows:
             if type(row) is not list or len(row) != length:
                 got = f"{len(row)} entries" if type(row) is list else type(row).__name__
                 raise ValueError(f"{what} must have shape {shape}, got {got} in place of {length}")
-        rows = [entry for row in rows for entry in row]
-    for entry in rows:
-        if type(entry) not in (int, float):
-            raise ValueError(f"{what} must be numbers, got {short(str(entry))}")
+    # A list of all numbers would take four times the bytes that "0," has in the file.
+    if not set(map(type, chain.from_iterable(rows))) <= {int, float}:
+        wrong = next(one for one in chain.from_iterable(rows) if type(one) not in (int, float))
+        raise ValueError(f"{what} must be numbers, got {short(str(wrong))}")
     try:
-        found = np.array(rows, np.float64).reshape(shape)
+        found = np.fromiter(chain.from_iterable(rows), np.float64, math.prod(shape))
     except OverflowError as fault:  # a whole number beyond a double
         raise ValueError(f"{what} has a number that float32 cannot hold") from fault
-    if not (np.abs(found) <= _LARGEST).all():
+    if not max(found.max(initial=0), -found.min(initial=0)) <= _LARGEST:
         raise ValueError(f"{what} has a number that float32 cannot hold")
-    return found.astype(np.float32)
+    return found.astype(np.float32).reshape(shape)
 
 
 def nested(array: Array, what: str) -> Any:
