@@ -7,6 +7,7 @@ a minute, is left to the slow ones.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import os
@@ -27,6 +28,11 @@ from fastlstm.engines import _numpy, load
 from fastlstm.engines.contract import ACTIVATIONS, PLAIN, Activation, Noise, Options
 from fastlstm.engines.machine import Caches
 from fastlstm.sequences.packing import batch_sizes_of
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 ROOT = pathlib.Path(__file__).parents[1]
 NATIVE, PROGRAMS = ROOT / "fastlstm" / "native", ROOT / "tests" / "native"
@@ -328,6 +334,15 @@ def start_wine(tmp_path_factory):
     patch.undo()
 
 
+@contextlib.contextmanager
+def alone(path):
+    """A block that one process at a time goes through, where a file can be locked."""
+    with open(path, "w") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, start_wine):
     """The command of a program, compiled when it is first asked for.
@@ -336,6 +351,8 @@ def build(tmp_path_factory, start_wine):
     name in the kernels' folder; `build.objects(compiler, level)` is what programs are linked to.
     """
     folder, extra = tmp_path_factory.mktemp("native"), shlex.split(os.environ.get("CFLAGS", ""))
+    shared = tmp_path_factory.getbasetemp()  # by all files, and all processes, of this run
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
 
     def run(command):
         ran = subprocess.run(command, capture_output=True, text=True)
@@ -344,11 +361,20 @@ def build(tmp_path_factory, start_wine):
     @functools.cache
     def compiled(options, kind):
         """The objects of the kernels, which are compiled once for all programs."""
+
+        def compile_one(source, made):
+            if not made.exists():
+                own = folder / made.name
+                run([*options, "-c", source, "-o", own])
+                own.replace(made)
+
         sources = sorted(NATIVE.glob("*.c"))
-        objects = [folder / f"{source.stem}-{kind}.o" for source in sources]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(lambda s, o: run([*options, "-c", s, "-o", o]), sources, objects):
-                pass
+        objects = [shared / f"{source.stem}-{kind}.o" for source in sources]
+        with (
+            alone(shared / "compiling"),
+            concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            list(pool.map(compile_one, sources, objects))
         return objects
 
     @functools.cache

@@ -1068,37 +1068,40 @@ def test_strings_and_optional_values() -> None:
     assert network.run(None, {"x": np.ones(2, "f")}) == [True]
 
 
-def onnx_cases() -> list[Any]:
-    """Return the onnx package's cases of operators that are more than functions of arrays."""
-    kinds = ("If", "Loop", "Scan", "Identity", "Constant", "SplitToSequence", "SequenceInsert",
-             "Optional", "OptionalHasElement", "OptionalGetElement")  # fmt: skip
+@pytest.fixture(scope="module")
+def onnx_cases() -> dict[str, list[Any]]:
+    """The onnx package's own cases, by their first operator; it takes seconds to make them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as it makes them
         found = importlib.import_module("onnx.backend.test.case.node").collect_testcases(None)
-    cases = [case for case in found if case.model and case.data_sets]
-    return [
-        case for case in cases
-        if case.model.graph.node[0].op_type in kinds and "bfloat16" not in case.name
-    ]  # fmt: skip
+    cases: dict[str, list[Any]] = {}
+    for case in found:
+        if case.model and case.data_sets and "bfloat16" not in case.name:
+            cases.setdefault(case.model.graph.node[0].op_type, []).append(case)
+    return cases
 
 
-CASES = onnx_cases()
+@pytest.mark.parametrize(
+    "kind",
+    ["If", "Loop", "Scan", "Identity", "Constant", "SplitToSequence", "SequenceInsert",
+     "OptionalHasElement", "OptionalGetElement"],
+)  # fmt: skip
+def test_the_onnx_package_s_own_cases(onnx_cases: dict[str, list[Any]], kind: str) -> None:
+    """Of operators that are more than functions of arrays."""
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_onnx_package_s_own_cases(case: Any) -> None:
     def as_value(value: Any) -> Any:
         return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
 
-    network = read(case.model.SerializeToString())
-    for inputs, outputs in case.data_sets:
-        feeds = zip((p.name for p in network.inputs), map(as_value, inputs), strict=True)
-        got = network.run(None, dict(feeds))
-        for one, other in zip(got, map(as_value, outputs), strict=True):
-            if isinstance(other, (list, tuple)):
-                close(one, other, 1)
-            else:
-                close([one], [other], 1)
+    for case in onnx_cases[kind]:
+        network = read(case.model.SerializeToString())
+        for inputs, outputs in case.data_sets:
+            feeds = zip((p.name for p in network.inputs), map(as_value, inputs), strict=True)
+            got = network.run(None, dict(feeds))
+            for one, other in zip(got, map(as_value, outputs), strict=True):
+                if isinstance(other, (list, tuple)):
+                    close(one, other, 1)
+                else:
+                    close([one], [other], 1)
 
 
 # ---- LSTMs alone --------------------------------------------------------------------------------
