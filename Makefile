@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 HERE := $(abspath $(RUN))
-# Two processes, each with whole files: what the tests of a file share is made once.
+# Two processes, each with whole files: what the tests of a file share is made once. tests/conftest.py
+# puts the files in order.
 # A test that hangs fails, and shows where each thread stood. Its process ends, and one more may take its place.
-TOGETHER := --require-native --numprocesses 2 --dist loadfile --max-worker-restart 1 \
+TOGETHER := --require-native --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1 \
     --timeout 600 --timeout-method thread
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 SETUP := $(VENV)/.created pyproject.toml setup.py fastlstm/engines/_native.pyx $(wildcard fastlstm/native/*)
@@ -29,10 +30,10 @@ CLIB := build/clib
 # The system's CMake, or else that of .venv.
 HAS_CMAKE := $(shell command -v cmake)
 
-.PHONY: demo test test-all hosts coverage bench docs lint clib sanitize wheel clean
+.PHONY: demo test test-all hosts coverage bench docs lint clib sanitize sanitize-python sanitize-c wheel clean
 
 # What is tested or timed is the native engine; all else also works without a compiler.
-test test-all hosts coverage bench sanitize wheel: export FASTLSTM_REQUIRE_NATIVE := 1
+test test-all hosts coverage bench sanitize sanitize-python sanitize-c wheel: export FASTLSTM_REQUIRE_NATIVE := 1
 
 demo: $(VENV)/.demo
 	$(RUN) examples/pinyin.py
@@ -41,9 +42,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(RUN) -m pytest $(TOGETHER) -m "not slow"
 
-# The quick tests, and then those alone that `test` leaves out: `make test test-all` runs none twice.
-test-all: test
-	$(RUN) -m pytest $(TOGETHER) -m slow
+# The slow tests and the quick ones, which share what is imported and compiled.
+test-all: $(VENV)/.dev
+	$(RUN) -m pytest $(TOGETHER)
 
 # The examples for Ray and Spark; that for Spark needs a JRE too (Debian: default-jre-headless).
 hosts: $(HOSTS)/.made
@@ -63,8 +64,8 @@ coverage: $(VENV)/.coverage
 bench: $(VENV)/.bench
 	$(RUN) -m pytest -p benchmarks benchmarks --benchmark-only
 
-# The documentation, as build/docs/index.html; a warning is an error.
-docs: $(VENV)/.docs
+# The documentation, as build/docs/index.html; a warning is an error. What it needs, .dev has too.
+docs: $(or $(wildcard $(VENV)/.dev),$(VENV)/.docs)
 	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet --jobs 2 -b html docs build/docs
 
 lint: $(VENV)/.dev
@@ -84,16 +85,21 @@ clib: $(if $(HAS_CMAKE),,$(VENV)/.clib)
 	cmake --install $(CLIB)/build
 	tests/consumer/check.sh $(CLIB)/prefix $(CLIB)/programs
 
-# Linux and GCC. The package is built apart; -k leaves out what takes long there: other processes,
-# counts of memory, another machine's emulation. The first pytest is not `-m pytest`, which would
-# find the package here first.
-sanitize: $(VENV)/.dev
+# Linux and GCC; `make --jobs 2 sanitize` runs both halves side by side.
+sanitize: sanitize-python sanitize-c
+
+# The package is built apart; -k leaves out what takes long there: other processes, counts of memory,
+# another machine's emulation. This pytest is not `-m pytest`, which would find the package here first.
+sanitize-python: $(VENV)/.dev
 	CC=gcc CFLAGS="$(ASAN)" $(RUN) setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)
 	$(IN_ASAN) PYTHONPATH=$(SANITIZED) $(VENV)/bin/pytest --require-native --confcutdir tests \
 	    $(addprefix tests/test_,engines.py native.py gradients.py native_gradients.py lstm.py stream.py one_answer.py options_native.py) \
-	    -m "not slow" -k "native and not (process_of_its_own or allocates or rooms)"
-	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and (test_bits or test_steps)"
-	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_c_api.py -m "not slow" -k "test_arguments and gcc"
+	    -m "not slow" -k "native and not (process_of_its_own or allocates or add_up or huge_pages or caches \
+	    or by_default or unknown_instruction or made_of_their_instructions)"
+
+sanitize-c: $(VENV)/.dev
+	ASAN_OPTIONS=detect_leaks=0 CFLAGS="$(ASAN)" $(RUN) -m pytest tests/test_native_c.py tests/test_c_api.py \
+	    -m "not slow" -k "gcc and (test_bits or test_steps or test_arguments)"
 	CFLAGS="$(TSAN)" $(RUN) -m pytest tests/test_native_c.py -m "not slow" -k "gcc and test_threads"
 
 # The sdist, and a wheel of this Python, in dist/, without a container (Linux): Zig links it to an old

@@ -1,5 +1,6 @@
 """What every test may ask for: an engine, a dtype, and the tolerance of the two."""
 
+import collections
 import functools
 import pathlib
 import signal
@@ -36,6 +37,16 @@ def pytest_addoption(parser):
 def pytest_sessionstart():
     """Hear Ctrl-C, for the tests that send it: a shell lets what it starts with `&` ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that have slow tests, and with the largest: what comes last ends soon.
+
+    So no process waits long for the other where two share the files.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    sizes = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -sizes[item.path]))
 
 
 # Scope "session" throughout: the values never change, and hypothesis wants no fixture per test.
