@@ -72,7 +72,7 @@ def as_rows(x: Floats) -> Floats:
     """Return x (..., I) in the form that engines take: (N, I), contiguous and aligned."""
     flags = x.flags
     if not (flags.c_contiguous and flags.aligned):
-        x = np.require(x, requirements=("C", "A"))
+        x = x.copy()
     return x.reshape(-1, x.shape[-1])
 
 

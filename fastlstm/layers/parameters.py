@@ -408,14 +408,16 @@ class Parameters:
         the layer's `changed`.
         """
         for layer in self._layers():
-            if not layer._views:
-                continue
-            if layer._gradients is None and layer._all_frozen:  # zeros that take no room
-                yield layer, layer._flat, np.broadcast_to(layer.dtype.type(0), layer._flat.shape)
-            else:
-                layer._own_grads()
-                assert layer._gradients is not None
-                yield layer, layer._flat, layer._gradients
+            if layer._views:
+                yield layer, *layer._own_buffers()
+
+    def _own_buffers(self) -> tuple[Floats, Floats]:
+        """Return the layer's own parameters and gradients, as `buffers` yields them."""
+        if self._gradients is None and self._all_frozen:  # zeros that take no room
+            return self._flat, np.broadcast_to(self.dtype.type(0), self._flat.shape)
+        self._own_grads()
+        assert self._gradients is not None
+        return self._flat, self._gradients
 
     def _exclusive(self) -> Any:
         """Return a context for one thread at a time, in which parameters are written or copied.

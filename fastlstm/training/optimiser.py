@@ -105,7 +105,8 @@ class Optimiser:
     def learnt_gradients(self) -> Iterator[NDArray[Any]]:
         """Yield the gradients of all that a step changes, as flat pieces of the layers' buffers."""
         self._leave_out_frozen()
-        for (_, _, gradients), own in zip(self.model.buffers(), self._stretches, strict=True):
+        for layer, own in zip(self._layers, self._stretches, strict=True):
+            _, gradients = layer._own_buffers()
             for where in own:
                 yield gradients[where]
 
@@ -129,7 +130,8 @@ class Optimiser:
         by_name = dict(zip(self._needed(), moments, strict=True))
         in_order = [*map(by_name.get, self.moment_names)]
         if not self._engine.update(self._rule(lr, decay, steps), p, g, in_order):
-            self._compute(p, g, moments, self._scratch[:, : p.size], lr, decay, steps)
+            with np.errstate(all="ignore"):
+                self._compute(p, g, moments, self._scratch[:, : p.size], lr, decay, steps)
 
     @property
     def _engine(self) -> Engine:
@@ -163,17 +165,16 @@ class Optimiser:
         self._leave_out_frozen()
         for name in self._left_out:
             self._missed[name] = self._missed.get(name, 0) + 1
-        with np.errstate(all="ignore"):
-            for number, (layer, parameters, gradients) in enumerate(self.model.buffers()):
-                buffers = [parameters, gradients, *(self._moments[n][number] for n in needed)]
-                if not self._blocks[number]:
-                    continue
-                with layer._exclusive():
-                    for where, lr_factor, decay_factor, missed in self._blocks[number]:
-                        p, g, *moments = (buffer[where] for buffer in buffers)
-                        rates = lr * lr_factor, weight_decay * decay_factor
-                        self._update(p, g, moments, *rates, self.steps - missed)
-                    layer.changed()
+        for number, layer in enumerate(self._layers):
+            if not self._blocks[number]:
+                continue
+            buffers = [*layer._own_buffers(), *(self._moments[name][number] for name in needed)]
+            with layer._exclusive():
+                for where, lr_factor, decay_factor, missed in self._blocks[number]:
+                    p, g, *moments = [buffer[where] for buffer in buffers]
+                    rates = lr * lr_factor, weight_decay * decay_factor
+                    self._update(p, g, moments, *rates, self.steps - missed)
+                layer.changed()
 
     def zero_grad(self) -> None:
         """Set all gradients of the model to zero."""
