@@ -310,6 +310,8 @@ class Model
   private:
     fl_status keep(Memory file, const char *isa) noexcept
     {
+        if (!file.size()) /* of no bytes there is no address */
+            return FL_FILE_TRUNCATED;
         const fl_status status = borrow(file.data(), file.size(), isa);
         if (status == FL_OK)
             file_ = std::move(file);
@@ -321,7 +323,7 @@ class Model
         std::ifstream file(path, std::ios::binary | std::ios::ate);
         const std::streamoff end = file ? static_cast<std::streamoff>(file.tellg()) : -1;
         if (end <= 0)
-            return false;
+            return end == 0;
         bytes = Memory(static_cast<std::size_t>(end));
         file.seekg(0);
         return bytes.data() && file.read(static_cast<char *>(bytes.data()), end);

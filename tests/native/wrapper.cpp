@@ -12,6 +12,7 @@ ends with 1 if anything was. It is compiled with exceptions and without. */
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <string>
 #include <vector>
 
 #if __cplusplus >= 202002L
@@ -204,6 +205,10 @@ void test_model(const char *path)
     expect_status(model.load(damaged.data(), damaged.size()), FL_FILE_CHECKSUM, "a damaged file");
     expect(!model, "a model that is refused is empty");
     expect_status(model.load(file.data(), file.size() - 1), FL_FILE_TRUNCATED, "a file that is cut off");
+    expect_status(model.load(file.data(), 0), FL_FILE_TRUNCATED, "a file of no bytes");
+    const std::string empty = std::string(path) + ".empty";
+    expect(std::ofstream(empty).good(), "an empty file is made");
+    expect_status(model.load_file(empty.c_str()), FL_FILE_TRUNCATED, "an empty file");
     expect_status(model.load(nullptr, 100), FL_NULL, "no bytes");
     expect_status(model.load(file.data(), std::numeric_limits<std::size_t>::max() / 2), FL_TOO_LARGE, "no memory");
     expect_status(model.borrow(nullptr, 100), FL_NULL, "no bytes to borrow");
