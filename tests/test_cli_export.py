@@ -142,9 +142,10 @@ def test_what_is_refused(capsys):
     assert error_of(capsys, "m.npz", "-o", "m.h", "--name", "a-b") == (
         "--name must be a name in C, got 'a-b'"
     )
-    assert error_of(capsys, "m.npz", "-o", "m.h", "--name", "class") == (
-        "--name must be a name in C, got 'class'"
-    )
+    for name in ("class", "alignas", "_Bool", "wchar_t", "size_t"):
+        assert error_of(capsys, "m.npz", "-o", "m.h", "--name", name) == (
+            f"--name must be a name in C, got '{name}'"
+        )
     assert error_of(capsys, "m.npz", "-o", "m.fl", "--name", "a") == (
         "--name is for headers, a .fl file has none"
     )

@@ -31,14 +31,18 @@ _LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer for layer in (Last, ReLU, Tanh, Sigmoid, Softmax)
 }
 
-# Words of C11 and C++17 that a file may well be called, and an array cannot.
+# What no array can be called in C11 or C++17: their words, `main`, and the names of stddef.h, which
+# the header includes.
 _KEYWORDS: Final = frozenset(
-    "and asm auto bitand bitor bool break case catch char class compl const constexpr continue"
-    " decltype default delete do double else enum explicit export extern false float for"
-    " friend goto if inline int long main mutable namespace new noexcept not nullptr operator or"
-    " private protected public register restrict return short signed sizeof static struct switch"
-    " template this throw true try typedef typeid typename union unsigned using virtual void"
-    " volatile while xor".split()
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t"
+    " char32_t class compl const const_cast constexpr continue decltype default delete do"
+    " double dynamic_cast else enum explicit export extern false float for friend goto if"
+    " inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq"
+    " private protected public register reinterpret_cast restrict return short signed sizeof"
+    " static static_assert static_cast struct switch template this thread_local throw true try"
+    " typedef typeid typename union unsigned using virtual void volatile wchar_t while xor"
+    " xor_eq _Alignas _Alignof _Atomic _Bool _Complex _Generic _Imaginary _Noreturn"
+    " _Static_assert _Thread_local NULL main max_align_t offsetof ptrdiff_t size_t".split()
 )
 
 _DESCRIPTION = """\
