@@ -183,7 +183,7 @@ def _parameters(function):
 
 def _exports(module):
     """What an engine must export, by name: its functions and the methods of its classes."""
-    for name in ("prepare", "describe"):
+    for name in ("line", "prepare", "describe"):
         yield name, getattr(module, name), getattr(contract.Engine, name)
     for name in ("Stack", "Product"):
         protocol = getattr(contract, name)
@@ -205,11 +205,13 @@ def test_engines_export_what_the_contract_says(module):
         assert _parameters(own) == want, name
         names.add(name)
     assert names == {
-        "prepare", "describe", "Stack", "Stack.run", "Stack.call", "Stack.record", "Stack.saved",
-        "Stack.back", "Stack.step", "Stack.table",
+        "line", "prepare", "describe",
+        "Stack", "Stack.run", "Stack.call", "Stack.record", "Stack.saved", "Stack.back",
+        "Stack.step", "Stack.table",
         "Product", "Product.run", "Product.call", "Product.slide",
     }  # fmt: skip
     assert module.Stack([make_case().cell], 1).stale is False
+    assert module.Product(np.ones((2, 3)), None).stale is False
 
 
 @pytest.mark.parametrize("change", [

@@ -17,12 +17,15 @@ from fastlstm import (
     Linear,
     LSTMCell,
     ReLU,
+    Residual,
     Sequential,
     Sigmoid,
     Softmax,
     Tanh,
 )
-from fastlstm.layers import Layer
+from fastlstm.engines.contract import Link
+from fastlstm.layers import Layer, branches
+from fastlstm.layers.stream import Stepwise
 
 B, T = 3, 7
 
@@ -42,7 +45,15 @@ def _models(engine="auto", dtype="float32", batch_first=False):
                                "body": Sequential(LSTM(6, 5, **options, seed=2), Sigmoid(),
                                                   LSTM(5, 4, 2, **options, seed=3)),
                                "head": Sequential(Last(), Dropout(0.1), Softmax())}), x, True),
+        "amp": (_amp(LSTM(4, 5, 2, **options, seed=1), engine=engine, dtype=dtype), x, False),
     }  # fmt: skip
+
+
+def _amp(lstm, **options):
+    """An amplifier with gains and a skip, all of whose layers the native engine goes through."""
+    inside = Sequential(lstm, Dropout(0.1), Linear(lstm.proj_size or 5, 4, **options, seed=2))
+    return Sequential(Linear(4, 4, **options, seed=3), Residual(inside),
+                      Linear(4, 2, bias=False, **options, seed=4))  # fmt: skip
 
 
 NAMES = list(_models())
@@ -139,6 +150,234 @@ def test_new_weights_count_from_the_next_step():
     stream.step(x[0])
     model[2].bias = np.full(3, 7, np.float32)
     assert stream.step(x[1]).min() > 0.99
+
+
+# ---- all layers in one call -----------------------------------------------------------------
+
+
+class Unused:
+    """What does the work of layers one by one, where one call should do it."""
+
+    def step(self, *arguments):
+        raise AssertionError
+
+    run = step
+
+
+def _lined(dtype="float32", batch_first=False):
+    """Return name -> a model of 4 inputs that the native engine goes through in one call."""
+    how = {"engine": "native", "dtype": dtype}
+    rnn = how | {"batch_first": batch_first}
+    head = {"layer": Sequential(LSTM(4, 6, **rnn, seed=1), Linear(6, 3, **how, seed=2)),
+            "projection": Linear(4, 3, bias=False, **how, seed=3)}  # fmt: skip
+    return {
+        "amp": _amp(LSTM(4, 5, **rnn, seed=1), **how),
+        "projected": _amp(LSTM(4, 9, 2, proj_size=3, **rnn, seed=1), **how),
+        "peepholes": _amp(LSTM(4, 5, peephole=True, **rnn, seed=1), **how),
+        "alone": Sequential(LSTM(4, 33, **rnn, seed=1)),
+        "head": Sequential(LSTM(4, 5, **rnn, seed=1), Last(), Linear(5, 17, **how, seed=2)),
+        "widths": Sequential(LSTM(4, [7, 7, 5], **rnn, seed=1), Linear(5, 1, **how, seed=2)),
+        "two": Sequential(LSTM(4, 5, **rnn, seed=1), LSTM(5, 40, **rnn, seed=3),
+                          Linear(40, 1, **how, seed=2)),
+        "inside": Residual(Sequential(Residual(LSTM(4, 4, **rnn, seed=1)),
+                                      Residual(Linear(4, 4, **how, seed=2)))),
+        "nothing inside": Sequential(LSTM(4, 4, **rnn, seed=1), Residual(Dropout(0.5))),
+        "other way": Residual(**head),
+    }  # fmt: skip
+
+
+def _lined_up(stream):
+    """Return a stream that can do nothing but go through all layers in one call."""
+    assert stream._line is not None
+    stream._part = Unused()
+    return stream
+
+
+def _in_blocks(stream, x, batch_first, sizes):
+    """Return what a stream gives of x (T, B, I) in blocks of these sizes, T in all."""
+    parts, start = [], 0
+    for size in sizes:
+        block = x[start : start + size]
+        y = stream.run(np.ascontiguousarray(block.swapaxes(0, 1)) if batch_first else block)
+        parts.append(y.swapaxes(0, 1) if batch_first else y)
+        start += size
+    assert start == len(x)
+    return np.concatenate(parts)
+
+
+def _whole(model, x):
+    """Return what the layers of a model give of x (T, B, I), each of them over all steps."""
+    if isinstance(model, LSTM):
+        batch_first, model.batch_first = model.batch_first, False
+        y = model(x)[0]
+        model.batch_first = batch_first
+    elif isinstance(model, Residual):
+        skip = model.projection(x) if "projection" in model.children else x
+        y = skip + _whole(model.layer, x)
+    elif isinstance(model, Sequential):
+        for layer in model:
+            x = _whole(layer, x)
+        y = x
+    else:
+        y = model(x) if isinstance(model, Linear) else x
+    return y
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", list(_lined()))
+def test_one_call_has_the_bits_of_its_layers(native, dtype, name, batch, batch_first):
+    """Whatever the blocks, of which more than 64 steps are cut, and step by step."""
+    model, x = _lined(dtype, batch_first)[name].eval(), normal(200, batch, 4, dtype=dtype)
+    expected, stream = _whole(model, x), _lined_up(model.stream(batch))
+    for sizes in ((200,), (64, 136), (1, 2, 65, 130, 2), [1] * 200):
+        assert_same_bits(_in_blocks(stream, x, batch_first, sizes), expected)
+        stream.reset()
+    out = np.empty_like(expected[0])
+    for n, x_t in enumerate(x):
+        y = stream.step(x_t, out) if n % 2 else stream.step(x_t)
+        assert_same_bits(y, expected[n])
+        if n == 50:
+            copied = _lined_up(copy.copy(stream))
+            assert_same_bits(_in_blocks(copied, x[51:], batch_first, (149,)), expected[51:])
+
+
+@pytest.mark.parametrize(
+    "field, broken", [("plus", 0), ("plus", 2), ("takes", 1)], ids=["itself", "lstm's", "first"]
+)
+def test_other_sums_are_seen(native, monkeypatch, field, broken):
+    """Of other values than those that are meant, which have the same features."""
+
+    def other(*fields, **named):
+        link = Link(*fields, **named)
+        return link._replace(**{field: broken})
+
+    monkeypatch.setattr(branches, "Link", other)
+    how = {"engine": "native", "seed": 0}
+    model = Residual(Sequential(Linear(4, 4, **how), LSTM(4, 4, **how), Linear(4, 4, **how))).eval()
+    x = normal(9, 2, 4)
+    with pytest.raises(AssertionError):
+        assert_same_bits(model.stream(2).run(x), _whole(model, x))
+
+
+def test_one_call_takes_over_what_changes(native):
+    """Parameters of each layer, and numbers of threads; a run and a step after each change."""
+    model, x = _lined()["amp"].eval(), normal(8, 3, 4)
+    stream = _lined_up(model.stream(3))
+    layers = [layer for _, layer in model.named_layers() if layer.num_parameters]
+    names = [(layer, name) for layer in layers for name in vars(layer).get("_views", ())]
+    assert len(names) == 4 + 2 + 2 + 1
+    for layer, name in names:
+        stream.run(x)
+        setattr(layer, name, getattr(layer, name) + 1)
+        layer.num_threads = 1
+        stream.reset()
+        assert_same_bits(stream.run(x), _whole(model, x))
+        setattr(layer, name, getattr(layer, name) - 2)
+        stream.reset()
+        assert_same_bits(stream.step(x[0]), _whole(model, x)[0])
+
+
+def test_a_linear_tells_what_is_stale(native):
+    linear = Linear(2, 3, engine="native", seed=0)
+    linear(np.ones((1, 2), np.float32))
+    for change in (
+        lambda: setattr(linear, "bias", [1, 2, 3]),
+        lambda: setattr(linear, "num_threads", 1),
+        linear.reset_parameters,
+    ):
+        product, _ = linear._present()
+        product.stale = False
+        change()
+        assert product.stale
+
+
+def test_what_one_call_does_not_take(native):
+    """Other types and layouts, and large runs, have the same bits by the layers one by one."""
+    model, x = _lined()["two"].eval(), normal(7, 3, 4)
+    expected, stream = _whole(model, x), model.stream(3)
+    for given in (
+        x.tolist(), x.astype(">f4"), x[:, :, ::-1].copy()[:, :, ::-1], np.repeat(x, 2, axis=0)[::2],
+    ):  # fmt: skip
+        stream.reset()
+        assert_same_bits(np.ascontiguousarray(stream.run(given)), expected)
+        stream.reset()
+        assert_same_bits(np.stack([stream.step(x_t) for x_t in given]), expected)
+    assert stream.run(x[:0]).shape == (0, 3, 1)
+    long = normal(1500, 3, 4)
+    assert stream._line.run(long, 0) is None
+    stream.reset()
+    assert_same_bits(stream.run(long), _whole(model, long))
+
+
+def test_results_may_not_be_written_over_the_input(native):
+    """They are not by the layers one by one, nor by a sum that comes behind the LSTM."""
+    model = Residual(Sequential(LSTM(4, 5, seed=0), Linear(5, 4, seed=1))).eval()
+    memory = normal(4, 4)
+    x, out = memory[:3].copy(), memory[1:]
+    expected, stream = model.stream(3).step(x), model.stream(3)
+    assert_same_bits(stream.step(memory[:3], out), expected)
+
+
+@pytest.mark.parametrize("name", ["amp", "two", "alone"])
+def test_errors_come_before_one_call(native, name):
+    model = _lined()[name].eval()
+    stream, width = model.stream(3), len(_whole(model, normal(1, 3, 4))[0, 0])
+    stream.step(normal(3, 4))
+    before = stream.state
+    for call, given in (
+        (stream.step, normal(3, 5)),
+        (stream.step, normal(2, 4)),
+        (stream.step, normal(1, 3, 4)),
+        (stream.run, normal(5, 3, 3)),
+        (stream.run, normal(5, 2, 4)),
+        (stream.run, normal(5, 4)),
+        (stream.run, "no sound"),
+        (lambda x: stream.step(x, np.empty((3, width))), normal(3, 4)),
+        (lambda x: stream.step(x, np.empty((3, width + 1), np.float32)), normal(3, 4)),
+        (lambda x: stream.step(x, [0.0]), normal(3, 4)),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            call(given)
+        _assert_states(stream.state, before)
+
+
+def test_undecided_layouts_are_asked_for_each_time(native):
+    """As they may be set after the stream was made."""
+    model = Sequential(LSTM(4, 5, batch_first=None, seed=0), Linear(5, 2, seed=1)).eval()
+    stream, x = model.stream(3), normal(3, 3, 4)
+    with pytest.raises(ValueError, match="batch_first"):
+        stream.run(x)
+    for batch_first in (False, True):
+        model[0].batch_first = batch_first
+        stream.reset()
+        assert_same_bits(np.ascontiguousarray(stream.run(x)), np.ascontiguousarray(model(x)))
+
+
+def test_a_layer_of_ones_own_goes_by_itself(native):
+    """Also one that is made of ours, as is a layer of another engine."""
+
+    class Doubled(Linear):
+        stepwise = True
+
+        def __call__(self, input):
+            return 2 * super().__call__(input)
+
+        def _live(self, name, given, states):
+            return Stepwise(self)
+
+    class Same(Residual):
+        def _together(self, x, results):
+            return results[0]
+
+    lstm, x = LSTM(4, 4, engine="native", seed=0), normal(5, 2, 4)
+    for head in (Doubled(4, 2, seed=1), Linear(4, 2, engine="numpy", seed=1), Tanh()):
+        model = Sequential(lstm, head).eval()
+        assert model.stream(2)._line is None
+        np.testing.assert_array_equal(model.stream(2).run(x), head(lstm(x)[0]))
+    model = Same(lstm)
+    assert model.stream(2)._line is None
+    assert_same_bits(model.stream(2).run(x), lstm(x)[0])
 
 
 # ---- reset ----------------------------------------------------------------------------------

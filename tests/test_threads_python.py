@@ -666,6 +666,30 @@ def test_one_stream_in_two_threads(native):
     assert_same_bits(stream.step(x), lstm.stream(2000).step(x))  # it goes on
 
 
+def test_one_stream_of_a_model_in_two_threads(native):
+    """In one call through all layers, and by its LSTM's own stream; it goes on afterwards."""
+    how = {"engine": "native", "seed": 0, "num_threads": 1}
+    model = Sequential(LSTM(64, 96, **how), LSTM(96, 96, **how), Linear(96, 3, **how))
+    stream, x, refused = model.stream(1000), normal(1000, 64), []
+    assert stream._line is not None
+
+    def steps(number):
+        for _ in range(20):
+            try:
+                y = stream.step(x) if number % 2 else stream._streams["0"].step(x)
+            except RuntimeError as fault:
+                refused.append(str(fault))
+            else:
+                assert np.isfinite(y).all()
+
+    together(steps)
+    assert refused and set(refused) == {
+        "two threads step one stream at once: a stream belongs to one thread at a time"
+    }
+    stream.reset()
+    assert_same_bits(stream.step(x), model.stream(1000).step(x))
+
+
 def test_a_stream_goes_on_after_an_error(native):
     stream, x = LSTM(3, 4, engine="native", seed=0).stream(), normal(1, 3)
     for _ in range(2):

@@ -1,7 +1,8 @@
 """The engines: which ones there are, and how one is chosen.
 
 An engine is a module that exports what `fastlstm.engines.contract` says: `Stack` and `Product`,
-which compute, `update` and `is_finite` for training, `prepare` and `describe`.
+which compute, `line`, which joins them for a stream, `update` and `is_finite` for training,
+`prepare` and `describe`.
 """
 
 from __future__ import annotations

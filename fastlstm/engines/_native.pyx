@@ -242,6 +242,10 @@ cdef size_t _KEEP_BYTES = 1 << 23
 cdef Py_ssize_t _PIECES = 256
 # Work of a step, in bytes of weights times rows, that takes longer than handing over the GIL does.
 cdef size_t _WORTH_GIL = 1 << 18
+# Work of a line, in bytes of weights times rows, of a millisecond: 20 us are nothing beside it.
+cdef double _MOST_OF_A_LINE = 1e8
+# So many steps go through a line at once: what its links give stays in the near caches.
+cdef int64_t _LINED_UP = 64
 # Work, in bytes of weights times rows, that takes so long that Ctrl-C would be waited for.
 cdef double _WORTH_ASKING = 1e9
 
@@ -901,6 +905,7 @@ cdef class Step:
     cdef Py_ssize_t inputs, outputs
     cdef Table table
     cdef int busy  # whether a step is being made
+    cdef int64_t room  # the number of steps for which the scratch memory was last made
 
     def __init__(self, cnp.ndarray h not None, cnp.ndarray c not None, present, otherwise,
                  Table table=None):
@@ -932,7 +937,20 @@ cdef class Step:
         # Nothing fails from here on: a stack never meets scratch memory that is too small for it, nor does a cut.
         self.cut = stack.cut
         call.cut = &self.cut if self.cut.threads else NULL
-        self.call, self.stack, self.scratch = call, stack, scratch
+        self.call, self.stack, self.scratch, self.room = call, stack, scratch, 1
+        return 0
+
+    cdef int make_room(self, int64_t steps) except -1:
+        """Have scratch memory for so many steps, too."""
+        cdef fl_call call = self.call
+        cdef cnp.ndarray scratch
+        call.steps = steps
+        cdef size_t size = fl_scratch_bytes(self.stack.stack, &call)
+        if size > call.scratch_size:
+            scratch = np.empty(size + 64, np.uint8)
+            self.call.scratch, self.call.scratch_size = _aligned(cnp.PyArray_DATA(scratch)), size
+            self.scratch = scratch
+        self.room = steps
         return 0
 
     cdef inline bint fits(self, object array, Py_ssize_t size):
@@ -975,15 +993,22 @@ cdef class Step:
             and outputs < inputs + batch * self.call.x_stride
         )
 
-    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+    cdef inline int begin(self) except -1:
         if exchange_flag(&self.busy, 1):
             raise RuntimeError(
                 "two threads step one stream at once: a stream belongs to one thread at a time"
             )
+        return 0
+
+    cdef inline void end(self) noexcept:
+        exchange_flag(&self.busy, 0)
+
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+        self.begin()
         try:
             return self.go(x, out)
         finally:
-            exchange_flag(&self.busy, 0)
+            self.end()
 
     cdef go(self, x, out):
         cdef cnp.npy_intp shape[2]
@@ -1027,6 +1052,7 @@ cdef class Product:
     cdef size_t bytes
     cdef cnp.npy_intp inputs, outputs
     cdef int type_number
+    cdef public bint stale
 
     def __init__(self, cnp.ndarray w not None, cnp.ndarray b):
         cdef int32_t itemsize = w.dtype.itemsize
@@ -1200,6 +1226,227 @@ def is_finite(cnp.ndarray x not None):
     _expect(fl_all_finite(cnp.PyArray_ITEMSIZE(x), cnp.PyArray_SIZE(x), cnp.PyArray_DATA(x), _ISA,
                           &finite))
     return finite != 0
+
+
+cdef struct _Link:
+    fl_call *call  # of a step, which holds it,
+    fl_stack *stack
+    fl_linear *linear  # or of a product; a sum has neither
+    int threads, takes, plus
+    int64_t inputs, outputs
+    char *value  # what it gives; the last one gives what the line gives
+
+
+cdef class Line:
+    """Line(links, batch)
+--
+
+    The contract's `Line`. Pieces of time go through all links one after the other.
+    """
+
+    cdef list steps, products, presents  # by the numbers of links; None where a link has none
+    cdef cnp.ndarray memory, values
+    cdef _Link *links
+    cdef int count
+    cdef size_t bytes  # of all weights, of which there are always as many
+    cdef int64_t batch, room  # room: the number of steps for which there are values
+    cdef int type_number, itemsize
+
+    def __init__(self, links, int64_t batch):
+        cdef Step step
+        self.count, self.batch = len(links), batch
+        self.memory = np.zeros(self.count * sizeof(_Link), np.uint8)
+        self.links = <_Link *>cnp.PyArray_DATA(self.memory)
+        self.steps, self.presents = [], [link.product for link in links]
+        self.products = [None] * self.count
+        for n, link in enumerate(links):
+            self.links[n].takes, self.links[n].plus = link.takes, link.plus or 0
+            self.links[n].inputs, self.links[n].outputs = link.inputs, link.outputs
+            step = None if link.step is None else link.step.__self__
+            self.steps.append(step)
+            if step is not None:
+                self.links[n].call = &step.call
+                self.type_number, self.itemsize = step.type_number, step.stack.shape.itemsize
+                self.bytes += step.stack.bytes
+            elif link.product is not None:
+                self.take_product(n)
+                self.bytes += (<Product>self.products[n]).bytes
+
+    cdef int take_product(self, int n) except -1:
+        """Take over what the layer of a link computes by now."""
+        cdef Product product
+        product, threads = self.presents[n]()
+        self.products[n] = product
+        self.links[n].linear, self.links[n].threads = product.linear, threads
+        return 0
+
+    cdef int prepare(self, int64_t steps) except -1:
+        """Have all that so many steps need, in a time in which no other thread has a step of these.
+
+        Nothing fails afterwards.
+        """
+        cdef Step step
+        cdef Product product
+        cdef cnp.ndarray values
+        cdef int n
+        cdef size_t at
+        cdef int64_t rest = steps % _LINED_UP if steps > _LINED_UP else 0
+        steps = min(steps, _LINED_UP)
+        for n in range(self.count):
+            step, product = self.steps[n], self.products[n]
+            if step is not None:
+                if step.stack.stale:
+                    step.take_present()
+                self.links[n].stack = step.stack.stack
+                if step.room != steps:
+                    step.make_room(steps)
+                if rest:
+                    step.make_room(rest)
+            elif product is not None and product.stale:
+                self.take_product(n)
+        if steps > self.room:
+            at = 0
+            for n in range(self.count - 1):
+                at += _up(self.links[n].outputs * self.itemsize * self.batch * steps)
+            values = np.empty(at + 64, np.uint8)
+            at = 0
+            for n in range(self.count - 1):
+                self.links[n].value = <char *>_aligned(cnp.PyArray_DATA(values)) + at
+                at += _up(self.links[n].outputs * self.itemsize * self.batch * steps)
+            self.values, self.room = values, steps
+        return 0
+
+    def run(self, x, int time_axis, out=None):
+        cdef bint timed = time_axis >= 0
+        cdef int ndim = 2 + timed
+        if (
+            not cnp.PyArray_CheckExact(x)
+            or cnp.PyArray_NDIM(x) != ndim
+            or cnp.PyArray_TYPE(x) != self.type_number
+            or cnp.PyArray_DIM(x, ndim - 1) != self.links[0].inputs
+            or not cnp.PyArray_ISNOTSWAPPED(x)
+        ):
+            return None
+        cdef cnp.ndarray rows = x, y
+        if time_axis == 1:
+            rows = cnp.PyArray_SwapAxes(rows, 0, 1)
+        cdef int64_t steps = cnp.PyArray_DIM(rows, 0) if timed else 1
+        cdef cnp.npy_intp shape[3]
+        shape[0], shape[timed], shape[ndim - 1] = steps, self.batch, self.links[self.count - 1].outputs
+        if (
+            steps == 0
+            or cnp.PyArray_DIM(rows, timed) != self.batch
+            or (timed and <double>self.bytes * steps * self.batch > _MOST_OF_A_LINE)
+        ):
+            return None
+        if not cnp.PyArray_ISCARRAY_RO(rows):
+            rows = cnp.PyArray_FROM_OF(rows, cnp.NPY_ARRAY_CARRAY_RO)
+        if out is None:
+            out = cnp.PyArray_EMPTY(ndim, shape, self.type_number, 0)
+        elif not (
+            cnp.PyArray_CheckExact(out)
+            and cnp.PyArray_TYPE(out) == self.type_number
+            and cnp.PyArray_NDIM(out) == ndim
+            and cnp.PyArray_CompareLists(cnp.PyArray_DIMS(out), shape, ndim)
+            and cnp.PyArray_ISCARRAY(out)
+            and _lie_apart(rows, out)
+        ):
+            return None
+        y = out
+        cdef int n, begun = 0
+        try:
+            for n in range(self.count):
+                if self.steps[n] is not None:
+                    (<Step>self.steps[n]).begin()
+                begun = n + 1
+            self.go(<const char *>cnp.PyArray_DATA(rows), <char *>cnp.PyArray_DATA(y), steps)
+        finally:
+            for n in range(begun):
+                if self.steps[n] is not None:
+                    (<Step>self.steps[n]).end()
+        return cnp.PyArray_SwapAxes(y, 0, 1) if time_axis == 1 else y
+
+    cdef int go(self, const char *x, char *y, int64_t steps) except -1:
+        self.prepare(steps)
+        cdef fl_status status
+        if self.bytes * steps * self.batch < _WORTH_GIL:
+            status = self.advance(x, y, steps)
+        else:
+            with nogil:
+                status = self.advance(x, y, steps)
+        return _expect(status)
+
+    cdef fl_status advance(self, const char *x, char *y, int64_t steps) noexcept nogil:
+        """Make all steps, so many at once as there is room for."""
+        cdef _Link *last = self.links + self.count - 1
+        cdef int64_t now
+        cdef fl_status status = FL_OK
+        while steps > 0 and status == FL_OK:
+            now = min(steps, _LINED_UP)
+            last.value = y
+            status = self.advance_piece(x, now)
+            x += now * self.batch * self.links[0].inputs * self.itemsize
+            y += now * self.batch * last.outputs * self.itemsize
+            steps -= now
+        return status
+
+    cdef fl_status advance_piece(self, const char *x, int64_t steps) noexcept nogil:
+        cdef fl_linear_call product
+        cdef fl_status status = FL_OK
+        cdef _Link *link
+        cdef const char *source
+        cdef const char *plus
+        cdef int n
+        product.struct_size, product.rows = sizeof(product), steps * self.batch
+        for n in range(self.count):
+            link = self.links + n
+            source = plus = x
+            if link.takes:
+                source = self.links[link.takes - 1].value
+            if link.plus:
+                plus = self.links[link.plus - 1].value
+            if link.stack != NULL:
+                link.call.x, link.call.y, link.call.steps = source, link.value, steps
+                status = fl_run(link.stack, link.call)
+                link.call.steps = 1
+                link.call.parity ^= steps & 1
+            elif link.linear != NULL:
+                product.x, product.x_stride = source, link.inputs * self.itemsize
+                product.y, product.y_stride = link.value, link.outputs * self.itemsize
+                product.threads = link.threads
+                status = fl_run_linear(link.linear, &product)
+            else:
+                _add(source, plus, link.value, product.rows * link.outputs, self.itemsize)
+            if status != FL_OK:
+                break
+        return status
+
+
+cdef inline size_t _up(size_t size) noexcept nogil:
+    return (size + 63) & ~<size_t>63
+
+
+cdef inline bint _lie_apart(cnp.ndarray one, cnp.ndarray other):
+    """Whether C-contiguous arrays share no memory."""
+    cdef char *first = <char *>cnp.PyArray_DATA(one)
+    cdef char *second = <char *>cnp.PyArray_DATA(other)
+    return (
+        first + cnp.PyArray_NBYTES(one) <= second or second + cnp.PyArray_NBYTES(other) <= first
+    )
+
+
+cdef void _add(const char *a, const char *b, char *y, int64_t count, int itemsize) noexcept nogil:
+    cdef int64_t n
+    if itemsize == 4:
+        for n in range(count):
+            (<float *>y)[n] = (<const float *>a)[n] + (<const float *>b)[n]
+    else:
+        for n in range(count):
+            (<double *>y)[n] = (<const double *>a)[n] + (<const double *>b)[n]
+
+
+def line(links, int64_t batch):
+    return Line(links, batch)
 
 
 def prepare(dtype):

@@ -10,6 +10,7 @@ import functools
 import math
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -46,7 +47,7 @@ from ._numba_kernels import (
     run_general,
     run_layer,
 )
-from .contract import ACTIVATIONS, EPSILON, Array, Cell, Noise
+from .contract import ACTIVATIONS, EPSILON, Array, Cell, Link, Noise
 from .machine import Caches, caches
 
 # A work space, and its address.
@@ -638,6 +639,8 @@ class Stack(Layers):
 class Product:
     """The contract's `Product`."""
 
+    stale = False
+
     def __init__(self, w: Array, b: Array | None) -> None:
         with _preparing:
             _prepare_linear(w.dtype)
@@ -679,6 +682,10 @@ class Product:
     ) -> Array | None:
         """Refuse, as `call`."""
         return None
+
+
+def line(links: Sequence[Link], batch: int) -> None:
+    """Return None: this engine gains nothing by several layers in one call."""
 
 
 def describe() -> dict[str, object]:

@@ -7,7 +7,7 @@ options follows, `run_general` and `back_general`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ._layers import Layers
 from ._layers import is_finite as is_finite
 from ._layers import update as update
-from .contract import EPSILON, Activation, Array, Cell, Noise
+from .contract import EPSILON, Activation, Array, Cell, Link, Noise
 
 
 def pack(cell: Cell) -> Cell:
@@ -420,6 +420,8 @@ class Stack(Layers):
 class Product:
     """The contract's `Product`."""
 
+    stale = False
+
     def __init__(self, w: Array, b: Array | None) -> None:
         self._w, self._b = w.T.copy(), None if b is None else b.copy()
 
@@ -445,6 +447,10 @@ class Product:
     ) -> Array | None:
         """Refuse, as `call`."""
         return None
+
+
+def line(links: Sequence[Link], batch: int) -> None:
+    """Return None: this engine gains nothing by several layers in one call."""
 
 
 def prepare(dtype: np.dtype[Any]) -> None:

@@ -530,7 +530,14 @@ class Product(Protocol):
     ----------
     w : ndarray of shape (O, I)
     b : ndarray of shape (O,), or None
+
+    Attributes
+    ----------
+    stale : bool
+        False. As a `Stack`'s; lines look at it.
     """
+
+    stale: bool
 
     def __init__(self, w: Array, b: Array | None) -> None: ...
 
@@ -565,6 +572,50 @@ class Product(Protocol):
         `after` zeros too, and its own values are `dilation` apart. The caller has checked that it
         fits. The result is (N, O, P) of P positions, a view of (N, P, O); negative numbers become
         0, if `rectified`.
+        """
+        ...
+
+
+class Link(NamedTuple):
+    """One layer in a `Line`, or a sum: an LSTM has a `step`, a Linear a `product`, a sum a `plus`.
+
+    The values that go through a line have numbers: 0 is its input, n what its nth link gives.
+    """
+
+    takes: int  # the number of a value with so many `inputs`
+    inputs: int
+    outputs: int
+    step: Step | None = None  # what `Stack.step` returned; its states are the link's
+    product: Callable[[], tuple[Product, int]] | None = None  # as the `present` of `Stack.step`
+    plus: int | None = None  # the number of the value that is added to the one that it takes
+
+
+class Line(Protocol):
+    """Some layers of a stream, through which a step or a chunk goes in one call."""
+
+    def run(self, x: Any, time_axis: int, out: Array | None = None) -> Array | None:
+        """Advance the streams by what a caller gives, or return None; see `Stack.call`.
+
+        Large runs are refused too: beside them it is nothing what the layers do one by one.
+
+        Parameters
+        ----------
+        x : object
+            (T, B, I) with `time_axis` 0, (B, T, I) with 1; one step (B, I) with -1.
+        time_axis : {0, 1, -1}
+            Where `x` has its steps.
+        out : ndarray of shape (B, F), optional
+            With one step: filled and returned. It must not share memory with `x`.
+
+        Returns
+        -------
+        ndarray
+            What the last link gives, as `x`.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread advances a stream in it now; no state has moved.
         """
         ...
 
@@ -608,6 +659,14 @@ class Rule(NamedTuple):
 
 class Engine(Protocol):
     """What the module of an engine exports; layers use nothing else of it."""
+
+    def line(self, links: Sequence[Link], batch: int) -> Line | None:
+        """Return what takes B streams through links, the last of which gives the result.
+
+        None if the engine gains nothing. All links are of this engine and of one dtype, and the
+        first has a step or a product; their features fit.
+        """
+        ...
 
     @property
     def Stack(self) -> type[Stack]:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import as_any_float, as_array, as_float, as_gradient, quiet
+from ..engines.contract import Link
 from .chain import Given, check_layouts, check_whole, dotted, runs_from_end, who
 from .container import Container
 from .layer import Back, Layer, States
 from .sequential import by_their_names
-from .stream import Begins, Live, put
+from .stream import Begins, Live, linked, put, width
 
 if TYPE_CHECKING:
     from ..arrays import Floats
+    from ..engines.contract import Engine
 
 
 class _Branches(Container):
@@ -325,3 +327,13 @@ class _Beside:
     def run(self, x: Any) -> Any:
         x = self.layer._as_input(x)
         return self.layer._together(x, [part.run(x) for part in self.parts])
+
+    def _links(self, takes: int, engine: Engine, links: list[Link]) -> int | None:
+        if type(self.layer) is not Residual:
+            return None
+        values = [linked(part, takes, engine, links) for part in self.parts]
+        y, skip = values[0], values[1] if len(values) > 1 else takes
+        if y is None or skip is None or width(links, y) != width(links, skip):
+            return None
+        links.append(Link(skip, width(links, skip), width(links, y), plus=y))
+        return len(links)

@@ -34,6 +34,7 @@ from .pool import Pool
 from .stream import Begins, Live, ModelStream, Stepwise, Streams
 
 if TYPE_CHECKING:
+    from ..engines.contract import Engine, Link
     from .pool import Evict
 
 States: TypeAlias = dict[str, Any]  # (h, c), or their gradients, by dotted names
@@ -395,6 +396,13 @@ class Layer(Parameters):
                 "that; run it on what a stream of the layers before it gives"
             )
         return Stepwise(self)
+
+    def _link(self, takes: int, engine: Engine) -> Link | None:
+        """Return what an engine computes the layer's work in a stream by; None if it cannot.
+
+        `takes` is the number of the value that goes in.
+        """
+        return None
 
     def _state_names(self, differentiable: bool = False) -> list[str]:
         """The dotted names of what has states (h, c), in order.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays import as_float, as_gradient, as_rows
 from ..checks import check_bool, check_size
+from ..engines.contract import Link
 from ..initialisers import uniform
 from .chain import Given, who
 from .computed import Computed
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..arrays import Floats
     from ..checks import Precision
     from ..engines import EngineChoice
-    from ..engines.contract import Product
+    from ..engines.contract import Engine, Product
 
 # Numbers multiplied in one call of an engine: between two, Python runs the handlers of signals.
 _PIECE = 1 << 30
@@ -78,17 +79,32 @@ class Linear(Computed):
         else:
             self.bias = None
         super().__init__(shapes, dtype, engine)
-        self.num_threads = num_threads
         self._most_rows = max(1, _PIECE // (self.in_features * self.out_features))
         # The version of the parameters, and what was made of them: packed, a copy of the weight.
         self._packed: tuple[int, Any] = -1, None
         self._copied: tuple[int, Floats | None] = -1, None
+        self.num_threads = num_threads
         if begins_drawn():
             self.reset_parameters(seed)
 
     def __getstate__(self) -> dict[str, Any]:
         nothing = -1, None
         return {**super().__getstate__(), "_packed": nothing, "_copied": nothing}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "num_threads":
+            self._make_stale()  # so that streams take it over
+
+    def changed(self) -> None:
+        """Tell the layer that its parameters were written: what is packed from them is stale."""
+        super().changed()
+        self._make_stale()
+
+    def _make_stale(self) -> None:
+        _, weights = self._packed
+        if weights is not None:
+            weights.stale = True
 
     def _release(self) -> None:
         self._copied = -1, None
@@ -221,8 +237,19 @@ class Linear(Computed):
             version, views = self._version, self._views
             weights = self._engine.Product(views["weight"], views.get("bias"))
             self._packed = version, weights
+            if version != self._version:
+                weights.stale = True  # somebody has written parameters without `_exclusive`
         product: Product = weights
         return product
+
+    def _present(self) -> tuple[Product, int]:
+        """Return what a stream computes by now, and the number of its threads."""
+        return self._product(), self.num_threads
+
+    def _link(self, takes: int, engine: Engine) -> Link | None:
+        if engine is not self._engine or type(self).__call__ is not Linear.__call__:
+            return None
+        return Link(takes, self.in_features, self.out_features, product=self._present)
 
     def _join(self, name: str, given: Given) -> tuple[Linear, Given]:
         given = given.check(self.in_features, who(name, self))

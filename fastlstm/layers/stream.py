@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arrays import as_float, as_rows
 from ..checks import check_size
-from ..engines.contract import Array, Stack, Step
+from ..engines.contract import Array, Engine, Line, Link, Stack, Step
 from ..sequences.batch import undecided
 from ..sequences.packing import uniform_sizes
 from .lookup import Lookup
@@ -72,13 +72,18 @@ class Stream:
             h, c = self._states[group::count]
             otherwise = _CheckedStep(self._lstm, group, [h, c]).step
             steps.append(present()[0].step(h, c, present, otherwise))
+        self._steps = steps
         self._step = steps[0] if count == 1 else _StepThrough(steps, self._states[:count]).step
         if type(self).step is Stream.step:
             self.__dict__["step"] = self._step
 
+    @functools.cached_property
+    def _line(self) -> Line | None:
+        return line_of(self, self._lstm._engine, self.batch_size)
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__
-        return {name: state[name] for name in state.keys() - {"step", "_step"}}
+        return {name: state[name] for name in state.keys() - {"step", "_step", "_steps", "_line"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over such a state. The arrays are copied, as those of a layer are."""
@@ -118,11 +123,14 @@ class Stream:
         """
         lstm = self._lstm
         batch_first = lstm.batch_first
+        if self._line is not None and batch_first is not None:
+            y: Floats | None = self._line.run(x, batch_first)
+            if y is not None:
+                return y
         lookup, ahead = (x, lstm._ahead_of(x)) if type(x) is Lookup else (None, None)
         if lookup is not None:
             x = lookup.rows() if ahead is None else lookup.index
         if len(self._states) == 2 and batch_first is not None:
-            y: Floats
             if done := lstm._at_once(x, tuple(self._states), batch_first, ahead):
                 y, states = done
                 try:
@@ -152,6 +160,15 @@ class Stream:
             _advance(lstm, lstm._whole_stacks(), self._states, rows, batch_sizes, y)
         y = y.reshape(steps, self.batch_size, lstm._output_size)
         return y.swapaxes(0, 1) if batch_first else y
+
+    def _links(self, takes: int, engine: Engine, links: list[Link]) -> int | None:
+        if type(self) is not Stream or engine is not self._lstm._engine:
+            return None
+        for group, step in zip(self._lstm._groups, self._steps, strict=True):
+            _, inputs, _, outputs = self._lstm._cells[group.start]
+            links.append(Link(takes, inputs, outputs, step=step))
+            takes = len(links)
+        return takes
 
     def _behind(self, embedding: Embedding) -> LookedUp | None:
         """Return what does the work of both in a model's stream, if looking up may pay."""
@@ -236,6 +253,30 @@ class Stream:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
 
 
+def line_of(part: Live, engine: Engine, batch_size: int) -> Line | None:
+    """Return what does the work of a part in one call of the engine; None if nothing does."""
+    links: list[Link] = []
+    if linked(part, 0, engine, links) is None:
+        return None
+    fit = all(width(links, link.takes) == link.inputs for link in links)
+    return engine.line(links, batch_size) if fit else None
+
+
+def linked(part: Live, takes: int, engine: Engine, links: list[Link]) -> int | None:
+    """Append the links of a part, which takes the value of this number; return that of its own.
+
+    None if the engine cannot do its work.
+    """
+    own = getattr(part, "_links", None)
+    value: int | None = None if own is None else own(takes, engine, links)
+    return value
+
+
+def width(links: list[Link], value: int) -> int:
+    """Return how many features the value of this number has."""
+    return links[value - 1].outputs if value else links[0].inputs
+
+
 def check_live(lstm: Any) -> None:
     """Refuse what is no LSTM, or runs from the end."""
     if not (hasattr(lstm, "stream") and hasattr(lstm, "num_layers")):
@@ -292,6 +333,13 @@ class Stepwise:
 
     def run(self, x: Any) -> Any:
         return self.layer(x)
+
+    def _links(self, takes: int, engine: Engine, links: list[Link]) -> int | None:
+        link = self.layer._link(takes, engine)
+        if link is None:
+            return None
+        links.append(link)
+        return len(links)
 
 
 class LookedUp:
@@ -353,6 +401,12 @@ class Chain:
             x = part.run(x)
         return x
 
+    def _links(self, takes: int, engine: Engine, links: list[Link]) -> int | None:
+        value: int | None = takes
+        for part in self.parts:
+            value = None if value is None else linked(part, value, engine, links)
+        return value
+
 
 class ModelStream:
     """B sequences that arrive step by step at a whole model; made by `Layer.stream`.
@@ -397,6 +451,18 @@ class ModelStream:
         if not self._streams:
             raise ValueError("a stream needs a model with an LSTM, this one has none")
 
+    @functools.cached_property
+    def _line(self) -> Line | None:
+        return line_of(self._part, self._lstm._engine, self.batch_size)
+
+    @functools.cached_property
+    def _lstm(self) -> LSTM:
+        """The first of all, with whose layout and engine the others go."""
+        return next(iter(self._streams.values()))._lstm
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_line"}
+
     @property
     def batch_size(self) -> int:
         """How many sequences advance together."""
@@ -426,7 +492,11 @@ class ModelStream:
         ValueError, TypeError
             If a shape or dtype does not fit; the states have not moved.
         """
-        y: Floats
+        y: Floats | None
+        if self._line is not None:
+            y = self._line.run(x, -1, out)
+            if y is not None:
+                return y
         if type(x) is not np.ndarray:
             x = self._model._as_input(x)
         if self._features is None:  # a layer of one's own is last, or may refuse what it gets
@@ -460,9 +530,14 @@ class ModelStream:
             If a shape or dtype does not fit; the states have not moved.
         """
         self._model._check_layouts()
+        batch_first = self._lstm.batch_first
+        if self._line is not None and batch_first is not None:
+            y: Floats | None = self._line.run(x, batch_first)
+            if y is not None:
+                return y
         x = self._model._as_input(x)
         with self._unmoved_by_errors():
-            y: Floats = self._part.run(x)
+            y = self._part.run(x)
         return y
 
     @contextlib.contextmanager
