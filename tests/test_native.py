@@ -45,7 +45,7 @@ from support import (
 import fastlstm
 from fastlstm import LSTM
 from fastlstm.engines import load
-from fastlstm.engines.contract import Cell, Options
+from fastlstm.engines.contract import Cell, Options, Rule
 from fastlstm.engines.machine import cpus
 from fastlstm.sequences.packing import batch_sizes_of, rows_of
 
@@ -862,7 +862,7 @@ def test_the_setting_of_denormals_stays(work, threads):
     assert len({before for before, _, _ in seen}) == 4
 
 
-@pytest.mark.parametrize("call", ["run", "step", "record", "back"])
+@pytest.mark.parametrize("call", ["run", "step", "record", "back", "update", "is_finite"])
 def test_another_thread_goes_on_meanwhile(native, call):
     """It can only go on because the call releases the GIL; nothing else here does."""
     begun, heard, sizes = threading.Event(), [], np.full(4, 4000)
@@ -871,7 +871,11 @@ def test_another_thread_goes_on_meanwhile(native, call):
     dw = [cell.map(np.zeros_like) for cell in cells]
     stream = LSTM(64, 96, engine="native", num_threads=1).stream(4000)
     tape = stack.record(x, sizes, h, c, y, 1)
+    parameters, rule = np.zeros((4, 1 << 20), np.float32), Rule("adam", -0.1, 0.0, eps=1.0)
+    p, g, *moments = parameters
     work = {
+        "update": lambda: native.update(rule, p, g, [*moments, None]),
+        "is_finite": lambda: native.is_finite(parameters),
         "run": lambda: stack.run(x, sizes, h, c, y, 1),
         "step": lambda: [stream.step(x_t) for x_t in x.reshape(4, 4000, 64)],
         "record": lambda: stack.record(x, sizes, h, c, y, 1),
