@@ -42,9 +42,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(RUN) -m pytest $(TOGETHER) -m "not slow"
 
-# The slow tests and the quick ones, which share what is imported and compiled.
-test-all: $(VENV)/.dev
-	$(RUN) -m pytest $(TOGETHER)
+# The quick tests, and then those alone that `test` leaves out: `make test test-all` runs none twice.
+test-all: test
+	$(RUN) -m pytest $(TOGETHER) -m slow
 
 # The examples for Ray and Spark; that for Spark needs a JRE too (Debian: default-jre-headless).
 hosts: $(HOSTS)/.made
