@@ -9,7 +9,7 @@ import pytest
 from errors import raises
 from saboteurs import edited
 from support import assert_same_bits
-from values import through_a_file
+from values import normal, through_a_file
 
 from fastlstm import LSTM, Dropout, Layer, Linear, Sequential, engines
 from fastlstm.engines.contract import Rule
@@ -495,6 +495,36 @@ def test_step_is_seen_by_the_layers(engine):
     assert all((view == 1).all() for view in lstm.grads.values())
     optimizer.zero_grad()
     assert not any(view.any() for view in lstm.grads.values())
+
+
+@pytest.mark.parametrize("case", ["sgd momentum", "rmsprop all", "adam amsgrad"])
+def test_moments_are_of_each_layers_dtype(engine, case):
+    """A layer of one's own may hold others of another dtype than its own, or of two."""
+    name, options = GRID[case]
+
+    def walked(model):
+        optimizer = getattr(optimisers, name)(model, **options)
+        for step in range(6):
+            for gradient in model.grads.values():
+                gradient[...] = normal(*gradient.shape, seed=step)
+            if step == 3:
+                state = optimizer.state_dict()
+                optimizer = getattr(optimisers, name)(model, **options)
+                optimizer.load_state_dict(state)
+            optimizer.step()
+        return model.state_dict()
+
+    def layers():
+        return {
+            "narrow": Linear(30, 40, engine=engine, seed=0),
+            "wide": Linear(30, 41, dtype="float64", engine=engine, seed=1),
+        }
+
+    together = walked(Layer(children=layers()))
+    for name_of_layer, layer in layers().items():
+        for parameter, values in walked(Layer(children={name_of_layer: layer})).items():
+            assert values.dtype == layer.dtype
+            assert_same_bits(together[parameter], values)
 
 
 def test_gradients_are_not_written(dtype):

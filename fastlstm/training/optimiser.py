@@ -76,7 +76,7 @@ class Optimiser:
         # name -> an array for each buffer, made by the first step that needs it
         self._moments: dict[str, list[NDArray[Any]]] = {}
         self._fresh: list[str] = []  # those that were made in the step at hand
-        self._scratch = np.empty((2, blocks.BLOCK), model.dtype)
+        self._scratch = np.empty((2, blocks.BLOCK))  # taken as of each layer's dtype
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
@@ -131,7 +131,8 @@ class Optimiser:
         in_order = [*map(by_name.get, self.moment_names)]
         if not self._engine.update(self._rule(lr, decay, steps), p, g, in_order):
             with np.errstate(all="ignore"):
-                self._compute(p, g, moments, self._scratch[:, : p.size], lr, decay, steps)
+                scratch = self._scratch.view(p.dtype)[:, : p.size]
+                self._compute(p, g, moments, scratch, lr, decay, steps)
 
     @property
     def _engine(self) -> Engine:
@@ -274,9 +275,8 @@ class Optimiser:
         return faults
 
     def _zeros(self, moments: Iterable[str]) -> dict[str, list[NDArray[Any]]]:
-        """Return arrays of zeros for these moments, one for each buffer."""
-        sizes = [parts[-1].stop for parts in self._layout]
-        return {m: [np.zeros(size, self.model.dtype) for size in sizes] for m in moments}
+        """Return arrays of zeros for these moments, one as each layer's own buffer."""
+        return {m: [np.zeros_like(layer._flat) for layer in self._layers] for m in moments}
 
 
 def _faults(
