@@ -290,6 +290,7 @@ def test_a_linear_tells_what_is_stale(native):
         product.stale = False
         change()
         assert product.stale
+        assert not linear._present()[0].stale  # so that streams ask once
 
 
 def test_what_one_call_does_not_take(native):
@@ -352,6 +353,17 @@ def test_undecided_layouts_are_asked_for_each_time(native):
         model[0].batch_first = batch_first
         stream.reset()
         assert_same_bits(np.ascontiguousarray(stream.run(x)), np.ascontiguousarray(model(x)))
+
+
+@pytest.mark.parametrize("nothing", [Dropout(0.5), Sequential()], ids=["dropout", "empty"])
+def test_a_model_may_begin_with_a_sum_of_its_input(native, nothing):
+    """With itself, as nothing is inside: the width of the input is not known there."""
+    lstm, x = LSTM(4, 5, engine="native", seed=0), normal(5, 2, 4)
+    for first in (Residual(nothing), Residual(Residual(nothing), Sequential())):
+        model = Sequential(first, lstm).eval()
+        stream = model.stream(2)
+        y = [stream.run(x[:3]), stream.step(x[3])[None], stream.run(x[4:])]
+        assert_same_bits(np.concatenate(y), model(x))
 
 
 def test_a_layer_of_ones_own_goes_by_itself(native):

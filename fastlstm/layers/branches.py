@@ -333,7 +333,7 @@ class _Beside:
             return None
         values = [linked(part, takes, engine, links) for part in self.parts]
         y, skip = values[0], values[1] if len(values) > 1 else takes
-        if y is None or skip is None or width(links, y) != width(links, skip):
-            return None
+        if not links or y is None or skip is None or width(links, y) != width(links, skip):
+            return None  # without links, nothing says how wide the input is
         links.append(Link(skip, width(links, skip), width(links, y), plus=y))
         return len(links)

@@ -92,18 +92,23 @@ class Linear(Computed):
         return {**super().__getstate__(), "_packed": nothing, "_copied": nothing}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "num_threads":
-            self._make_stale()  # so that streams take it over
+        if name != "num_threads" or "_packed" not in self.__dict__:
+            super().__setattr__(name, value)
+            return
+        with self._exclusive():  # or another thread could go on packing with what was there before
+            super().__setattr__(name, value)
+            self._discard()  # so that streams take it over
 
     def changed(self) -> None:
         """Tell the layer that its parameters were written: what is packed from them is stale."""
         super().changed()
-        self._make_stale()
+        self._discard()
 
-    def _make_stale(self) -> None:
+    def _discard(self) -> None:
+        """Forget the product; streams that hold it take another."""
         _, weights = self._packed
         if weights is not None:
+            self._packed = -1, None
             weights.stale = True
 
     def _release(self) -> None:
