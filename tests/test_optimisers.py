@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -595,6 +596,17 @@ def test_resumed_is_uninterrupted(dtype, case, through):
     for key, value in second.state_dict().items():
         if key != "initial_lr":
             assert_same_bits(value, whole.state_dict()[key])
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_goes_on_without_the_scratch_memory(dtype, through):
+    optimizer = Adam(_model(dtype))
+    _walk(optimizer, 5)
+    assert len(pickle.dumps(optimizer)) < 50_000
+    copied = through(optimizer)
+    expected = _walk(optimizer, 5, first=5)
+    for parameter, values in _walk(copied, 5, first=5).items():
+        assert_same_bits(values, expected[parameter])
 
 
 def test_state_has_names_and_shapes():

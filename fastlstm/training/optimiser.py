@@ -83,10 +83,13 @@ class Optimiser:
         factors = "".join(f", {n}={value!r}" for n, value in self.factors.items() if value)
         return f"{type(self).__name__}({options}{factors}) after {self.steps} steps"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_scratch": None}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copy the moments, as a layer copies its parameters."""
         moments = {m: [np.array(flat) for flat in flats] for m, flats in state["_moments"].items()}
-        self.__dict__.update(state, _moments=moments, _scratch=np.empty_like(state["_scratch"]))
+        self.__dict__.update(state, _moments=moments, _scratch=np.empty((2, blocks.BLOCK)))
 
     def _leave_out_frozen(self) -> None:
         """Make the blocks of each buffer anew if other parameters are frozen now."""
