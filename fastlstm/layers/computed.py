@@ -65,9 +65,9 @@ def left_to_machine(model: Layer) -> list[Computed]:
 def one_thread(layers: Iterable[Computed]) -> Iterator[None]:
     """Let layers take one thread while the block runs, and then what they were asked to take."""
     before = [(layer, layer._asked_threads) for layer in layers]
-    for layer, _ in before:
-        layer.num_threads = 1
     try:
+        for layer, _ in before:
+            layer.num_threads = 1
         yield
     finally:
         for layer, asked in before:
