@@ -572,29 +572,21 @@ def callers(results: Results) -> str:
 
 def dask_workers(results: Results) -> str:
     """Return the results of `dask_workers`: medians, gains block by block, missed bars in words."""
-    names = list(results["cases"][0]["seconds"])
     text = (
         f"# One worker of Dask, and two\n\n{_setting(results)}Each worker is a process with one "
         "thread, and makes the samples of its blocks itself. The results were compared, bit for "
-        "bit, with those of `predict` in one process, which had the samples already. Workers have "
-        "a malloc that keeps memory, or Dask's, which gives it back at once. Medians of "
-        f"{len(results['cases'][0]['seconds']['here'])} runs in turn.\n\n"
+        "bit, with those of `predict` in one process, which had the samples already. The workers' "
+        "malloc keeps memory. Medians of "
+        f"{len(results['cases'][0]['seconds']['1'])} runs in turn.\n\n"
     )
-    head = ["T,B,I,H", "samples", "without Dask", *names[1:], "gain", "gain, Dask's malloc"]
-    rows, bars = [head], []
+    rows, bars = [["T,B,I,H", "samples", "without Dask", "1 worker", "2 workers", "gain"]], []
     for case in results["cases"]:
         seconds = case["seconds"]
-        gains = [
-            statistics.median(
-                a / b
-                for a, b in zip(seconds["1 worker" + how], seconds["2 workers" + how], strict=True)
-            )
-            for how in ("", ", Dask's malloc")
-        ]
-        times = [_time(statistics.median(seconds[name])) for name in names]
-        rows.append([case["name"], str(case["samples"]), *times, *(f"{g:.2f}" for g in gains)])
-        what = f"{case['name']} ({gains[0]:.2f} of {results['bar']})"
-        bars.append(("2 workers", what, _verdict(gains[0], results["bar"])))
+        gain = statistics.median(a / b for a, b in zip(seconds["1"], seconds["2"], strict=True))
+        times = [_time(statistics.median(seconds[name])) for name in ("here", "1", "2")]
+        rows.append([case["name"], str(case["samples"]), *times, f"{gain:.2f}"])
+        what = f"{case['name']} ({gain:.2f} of {results['bar']})"
+        bars.append(("2 workers", what, _verdict(gain, results["bar"])))
     return text + markdown_table(rows) + _missed(bars)
 
 
