@@ -158,16 +158,6 @@ class Loss:
         """Return weights and mask, each None or with as many axes as the elements' `shape`."""
         if weights is None and mask is None:  # as is usual: a small step is spared what follows
             return None, None
-        return self._check_weights(weights, mask, shape, dtype)
-
-    @quiet
-    def _check_weights(
-        self,
-        weights: ArrayLike | None,
-        mask: ArrayLike | None,
-        shape: tuple[int, ...],
-        dtype: DTypeLike,
-    ) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
         counts = None
         if mask is not None:
             counts = as_array(mask, "mask")
@@ -179,7 +169,8 @@ class Loss:
             counts = self._leading(counts, shape, "mask")
         if weights is None:
             return None, counts
-        return self._per_element(weights, counts, shape, "weights").astype(dtype), counts
+        with np.errstate(all="ignore"):
+            return self._per_element(weights, counts, shape, "weights").astype(dtype), counts
 
     def _per_element(
         self,
