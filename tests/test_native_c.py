@@ -22,12 +22,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gradients import assert_within, cells_of, go_back, roundings, spread, values_of
-from support import FUNCTIONS, Work, draw, noise_of, tolerance, with_options
+from support import FUNCTIONS, Work, assert_same_bits, draw, noise_of, tolerance, with_options
+from test_optimisers import GRID
 
+from fastlstm import Linear
 from fastlstm.engines import _numpy, load
 from fastlstm.engines.contract import ACTIVATIONS, PLAIN, Activation, Noise, Options
 from fastlstm.engines.machine import Caches
 from fastlstm.sequences.packing import batch_sizes_of
+from fastlstm.training import optimisers
 
 try:
     import fcntl
@@ -485,6 +488,57 @@ def test_bits_of_gradients(build, native, level, compiler, isa, name):
     expected = go_back(native, work, values)
     for n in same:
         assert got[n].tobytes() == expected[n].tobytes(), n
+
+
+# of fl_rule
+NUMBERS = "rate shrink decay momentum dampening mean square root eps".split()
+
+
+def updates_of(case, dtype, size):
+    """What the program `updates` reads for the steps of an optimiser, and what NumPy makes of them.
+
+    The last step has gradients that are infinite.
+    """
+    name, options = GRID[case]
+    model = Linear(size, 1, bias=False, dtype=dtype, engine="numpy", seed=0)
+    optimizer = getattr(optimisers, name)(model, **options)
+    rng = np.random.default_rng(1)
+    tiny = float(np.finfo(dtype).smallest_normal) ** 0.5  # whose squares are beyond normal numbers
+    p, g = model.weight, model.grads["weight"]
+    before, given, expected, rules, rule_of = [np.zeros_like(p)] * 3, [], [], [], optimizer._rule
+    optimizer._rule = lambda *of: rules.append(rule_of(*of)) or rules[-1]
+    for step in range(1, 5):
+        g[...] = rng.standard_normal(size) * rng.choice([1, 1e-3, 1e3, tiny, 0], size)
+        if step == 4:
+            g[:, ::5] = np.inf
+        old = p.copy()
+        optimizer.step()
+        rule = rules[-1]
+        after = {moment: view.copy() for moment, _, view in optimizer._moment_views()}
+        which = [n for n, moment in enumerate(optimizer.moment_names) if moment in after]
+        kind = ["sgd", "rmsprop", "adam"].index(rule.kind)
+        head = [p.itemsize, size, kind, rule.nesterov, rule.first, sum(1 << n for n in which)]
+        numbers = [getattr(rule, field) for field in NUMBERS]
+        given += [np.array(head, np.int64), np.array(numbers), old, g.copy()]
+        given += [before[n] for n in which]
+        before = [after.get(moment) for moment in optimizer.moment_names]
+        finite = np.array(np.isfinite(p).all(), dtype)
+        expected += [p.copy(), *(before[n] for n in which), finite]
+    return given, expected
+
+
+@pytest.mark.parametrize("compiler, isa", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_bits_of_updates(build, level, compiler, isa, dtype):
+    """Updates and their moments have NumPy's bits everywhere. The sign of nan is the machine's."""
+    given, expected = [], []
+    for case in GRID:
+        for whole, own in zip((given, expected), updates_of(case, dtype, 37), strict=True):
+            whole += own
+    shapes = [part.shape for part in expected]
+    got = run_bits([*build(compiler, "updates", level), isa], dtype, given, shapes)
+    for part, same in zip(got, expected, strict=True):
+        assert_same_bits(*(np.where(np.isnan(a), a.dtype.type(np.nan), a) for a in (part, same)))
 
 
 SMALLEST = "4096 8192 16384 1"  # caches: l1, l2, l3 and how many share it
