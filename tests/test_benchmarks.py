@@ -531,6 +531,7 @@ def test_table_of_scaling():
 # ---- callers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_callers(tmp_path):
     """Both libraries are right with several callers; a wrong result at the end is found."""
     pytest.importorskip("torch")
@@ -596,6 +597,7 @@ def test_table_of_dask_workers():
 # ---- pools of live streams ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pools():
     """All contestants are right while streams come and go; one with a fault is found."""
     pytest.importorskip("numba")
@@ -744,6 +746,7 @@ def test_bars_inside_torch():
     assert {*bars.values()} == {0.98, *asked.values()}
 
 
+@pytest.mark.slow
 def test_programs_inside_torch():
     """Each program is right in torch alone, and with modules that are wrong it is refused."""
     for library in ("torch", "numba", "matplotlib"):
@@ -840,6 +843,7 @@ def test_table_inside_torch():
 # ---- programs in C ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_step_in_c(tmp_path):
     """It is right in each form whose instructions are counted, and says what a step takes."""
@@ -886,6 +890,7 @@ except alone.subprocess.CalledProcessError:
 # ---- fleets of models ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fleets():
     """All ways of training, and of reading, agree; one with a fault is found."""
     pytest.importorskip("numba")

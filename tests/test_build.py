@@ -169,6 +169,7 @@ def test_wheel_from_sdist(sdist, tmp_path):
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout
 
 
+@pytest.mark.slow
 def test_without_a_compiler(sdist, tmp_path):
     built = build_wheel(sdist, tmp_path, **NO_COMPILER)
     assert built.returncode == 0, built.stdout
@@ -198,6 +199,7 @@ def source(tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_an_engine_of_an_earlier_build_hides_no_failure(source):
     """It does not stay where it would be loaded, or packed by what follows; all else stays."""
     built, other = source / "out" / ENGINE, source / "out" / "other"
@@ -209,6 +211,7 @@ def test_an_engine_of_an_earlier_build_hides_no_failure(source):
     assert other.exists()  # only folders that setuptools named are emptied
 
 
+@pytest.mark.slow
 def test_no_wheel_has_what_an_earlier_build_left(source, tmp_path):
     """An engine, and a module that there no longer is, in every folder that a build leaves."""
     platform = sysconfig.get_platform()
@@ -229,6 +232,7 @@ def test_no_wheel_has_what_an_earlier_build_left(source, tmp_path):
     assert not [n for n in in_sdist(build_sdist(source)) if n.endswith((ENGINE, removed))]
 
 
+@pytest.mark.slow
 def test_an_editable_install_loads_no_engine_of_an_earlier_build(source):
     code = "import setuptools.build_meta; setuptools.build_meta.build_editable('..')"
     failed = python("-c", code, cwd=source, **NO_COMPILER)

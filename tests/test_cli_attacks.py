@@ -193,7 +193,12 @@ def _forecaster():
         file.write("a\n1\n2\n3\n4\n")
 
 
-PRINTING = [["info", "f.npz"], ["engines"], ["forecast", "f.npz", "x.csv"]]
+SLOW = pytest.mark.slow  # each is a process, or several
+PRINTING = [
+    ["info", "f.npz"],
+    pytest.param(["engines"], marks=SLOW),
+    pytest.param(["forecast", "f.npz", "x.csv"], marks=SLOW),
+]
 
 
 @needs_sh
@@ -248,12 +253,17 @@ def test_a_full_output(arguments):
     ("name", "value"),
     [
         ("FASTLSTM_ISA", "nosuch"),
-        ("FASTLSTM_ISA", "neon" if platform.machine() == "x86_64" else "avx2"),
-        ("FASTLSTM_CACHES", "48K"),
-        ("FASTLSTM_ENGINE", "abacus"),
         ("FASTLSTM_NUM_THREADS", "many"),
-        ("FASTLSTM_NUM_THREADS", "0"),
-        ("FASTLSTM_NUM_THREADS", "9" * 5000),
+        *(
+            pytest.param(*others, marks=SLOW)
+            for others in [
+                ("FASTLSTM_ISA", "neon" if platform.machine() == "x86_64" else "avx2"),
+                ("FASTLSTM_CACHES", "48K"),
+                ("FASTLSTM_ENGINE", "abacus"),
+                ("FASTLSTM_NUM_THREADS", "0"),
+                ("FASTLSTM_NUM_THREADS", "9" * 5000),
+            ]
+        ),
     ],
 )
 def test_a_wrong_variable_is_its_own_fault(name, value):

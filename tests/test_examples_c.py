@@ -190,6 +190,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", WRONG)
 def test_faults_of_the_wrapper_are_found(build, folder, tmp_path, fault):
     header, (right, wrong) = (NATIVE / "fastlstm.hpp").read_text("utf-8"), WRONG[fault]

@@ -135,6 +135,7 @@ def program(name, way):
     return subprocess.run(line, capture_output=True, check=True, text=True, env=env).stdout
 
 
+@pytest.mark.slow
 def test_many_to_one_as_its_twins(capsys):
     """Its losses are those of a loop by hand to the last digit, and near torch's."""
     many_to_one.main()

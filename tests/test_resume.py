@@ -612,7 +612,9 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "adam")) for n in DAMAGED]
+)
 def test_damaged_trees_are_refused_at_once(name, tmp_path):
     """Any value in any place gives no other error, none an epoch later, and changes nothing."""
     path, damaged = tmp_path / "training.npz", tmp_path / "damaged.npz"

@@ -307,6 +307,7 @@ assert not [finder for finder in sys.meta_path if "fastlstm" in type(finder).__m
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first, then",
     [
@@ -385,6 +386,7 @@ def test_exported_programs_are_compiled_ahead(tmp_path, monkeypatch):
     assert_same_bits(torch._inductor.aoti_load_package(path)(x), lstm(x))
 
 
+@pytest.mark.slow
 def test_exported_programs_run_in_another_process(tmp_path):
     """Which has imported fastlstm.torch, and nothing of what made the programs."""
     (x,) = inputs((6, 3))

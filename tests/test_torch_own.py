@@ -281,6 +281,7 @@ def test_numerical_gradients_in_place(cls):
     check_numerically_in_place(cls)
 
 
+@pytest.mark.slow
 @each_class
 def test_numerical_second_derivatives(cls):
     check_numerically(cls, second_derivatives)

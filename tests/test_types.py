@@ -145,6 +145,7 @@ def _flagged(folder, name, program):
     return {int(line) for line in found}, run.stdout
 
 
+@pytest.mark.slow
 def test_a_users_program_is_checked(tmp_path):
     pytest.importorskip("mypy", reason="checks types")
     flagged, said = _flagged(tmp_path, "right", RIGHT)
