@@ -107,11 +107,42 @@ def test_names():
         ("float.h", "model_float"),
         ("ä.h", "model__"),
         ("_x.h", "_x"),
+        ("fastlstm.h", "model_fastlstm"),
+        ("fl_model.h", "model_fl_model"),
+        ("linux.h", "model_linux"),
+        ("concept.h", "model_concept"),
     ):
         export("m.npz", "-o", file)
         assert in_header(file, name)
-        guard = name.upper() + "_H"
+        guard = f"FASTLSTM_MODEL_{name}"
         assert f"#ifndef {guard}\n#define {guard}\n" in Path(file).read_text()
+
+
+TOGETHER = """\
+#include "fastlstm.hpp"
+#include "amp.h"
+#include "Amp.h"
+
+int main() { return amp_size + Amp_size + sizeof(model_fastlstm) - 3 * sizeof amp; }
+"""
+
+
+def test_headers_in_one_program(tmp_path):
+    """Of names that are equal but for case; beside the library's headers; that of a user's own."""
+    shutil.which("g++") or pytest.skip("needs g++")
+    fastlstm.save(model(), "m.npz")
+    for name in ("amp.h", "Amp.h", "fastlstm.h"):
+        export("m.npz", "-o", name)
+    Path("library").mkdir()
+    for header in Path(fastlstm.get_include()).glob("fastlstm.h*"):
+        shutil.copy(header, "library")
+    own = "#define AMP_H\n#define FASTLSTM_H_\n"  # as guards of headers mostly are
+    Path("fastlstm.h").rename("model.h")
+    program = f'{own}#include "library/fastlstm.h"\n#include "model.h"\n{TOGETHER}'
+    Path("m.cpp").write_text(program)
+    command = ["g++", "-std=c++20", "-Wall", "-Werror", "-Ilibrary", "m.cpp", "-o", "m"]
+    subprocess.run(command, check=True)
+    assert subprocess.run(["./m"]).returncode == 0
 
 
 def test_a_state_dict_of_torch_in_an_order():
@@ -142,9 +173,9 @@ def test_what_is_refused(capsys):
     assert error_of(capsys, "m.npz", "-o", "m.h", "--name", "a-b") == (
         "--name must be a name in C, got 'a-b'"
     )
-    for name in ("class", "alignas", "_Bool", "wchar_t", "size_t"):
+    for name in ("class", "alignas", "_Bool", "size_t", "int64_t", "fl_run", "FL_OK", "typeof"):
         assert error_of(capsys, "m.npz", "-o", "m.h", "--name", name) == (
-            f"--name must be a name in C, got '{name}'"
+            f"--name must be free for use in C and C++, got '{name}'"
         )
     assert error_of(capsys, "m.npz", "-o", "m.fl", "--name", "a") == (
         "--name is for headers, a .fl file has none"

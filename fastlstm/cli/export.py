@@ -31,19 +31,22 @@ _LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer for layer in (Last, ReLU, Tanh, Sigmoid, Softmax)
 }
 
-# What no array can be called in C11 or C++17: their words, `main`, and the names of stddef.h, which
-# the header includes.
+# What no array can be called in any C or C++ up to C23 and C++23: their words, `main`, what GCC and
+# Clang define unless they are told to be strict, and the names of stddef.h, which headers include.
 _KEYWORDS: Final = frozenset(
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t"
-    " char32_t class compl const const_cast constexpr continue decltype default delete do"
-    " double dynamic_cast else enum explicit export extern false float for friend goto if"
-    " inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq"
-    " private protected public register reinterpret_cast restrict return short signed sizeof"
-    " static static_assert static_cast struct switch template this thread_local throw true try"
-    " typedef typeid typename union unsigned using virtual void volatile wchar_t while xor"
-    " xor_eq _Alignas _Alignof _Atomic _Bool _Complex _Generic _Imaginary _Noreturn"
-    " _Static_assert _Thread_local NULL main max_align_t offsetof ptrdiff_t size_t".split()
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t"
+    " char32_t class co_await co_return co_yield compl concept const const_cast consteval"
+    " constexpr constinit continue decltype default delete do double dynamic_cast else enum"
+    " explicit export extern false float for friend goto if inline int linux long main"
+    " max_align_t mutable namespace new noexcept not not_eq nullptr nullptr_t offsetof operator or"
+    " or_eq private protected ptrdiff_t public register reinterpret_cast requires restrict return"
+    " short signed size_t sizeof static static_assert static_cast struct switch template this"
+    " thread_local throw true try typedef typeid typename typeof typeof_unqual union unix unsigned"
+    " using virtual void volatile wchar_t while xor xor_eq NULL".split()
 )
+# Nor what the library's headers have: their names, and those of stdint.h; nor what C keeps for
+# compilers.
+_TAKEN: Final = re.compile("fl_.*|FL_.*|fastlstm|FASTLSTM_.*|u?int.*_t|U?INT.*_.*|_[_A-Z].*")
 
 _DESCRIPTION = """\
 Write a model for a program in C or C++, as the suffix of OUT says:
@@ -109,12 +112,19 @@ def _name(args: argparse.Namespace, kind: str) -> str:
     """Return the name of the array in a header."""
     if args.name is None:
         name = re.sub("[^A-Za-z0-9_]", "_", re.sub("^(?=[^A-Za-z_])", "model_", args.output.stem))
-        return f"model_{name}" if name in _KEYWORDS else name
+        return name if _is_free(name) else f"model_{name}"
     if kind == ".fl":
         raise ValueError("--name is for headers, a .fl file has none")
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", args.name) or args.name in _KEYWORDS:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", args.name):
         raise ValueError(f"--name must be a name in C, got {short(args.name)}")
+    if not _is_free(args.name):
+        raise ValueError(f"--name must be free for use in C and C++, got {short(args.name)}")
     return str(args.name)
+
+
+def _is_free(name: str) -> bool:
+    """Whether nothing else has this name in C, in C++ or in the headers of the library."""
+    return name not in _KEYWORDS and not _TAKEN.fullmatch(name)
 
 
 def _model(args: argparse.Namespace) -> tuple[bytes, str]:
@@ -161,7 +171,7 @@ def header(data: bytes, name: str, origin: str, words: str) -> Iterator[str]:
         "",
     ]
     described += [*words.split("\n"), "", f"{len(data)} bytes."]
-    guard = f"{name.upper()}_H"
+    guard = f"FASTLSTM_MODEL_{name}"  # neither that of another header nor of a name like it
     # Names in a model may be anything; in a comment they may neither end it nor begin another one.
     plain = [
         printable(line)
