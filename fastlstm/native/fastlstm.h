@@ -25,9 +25,9 @@ A whole model from one file is `fl_model`, below.
 Every function checks its arguments before any work, and changes nothing if it refuses them. Functions that do
 something return an `fl_status`, FL_OK if they did it. Functions that return a number of bytes return 0 if their
 arguments are refused; the function that takes the memory then says why. What cannot be seen is not checked: pointers
-must lead to arrays of the sizes that are said, and what is filled may not overlap what is read. All numbers of bytes
-returned are multiples of 64, as aligned_alloc wants them, and all memory that the caller brings begins at a multiple of
-64. (Windows has _aligned_malloc.)
+must lead to arrays of the sizes that are said, and what is filled may not overlap what is read. A stride, the bytes from
+row to row, is not looked at where there is one row. All numbers of bytes returned are multiples of 64, as aligned_alloc
+wants them, and all memory that the caller brings begins at a multiple of 64. (Windows has _aligned_malloc.)
 
 A structure that may grow begins with `struct_size`, its sizeof where the program was compiled: a later library takes
 the fields that it adds as zeros. In an array of such structures all have the same. Structures without it stay as they
@@ -317,8 +317,8 @@ typedef struct fl_stream fl_stream;
 /* How many bytes a stream of B sequences takes. */
 FL_API size_t fl_stream_bytes(const fl_stack *stack, int64_t batch);
 
-/* Make a stream in `memory`, fl_stream_bytes of it. Its states are zeros. It needs the stack for as long as it is used,
-and nothing frees it but the memory. */
+/* Make a stream in `memory`, fl_stream_bytes of it, and write into every page of that, so that no step is the first to.
+Its states are zeros. It needs the stack for as long as it is used, and nothing frees it but the memory. */
 FL_API fl_status fl_make_stream(void *memory, size_t size, const fl_stack *stack, int64_t batch, fl_stream **stream);
 
 /* Advance all sequences by one step: x is (B, I) and y (B, P), with rows side by side, and they may not overlap.
@@ -441,8 +441,8 @@ typedef struct fl_session fl_session;
 /* How many bytes a session takes whose runs are of at most so many steps. */
 FL_API size_t fl_session_bytes(const fl_model *model, int64_t batch, int64_t most_steps);
 
-/* Make a session in `memory`, fl_session_bytes of it. Its states are those that the model begins with: zeros, or learned
-ones. */
+/* Make a session in `memory`, fl_session_bytes of it, and write into every page of that. Its states are those that the
+model begins with: zeros, or learned ones. */
 FL_API fl_status fl_session_make(void *memory, size_t size, const fl_model *model, int64_t batch, int64_t most_steps,
                                  fl_session **session);
 

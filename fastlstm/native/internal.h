@@ -447,6 +447,14 @@ static inline int64_t fl_panel_rows(int64_t rows, int64_t row_bytes)
     return ((rows + unit - 1) / unit | 1) * unit;
 }
 
+/* Write into every page of some memory, so that the system gives it now, and not in a step of a real-time thread. */
+static inline void fl_touch(void *memory, int64_t bytes)
+{
+    const int64_t page = 4096; /* or more */
+    for (int64_t at = 0; at < bytes; at += page)
+        ((char *)memory)[at] = 0;
+}
+
 /* ---- checks.c: what the public functions ask before any work ------------------------------------------ */
 
 /* Functions that return a status return FL_OK if all is right. Those that return a structure of the caller's return
@@ -454,6 +462,12 @@ NULL if it is not, and set the status in any case. They return the structure its
 version, `own`, which they fill. */
 
 const void *fl_known_of_other(const void *given, void *own, size_t size, fl_status *status);
+
+/* The bytes from row to row; those of a single row, which may be any number, are never added to anything. */
+static inline int64_t fl_stride(int64_t stride, int64_t rows)
+{
+    return rows > 1 ? stride : 0;
+}
 
 /* A structure that begins with struct_size. The usual case costs two comparisons and copies nothing. */
 static inline const void *fl_known(const void *given, void *own, size_t size, fl_status *status)

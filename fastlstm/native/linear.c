@@ -57,6 +57,7 @@ static void take_linear(void *context, int thread)
     linear_run *run = context;
     const fl_linear_call *call = run->call;
     const fl_linear_cut *cut = &run->cut;
+    const int64_t x_stride = fl_stride(call->x_stride, call->rows), y_stride = fl_stride(call->y_stride, call->rows);
     const size_t jobs = (size_t)(cut->blocks * cut->parts);
     fl_mode before = fl_set_mode();
     for (size_t job; (job = atomic_fetch_add(&run->next, 1)) < jobs;) {
@@ -64,8 +65,8 @@ static void take_linear(void *context, int thread)
                 left = call->rows - row;
         int64_t from = cut->panels * part / cut->parts, to = cut->panels * (part + 1) / cut->parts;
         int64_t rows = left < LINEAR_ROWS ? left : LINEAR_ROWS;
-        run->linear->kernels->run_linear(run->linear, (const char *)call->x + row * call->x_stride, call->x_stride,
-                                         (char *)call->y + row * call->y_stride, call->y_stride, rows, from, to);
+        run->linear->kernels->run_linear(run->linear, (const char *)call->x + row * x_stride, x_stride,
+                                         (char *)call->y + row * y_stride, y_stride, rows, from, to);
     }
     fl_restore_mode(before);
 }

@@ -260,9 +260,9 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
     fl_task task = {
         .cell = &run->stack->cells[cell],
         .x = call->x,
-        .x_stride = call->x_stride,
+        .x_stride = fl_stride(call->x_stride, run->rows),
         .y = call->y,
-        .y_stride = call->y_stride,
+        .y_stride = fl_stride(call->y_stride, run->rows),
         .h = (char *)call->h + states * s->output * s->itemsize,
         .c = (char *)call->c + states * s->hidden * s->itemsize,
         .batch_sizes = call->batch_sizes,
@@ -298,7 +298,7 @@ static fl_task task_of(const stack_run *run, int layer, int direction, int group
         task.tape = &run->tapes[direction];
     if (call->cells) {
         task.cells = (char *)call->cells + direction * s->hidden * s->itemsize;
-        task.cells_stride = call->cells_stride;
+        task.cells_stride = fl_stride(call->cells_stride, run->rows);
     }
     return task;
 }

@@ -337,8 +337,10 @@ fl_status fl_session_make(void *memory, size_t size, const fl_model *model, int6
         return status;
     if (!session)
         return FL_NULL;
-    if ((status = fl_check_memory(memory, size, place_session(NULL, model, batch, most_steps))))
+    const int64_t bytes = place_session(NULL, model, batch, most_steps);
+    if ((status = fl_check_memory(memory, size, bytes)))
         return status;
+    fl_touch(memory, bytes);
     place_session(memory, model, batch, most_steps);
     reset(memory, NULL);
     *session = memory;
@@ -503,8 +505,8 @@ static void run_block(fl_session *session, int64_t steps, value_rows x, value_ro
 /* Whether indices are numbers of rows of all tables. */
 static int are_indices_right(const fl_model *model, const char *x, int64_t stride, int64_t rows)
 {
-    for (; rows > 0; rows--, x += stride) {
-        const int64_t index = *(const int64_t *)(const void *)x;
+    for (int64_t n = 0; n < rows; n++) {
+        const int64_t index = *(const int64_t *)(const void *)(x + n * stride);
         if (index < 0 || index >= model->rows)
             return 0;
     }
@@ -564,7 +566,9 @@ fl_status fl_model_run(fl_session *session, const fl_model_call *given)
     const fl_model_call *call = fl_known(given, &own, sizeof own, &status);
     if (!call || (status = check_call(session, call)))
         return status;
-    value_rows x = {(char *)call->x, call->x_stride}, y = {call->y, call->y_stride};
+    const int64_t rows = call->steps * session->batch;
+    value_rows x = {(char *)call->x, fl_stride(call->x_stride, rows)};
+    value_rows y = {call->y, fl_stride(call->y_stride, model->info.last ? session->batch : rows)};
     fl_mode before = fl_set_mode();
     if (!model->info.steps)
         reset(session, NULL);

@@ -141,7 +141,7 @@ fl_status fl_fill_table(const fl_stack *stack, const void *x, int64_t x_stride, 
         return status;
     fl_mode before = fl_set_mode();
     for (int direction = 0; direction < stack->shape.directions; direction++)
-        stack->kernels->fill_table(&stack->cells[direction], x, x_stride, rows,
+        stack->kernels->fill_table(&stack->cells[direction], x, fl_stride(x_stride, rows), rows,
                                    (char *)table + direction * rows * fl_table_row(stack));
     fl_restore_mode(before);
     return FL_OK;
@@ -190,9 +190,9 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
             {
                 .cell = &stack->cells[direction],
                 .x = call->x,
-                .x_stride = call->x_stride,
+                .x_stride = fl_stride(call->x_stride, rows),
                 .y = fl_offset(call->y, direction * s->output * s->itemsize),
-                .y_stride = call->y_stride,
+                .y_stride = fl_stride(call->y_stride, rows),
                 .batch_sizes = call->batch_sizes,
                 .steps = call->steps,
                 .batch = call->batch,
@@ -205,7 +205,7 @@ static fl_back_task back_task_of(const fl_stack *stack, const fl_back_call *back
                 .stop = stop,
             },
         .dy = fl_offset(back->dy, direction * s->output * s->itemsize),
-        .dy_stride = back->dy_stride,
+        .dy_stride = fl_stride(back->dy_stride, rows),
         .dh = fl_offset(back->dh, direction * state * s->output),
         .dc = fl_offset(back->dc, direction * state * s->hidden),
         .dcells = back->dcells ? back->dcells[direction] : NULL,

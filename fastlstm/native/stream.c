@@ -83,8 +83,12 @@ fl_status fl_make_stream(void *memory, size_t size, const fl_stack *stack, int64
     if (!made)
         return FL_NULL;
     fl_status status = check_stream(stack, batch);
-    if (status || (status = fl_check_memory(memory, size, place_stream(NULL, stack, batch))))
+    if (status)
         return status;
+    const int64_t bytes = place_stream(NULL, stack, batch);
+    if ((status = fl_check_memory(memory, size, bytes)))
+        return status;
+    fl_touch(memory, bytes);
     fl_stream *stream = memory;
     place_stream(stream, stack, batch);
     *made = stream;
@@ -217,5 +221,5 @@ fl_status fl_steps(fl_stream *stream, int64_t steps, const void *x, int64_t x_st
     fl_status status = fl_check_rows(x, x_stride, rows, 0, size);
     if (!status)
         status = fl_check_rows(y, y_stride, rows, stream->call.y_stride, size);
-    return status ? status : advance(stream, steps, x, x_stride, y, y_stride);
+    return status ? status : advance(stream, steps, x, fl_stride(x_stride, rows), y, fl_stride(y_stride, rows));
 }

@@ -617,6 +617,11 @@ static void streams(void)
     REFUSED(FL_UNSUPPORTED, fl_make_stream(memory, bytes, many, 1, &stream));
     expect(stream == NULL, "a stream was refused and told");
 
+    const size_t large = fl_stream_bytes(one, 1000);
+    unsigned char *pages = memset(allocate(large), 0xff, large);
+    ACCEPTED(fl_make_stream(pages, large, one, 1000, &stream));
+    for (size_t page = 0; page < large; page += 4096)
+        expect(pages[page] != 0xff, "a page that a step would be the first to write into");
     for (int64_t batch = 1; batch <= B; batch += B - 1) { /* the quickest kind, and the other */
         const size_t size = fl_stream_bytes(one, batch);
         ACCEPTED(fl_make_stream(allocate(size), size, one, batch, &stream));
@@ -786,6 +791,65 @@ static void products(void)
     fl_linear_call overlapping = right; /* Rows of x may overlap. */
     overlapping.x_stride = VALUE;
     ACCEPTED(fl_run_linear(linear, &overlapping));
+}
+
+/* ---- single rows --------------------------------------------------------------------------------------- */
+
+/* The stride of a single row may be any number: nothing is computed with it, which a sanitizer would see. */
+static void single_rows(void)
+{
+    fl_call single = call, single_many = many_call, single_recorded = recorded;
+    fl_back_call single_back = back;
+    single.batch = single_many.batch = single_recorded.batch = 1;
+    single.steps = single_many.steps = single_recorded.steps = 1;
+    single.batch_sizes = single_many.batch_sizes = single_recorded.batch_sizes = NULL;
+    single.cells = allocate(H * VALUE);
+    single.scratch_size = fl_scratch_bytes(one, &single);
+    single.scratch = allocate(single.scratch_size);
+    single_back.call = &single_recorded;
+    fl_linear_call product = {.struct_size = sizeof product, .x = call.x, .rows = 1, .threads = 1};
+    const size_t of_product = fl_linear_bytes(VALUE, I, H, isa), of_table = fl_table_bytes(one, 1);
+    const size_t of_stream = fl_stream_bytes(one, 1);
+    fl_linear *linear;
+    fl_stream *stream;
+    float *kept[2], *y = call.y;
+    void *table = allocate(of_table);
+    char *of_linear = allocate(of_product), *streamed = allocate(of_stream);
+    ACCEPTED(fl_pack_linear(of_linear, of_product, VALUE, I, H, isa, plain_arrays.w_ih, NULL, &linear));
+    ACCEPTED(fl_make_stream(streamed, of_stream, one, 1, &stream));
+    product.y = allocate(H * VALUE);
+    const int64_t strides[] = {H * VALUE, 0, 1, -3, INT64_MAX, INT64_MIN};
+    for (int n = 0; n < 6; n++) {
+        const int64_t stride = strides[n];
+        float *at = kept[n > 0] = allocate(6 * H * VALUE);
+        single.x_stride = single.y_stride = single.cells_stride = stride;
+        single_many.x_stride = single_many.y_stride = stride;
+        single_recorded.x_stride = single_recorded.y_stride = single_back.dy_stride = stride;
+        product.x_stride = product.y_stride = stride;
+        memset(call.h, 0, H * VALUE);
+        memset(call.c, 0, H * VALUE);
+        memset(many_call.h, 0, 4 * P * VALUE);
+        memset(many_call.c, 0, 4 * H * VALUE);
+        memset(back.dh, 0, H * VALUE);
+        memset(back.dc, 0, H * VALUE);
+        ACCEPTED(fl_run(one, &single));
+        memcpy(at, y, H * VALUE);
+        memcpy(at + H, single.cells, H * VALUE);
+        ACCEPTED(fl_run(many, &single_many));
+        memcpy(at + 2 * H, many_call.y, P * VALUE);
+        memset(call.h, 0, H * VALUE);
+        memset(call.c, 0, H * VALUE);
+        ACCEPTED(fl_run(one, &single_recorded));
+        ACCEPTED(fl_back(one, &single_back));
+        memcpy(at + 3 * H, back.dx, I * VALUE);
+        ACCEPTED(fl_run_linear(linear, &product));
+        memcpy(at + 4 * H, product.y, H * VALUE);
+        ACCEPTED(fl_set_states(stream, NULL, NULL));
+        ACCEPTED(fl_steps(stream, 1, call.x, stride, y, stride));
+        memcpy(at + 5 * H, y, H * VALUE);
+        ACCEPTED(fl_fill_table(one, call.x, stride, 1, table, of_table));
+        expect(!memcmp(kept[0], kept[n > 0], 6 * H * VALUE), "a single row has other values with another stride");
+    }
 }
 
 /* ---- other versions of structures ---------------------------------------------------------------------- */
@@ -996,6 +1060,7 @@ int main(int argc, char **argv)
     streams();
     updates();
     products();
+    single_rows();
     versions();
     return wrong;
 }
