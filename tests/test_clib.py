@@ -118,6 +118,12 @@ def test_what_the_shared_library_exports(small):
     assert {line.split()[2] for line in told.splitlines()} == declared
 
 
+@pytest.mark.skipif(not shutil.which("readelf"), reason="asks readelf")
+def test_the_shared_library_finds_all_when_it_is_loaded(small):
+    """The first step in a real-time thread has nothing to look up."""
+    assert re.search(r"\(FLAGS_1\).*\bNOW\b", run("readelf", "--dynamic", small / "libfastlstm.so"))
+
+
 def test_the_version_is_the_package_s(small):
     major, minor, patch = map(int, fastlstm.__version__.split("."))
     header = (NATIVE / "fastlstm.h").read_text("utf-8")
@@ -248,10 +254,14 @@ def test_it_builds_with_sanitizers(tmp_path):
 
 
 def test_another_project_takes_the_folder(tmp_path):
-    """By add_subdirectory, with the kind of library that BUILD_SHARED_LIBS says."""
+    """By add_subdirectory, with the kind of library that BUILD_SHARED_LIBS says.
+
+    What the project has for its own sources, fast arithmetic and many of them in one, stays there.
+    """
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.16)\nproject(other LANGUAGES C)\n"
         "set(BUILD_SHARED_LIBS OFF)\n"
+        "set(CMAKE_UNITY_BUILD ON)\nadd_compile_options(-ffast-math)\n"
         f'add_subdirectory("{NATIVE}" fastlstm)\nadd_executable(other other.c)\n'
         "target_link_libraries(other PRIVATE FastLstm::fastlstm)\n"
     )
