@@ -253,6 +253,25 @@ def test_it_builds_with_sanitizers(tmp_path):
     assert "steps_baseline" in ctest_of(build(tmp_path, *SMALL, flags))
 
 
+def test_a_plugin_takes_the_static_library(tmp_path):
+    """It is part of a shared library, whatever the compiler's flags, and that exports its own alone."""
+    shutil.which("nm") or pytest.skip("no nm here")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\nproject(plugin LANGUAGES C)\n"
+        "set(BUILD_SHARED_LIBS OFF)\n"
+        f'add_subdirectory("{NATIVE}" fastlstm)\nadd_library(plugin MODULE plugin.c)\n'
+        "target_link_libraries(plugin PRIVATE FastLstm::fastlstm)\n"
+    )
+    code = '#include "fastlstm.h"\nint plugin(void) { return fl_run(0, 0) + fl_isa(0); }\n'
+    (tmp_path / "plugin.c").write_text(code)
+    built = tmp_path / "build"
+    flags = ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS=-fno-pie"]
+    run("cmake", "-S", tmp_path, "-B", built, *flags, *PORTABLE)
+    run("cmake", "--build", built, "--parallel", "2")
+    told = run("nm", "--dynamic", "--defined-only", built / "libplugin.so")
+    assert [line.split()[2] for line in told.splitlines()] == ["plugin"]
+
+
 def test_another_project_takes_the_folder(tmp_path):
     """By add_subdirectory, with the kind of library that BUILD_SHARED_LIBS says.
 
