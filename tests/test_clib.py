@@ -254,7 +254,7 @@ def test_it_builds_with_sanitizers(tmp_path):
 
 
 def test_a_plugin_takes_the_static_library(tmp_path):
-    """It is part of a shared library, whatever the compiler's flags, and that exports its own alone."""
+    """Whatever the flags, it becomes part of a shared library, which exports its own alone."""
     shutil.which("nm") or pytest.skip("no nm here")
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.16)\nproject(plugin LANGUAGES C)\n"
