@@ -38,7 +38,7 @@ __all__ = ["build", "start_wine"]  # fixtures
 STATUSES = """OK STOPPED NULL BAD_STRUCT_SIZE BAD_ALIGNMENT TOO_SMALL TOO_LARGE BAD_ISA BAD_ITEMSIZE
     BAD_SHAPE BAD_OPTIONS BAD_ARRAYS BAD_CALL BAD_STRIDE BAD_BATCH_SIZES BAD_CUT BAD_INDEX
     UNSUPPORTED FILE_MAGIC FILE_VERSION FILE_ENDIAN FILE_TRUNCATED FILE_CHECKSUM
-    FILE_DAMAGED""".split()
+    FILE_DAMAGED FILE_UNREADABLE""".split()
 
 # Each instruction set by GCC without optimisation; the rest repeats that. `test_native_c` tests the
 # kernels by every compiler at every level; here GCC alone has both levels, what an emulator runs is

@@ -42,6 +42,7 @@ const char *fl_error_string(int status)
         [FL_FILE_TRUNCATED] = "the model has fewer bytes, or more, than it says",
         [FL_FILE_CHECKSUM] = "the bytes of the model are not those that were written",
         [FL_FILE_DAMAGED] = "the model says what cannot be",
+        [FL_FILE_UNREADABLE] = "this file cannot be read",
     };
     enum { COUNT = sizeof sentences / sizeof *sentences };
     return status >= 0 && status < COUNT ? sentences[status] : "unknown status";

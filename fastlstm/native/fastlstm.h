@@ -92,6 +92,7 @@ typedef enum {
     FL_FILE_TRUNCATED,  /* fewer bytes, or more, than the file says */
     FL_FILE_CHECKSUM,   /* the bytes are not those that were written */
     FL_FILE_DAMAGED,    /* what the file says cannot be */
+    FL_FILE_UNREADABLE, /* there is no such file, or it cannot be read; fastlstm.hpp says so, as nothing here opens files */
 } fl_status;
 
 /* A sentence for a status, in English, without a full stop; "unknown status" for other numbers. */

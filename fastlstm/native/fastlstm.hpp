@@ -235,10 +235,7 @@ class Model
     static Model from_file(const std::string &path, const char *isa = nullptr)
     {
         Model model;
-        Memory file;
-        if (!read(path.c_str(), file))
-            throw Error(FL_FILE_MAGIC, path + ": this file cannot be read");
-        if (const fl_status status = model.keep(std::move(file), isa))
+        if (const fl_status status = model.load_file(path.c_str(), isa))
             throw Error(status, path + ": " + fl_error_string(status));
         return model;
     }
@@ -281,13 +278,13 @@ class Model
         return status;
     }
 
-    /* The same of a file, which is read; FL_FILE_MAGIC if it cannot be read. Of all functions here that return a status,
+    /* The same of a file, which is read; FL_FILE_UNREADABLE if it cannot be. Of all functions here that return a status,
     this alone uses what may throw: std::ifstream, std::bad_alloc. */
     [[nodiscard]] fl_status load_file(const char *path, const char *isa = nullptr)
     {
         *this = Model();
         Memory file;
-        return read(path, file) ? keep(std::move(file), isa) : FL_FILE_MAGIC;
+        return read(path, file) ? keep(std::move(file), isa) : FL_FILE_UNREADABLE;
     }
 
     /* What the model is, unless it is empty. */
@@ -350,7 +347,11 @@ template <class T> class Session
     {
         check(make(model, batch, most_steps));
     }
+
+    /* A model that ends at once cannot have a session. */
+    explicit Session(const Model &&, std::int64_t = 1, std::int64_t = 1) = delete;
 #endif
+    fl_status make(const Model &&, std::int64_t = 1, std::int64_t = 1) = delete;
 
     /* Make a session of so many sequences, whose runs are of at most so many steps. FL_BAD_ITEMSIZE: the model's values
     are not of type T. */
@@ -697,7 +698,11 @@ template <class T> class Stream
     {
         check(make(stack, batch));
     }
+
+    /* A stack that ends at once cannot have a stream. */
+    explicit Stream(const Stack<T> &&, std::int64_t = 1) = delete;
 #endif
+    fl_status make(const Stack<T> &&, std::int64_t = 1) = delete;
 
     [[nodiscard]] fl_status make(const Stack<T> &stack, std::int64_t batch = 1) noexcept
     {

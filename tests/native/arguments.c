@@ -957,14 +957,14 @@ static void versions(void)
 static void sentences(void)
 {
     expect(fl_version() == FL_VERSION, "the version is another one than the header's");
-    for (int status = FL_OK; status <= FL_FILE_DAMAGED; status++) {
+    for (int status = FL_OK; status <= FL_FILE_UNREADABLE; status++) {
         const char *sentence = fl_error_string(status);
         expect(sentence && strlen(sentence) > 5 && sentence[strlen(sentence) - 1] != '.',
                "a status without a sentence");
         for (int other = FL_OK; other < status; other++)
             expect(strcmp(sentence, fl_error_string(other)), "two statuses with one sentence");
     }
-    const int unknown[] = {-1, FL_FILE_DAMAGED + 1, INT32_MIN, INT32_MAX};
+    const int unknown[] = {-1, FL_FILE_UNREADABLE + 1, INT32_MIN, INT32_MAX};
     for (int n = 0; n < 4; n++)
         expect(!strcmp(fl_error_string(unknown[n]), "unknown status"), "the sentence of no status");
     expect(fl_isa("none") == -1 && fl_isa("") == -1, "an instruction set of no name");

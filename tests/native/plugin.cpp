@@ -111,7 +111,7 @@ void run(const char *first, const char *second, int loads)
     const Buffer dry[2] = {sound(0), sound(1)}, a[2] = {alone(first, 0), alone(first, 1)},
                  b[2] = {alone(second, 0), alone(second, 1)};
     AmpCore plugin;
-    expect(plugin.load("no such file.fl") == FL_FILE_MAGIC, "a file that is not there");
+    expect(plugin.load("no such file.fl") == FL_FILE_UNREADABLE, "a file that is not there");
     expect(plugin.prepare(48000, BLOCK, 2) == FL_OK, "prepare");
     {
         Block block;
@@ -128,7 +128,7 @@ void run(const char *first, const char *second, int loads)
         plugin.reset();
     }
     {
-        expect(plugin.load("no such file.fl") == FL_FILE_MAGIC, "a file that is not there");
+        expect(plugin.load("no such file.fl") == FL_FILE_UNREADABLE, "a file that is not there");
         Block block;
         plugin.process(block.channels, 1, FRAMES);
         expect(block.is(a[0], dry[1]), "the model that plays is kept; one channel of two");

@@ -176,6 +176,18 @@ void test_spans()
 #endif
 }
 
+/* Whether something can be made of a value. */
+template <class Made, class Value>
+constexpr auto takes(int) -> decltype(std::declval<Made &>().make(std::declval<Value>()), bool())
+{
+    return true;
+}
+
+template <class, class> constexpr bool takes(...)
+{
+    return false;
+}
+
 void test_model(const char *path)
 {
     const std::vector<unsigned char> file = bytes_of(path);
@@ -212,10 +224,14 @@ void test_model(const char *path)
     expect_status(model.load(nullptr, 100), FL_NULL, "no bytes");
     expect_status(model.load(file.data(), std::numeric_limits<std::size_t>::max() / 2), FL_TOO_LARGE, "no memory");
     expect_status(model.borrow(nullptr, 100), FL_NULL, "no bytes to borrow");
-    expect_status(model.load_file("no such file.fl"), FL_FILE_MAGIC, "no file");
+    expect_status(model.load_file("no such file.fl"), FL_FILE_UNREADABLE, "no file");
+    expect_status(model.load_file("."), FL_FILE_UNREADABLE, "a folder");
     expect_status(model.load(file.data(), file.size(), "abacus"), FL_BAD_ISA, "no such instruction set");
     Session<float> session;
     expect_status(session.make(model), FL_NULL, "a session of an empty model");
+    static_assert(!std::is_constructible_v<Session<float>, Model>, "a session needs a model that stays");
+    static_assert(!takes<Session<float>, Model>(0) && takes<Session<float>, const Model &>(0));
+    static_assert(!takes<Stream<float>, Stack<float>>(0) && takes<Stream<float>, const Stack<float> &>(0));
 #if FASTLSTM_EXCEPTIONS
     expect(Model::from_file(path) && Model::from_bytes(file.data(), file.size())
                && Model::from_borrowed(bytes.data(), bytes.size()),
@@ -234,7 +250,8 @@ void test_model(const char *path)
         expect(!std::strcmp(error.what(), "no such file.fl: this file cannot be read"), error.what());
     }
     try {
-        Session<double> other(Model::from_file(path));
+        const Model floats = Model::from_file(path);
+        Session<double> other(floats);
         expect(false, "another type throws");
     } catch (const fastlstm::Error &error) {
         expect(error.status() == FL_BAD_ITEMSIZE, "another type");
