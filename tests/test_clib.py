@@ -71,9 +71,9 @@ def test_it_runs_its_tests(small):
 
 
 def test_it_is_installed_and_used(small, tmp_path):
-    """By find_package and by pkg-config, shared and static, where the folder is moved to."""
+    """By find_package and by pkg-config, shared and static, from a folder that was moved."""
     run("cmake", "--install", small, "--prefix", tmp_path / "first")
-    prefix = (tmp_path / "first").rename(tmp_path / "moved")
+    prefix = (tmp_path / "first").rename(tmp_path / "moved away")
     header = (NATIVE / "fastlstm.h").read_bytes()
     assert (prefix / "include" / "fastlstm.h").read_bytes() == header
     # only the consumer: the examples want both types of number, and make clib builds them

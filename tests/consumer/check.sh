@@ -40,10 +40,11 @@ for pair in gcc:g++ clang:clang++; do
         if [ -n "$kind" ]; then
             mkdir -p "$folder/static"
             cp "$(find "$prefix" -name libfastlstm.a)" "$folder/static" 2>/dev/null || continue
-            libraries="-L$folder/static $libraries"
+            libraries="-L'$folder/static' $libraries"
         fi
-        # shellcheck disable=SC2086 # they are several words
-        "$cc" -std=c11 -Wall -Wextra -Werror "$here/consumer.c" $libraries -lm -o "$folder/by-pkg-config-$cc$kind"
+        # They are several words, in which pkg-config has escaped the spaces of a folder's name.
+        eval "set -- $libraries"
+        "$cc" -std=c11 -Wall -Wextra -Werror "$here/consumer.c" "$@" -lm -o "$folder/by-pkg-config-$cc$kind"
         LD_LIBRARY_PATH=$(dirname "$(find "$prefix" -name 'libfastlstm.*' | head -1)") "$folder/by-pkg-config-$cc$kind"
     done
 done
