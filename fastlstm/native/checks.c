@@ -55,12 +55,17 @@ int fl_version(void)
 
 /* ---- structures, memory and arrays ------------------------------------------------------------------- */
 
+int fl_is_struct_size(size_t told)
+{
+    return told >= sizeof told && told <= MOST_STRUCT && told % sizeof told == 0;
+}
+
 const void *fl_known_of_other(const void *given, void *own, size_t size, fl_status *status)
 {
     size_t told;
     memcpy(&told, given, sizeof told);
     *status = FL_BAD_STRUCT_SIZE;
-    if (told < sizeof told || told > MOST_STRUCT || told % sizeof told)
+    if (!fl_is_struct_size(told))
         return NULL;
     for (size_t n = size; n < told; n++)
         if (((const char *)given)[n])

@@ -432,7 +432,7 @@ FL_API size_t fl_model_bytes(const void *bytes, size_t number, int isa);
 /* Check all of the file and pack its weights into `memory`, fl_model_bytes of it. */
 FL_API fl_status fl_model_load(const void *bytes, size_t number, int isa, void *memory, size_t size, fl_model **model);
 
-/* Fill `info`. */
+/* Fill `info`, of which struct_size alone need be set. What a newer program's has more becomes 0. */
 FL_API fl_status fl_model_describe(const fl_model *model, fl_model_info *info);
 
 /* A session: B sequences that run through a model, with their states, and memory to work in. Any number of sessions, in

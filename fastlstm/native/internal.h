@@ -461,6 +461,9 @@ static inline void fl_touch(void *memory, int64_t bytes)
 NULL if it is not, and set the status in any case. They return the structure itself or, if it is that of another
 version, `own`, which they fill. */
 
+/* Whether a structure of some version can have so many bytes. */
+int fl_is_struct_size(size_t told);
+
 const void *fl_known_of_other(const void *given, void *own, size_t size, fl_status *status);
 
 /* The bytes from row to row; those of a single row, which may be any number, are never added to anything. */

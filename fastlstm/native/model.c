@@ -295,12 +295,11 @@ fl_status fl_model_describe(const fl_model *model, fl_model_info *info)
 {
     if (!model || !info)
         return FL_NULL;
-    fl_model_info own;
-    fl_status status;
-    if (!fl_known(info, &own, sizeof own, &status))
-        return status;
-    const size_t told = info->struct_size;
-    memcpy(info, &model->info, told < sizeof own ? told : sizeof own);
+    const size_t told = info->struct_size, own = sizeof model->info;
+    if (!fl_is_struct_size(told))
+        return FL_BAD_STRUCT_SIZE;
+    memset(info, 0, told); /* A program that is newer than the library need not have cleared the rest. */
+    memcpy(info, &model->info, told < own ? told : own);
     info->struct_size = told;
     return FL_OK;
 }

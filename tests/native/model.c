@@ -319,6 +319,21 @@ static void refuse_sessions(void)
         expect(fl_session_get_state(session, allocate(states), states - 1) == FL_TOO_SMALL, "few bytes of states");
         expect(fl_session_set_state(session, allocate(states), states - 1) == FL_TOO_SMALL, "few bytes of states");
     }
+    /* That of a newer program, with anything in it; and of an older one, which had no sample rate. */
+    struct {
+        fl_model_info known;
+        unsigned char more[16];
+    } newer;
+    memset(&newer, 0xff, sizeof newer);
+    newer.known.struct_size = sizeof newer;
+    expect(!fl_model_describe(model, &newer.known), "a newer info");
+    for (int n = 0; n < 16; n++)
+        expect(!newer.more[n], "more of a newer info");
+    newer.known.struct_size = sizeof info;
+    expect(!memcmp(&newer, &info, offsetof(fl_model_info, sample_rate)), "the rest of a newer info");
+    newer.known.struct_size = offsetof(fl_model_info, sample_rate);
+    newer.known.sample_rate = -1;
+    expect(!fl_model_describe(model, &newer.known) && newer.known.sample_rate == -1, "an older info");
     fl_model_info told = {.struct_size = 3};
     expect(fl_model_describe(model, &told) == FL_BAD_STRUCT_SIZE, "the size of an info");
     expect(fl_model_describe(model, NULL) == FL_NULL && fl_model_describe(NULL, &info) == FL_NULL, "no info");
