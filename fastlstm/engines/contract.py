@@ -230,10 +230,10 @@ class Cell:
     @property
     def is_plain(self) -> bool:
         """Whether equations (1) to (10) say all: no option and no further array is there."""
-        further = self.w_ci, self.w_cf, self.w_co, self.ln, self.ln_ih, self.ln_c
         # Most cells have the very object: a comparison of all fields would take a microsecond.
-        has_options = self.options is not PLAIN and self.options != PLAIN
-        return not has_options and all(array is None for array in further)
+        if self.options is not PLAIN and self.options != PLAIN:
+            return False
+        return self.w_ci is self.w_cf is self.w_co is self.ln is self.ln_ih is self.ln_c is None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Cell:

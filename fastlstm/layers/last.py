@@ -155,8 +155,8 @@ class Last(Layer):
         -------
         ndarray of shape (B, F), or (F,)
         """
-        x, places = self._arrange(input, lengths)
-        return self._run(x, places)
+        x, by_steps, places = self._arrange(input, lengths)
+        return self._run(x, by_steps, places)
 
     def vjp(
         self, input: ArrayLike, *, lengths: ArrayLike | None = None
@@ -174,32 +174,35 @@ class Last(Layer):
         pullback : callable
             ``dx = pullback(d_output)``, zeros but for what was read.
         """
-        x, places = self._arrange(input, lengths)
-        y = self._run(x, places)
-        by_steps, batched, shape, dtype = self._by_steps(x).shape, x.ndim == 3, y.shape, x.dtype
+        x, by_steps, places = self._arrange(input, lengths)
+        y = self._run(x, by_steps, places)
+        wide, shape, dtype = by_steps.shape, y.shape, x.dtype
+        batched, batch_first = x.ndim == 3, self.batch_first
 
         def pullback(d_output: ArrayLike) -> Floats:
-            dy = as_gradient(d_output, shape, dtype, "Last")
-            dx = np.zeros(by_steps, dtype)  # it lies as the outputs of an LSTM do
+            dy = as_gradient(d_output, shape, dtype, "Last").reshape(wide[1:])
+            dx = np.zeros(wide, dtype)  # it lies as the outputs of an LSTM do
             for step, sequences, features in places:
-                dx[step, sequences, features] = np.atleast_2d(dy)[sequences, features]
+                dx[step, sequences, features] = dy[sequences, features]
             if not batched:
                 return dx[:, 0]
-            return dx.swapaxes(0, 1) if self.batch_first else dx
+            return dx.swapaxes(0, 1) if batch_first else dx
 
         return y, pullback
 
-    def _arrange(self, input: Any, lengths: Any) -> tuple[Floats, list[_Place]]:
-        """Return the input, and the places in its view `_by_steps` that are read."""
+    def _arrange(self, input: Any, lengths: Any) -> tuple[Floats, Floats, list[_Place]]:
+        """Return the input, a view of it as (T, B, F), and the places in that which are read."""
         x = as_any_float(input, "Last")
+        batch_first, bidirectional = self.batch_first, self.bidirectional
         if x.ndim not in (2, 3):
             raise ValueError(f"Last: Expected input to be 2D or 3D, got {x.ndim}D instead")
-        if x.ndim == 3 and self.batch_first is None:
+        if x.ndim == 3 and batch_first is None:
             raise undecided("Last", x.shape)
         features = x.shape[-1]
-        if self.bidirectional and features % 2:
+        if bidirectional and features % 2:
             raise ValueError(f"Last: Expected an even number of features, got {features}")
-        steps, sequences, _ = self._by_steps(x).shape
+        by_steps = x[:, None] if x.ndim == 2 else x.swapaxes(0, 1) if batch_first else x
+        steps, sequences, _ = by_steps.shape
         chosen: Any = slice(None)
         start: Any = 0
         end: Any = -1
@@ -211,23 +214,16 @@ class Last(Layer):
             start, end = np.zeros_like(chosen), lengths[chosen] - 1
         elif not steps:
             raise ValueError("Expected sequence length to be larger than 0 in Last")
-        if not self.bidirectional:
-            return x, [(start if self.reverse else end, chosen, slice(None))]
+        if not bidirectional:
+            return x, by_steps, [(start if self.reverse else end, chosen, slice(None))]
         half = features // 2
-        return x, [(end, chosen, slice(half)), (start, chosen, slice(half, None))]
+        return x, by_steps, [(end, chosen, slice(half)), (start, chosen, slice(half, None))]
 
-    def _run(self, x: Floats, places: list[_Place]) -> Floats:
-        by_steps = self._by_steps(x)
+    def _run(self, x: Floats, by_steps: Floats, places: list[_Place]) -> Floats:
         y = np.zeros(by_steps.shape[1:], x.dtype)
         for step, sequences, features in places:
             y[sequences, features] = by_steps[step, sequences, features]
         return y if x.ndim == 3 else y.reshape(y.shape[1:])
-
-    def _by_steps(self, x: Floats) -> Floats:
-        """Return x as (T, B, F)."""
-        if x.ndim == 2:
-            return x[:, None]
-        return x.swapaxes(0, 1) if self.batch_first else x
 
     def _arguments(self) -> str:
         layout = "undecided" if self.batch_first is None else self.batch_first

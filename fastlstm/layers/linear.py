@@ -108,7 +108,7 @@ class Linear(Computed):
         """Forget the product; streams that hold it take another."""
         _, weights = self._packed
         if weights is not None:
-            self._packed = -1, None
+            self.__dict__["_packed"] = -1, None  # as is quicker than by `__setattr__`
             weights.stale = True
 
     def _release(self) -> None:
@@ -241,7 +241,7 @@ class Linear(Computed):
         if version != self._version:
             version, views = self._version, self._views
             weights = self._engine.Product(views["weight"], views.get("bias"))
-            self._packed = version, weights
+            self.__dict__["_packed"] = version, weights
             if version != self._version:
                 weights.stale = True  # somebody has written parameters without `_exclusive`
         product: Product = weights
@@ -269,7 +269,7 @@ class Linear(Computed):
         version, weight = self._copied
         if weight is None or version != self._version:
             version, weight = self._version, self._views["weight"].copy()
-            self._copied = version, weight
+            self.__dict__["_copied"] = version, weight
         return weight
 
     def _arguments(self) -> str:

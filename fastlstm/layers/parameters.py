@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -243,8 +243,10 @@ class Parameters:
             for name, view in layer._own_grads().items()
         }
 
-    def _all_or_nothing(self) -> _AllOrNothing:
+    def _all_or_nothing(self) -> _AllOrNothing | nullcontext[None]:
         """Return a context that puts gradients back if its block, which adds to them, fails."""
+        if self._guarded:  # with all inside
+            return nullcontext()
         return _AllOrNothing(self._layers())
 
     def zero_grad(self) -> None:
@@ -471,13 +473,14 @@ class Parameters:
 
     def _layers(self) -> Iterable[Layer]:
         """Return this layer and all inside it, once each: what a step of training goes through."""
-        own: Layer = self  # type: ignore[assignment]  # every object of this class is a Layer
-        if not self.children:
-            return (own,)
-        found = {id(own): own}
-        for child in self.children.values():
-            for layer in child._layers():
-                found.setdefault(id(layer), layer)
+        found: dict[int, Layer] = {}
+        to_do: list[Layer] = [self]  # type: ignore[list-item]  # all of this class are Layers
+        while to_do:
+            layer = to_do.pop()
+            if id(layer) not in found:
+                found[id(layer)] = layer
+                if layer.children:
+                    to_do += reversed(layer.children.values())
         return found.values()
 
     @property

@@ -174,9 +174,12 @@ class Arrays:
     def __getitem__(self, indices: Indices) -> Batch:
         """Return the Batch of these samples (integers, or a slice), a copy."""
         rows = check_indices(indices, len(self))
-        names = ("x", "y", "weights", "mask", "std")
-        given = {name: a for name in names if (a := getattr(self, name)) is not None}
-        return Batch(**{name: np.ascontiguousarray(a[rows]) for name, a in given.items()})
+
+        def taken(array: NDArray[Any] | None) -> Any:
+            return None if array is None else array.take(rows, axis=0)
+
+        weights, mask, std = taken(self.weights), taken(self.mask), taken(self.std)
+        return Batch(taken(self.x), taken(self.y), weights, mask, std=std)
 
 
 class Sequences:
@@ -367,7 +370,7 @@ def check_indices(indices: Indices, count: int) -> NDArray[np.int64]:
             "Expected a slice or a list of at least one index of a sample, "
             f"got shape {numbers.shape}"
         )
-    if numbers.min() < 0 or numbers.max() >= count:
+    if numbers.view(np.uint64).max() >= count:  # where negative ones are huge
         raise IndexError(
             f"Expected indices of samples from 0 to {count - 1}, got some from {numbers.min()} to "
             f"{numbers.max()}"

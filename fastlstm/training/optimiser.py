@@ -121,7 +121,7 @@ class Optimiser:
         self,
         p: NDArray[Any],
         g: NDArray[Any],
-        moments: list[NDArray[Any]],
+        moments: dict[str, NDArray[Any]],
         lr: float,
         decay: float,
         steps: int,
@@ -130,8 +130,7 @@ class Optimiser:
 
         The step is number `steps` of these parameters, from 1.
         """
-        by_name = dict(zip(self._needed(), moments, strict=True))
-        in_order = [*map(by_name.get, self.moment_names)]
+        in_order = [*map(moments.get, self.moment_names)]
         if not self._engine.update(self._rule(lr, decay, steps), p, g, in_order):
             with np.errstate(all="ignore"):
                 scratch = self._scratch.view(p.dtype)[:, : p.size]
@@ -150,7 +149,7 @@ class Optimiser:
         self,
         p: NDArray[Any],
         g: NDArray[Any],
-        moments: list[NDArray[Any]],
+        moments: dict[str, NDArray[Any]],
         scratch: NDArray[Any],
         lr: float,
         decay: float,
@@ -163,7 +162,8 @@ class Optimiser:
         """Change all parameters by their gradients; frozen ones and their moments stay."""
         needed = self._needed()
         self._fresh = [name for name in needed if name not in self._moments]
-        self._moments |= self._zeros(self._fresh)
+        if self._fresh:
+            self._moments |= self._zeros(self._fresh)
         self.steps += 1
         lr, weight_decay = float(self.lr), float(self.weight_decay)
         self._leave_out_frozen()
@@ -172,10 +172,11 @@ class Optimiser:
         for number, layer in enumerate(self._layers):
             if not self._blocks[number]:
                 continue
-            buffers = [*layer._own_buffers(), *(self._moments[name][number] for name in needed)]
+            parameters, gradients = layer._own_buffers()
             with layer._exclusive():
                 for where, lr_factor, decay_factor, missed in self._blocks[number]:
-                    p, g, *moments = [buffer[where] for buffer in buffers]
+                    p, g = parameters[where], gradients[where]
+                    moments = {name: self._moments[name][number][where] for name in needed}
                     rates = lr * lr_factor, weight_decay * decay_factor
                     self._update(p, g, moments, *rates, self.steps - missed)
                 layer.changed()

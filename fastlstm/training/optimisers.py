@@ -136,14 +136,14 @@ class SGD(Optimiser):
         self,
         p: NDArray[Any],
         g: NDArray[Any],
-        moments: list[NDArray[Any]],
+        moments: dict[str, NDArray[Any]],
         scratch: NDArray[Any],
         lr: float,
         decay: float,
         steps: int,
     ) -> None:
         g, change = _decayed(p, g, decay, scratch[0]), scratch[1]
-        for b in moments:
+        for b in moments.values():
             if self._fresh or steps == 1:
                 b[...] = g
             else:
@@ -241,18 +241,17 @@ class RMSprop(Optimiser):
         self,
         p: NDArray[Any],
         g: NDArray[Any],
-        moments: list[NDArray[Any]],
+        moments: dict[str, NDArray[Any]],
         scratch: NDArray[Any],
         lr: float,
         decay: float,
         steps: int,
     ) -> None:
-        by_name = dict(zip(self._needed(), moments, strict=True))
         g, root = _decayed(p, g, decay, scratch[0]), scratch[1]
-        v = by_name["square_avg"]
+        v = moments["square_avg"]
         _add_squares(v, g, self.alpha, root)
         if self.centered:
-            m = by_name["grad_avg"]
+            m = moments["grad_avg"]
             _lerp(m, g, 1 - self.alpha, root)
             np.multiply(m, m, out=root)
             np.subtract(v, root, out=root)
@@ -260,7 +259,7 @@ class RMSprop(Optimiser):
         root += self.eps
         change = scratch[0]
         if self.momentum > 0:
-            b = by_name["momentum_buffer"]
+            b = moments["momentum_buffer"]
             np.divide(g, root, out=change)
             b *= self.momentum
             b += change
@@ -354,13 +353,13 @@ class Adam(Optimiser):
         self,
         p: NDArray[Any],
         g: NDArray[Any],
-        moments: list[NDArray[Any]],
+        moments: dict[str, NDArray[Any]],
         scratch: NDArray[Any],
         lr: float,
         decay: float,
         steps: int,
     ) -> None:
-        m, v, *largest = moments
+        m, v, *largest = moments.values()
         beta1, beta2 = self.betas
         g = _decayed(p, g, decay, scratch[0])
         root, change = scratch
@@ -439,7 +438,7 @@ class AdamW(Adam):
         self,
         p: NDArray[Any],
         g: NDArray[Any],
-        moments: list[NDArray[Any]],
+        moments: dict[str, NDArray[Any]],
         scratch: NDArray[Any],
         lr: float,
         decay: float,

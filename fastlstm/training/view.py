@@ -15,6 +15,8 @@ from ..layers import Layer, Sequential
 from .arguments import refuse_class
 from .datasets import Batch
 
+_PARTS = tuple(name for name in Batch._fields if name != "std")  # which every batch must have
+
 
 class SamplesFirst:
     """A model that takes and gives samples first, whether its own LSTMs are `batch_first` or not.
@@ -75,13 +77,13 @@ class SamplesFirst:
 
 def _check_batch(batch: object) -> None:
     """Refuse what is no `Batch` of arrays."""
-    parts = {name: getattr(batch, name, batch) for name in Batch._fields if name != "std"}
-    if any(part is batch for part in parts.values()):
-        raise TypeError(
-            f"Expected data[indices] to be a fastlstm.training.Batch, got {type(batch).__name__}; "
-            "a data set should return Batch(x, y)"
-        )
-    for name, part in parts.items():
+    for name in _PARTS:
+        part = getattr(batch, name, batch)
+        if part is batch:
+            raise TypeError(
+                "Expected data[indices] to be a fastlstm.training.Batch, got "
+                f"{type(batch).__name__}; a data set should return Batch(x, y)"
+            )
         if isinstance(part, list) or isinstance(part, tuple) and name != "x":
             raise TypeError(f"Expected {name} of data[indices] to be an array, got a list")
 
