@@ -644,7 +644,11 @@ def test_standardizer_reads_a_mapped_file_in_pieces(mapped):
     np.testing.assert_allclose(standardizer.scale, expected[1], rtol=1e-12)
 
 
-def test_arrays_from_a_mapped_file_are_read_by_batch(mapped):
-    (batch,), peak = _peak(lambda: [Arrays(mapped, mapped)[[1, 1_999_999]]])
+@pytest.mark.parametrize("view", [slice(None), slice(None, None, -1), slice(None, None, 2)])
+def test_arrays_from_a_mapped_file_are_read_by_batch(mapped, view):
+    """However its numbers lie."""
+    rows, columns = mapped[view], mapped[view, 1:3]
+    (batch,), peak = _peak(lambda: [Arrays(rows, columns)[[1, 999_999]]])
     assert peak < 1e6
-    assert_same_bits(batch.x, mapped[[1, 1_999_999]])
+    assert_same_bits(batch.x, rows[[1, 999_999]])
+    assert_same_bits(batch.y, columns[[1, 999_999]])

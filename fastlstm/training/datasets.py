@@ -176,7 +176,8 @@ class Arrays:
         rows = check_indices(indices, len(self))
 
         def taken(array: NDArray[Any] | None) -> Any:
-            return None if array is None else array.take(rows, axis=0)
+            # `array.take` would copy the whole array first, if its numbers do not lie side by side.
+            return None if array is None else np.ascontiguousarray(array[rows])
 
         weights, mask, std = taken(self.weights), taken(self.mask), taken(self.std)
         return Batch(taken(self.x), taken(self.y), weights, mask, std=std)
