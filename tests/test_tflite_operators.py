@@ -399,7 +399,23 @@ UNREAD = {
         Case("FULLY_CONNECTED", [X[0], Held(Y[0, :2])], [(3, 2)], {"weights_format": 1}),
         "shuffled",
     ),
-    "sign_bit": (Case("ADD", [X, Y], WIDE, {"activation": "sign_bit"}), "has the number 5"),
+    **{
+        f"{name} in {kind}": (Case(kind, [X, Y], WIDE, {"activation": name}), said)
+        for kind in ("ADD", "MUL", "DIV")
+        for name, said in {
+            "sign_bit": "LiteRT does not compute its activation sign_bit",
+            "tanh": "LiteRT does not compute its activation tanh",
+        }.items()
+    },
+    "tanh in FULLY_CONNECTED": (
+        Case("FULLY_CONNECTED", [X[0], Held(Y[0, :2])], [(3, 2)], {"activation": "tanh"}),
+        "LiteRT does not compute its activation tanh",
+    ),
+    "relu in CONCATENATION": (
+        Case("CONCATENATION", [X, Y], [(*X.shape[:2], 2 * X.shape[2])],
+             {"axis": 2, "activation": "relu"}),
+        "LiteRT leaves out its activation, which has the number 1",
+    ),
     "an unknown operator": (Case("SVDF", [X], WIDE), "operator SVDF 'y0': it is not known here"),
     "too few inputs": (Case("ADD", [X], WIDE), "it has 1 inputs, and must have 2"),
     "an offset": (

@@ -265,11 +265,11 @@ def _fully_connected(site: Site) -> None:
     value = site.give_new(compute, [0], "fastlstm")
     site.give(site.activated(value))
     row, activation = site.row(0), site.options["activation"]
-    if row is None or (not keep and row.axes != 2) or activation not in (0, 1, 4):
+    if row is None or (not keep and row.axes != 2) or activation not in (0, 1):
         return
     parts = [Part.of(linear)]
     if activation:
-        parts.append(Part.of(ReLU() if activation == 1 else Tanh()))
+        parts.append(Part.of(ReLU()))
     site.is_row(row.behind(*parts))
 
 

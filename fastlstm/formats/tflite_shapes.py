@@ -120,9 +120,11 @@ def _concatenate(site: Site) -> None:
     site.needs(1, len(site.inputs))
     values = [site.value(n) for n in range(len(site.inputs))]
     axis = site.options["axis"]
-    site.give(site.activated(site.put("Concat", values, axis=axis)[0]))
+    if number := site.options["activation"]:
+        raise ValueError(f"LiteRT leaves out its activation, which has the number {number}")
+    site.give(site.put("Concat", values, axis=axis)[0])
     rows = [site.row(n) for n in range(len(site.inputs))]
-    if not site.options["activation"] and all(row is not None for row in rows):
+    if all(row is not None for row in rows):
         known = [row for row in rows if row is not None]
         if known[0].axes is not None and axis in (-1, known[0].axes - 1):
             site.is_row(Row.beside(known))

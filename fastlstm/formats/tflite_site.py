@@ -12,6 +12,7 @@ from ..graphs import Port, State
 from ..graphs.operators import OPERATORS
 from ..graphs.plan import FAULTS, Node, Operator, told
 from .tflite_rows import Row
+from .tflite_schema import ACTIVATIONS
 from .tflite_tables import Operation, Tensor
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Made = TypeVar("Made", bound="Layer")
 _OPSET = 18  # the version of ONNX's operators that are used
 _INTEGERS = ("int8", "uint8", "int16", "int32", "int4", "uint4", "int64")
 _ACTIVATIONS: dict[int, tuple[str, tuple[float, ...]]] = {
-    1: ("Relu", ()), 2: ("Clip", (-1, 1)), 3: ("Clip", (0, 6)), 4: ("Tanh", ()),
+    1: ("Relu", ()), 2: ("Clip", (-1, 1)), 3: ("Clip", (0, 6)),
 }  # fmt: skip
 
 
@@ -185,12 +186,19 @@ class Site:
             self.reader.values[index] = value
 
     def activated(self, value: str) -> str:
-        """Return a value behind the activation that the operator has in itself."""
+        """Return a value behind the activation that the operator has in itself.
+
+        Raises
+        ------
+        ValueError
+            If it is none of those that LiteRT computes: it leaves out others, or refuses them.
+        """
         number = self.options.get("activation", 0)
         if not number:
             return value
         if number not in _ACTIVATIONS:
-            raise ValueError(f"its activation has the number {number}, which is not known here")
+            name = ACTIVATIONS[number] if 0 <= number < len(ACTIVATIONS) else f"number {number}"
+            raise ValueError(f"LiteRT does not compute its activation {name}")
         kind, bounds = _ACTIVATIONS[number]
         limits = [self.constant(bound, np.float32) for bound in bounds]
         return self.put(kind, [value, *limits])[0]
