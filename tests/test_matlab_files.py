@@ -355,6 +355,68 @@ def test_connections():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["inside", "beside"])
+def test_connections_that_are_empty(form):
+    """[] is an array, and says nothing."""
+    layers, nothing = cell(lstm_layer(), dense_layer()), np.zeros((0, 0))
+    said = {"net": {"Layers": layers, "Connections": nothing}}
+    data = mat5(**said) if form == "inside" else mat5(layers=layers, connections=nothing)
+    assert list(read(data).children) == ["lstm", "fc"]
+
+
+def test_big_endian_files():
+    """Of a machine whose byte order is the other one, as MATLAB had them."""
+    data = mat5(layers=cell(lstm_layer(), dense_layer()))
+    turned = data[:124] + struct.pack(">H", 0x0100) + b"MI" + _turned(memoryview(data)[128:])
+    assert np.array_equal(scipy_io.loadmat(io.BytesIO(turned))["layers"].shape, (2, 1))
+    x = x_of().T
+    assert_same_bits(read(turned)(x), read(data)(x))
+
+
+def _turned(elements: memoryview) -> bytes:
+    """Return elements of a file in the other byte order."""
+    widths = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
+    made, at = b"", 0
+    while at < len(elements):
+        kind, size = struct.unpack_from("<2I", elements, at)
+        is_small = bool(kind >> 16)
+        if is_small:
+            kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
+        else:
+            start = at + 8
+        inside = elements[start : start + size]
+        data = (
+            _turned(inside)
+            if kind == 14
+            else np.frombuffer(inside, f"u{widths[kind]}").byteswap().tobytes()
+        )
+        if is_small:
+            made += struct.pack(">I", size << 16 | kind) + data.ljust(4, b"\0")
+            at += 8
+        else:
+            made += struct.pack(">2I", kind, size) + data + bytes(-size % 8)
+            at = start + size + -size % 8
+    return made
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_file_of_version_4_is_named(order):
+    file = io.BytesIO()
+    scipy_io.savemat(file, {"InputWeights": np.ones((20, 3))}, format="4")
+    data = file.getvalue()
+    if order == ">":  # the first number says the byte order, and the kind of the numbers
+        kind, *rest = struct.unpack_from("<5i", data)
+        data = struct.pack(">5i", kind + 1000, *rest) + data[20:33]
+    said = "it is a MATLAB file (.mat) of version 4, which holds no structs; `save -v7` writes what"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read(data)
+
+
+def test_a_text_of_octave_is_named():
+    with pytest.raises(ValueError, match=re.escape("it is a text of GNU Octave's; `save -v7`")):
+        read(b"# Created by Octave 8.4.0, Fri Nov 27\n# name: layers\n# type: cell\n")
+
+
 def test_streams_equal_whole_runs():
     layers = [lstm_layer(), lstm_layer(inputs=H), dense_layer()]
     model = read(mat5(layers=cell(*layers)))
@@ -663,6 +725,18 @@ WRONG = {
     "units": (
         mat5(a=lstm_layer(NumHiddenUnits=7.0)),
         "layer 1 ('lstm'): NumHiddenUnits is 7, but its arrays are of 5"),
+    "inputs of an LSTM": (
+        mat5(a=lstm_layer(InputSize=4.0)),
+        "layer 1 ('lstm'): InputSize is 4, but its arrays are of 3"),
+    "inputs of a matrix": (
+        mat5(a=dense_layer(InputSize=4.0)),
+        "layer 1 ('fc'): InputSize is 4, but its arrays are of 5"),
+    "inputs of a projected LSTM": (
+        mat5(a=_projected() | {"InputSize": 7.0}),
+        "layer 1 ('lstm'): InputSize is 7, but its arrays are of 3"),
+    "other features": (
+        mat5(a=cell(plain("SequenceInputLayer", "in", InputSize=4.0), lstm_layer())),
+        "its input layer gives 4 features, and the first matrix of weights takes 3"),
     "untrained": (
         mat5(a=lstm_layer(InputWeights=np.zeros((0, 0)))),
         "layer 1 ('lstm') has no InputWeights: it may not have been trained"),

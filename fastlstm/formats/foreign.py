@@ -23,6 +23,12 @@ _BEGINNINGS = [  # patterns of the first bytes, and words that end the sentence 
     (rb"Rar!", "a RAR archive; unpack it first"),
     (rb"(?s).{257}ustar", "a tar archive; unpack it first"),
     (rb"GGUF", "a GGUF file"),
+    (  # the kind of its numbers, rows, columns, whether complex, the length of a name, and the name
+        rb"(?s)([\x00-\x34]\0{3}.{8}[\0\1]\0{3}[\x02-\x40]\0{3}"
+        rb"|\0\0[\x03\x04].{9}\0{3}[\0\1]\0{3}[\x02-\x40])[A-Za-z]\w*\0",
+        "a MATLAB file (.mat) of version 4, which holds no structs; `save -v7` writes what is read",
+    ),
+    (rb"# Created by Octave", "a text of GNU Octave's; `save -v7` writes what is read"),
     (rb"MATLAB ", "a MATLAB file (.mat) that is cut off, or of another version than 5 to 7.3"),
     (rb"\x93NUMPY", "a single array without a name (.npy); np.savez stores arrays by their names"),
     (rb"\x08\x01\x12", "a TensorFlow SavedModel (.pb)"),

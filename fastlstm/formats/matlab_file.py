@@ -83,7 +83,7 @@ def _network(variables: dict[str, Variable], key: str | None) -> tuple[Any, Any]
         value, connections = _opened(variables[key].read())
         if layers_of(value) is None:
             raise ValueError(f"variable {short(key)} is no layer and no list of layers: {_HOW}")
-        return value, connections or _variable(variables, _CONNECTIONS)
+        return value, _connections(connections, variables)
     if set(LSTM_PROPERTIES) <= variables.keys():
         names = [name for name in _PROPERTIES if name in variables]
         return Struct((1, 1), [{name: variables[name].read() for name in names}]), None
@@ -100,7 +100,7 @@ def _network(variables: dict[str, Variable], key: str | None) -> tuple[Any, Any]
             f"it holds no layers as structs, but {_listed(variables) or 'nothing'}: {_HOW}"
         )
     value, connections = next(iter(found.values()))
-    return value, connections or _variable(variables, _CONNECTIONS)
+    return value, _connections(connections, variables)
 
 
 def _opened(value: Any) -> tuple[Any, Any]:
@@ -114,9 +114,11 @@ def _opened(value: Any) -> tuple[Any, Any]:
     return fields[name], next((fields[name] for name in _CONNECTIONS if name in fields), None)
 
 
-def _variable(variables: dict[str, Variable], names: tuple[str, ...]) -> Any:
-    """Return the value of the first of these variables that there is; None if there is none."""
-    return next((variables[name].read() for name in names if name in variables), None)
+def _connections(inside: Any, variables: dict[str, Variable]) -> Any:
+    """Return the connections of a network: those inside, a variable beside it, or None."""
+    if inside is not None:
+        return inside
+    return next((variables[name].read() for name in _CONNECTIONS if name in variables), None)
 
 
 def _listed(variables: dict[str, Variable]) -> str:

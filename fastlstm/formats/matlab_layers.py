@@ -86,6 +86,7 @@ class Chain:
         self.names: list[str] = []  # of MATLAB's layers
         self._budget = budget
         self._is_double = False  # whether weights are
+        self._features: int | None = None  # of an input layer
 
     def read(self, structs: list[dict[str, Any]]) -> None:
         """Add MATLAB's layers in their order.
@@ -130,11 +131,23 @@ class Chain:
                 )
         if not self.children:
             raise ValueError("its network has no layers that compute anything")
+        self._check_inputs()
         dtype = np.dtype("f8" if self._is_double else "f4")
         self.state = {n: np.ascontiguousarray(a, dtype) for n, a in self.state.items()}
         for description in self.children.values():
             if "dtype" in description:
                 description["dtype"] = dtype.name
+
+    def _check_inputs(self) -> None:
+        """Raise unless the first matrix takes what the input layer gives, where there is one."""
+        sizes = ("input_size", "in_features")
+        takes = (own[size] for own in self.children.values() for size in sizes if size in own)
+        taken = next(takes, self._features)
+        if self._features not in (None, taken):
+            raise ValueError(
+                f"its input layer gives {self._features} features, and the first matrix of weights "
+                f"takes {taken}"
+            )
 
     def _add(self, name: str, description: Description, **arrays: Array) -> None:
         own, number = name, 2
@@ -145,6 +158,7 @@ class Chain:
 
     def _lstm(self, layer: _Layer, directions: int) -> None:
         inputs, recurrent = (layer.matrix(name) for name in LSTM_PROPERTIES)
+        layer.agrees("InputSize", inputs.shape[1])
         self._cells(layer, inputs, recurrent, directions, 0)
         if layer.word("OutputMode", "sequence", ("sequence", "last")) == "last":
             self._add(f"{layer.name}_last", {"layer": "Last"})
@@ -217,6 +231,7 @@ class Chain:
                 f"{layer} has an InputProjector of {size_of(into.shape)} and an OutputProjector of "
                 f"{size_of(out.shape)}, which do not fit its weights"
             )
+        layer.agrees("InputSize", len(into))
         units = len(inputs) // 4
         if len(out) != units:
             raise ValueError(f"{layer} has an OutputProjector of {len(out)} rows for {units} units")
@@ -247,6 +262,7 @@ class Chain:
 
     def _linear(self, layer: _Layer) -> None:
         weights = layer.matrix("Weights")
+        layer.agrees("InputSize", weights.shape[1])
         layer.agrees("OutputSize", len(weights))
         self._is_double |= weights.dtype == np.float64
         self._dense(layer.name, weights, layer.vector("Bias", len(weights)))
@@ -269,7 +285,7 @@ class Chain:
                 f"{layer}: InputSize must be one whole number, images as steps are not read; got "
                 + (got if size is None else f"{size:g}")
             )
-        features = int(size)
+        features = self._features = int(size)
         known = ("none", "zerocenter", "zscore", "rescale-zero-one", "rescale-symmetric")
         kind = layer.word("Normalization", "none", known)
         if kind == "none":
