@@ -116,10 +116,11 @@ def by_nam(tree: Any, x: np.ndarray) -> np.ndarray:
         b, h, c = (np.array([left.pop(0) for _ in range(n)]) for n in (4 * hidden, hidden, hidden))
         y = cell(w[:, :width], w[:, width:], b, y, h, c)
         width = hidden
-    head = np.array([left.pop(0) for _ in range(hidden)])
-    y = y @ head + left.pop(0)
+    outputs = config.get("out_channels", 1)
+    head = np.array([[left.pop(0) for _ in range(hidden)] for _ in range(outputs)])
+    y = y @ head.T + np.array([left.pop(0) for _ in range(outputs)])
     assert not left
-    return y[:, None]
+    return y
 
 
 def by_guitarml(tree: Any, x: np.ndarray) -> np.ndarray:
@@ -173,10 +174,15 @@ def rt(inputs: int, *layers: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"in_shape": [None, None, inputs], "layers": [*layers], **more}
 
 
-def nam_file(inputs: int, hidden: int, layers: int, **more: Any) -> dict[str, Any]:
+def nam_file(
+    inputs: int, hidden: int, layers: int, outputs: int = 1, **more: Any
+) -> dict[str, Any]:
     first = 4 * hidden * (inputs + hidden + 1) + 2 * hidden
-    number = first + (layers - 1) * (4 * hidden * (2 * hidden + 1) + 2 * hidden) + hidden + 1
+    number = first + (layers - 1) * (4 * hidden * (2 * hidden + 1) + 2 * hidden)
+    number += outputs * (hidden + 1)
     config = {"input_size": inputs, "hidden_size": hidden, "num_layers": layers}
+    if outputs > 1:
+        config |= {"in_channels": inputs, "out_channels": outputs}
     model = {"version": "0.5.4", "architecture": "LSTM", "config": config, **more}
     return model | {"weights": lists(number, seed=3)}
 
@@ -221,6 +227,7 @@ FILES: dict[str, tuple[Any, Any]] = {
         ),
     ),
     "aida": (by_rtneural, rt(1, rt_lstm(1, 12), rt_dense(12, 1), in_skip=1)),
+    "aida_floats": (by_rtneural, rt(1, rt_lstm(1, 3), rt_dense(3, 1), in_skip=1.0, in_gain=2)),
     "aida_gains": (
         by_rtneural,
         rt(1, rt_lstm(1, 6), rt_dense(6, 1), in_skip=1, in_gain=-3.5, out_gain=7.25),
@@ -231,6 +238,7 @@ FILES: dict[str, tuple[Any, Any]] = {
     "nam": (by_nam, nam_file(1, 3, 1)),
     "nam_deep": (by_nam, nam_file(1, 5, 3)),
     "nam_knobs": (by_nam, nam_file(4, 5, 2)),
+    "nam_stereo": (by_nam, nam_file(2, 3, 1, outputs=2, version="0.7.0")),
     "guitarml": (by_guitarml, guitarml_file(1, 8, 1, 1)),
     "guitarml_deep": (by_guitarml, guitarml_file(1, 6, 2, 0)),
     "guitarml_knobs": (by_guitarml, guitarml_file(3, 6, 1, 1)),
@@ -417,6 +425,35 @@ def test_a_sample_rate_goes_with_the_model(tmp_path):
         tree = json.loads(amp.read_text()) | {"sample_rate": rate, "metadata": rate}
         amp.write_text(json.dumps(tree))
         assert told_sample_rate(str(amp), None) is None
+
+
+@pytest.mark.parametrize("version", ["0.5.0", "0.6.1", "0.7.0", ...])
+def test_versions_of_nam(version):
+    """Those that its program reads; a file that says none is judged by its weights."""
+    tree = nam_file(1, 3, 1, version=version)
+    if version is ...:
+        del tree["version"]
+    x = _inputs(tree)
+    assert near(fastlstm.load(opened(tree))(x), by_nam(tree, x), 4)
+
+
+def test_a_nam_without_first_states_is_written_for_rtneural(tmp_path):
+    """As the page on these files has it: `fastlstm convert amp.nam amp.json`."""
+    model = Sequential({"lstm": LSTM(1, 4, seed=0), "fc": Linear(4, 1, seed=1)})
+    fastlstm.save(model, tmp_path / "amp.nam", sample_rate=44100)
+    assert cli.main(["convert", str(tmp_path / "amp.nam"), str(tmp_path / "amp.json")]) == 0
+    again, x = fastlstm.load(tmp_path / "amp.json"), normal(T, 1)
+    assert_same_bits(again(x), model.eval()(x))
+    assert fastlstm.load_notes(tmp_path / "amp.json") == {"samplerate": 44100.0}
+
+
+def test_numbers_beside_the_lists_of_a_state_dict_are_arrays():
+    """A BatchNorm of torch counts its batches; it is named, as no layer of fastlstm's is one."""
+    norm = {f"bn.{name}": [1.0] for name in ("weight", "bias", "running_mean", "running_var")}
+    file = opened(torch_form() | norm | {"bn.num_batches_tracked": 7})
+    assert fastlstm.load_state(file)["bn.num_batches_tracked"] == np.float32(7)
+    with pytest.raises(ValueError, match="'bn' cannot be run"):
+        fastlstm.load(file)
 
 
 def test_save_chooses_by_the_suffix_and_keeps_the_sample_rate(tmp_path):
@@ -685,7 +722,12 @@ BAD: dict[str, tuple[str, Any, str]] = {
         _set("in_shape", [None, 1, 1, 1]),
         "'in_shape' of the model has 4 axes, which convolutions alone take",
     ),
-    "skip": ("aida", _set("in_skip", 2), "'in_skip' of the model must be 0 or 1, got '2'"),
+    "skip": ("aida", _set("in_skip", 2), "'in_skip' of the model must be 0 or 1, got 2"),
+    "skip of a truth": (
+        "aida",
+        _set("in_skip", True),
+        "'in_skip' of the model must be of type int or float, got 'True'",
+    ),
     "skip of two": (
         "rtneural_deep",
         _set("in_skip", 1),
@@ -719,7 +761,37 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "nam weights": (
         "nam",
         _drop("weights", 0),
-        "an LSTM of 1 inputs and 1 layers of 3 has 70 weights, the file 69",
+        "an LSTM of 1 inputs, 1 layers of 3 and 1 outputs has 70 weights, the file 69",
+    ),
+    "nam outputs": (
+        "nam_stereo",
+        _set("config", "out_channels", 10**9),
+        "an LSTM of 2 inputs, 1 layers of 3 and 1000000000 outputs has 4000000078 weights, the "
+        "file 86",
+    ),
+    "nam channels": (
+        "nam_stereo",
+        _set("config", "in_channels", 1),
+        "'in_channels' must be 'input_size', 2, got 1",
+    ),
+    **{
+        f"nam version {version}": (
+            "nam",
+            _set("version", version),
+            f"it is of version '{version}' of Neural Amp Modeler's files; those of 0.5.0 to 0.7 "
+            "are read",
+        )
+        for version in ("0.4.3", "0.8.0", "1.5.0", "0.5", "0.5.4.1", "x", None, 0.5)
+    },
+    "nam container": (
+        "nam",
+        lambda tree: tree.update(architecture="SlimmableContainer") or tree.pop("weights"),
+        "it is a 'SlimmableContainer' of Neural Amp Modeler; fastlstm has its LSTM alone",
+    ),
+    "nam number": (
+        "nam",
+        _set("weights", 3, 10**400),
+        "the list of weights has a number that float32 cannot hold",
     ),
     "nam layers": (
         "nam",

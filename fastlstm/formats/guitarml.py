@@ -13,7 +13,7 @@ from ..checks import quoted, short
 from .format import Content
 from .json_values import array, member, size
 from .one_bias import described
-from .rtneural import with_skip
+from .rtneural import skipped, with_skip
 from .source import State
 
 
@@ -34,9 +34,7 @@ def read(tree: dict[str, Any]) -> Content:
     inputs, hidden = size(data, "input_size", where), size(data, "hidden_size", where)
     layers = size(data, "num_layers", where) if "num_layers" in data else 1
     outputs = size(data, "output_size", where) if "output_size" in data else 1
-    skip = member(data, "skip", where, int) if "skip" in data else 0
-    if skip not in (0, 1):
-        raise ValueError(f"'skip' of {where} must be 0 or 1, got {short(skip)}")
+    skip = skipped(data, "skip", where)
     shapes: dict[str, tuple[int, ...]] = {}
     given = member(tree, "state_dict", "the model", dict)
     has_bias = "lin.bias" in given

@@ -22,7 +22,7 @@ ORDERED = True  # RTNeural's own programs write the layers in the order in which
 
 _DAMAGED = "damaged JSON"
 _KINDS: dict[frozenset[str], Callable[[dict[str, Any]], Content]] = {
-    frozenset({"architecture", "config", "weights"}): nam.read,
+    frozenset({"architecture", "config"}): nam.read,
     frozenset({"model_data", "state_dict"}): guitarml.read,
     frozenset({"in_shape", "layers"}): rtneural.read,
 }

@@ -1,13 +1,15 @@
 """Neural Amp Modeler's .nam files of LSTMs.
 
 Their weights are one list: for each layer the rows [W_ih | W_hh] of the gates in torch's order, the
-bias, and the first h and c, which the trainer has found; then the weights and the bias of a Linear
-with one output. Source: NeuralAmpModelerCore's lstm.cpp, neural-amp-modeler's recurrent.py.
+bias, and the first h and c, which the trainer has found; then the weights and the bias of a Linear,
+which has one output if the file does not say more. Source: NeuralAmpModelerCore's lstm.cpp and
+get_dsp.cpp, neural-amp-modeler's recurrent.py.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -26,53 +28,69 @@ NAME = "NAM"
 SUFFIXES = (".nam",)
 STRUCTURED = True
 
-_VERSION = "0.5.4"  # of the form of the file
+_VERSION = "0.5.4"  # of the form of the file that is written
+_VERSIONS = "0.5.0 to 0.7"  # that NeuralAmpModelerCore reads
 _MOST_LAYERS = 1000
 
 
 def read(tree: dict[str, Any]) -> Content:
     """Read a model of the architecture LSTM; its learned first states are kept.
 
+    Without first states but zeros, the LSTM has none: so is written what never learned any.
+
     Raises
     ------
     ValueError
-        If it is of another architecture, or its weights are not as many as its sizes say.
+        If it is of another architecture or version, or its weights are not as many as its sizes
+        say.
     """
     kind = member(tree, "architecture", "the model", str)
     if kind != "LSTM":
         raise ValueError(
             f"it is a {short(kind)} of Neural Amp Modeler; fastlstm has its LSTM alone"
         )
+    version = tree.get("version", _VERSION)
+    if not isinstance(version, str) or not re.fullmatch(r"0\.[5-7]\.\d+", version, re.ASCII):
+        raise ValueError(
+            f"it is of version {short(str(version))} of Neural Amp Modeler's files; those of "
+            f"{_VERSIONS} are read"
+        )
     config = member(tree, "config", "the model", dict)
     inputs, hidden, layers = (
         size(config, name, "the config") for name in ("input_size", "hidden_size", "num_layers")
     )
+    channels = size(config, "in_channels", "the config") if "in_channels" in config else inputs
+    outputs = size(config, "out_channels", "the config") if "out_channels" in config else 1
+    if channels != inputs:
+        raise ValueError(f"'in_channels' must be 'input_size', {inputs}, got {channels}")
     weights = member(tree, "weights", "the model", list)
     if layers > _MOST_LAYERS:
         raise ValueError(f"'num_layers' must be at most {_MOST_LAYERS}, got {layers}")
-    wanted = hidden + 1 + (layers - 1) * _cell_size(hidden, hidden) + _cell_size(inputs, hidden)
+    wanted = outputs * (hidden + 1)
+    wanted += (layers - 1) * _cell_size(hidden, hidden) + _cell_size(inputs, hidden)
     if len(weights) != wanted:
         raise ValueError(
-            f"an LSTM of {inputs} inputs and {layers} layers of {hidden} has {wanted} weights, the "
-            f"file {len(weights)}"
+            f"an LSTM of {inputs} inputs, {layers} layers of {hidden} and {outputs} outputs has "
+            f"{wanted} weights, the file {len(weights)}"
         )
-    values = _Values(array(weights, "the weights", wanted))
-    state = State()
+    values = _Values(array(weights, "the list of weights", wanted))
+    state, first = State(), State()
     width = inputs
     for layer in range(layers):
         rows = values.take(4 * hidden, width + hidden)
         cell = Cell(rows[:, :width], rows[:, width:], values.take(4 * hidden))
         state |= parameters("lstm.", f"_l{layer}", cell)
-        state[f"lstm.h_0_l{layer}"] = values.take(hidden)
-        state[f"lstm.c_0_l{layer}"] = values.take(hidden)
+        first[f"lstm.h_0_l{layer}"] = values.take(hidden)
+        first[f"lstm.c_0_l{layer}"] = values.take(hidden)
         width = hidden
-    state["head.weight"] = values.take(1, hidden)
-    state["head.bias"] = values.take(1)
-    head = {"layer": "Linear", "in_features": hidden, "out_features": 1}
-    children = {
-        "lstm": described(inputs, hidden, layers) | {"learn_initial_state": True},
-        "head": head,
-    }
+    lstm = described(inputs, hidden, layers)
+    if any(one.any() for one in first.values()):
+        lstm["learn_initial_state"] = True
+        state |= first
+    state["head.weight"] = values.take(outputs, hidden)
+    state["head.bias"] = values.take(outputs)
+    head = {"layer": "Linear", "in_features": hidden, "out_features": outputs}
+    children = {"lstm": lstm, "head": head}
     notes = {name: value for name, value in tree.items() if name not in ("config", "weights")}
     return Content(state, {"layer": "Sequential", "children": children}, notes=notes)
 

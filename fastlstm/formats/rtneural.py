@@ -79,9 +79,7 @@ def read(tree: dict[str, Any]) -> Content:
             children[f"{activation}{index}"] = {"layer": _ACTIVATIONS[activation].__name__}
     if not children:
         raise ValueError("the model has no layers")
-    skip = member(tree, "in_skip", "the model", int) if tree.get("in_skip") is not None else 0
-    if skip not in (0, 1):
-        raise ValueError(f"'in_skip' of the model must be 0 or 1, got {short(skip)}")
+    skip = skipped(tree, "in_skip", "the model")
     gains = [_gain(tree, name) for name in ("in_gain", "out_gain")]
     amplifier = with_skip(children, state, inputs, width, skip)
     structure = _with_gains(amplifier, state, inputs, width, *gains)
@@ -138,10 +136,18 @@ def _notes(tree: dict[str, Any]) -> dict[str, Any]:
 # ---- what stands around the layers --------------------------------------------------------------
 
 
+def skipped(tree: dict[str, Any], name: str, where: str) -> bool:
+    """Tell whether an object says that the input is added to the output: 1 under this name."""
+    skip = number(tree, name, where, 0)
+    if skip not in (0, 1):
+        raise ValueError(f"{name!r} of {where} must be 0 or 1, got {skip:g}")
+    return skip == 1
+
+
 def with_skip(
-    children: dict[str, Description], state: State, inputs: int, outputs: int, skip: int
+    children: dict[str, Description], state: State, inputs: int, outputs: int, skip: bool
 ) -> Description:
-    """Return a chain of layers to whose output the first input is added, if `skip` is 1.
+    """Return a chain of layers to whose output the first input is added, if `skip` says so.
 
     The arrays that this takes are added to the state, and those of the layers get the names that
     they have inside.
@@ -199,15 +205,18 @@ def _inside(prefix: str, state: State) -> None:
 
 
 def is_state_dict(tree: dict[str, Any]) -> bool:
-    """Tell whether an object is a state dict as nested lists: names of parameters, and lists."""
+    """Tell whether an object is a state dict as nested lists, or single numbers, by its names."""
     named = any(re.search(r"(^|[._])(weight|bias)(_|$)", name) for name in tree)
-    return named and all(isinstance(value, list) for value in tree.values())
+    return named and all(type(value) in (list, int, float) for value in tree.values())
 
 
 def read_state_dict(tree: dict[str, Any]) -> Content:
     """Read a model in the form for torch."""
     state = State()
     for name, value in tree.items():
+        if type(value) is not list:  # as num_batches_tracked of a BatchNorm
+            state[name] = array([value], short(name), 1).reshape(())
+            continue
         shape: list[int] = []
         inner = value
         while type(inner) is list and len(shape) < 4:
