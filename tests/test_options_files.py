@@ -5,6 +5,7 @@ That `.npz` files keep every option is tested in `test_options.py`.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import warnings
@@ -21,7 +22,19 @@ from support import assert_same_bits
 from values import arrays_in, normal
 
 import fastlstm
-from fastlstm import LSTM, Last, Linear, LSTMCell, Sequential, cli, load, load_lstm, load_state
+from fastlstm import (
+    LSTM,
+    Concat,
+    Last,
+    Linear,
+    LSTMCell,
+    Residual,
+    Sequential,
+    cli,
+    load,
+    load_lstm,
+    load_state,
+)
 from fastlstm.training import Adam, Checkpoint, Forecaster, MSELoss, Standardizer, fit
 
 I, H = 3, 4
@@ -271,6 +284,24 @@ def test_a_warning_names_the_layers(tmp_path, own):
     words = "gate_clip=2.0 of 'a.rnn'", "cell_clip=0.5, zoneout=0.25 of the LSTMCell"
     expected = [f"{tmp_path / 'x.pt'}: {SAID} {word}: {ADVICE}" for word in words]
     assert [str(w.message) for w in caught] == expected
+
+
+def test_a_warning_names_sums_and_joins(tmp_path, recwarn):
+    """What is loaded by names and shapes would be the bare chain."""
+    chain = Sequential({"rnn": LSTM(I, H), "fc": Linear(H, I)})
+    fastlstm.save(chain, path := tmp_path / "x.pt")
+    assert not recwarn
+    for model, words in (
+        (Residual(chain), "the sum of the Residual"),
+        (
+            Sequential({"cat": Concat(LSTM(I, H), Residual(Linear(I, I)))}),
+            "the join of 'cat', the sum of 'cat.1'",
+        ),
+    ):
+        with pytest.warns(UserWarning) as caught:
+            fastlstm.save(model, path)
+        assert [str(w.message) for w in caught] == [f"{path}: {SAID} {words}: {ADVICE}"]
+        assert repr(load(path, into=copy.deepcopy(model))) == repr(model)
 
 
 @pytest.mark.parametrize("options, words", UNTOLD, ids=str)

@@ -412,8 +412,12 @@ UNREAD = {
         "LiteRT does not compute its activation tanh",
     ),
     "relu in CONCATENATION": (
-        Case("CONCATENATION", [X, Y], [(*X.shape[:2], 2 * X.shape[2])],
-             {"axis": 2, "activation": "relu"}),
+        Case(
+            "CONCATENATION",
+            [X, Y],
+            [(*X.shape[:2], 2 * X.shape[2])],
+            {"axis": 2, "activation": "relu"},
+        ),
         "LiteRT leaves out its activation, which has the number 1",
     ),
     "an unknown operator": (Case("SVDF", [X], WIDE), "operator SVDF 'y0': it is not known here"),

@@ -461,7 +461,7 @@ def save(
     -----
     UserWarning
         If the file holds no structure, and the model has options of the recurrence that the arrays
-        do not tell, such as ``gate_clip``.
+        do not tell, such as ``gate_clip``, or a `Residual` or a `Concat`.
 
     Notes
     -----

@@ -218,7 +218,7 @@ def read_state_dict(tree: dict[str, Any]) -> Content:
             state[name] = array([value], short(name), 1).reshape(())
             continue
         shape: list[int] = []
-        inner = value
+        inner: Any = value
         while type(inner) is list and len(shape) < 4:
             shape.append(len(inner))
             inner = inner[0] if inner else None

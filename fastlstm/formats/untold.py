@@ -1,4 +1,4 @@
-"""Which options of the recurrence the arrays of an LSTM do not tell.
+"""Which options of the recurrence, and which sums and joins, the arrays of a model do not tell.
 
 The names of arrays tell peepholes, layer normalisation and learned initial states, and those of
 peepholes tell which gate is coupled. A file of arrays alone does not hold the other options.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from ..checks import listed, short
-from ..layers import LSTM, Layer, LSTMCell
+from ..layers import LSTM, Concat, Layer, LSTMCell, Residual
 from ..layers.options import DEFAULTS, options_text
 
 _TOLD = {"peephole", "layer_norm", "learn_initial_state"}
@@ -25,7 +25,10 @@ _IN_TEXT = re.compile(
 
 
 def in_model(model: Layer) -> str:
-    """Return the options of a model's layers that its arrays do not tell, in words for people.
+    """Return what a model computes and its arrays do not tell, in words for people.
+
+    That is options of its layers, and the sums and joins around them. Layers without parameters
+    that stand between others are not named: whoever reads a file of arrays has to know them.
 
     Examples
     --------
@@ -33,13 +36,19 @@ def in_model(model: Layer) -> str:
     "gate_clip=2.0 of 'rnn'"
     >>> in_model(fastlstm.LSTM(3, 4, peephole=True, coupled="f=1-i"))
     ''
+    >>> in_model(fastlstm.Residual(fastlstm.LSTM(3, 3)))
+    'the sum of the Residual'
     """
     words = []
     for prefix, layer in model.named_layers():
-        if isinstance(layer, (LSTM, LSTMCell)):
+        owner = short(prefix[:-1]) if prefix else f"the {type(layer).__name__}"
+        if isinstance(layer, Residual):
+            words.append(f"the sum of {owner}")
+        elif isinstance(layer, Concat):
+            words.append(f"the join of {owner}")
+        elif isinstance(layer, (LSTM, LSTMCell)):
             names = [name for name in _UNTOLD if name != "coupled" or not layer.peephole]
             if text := options_text(layer, names):
-                owner = short(prefix[:-1]) if prefix else f"the {type(layer).__name__}"
                 words.append(f"{text.removeprefix(', ')} of {owner}")
     return listed(words)
 
