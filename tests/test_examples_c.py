@@ -169,6 +169,18 @@ def test_the_wrapper(build, folder, kind):
     assert call(program, folder / "values.fl", folder / "indices.fl") == ""
 
 
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("older", ["-std=c++14", "-D_MSVC_LANG=201402L"])
+def test_what_is_older_than_it_is_told(tmp_path, compiler, older):
+    """Visual Studio's default too, whose __cplusplus tells nothing."""
+    find(compiler)
+    source = tmp_path / "old.cpp"
+    source.write_text('#include "fastlstm.hpp"\n')
+    command = [compiler, "-fsyntax-only", f"-I{NATIVE}", older, source]
+    ran = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode and "fastlstm.hpp needs C++17 or later" in ran.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["wrapper", "plugin"])
 def test_no_leak_and_nothing_out_of_bounds(build, folder, program):

@@ -22,11 +22,16 @@ of C too, and a pointer with a number. */
 #ifndef FASTLSTM_HPP
 #define FASTLSTM_HPP
 
-#include <array>
+/* Visual Studio tells its language by a macro of its own. */
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 201703L : __cplusplus < 201703L
+#error "fastlstm.hpp needs C++17 or later: -std=c++17 or /std:c++17"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <stdexcept>

@@ -5,6 +5,7 @@ neither allocates nor frees; each block is that of one of the models.
 
 It prints what is wrong, and ends with 1 if anything was. */
 
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

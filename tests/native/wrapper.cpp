@@ -6,6 +6,7 @@ allocates nothing while it runs, and frees what it has.
 MODEL.fl takes three floats a step and gives two; INDICES.fl takes indices below 5. The program prints what is wrong, and
 ends with 1 if anything was. It is compiled with exceptions and without. */
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
