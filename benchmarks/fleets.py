@@ -29,7 +29,7 @@ from .compare import Rounds, command_line, engines_there, rounds_of, setting, ti
 from .peers import Contestant
 
 ONE, THREADED, PROCESSES = "one worker", "threads", "loky"
-# A step of training: T, B, I, H. How many of them a model makes in a call is made of the work.
+# A step of training: T, B, I, H. How many batches a model has is made of the work.
 FLEETS = [
     Case(30, 32, 4, 16),
     Case(168, 32, 4, 16),
@@ -40,7 +40,7 @@ FLEETS = [
     Case(365, 256, 8, 64),
 ]
 BAR = 1.9 / 2  # of as many times the speed of one worker as there are workers
-WORK = 1.5e9  # multiply-adds of a model in a call, or two steps
+WORK, EPOCHS = 2e10, 5  # multiply-adds of a model in a call: about a second of one core
 READ, ROWS = (
     Case(168, 256, 16, 64),
     4096,
@@ -63,14 +63,15 @@ def models_of(case: Case, count: int) -> list[fastlstm.Sequential]:
 
 
 def fleet(case: Case, workers: int) -> dict[str, Any]:
-    """Check that all ways of training agree, and return what they take for a step of one model."""
+    """Check that all ways of training agree, and return them; a call trains all models."""
     count = 2 * workers
-    steps = max(2, round(WORK / (12 * case.T * case.B * case.H * (case.I + case.H))))
+    of_step = 12 * case.T * case.B * case.H * (case.I + case.H)
+    batches = max(1, round(WORK / of_step / EPOCHS))
     rng = np.random.default_rng(0)
     data = [
         (
-            rng.standard_normal((steps * case.B, case.T, case.I), np.float32),
-            rng.standard_normal((steps * case.B, 1), np.float32),
+            rng.standard_normal((batches * case.B, case.T, case.I), np.float32),
+            rng.standard_normal((batches * case.B, 1), np.float32),
         )
         for _ in range(count)
     ]
@@ -89,7 +90,7 @@ def fleet(case: Case, workers: int) -> dict[str, Any]:
                 assert same, f"{way}: {name} of a model of {case.name} has other bits"
     return {
         "models": count,
-        "steps": steps,
+        "steps": batches * EPOCHS,
         "contestants": {
             way: Contestant(functools.partial(train, trained[way], data, case, options), _nothing)
             for way, options in ways.items()
@@ -98,9 +99,9 @@ def fleet(case: Case, workers: int) -> dict[str, Any]:
 
 
 def train(models: Any, data: Any, case: Case, options: dict[str, Any]) -> None:
-    """Train a fleet for an epoch."""
+    """Train a fleet for some epochs."""
     make = functools.partial(Adam, lr=1e-3)
-    fit_many(models, data, MSELoss(), make, 1, case.B, progress=False, **options)
+    fit_many(models, data, MSELoss(), make, EPOCHS, case.B, progress=False, **options)
 
 
 def _nothing(got: Any) -> None:
@@ -171,7 +172,7 @@ def main() -> None:
     if THREADS > 1:
         parser.error("each model has one thread")
     engines, absent = engines_there(["native"])
-    rounds, workers = rounds_of(args, 7), processors()
+    rounds, workers = rounds_of(args, 3), processors()
     cases = []
     for case in (case for case in FLEETS if case.name in args.cases):
         print(case.name, file=sys.stderr, flush=True)
@@ -184,7 +185,7 @@ def main() -> None:
             except ImportError as error:
                 absent[name] = str(error)
                 continue
-            cases.append(measured(name, "reading", found, rounds))
+            cases.append(measured(name, "reading", found, rounds_of(args, 7)))
     results = {
         **setting(engines),
         **rounds._asdict(),

@@ -660,30 +660,34 @@ def fleets(results: Results) -> str:
     """Return the results of `fleets`: fleets in turn, data that are read, missed bars in words."""
     workers, bars = results["workers"], []
     text = f"# Fleets of models\n\n{_setting(results)}All results were checked before.\n"
-    rows = [["T,B,I,H", "a step of one", "threads", "loky"]]
+    rows = [["T,B,I,H", "a step of one", "a model", "threads", "loky"]]
     of_reading = [["data", "predict", "in turn, or one call", "ratio"]]
     for case in results["cases"]:
         name, seconds = case["name"], case["seconds"]
         if case["group"] == "fleets":
-            one, gain = seconds["one worker"], seconds["one worker"] / seconds["threads"]
-            row = [name, _time(one / case["models"] / case["steps"]), f"{gain:.2f}"]
-            rows.append([*row, f"{one / seconds['loky']:.2f}"])
-            bar = results["bar"] * workers
-            bars.append(("fleets", f"{name} ({gain:.2f} of {bar:g})", _verdict(gain, bar)))
+            one, bar = seconds["one worker"], results["bar"] * workers
+            a_model = one / case["models"]
+            gains = {way: one / seconds[way] for way in ("threads", "loky")}
+            row = [name, _time(a_model / case["steps"]), _time(a_model)]
+            rows.append([*row, *(f"{gain:.2f}" for gain in gains.values())])
+            for way, gain in gains.items():
+                what = f"{name} by {way} ({gain:.2f} of {bar:g})"
+                bars.append(("fleets", what, _verdict(gain, bar)))
         else:
             ours, before = seconds["predict"], seconds["before"]
             of_reading.append([name, _time(ours), _time(before), f"{before / ours:.2f}"])
     if len(rows) > 1:
         text += (
             f"\n## Training, {workers} workers\n\n"
-            "An LSTM, its last step and a Linear, with Adam. How many times as fast as one worker "
-            f"{workers} threads, or processes, train a fleet of {2 * workers} models. Medians of "
-            f"{_blocks(results)}, in turn.\n\n{markdown_table(rows)}"
+            "An LSTM, its last step and a Linear, with Adam: how long one worker takes for a step, "
+            f"and for all steps of a model; how many times as fast {workers} threads, or "
+            f"processes, train a fleet of {2 * workers} models. Medians of {results['blocks']} "
+            f"calls, in turn.\n\n{markdown_table(rows)}"
         )
     if len(of_reading) > 1:
         text += (
             "\n## Predicting what is read\n\n"
-            "2048 samples in batches of 256, T = 168, I = 16, H = 64, one thread: `predict` from a "
+            "4096 samples in batches of 256, T = 168, I = 16, H = 64, one thread: `predict` from a "
             "file into another, and the same with reading, computing and writing in turn. In "
             "memory: `predict`, and one call of the model.\n\n"
             f"{markdown_table(of_reading)}"

@@ -951,6 +951,8 @@ def test_table_of_fleets():
         f"from benchmarks import report\nresults = {results!r}", "report.fleets(results)"
     )
     lines = text.splitlines()
-    assert "| 9,8,7,6 | 100 ms | 2.00 | 1.60 |" in lines
+    assert "| 9,8,7,6 | 100 ms | 1000 ms | 2.00 | 1.60 |" in lines
     assert "| HDF5 | 2000 ms | 3000 ms | 1.50 |" in lines
-    assert "Bars missed, fleets, of 2: 5,5,5,5 (1.60 of 1.9)." in lines
+    ways = "9,8,7,6 by loky", "5,5,5,5 by threads", "5,5,5,5 by loky"
+    missed = "; ".join(f"{way} (1.60 of 1.9)" for way in ways)
+    assert f"Bars missed, fleets, of 4: {missed}." in lines
