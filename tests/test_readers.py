@@ -1043,6 +1043,14 @@ ATTACKS = {
         "bytes of JSON",
     ),
     "lists of JSON": (lambda: b'{"a": [' + b"[]," * 500_000 + b"0]}", "lists and objects of JSON"),
+    "names of JSON": (
+        lambda: b"{" + b",".join(b'"%x":0' % n for n in range(200_000)) + b"}",
+        "names of JSON",
+    ),
+    "numbers of a state dict in JSON": (
+        lambda: b"{" + b",".join(b'"%x.weight":0' % n for n in range(85_000)) + b"}",
+        "names of modules and their tensors",
+    ),
     "a header": (lambda: safetensors_header(17 << 20), "bytes of a header"),
     "JSON of a training": (
         lambda: saved_text("__training__", "[" + "[]," * 2_000_000 + "[]]"),

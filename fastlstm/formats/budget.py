@@ -38,6 +38,7 @@ class Budget:
         "values of MATLAB": (_MIB // 16, 1 / 8),
         "bytes of a model's JSON": (1024 * _MIB, 0),
         "lists and objects of JSON": (_MIB // 4, 1 / 32),
+        "names of JSON": (_MIB // 16, 1 / 32),
         "bytes of a network's JSON": (4 * _MIB, 1),
         "bytes of a training's JSON": (4 * _MIB, 1),
         "levels of modules": (64, 0),

@@ -53,6 +53,7 @@ def read(source: Source, choice: Choice = ANY) -> Content:
         if keys <= tree.keys():
             return read_kind(tree)
     if rtneural.is_state_dict(tree):
+        source.budget.check("names of modules and their tensors", len(tree))
         return rtneural.read_state_dict(tree)
     raise ValueError(
         "it is JSON of no known kind: a model of RTNeural or AIDA-X has in_shape and layers, one "

@@ -25,8 +25,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 def parsed(text: str, budget: Budget, damaged: str, has_nan: bool = False) -> Any:
     """Return what a text of JSON says.
 
-    Lists and objects are counted before any is made: an empty one takes 20 times the memory of its
-    text.
+    Lists and objects are counted before any is made, and so are the names in objects: an empty list
+    takes 20 times the memory of its text, a name of one letter 40 times.
 
     Parameters
     ----------
@@ -44,6 +44,7 @@ def parsed(text: str, budget: Budget, damaged: str, has_nan: bool = False) -> An
         If it is damaged, or an object has a name twice.
     """
     budget.spend("lists and objects of JSON", text.count("[") + text.count("{"))
+    budget.spend("names of JSON", text.count(":"))
     constant: Callable[[str], Any] | None = None if has_nan else _refuse_constant
     try:
         return json.loads(text, parse_constant=constant, object_pairs_hook=_once)
