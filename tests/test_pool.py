@@ -398,6 +398,40 @@ def test_what_cannot_be_streamed_cannot_be_pooled(model, message):
         model.pool(3)
 
 
+@pytest.mark.parametrize("model", [None, LSTM, LSTM(2, 3).stream(), LSTM(2, 3).pool(1)])
+def test_only_layers_have_pools(model):
+    with pytest.raises(TypeError, match="^model should be a layer, got: "):
+        Pool(model, 3)
+
+
+def test_rows_that_ctrl_c_left_among_the_free():
+    """Such a row is passed over while it has a stream, and is given once when it has none."""
+    pool = LSTM(2, 3).pool(3)
+    a, b = pool.open(), pool.open()
+    pool._table.free += [0, 1, 0]  # as close() leaves them that was stopped before they were free
+    c = pool.open()
+    assert {a, b, c} == {*pool.sids.tolist()}
+    with pytest.raises(PoolFull):
+        pool.open()
+    pool._table.free += [0]
+    pool.close([a, b])
+    d, e = pool.open(), pool.open()
+    assert {c, d, e} == {*pool.sids.tolist()}
+    pool._table.unused = 1  # as open() leaves it that was stopped
+    with pytest.raises(PoolFull):
+        pool.open()
+
+
+def test_a_policy_may_put_an_emptier_pool_back(tmp_path):
+    lstm = LSTM(2, 3)
+    pool = lstm.pool(2, evict=lambda pool: pool.restore(tmp_path / "pool"))
+    pool.open()
+    pool.save(tmp_path / "pool")
+    pool.open()
+    pool.open()
+    assert len(pool) == 2
+
+
 def test_none_of_the_streams_may_be_stepped():
     twin = Twin(LSTM(2, 3, seed=0), 2)
     twin.open()

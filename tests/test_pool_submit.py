@@ -911,6 +911,8 @@ def test_the_thread_sleeps_while_nothing_is_due(monkeypatch):
 
 def test_nothing_is_kept():
     """Neither of what was computed, nor of what was cancelled or late; in the queue, or outside."""
+    # A thread of a test before this one may still be at its last batch.
+    before = [thing for thing in gc.get_objects() if type(thing) is collector.Submit]
     pool, gate = gated(4, max_pending=20)
     sids = [pool.open() for _ in range(4)]
 
@@ -933,7 +935,8 @@ def test_nothing_is_kept():
     while pool._collector._sleeps is False:  # it still forgets the last batch
         time.sleep(0.001)
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is collector.Submit]
+    now = [thing for thing in gc.get_objects() if type(thing) is collector.Submit]
+    assert {*map(id, now)} <= {*map(id, before)}
 
 
 def test_a_copy_collects_for_itself():
@@ -1206,5 +1209,6 @@ def test_soak(native):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_soak_finds_faults(native, name):
-    _, fault = soak(6, FAULTS[name])
+    """All but a leak end it as soon as they are seen, which a busy machine makes late."""
+    _, fault = soak(6 if name == "leaking" else 120, FAULTS[name])
     assert fault.splitlines()[-1].startswith("AssertionError: ")

@@ -214,8 +214,10 @@ def test_damaged_files_change_nothing(tmp_path):
         (2, 2, "it is damaged: its sids cannot"),
         (2, 2**62, "it is damaged: its sids cannot"),
         (2, -1, "it is damaged: its sids cannot"),
+        (2, 2**38, "it is damaged: its sids cannot"),  # there would soon be no more sids
         (3, 1, "it is damaged: its sids cannot"),
         (3, -1, "it is damaged: its sids cannot"),
+        (3, 2**62, "it is damaged: its sids cannot"),  # nor numbers of calls
         (4, sids[1], "it is damaged: its sids cannot"),
         (4, -1, "it is damaged: its sids cannot"),
         (4, 3, "it is damaged: its sids cannot"),

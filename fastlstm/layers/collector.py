@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,8 +101,10 @@ class Collector:
     def _begin(self) -> None:
         """Begin with nothing pending: when made, and in a child process after a fork."""
         self._changed = threading.Condition()
-        self._queue: dict[Submit, None] = {}  # what the next batches take, oldest first
-        self._door: dict[Submit, None] = {}  # what comes after it
+        # What the next batches take, oldest first, and what comes after it. (The first key of a
+        # dict from whose beginning many were taken is found slowly.)
+        self._queue: OrderedDict[Submit, None] = OrderedDict()
+        self._door: OrderedDict[Submit, None] = OrderedDict()
         self._of_streams: dict[int, int] = {}  # how many submits each stream has in the queue
         self._due = math.inf  # when the first of the queue is due
         self._sleeps = False  # whether the thread waits
@@ -152,8 +155,7 @@ class Collector:
     def _open_door(self) -> None:
         """Let in those who wait at the door while there is room."""
         while self._door and not self._is_full():
-            submit = next(iter(self._door))
-            del self._door[submit]
+            submit, _ = self._door.popitem(last=False)
             if submit.is_awaited():
                 self._let_in(submit)
 
@@ -200,9 +202,8 @@ class Collector:
         batch: list[Submit] = []
         late: list[Submit] = []
         now = time.monotonic()
-        for submit in list(self._queue):
-            if len(batch) == self._max_batch:
-                break
+        while self._queue and len(batch) < self._max_batch:
+            submit = next(iter(self._queue))
             self._remove(submit)
             if submit.is_awaited():
                 (batch if now < submit.until else late).append(submit)

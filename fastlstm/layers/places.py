@@ -48,8 +48,8 @@ class Table:
     unused : int
         The first of the rows at the end that no stream has had, whose memory is not taken yet.
     free : list of int
-        Rows before it without a stream; the last one is taken next. After Ctrl-C it may lack some:
-        `sids` is the truth.
+        Rows before it without a stream; the last one is taken next. After Ctrl-C some may have one,
+        and are passed over: `sids` is the truth.
     opened : int
         How many streams were opened.
     clock : int
@@ -66,7 +66,7 @@ class Table:
 
     def open(self, states: list[Floats]) -> int | None:
         """Begin a stream with these states; return its sid, or None if there is no room."""
-        row = self._free_row()
+        row = self.free_row()
         if row is None:
             return None
         for own, start in zip(self.states, states, strict=True):
@@ -75,22 +75,26 @@ class Table:
         self.moved[row] = self.clock
         sid = self.opened << ROW_BITS | row
         self.sids[row] = self.ready[row] = sid
+        self._pass_over_taken()
         return sid
 
-    def _free_row(self) -> int | None:
-        if not self.free and self.unused == len(self.moved):
-            self.free = np.flatnonzero(self.sids[:-1] <= _NOBODY)[::-1].tolist()
+    def free_row(self) -> int | None:
+        """Return the row that the next stream gets, or None if there is no room."""
+        self._pass_over_taken()
         if self.free:
-            return self.free.pop()
-        if self.unused == len(self.moved):
-            return None
-        self.unused += 1
-        return self.unused - 1
+            return self.free[-1]
+        return self.unused if self.unused < len(self.moved) else None
+
+    def _pass_over_taken(self) -> None:
+        while self.free and self.sids[self.free[-1]] > _NOBODY:
+            self.free.pop()
+        while self.unused < len(self.moved) and self.sids[self.unused] > _NOBODY:
+            self.unused += 1
 
     def close(self, rows: Integers) -> None:
         """End the streams in these rows."""
+        self.free.extend(rows.tolist())  # first: Ctrl-C may come behind it, but loses no row
         self.sids[rows] = self.ready[rows] = np.where(rows, _NOBODY, _NOBODY_IN_ROW_0)
-        self.free.extend(rows.tolist())
 
     def rows_of(self, sids: Integers) -> Integers:
         """Return the rows of streams; ValueError if one is not alive."""

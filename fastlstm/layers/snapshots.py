@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STREAM, POOL = b"\x93FLSTATE", b"\x93FLPOOL\n"
 _NAMES = {STREAM: "the state of one stream", POOL: "a snapshot of a pool"}
 _VERSION = 1
+_MANY = 1 << 62  # more calls, or numbers in sids, than any pool has had: it can go on counting
 _HEAD = struct.Struct("<8sIIQ")
 
 
@@ -148,8 +149,9 @@ def read_pool(path: str | os.PathLike[str], layout: str, table: Table) -> Table:
     if (
         (rows >= size).any()
         or len(np.unique(rows)) < count
-        or not 0 <= table.opened < 1 << 63 - ROW_BITS
+        or not 0 <= table.opened < _MANY >> ROW_BITS
         or ((numbers < 1) | (numbers > table.opened)).any()
+        or not 0 <= table.clock < _MANY
         or ((moved < 0) | (moved > table.clock)).any()
     ):
         raise ValueError("it is damaged: its sids cannot be those of one pool")
