@@ -30,11 +30,18 @@ except ModuleNotFoundError as fault:
     ) from fault
 
 from .arrays import as_integers
-from .checks import check_size
+from .checks import check_bool, check_size
 from .layers import Layer
 from .layers.computed import left_to_machine, one_thread
 from .training import Batch, NonFiniteError, fit
-from .training.arguments import Metrics, check_metrics, check_parts, refuse_class
+from .training.arguments import (
+    Metrics,
+    check_clips,
+    check_metrics,
+    check_parts,
+    check_schedule_per,
+    refuse_class,
+)
 from .training.callbacks import Callback
 from .training.losses import LossFunction
 from .training.optimiser import Optimiser
@@ -222,8 +229,10 @@ def fit_many(
         "loss": loss, "epochs": check_size("epochs", epochs),
         "batch_size": check_size("batch_size", batch_size), "schedule_per": schedule_per,
         "clip_norm": clip_norm, "clip_value": clip_value, "metrics": check_metrics(metrics),
-        "shuffle": shuffle, "seed": check_size("seed", seed, least=0),
+        "shuffle": check_bool("shuffle", shuffle), "seed": check_size("seed", seed, least=0),
     }  # fmt: skip
+    check_clips(clip_norm, clip_value)
+    check_schedule_per(schedule, schedule_per)
     made = models if isinstance(models, dask.bag.Bag) else None
     training = _Training(
         None if made is not None else models, optimizer, schedule, callbacks, options

@@ -720,6 +720,17 @@ def test_arguments_of_fit_many_that_do_not_fit():
             f"{name} should be a function, got: list",
         )
     raises(fit_many(model, bag, epochs=0), ValueError, "epochs must be greater than zero, got 0")
+    raises(fit_many(model, bag, shuffle=1), TypeError, "shuffle should be of type bool, got: int")
+    raises(
+        fit_many(model, bag, clip_norm=-1),
+        ValueError,
+        "clip_norm must be a finite number above 0, got -1",
+    )
+    raises(
+        fit_many(model, bag, schedule_per="batch"),
+        ValueError,
+        'schedule_per="batch" needs a schedule, and not ReduceLROnPlateau',
+    )
     raises(fit_many(model, bag, loss="mse"), TypeError, "loss should be callable, got: str")
     raises(
         fit_many(model, bag, optimizer=lambda model: None),

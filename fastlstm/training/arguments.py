@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import check_number
 from ..layers import Layer
 from .callbacks import Callback, State
 from .checkpoint import Checkpoint
@@ -126,15 +127,27 @@ def check_changed(changed: Iterable[str]) -> list[str]:
     return list(changed)
 
 
-def is_per_batch(
-    schedule: AnySchedule | None, schedule_per: Literal["epoch", "batch"] | None
-) -> bool:
-    """Tell whether to step the schedule after each batch."""
+def check_schedule_per(schedule: object, schedule_per: object) -> None:
+    """Refuse what does not fit a schedule, or a function that makes one."""
     if schedule_per not in (None, "epoch", "batch"):
         raise ValueError(f'schedule_per must be "epoch" or "batch", got {schedule_per!r}')
     if schedule_per == "batch" and (schedule is None or isinstance(schedule, ReduceLROnPlateau)):
         raise ValueError('schedule_per="batch" needs a schedule, and not ReduceLROnPlateau')
+
+
+def is_per_batch(
+    schedule: AnySchedule | None, schedule_per: Literal["epoch", "batch"] | None
+) -> bool:
+    """Tell whether to step the schedule after each batch."""
+    check_schedule_per(schedule, schedule_per)
     return schedule_per == "batch" or (schedule_per is None and isinstance(schedule, OneCycleLR))
+
+
+def check_clips(clip_norm: float | None, clip_value: float | None) -> None:
+    """Refuse bounds of gradients that are no finite numbers above 0."""
+    for name, value in {"clip_norm": clip_norm, "clip_value": clip_value}.items():
+        if value is not None:
+            check_number(name, value, above=0)
 
 
 def check_steps(state: State, per_batch: bool, batches: int) -> None:

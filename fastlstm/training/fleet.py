@@ -19,7 +19,7 @@ from ..engines.machine import cpus
 from ..layers import Layer
 from ..layers.computed import computed, one_thread
 from ..terminal import progress_bar
-from .arguments import Metrics, check_metrics, refuse_class
+from .arguments import Metrics, check_clips, check_metrics, check_schedule_per, refuse_class
 from .callbacks import Callback, History
 from .checkpoint import Checkpoint, freeze, generators
 from .datasets import Data
@@ -264,8 +264,11 @@ class _Training(NamedTuple):
                 f"loss should be callable, got: {type(self.arguments['loss']).__name__}"
             )
         refuse_class("loss", self.arguments["loss"])
-        for name in ("epochs", "batch_size"):
-            check_size(name, self.arguments[name])
+        for name, least in {"epochs": 1, "batch_size": 1, "seed": 0}.items():
+            check_size(name, self.arguments[name], least=least)
+        check_bool("shuffle", self.arguments["shuffle"])
+        check_clips(self.arguments["clip_norm"], self.arguments["clip_value"])
+        check_schedule_per(self.arguments["schedule"], self.arguments["schedule_per"])
 
     def fit(self) -> History:
         """Train the model."""

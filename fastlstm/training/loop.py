@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_number
 from ..terminal import printable, progress_bar
-from .arguments import Metrics, about, check_loss, is_number
+from .arguments import Metrics, about, check_clips, check_loss, is_number
 from .batch_loss import BatchLoss
 from .batches import Batches
 from .callbacks import Callback, State, StopTraining
@@ -65,9 +64,7 @@ class Training:
         self.loss, self.metrics = BatchLoss(loss), metrics
         self.per_batch, self.interrupts = per_batch, interrupts
         self.clip_norm, self.clip_value = clip_norm, clip_value
-        for name, value in {"clip_norm": clip_norm, "clip_value": clip_value}.items():
-            if value is not None:
-                check_number(name, value, above=0)
+        check_clips(clip_norm, clip_value)
         # EarlyStopping keeps the weights at the end of an epoch: what it monitors must be theirs.
         self.measures_after = any(
             isinstance(callback, EarlyStopping) and callback.monitor in ("loss", *metrics)
