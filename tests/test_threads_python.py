@@ -22,7 +22,8 @@ from test_graphs_alike import graph
 from test_graphs_alike import model_of as graph_of
 
 import fastlstm
-from fastlstm import LSTM, Dropout, Embedding, Linear, LSTMCell, Sequential
+from fastlstm import LSTM, Dropout, Embedding, Last, Layer, Linear, LSTMCell, Sequential
+from fastlstm.training import Adam, EarlyStopping, MSELoss
 
 THREADS = 4
 RNG = np.random.default_rng(0)
@@ -608,6 +609,83 @@ def test_predictions_of_a_model_in_training(monkeypatch, predictions, switch):
     agree = [np.array_equal(result, expected) for result in results]
     assert len(results) in (2, 4)
     assert (all(agree) and modes == [True, True, True, True, False]) == (switch == "ours")
+
+
+def trained_beside(data, at_epoch, meanwhile):
+    """The weights of a training with validation, after whose epoch another thread does something.
+
+    And what that has returned.
+    """
+    model = Sequential(LSTM(3, 4, seed=0), Last(), Dropout(0.5, seed=0), Linear(4, 1, seed=0))
+    found = []
+
+    def elsewhere(state):
+        if state.epoch == at_epoch:
+            thread = threading.Thread(target=lambda: found.append(meanwhile(model, data[0])))
+            thread.start()
+            thread.join(60)
+            assert not thread.is_alive()
+
+    fastlstm.fit(
+        model, data, MSELoss(), Adam(model), 3, 8, validation=data, callbacks=[elsewhere],
+        progress=False,
+    )  # fmt: skip
+    assert model.training
+    fastlstm.predict(model, data[0])  # nobody trains it any longer
+    return model.state_dict(), found
+
+
+def test_a_model_does_not_predict_while_another_thread_trains_it():
+    """It would learn without its dropout, or predict with it; in a callback it may predict."""
+
+    def predicts(model, x):
+        with pytest.raises(RuntimeError, match="^model: it is trained in another thread right now"):
+            fastlstm.predict(model, x)
+        return fastlstm.predict(copy.deepcopy(model), x)
+
+    data = normal(20, 5, 3), normal(20, 1)
+    expected, _ = trained_beside(data, None, None)
+    for epoch in (1, 2):
+        got, [outcome] = trained_beside(data, epoch, predicts)
+        assert outcome.shape == (20, 1)
+        for name, value in expected.items():
+            assert_same_bits(got[name], value)
+
+
+def test_a_model_is_not_trained_while_another_thread_predicts_with_it():
+    x, faults = normal(20, 5, 3), []
+    early = EarlyStopping(3, monitor="loss")
+
+    class Trains(Layer):
+        stepwise = True
+
+        def forward(self, input):
+            if not faults:
+                faults.append(None)
+                thread = threading.Thread(target=train)
+                thread.start()
+                thread.join(60)
+            return input
+
+    model = Sequential(LSTM(3, 4, seed=0), Last(), Dropout(0.5), Linear(4, 1, seed=0))
+    whole = Sequential(Trains(), *model)
+    before = model.state_dict()
+
+    def train():
+        with pytest.raises(RuntimeError, match="^model: it predicts in another thread right now"):
+            fit()
+        faults.append("refused")
+
+    def fit():
+        fastlstm.fit(
+            model, (x, normal(20, 1)), MSELoss(), Adam(model), 1, callbacks=[early], progress=False
+        )
+
+    fastlstm.predict(whole, x)
+    assert faults == [None, "refused"] and model.training
+    for name, value in model.state_dict().items():
+        assert_same_bits(value, before[name])
+    fit()  # which the callback may serve, too
 
 
 @pytest.mark.parametrize("name", SHARED)

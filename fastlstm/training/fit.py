@@ -137,6 +137,8 @@ def fit(
         appeared first.
     OSError
         If `resume` cannot be opened, or a checkpoint could not be written.
+    RuntimeError
+        If the model predicts in another thread right now. Nothing has been changed.
 
     Notes
     -----
@@ -236,17 +238,17 @@ def fit(
                 share_state(ranks, state)
             with agreed():
                 check_steps(state, per_batch, len(batches))
-        with mode(model, training=True):
-            try:
-                training.run(batches, held_out, progress and is_first, verbose and is_first)
-            except KeyboardInterrupt as fault:
-                if ranks is not None and fault is not ranks.known:
-                    raise
-                history.interrupted = True
-                interrupts.answered()
-            finally:
-                interrupts.hold()  # the rest is quick, and must not be cut short
-                _finish(state)
+                around.enter_context(mode(model, training=True))
+        try:
+            training.run(batches, held_out, progress and is_first, verbose and is_first)
+        except KeyboardInterrupt as fault:
+            if ranks is not None and fault is not ranks.known:
+                raise
+            history.interrupted = True
+            interrupts.answered()
+        finally:
+            interrupts.hold()  # the rest is quick, and must not be cut short
+            _finish(state)
     return history
 
 

@@ -62,13 +62,19 @@ def predict(
     ValueError, TypeError
         If the data do not fit the model, or `out` not the results. Its length is compared before
         any work, and its other axes and its dtype after the first batch, before it is written to.
+    RuntimeError
+        If another thread trains the model right now.
 
     Notes
     -----
     Afterwards each layer is in training or evaluation mode as before, once the last of several
-    predictions by one model has ended, in threads or as iterators. Errors of reading and writing
-    come through as they are, and Ctrl-C ends the work after the batch at hand. Then `out` holds the
-    first results, up to one that cannot be told, and behind them what was there before.
+    predictions by one model has ended, in threads or as iterators. If it is trained meanwhile in
+    another thread, whichever came second is a RuntimeError. Do not train it while an iterator waits
+    either: the batch ahead may be computed with the dropout of the training, and other weights.
+
+    Errors of reading and writing come through as they are, and Ctrl-C ends the work after the batch
+    at hand. Then `out` holds the first results, up to one that cannot be told, and behind them what
+    was there before.
 
     Memory, besides a result that is returned: three batches with their results. Where an array is
     stored in chunks, so many rows are read at once as make whole chunks, at least `batch_size`; an

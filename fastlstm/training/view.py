@@ -91,8 +91,24 @@ def _check_batch(batch: object) -> None:
 class _Switched:
     """A layer that blocks have put into another mode than its own, or into the same."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer, self.was, self.blocks = layer, layer.training, 0
+    def __init__(self, layer: Layer, training: bool) -> None:
+        self.layer, self.training, self.was = layer, training, layer.training
+        self.threads: list[threading.Thread] = []  # that of each block
+        self.around = _SWITCHED.get(id(layer))  # that of a block in the middle of which this is
+
+    def refuse_beside(self, training: bool) -> None:
+        """Refuse the other mode in another thread."""
+        own = threading.current_thread()
+        # A thread that has left a generator behind, or is not in this forked process, has ended.
+        beside = any(thread is not own and thread.is_alive() for thread in self.threads)
+        if self.training == training or not beside:
+            return
+        now, then = ("is trained", "predict") if self.training else ("predicts", "train")
+        raise RuntimeError(
+            f"model: it {now} in another thread right now, with its dropout "
+            f"{'on' if self.training else 'off'}: {then} when that has ended, or with a "
+            "copy.deepcopy of it"
+        )
 
 
 # The switched layers by their ids, as long as a block has them. A lock that its own thread takes
@@ -116,17 +132,24 @@ def mode(model: Layer, training: bool) -> Iterator[None]:
     """Put all layers into training or evaluation mode while the block runs; then restore each.
 
     Blocks of the same mode may overlap, in threads or as generators that wait: a layer gets its own
-    mode back when the last of them ends. Blocks of different modes have to be one in the other.
+    mode back when the last of them ends. Blocks of different modes have to be one in the other, in
+    one thread; RuntimeError if they are beside each other in two.
     """
     switched: list[_Switched] = []
+    thread = threading.current_thread()
     try:
         with _LOCK:
-            for _, layer in model.named_layers():
+            layers = [layer for _, layer in model.named_layers()]
+            for layer in layers:
+                if (one := _SWITCHED.get(id(layer))) is not None:
+                    one.refuse_beside(training)
+            for layer in layers:
                 one = _SWITCHED.get(id(layer))
                 # A block that has put it into the other mode is around this one, not beside it.
                 if one is None or layer.training != training:
-                    _SWITCHED[id(layer)] = one = _Switched(layer)
-                one.blocks += 1
+                    one = _Switched(layer, training)
+                    _SWITCHED[id(layer)] = one
+                one.threads.append(thread)
                 switched.append(one)
                 if layer.training != training:
                     layer.training = training
@@ -136,6 +159,10 @@ def mode(model: Layer, training: bool) -> Iterator[None]:
     finally:
         with _LOCK:
             for one in switched:
-                one.blocks -= 1
-                if not one.blocks and one.layer.training != one.was:
+                one.threads.remove(thread)
+                if one.threads:
+                    continue
+                if one.layer.training != one.was:
                     one.layer.training = one.was
+                if one.around is not None and _SWITCHED.get(id(one.layer)) is one:
+                    _SWITCHED[id(one.layer)] = one.around
