@@ -27,8 +27,8 @@ _IN_TEXT = re.compile(
 def in_model(model: Layer) -> str:
     """Return what a model computes and its arrays do not tell, in words for people.
 
-    That is options of its layers, and the sums and joins around them. Layers without parameters
-    that stand between others are not named: whoever reads a file of arrays has to know them.
+    That is options of its layers, and the sums and joins around them. What has no parameters is not
+    named: whoever reads a file of arrays has to know what stands between them.
 
     Examples
     --------
@@ -42,10 +42,9 @@ def in_model(model: Layer) -> str:
     words = []
     for prefix, layer in model.named_layers():
         owner = short(prefix[:-1]) if prefix else f"the {type(layer).__name__}"
-        if isinstance(layer, Residual):
-            words.append(f"the sum of {owner}")
-        elif isinstance(layer, Concat):
-            words.append(f"the join of {owner}")
+        if isinstance(layer, (Residual, Concat)):
+            if layer.state_dict():
+                words.append(f"the {'sum' if isinstance(layer, Residual) else 'join'} of {owner}")
         elif isinstance(layer, (LSTM, LSTMCell)):
             names = [name for name in _UNTOLD if name != "coupled" or not layer.peephole]
             if text := options_text(layer, names):
