@@ -142,7 +142,7 @@ static int is_probability(double number)
     return number >= 0 && number <= 1;
 }
 
-fl_status fl_check_options(const fl_options *o)
+COLD fl_status fl_check_options(const fl_options *o)
 {
     const int right = o->gate_clip > 0 && o->cell_clip > 0 && o->proj_clip > 0 && o->coupled >= 0
         && o->coupled <= FL_I_FROM_F && is_function(&o->gate) && is_function(&o->cell) && is_function(&o->output)
@@ -169,7 +169,7 @@ static padded_sizes padded_of(const fl_shape *s)
     return (padded_sizes){(s->input > below ? s->input : below) + padding, s->hidden + padding, s->output + padding};
 }
 
-fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_options *options)
+COLD fl_status fl_check_shape(const fl_shape *given, int isa, fl_shape *shape, fl_options *options)
 {
     fl_status status;
     const fl_shape *told = fl_known(given, shape, sizeof *shape, &status);
@@ -218,7 +218,7 @@ static int may_be(const void *array, int allowed)
     return array && allowed;
 }
 
-fl_status fl_check_parameters(const fl_shape *s, const fl_arrays *given, int k, fl_arrays *own)
+COLD fl_status fl_check_parameters(const fl_shape *s, const fl_arrays *given, int k, fl_arrays *own)
 {
     fl_status status;
     const fl_arrays *a = fl_nth_arrays(given, k, own, &status);

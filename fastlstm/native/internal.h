@@ -30,6 +30,9 @@ these constants is compiled, and then left out. */
 #define WITH_TRAINING 1
 #endif
 
+/* What runs once for a model or a stream is made small. */
+#define COLD __attribute__((cold))
+
 enum {
     GATES = 4,         /* of an LSTM's cell: i, f, g, o */
     WIDTH = 4,         /* of a register tile, in vectors: a panel holds WIDTH L outputs */
@@ -215,13 +218,12 @@ typedef struct fl_kernels {
     void (*few_steps)(fl_few *few, int64_t steps, const void *x, int64_t x_stride, void *y, int64_t y_stride);
     /* Fill a table of products, [row][panel][gate][lane], from rows x. */
     void (*fill_table)(const fl_cell *cell, const void *x, int64_t x_stride, int64_t rows, void *table);
-    /* A task is run by one thread, or by a team, each of whose threads calls `run_seated`. `load_task` loads the states
-    before, so that the team need not. */
-    void (*run_alone)(const fl_task *task);
+    /* A task is run by one thread, without a seat, or by a team, each of whose threads calls `run` with its own.
+    `load_task` loads the states before, so that the team need not. */
     void (*load_task)(const fl_task *task);
     /* One of `pieces` pieces of W_ih x of all steps, with `inputs_first`. */
     void (*make_inputs)(const fl_task *task, int piece, int pieces);
-    void (*run_seated)(const fl_task *task, const fl_seat *seat);
+    void (*run)(const fl_task *task, const fl_seat *seat);
     /* Of a recorded task with all sequences, the gates and cells that `fl_saved` fills. */
     /* The rest, up to `back`, is of training, and NULL without it. */
     void (*saved)(const fl_task *task, void *gates, void *cells);

@@ -357,11 +357,11 @@ static void run_task(const stack_run *run, const fl_place *place, int team, int 
         }
     }
     if (run->cut.shares > 1 || run->by_layers) {
-        run->stack->kernels->run_seated(&task, &seat);
+        run->stack->kernels->run(&task, &seat);
         return;
     }
     for (int share; (share = fl_next_share(seat.team, number, n)) >= 0; fl_finish_share(seat.team, share, n))
-        run->stack->kernels->run_alone(&task);
+        run->stack->kernels->run(&task, NULL);
 }
 
 /* Make the products of inputs of a group, together with all others that come. */
@@ -493,7 +493,7 @@ static void run_alone(const stack_run *run)
         for (int layer = 0; layer < run->stack->shape.layers; layer++)
             for (int direction = 0; direction < run->stack->shape.directions && !stopped(run); direction++) {
                 const fl_task task = task_of(run, layer, direction, group, 1);
-                run->stack->kernels->run_alone(&task);
+                run->stack->kernels->run(&task, NULL);
             }
 }
 
