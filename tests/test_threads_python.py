@@ -652,6 +652,20 @@ def test_a_model_does_not_predict_while_another_thread_trains_it():
             assert_same_bits(got[name], value)
 
 
+def test_an_error_that_is_kept_says_nothing_of_later_modes():
+    """As a future keeps one, with the frames in which it was raised."""
+
+    def refused(model, x):
+        with pytest.raises(RuntimeError) as fault:
+            fastlstm.predict(model, x)
+        return model, x, fault
+
+    _, [(model, x, _fault)] = trained_beside((normal(20, 5, 3), normal(20, 1)), 1, refused)
+    model.eval()
+    fastlstm.predict(model, x)
+    assert not any(layer.training for _, layer in model.named_layers())
+
+
 def test_a_model_is_not_trained_while_another_thread_predicts_with_it():
     x, faults = normal(20, 5, 3), []
     early = EarlyStopping(3, monitor="loss")

@@ -164,5 +164,8 @@ def mode(model: Layer, training: bool) -> Iterator[None]:
                     continue
                 if one.layer.training != one.was:
                     one.layer.training = one.was
-                if one.around is not None and _SWITCHED.get(id(one.layer)) is one:
-                    _SWITCHED[id(one.layer)] = one.around
+                # An error that somebody keeps keeps it, too, so it is not just let go.
+                if _SWITCHED.get(id(one.layer)) is one:
+                    del _SWITCHED[id(one.layer)]
+                    if one.around is not None and one.around.threads:
+                        _SWITCHED[id(one.layer)] = one.around
