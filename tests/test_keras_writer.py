@@ -340,6 +340,7 @@ def test_a_model_of_keras_comes_back(keras, path):
     assert_same_bits(_theirs(keras, theirs, x), _theirs(keras, again, x))
 
 
+@pytest.mark.filterwarnings("ignore:.*do not tell the join of:UserWarning")  # of .weights.h5
 def test_equal_models_are_equal_files(tmp_path, monkeypatch):
     model = _stirred(MODELS["concat"]())
     for name in ("one.keras", "one.weights.h5"):
