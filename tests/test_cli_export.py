@@ -121,7 +121,7 @@ def test_names():
 TOGETHER = """\
 #include "fastlstm.hpp"
 #include "amp.h"
-#include "Amp.h"
+#include "others/Amp.h"
 
 int main() { return amp_size + Amp_size + sizeof(model_fastlstm) - 3 * sizeof amp; }
 """
@@ -131,7 +131,8 @@ def test_headers_in_one_program(tmp_path):
     """Of names that are equal but for case; beside the library's headers; that of a user's own."""
     shutil.which("g++") or pytest.skip("needs g++")
     fastlstm.save(model(), "m.npz")
-    for name in ("amp.h", "Amp.h", "fastlstm.h"):
+    Path("others").mkdir()  # as some systems take both names for one file
+    for name in ("amp.h", "others/Amp.h", "fastlstm.h"):
         export("m.npz", "-o", name)
     Path("library").mkdir()
     for header in Path(fastlstm.get_include()).glob("fastlstm.h*"):
