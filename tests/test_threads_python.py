@@ -652,6 +652,28 @@ def test_a_model_does_not_predict_while_another_thread_trains_it():
             assert_same_bits(got[name], value)
 
 
+def test_a_model_in_training_does_not_predict_elsewhere_while_it_is_measured():
+    """As for a validation, behind which its dropout would stay off."""
+    data, found = (normal(20, 5, 3), normal(20, 1)), []
+    model = Sequential(LSTM(3, 4, seed=0), Last(), Dropout(0.5), Linear(4, 1, seed=0))
+
+    def predicts():
+        with pytest.raises(RuntimeError, match="^model: it is trained in another thread right now"):
+            fastlstm.predict(model, data[0])
+        found.append("refused")
+
+    def measures(state):
+        results = fastlstm.predict(model, iter([data[0]] * 2))
+        next(results)
+        thread = threading.Thread(target=predicts)
+        thread.start()
+        thread.join(60)
+        results.close()
+
+    fastlstm.fit(model, data, MSELoss(), Adam(model), 1, callbacks=[measures], progress=False)
+    assert found == ["refused"]
+
+
 def test_an_error_that_is_kept_says_nothing_of_later_modes():
     """As a future keeps one, with the frames in which it was raised."""
 

@@ -97,18 +97,19 @@ class _Switched:
         self.around = _SWITCHED.get(id(layer))  # that of a block in the middle of which this is
 
     def refuse_beside(self, training: bool) -> None:
-        """Refuse the other mode in another thread."""
+        """Refuse the other mode in another thread, also around a block that has this one."""
         own = threading.current_thread()
         # A thread that has left a generator behind, or is not in this forked process, has ended.
         beside = any(thread is not own and thread.is_alive() for thread in self.threads)
-        if self.training == training or not beside:
-            return
-        now, then = ("is trained", "predict") if self.training else ("predicts", "train")
-        raise RuntimeError(
-            f"model: it {now} in another thread right now, with its dropout "
-            f"{'on' if self.training else 'off'}: {then} when that has ended, or with a "
-            "copy.deepcopy of it"
-        )
+        if self.training != training and beside:
+            now, then = ("is trained", "predict") if self.training else ("predicts", "train")
+            raise RuntimeError(
+                f"model: it {now} in another thread right now, with its dropout "
+                f"{'on' if self.training else 'off'}: {then} when that has ended, or with a "
+                "copy.deepcopy of it"
+            )
+        if self.around is not None:
+            self.around.refuse_beside(training)
 
 
 # The switched layers by their ids, as long as a block has them. A lock that its own thread takes
