@@ -455,6 +455,7 @@ static inline void fl_touch(void *memory, int64_t bytes)
     const int64_t page = 4096; /* or more */
     for (int64_t at = 0; at < bytes; at += page)
         ((char *)memory)[at] = 0;
+    ((char *)memory)[bytes - 1] = 0; /* The memory need not begin with a page, and may end in one more. */
 }
 
 /* ---- checks.c: what the public functions ask before any work ------------------------------------------ */

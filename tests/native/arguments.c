@@ -622,6 +622,7 @@ static void streams(void)
     ACCEPTED(fl_make_stream(pages, large, one, 1000, &stream));
     for (size_t page = 0; page < large; page += 4096)
         expect(pages[page] != 0xff, "a page that a step would be the first to write into");
+    expect(pages[large - 1] != 0xff, "a last page that a step would be the first to write into");
     for (int64_t batch = 1; batch <= B; batch += B - 1) { /* the quickest kind, and the other */
         const size_t size = fl_stream_bytes(one, batch);
         ACCEPTED(fl_make_stream(allocate(size), size, one, batch, &stream));

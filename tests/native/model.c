@@ -85,6 +85,7 @@ static fl_session *make(int64_t batch, int64_t most_steps)
     expect(!fl_session_make(memory, size, model, batch, most_steps, &session), "a session");
     for (size_t at = 0; at < size; at += 4096)
         expect(memory[at] != 0xff, "a page that a step would be the first to write into");
+    expect(memory[size - 1] != 0xff, "a last page that a step would be the first to write into");
     return session;
 }
 
