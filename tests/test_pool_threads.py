@@ -289,7 +289,7 @@ def test_saves_while_others_step(tmp_path):
     model = Sequential(LSTM(2, 8, seed=0), LSTM(8, 8, seed=1))
     pool = model.pool(40)
     sids, stop = np.array([pool.open() for _ in range(40)]), threading.Event()
-    # With inputs of one value, states would end where they stay: they would tell no step.
+    # Constant inputs would let the states settle, and then one step looks like the next.
     x = normal(3000, 1, 2).repeat(20, axis=1)
     stream, states = model.stream(), {}
     for step in range(3000):
